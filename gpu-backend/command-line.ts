@@ -38,7 +38,7 @@ export function parsedOptions<Options extends object>(command: Command): Options
   return command.parse().opts<Options>();
 }
 
-/** Signals within this time are one request, in milliseconds: a signal to a process group also comes through the bootstrap. */
+/** Signals within this many milliseconds count as one: infra/bootstrap.mjs may pass on a signal that this process gets itself, too. */
 const sameRequestMs = 500;
 
 /** Calls `stop` at each request to end this process. `now` is a clock in milliseconds. */

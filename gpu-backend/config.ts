@@ -10,8 +10,8 @@ import { choice, integer, optionalInteger, optionalText, secret, text } from "./
 const MiB = 2 ** 20;
 
 /**
- * Prompt tokens that a sequence prefills in a step, and tokens of a block of the prefix cache. It is no setting, because it changes
- * results. Half as many would cost a lone prompt a tenth more time; twice as many would pause other sequences longer.
+ * Prompt tokens that a sequence prefills in a step, and tokens of a block of the prefix cache. This is no setting, because it
+ * changes results. Half as many would cost a lone prompt a tenth more time; twice as many would pause other sequences longer.
  */
 export const chunkTokens = 128;
 

@@ -27,7 +27,7 @@ export async function acquireMemories(
   }
 }
 
-/** Opens the grammar of a sequence whose text is held to a form; `changed` as in Grammars.open. Throws a ServiceError if there is none. */
+/** Opens the grammar of the form of a sequence's text. `changed` is as in Grammars.open. Throws a ServiceError if there is no grammar. */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

@@ -43,7 +43,7 @@ export async function readArtifacts(
     const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
     const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
     checkModel(manifest, base);
-    // The manifest's tokens that end a text: the model's own file may lack some that the tokenizer knows.
+    // Stop ids come from the manifest, because the model's own file may lack some of them.
     const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
     const tokenizer = await readTokenizer(directory, manifest);
     const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);

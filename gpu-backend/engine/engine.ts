@@ -29,7 +29,7 @@ import { SharedPrefixes } from "./shared-prefixes.ts";
 import { type Traced, type TracedValues, tracedValues } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Maximum milliseconds that a step waits for grammars: after most tokens a grammar takes .1 to .5 ms, and a step takes about 20. */
+/** Maximum milliseconds that a step waits for grammars: a grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
 const grammarGraceMs = 1;
 
 export interface EngineParts {
@@ -153,7 +153,7 @@ export class Engine {
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // If nothing runs, all running sequences await their grammars, and the waiting ones lack what those hold.
+    // If nothing runs, all running sequences await their grammars, and the waiting ones lack the slots or memory that these hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);

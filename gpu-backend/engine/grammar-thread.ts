@@ -20,7 +20,7 @@ export interface ThreadData {
 
 export type ThreadCall =
   | { type: "compile"; form: string }
-  /** Adds tokens to a row; its first call opens it with `form`. */
+  /** Adds tokens to a row. The first call for a row opens it with `form`. */
   | { type: "advance"; row: number; form: string; tokens: number[] }
   | { type: "close"; row: number };
 
@@ -38,7 +38,7 @@ const keptFormBytes = 2 ** 18;
 /** A piece that can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
 const utf8 =
   /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
-/** By first byte of a character: the least and the greatest second byte, where UTF-8 allows fewer than the grammar does. */
+/** First bytes after which UTF-8 allows fewer second bytes than the grammar does: the least and the greatest that UTF-8 allows. */
 const seconds = new Map([
   [0xe0, [0xa0, 0xbf]],
   [0xed, [0x80, 0x9f]],
@@ -50,7 +50,7 @@ const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatie
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
 /** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and no class of XGrammar leaves out only them. */
 const separator = /\xe2\x80[\xa8\xa9]/;
-// On Linux this is the priority of this thread alone: beside a busy thread it gets about a third of a core.
+// On Linux this lowers the priority of this thread alone. Beside a busy thread, this one then gets about a third of a core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
 /** The package is a script for browsers: it reads the global `location` and sets the global `xgrammar`. */
 const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };

@@ -31,7 +31,7 @@ export function grammarOf(form: string): string {
   return `${rules.text}${shared}`;
 }
 
-/** The root rule of calls: alone, after any text, or as an alternative to a text of another form. */
+/** The root rule of tool calls: calls alone, calls after any text, or either calls or a text of another form. */
 function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
   const { start, beforeName, beforeArguments, end } = callFormat;
   // The beginning that all calls share stands before the alternatives, which are names.
@@ -50,7 +50,7 @@ class Rules {
   /** Prefix of the names of definitions, so that two forms do not share them. */
   #prefix = "";
   #names = 0;
-  /** Names of rules by a key of their meaning. */
+  /** Names of rules by the key that `#once` was called with. */
   readonly #known = new Map<string, string>();
 
   /** Adds the definitions of a form, and returns its expression. */
@@ -109,7 +109,7 @@ class Rules {
     return known;
   }
 
-  /** The rest of a string after its first quote: a rule for each number of characters left, because XGrammar compiles ranges slowly. */
+  /** The rest of a string after its first quote. Each number of characters left has a rule, because `{n,m}` compiles slowly in XGrammar. */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -199,7 +199,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** Bound of integers on a side where the schema has none. If its other bound is larger, the largest safe integer is taken. */
+/** Greatest magnitude of integers on a side without a bound, unless the schema's other bound is beyond: then the largest safe integer. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -228,7 +228,7 @@ function digitsBetween(low: number, high: number): string[] {
     const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
     return parts.length > 0 ? anyOf(parts) : null;
   };
-  /** Alternatives for the next digit, from `from` on, with what follows; a run of digits that are followed alike is one alternative. */
+  /** Alternatives for the next digit, at least `from`, and all after it. Neighbouring digits with the same continuation share one. */
   const digits = (first: string, from: number): string[] => {
     const parts: string[] = [];
     const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));

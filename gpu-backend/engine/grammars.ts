@@ -2,7 +2,7 @@
  * Finds the tokens that may come next in rows (sequences) whose text is held to a form: a JSON Schema or tool calls. Compiling a form's
  * grammar may take long, so three threads beside the engine's do the work. The trial thread compiles each new form once, to measure the
  * time, and is ended if it takes too long. Then the quick thread serves the rows of forms that compiled quickly, and the slow thread all
- * others. So a row of a quick form waits only for other quick ones. Trials are in the order of the time that their tenants' trials took.
+ * others. So a row of a quick form waits only for other quick ones. The tenant whose trials have taken the least time is next.
  */
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
@@ -15,11 +15,11 @@ import type { ThreadAnswer, ThreadCall, ThreadData } from "./grammar-thread.ts";
 export const grammarLimits = {
   /** Timeout of a trial, in milliseconds. */
   compileMs: 2000,
-  /** Maximum milliseconds of a trial that makes a form a quick one. */
+  /** A form is quick if its trial takes at most this many milliseconds. */
   quickMs: 50,
-  /** Timeout for the allowed tokens of a row in the slow thread, in milliseconds. They may need a compilation. */
+  /** Timeout for the allowed tokens of a row in the slow thread, in milliseconds. An answer may include a compilation. */
   answerMs: 5000,
-  /** The same in the quick thread. A form that takes longer is served by the slow thread from then on. */
+  /** `answerMs` of the quick thread. A form that takes longer is served by the slow thread from then on. */
   quickAnswerMs: 250,
   /** Maximum waiting trials of one tenant. */
   waitingTrials: 16,
@@ -36,7 +36,7 @@ export interface GrammarRow {
   close(): void;
 }
 
-/** The thread that serves a form; `slower` serves it if that one took too long. */
+/** The thread that serves a form. `slower` takes its place once an answer was late. */
 interface Served {
   thread: Thread;
   slower: Thread | null;
@@ -56,7 +56,7 @@ export class Grammars {
   readonly #quick: Thread;
   readonly #slow: Thread;
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
-  /** The first one runs, the others wait. */
+  /** The first trial runs, the others wait. */
   readonly #trials: Trial[] = [];
   /** Milliseconds that trials took, by tenant; forgotten when no trial waits. */
   readonly #spentMs = new Map<string, number>();
@@ -121,7 +121,7 @@ export class Grammars {
       }
       this.#trials.shift();
       next.resolve(known);
-      // After a long trial, the engine has the cores for as long.
+      // After a long trial, pauses for as long as the trial took, so that the engine has the cores.
       if (tookMs > grammarLimits.quickMs && this.#trials.length > 0) await setTimeout(tookMs, null, { ref: false });
     }
     this.#spentMs.clear();
@@ -155,7 +155,7 @@ class Row implements GrammarRow {
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row was opened last, the number of its start then, and how many tokens it knows. */
+  /** The thread in which the row was opened last, the `starts` of the thread at that time, and how many of the row's tokens it has. */
   #thread: Thread | null = null;
   #start = 0;
   #sent = 0;
@@ -236,7 +236,7 @@ class Thread {
   start(): number {
     if (this.#worker) return this.starts;
     const workerData = { ...this.#data(), isPatient: this.#isPatient };
-    // Keeps XGrammar's output, which may contain text of a schema, from this process's.
+    // XGrammar's output, which may contain text of a schema, stays out of this process's output.
     const options = { workerData, stdout: true, stderr: true };
     const worker = new Worker(new URL("./grammar-thread.ts", import.meta.url), options);
     worker.unref();

@@ -107,7 +107,7 @@ export class HeadRows {
   }
 }
 
-/** Own changes by row. All rows have one place or, if any needs more, the maximum: so a row's sum does not depend on other rows. */
+/** Changes of own adapters by row: all rows have one place or, if any needs more, `mixtureAdapters`, since a row's sum is equal in both. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;

@@ -21,7 +21,7 @@ import { forbidden, type LogitChange } from "./sequence.ts";
 /** What a memory says at one position. */
 export interface MemorySays {
   found: Found;
-  /** Of the next token, by token id. */
+  /** Probability of each token id as the next token. */
   probabilities: Map<number, number>;
   /** The greatest probability. */
   greatest: number;
@@ -56,7 +56,6 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
   return { topScores: Float32Array.of(highest), logSumExp: highest + Math.log(sum) };
 }
 
-/** A head row mixed with memories. */
 export interface MixedRow {
   row: HeadResult;
   /** What each memory adds to the probability of tokens, before division by `total`; by token id. */
@@ -81,7 +80,7 @@ export function mixMemories(
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
-  // The factor by which the changes have scaled the sum of the row's probabilities.
+  // A token that the changes leave alone has `scale` times the probability that it had before them.
   const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>

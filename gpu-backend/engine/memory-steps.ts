@@ -1,4 +1,4 @@
-/** Searches memories at positions of sequences, and chooses their brakes. It reads states of earlier passes, so other sequences change nothing. */
+/** Searches memories at positions of sequences, and chooses memories' brakes (shared/math/memory.ts). Other sequences change no result. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
@@ -28,7 +28,7 @@ export async function memoriesOfHeads(
   return new Map(readers.map((head, i) => [head, says[i]]));
 }
 
-/** Sets the brakes by what the memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
+/** Weighs the memories' brakes by what memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
   runner: Pick<HostRunner, "run" | "gates" | "kv">,

@@ -34,7 +34,7 @@ import type { HostKv } from "../kv/host-kv.ts";
 
 /** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
-/** Service by which others may get ahead of a passed sequence: one completion as long as the context. */
+/** Service by which others may get ahead of a passed sequence: that of 1,024 generated tokens. */
 export const passLead = 2048;
 
 export interface Plannable {
@@ -54,7 +54,7 @@ export interface Plannable {
 export interface PlanLimits {
   /** Number of slots. */
   maxSequences: number;
-  /** Maximum waiting sequences. A tenant may take as many places as it leaves free. */
+  /** Maximum waiting sequences. A tenant may take at most as many places as it leaves free. */
   maxQueue: number;
   /** Maximum prompt tokens computed in a step. */
   stepTokens: number;

@@ -13,7 +13,7 @@ import type { ModelConfig } from "../runtime/model-config.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 
-/** Folders that stay: that of the served set, and of one before or beside it. */
+/** Number of folders that are kept: one for the served set, and one for a set before or beside it. */
 const kept = 2;
 /** Age after which an unfinished folder is that of a killed process, in milliseconds. */
 const oldUnfinishedMs = 3_600_000;
@@ -57,7 +57,7 @@ export async function preparedGraph(
   } finally {
     if (unfinished) await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
   }
-  // The time of its last use.
+  // `removeOthers` reads when a graph was last used.
   await utimes(graph, new Date(now()), new Date(now())).catch(() => undefined);
   if (unfinished) await removeOthers(folder, now()).catch(() => undefined);
   return { graph, warning: null };

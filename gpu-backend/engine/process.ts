@@ -43,7 +43,7 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters and memories that the disk refused, by id. Any may be dropped, because every batch brings those that it names. */
+/** Own adapters and memories that the disk refused, by id. Any may be dropped, because a batch brings the ones that it names. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
@@ -111,7 +111,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Lets messages be handled that came during the step.
+      // Handles messages that came during the step.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {

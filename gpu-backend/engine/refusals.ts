@@ -71,7 +71,7 @@ export function requireManifest(info: EngineInfo | null, wanted: string): Engine
   throw new ServiceError("manifest_mismatch", message);
 }
 
-/** The model computed a value that is not finite, which `what` describes. */
+/** The error for a value of the model, described by `what`, that is not finite. */
 export function notFinite(what: string): ServiceError {
   return new ServiceError(
     "generation_failed",

@@ -38,7 +38,7 @@ export function headResult(output: RowOutput, n: number): HeadResult {
 /** Parameters of the distribution that a token is drawn from. */
 export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
-/** Whether the first token is the only one that can be drawn. */
+/** Whether only the likeliest token can be drawn. */
 export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return temperature < minTemperature || top_k === 1;
 }
@@ -80,7 +80,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
     cumulative.length = cumulative.findIndex((sum) => sum >= top_p * total) + 1;
     total = cumulative[cumulative.length - 1];
   }
-  // `uniform` is scaled to the sum; also if the sum of all is below 1 by rounding.
+  // Scales `uniform` to the sum if tokens were cut, or if rounding makes the sum of all too small.
   const target = isCut || top_p < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
@@ -126,7 +126,7 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
         if (score > next) next = score;
       } else if (score < above) band[size++] = score;
     }
-    // The first band contains the top K.
+    // The first band contains the top K, which came before.
     yield band.subarray(0, size).sort().reverse().subarray(known);
     known = 0;
     left -= size;

@@ -50,7 +50,7 @@ export interface LogitChange {
 /** Added to the logit of a forbidden token. Its exponential is 0; it is finite because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
-/** The deadline that orders a sequence without one among those of its tenant, in milliseconds. */
+/** Milliseconds after which a sequence without a deadline counts as due, for the order among the sequences of its tenant. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {

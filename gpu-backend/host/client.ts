@@ -42,7 +42,7 @@ export interface EngineObserver extends SupervisorObserver {
 
 /** Interval of the hang check, in milliseconds; small compared with `stallMs`. */
 const watchMs = 500;
-/** Timeout for the hidden states of an adapter's examples, in milliseconds: half of what the edge waits for these and the fit. */
+/** Timeout for the hidden states of an adapter's examples, in milliseconds: half of what the edge waits for the whole adapter. */
 const hiddenStatesMs = 300_000;
 
 export interface EngineClientParts extends Pick<SupervisorParts, "now" | "environment" | "script"> {

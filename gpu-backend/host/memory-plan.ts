@@ -6,9 +6,9 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes for each parameter: of an open session with its working memory (`session`), and at the peak of a start, when model file, graph
- * and session are in memory (`loading`). Measured with GPT-2 124M (`npm run bench -- --memory`) and rounded up; `exact` with
- * SmolLM2-135M in 4-bit blocks, whose start takes 490 MB with its process, and rounded up for 8-bit blocks.
+ * Bytes for each parameter. `session`: an open session with its working memory. `loading`: the peak of a start, when model file, graph
+ * and session are in memory. Rounded up from measurements (`npm run bench -- --memory`): fp32 and int8 with GPT-2 124M, `exact` with
+ * SmolLM2-135M in 4-bit blocks, whose process takes 490 MB to start. `exact` has room for 8-bit blocks, too.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
@@ -17,7 +17,7 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
 };
 /** Bytes for each parameter of a process that fits adapters. It holds the head in fp32, and ends when it is idle. */
 const fitterBytesPerParameter = 10;
-/** Bytes of each process without a model. Counted are the HTTP process, an engine for each set, and one fitter. */
+/** Bytes of each process without a model. The processes are the HTTP process, an engine for each set, and one fitter. */
 const processBytes = 120e6;
 /** Share of the remaining memory for keys and values. The rest is for garbage, and for copies within a step. */
 const kvShare = 0.8;

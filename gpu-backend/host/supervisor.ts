@@ -35,7 +35,7 @@ export interface SupervisorParts {
   /** A monotonic clock, in milliseconds. */
   now(): number;
   environment: NodeJS.ProcessEnv;
-  /** Default: that of the engine. */
+  /** Default: engine/process.ts. */
   script?: URL;
   onMessage(message: EngineMessage): void;
   onEnd(): void;

@@ -18,9 +18,8 @@ export const sequencesPerStep = 50;
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   batchAccepted(batch: BatchRequest): void;
-  /** The making of a memory ended, for which the keys of this many tokens were computed. */
+  /** A memory was made or failed, after the keys of `computedTokens` tokens were computed. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
-  /** Published artifacts were refused. */
   setRefused(): void;
   /** All metrics in Prometheus' text format. */
   text(): Promise<string>;

@@ -12,7 +12,7 @@ export function missing(kind: keyof typeof kinds, name: string): ServiceError {
   return new ServiceError(`${one}_not_found`, `There is no ${one} ${name.slice(0, 64)} of this tenant.`);
 }
 
-/** Adds DELETE of one file or of all of a tenant's (null), and refuses names that no file has, before routes that are added later. */
+/** Adds DELETE of one file or of all files of a tenant (`hash` null). Refuses invalid names, also for routes that are added later. */
 export function addTenantPaths(
   app: Hono,
   kind: keyof typeof kinds,

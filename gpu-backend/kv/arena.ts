@@ -112,8 +112,8 @@ export class KvArena {
   }
 
   /**
-   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array, to rows that follow each other in memory: the first
-   * `counts[s]` tokens of its sequence `begin + s` to `rows[s]`.
+   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array, to rows that follow each other in memory. `rows[s]`
+   * gets the first `counts[s]` tokens of sequence `begin + s` of `fresh`.
    */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
     const { contextTokens, arrays } = this.#shape;

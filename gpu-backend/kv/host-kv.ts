@@ -33,12 +33,12 @@ export class HostKv {
   readonly #positionBytes: number;
   readonly #short: KvArena;
   readonly #long: KvArena;
-  /** The end of a row that the last pass computed. `copy` can hand out these arrays instead of copying them. */
+  /** The positions that the last pass appended, if it had one row without padding. `copy` hands out these arrays instead of a copy. */
   #fresh: { row: KvRow; block: KvBlock } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
-    // A later token of the chunk would read the int8 values of the earlier ones, where the chunk at once uses their floats.
+    // With int8, a continued chunk would read its earlier tokens as int8, while a chunk computed at once reads floats.
     this.continuesChunks = kvFormat !== "int8";
     const shape = kvShapeOf(config, kvFormat);
     const { maximumRows } = options;
@@ -98,7 +98,7 @@ export class HostKv {
     });
     const resumed = running.reduce((sum, { row }) => sum + (row.parked?.positions ?? 0), 0);
     const boundary = this.#budget.boundaryFor(running, this.#memory.parkedPositions - resumed);
-    // All rows leave their class before the first one arrives in the other, so that memory never holds a row twice.
+    // First all rows that change their class are parked, then they enter the other class, so that memory never holds a row twice.
     for (const { row, positions, isLong } of running) {
       if (isLong !== null && isLong !== positions > boundary) this.park(row);
     }
@@ -135,8 +135,8 @@ export class HostKv {
   }
 
   /**
-   * The rows of a pass in the order of their memory, as `feed` and `append` want them: the short ones first. The rows of a decode pass
-   * become the decoding ones; a pass without rows moves none.
+   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order.
+   * The rows of a decode pass become the decoding ones; a pass without rows moves none.
    */
   inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
     const named = new Set(rows);
@@ -147,7 +147,7 @@ export class HostKv {
     });
   }
 
-  /** Input of a step for rows `inOrder`. */
+  /** Input of a step for rows in the order of `inOrder`. */
   feed(rows: readonly KvRow[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
     const [first, long] = this.#byArena(rows).map(({ arena, own }) => arena.feed(own));
     if (!long) return first;
@@ -159,8 +159,8 @@ export class HostKv {
   }
 
   /**
-   * Appends what a pass gives to rows `inOrder`, [S, H, T, d] for each array: the first `counts[s]` of T `tokens` of each row. Takes
-   * ownership of the arrays.
+   * Appends the keys and values of a pass, [S, H, T, d] for each array, to `rows` in the order of `inOrder`: to each the first
+   * `counts[s]` of its T `tokens`. Takes ownership of the arrays.
    */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
     for (const { arena, own, begin } of this.#byArena(rows)) {

@@ -37,7 +37,7 @@ export interface PassOutput extends RowOutput {
 
 interface HostLimits {
   maxSequences: number;
-  /** Tokens of a prefill chunk. Chunks begin at multiples of it. */
+  /** Tokens of a prefill chunk. Chunks begin at multiples of this number. */
   chunkTokens: number;
   /** Bound on the memory of keys and values of running and parked rows. */
   kvBytes: number;

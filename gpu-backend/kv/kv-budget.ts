@@ -9,14 +9,14 @@ import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
   /**
-   * Heads, and elements of a head, of one position: keys, then values, of each layer, then the states that the head is computed from.
-   * Without `isInt8` they are float32.
+   * Heads and elements of a head that each array has for one position. The arrays are keys, then values, of each layer; if these are
+   * int8, their scales; last the states that the head is computed from. Without `isInt8` an array is float32.
    */
   arrays: readonly { heads: number; width: number; isInt8?: boolean }[];
   contextTokens: number;
 }
 
-/** P is a multiple of it, and so fills whole vector registers of the processor: padding then does not change any sum. */
+/** P is a multiple of this number, so that a row fills whole vector registers: then padding does not change any sum. */
 export const positionUnit = 64;
 /**
  * Cost of moving one position to the other class, in positions of attention per step. Its two copies take as long as attention over the
@@ -24,7 +24,6 @@ export const positionUnit = 64;
  */
 const moveShare = 1 / 4;
 
-/** The shape of a model's keys, values and states. */
 export function kvShapeOf(
   { layers, kvHeads: heads, headWidth: width, hiddenSize, contextTokens }: ModelShape,
   format: KvFormat = "fp32",
@@ -39,7 +38,7 @@ export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/** P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P is close and changes rarely. */
+/** P for a longest row of `longest` positions: a multiple of an eighth of the next power of two, so that P is close and changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
@@ -80,7 +79,7 @@ export class KvBudget {
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
 
-  /** The cheapest boundary that memory allows. Rows that need more positions are long, the others short. */
+  /** The cheapest boundary that memory allows. Rows that need more positions than the boundary are long. */
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);

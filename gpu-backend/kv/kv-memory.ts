@@ -7,9 +7,9 @@
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Of each arena. */
+  /** Maximum of each arena. */
   maximumRows: number;
-  /** Of both arenas and the parked rows together. */
+  /** Maximum of both arenas and the parked rows together. */
   maximumBytes: number;
 }
 
@@ -46,7 +46,7 @@ const spareShare = 16;
 const usualPositions = 512;
 
 export class KvMemory {
-  /** Keys at 2l, values at 2l + 1, then states. */
+  /** In the order of `KvShape.arrays`: keys of layer l at 2l, values at 2l + 1, states last. */
   readonly arrays: KvArray[];
   readonly #shape: KvMemoryShape;
   /** Positions that the arrays hold. */
@@ -98,7 +98,6 @@ export class KvMemory {
     this.#written[side] = Math.max(this.#written[side], positions);
   }
 
-  /** Stores the keys and values of a parked row. */
   store(copy: KvCopy, positions: number): ParkedKv {
     const parked = { positions, copy, at: -1 };
     this.#parked.push(parked);

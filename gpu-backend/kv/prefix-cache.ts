@@ -63,11 +63,11 @@ function blockName(before: string, ids: Int32Array): string {
 export class PrefixCache {
   readonly #maximumBytes: number;
   #bytes = 0;
-  /** Of each tenant with blocks. */
+  /** Bytes of each tenant with blocks. */
   readonly #bytesOf = new Map<string, number>();
   /** By name, in order of use, oldest first. `before`: the name of the block before it. */
   readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();
-  /** Names of the blocks that follow a block, or that begin a prompt of a tenant (`beginningOf`). */
+  /** By a block's name or a tenant's `beginningOf`: the names of the blocks that follow. */
   readonly #following = new Map<string, Set<string>>();
   #queriedTokens = 0;
   #reusedTokens = 0;
@@ -93,8 +93,8 @@ export class PrefixCache {
   }
 
   /**
-   * Cached blocks of the start of a tenant's `ids`: the blocks of `chain`, the names of its whole blocks, up to the first missing one.
-   * With `sharesParts`, the part of one more block that matches the rest follows. Counts as a use of each block.
+   * Finds the cached start of a tenant's `ids`, whose whole blocks have the names `chain`: all blocks before the first missing one and,
+   * with `sharesParts`, the part of one more block that matches the tokens after them. Counts as a use of each block.
    */
   take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
@@ -116,8 +116,8 @@ export class PrefixCache {
   }
 
   /**
-   * Caches the block of `ids` that follows the blocks of `chain`, if memory allows, and drops blocks that are prefixes of it. `copy` is
-   * called for its keys and values if it is not cached yet.
+   * Caches `ids` as the block after those of `chain`, unless they are few or a cached block begins with them. Drops blocks that are
+   * prefixes of the new one, and old blocks beyond the bound. `copy` is called for the keys and values of a new block.
    */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);

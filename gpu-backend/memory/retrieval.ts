@@ -104,7 +104,10 @@ export function retrievePassages(
   return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
 }
 
-/** The end of the passage that begins at `from`: a line end in its second half, the last one, or else the maximum length. */
+/**
+ * Index after the passage that begins at `from`. If the rest of the document is longer than `passageTokens`, the passage ends after the
+ * last line end in the second half of these tokens; without one, it has all of them.
+ */
 function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
   const longest = Math.min(ids.length, from + passageTokens);
   if (longest === ids.length) return longest;

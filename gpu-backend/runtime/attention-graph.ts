@@ -112,7 +112,7 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // Nested, so that a decode step over rows of one P, the shortest step, enters one branch only.
+    // Nested, so that the quickest step, which decodes rows of one P, enters one branch only.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };

@@ -9,10 +9,7 @@ const products = 4;
 /** Timed runs. The fastest counts, since other work of a machine that starts slows some of them down. */
 const runs = 3;
 
-/**
- * Runs the probe's graph on `device`: up to a second or two in software. Never throws: a failure is a result. `now` is in
- * milliseconds.
- */
+/** Runs the probe's graph on `device`, which takes up to 2 s in software. Never throws: a failure is a result. `now`: milliseconds. */
 export async function probeDevice(device: Device, threads: number, now: () => number): Promise<Probe> {
   try {
     const session = await openSession(probeGraph(), { threads, device });

@@ -11,7 +11,7 @@ export type DeviceSetting = "auto" | Device;
 /** How a device did the work of device-probe.ts, or why it could not. */
 export type Probe = { milliseconds: number; result: Float32Array } | { failure: string };
 
-/** A slower device loses to launching kernels and moving logits what it gains. Adapters in software are at 0.1 or less. */
+/** With a smaller speed-up, launching kernels and moving logits cost more than a device gains. Software adapters reach 0.1 at most. */
 export const minSpeedup = 2;
 /** Largest relative difference from the CPU's result. Kernels that only sum in another order stay far below. */
 export const probeTolerance = 1e-3;

@@ -1,6 +1,4 @@
-/**
- * Builds an ONNX graph (a ModelProto) node by node. Knows ONNX's encoding, not what any graph computes.
- */
+/** Builds an ONNX graph (a ModelProto) node by node. Knows ONNX's encoding, not what any graph computes. */
 import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 

@@ -17,7 +17,7 @@ import {
 /** Added to the score of a masked position. Finite, so that the softmax of a row whose positions are all masked is not NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
-/** `classBytes` of a layer: `longPast` adds some 40 µs to it, in which attention reads about this many bytes, at 45 GB/s. */
+/** `classBytes` of one layer: `longPast` costs it some 40 µs, and attention reads about this many bytes in that time, at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);

@@ -137,8 +137,8 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
 }
 
 /**
- * x [M, in] rounded to int8 steps per block, and below it the rest, x minus that: [2M, in]. Each half is rounded again when it is
- * multiplied, so the error of the sum is 1/127² of the block's maximum instead of 1/127.
+ * Splits x [M, in] into two parts, one below the other, [2M, in]: x rounded to int8 steps per block, and the remainder. The product rounds
+ * each part again, so the error of their sum is 1/127² of the block's maximum instead of 1/127.
  */
 export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);

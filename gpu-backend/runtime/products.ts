@@ -104,7 +104,6 @@ export function addProducts(target: ProductTarget, like: string): AddProduct {
   };
 }
 
-/** Adds the bias to a product. */
 export function biased(g: GraphBuilder, { product, bias }: Product): string {
   return bias ? g.node("Add", [product, bias]) : product;
 }

@@ -25,7 +25,7 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
-  // The operator reads a row for each position, and a chunk that ends with the context's last token may be padded.
+  // A chunk that ends with the context's last token may be padded, and the operator reads a row for padded positions, too.
   const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
     const values = new Float32Array(positions * half);

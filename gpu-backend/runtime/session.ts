@@ -34,7 +34,7 @@ export function openSession(
       },
     },
   };
-  // Its overloads do not take the union of both.
+  // `create` has no overload for the union of both types.
   return ort.InferenceSession.create(model as string, settings);
 }
 

@@ -49,9 +49,8 @@ export interface StepInput extends HeadInput {
   fedStates?: Float32Array;
 }
 
-/** Input of the head. */
 export interface HeadInput {
-  /** The position, of M, of each row, [N]. Rows of one position have different adapters. Absent: one row for each position. */
+  /** Each row's index among the M positions, [N]. Rows of one position have different adapters. Absent: one row for each position. */
   rows?: Int32Array;
   /** [N, Q]; zeros give the base. */
   gates: Float32Array;
@@ -61,7 +60,6 @@ export interface HeadInput {
   inverseTemperatures: Float32Array;
   /** A token id for each row whose logit is returned whatever its rank, [N]. */
   targetIds: Int32Array;
-  /** Changes of single logits. */
   bias: LogitChanges;
   /**
    * Optional outputs. `only` saves time if no row needs more than its likeliest token: "sums" also gives `logSumExp`, "likeliest" gives a
@@ -143,8 +141,8 @@ export interface StepRunner {
   /** Q */
   readonly gates: number;
   /**
-   * Cost of a `longPast`: how many bytes of keys and values attention reads in the time that it adds to a pass. Infinity if the runner
-   * takes no `longPast`.
+   * Cost of a `longPast`: how many bytes of keys and values attention reads in the time by which a `longPast` lengthens a pass. Infinity
+   * if the runner takes no `longPast`.
    */
   readonly classBytes: number;
   /** Format of the past; absent: fp32. */

@@ -62,7 +62,7 @@ export class TenantStore {
   #index: Index = new Map();
   /** Contents that the disk refused, by path. */
   readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
-  /** By folder, settles when the last queued change of the folder has ended: changes run one after the other. */
+  /** For each folder, settles when its last queued change has ended: changes of a folder run one after the other. */
   readonly #turns = new Map<string, Promise<unknown>>();
   #fault: string | null = null;
   #failures = 0;

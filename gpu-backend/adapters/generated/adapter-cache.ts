@@ -4,7 +4,7 @@ import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** "generated" also if another caller had already begun to make it. */
+  /** "generated" even if another caller had already begun to make the adapter. */
   cache: "hit" | "generated";
 }
 
@@ -19,7 +19,7 @@ export interface AdapterCacheStats {
   generationMs: number;
 }
 
-/** Default bound on the cached adapters. Sequences also hold the few that they use. */
+/** Default bound on the cached adapters. Sequences also hold the adapters that they use. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {

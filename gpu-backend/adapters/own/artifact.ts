@@ -64,8 +64,8 @@ export function ownAdapterId(tenant: string, hash: string): string {
 const recordBytes = 512;
 
 /**
- * A source of generated and own adapters. An own adapter also has the gates of the static adapter. `store.read` returns the file of an
- * adapter, null if it is missing.
+ * A source of generated and own adapters. An own adapter also has the gates of the static adapter, unless it changes nothing: then it is
+ * the base. `store.read` returns the file of an adapter; null if the file is missing.
  */
 export function withOwnAdapters(
   generated: AdapterSource,

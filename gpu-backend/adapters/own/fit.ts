@@ -32,7 +32,7 @@ export interface OwnAdapterFit {
 }
 
 const maxFolds = 5;
-/** With more positions than this only one fold is held out. It is large enough, and the other folds would take longer than they are worth. */
+/** With more positions than this, only one fold is held out: it is large enough, and the other folds would take too long. */
 const crossedPositions = 4096;
 /** Steps after which the held-out loss is measured. Training ends when the loss has not fallen for `patience` measurements. */
 const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
@@ -127,11 +127,11 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
   logSumExp: Float32Array; // [N]
   /** Probability of each token, summed over the positions, [V]. */
   expected: Float64Array;
-  /** By token id, a score. The tokens with the highest scores become candidates. */
+  /** Score of each token id. The tokens with the highest scores become candidates. */
   wanted: Map<number, number>;
 }
 
-/** The first `learnt` of the examples are trained on. */
+/** Chooses candidates for all examples. The first `learnt` examples are for training, the others are held out. */
 async function prepare(all: readonly Example[], learnt: number, session: FitSession): Promise<FitData> {
   const base = await surveyAll(all, session);
   for (const id of base.targetIds) want(base, id, all.length);
@@ -211,7 +211,7 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
   return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
 }
 
-/** The mean row of tokens, weighted by how often each is expected. A small change moves their total probability as it moves this row's. */
+/** Mean head row [D] of the tokens, each weighted by its expected count. It stands for all of them as one candidate. */
 function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
   const total = expected.reduce((sum, mass) => sum + mass, 0);

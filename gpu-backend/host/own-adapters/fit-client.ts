@@ -6,14 +6,14 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Timeout for the next answer, in milliseconds, with the start of the process. The longest fit takes a minute, and two may run. */
+/** Timeout for the next answer, in milliseconds, the start of the process included. The longest fit takes a minute, and two may run. */
 const fitMs = 240_000;
 /** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32 (GPT-2 124M: .15 GB). */
 export const idleMs = 60_000;
 
 interface FitClientParts {
   environment: NodeJS.ProcessEnv;
-  /** Default: that of the fitter. */
+  /** Default: fit-process.ts. */
   script?: URL;
   fitMs?: number;
 }

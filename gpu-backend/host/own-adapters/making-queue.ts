@@ -3,7 +3,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 
 /** Maximum running requests. Each holds up to .2 GB of examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests: each takes up to a minute, and the edge waits ten minutes. A tenant may have as many as it leaves free. */
+/** Maximum waiting requests. Each takes up to a minute; the edge waits ten. A tenant may have at most as many as it leaves free. */
 export const maxWaiting = 16;
 /** Estimated seconds of one request, for Retry-After. */
 const requestSeconds = 2;

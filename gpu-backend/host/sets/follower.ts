@@ -19,7 +19,7 @@ export interface FollowerParts {
   now(): number;
   observer: {
     adopted(manifestHash: string): void;
-    /** A set was refused; the pointer if `manifestHash` is null. */
+    /** A set was refused or, if `manifestHash` is null, the pointer. */
     refused(manifestHash: string | null, cause: unknown): void;
     retired(manifestHash: string): void;
   };
@@ -61,7 +61,7 @@ export class Follower {
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const folder = plan.start ? await this.#download(wanted) : null;
-    // Sets end only for a set that is complete.
+    // No set ends to make room before the wanted set is downloaded.
     if (plan.start && !folder) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;

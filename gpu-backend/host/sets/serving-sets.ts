@@ -20,7 +20,7 @@ export class ServingSets {
   /** Sets by the hash of their manifest, each with the time of its last use, as in HeldSet. */
   readonly #held = new Map<string, { set: ServingSet; usedMs: number }>();
   readonly #now: () => number;
-  /** The preferred set. */
+  /** Manifest hash of the preferred set, which `adopt` and `prefer` choose. */
   #first: string | null = null;
   #isClosing = false;
 
@@ -66,7 +66,7 @@ export class ServingSets {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
   }
 
-  /** The set of a manifest; for an unknown manifest the preferred set, whose engine will refuse it. Throws a ServiceError if there is none. */
+  /** The set of a manifest. For an unknown one, the preferred set, whose engine will refuse it. Throws a ServiceError without any set. */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
     if (!set) throw this.#unavailable();

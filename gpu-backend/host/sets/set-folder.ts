@@ -23,7 +23,7 @@ export interface StoreSettings {
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Timeouts of the pointer, which delays the start, and of a file, in milliseconds. */
+/** Timeouts for reading the pointer and a file, in milliseconds. The first is short, because the pointer delays the start. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
 /** Age after which an unfinished write is that of a killed process, in milliseconds. */
@@ -52,7 +52,7 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
   };
 }
 
-/** Folders of sets that are kept, with those of unfinished downloads. */
+/** Maximum number of sets' folders that are kept, unfinished downloads included. */
 const maxFolders = 8;
 
 /** Returns the function that downloads a set into a folder of `directory`, which backends on one machine may share. */

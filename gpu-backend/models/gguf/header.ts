@@ -62,7 +62,7 @@ type MetadataValue = number | bigint | boolean | string | StoredArray;
 const boolType = 7;
 const textType = 8;
 const arrayType = 9;
-/** Bytes of each other type, and the method of DataView that reads it. */
+/** Bytes of each scalar type, and the method of DataView that reads it. */
 const scalarTypes: Record<number, readonly [bytes: number, read: ScalarReader]> = {
   ...{ 0: [1, "getUint8"], 1: [1, "getInt8"], 2: [2, "getUint16"], 3: [2, "getInt16"] },
   ...{ 4: [4, "getUint32"], 5: [4, "getInt32"], 6: [4, "getFloat32"], 7: [1, "getUint8"] },

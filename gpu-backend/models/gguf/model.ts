@@ -45,7 +45,7 @@ const architectures = {
 } as const;
 type Architecture = keyof typeof architectures;
 
-/** Keys whose presence with any other value means a model that the graphs do not compute. */
+/** Keys with their allowed values. Any other value means a model that the graphs do not compute. */
 const refused: [key: string, allowed: (value: number | boolean | string) => boolean][] = [
   ["expert_count", (count) => count === 0],
   ["attention.sliding_window", (width) => width === 0],
@@ -269,7 +269,7 @@ function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorIn
   };
 }
 
-/** llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. Returns where it has the row that is number `row` here. */
+/** Index in llama.cpp's file of our row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
 function interleavedRow(row: number, headWidth: number): number {
   const half = headWidth / 2;
   const i = row % headWidth;

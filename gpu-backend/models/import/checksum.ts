@@ -5,7 +5,7 @@ import { stat } from "node:fs/promises";
 import { nullIfMissing } from "../../files.ts";
 
 export interface Checksum {
-  /** `git-blob`: git's SHA-1 of a file in the repository; `sha256`: of a file in Git LFS. */
+  /** `git-blob`: git's SHA-1 of a file in the repository. `sha256`: SHA-256 of a file in Git LFS. */
   kind: "sha256" | "git-blob";
   hex: string;
 }

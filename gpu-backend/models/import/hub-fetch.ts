@@ -49,7 +49,7 @@ export function hubFetch(id: string, access: HubAccess): typeof fetch {
   };
 }
 
-/** 1, 2, 4 … seconds. */
+/** 1, 2, 4 … seconds after the first, second, third … try. */
 export function backOffMs(tries: number): number {
   return 1000 * 2 ** (tries - 1);
 }

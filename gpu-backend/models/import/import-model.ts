@@ -122,7 +122,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
-/** A file gets its name only when it is complete. */
+/** Copies a file, which gets its name only when it is complete. */
 async function copyWhole(from: string, to: string): Promise<void> {
   if (resolve(from) === resolve(to)) return;
   const partial = `${to}.partial`;

@@ -26,9 +26,7 @@ const otherWeights = [
   ["flax_model.msgpack", "only as flax_model.msgpack"],
 ];
 
-/**
- * The files to import of those that are present, the weights last. Throws an Error of one line that names `where` and the missing file.
- */
+/** The files to import among those present, the weights last. Throws an Error of one line that names `where` and the missing file. */
 export function chooseFiles(present: ReadonlySet<string>, where: string): string[] {
   if (!present.has(configFile)) {
     const why = present.has("adapter_config.json")

@@ -21,7 +21,7 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** Some files have it before every name. */
+/** Some files have this before every name. */
 const prefix = "transformer.";
 
 export function isGpt2(file: TensorFile): boolean {
@@ -56,7 +56,7 @@ export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: Tenso
   return weights;
 }
 
-/** Part `part` of the columns of a matrix [in, out], as [out / parts, in], or of a bias [out]. */
+/** One of `parts` equal ranges of a matrix's columns, [in, out] transposed to [out / parts, in], or of a bias [out]. */
 function partOf({ dtype, shape, bytes }: Tensor, part: number, parts: number): Weight {
   const [columns, rows = 1] = shape.toReversed();
   const count = columns / parts;
