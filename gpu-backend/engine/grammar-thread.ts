@@ -25,8 +25,8 @@ export type ThreadCall =
   | { type: "close"; row: number };
 
 /**
- * `allowed`: bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. A fault is a refusal of the form or its tokens
- * (`isRefusal`), or ends the thread; `isOver` is true for calls that were not answered when the thread ended.
+ * `allowed`: bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. `isRefusal`: the form or its tokens are refused;
+ * any other fault ends the thread. `isOver`: the thread ended before it answered this call.
  */
 export type ThreadAnswer =
   | { allowed: Uint32Array<ArrayBuffer> | null }

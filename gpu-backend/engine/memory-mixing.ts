@@ -58,7 +58,7 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
 
 export interface MixedRow {
   row: HeadResult;
-  /** What each memory adds to the probability of tokens, before division by `total`; by token id. */
+  /** For each memory, what it adds to each token id's probability before the division by `total`. */
   added: ReadonlyMap<number, number>[];
   /** Sum of the mixed distribution before the division. */
   total: number;

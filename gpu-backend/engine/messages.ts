@@ -30,7 +30,7 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message. Others follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` as in Engine.submit. `traced` prompts are answered by "traced". `unwritten`: adapters and memories that are not on disk. */
+  /** `adapterId` as in Engine.submit. `traced` prompts are answered by "traced". `unwritten`: adapters and memories that the disk refused. */
   | {
       type: "submit";
       adapterId: string | null;

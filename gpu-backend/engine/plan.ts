@@ -182,7 +182,7 @@ interface Candidate<S> {
 /** What keeps a sequence from running. Memory includes slots. */
 type Lack = "tokens" | "memory";
 
-/** The candidates of each tenant in order. */
+/** The candidates of each tenant, in the order in which the plan considers them. */
 function candidatesOf<S extends Plannable>(
   state: PlanState<S>,
   chunkTokens: number,
@@ -204,7 +204,7 @@ function candidatesOf<S extends Plannable>(
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** Yields each time the first candidate of the tenant with the lowest counter; among equals, of the tenant that runs least. */
+/** Yields candidates one by one: the first of the tenant with the lowest counter or, among equals, of the tenant that runs least. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -273,7 +273,7 @@ class Room<S extends Plannable> {
     return this.#rows.get(tenant) ?? 0;
   }
 
-  /** The sequence that gives way to `next`, one that `mayPark` allows; none if that would be unfair or would not make room. */
+  /** The sequence to park for `next`, which `mayPark` must allow; undefined if parking would be unfair or would not make room. */
   victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
     const [own, counter] = [this.rowsOf(next.tenant), service.get(next.tenant)!];
     if (this.#rows.values().every((rows) => rows < own + 2)) return undefined;

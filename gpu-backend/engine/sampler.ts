@@ -49,8 +49,8 @@ export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "tempe
 }
 
 /**
- * The sampled token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equals by id); of these, `top_p`
- * leaves the likeliest whose probabilities sum to `top_p`; `uniform` in [0, 1) draws one by inverse cumulative probability. Greedy
+ * The sampled token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equal ones by id). Of these, `top_p`
+ * leaves the likeliest whose probabilities sum to `top_p`. `uniform` in [0, 1) draws one by inverse cumulative probability. Greedy
  * sampling takes the likeliest token.
  */
 export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {

@@ -8,7 +8,7 @@ import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Sends the name and the load of this process with every answer, refusals included. The load is that after the call was handled. */
+/** Sends the name and the load of this process with every answer, refusals included. The load is read after the call was handled. */
 export function sendState(name: string, load: () => BackendLoad): MiddlewareHandler {
   return async (context, next) => {
     await next();
@@ -51,7 +51,7 @@ export function callVerifier(secrets: readonly string[], now: () => number) {
   };
 }
 
-/** For every call but probes. Runs before the body is read. */
+/** Checks the signature of every call but probes, before the body is read. */
 export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   return async ({ req }, next) => {
     await verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
@@ -59,7 +59,7 @@ export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   };
 }
 
-/** Runs after `requireSignature` and the limit on bodies. */
+/** Checks the body against the signed hash. Runs after `requireSignature` and the limit on bodies. */
 export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   const signed = parseSignature(req.header("authorization") ?? "", req.method, pathOf(req));
   if (signed?.bodySha256 !== (await sha256Hex(new Uint8Array(await req.arrayBuffer())))) {
@@ -68,7 +68,7 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   await next();
 };
 
-/** For probes, which need no signature. If there is one it must be valid, so that a probe of the edge detects a wrong secret. */
+/** Checks probes, which need no signature. If a probe has one, it must be valid, so that a probe of the edge detects a wrong secret. */
 export function checkSignature(verify: VerifyCall): MiddlewareHandler {
   const check = requireSignature(verify);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));

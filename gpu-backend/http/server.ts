@@ -12,7 +12,7 @@ export const connectionLimits = {
   requestMs: 120_000,
   /** Interval at which the two timeouts are checked. */
   checkMs: 1000,
-  /** Maximum connections without a complete first head. One more closes the oldest. */
+  /** Maximum connections without the complete head of a first request. One more closes the oldest. */
   waiting: 1024,
   /** Maximum connections; further ones are refused. */
   open: 8192,

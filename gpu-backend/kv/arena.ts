@@ -63,7 +63,7 @@ export class KvArena {
     return this.#rows.reduce((sum, { positions }) => sum + positions, 0);
   }
 
-  /** Its rows among these, in the order of memory. */
+  /** The rows of this arena among `rows`, in the order of memory. */
   inOrder(rows: ReadonlySet<KvRow>): KvRow[] {
     return this.#rows.filter((row) => rows.has(row)).sort((a, b) => this.#indexOf(a.place) - this.#indexOf(b.place));
   }
@@ -93,13 +93,13 @@ export class KvArena {
     row.arena = null;
   }
 
-  /** Makes its rows among these the decoding ones. Others stop decoding, as sequences do that wait for a grammar. */
+  /** Makes the arena's rows among `rows` the decoding ones. Other rows stop decoding, for example while they wait for a grammar. */
   decodeOnly(rows: ReadonlySet<KvRow>): void {
     for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
     for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);
   }
 
-  /** Input of a step over rows that follow each other in memory: `past` of [S, H, P, d], its P, lengths. */
+  /** Input of a step over rows that follow each other in memory: `past` [S, H, P, d], P, and the rows' lengths. */
   feed(rows: readonly KvRow[]): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
     const first = this.#firstOf(rows);
     return {
@@ -173,7 +173,7 @@ export class KvArena {
     }
   }
 
-  /** Moves rows together as far as possible. */
+  /** Moves rows together: takes the smallest P that the longest row allows. */
   shrink(): void {
     this.#spread(Math.min(this.positions, positionsFor(this.#longest, this.#shape)));
   }
@@ -216,7 +216,7 @@ export class KvArena {
     this.#put(row, place);
   }
 
-  /** Copies what the row at one place holds to another place; `isSwap` copies what is there back. */
+  /** Copies the row at place `from` to place `to` and, with `isSwap`, the one at `to` to `from`. */
   #move(from: number, to: number, isSwap: boolean): void {
     const lengths = [from, to].map((place) => this.#rows[place].positions);
     this.#memory.arrays.forEach((array, i) => {

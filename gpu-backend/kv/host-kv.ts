@@ -189,7 +189,7 @@ export class HostKv {
     return arena;
   }
 
-  /** The rows of each arena, and the index of the first of them in `rows`. */
+  /** Splits `rows` by arena. `begin` is the index in `rows` of an arena's first row. */
   #byArena(rows: readonly KvRow[]) {
     const parts = [this.#short, this.#long].map((arena) => ({ arena, own: rows.filter((row) => row.arena === arena) }));
     return parts

@@ -108,7 +108,7 @@ export class KvBudget {
   }
 }
 
-/** Positions of rows of these sizes in two classes: up to `boundary`, and longer. */
+/** Positions that rows of these sizes take in two classes: sizes up to `boundary`, and larger ones. */
 function positionsOf(sizes: readonly number[], boundary: number): number {
   let [short, longest] = [0, 0];
   for (const size of sizes) {

@@ -202,7 +202,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
    * attention weights of the chunk.
    */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
-  /** For rows of one P. */
+  /** Attention to the past of rows with the same P. */
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
     // Scaling scores after the product with the keys, and weights before that with the values, takes far fewer multiplications than

@@ -62,8 +62,8 @@ export interface HeadInput {
   targetIds: Int32Array;
   bias: LogitChanges;
   /**
-   * Optional outputs. `only` saves time if no row needs more than its likeliest token: "sums" also gives `logSumExp`, "likeliest" gives a
-   * number in its place that is finite exactly if `logSumExp` is.
+   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; "likeliest"
+   * returns in its place a number that is finite exactly if `logSumExp` would be.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }

@@ -14,7 +14,7 @@ import type { Adapter, AdapterSource } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
 interface Entry {
-  /** null: the static adapter. */
+  /** null for the static adapter. */
   vector: Float32Array | null;
   scale: number;
   hash: string;

@@ -21,7 +21,7 @@ export function memoryLabel(manifestHash: string, documents: readonly Pick<Encod
 
 interface KnownDocument {
   file: { hash: string; suffix: string };
-  /** Index of the record of its first window. */
+  /** Index of the record with the document's first window. */
   place: number;
 }
 

@@ -46,7 +46,7 @@ interface Step {
   reject(error: Error): void;
 }
 
-/** Decides which fit's step runs next: that of the fit which has computed least. */
+/** Runs the steps of all fits one by one. Next is a step of the fit with the lowest count (`#computed`). */
 export class FitTurns {
   /** Positions that each open fit has computed, plus the count at which it began. */
   readonly #computed = new Map<number, number>();

@@ -192,7 +192,7 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
     if (shape && !weights.has(name)) return shape;
     throw refuse(info, "has no place in the model that the metadata describe");
   };
-  /** Adds a weight that consists of some of the tensor's `allRows` rows, from `from` on. */
+  /** Adds a weight made of rows of the tensor, from row `from` on. The tensor must have `allRows` rows. */
   const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
     const shape = shapeOf(info, name);
     const wanted = [allRows, ...shape.slice(1)];
