@@ -189,7 +189,7 @@ function spelled(value: unknown): string {
     .replace(/\n */g, " ");
 }
 
-/** A text as a string of the grammar. */
+/** A text as a string literal of the grammar. */
 function literal(text: string): string {
   const escaped = Array.from(text, (character) => {
     const code = character.codePointAt(0)!;

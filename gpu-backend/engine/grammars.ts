@@ -31,7 +31,7 @@ export const grammarLimits = {
 export interface GrammarRow {
   /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
   readonly allowed: Uint32Array | null;
-  /** This token was sampled next. */
+  /** Adds the sampled token to the text. */
   advance(tokenId: number): void;
   close(): void;
 }

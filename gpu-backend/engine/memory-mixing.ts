@@ -163,7 +163,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The neighbours whose next token is `tokenId`, and the part of each in what they say together. */
+/** The neighbours whose next token is `tokenId`, and each one's part of the probability that they give the token together. */
 function partsOf(
   { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
   tokenId: number,

@@ -39,7 +39,7 @@ export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** Orders the sequences of a tenant, on the engine's clock. */
+  /** When the sequence is due, on the engine's clock. Orders the sequences of a tenant. */
   readonly dueMs: number;
   /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;

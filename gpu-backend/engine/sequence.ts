@@ -43,7 +43,7 @@ export interface LogitChange {
   id: number;
   /** Repetition penalty, applied first; 1: none. */
   penalty: number;
-  /** Added. */
+  /** Added to the logit after the penalty. */
   value: number;
 }
 
@@ -247,7 +247,7 @@ export class Sequence implements Plannable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** Its adapters are acquired. */
+  /** Sets its adapters when it is queued. */
   queued(adapters: readonly AcquiredAdapter[], nowMs: number): void {
     this.adapters = adapters;
     this.#adapterMs = nowMs - this.#submittedMs;
@@ -261,7 +261,7 @@ export class Sequence implements Plannable {
     }
   }
 
-  /** Its mixture has weights. */
+  /** Sets the weights of its mixture. */
   weighed(weights: MixtureWeights, evidence: PromptEvidence | null): void {
     this.#mixture = weights;
     this.#evidence = evidence;

@@ -76,7 +76,7 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child?.kill("SIGKILL");
   }
 
-  /** Kills it. Resolves when it has ended, or after `stopMs`. */
+  /** Kills the process. Resolves when it has ended, or after `stopMs`. */
   async close(): Promise<void> {
     this.kill("was closed");
     await settlesWithin(this.#ended.promise, stopMs);

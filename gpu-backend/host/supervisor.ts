@@ -16,7 +16,7 @@ export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
 /** An unexpected end of an engine's process. */
 export interface EngineFailure extends EndCause {
-  /** Manifest of the set that it serves. */
+  /** Hash of the manifest of the set that the engine serves. */
   manifestHash: string;
   /** Failures in a row, this one included. */
   failures: number;

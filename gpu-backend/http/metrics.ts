@@ -9,7 +9,7 @@ import { centroidLabel } from "./log.ts";
 
 /** Buckets of a phase: from a small model's decode step to a large model's long prefill. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
-/** Buckets of a request's parts. It may wait in the queue for as long as the edge waits. */
+/** Buckets of a request's parts, for example its wait in the queue, which may be as long as the edge waits. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
 /** Counters of centroids are raised after this many sequences, so that frequent scrapes do not reveal single requests. */
@@ -98,7 +98,7 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   const sequences = counter("chameleon_sequences_total", "Sequences that ended, by finish reason or error kind", [
     "outcome",
   ]);
-  // From 0, so that a rate counts the first of each kind, too.
+  // Every outcome starts at 0, so that a rate counts its first sequence, too.
   for (const outcome of [...finishReasonSchema.options, ...errorKinds]) sequences.inc({ outcome }, 0);
 
   const requestTimes = (name: string, help: string) =>

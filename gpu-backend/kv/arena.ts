@@ -37,7 +37,7 @@ export class KvArena {
   readonly #side: Side;
   /** P, positions of each row: the `pastTokens` of the next `feed`. */
   positions: number;
-  /** By place. */
+  /** Rows by place. */
   readonly #rows: KvRow[] = [];
   /** How many of the rows are decoding. */
   #decoding = 0;
@@ -178,7 +178,7 @@ export class KvArena {
     this.#spread(Math.min(this.positions, positionsFor(this.#longest, this.#shape)));
   }
 
-  /** Copies its rows of array i to another array. */
+  /** Copies the rows of array i to another array. */
   copyRows(i: number, to: KvArray): void {
     const { heads: H, width: d } = this.#shape.arrays[i];
     for (const row of this.#rows) {
@@ -189,7 +189,7 @@ export class KvArena {
     }
   }
 
-  /** The number of a place's row in the arrays: from 0 up from the start, from -1 down from the end. */
+  /** The number of the row at a place: 0, 1, … from the start of the arrays, or -1, -2, … from their end. */
   #indexOf(place: number): number {
     return this.#side === "end" ? -1 - place : place;
   }

@@ -56,7 +56,7 @@ export interface RunningRow {
 
 export class KvBudget {
   readonly #shape: KvShape;
-  /** Positions that memory holds. */
+  /** Capacity of the memory, in positions. */
   readonly #positions: number;
   /** Cost of a second class, in positions that attention reads; Infinity for one class only. */
   readonly #classPositions: number;

@@ -13,12 +13,13 @@ export interface KvMemoryShape extends KvShape {
   maximumBytes: number;
 }
 
+/** What the memory needs of an arena. */
 interface Holder {
-  /** Positions that its rows take. */
+  /** Positions that the rows take. */
   readonly span: number;
-  /** Makes its span as small as possible. */
+  /** Makes the span as small as possible. */
   shrink(): void;
-  /** Copies its rows of array i. */
+  /** Copies the rows of array i. */
   copyRows(i: number, to: KvArray): void;
 }
 

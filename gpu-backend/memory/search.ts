@@ -9,7 +9,7 @@ import { inverseLength, keyScale } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 import { indexPassages, type PassageIndex } from "./retrieval.ts";
 
-/** Number of candidates per neighbour that is kept. */
+/** Candidates for each neighbour that a search returns. */
 const candidatesPerNeighbour = 2;
 
 export interface Found extends Neighbours {

@@ -30,10 +30,7 @@ export interface Base {
   close(): void;
 }
 
-/**
- * Opens a base. `record` saves hashing GGUF weights that were hashed before. Throws an Error that names the file, and the field or tensor
- * at fault.
- */
+/** Opens a base. With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the field or tensor at fault. */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))

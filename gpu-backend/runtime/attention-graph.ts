@@ -26,7 +26,7 @@ interface PastRows {
   /** For each layer, [S, K, P, d]. */
   keys: string[];
   values: string[];
-  /** Of int8 keys and values, [S, K, 1, P]; null for float32. */
+  /** Scales of int8 keys and values, [S, K, 1, P]; null for float32. */
   scales: { keys: string[]; values: string[] } | null;
 }
 

@@ -10,7 +10,7 @@ import { names } from "./graph-names.ts";
 import type { Embedding } from "./products.ts";
 import { type Bank, type ModelShape, topCandidates } from "./step.ts";
 
-/** The smallest finite float32. */
+/** The lowest finite float32. */
 const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
 
 /** Adds the head: applies adapters, changes single logits (`LogitChanges`) and ranks the likeliest tokens of each row. */

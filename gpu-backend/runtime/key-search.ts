@@ -54,7 +54,7 @@ function buildSearchGraph(keys: Int8Array, { D, N, K }: Record<"D" | "N" | "K", 
     g.scalar(1),
     g.constant(Uint8Array.of(zeroPoint), []),
   ];
-  // Exact in float32, because they are below 2^24.
+  // The dot products are exact in float32, because they are below 2^24.
   const dots = g.node("com.microsoft:MatMulIntegerToFloat", [g.input("queries", "uint8", ["S", D]), ...kernel]);
   const [top, indices] = g.nodes("TopK", [dots, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
   g.output("dots", top, "float32", ["S", K]);

@@ -88,7 +88,7 @@ export function buildTrunkGraph(
   return g.bytes();
 }
 
-/** New keys and values, and states. Both are empty for a step without tokens. */
+/** Returns new keys and values (`present`), and states. Both tensors are empty for a step without tokens. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;

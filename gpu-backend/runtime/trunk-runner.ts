@@ -10,7 +10,7 @@ import { openSession, type Tensor, tensor } from "./session.ts";
 export interface TrunkRunner {
   /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
   hidden(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Float32Array>;
-  /** Also the states before the last feed-forward part, [S, T, D]. */
+  /** Final hidden states, and the states before the last feed-forward part, [S, T, D]. */
   states(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Record<"states" | "hidden", Float32Array>>;
   release(): Promise<void>;
 }

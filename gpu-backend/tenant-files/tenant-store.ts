@@ -83,7 +83,7 @@ export class TenantStore {
     return this.#settings.tenantBytes;
   }
 
-  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure it is tried again. */
+  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure the next call tries again. */
   load(): Promise<Index> {
     this.#indexing ??= this.#readIndex().catch((error) => {
       this.#indexing = null;

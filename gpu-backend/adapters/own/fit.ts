@@ -42,7 +42,7 @@ const stepPositions = 1024;
 /** Bound on N · C, the logits of the candidates at all positions: 64 MB. */
 const maxLogits = 2 ** 24;
 const maxCandidates = 2048;
-/** About how much one step changes a logit when all D values of a state push it the same way. */
+/** About how much one training step changes a logit, if its changes of all D values of a hidden state add up. */
 const learningRate = 0.12;
 /** Share of each parameter that one step removes (weight decay). */
 const decay = 0.004;
@@ -102,7 +102,7 @@ function lossWithout(heldOut: readonly number[], fold: number): number {
 }
 
 /**
- * All positions. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for all tokens
+ * All positions of the examples. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for all tokens
  * that are not candidates.
  */
 interface FitData {

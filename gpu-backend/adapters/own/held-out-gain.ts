@@ -6,7 +6,7 @@ export interface ExampleGain {
   nats: number;
 }
 
-/** The gain of an adapter over the base on held-out text. */
+/** The gain of an adapter on held-out text. */
 export interface Gain {
   /** Mean gain in nats per token; positive is better. */
   nats: number;

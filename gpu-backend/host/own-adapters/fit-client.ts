@@ -100,7 +100,7 @@ export class FitClient {
       script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       argument: JSON.stringify(this.#folders),
       environment: this.#parts.environment,
-      // The fits of a dropped process were rejected.
+      // Ignores answers of a dropped process, whose fits were rejected.
       onMessage: (answer) => {
         const pending = started === this.#process ? this.#remove(answer.id) : undefined;
         if (answer.ok) pending?.resolve(answer.result);

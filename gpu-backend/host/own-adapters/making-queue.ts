@@ -60,7 +60,7 @@ export class MakingQueue {
     }
   }
 
-  /** A tenant that had its turn is last. */
+  /** Puts a tenant that had its turn last. */
   #putLast(tenant: string): void {
     const own = this.#waiting.get(tenant) ?? [];
     this.#waiting.delete(tenant);

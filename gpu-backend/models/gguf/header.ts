@@ -15,7 +15,7 @@ export const ggufLimits = {
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** Maximum of one text. The longest is a chat template. */
+  /** Maximum bytes of one text. The longest is a chat template. */
   textBytes: 2 ** 20,
   /** Maximum over all arrays together. Llama 3's tokens, types and merges are 536,000. */
   arrayElements: 2 ** 20,
