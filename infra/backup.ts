@@ -62,12 +62,12 @@ async function backup(file: string): Promise<void> {
   }
 }
 
-/** Returns the time that it took, in milliseconds. */
+/** Copies the state folder. Returns the milliseconds that this took. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
   // Left out: unfinished files, locks, and the shared memory of SQLite, which SQLite rebuilds from its log.
   const filter = (file: string) => !path.basename(file).startsWith(unfinishedPrefix) && !/\.lock$|-shm$/.test(file);
-  // The pointer comes first, because `publish` may run meanwhile: the files that a pointer names are stored before it, and stay.
+  // `publish` may run meanwhile. It stores files before the pointer that names them, so a copied pointer's files are there to be copied.
   for (const part of [path.relative(state, path.join(artifactsFolder(), pointerName)), ...parts]) {
     const from = path.join(state, part);
     if (existsSync(from)) await cp(from, path.join(copy, part), { recursive: true, force: false, filter });

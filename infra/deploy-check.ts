@@ -10,7 +10,7 @@ import { bundleWorker, workerFile } from "./workerd/bundle.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { runWrangler } from "./wrangler.ts";
 
-/** Cloudflare allows ten times as much. */
+/** This project's own limit. Cloudflare's limit is ten times as high. */
 const maxGzipBytes = 400_000;
 
 const root = path.dirname(import.meta.dirname);

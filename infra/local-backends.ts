@@ -28,7 +28,7 @@ export async function startBackends(
   // Without THREADS each backend would use all cores.
   const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
   const start = (port: number, i: number) => {
-    // A folder has one writer.
+    // Each backend has a folder of its own, because a folder may have only one writer.
     const folder: Record<string, string> = ports.length > 1 ? { DATA_DIR: path.join(dataFolder, String(i + 1)) } : {};
     return startBackend({ ...environment, ...folder, THREADS, BACKEND_PORT: String(port) });
   };

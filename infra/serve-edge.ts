@@ -177,7 +177,7 @@ export async function serveEdge(
     .catch((cause: Error) => {
       throw new Error(`the edge did not start on port ${place.port}: ${cause.message}`, { cause });
     })
-    // workerd has read its files.
+    // workerd has read the prepared files by now.
     .finally(() => prepared.remove());
   void workerd.ended.then((how) => fail(`the edge ${how}`));
   drain = async () => {
@@ -219,7 +219,7 @@ export interface Ready {
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** The text that says where the edge is. A secret key is shown once, and on a terminal only, because other output ends in logs. */
+/** The text that says where the edge is. A secret key is shown once, and on a terminal only, because other output may end up in logs. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,

@@ -13,9 +13,7 @@ const root = path.dirname(import.meta.dirname);
 /** The manifest comes last: until then the edge refuses the new files, because they do not match the old manifest. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
-/**
- * Copies the files that differ, each atomically. Returns their names. Throws an Error that names a file which cannot be read.
- */
+/** Copies the files that differ, each atomically. Returns their names. Throws an Error that names a file which cannot be read. */
 export async function stageArtifacts(
   modelDirectory: string = embeddedModel,
   target: string = path.join(root, "edge/public/artifacts"),

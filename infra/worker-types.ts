@@ -1,7 +1,4 @@
-/**
- * Generates the types of the Workers runtime and of the bindings in wrangler.toml, which `tsc` needs for edge/ and
- * test/in-runtime/. Git ignores them.
- */
+/** Generates types of the Workers runtime and of wrangler.toml's bindings, for edge/ and test/in-runtime/. Git ignores them. */
 import { execFile } from "node:child_process";
 import { stat, utimes } from "node:fs/promises";
 import path from "node:path";

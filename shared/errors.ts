@@ -1,6 +1,4 @@
-/**
- * Every kind of error that a caller can get, with its HTTP status and its type and code in OpenAI's error body.
- */
+/** Every kind of error that a caller can get, with its HTTP status and its type and code in OpenAI's error body. */
 
 export const errorTable = {
   invalid_request: { status: 400, type: "invalid_request_error", code: null },

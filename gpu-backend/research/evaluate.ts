@@ -54,7 +54,7 @@ export interface Evaluation {
   prompts: PromptFigures[];
 }
 
-/** Scores the files in `artifacts` by every method, with the evidence rule of their manifest. */
+/** Scores the corpora's texts by every method, with the adapters and the evidence rule of `artifacts`. */
 export async function evaluate(options: EvalOptions, run: Run): Promise<Evaluation> {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
   const { lock, hash } = await readLock();

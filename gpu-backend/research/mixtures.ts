@@ -45,7 +45,7 @@ interface EvidentMemory {
   rule: MemoryRule;
 }
 
-/** The experts of a prompt: the base, the static adapter, the own adapter if there is one, and the nearest centroids that are on. */
+/** The experts of a prompt: the base, the static adapter, the own adapter if there is one, and the nearest centroids that are not off. */
 export function expertsOf(
   promptIds: readonly number[],
   { manifest, table, adapters, scales }: ServedBank,
@@ -138,7 +138,7 @@ export async function logprobsUnder(
 export interface Observation extends MemoryMatch {
   /** Probability of the text's own next token under the memory. */
   ofMemory: number;
-  /** The same under the model. */
+  /** Probability of that token under the model. */
   ofModel: number;
 }
 

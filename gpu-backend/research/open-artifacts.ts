@@ -7,7 +7,7 @@ import { readBase } from "../training/base.ts";
 
 export type OpenArtifacts = Awaited<ReturnType<typeof openArtifacts>>;
 
-/** `reader` computes the head of the base behind the adapters of the artifacts. */
+/** The returned `reader` computes log-likelihoods by the base's head with the adapters of the artifacts. */
 export async function openArtifacts(
   model: string,
   artifacts: string,

@@ -169,7 +169,7 @@ export function worstOf(texts: readonly WindowSum[]): number {
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
-/** Mean of the sources' gains per token, of those with tokens that count; null if none. The 95% interval resamples sources and documents. */
+/** Mean gain per token over the sources that have tokens that count; null if none has. The 95% interval resamples sources and documents. */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
     .map((texts) => sumsByDocument(texts).filter(({ tokens }) => tokens > 0))

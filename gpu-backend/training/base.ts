@@ -29,7 +29,7 @@ export interface TrainingBase {
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
-  /** The default format is fp32. int8 is smoothed as it is served. */
+  /** The default format is fp32. int8 weights are smoothed, as for serving. */
   openTrunk(threads: number, format?: WeightFormat): Promise<TrunkRunner>;
 }
 
@@ -76,7 +76,7 @@ async function readHead(directory: string) {
   }
 }
 
-/** Opens the weights again: a resumed training that has its hidden states needs no trunk. Throws an Error if the weights have changed. */
+/** Opens the weights only now: a resumed training that has its hidden states needs no trunk. Throws an Error if the weights changed. */
 async function openTrunk(
   directory: string,
   wantedHash: string,

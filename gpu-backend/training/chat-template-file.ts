@@ -40,7 +40,7 @@ const conversations: [name: string, messages: ChatMessage[]][] = [
   [`${most} messages of ${bodyBytes} characters together`, turns(most, "four ".repeat(bodyBytes / chatMessages / 5))],
 ];
 
-/** Reads the template, `ofWeights` first, and tries it; undefined without one. Throws an Error of one line that names the folder. */
+/** Reads and tries the template, `ofWeights` or the folder's; undefined if there is none. Throws a one-line Error that names the folder. */
 export async function readChatTemplate(
   folder: string,
   { tokenizer, chatTemplate: ofWeights }: { tokenizer: TensorFile; chatTemplate?: string | undefined },

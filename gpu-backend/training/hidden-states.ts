@@ -24,7 +24,10 @@ export interface PlacedSet extends WindowSet {
 
 type Trunk = Pick<TrunkRunner, "hidden" | "release">;
 
-/** Opens the trunk only if a pass is not in `run.folder` yet. `weightsHash` identifies the trunk's weights. */
+/**
+ * Computes the windows' hidden states, or reads them from `run.folder`. The trunk is opened only if some are missing there. `weightsHash`
+ * identifies the trunk's weights.
+ */
 export async function hiddenStatesOf(
   windows: readonly Window[],
   weightsHash: string,

@@ -159,7 +159,7 @@ async function confirm(question: string): Promise<void> {
   if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
-/** The file as one example; of JSONL, the example on each line, or its field `text`. Which forms an example may have the API decides. */
+/** The file as one example; of JSONL, the example on each line, or its field `text`. The API checks the form of an example. */
 async function examplesIn(file: string): Promise<unknown[]> {
   const text = await readText(file);
   if (!file.endsWith(".jsonl")) return [text];

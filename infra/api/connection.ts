@@ -1,4 +1,4 @@
-/** Calls of commands to the public API and the admin API, of the edge that runs here unless `--url` names another. */
+/** By it commands call the public API and the admin API: of the edge on this machine, unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";

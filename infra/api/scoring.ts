@@ -10,7 +10,7 @@ const echoSchema = z.object({
   choices: z.tuple([z.object({ logprobs: z.object({ token_logprobs: z.array(z.number().nullable()) }) })]),
 });
 
-/** By the name of what was scored. */
+/** Scores of one text by model: `base`, and the names of the adapters. */
 type Scores = Record<string, Score> & { base: Score };
 
 /** Mean scores under the base and under each of `adapters` (name → value of `chameleon.adapter`). Throws an Error for too short a text. */

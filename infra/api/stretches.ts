@@ -53,7 +53,7 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** Says what a gain in nats a token is in perplexity. */
+/** The change of perplexity that a gain in nats a token amounts to, as text. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

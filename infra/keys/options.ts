@@ -20,14 +20,14 @@ export function aliases(text: string, before: Record<string, string> | undefined
 
 const unitMs = { m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
-/** In milliseconds. */
+/** Milliseconds of a text such as 30m, 24h or 7d. */
 export function duration(text: string): number {
   const parts = /^(\d{1,5})([mhd])$/.exec(text);
   if (!parts) throw new InvalidArgumentError("must be a time, as 30m, 24h or 7d");
   return Number(parts[1]) * unitMs[parts[2] as keyof typeof unitMs];
 }
 
-/** A time from now, or a date. */
+/** A date, given as such or as a duration from now. */
 export function when(text: string): Date {
   if (/^\d+[mhd]$/.test(text)) return new Date(Date.now() + duration(text));
   const date = new Date(text);

@@ -1,7 +1,4 @@
-/**
- * The operations of the API document: path, summary, scope, schemas and errors of each. A test compares them with the routes of the
- * app.
- */
+/** The operations of the API document: path, scope, schemas and errors of each. A test compares them with the routes of the app. */
 import type * as z from "zod";
 import * as admin from "../../shared/contracts/admin.ts";
 import * as chat from "../../shared/contracts/chat.ts";

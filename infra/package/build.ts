@@ -38,7 +38,7 @@ async function build(): Promise<void> {
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  // Artifacts that development has staged. A start stages those of its model.
+  // Left out: artifacts that development has staged. A start stages the artifacts of its own model.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type, devDependencies } = await manifestOf(root);
@@ -79,7 +79,7 @@ function compile(): void {
   if (status !== 0) throw new Error(`the compiler ended with ${status}`);
 }
 
-/** Points to the compiled files what the compiler leaves alone: URLs of scripts for threads and processes, and the import of ONNX Runtime. */
+/** Repairs paths that the compiler leaves alone: URLs of scripts for threads and processes, and the import of ONNX Runtime. */
 async function pointImports(): Promise<void> {
   for await (const name of glob("**/*.js", { cwd: dist })) {
     const file = path.join(dist, name);

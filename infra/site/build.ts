@@ -1,6 +1,4 @@
-/**
- * Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build.
- */
+/** Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build. */
 import { execFile } from "node:child_process";
 import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";

@@ -1,6 +1,6 @@
 /**
- * Draws the charts of the documents, as SVG that follows the reader's light or dark theme: of gains from the figures beside the model
- * card, of speed from the table in gpu-backend/SPEED.md. Pure. Nothing is measured here.
+ * Draws the charts of the documents as SVG that follows the reader's light or dark theme. Gains come from the figures beside the model
+ * card, speed from the table in gpu-backend/SPEED.md. Pure.
  */
 
 /** A mean over texts with its 95% interval, in nats a token. */
@@ -24,7 +24,7 @@ interface Bar {
   isReference: boolean;
 }
 
-/** Of a chart's values: the distance between grid lines, and how a value is written. */
+/** A chart's axis: the distance between grid lines, and how a value is written. */
 interface Scale {
   step: number;
   textOf: (value: number) => string;
@@ -34,7 +34,7 @@ const colours = {
   light: { paper: "#ffffff", ink: "#1c2b27", faint: "#5b6b66", bar: "#0b6e5a", reference: "#a9c4bc", grid: "#d5dedb" },
   dark: { paper: "#1b1b1f", ink: "#e6ecea", faint: "#a3b1ac", bar: "#4cc2a5", reference: "#44645b", grid: "#3a4441" },
 };
-/** Pixels of a row, of the column of labels, and of the bars' column. */
+/** Height of a row, and widths of the columns of labels and of bars, in pixels. */
 const row = 26;
 const labelWidth = 240;
 const barWidth = 400;
@@ -43,12 +43,11 @@ const margin = 20;
 const style = (theme: (typeof colours)["light"]) =>
   `.paper{fill:${theme.paper}}text{fill:${theme.ink}}.faint{fill:${theme.faint}}.bar{fill:${theme.bar}}.reference{fill:${theme.reference}}.interval{stroke:${theme.ink}}.grid{stroke:${theme.grid}}`;
 
-/** Perplexity lower by this share, of a gain in nats a token. */
+/** The share by which a gain in nats a token lowers perplexity. */
 const saved = (nats: number) => 1 - Math.exp(-nats);
 const percent = (share: number) =>
   `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 1 : 0)}%`.replace("-", "−");
 
-/** A gain as the share by which it lowers perplexity. */
 const savedBar = (label: string, { mean, ci95 }: Gain, isReference = false): Bar => ({
   ...{ label, value: saved(mean), isReference },
   interval: [saved(ci95[0]), saved(ci95[1])],

@@ -91,7 +91,7 @@ export function workerdConfigText(
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
-    // workerd opens sockets in this order. process.ts takes it as ready when this last one is open.
+    // workerd opens sockets in this order. process.ts takes workerd as ready when this last one is open.
     `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
   ];
   return `using Workerd = import "/workerd/workerd.capnp";

@@ -28,8 +28,8 @@ export interface EdgeSettings {
 export type BareEdge = ReturnType<typeof bareEdge>;
 
 /**
- * `environment`: one of the configuration; its top level by default. `bundle`: writes the files of bundle.ts into a folder; by default it
- * bundles the Worker of the configuration.
+ * `environment`: a named environment of the configuration; its top level by default. `bundle`: writes the files of bundle.ts into a folder;
+ * by default it bundles the Worker of the configuration.
  */
 export async function prepareBareEdge(
   configFile: string,
@@ -72,7 +72,7 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
         assets,
       });
       const file = path.join(directory, "config.capnp");
-      // It holds secrets.
+      // The configuration holds secrets.
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },

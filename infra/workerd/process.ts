@@ -111,7 +111,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** Reads the ports that workerd reports, until that of the socket "http", which it opens last. Without it, workerd has ended. */
+/** Reads the ports that workerd reports, up to that of the socket "http", which it opens last. If `http` is missing, workerd has ended. */
 async function listeningPorts(
   child: ChildProcess,
 ): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {

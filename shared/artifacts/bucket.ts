@@ -22,12 +22,12 @@ export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "file
 
 const edgeFilesKey = "edge-files";
 
-/** Metadata of the pointer that let a reader request all files of the edge at once. A hint: older pointers have none. */
+/** The pointer's metadata. With these hashes a reader can request all files of the edge at once. Older pointers have no metadata. */
 export function metadataOf(edgeFiles: readonly string[]): Record<string, string> {
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** null if the metadata have no such hint, or an invalid one. */
+/** The hashes of the edge's files in a pointer's metadata; null if they are absent or invalid. */
 export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
@@ -38,7 +38,7 @@ const pointerFormat = 1;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
-  /** Newest first. The first is served. */
+  /** Which set was switched to, and when, newest first. The first entry's set is served. */
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)
@@ -54,7 +54,6 @@ export function parsePointer(json: string): Pointer {
   return parseChecked(pointerSchema, json, pointerName, bounds);
 }
 
-/** Hash of the manifest that is served. */
 export function currentOf({ switches }: Pointer): string {
   return switches[0].manifest;
 }

@@ -24,7 +24,7 @@ export const setLimits = {
   tensorsPerFile: 8192,
   tensorNameCharacters: 256,
   tensorDimensions: 8,
-  /** V. Qwen 2 and 3 have 151,936. */
+  /** V: token ids of a model. Qwen 2 and 3 have 151,936. */
   vocabulary: 262_144,
   /** Bytes of one token. GPT-2's longest has 128. */
   pieceBytes: 512,
@@ -34,7 +34,7 @@ export const setLimits = {
   specialTokens: 1024,
   /** Consecutive occupied slots of the merge table, all of which a look-up may visit. GPT-2's longest run is 18. */
   mergeRun: 256,
-  /** D. GPT-2 XL has 1,600. */
+  /** D: width of a hidden state. GPT-2 XL has 1,600. */
   hiddenSize: 16_384,
   /** GPT-2 XL has 48. */
   layers: 512,
@@ -44,13 +44,13 @@ export const setLimits = {
   contextTokens: 131_072,
   /** Llama 3.2 has 3. */
   stopIds: 16,
-  /** P. Training uses 64. */
+  /** P: dimensions of the prompt space. Training uses 64. */
   dimensions: 1024,
-  /** K. Each request is compared with all centroids, and /v1/centroids lists them. */
+  /** K: number of centroids. Each request is compared with all of them, and /v1/centroids lists them. */
   centroids: 1024,
-  /** Q = R + M of the bank. Training uses 72. Each costs 2 · D multiplications per row of the head. */
+  /** Q: the bank's directions, R low-rank and M bias ones. Training uses 72. Each costs 2 · D multiplications per row of the head. */
   gates: 4096,
-  /** H of each hidden layer. Training uses 32 and 64. */
+  /** H: units of a hidden layer of the hyper-network. Training uses 32 and 64. */
   hiddenUnits: 4096,
   /** Pieces in a centroid's label, which the page shows, and characters of each. Training writes 5. */
   labels: 16,
@@ -61,7 +61,7 @@ export const setLimits = {
   corpora: 1024,
   /** Maximum of `evidence.similarityScale`. */
   similarityScale: 1000,
-  /** Magnitude, in nats per token. A uniform guess over 262,144 ids has 12. */
+  /** Magnitude of a gain, in nats a token. For scale: a uniform guess over 262,144 ids has a loss of 12. */
   gainNats: 1000,
   /** Magnitude of a map coordinate. */
   position: 1_000_000,
@@ -69,5 +69,5 @@ export const setLimits = {
   tensorValue: 1_000_000,
 } as const;
 
-/** R of a tenant's own adapter: the same for all, so that a row's matrix products have the same shape in any batch. */
+/** Rank of every tenant's own adapters. It is fixed, so that a row's matrix products have the same shape in any batch. */
 export const ownRank = 8;

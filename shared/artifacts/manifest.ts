@@ -58,7 +58,7 @@ const share = z.number().min(0).max(1);
 export const evidenceSchema = z.strictObject({
   /** How many of the nearest centroids become experts. */
   adapters: upTo(limits.mixtureAdapters - 1),
-  /** Their priors are proportional to exp(similarityScale · similarity). */
+  /** A centroid's prior is proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   /** Prior of the base. */
   base: share,

@@ -6,7 +6,7 @@ import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
-  // Accepted, but not computed with: masks and positions in a model's file.
+  // Masks and positions in a model's file have these types. They are read, but nothing computes with them.
   ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
 };
 export type Dtype = keyof typeof bytesPerElement;

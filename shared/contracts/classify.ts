@@ -42,7 +42,7 @@ export const classifyRequestSchema = z
     chameleon: generationFields.chameleon,
   })
   .transform(({ input, labels, ...request }) => {
-    // One greedy token where labels differ. Penalties are set, because a model's defaults would change the probabilities.
+    // At each place where labels differ, one greedy token is generated. Penalties are off: a model's defaults would change probabilities.
     const sampling = {
       temperature: 0,
       ignore_eos: true,

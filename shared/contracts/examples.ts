@@ -3,7 +3,7 @@ import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-/** All tokens of a text are learnt; of the other forms the completion, or the last message, which is the assistant's. */
+/** What is learnt: all tokens of a string; the completion; or a chat's last message, which must be the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
@@ -36,7 +36,10 @@ export interface Task {
   system?: string | null;
 }
 
-/** The task of examples that have one form and each label twice on average; null for other examples. A chat must be one text and its answer. */
+/**
+ * The task that examples teach. null unless all have the same form, and there are at least twice as many examples as labels. A chat must
+ * have one message of the user and its answer, which is the label.
+ */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

@@ -83,8 +83,8 @@ export function refuser(context: z.RefinementCtx, input: unknown) {
 const checkedEntries = 64;
 
 /**
- * A list of `min` to `max` entries. zod makes an issue of each bad entry, which is slow if there are thousands. So a list is cut off after
- * the first `checkedEntries` entries with a bad one among them.
+ * A list of `min` to `max` entries. zod makes an issue of each bad entry, which is slow if there are thousands. So the
+ * entries are checked `checkedEntries` at a time, and the list is cut off after the first group that holds a bad one.
  */
 export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, max }: { min?: number; max: number }) {
   const entries = z.array(entry);

@@ -67,7 +67,7 @@ const chameleonField = absentAs(
   "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
 
-/** Becomes the form that the text must have (json-schema.ts); null for any text. */
+/** `response_format`. Its parsed value is the form that the text must have (json-schema.ts); null for any text. */
 const responseFormatField = absentAs(
   z
     .unknown()
@@ -182,7 +182,7 @@ export function refuseTogether(
   }
 }
 
-/** Reads the format in `field` as a form. Its name and schema are in the property `within` of the format, or, if null, in the format itself. */
+/** Reads the format in `field` as a form. `within`: the format's property that has its name and schema; null if the format has them. */
 export function readFormat(
   value: unknown,
   context: z.RefinementCtx,
@@ -212,7 +212,7 @@ export function readFormat(
   return refuse(`${place} ${fault}`);
 }
 
-/** Checks by hand, since a zod schema would make an issue of each bad entry. */
+/** Reads `chameleon.adapter` by hand, because a zod schema would make an issue of each bad entry, perhaps thousands. */
 function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
   const refuse = refuser(context, value);
   if (!Array.isArray(value)) {

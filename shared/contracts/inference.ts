@@ -168,7 +168,7 @@ export const memoryRequestSchema = z.strictObject({
     .min(1)
     .max(limits.documents),
 });
-/** A line of its answer: `progress` at least every `heartbeatMs`, and at the end `ready` or `error`. */
+/** A line of the answer to that PUT: `progress` at least every `heartbeatMs`, and at the end `ready` or `error`. */
 export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
   z.object({
@@ -289,7 +289,7 @@ export const readinessSchema = z.object({
   manifestHash: hash,
   /** All manifests that batches may name. There are two during a roll-out. */
   manifests: z.array(hash).optional(),
-  /** The numerics fingerprint with `manifestHash`; absent if the backend does not measure it. */
+  /** The numerics fingerprint of the set `manifestHash`; absent if the backend does not measure it. */
   numerics: id.optional(),
   /** Why own adapters cannot be written to disk, such as `ENOSPC`; null if they can. The backend then keeps them in memory. */
   diskFault: z.string().nullable().optional(),

@@ -75,7 +75,7 @@ interface Place {
 
 class FormReader {
   readonly #root: unknown;
-  /** Reference in the schema → its definition in the form. Definitions get new names, because theirs may be any text. */
+  /** Reference in the schema → its definition in the form. Definitions get new names, because names in the schema may be any text. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
   /** Reference in the form → the form of a completed definition. */
   readonly #referredForms = new Map<string, Form>();

@@ -15,7 +15,7 @@ export const limitTable = {
   bodyBytes: [1_048_576, "bytes", "The body, and so each text and list in it"],
   bodyChunks: [4096, "chunks", "Chunks in which the body arrives: each takes CPU time"],
   bodyNesting: [64, "levels", "Nested lists and objects, the body included"],
-  // Colliding strings stay in V8's table of strings between requests: at 4,096, parsing one body after eight such took up to 200 ms.
+  // Strings of equal hash stay in V8's string table between requests. At 4,096, a body after eight such bodies took up to 200 ms to parse.
   digitStrings: [1024, "entries", "Strings of 1 to 10 digits in the body, keys included: they are slow to parse"],
   bodyBytesAtOnce: [
     8_388_608,

@@ -1,6 +1,4 @@
-/**
- * The stream between backend and edge: one JSON value on each line, in UTF-8. Pure.
- */
+/** The stream between backend and edge: one JSON value on each line, in UTF-8. Pure. */
 import { joinArrays } from "../bytes.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 

@@ -1,6 +1,7 @@
 /**
- * Requests of `POST /v1/responses`, whose stateless part is supported. A request becomes one of a chat, and the settings that the answer
- * repeats. Fields that would change the answer but are not supported are refused by name; other unknown fields are ignored.
+ * Requests of `POST /v1/responses`, of which the part without stored state is supported. A request becomes a chat request, and
+ * settings that the answer repeats. Fields that would change the answer but are not supported are refused by name; other unknown fields
+ * are ignored.
  */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";

@@ -30,7 +30,7 @@ const scalars = {
   ],
   presence_penalty: [penalty, 0, "Taken from the logits of tokens that are in the text"],
   frequency_penalty: [penalty, 0, "The same for each time that they are"],
-  // As in CTRL (arXiv 1909.05858).
+  // Defined as in CTRL (arXiv 1909.05858).
   repetition_penalty: [
     z
       .number()
@@ -81,7 +81,7 @@ export function samplingWith(changes: SamplingChanges): Sampling {
   return { ...defaultSampling, ...changes };
 }
 
-/** Fields of a request. A null field counts as absent. */
+/** The parameters as fields of public requests. A null field counts as absent. */
 export const samplingFields = {
   ...(mapScalars(([type, preset, description]) => type.nullish().meta({ description, default: preset })) as {
     [Name in keyof Scalars]: z.ZodOptional<z.ZodNullable<Scalars[Name][0]>>;
@@ -118,7 +118,7 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-/** Checks by hand, since a zod schema would make an issue of each bad entry. */
+/** Reads `logit_bias` by hand, because a zod schema would make an issue of each bad entry, perhaps thousands. */
 function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
   const refuse = refuser(context, value);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {

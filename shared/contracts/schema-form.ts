@@ -51,7 +51,7 @@ export function unionOf(forms: Form[]): Form {
 
 /**
  * Whether it is certain that no value is valid by the schemas of both forms. `narrow` has forms that admit fewer kinds of values than
- * their schemas, so that nothing is certain of them.
+ * their schemas. About these nothing is certain.
  */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];

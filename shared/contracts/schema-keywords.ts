@@ -35,7 +35,7 @@ export function numbers(type: "integer" | "number", parts: readonly Part[]): For
       const rule = "it must be a number of at most 2^53 - 1, of either sign";
       throw new Fault(at(pointer, keyword), `is ${describe(value)}; ${rule}`);
     });
-  // A grammar cannot bound numbers with any number of digits, so bounded numbers become the integers within the bounds.
+  // A grammar can bound integers, but not fractions, which have any number of digits. So a bounded number becomes an integer.
   const above = bounds("exclusiveMinimum").map((one) => Math.floor(one) + 1);
   const below = bounds("exclusiveMaximum").map((one) => Math.ceil(one) - 1);
   const minimum = Math.max(...bounds("minimum").map(Math.ceil), ...above);
@@ -110,7 +110,7 @@ function supportedPattern(pattern: unknown, pointer: string): string {
   return pattern;
 }
 
-/** The strictest `least` and `most` keywords of all parts. `max` bounds both: a larger `most` counts as `max`, a larger `least` is a Fault. */
+/** The strictest bounds that parts set by keywords `least` and `most`. A `most` above `max` counts as `max`; such a `least` is refused. */
 export function lengths(
   parts: readonly Part[],
   [least, most]: readonly [string, string],

@@ -66,7 +66,7 @@ export const tenantRecordSchema = z.object({
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** They take precedence over those of the deployment. */
+  /** The tenant's aliases, which take precedence over the deployment's. */
   aliases: aliasesSchema.optional(),
 });
 

@@ -57,7 +57,7 @@ export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: stri
 
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
 
-/** `named`: the form in which a request names one tool. */
+/** The field `tool_choice`. `named`: schema of a choice that names one tool. */
 export const toolChoiceField = <Named extends z.ZodType<ToolChoice>>(named: Named) =>
   absentAs(
     z.union([z.enum(["none", "auto", "required"]), named], {

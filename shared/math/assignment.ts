@@ -67,7 +67,6 @@ export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): 
   return embedding;
 }
 
-/** The sum of products of two vectors of one length. */
 export function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let sum = 0;
   for (let p = 0; p < a.length; p++) sum += a[p] * b[p];

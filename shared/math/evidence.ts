@@ -15,7 +15,7 @@ export type Span = [start: number, end: number];
 export interface EvidenceTokens {
   /** Only the first `tokens` tokens of the prompt may be evidence. */
   tokens: number;
-  /** If given, only these rising ranges of them are evidence. */
+  /** If given, only these ascending ranges of the first `tokens` tokens are evidence. */
   spans?: Span[] | undefined;
 }
 
@@ -43,9 +43,9 @@ interface NearCentroid {
 /** Priors of a mixture's experts; they add up to 1. */
 interface Priors {
   base: number;
-  /** Of the static adapter; 0 if there is none. */
+  /** Prior of the static adapter; 0 if there is none. */
   fixed: number;
-  /** Of the adapters that are not off, in order. */
+  /** Priors of the adapters that are not off, in order. */
   adapters: number[];
 }
 
@@ -81,7 +81,7 @@ export interface MixtureWeights {
   adapters: number[];
 }
 
-/** Lower bound of the mixture's gain over the base on the tokens of evidence, each under the weights after the tokens before it. */
+/** Lower bound of the mixture's gain over the base on the tokens of evidence. Each is scored with the weights that earlier ones give. */
 export interface PromptEvidence {
   /** Mean, in nats a token. */
   nats: number;
@@ -96,7 +96,7 @@ const leastWeight = 0.01;
 /** Minimum log-probability of a token: about the smallest whose probability float32 holds. */
 const leastLogprob = -85;
 
-/** Rising positions whose next token is evidence: all of them, or `most`, evenly spread and with the last one. */
+/** Ascending positions whose next token is evidence. Of more than `most`, returns `most`: evenly spread, the last included. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);

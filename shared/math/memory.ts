@@ -10,7 +10,7 @@ import type { Manifest } from "../artifacts/manifest.ts";
 
 export type MemoryRule = NonNullable<Manifest["memory"]>;
 
-/** Fitted on text of many kinds, with as many fitting as unrelated memories. */
+/** Fitted on many kinds of text, with memories of related and of unrelated text counting equally. */
 export const defaultMemoryRule: MemoryRule = {
   ...{ neighbours: 32, theta: 20, maxShare: 0.9 },
   weights: [-5.1, 1.9, 1.9, 1.3, -1.9, 2.8],

@@ -39,7 +39,7 @@ export function tracesBody(service: string, spans: readonly Span[]): string {
   return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });
 }
 
-/** Body of POST /v1/metrics: what happened from `startMs` to `endMs`. */
+/** Body of POST /v1/metrics, with what was counted from `startMs` to `endMs`. */
 export function metricsBody(service: string, metrics: readonly Metric[], startMs: number, endMs: number): string {
   const times = { startTimeUnixNano: nanos(startMs), timeUnixNano: nanos(endMs) };
   const scopeMetrics = [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }];
@@ -94,7 +94,7 @@ function nanos(ms: number): string {
   return `${Math.round(ms * 1000)}000`;
 }
 
-/** The collector. */
+/** The collector that reports are sent to. */
 export interface OtlpTarget {
   /** Without a path such as /v1/traces: `https://collector.example.com`. */
   endpoint: string;

@@ -7,7 +7,7 @@
  *   whole_ids       ids [W]      pieces that merging does not make (`looksUpWhole`); left out if there are none
  *   special_ids     ids [S]      special tokens
  *   special_texts   U8  [n]      their spellings, NUL between them
- *   special_shown   U8  [S]      1 if the answer's text includes a generated one
+ *   special_shown   U8  [S]      1 if an answer's text includes the token when it is generated
  *   end_of_text_id, eos_id, bos_id  ids [1]; bos_id is left out if the model has none
  *   adds_bos        U8  [1]      1 if prompts that are no conversation begin with bos_id
  * Ids are U16 if all are below 65,536, else U32. Serving does not import this file.

@@ -31,7 +31,7 @@ export const preTokenizers = {
 } satisfies Record<string, PreTokenizer>;
 export type PreTokenizerName = keyof typeof preTokenizers;
 
-/** 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
+/** GPT-2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 function gpt2End(text: string, start: number): number {
   const first = text.charCodeAt(start);
   if (first === apostrophe) {
@@ -57,7 +57,7 @@ function smollmEnd(text: string, start: number): number {
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
-/** (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+/** Llama 3: (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 function llama3End(text: string, start: number, digits: number): number {
   const first = text.charCodeAt(start);
   if (first === apostrophe) {

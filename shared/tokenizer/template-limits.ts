@@ -3,7 +3,7 @@
 export const templateLimits = {
   /** Characters of the source. Published templates have 100 to 20,000. */
   sourceCharacters: 65_536,
-  /** Special tokens that a template may write. Each mark has a low surrogate of its own; of the 1,024, one begins every mark. */
+  /** Special tokens that a template may write. There are 1,024 low surrogates: one begins every mark, and each token needs another. */
   markedTokens: 1023,
   /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,

@@ -11,7 +11,7 @@ export class TextStream {
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `textPieceOf`: an id's bytes, none for a special token. `stops`: not empty; ordinary text if complete before `minTokens` tokens. */
+  /** `textPieceOf`: bytes of a token id. `stops`: no empty strings; one that is complete before `minTokens` tokens is ordinary text. */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
@@ -63,7 +63,7 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string whose end comes first after the first `known` characters; of the longest, if several end there; or null. */
+/** Start of the stop string that ends first after the first `known` characters, of the longest if several end there; null for none. */
 function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;

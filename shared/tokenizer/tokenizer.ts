@@ -1,4 +1,4 @@
-/** Byte-level BPE as in GPT-2, Llama 3 and Qwen, for any vocabulary of bytes, merges and special tokens. Packing: pack.ts. */
+/** Byte-level BPE as in GPT-2, Llama 3 and Qwen, for any vocabulary of bytes, merges and special tokens. Shapes: V ids, M merges. */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";

@@ -20,7 +20,7 @@ export interface Vocabulary {
   byteIds: Int32Array;
   /** Token ids of each pair, in order of rank. */
   pairs: Uint32Array; // [M, 2]
-  /** Token id by rank. */
+  /** Token id that the merge of each rank makes. */
   mergedIds: Uint32Array; // [M]
   /** Bytes of each id's piece; 0 for a special token. */
   lengths: Uint16Array; // [V]
@@ -97,7 +97,7 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
     lengths[id] = length;
     rankById[id] = rank;
   }
-  // A second pass, because several merges may make one piece, also from parts that later merges make.
+  // A second pass, because several merges may make one piece, and the parts of one may come from later merges.
   for (const [rank, id] of mergedIds.entries()) {
     const length = sum(rank);
     const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];

@@ -49,7 +49,7 @@ interface Fit {
   theta: number;
   /** Fitted on all development kinds. */
   weights: MemoryRule["weights"];
-  /** By memory, the mean gain of the development kinds. Each is measured with weights that are fitted on the others. */
+  /** By memory, the mean gain of the development kinds. Each kind is measured with weights that are fitted on the other kinds. */
   gains: Record<string, Estimate>;
 }
 

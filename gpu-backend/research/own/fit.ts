@@ -8,8 +8,8 @@ const steps = 300;
 const learningRate = 0.15;
 
 /**
- * Returns the rule with fitted weights; the fit starts from the weights of `rule`. Own memories count as much in it as foreign ones,
- * and each list of observations as much as the others of its side. Brakes are left out, because each prompt chooses its own.
+ * Returns the rule with fitted weights; the fit starts from the weights of `rule`. The loss weighs own and foreign memories equally, and
+ * within each of the two all lists of observations equally. Brakes are left out, because each prompt chooses its own.
  */
 export function fitWeights(
   rule: MemoryRule,

@@ -1,4 +1,7 @@
-/** Kinds of text for memories: method and rule were developed on ten; twelve fresh ones were seen neither by them nor by any adapter. */
+/**
+ * Kinds of text to measure memories on. Method and rule were developed on ten kinds. Twelve fresh kinds were used neither for that nor to
+ * train an adapter.
+ */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";
@@ -21,7 +24,7 @@ export const promptTokens = 64;
 export const scoredTokens = 96;
 /** Positions in the prompt whose next tokens choose the brakes of memories (`shared/math/memory.ts`). */
 export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
-/** Positions of a text whose next token is predicted, [P]: those that choose the brakes, then those that are scored. */
+/** Positions of a text whose next token is predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
 export const readPositions = [
   ...evidencePositions,
   ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
@@ -33,7 +36,7 @@ export const knownSizes: Record<Group, readonly number[]> = {
   fresh: [1000, 4000, 6000],
 };
 
-/** Tokens of known text with which memories are compared with other methods. */
+/** The size of memory, in tokens of known text, at which memories are compared with other methods. */
 export function comparedSize(group: Group): number {
   return Math.max(...knownSizes[group]);
 }
@@ -51,7 +54,7 @@ export interface Kind {
   texts: Text[];
 }
 
-/** Names of the fresh kinds: the corpora with the lowest SHA-256 of their names, of those that nothing was trained on or chosen with. */
+/** Names of the fresh kinds: among corpora that no training and no choice has used, those whose names have the lowest SHA-256. */
 export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">[]): string[] {
   const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
   const candidates = corpora.filter(({ role }) => role === "new" || role === "left-out").map(({ name }) => name);

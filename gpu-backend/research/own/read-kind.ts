@@ -136,7 +136,7 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** The rows [D] of each text at `positions` of its last 160 tokens. Before these a text may have a passage. */
+  /** The rows [D] of each text at `positions` of its last 160 tokens. A text may begin with a passage before them. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;

@@ -42,7 +42,7 @@ export interface TaskRow {
   own: Score & { kept: boolean };
 }
 
-/** Numbers of examples. */
+/** Numbers of examples that are measured. */
 const sizes = [8, 32, 128];
 
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {
@@ -110,7 +110,7 @@ async function openTask(
   const rowOfHead = (id: number) => base.tokenEmbedding.subarray(id * D, (id + 1) * D);
   const labelRows = joinArrays(Float32Array, labelIds.map(rowOfHead)); // [L, D]
 
-  /** A prompt, and as its completion the label and an end token, as the edge encodes examples. */
+  /** An example as the edge encodes it: the prompt, then the label and an end token as the completion that is learnt. */
   const exampleOf = memoised(async (item: Item) => {
     const answer = [...encode(` ${item.label}`), stopIds[0]];
     const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
@@ -119,7 +119,7 @@ async function openTask(
   const testedStates: Float32Array[] = [];
   for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
   const states = joinArrays(Float32Array, testedStates);
-  // Kept, because prompts are equal for different numbers of examples once these no longer fit.
+  // Scores are kept, because two numbers of examples give the same prompt if neither number fits into the context.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
@@ -140,7 +140,7 @@ async function openTask(
     return { shown, prompt };
   }
 
-  /** Labels texts from their states [N, D] before the label. `model`: the base, or the static adapter with an own adapter or null. */
+  /** Labels texts from their states [N, D] before the label. `model`: "base"; else the static adapter, with this own adapter or none. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;

@@ -52,7 +52,7 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
 
 /** Fewest test documents from which a gain is measured. Resampling a single one would give an interval without width. */
 export const minMeasuredDocuments = 2;
-/** Documents of which about two are in the tenth that is held out for test. */
+/** Documents that a centroid needs, so that about two are in the tenth that is held out for test. */
 export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
 /** Gain of an adapter over the base; null with fewer than two documents. */

@@ -25,7 +25,7 @@ export function bankShape(options: { rank: number; biases: number; hidden?: numb
   return { rank, biases, hidden, dimensions, gates, a0 };
 }
 
-/** Arrays of zeros with the lengths of these. */
+/** An array of zeros for each name, as long as the array of that name in `values`. */
 export function zerosLike<Name>(values: ReadonlyMap<Name, Float32Array>): Map<Name, Float32Array> {
   return new Map([...values].map(([name, { length }]) => [name, new Float32Array(length)]));
 }
@@ -68,7 +68,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins a static adapter and a hyper-network. The gates of each are 0 for the other's directions; static gates are 1 for their own. */
+/** Joins the directions of both. The gates of each are 0 for the other's directions; the static adapter's are 1 for its own. */
 export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

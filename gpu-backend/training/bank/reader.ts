@@ -23,7 +23,7 @@ export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWe
 export interface Reading {
   /** Log-likelihood of each target, [N]. */
   logprobs: Float32Array;
-  /** Log-likelihoods of the other tokens, [N, K]. */
+  /** Log-likelihoods of `others`, [N, K]. */
   otherLogprobs: Float32Array;
   /** The likeliest token at each position, [N]. */
   topIds: Int32Array;

@@ -15,7 +15,7 @@ import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network
 
 export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
-/** `scales`: at which centroids are served, [K], 0 for one that is off. `manifestHash`: SHA-256 of manifest.json. */
+/** Returns also `scales` [K], the centroids' scales (0 for one that is off), and `manifestHash`, the SHA-256 of manifest.json. */
 export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);

@@ -18,7 +18,7 @@ export interface TrainingText {
   set: WindowSet;
 }
 
-/** What a hyper-network also needs. */
+/** What training a hyper-network needs, and training a static adapter does not. */
 export interface TrainingClusters {
   /** Prompt embeddings of the windows, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
@@ -40,7 +40,7 @@ export interface TrainerState {
 
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
-/** Tokens drawn from each window. Neighbouring tokens are alike, so a few of many windows teach more than all of a few windows. */
+/** Tokens drawn from each window. Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
 /** Maximum number of logits in one run of the graph, which bounds its memory to about 32 MB. */

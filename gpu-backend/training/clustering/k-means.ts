@@ -14,7 +14,7 @@ export interface Clusters {
 const starts = 8;
 const maxRounds = 50;
 
-/** Clusters unit rows `points` [n, P], seeded. A cluster without points keeps its centroid. Throws an Error if n is below the clusters. */
+/** Clusters unit rows `points` [n, P], seeded. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
 export function kMeans(
   points: Float32Array,
   dimensions: number,
@@ -97,7 +97,6 @@ export function unitVector(sum: Float32Array | Float64Array): Float32Array {
   return Float32Array.from(sum, (x) => (length > 0 ? x / length : 0));
 }
 
-/** Dot product of row i of `a` and row j of `b`; rows have P values. */
 function dot(a: Float32Array, i: number, b: Float32Array, j: number, P: number): number {
   let sum = 0;
   for (let p = 0; p < P; p++) sum += a[i * P + p] * b[j * P + p];

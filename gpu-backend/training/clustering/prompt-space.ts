@@ -46,9 +46,9 @@ export function fitPromptRows(
   });
 }
 
-/** Fisher's directions [P, D], best first. The length of each goes with the share of its variance that is between documents. */
+/** Fisher's directions [P, D], best first. Each is weighted by the square root of the share of its variance that is between documents. */
 function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
-  // Whitens the text within documents: its eigenvectors, each divided by the square root of its (shrunk) variance.
+  // Whitens the variance within documents: divides each of its eigenvectors by the square root of the (shrunk) variance along it.
   const { values: spread, vectors: whitening } = symmetricEigen(within);
   const average = spread.reduce((sum, value) => sum + value, 0) / spread.length;
   for (const [i, value] of spread.entries()) {
@@ -57,13 +57,14 @@ function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(whitening.mmul(total).mmul(whitening.transpose()));
   const directions = firstRows(vectors, P).mmul(whitening);
   for (let p = 0; p < P; p++) {
-    // After whitening the variance within a document is 1 in every direction, and that of all text is λ. So 1 − 1/λ is between documents.
+    // After whitening, the variance within documents is 1 along every direction, and the variance of all text is λ. So the share
+    // 1 − 1/λ is between documents.
     directions.mulRow(p, Math.sqrt(Math.max(varianceFloor, 1 - 1 / Math.max(values[p], 1))));
   }
   return directions;
 }
 
-/** Principal components [P, D], each scaled by its variance λ to λ^-¼, which is halfway between PCA and whitening. */
+/** Principal components [P, D], each multiplied by λ^-¼, where λ is its variance. This is halfway between PCA and whitening. */
 function halfWhitenedOf(total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(total);
   const directions = firstRows(vectors, P);

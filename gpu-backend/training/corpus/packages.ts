@@ -18,14 +18,14 @@ export const pinnedPackage = z.strictObject({
   registry: z.enum(["debian", "npm"]),
   name: z.string(),
   version: z.string(),
-  /** Of the .deb or .tgz file. */
+  /** SHA-256 of the .deb or .tgz file. */
   sha256,
   /** The package has a program that prints the text. It differs by architecture, so its own hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
-/** Unpacks a pinned package and returns its folder. An archive already in `folder` is used. Throws an Error if it is missing or differs. */
+/** Unpacks a pinned package and returns its folder. An archive already in `folder` is used. Throws an Error if the hash differs. */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);

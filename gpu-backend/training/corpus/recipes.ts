@@ -1,4 +1,4 @@
-/** How lock.json's corpora are made of packages. Those only measured were chosen before any score; no recipe may change because of one. */
+/** How lock.json's corpora are made of packages. Corpora to measure on were chosen before any score; no score may change a recipe. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
@@ -58,7 +58,7 @@ export const recipes: Record<string, Recipe | Program> = {
   // Roles "new" and "development".
   brown: { files: ["package/c???"], as: (files) => files.map(({ text }) => withoutTags(text)) },
   "anarchist-faq": { files: ["usr/share/doc/anarchism/markdown/*"] },
-  // The Devil's Dictionary is quoted among the definitions.
+  // Leaves out `definitions`, which quotes The Devil's Dictionary, another corpus.
   fortunes: { files: ["usr/share/games/fortunes/*.u8"], without: /ascii-art|definitions/, as: fortunes },
   "german-fortunes": { files: ["usr/share/games/fortunes/de/*.u8"], without: /asciiart/, as: fortunes },
   "webster-dictionary": { files: ["usr/share/dictd/gcide.dict.dz"], as: sections(4000) },
