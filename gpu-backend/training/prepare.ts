@@ -60,7 +60,7 @@ export function place({ head, sets, rows }: Prepared, clusters: number, seed: nu
 const spareWindows = 4;
 /** Characters that are read of each document, unless its corpus has too few documents. */
 const documentCharacters = 20_000;
-/** This many characters have at least one token. */
+/** Upper bound on the mean number of characters of a token. */
 const tokenCharacters = 8;
 
 async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {

@@ -75,7 +75,7 @@ const memoryRuleSchema = z.strictObject({
   neighbours: upTo(256),
   /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Weights of the features in `memoryFeatures`, from which a logistic function makes λ. */
+  /** Weights of the features in `memoryFeatures`. A logistic function of their weighted sum is λ, a memory's share in a step. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
   /** Factors of λ among which the prompt chooses, the first of them 0. Their priors add up to 1. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),

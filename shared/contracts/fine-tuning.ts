@@ -43,7 +43,7 @@ export const fileListQuerySchema = z.object({
   order: z.enum(["asc", "desc"]).default("desc").meta({ description: "By time of creation" }),
   purpose: z.string().optional().meta({ description: "All files have `fine-tune`" }),
 });
-/** The form of an upload. Only the API document uses it: the edge reads the form as it arrives. */
+/** The multipart form of an upload. Only the API document uses this schema: the edge reads a form while it arrives. */
 export const createFileFormSchema = z.object({
   purpose: z.literal("fine-tune"),
   file: z.string().meta({

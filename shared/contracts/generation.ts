@@ -151,7 +151,7 @@ export function asGeneration<
 /** Reports that the field `param` is invalid. */
 export type Refuse = (param: string, message: string) => void;
 
-/** Checks fields that depend on each other. `prompts`: their number. */
+/** Checks fields that depend on each other. `prompts`: number of prompts. */
 export function refuseTogether(
   request: {
     n: number;

@@ -34,8 +34,8 @@ export const sequencesPerBatch = 128;
 
 /**
  * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts). Backends with equal fingerprints compute the same bits. The
- * answer to a batch has the backend's fingerprint. A batch that continues sequences has that of the backend which began them; a backend
- * with another one refuses it with `numerics_mismatch`. It is a header, and no field, so that older backends and edges ignore it.
+ * answer to a batch has the backend's fingerprint. A batch that continues sequences has the fingerprint of the backend that began them; a
+ * backend with another fingerprint refuses it with `numerics_mismatch`. As a header, not a field, older backends and edges ignore it.
  */
 export const numericsHeader = "x-chameleon-numerics";
 
@@ -213,7 +213,7 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
-  /** With `retrieval`, on the token of index 0: prompt tokens that the passages take, with the text around them. */
+  /** With `retrieval`, on the token of index 0: number of prompt tokens that the passages and the text around them take. */
   retrievedTokens: z.int().min(0).optional(),
   /** With `sources`, if the sequence has memories. */
   sources: z

@@ -1,12 +1,12 @@
 /**
  * Retrieval: passages of an answer's memories that are put into its prompt. They are the passages whose mean hidden state is nearest to
- * that of some prompt tokens. Every backend finds the same ones. Not here: the search (gpu-backend/memory/retrieval.ts).
+ * the mean hidden state of the prompt tokens `query`. Every backend finds the same ones. Not here: the search (gpu-backend/memory/retrieval.ts).
  */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);
-/** Token ids of text before or after a passage, at most an eighth of a passage. */
+/** Token ids of text before or after a passage. Their number is at most an eighth of a passage's. */
 const framing = z.array(count).max(limits.passageTokens / 8);
 
 export const retrievalSchema = z.strictObject({

@@ -73,7 +73,7 @@ function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeight
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token to which the model gives probability `model`, mixed with memories, before a prompt has chosen brakes. */
+/** Probability of a token after memories are mixed in, before a prompt has chosen brakes. `model`: its probability under the model. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));

@@ -26,7 +26,7 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Known characters of lists and objects, which are immutable. */
+  /** Characters of the lists and objects that were counted already. These values are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
   /** @param conversationCharacters characters of the conversation to render */

@@ -2,7 +2,7 @@
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
-/** The first id of a free slot. */
+/** Stands in a free slot for the first id of a pair. */
 const free = 0xffffffff;
 
 export class MergeTable {

@@ -76,7 +76,7 @@ export class Tokenizer {
    * The cost then depends on `maxTokens` instead of the length of the text, unless bytes are dropped.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens the text.
+    // A code unit has at least one byte, so `length` of them make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens.
     for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
       const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
       if (ids.length > maxTokens || length >= text.length) return ids;
