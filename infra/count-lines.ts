@@ -8,7 +8,7 @@ import path from "node:path";
 import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** Above these, something must be removed before anything is added. */
+/** Where a number of lines is at its maximum, something must be removed before anything is added. */
 const maxLines = { source: 50_000, tests: 45_000, core: 6_000 };
 
 const { check = false } = parsedOptions<{ check?: boolean }>(

@@ -35,7 +35,7 @@ export interface EvalOptions {
 const methods = ["base", "static", "nearest", "mixture"] as const;
 /** By method the log-likelihood of each scored token in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
-/** A single name compares that method with the base. */
+/** Which methods are compared. A single name compares that method with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
 interface PromptFigures {

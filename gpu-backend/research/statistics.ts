@@ -125,7 +125,7 @@ function record<T>(keys: readonly string[], of: (key: string) => T): Record<stri
   return Object.fromEntries(keys.map((key) => [key, of(key)]));
 }
 
-/** For each text the sum of gains over tokens that count, and their number. A comparison is "A" (method A with the base) or "A over B". */
+/** For each text, the number of tokens that count and the sum of their gains. A comparison is "A" (method A with the base) or "A over B". */
 export function gainsOf(
   texts: readonly Text[],
   values: Values,

@@ -1,4 +1,4 @@
-/** By it commands call the public API and the admin API: of the edge on this machine, unless `--url` names another. */
+/** The client of commands for the public API and the admin API. It calls the edge on this machine, unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";

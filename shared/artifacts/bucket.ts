@@ -22,7 +22,7 @@ export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "file
 
 const edgeFilesKey = "edge-files";
 
-/** The pointer's metadata. With these hashes a reader can request all files of the edge at once. Older pointers have no metadata. */
+/** The pointer's metadata: the hashes of the edge's files, so that a reader can request all of them at once. Older pointers have none. */
 export function metadataOf(edgeFiles: readonly string[]): Record<string, string> {
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }

@@ -146,7 +146,7 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/** Like `requireTensor` for F32, copied and range-checked. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
+/** Like `requireTensor` for F32, but returns a checked copy. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
 export function requireFloats(
   file: TensorFile,
   name: string,

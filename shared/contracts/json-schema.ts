@@ -361,7 +361,7 @@ class FormReader {
     const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
     const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
     const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
-    // Properties that are left out count, too, because each branch of a union reads all of them again.
+    // Properties that are left out count towards the limit, too, because each branch of a union reads all of them again.
     this.#schemas += names.size - kept.length;
     const { pointer } = parts[0];
     if (names.size === 0 && !isFalse(null))

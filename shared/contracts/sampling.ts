@@ -48,7 +48,7 @@ const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
 /** The parameters of a sequence, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
-  /** With the position in the text, the whole state of the random number generator (`shared/math/sampling.ts`). */
+  /** The seed and the position in the text are the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
   /** The strings of the request, and one more of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),

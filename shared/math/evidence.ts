@@ -19,10 +19,10 @@ export interface EvidenceTokens {
   spans?: Span[] | undefined;
 }
 
-/** How a mixture is made. */
+/** Settings of how a mixture is made; a manifest may have its own. */
 export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
-/** For manifests without a calibration of their own. */
+/** Used for manifests without `evidence`. */
 export const defaultCalibration: EvidenceCalibration = {
   ...{ adapters: 3, similarityScale: 10 },
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
@@ -36,7 +36,7 @@ interface NearCentroid {
   similarity: number;
   /** Hash of the own adapter; null for a centroid. */
   ownHash: string | null;
-  /** True if its adapter gained nothing when it was measured, so that the static adapter or the base replaces it. */
+  /** True if the centroid's adapter gained nothing when it was measured. Then the static adapter or the base replaces it. */
   isOff: boolean;
 }
 

@@ -47,7 +47,7 @@ function gpt2End(text: string, start: number): number {
   return kind === whitespace ? lastLeft(text, start, end) : end;
 }
 
-/** Each number character is a pre-token of its own. GPT-2's pattern cuts the text between them. */
+/** Each number character is a pre-token of its own. GPT-2's pattern cuts the text between numbers. */
 function smollmEnd(text: string, start: number): number {
   const kind = classAt(text, start);
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);

@@ -11,7 +11,7 @@ export const templateLimits = {
   steps: 131_072,
   /** Characters of one string, or of a list or object with its contents: twice the largest request body. */
   valueCharacters: 2 ** 21,
-  /** Characters that each item of a list or object counts in addition to its own. */
+  /** Characters that an item of a list or object counts in addition to its text. */
   itemCharacters: 32,
   /** Characters of all strings read or made, in addition to `characterReads` times those of the conversation. */
   characters: 2 ** 22,

@@ -229,7 +229,7 @@ function withoutLost(ids: Int32Array, length: number): number {
   return kept;
 }
 
-/** Bytes of the longest piece that each id is a part of, or of its own piece, [V]. */
+/** For each id, the bytes of the longest piece that has the id's piece as a part, or else of its own piece, [V]. */
 function longestPieces({ pairs, mergedIds, lengths }: Vocabulary): Uint16Array {
   const longest = lengths.slice();
   // From long to short pieces: a piece passes its maximum on to its shorter parts only after all longer pieces have reached it.

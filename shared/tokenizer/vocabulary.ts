@@ -7,7 +7,7 @@ import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 /** A token that text is never encoded to: only chat templates and the model write it. */
 export interface SpecialToken {
   id: number;
-  /** Its spelling in a chat template, and where token ids are decoded. */
+  /** The token's spelling in chat templates and in decoded text. */
   text: string;
   /** True if the answer's text includes it when the model generates it. */
   isShown: boolean;

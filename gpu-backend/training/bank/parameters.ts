@@ -68,7 +68,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins the directions of both. The gates of each are 0 for the other's directions; the static adapter's are 1 for its own. */
+/** Joins a static adapter and a hyper-network. Each has gates of 0 for the other's directions; the static adapter has 1 for its own. */
 export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

@@ -21,7 +21,7 @@ const learningRate = 1;
 /** Similarities lie in [−1, 1] and are multiplied by this before the softmax. */
 const sharpness = 10;
 
-/** The same seed gives the same placement. Throws an Error for fewer windows than clusters. `rows` [V, P]: first table (`fitPromptRows`). */
+/** The same seed gives the same placement. Throws an Error for fewer windows than clusters. `rows` [V, P]: of `fitPromptRows`. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 
 export interface Document {
-  /** Its file, and the line of a JSONL file; for messages. */
+  /** A name for messages: the file, and for a record of JSONL also the line. */
   name: string;
   text: string;
 }
