@@ -1,11 +1,11 @@
-/** A child process that answers one question at a time, so that what it measures is its own; it ends with its parent. */
+/** A child process that answers one question at a time and does nothing else that is measured. It ends with its parent. */
 import { type ChildProcess, fork } from "node:child_process";
 
 export class AskedProcess {
   readonly #child: ChildProcess;
   #written = "";
 
-  /** `script` calls `answerQuestions`, or says one thing by itself. */
+  /** `script` calls `answerQuestions`, or sends a single message by itself. */
   constructor(script: URL, ...args: string[]) {
     this.#child = fork(script, args, {
       execArgv: ["--expose-gc"],
@@ -20,12 +20,12 @@ export class AskedProcess {
     return this.#child.pid!;
   }
 
-  /** Resolves with what the process says once it is ready. Throws an Error with its reason where it ends before. */
+  /** Resolves with the message that the process sends once it is ready. Throws an Error with its reason if it ends before. */
   ready<T>(): Promise<T> {
     return this.#answer<T>();
   }
 
-  /** Throws an Error with the process's reason where it ends instead. */
+  /** Throws an Error with the process's reason if it ends without an answer. */
   ask<T>(question: object): Promise<T> {
     this.#child.send(question);
     return this.#answer<T>();
@@ -53,11 +53,11 @@ export class AskedProcess {
   }
 }
 
-/** In the child process: says that it is ready, and answers what it is asked until its parent goes. */
+/** In the child process: sends `ready`, then answers questions until its parent is gone. */
 export function answerQuestions<Question>(ready: unknown, answer: (question: Question) => Promise<unknown>): void {
   process.on("disconnect", () => process.exit());
   process.on("message", (question: Question) => {
-    // What the last answer left behind is collected outside the measured time.
+    // Collects the garbage of the last answer outside of the measured time.
     globalThis.gc?.();
     answer(question).then(
       (answered) => process.send!(answered),

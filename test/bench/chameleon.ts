@@ -1,6 +1,6 @@
 /**
- * Our engine's inner loop as a contestant: the step runner over the KV arena, prefilled in chunks and decoded a token
- * a row, every row with the gates of another centroid. Not here: the plan, HTTP.
+ * Our engine's inner loop as a contestant: the step runner over the KV arena. Prompts are prefilled in chunks, each decode pass gives
+ * every row a token, and every row has the gates of another centroid. Not here: the plan, HTTP.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -20,7 +20,7 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 
-/** As a server opens a model: by the graph's file. The context is one that a server has by default. */
+/** Opens a model as a server does: by the graph's file, with the context that a server has by default. */
 export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
   const runner = await openGguf(gguf, format, threads);
   const random = seededRandom(3);
@@ -60,19 +60,19 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
   const runner = await openStepRunner(graph, { config: served, bank, threads });
-  // The session has its constants mapped, or copied.
+  // The session has mapped or copied its constants, so their file is not needed any more.
   await rm(folder, { recursive: true, force: true });
   return runner;
 }
 
-/** Rows that run together, greedily. */
+/** Rows that are decoded together, greedily. */
 export class Batch {
-  /** The last token of each row: not in the arena yet. */
+  /** The last token of each row. It is not in the arena yet. */
   readonly lastIds: number[] = [];
   readonly #runner: HostRunner;
   readonly #rows: readonly KvRow[];
 
-  /** With room for `positions` of each row from the start, as a running server has it. */
+  /** Opens rows with room for `positions` each from the start, as in a running server. */
   constructor(runner: StepRunner, rows: number, positions: number) {
     const limits = { maxSequences: rows, chunkTokens, kvBytes: Number.POSITIVE_INFINITY };
     this.#runner = new HostRunner(runner, limits);
@@ -80,7 +80,7 @@ export class Batch {
     this.#runner.kv.place(this.#rows.map((kv) => ({ kv, positions })));
   }
 
-  /** Chunk by chunk, one prompt a pass, as the engine does. */
+  /** Prefills one prompt after another, one chunk a pass, as the engine does. */
   async prefill(prompts: number[][], gates: Float32Array[]): Promise<void> {
     for (const [row, prompt] of prompts.entries()) {
       for (let start = 0; start < prompt.length; start += chunkTokens) {
@@ -92,14 +92,14 @@ export class Batch {
     }
   }
 
-  /** One token for every row. */
+  /** Decodes one token for every row. */
   async decode(gates: Float32Array[]): Promise<void> {
     const rows = this.lastIds.map((id, row) => ({ kv: this.#rows[row], tokens: [id] }));
     const output = await this.#pass("decode", rows, gates);
     for (let n = 0; n < this.lastIds.length; n++) this.lastIds[n] = output.topIds[n * output.topCount];
   }
 
-  /** One pass; without gates the head is not computed. */
+  /** Runs one pass. Without gates the head is not computed. */
   #pass(phase: Pass["phase"], rows: Pass["rows"], gates: Float32Array[] | null): Promise<PassOutput> {
     const N = gates ? rows.length : 0;
     const head = {

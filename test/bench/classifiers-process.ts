@@ -1,5 +1,5 @@
 /**
- * One side of the comparison of classifiers: an engine with every tenant's adapter, or an engine over a session of its own for each.
+ * One side of the comparison of classifiers: one engine with every tenant's adapter, or one engine with a session of its own for each.
  * Run by classifiers.ts: node classifiers-process.ts SETTINGS
  */
 import { availableMemory } from "node:process";
@@ -19,7 +19,7 @@ import { answerQuestions } from "./asked-process.ts";
 import { promptsOf } from "./model.ts";
 
 interface ClassifierSettings {
-  /** All adapters over one session, or each over one of its own. */
+  /** True: one session for all adapters. False: a session for each adapter. */
   isTogether: boolean;
   adapters: number;
   threads: number;
@@ -28,15 +28,15 @@ interface ClassifierSettings {
 
 export interface Answered {
   ms: number;
-  /** Each answer's tokens, with the log-probabilities of its labels. */
+  /** Each answer's tokens, with the log-probabilities of the labels. */
   answers: string[];
 }
 
 const promptTokens = 64;
 const labels = [314, 1592, 6535, 26535];
-/** Memory that is left to other processes; sessions are opened until there is no more than that. */
+/** Bytes of memory for other processes: no further session is opened when no more than this is available. */
 const reservedBytes = 3e9;
-/** Of an adapter's numbers, so that it changes a state by about its own length. */
+/** Size of an adapter's numbers. With it an adapter changes a state by about the state's own length. */
 const spread = 0.05;
 
 const settings = JSON.parse(process.argv[2]) as ClassifierSettings;
@@ -50,7 +50,7 @@ for (let i = 0; i < (isTogether ? 1 : adapters) && (i === 0 || availableMemory()
   if (!isTogether) await answer([i], 1);
 }
 if (isTogether) await answer([...prompts.keys()], 1);
-/** The first `requests` tenants ask, each for an answer of `tokens`. */
+/** A question: the first `requests` tenants each ask for an answer of `tokens` tokens. */
 answerQuestions(
   engines.length,
   async ({ requests, tokens }: { requests: number; tokens: number }): Promise<Answered> => {

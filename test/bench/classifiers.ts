@@ -1,7 +1,7 @@
 /**
- * Classifiers of many tenants over the embedded base: one engine that answers all of them in one batch, beside a session of the same
- * model for each, one after the other. Each side is a process; both are loaded, one computes at a time, and their order alternates.
- * Memory is resident, pages of a file counted once. Linux only.
+ * Classifiers of many tenants over the embedded base: one engine that answers all in one batch, beside a session for each tenant; those
+ * answer one after another. Each side is a process. Both stay loaded, only one computes at a time, and their order alternates.
+ * Memory is resident memory, with pages of a file counted once. Linux only.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,12 +11,12 @@ import type { Answered } from "./classifiers-process.ts";
 import { processBytes } from "./process-memory.ts";
 import { median } from "./quantile.ts";
 
-/** Answers of one token are labels; longer ones show what decoding together saves. */
+/** Lengths of an answer. One token is a label; longer answers show what decoding together saves. */
 const answerTokens = [1, 16];
 
 export interface ClassifiersFigures {
   adapters: number;
-  /** Of the engine, and of the sessions: as many as fit into memory. */
+  /** First the one engine, then the sessions, of which only as many are opened as fit into memory. */
   sides: { sessions: number; bytes: number }[];
   rows: { tokens: number; requests: number; perSecond: number; perSecondApart: number; equalAnswers: number }[];
 }

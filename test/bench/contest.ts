@@ -13,13 +13,13 @@ export interface Row extends Entry {
   /** Decoded tokens of the whole batch. */
   tokensPerSecond: number;
   prefillTokensPerSecond: number;
-  /** Until every row has its first token. */
+  /** Milliseconds until every row has its first token. */
   timeToFirstTokenMs: number;
   /** Peak resident memory of the contestant's process in the cell. */
   rssBytes: number;
 }
 
-/** Without a cell, all of them. */
+/** A cell that was left out; without batch and context, a contestant that was left out of all cells. */
 export interface Skipped extends Entry {
   batch?: number;
   context?: number;
@@ -29,11 +29,11 @@ export interface Skipped extends Entry {
 export interface GroupResult {
   rows: Row[];
   skipped: Skipped[];
-  /** Of each contestant: the base model's first tokens on the check prompts. */
+  /** The first tokens of each contestant's base model on the check prompts. */
   firstIds: { entry: Entry; ids: number[] }[];
 }
 
-/** Runs one group, whose first entry is ours. A cell that a contestant fails in is left out, with the reason. */
+/** Measures one group of contestants, ours first. A cell in which a contestant fails is left out, with the reason. */
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
@@ -65,7 +65,7 @@ export async function runGroup(
           } catch (error) {
             skip({ ...runner.entry, batch: cell.batch, context: cell.context, reason: messageOf(error) });
             samples.delete(runner);
-            // The process is gone; a cell that is too big for it says nothing about the next.
+            // The process is gone. It is started again: a cell that was too big for it says nothing about the next one.
             await runner.start().catch(() => {
               running = running.filter((other) => other !== runner);
             });

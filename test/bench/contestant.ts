@@ -18,18 +18,18 @@ export interface Cell {
 }
 
 export interface Measurement {
-  /** From the prompts to the first token of every row. */
+  /** Milliseconds from the prompts to the first token of every row. */
   prefillMs: number;
   /** One per decode step: from a token of every row to the next token of every row. */
   stepMs: number[];
-  /** The largest resident memory of the process at any token, all that the batch needs still held. */
+  /** The largest resident memory of the process at any token, while it holds the whole batch. */
   rssBytes: number;
 }
 
 export interface Contestant {
   /** Runs the prompts [batch][tokens] and then `steps` greedy decode steps. */
   measure(prompts: number[][], steps: number): Promise<Measurement>;
-  /** The base model's greedy first token of each prompt: whether contestants compute the same. */
+  /** The base model's greedy first token of each prompt, which shows whether contestants compute the same. */
   firstIds(prompts: number[][]): Promise<number[]>;
 }
 

@@ -1,7 +1,8 @@
 /**
- * How soon an own adapter is ready, in the served way: the request to the backend, whose answer is the adapter, beside prefilling the
- * same examples twice; then 8 tenants at once. Examples are random tokens, a cue, and the label that it stands for: a task that is
- * learnt, so that a fit takes its steps. The fitter's process runs already, as after any fit of the last minute.
+ * How soon an own adapter is ready when it is served: from the request to the backend until its answer, which is the adapter. This is
+ * compared with prefilling the same examples twice, and then measured for 8 tenants at once. An example is random tokens, a cue, and
+ * the cue's label: a task that can be learnt, so that a fit takes its steps. The fitter's process already runs, as within a minute
+ * after any fit.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -13,20 +14,20 @@ import { sequenceRequest } from "../support/engine-harness.ts";
 import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
 
-/** Examples, and the most that making an adapter of them may take, in prefills of all of them twice. */
+/** `target`: the most time that an adapter of `examples` may take, as a multiple of prefilling all of them twice. */
 const cells = [
   { examples: 32, target: 4 },
   { examples: 128, target: 3 },
 ];
 const promptTokens = 96;
-/** Tokens before the label, and the labels. */
+/** Tokens before the label, and the label that belongs to each. */
 const cues = [314, 1592, 6535];
 const labels = [2811, 3912, 5013];
 const tenants = 8;
 
 export interface FitsFigures {
   rows: { examples: number; prefillTwiceMs: number; readyMs: number; fitMs: number; ratio: number }[];
-  /** From the requests of 8 tenants at once, with 32 examples each, to each answer. */
+  /** Milliseconds from the requests of 8 tenants at once, with 32 examples each, to each answer. */
   togetherMs: number[];
 }
 

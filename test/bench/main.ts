@@ -20,9 +20,9 @@ import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { agreementLines, ratioLines, tableLines } from "./report.ts";
 
-/** The peer that the root's packages do not have. */
+/** Package folder of node-llama-cpp, which the root's packages do not have. */
 const llamaFolder = join(import.meta.dirname, "llama");
-/** Prompt and decoded tokens together. */
+/** Sizes of a context: prompt and decoded tokens together. */
 const contexts = [136, 264];
 
 const options = parsedOptions<{
@@ -86,7 +86,7 @@ if (options.json) {
   await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
 }
 
-/** Both of our formats beside node-llama-cpp, which computes in the file's own. */
+/** Both of our formats beside node-llama-cpp, which computes in the file's own format. */
 async function benchContest() {
   const { gguf, rounds, batches } = options;
   const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps: 8 })));
@@ -103,7 +103,7 @@ async function benchContest() {
 
 async function benchMemory() {
   installPeer(llamaFolder);
-  // Not above: it needs packages of development, which an installed package lacks.
+  // Imported here because it needs development packages, which an installed package lacks.
   const { measureMemory, memoryLines } = await import("./memory.ts");
   const memory = [];
   for (const batch of options.batches) {

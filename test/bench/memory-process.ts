@@ -1,5 +1,5 @@
 /**
- * A session without a server, over the graph that the backend serves: opens it, runs a batch and tells the largest resident
+ * A session without a server, over the graph that the backend serves: opens it, runs a batch and reports the largest resident
  * memory. Run by memory.ts: node memory-process.ts SETTINGS CELL
  */
 import { openModel } from "../../gpu-backend/engine/open-model.ts";

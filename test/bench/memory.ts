@@ -1,8 +1,8 @@
 /**
- * What serving adds to the memory of a session: the backend beside a bare session over the same graph and node-llama-cpp,
- * each alone in processes of its own with the same prompts; then the backend before its first own adapter and an idle minute
- * after it. Resident memory of a process and its children, at its largest while every row is held. Pages of a file that several
- * of them map, above all Node's own, are in memory once and count once; the sum of their RSS is told beside. Linux only.
+ * What serving adds to the memory of a session: the backend beside a bare session over the same graph and beside node-llama-cpp, each
+ * alone, in processes of its own, with the same prompts; then the backend before its first own adapter and an idle minute after it.
+ * It is the largest resident memory of a process and its children while every row is held. Pages of a file that several of them map,
+ * above all Node's own, count once; the sum of their RSS is reported, too. Linux only.
  */
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -22,18 +22,18 @@ import { median } from "./quantile.ts";
 
 const context = 128;
 const steps = 8;
-/** Of the adapter: example texts, and tokens of each. */
+/** Example texts from which the adapter is made, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
 /** Beyond `idleMs`, in milliseconds: time for the fitter's process to end. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
 /** Bytes that serving may add to a bare session. */
 const targetBytes = 120e6;
-/** Part of its memory by which a backend may have grown for good through its first adapter. */
+/** Share of its memory by which a backend may have grown for good through its first adapter. */
 const targetGrowth = 0.05;
 
 export interface Resident {
-  /** Pages that several processes map counted once. */
+  /** Resident memory, with pages that several processes map counted once. */
   bytes: number;
   /** RSS of all processes. */
   rssBytes: number;
@@ -44,10 +44,10 @@ export interface MemoryRow {
   batch: number;
   bareBytes: number;
   served: Resident;
-  /** What the prefix cache held then; part of `served`. */
+  /** What the prefix cache held at that time; part of `served`. */
   prefixCacheBytes: number;
   withoutPrefixCache: Resident;
-  /** null where it cannot run. */
+  /** Memory of node-llama-cpp; null if it cannot run. */
   llamaBytes: number | null;
   adapter: { beforeBytes: number; madeBytes: number; idleBytes: number };
 }
@@ -116,7 +116,7 @@ async function withBackend<T>(environment: Record<string, string>, work: (backen
   }
 }
 
-/** The largest resident memory at any token. */
+/** Serves a batch. Returns the largest resident memory at any token. */
 async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   const sequences = promptsOf(batch, context - steps).map((ids, i) =>
     sequenceRequest(`${i}`, ids, { maxTokens: steps }),
@@ -143,7 +143,7 @@ async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["
   return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
 }
 
-/** Median over batches of the same prompts: garbage comes and goes by tens of megabytes. */
+/** Median memory over several equal batches, because garbage comes and goes by tens of megabytes. */
 async function steadyBytes(backend: Backend, batch: number): Promise<number> {
   const bytes: number[] = [];
   for (let i = 0; i < steadyBatches; i++) bytes.push((await serveBatch(backend, batch)).bytes);
@@ -157,8 +157,8 @@ function rssOf(pid: number): number {
 }
 
 /**
- * What that sum counts more than once: of each part of a file, all but the most that any process has in memory. Too slow to be
- * asked at every token, and hardly changing.
+ * Bytes that the sum of RSS counts more than once: for each part of a file, all but the most that any one process has in memory.
+ * Reading them is too slow for every token, and they hardly change.
  */
 function sharedBytes(pid: number): number {
   const largest = new Map<string, number>();

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { gpt2Config as configOf } from "../support/gpt2-config.ts";
 import { seededRandom } from "../support/steps.ts";
 
-/** GPT-2 124M's. */
+/** The shape of GPT-2 124M. */
 export const gpt2Config = configOf({
   vocabularySize: 50_257,
   hiddenSize: 768,
@@ -15,11 +15,11 @@ export const gpt2Config = configOf({
   stopIds: [50_256],
 });
 
-/** Raise it when what is cached changes, so that nobody measures yesterday's file. */
+/** Raise it whenever cached files get another content, so that no old file is measured. */
 const cacheVersion = 1;
 const cacheFolder = join(import.meta.dirname, `../../.cache/bench/v${cacheVersion}`);
 
-/** The path of a cached file; `make` writes it where it is missing. */
+/** The path of a cached file. If the file is missing, `make` gives its content. */
 export async function cached(name: string, make: () => Uint8Array | Promise<Uint8Array>): Promise<string> {
   const path = join(cacheFolder, name);
   if (existsSync(path)) return path;
@@ -30,10 +30,10 @@ export async function cached(name: string, make: () => Uint8Array | Promise<Uint
   return path;
 }
 
-/** Ids of prompts lie below it: a vocabulary that every model has. */
+/** The ids of prompts are lower: every model's vocabulary has them. */
 const commonVocabulary = 32_000;
 
-/** Distinct prompts of `tokens` ids each, [batch][tokens], so that nobody can share a prefix. */
+/** Different prompts of `tokens` ids each, [batch][tokens], so that no system can share a prefix. */
 export function promptsOf(batch: number, tokens: number): number[][] {
   const random = seededRandom(1000 * tokens + batch);
   const draw = () => Math.floor(random() * commonVocabulary);

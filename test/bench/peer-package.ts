@@ -1,4 +1,4 @@
-/** Peers live in package folders of their own, pinned by their lock files and installed when first needed. */
+/** Systems that we compare with live in package folders of their own, pinned by lock files and installed when first needed. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";

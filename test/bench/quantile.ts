@@ -1,16 +1,16 @@
-/** The value below which this share of `values` is. NaN of nothing. */
+/** The value below which `share` of `values` lie; NaN if there are no values. */
 export function quantile(values: readonly number[], share: number): number {
   if (values.length === 0) return Number.NaN;
   const sorted = values.toSorted((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 }
 
-/** NaN of nothing. */
+/** NaN if there are no values. */
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** The middle one; the mean of the two in the middle where the count is even. NaN of nothing. */
+/** The middle value; of an even count the mean of the two in the middle. NaN if there are no values. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;

@@ -1,4 +1,4 @@
-/** The benchmark's lines: the table, who computes the same, and the ratios. Pure: results in, lines out. */
+/** The benchmark's lines: the table, whether contestants compute the same, and the ratios. Pure: results in, lines out. */
 
 import type { GroupResult, Row } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
@@ -32,7 +32,7 @@ export function agreementLines({ firstIds }: GroupResult): string[] {
   });
 }
 
-/** Of each cell, the other's time (and memory) ÷ that of the group's first: above 1 we win. */
+/** For each cell, another contestant's time (and memory) divided by that of the group's first: above 1 ours is better. */
 export function ratioLines(group: readonly Entry[], rows: readonly Row[]): string[] {
   const [ours, ...others] = group;
   const rowOf = (entry: Entry, { batch, context }: Row) =>

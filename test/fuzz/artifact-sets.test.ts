@@ -1,8 +1,8 @@
 /**
- * Sets of artifacts as damage and malice leave them: a valid one is changed and published, and everything that reads sets
- * reads it. Each is served, and then every part of it works, or refused with an Error that names the file. Nothing is
- * written but folders named by a hash, and nothing is kept of what was refused.
- * Another seed or more of them: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
+ * Sets of artifacts as damage and malice leave them. A valid set is changed and published, and everything that reads sets reads it: it
+ * is served, and then every part of it works, or refused with an Error that names the file. Nothing is written but folders named by a
+ * hash, and nothing is kept of a refused set.
+ * Another seed, or more sets: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
  */
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -51,7 +51,7 @@ beforeAll(async () => {
   );
 });
 
-/** A number that is small, huge, negative, no integer or none at all; as JSON. */
+/** JSON of a small, huge, negative or fractional number, or of null. */
 const oddNumber = fc.constantFrom(..."0 -1 1 0.5 2 7 255 65537 1e9 -1e9 9007199254740993 1e400 null".split(" "));
 const oddJson = fc.oneof(
   oddNumber,
@@ -60,12 +60,12 @@ const oddJson = fc.oneof(
   fc.constantFrom(10, 1000, 100_000).map((length) => `[${"0,".repeat(length)}0]`),
   fc.constantFrom(10, 50_000).map((depth) => "[".repeat(depth) + "]".repeat(depth)),
 );
-/** Any place in a file alike: fast-check prefers the ends. */
+/** A place in a file, as a share of its length. All are equally likely: by default fast-check prefers the ends. */
 const share = fc.noBias(fc.nat(999_999)).map((millionths) => millionths / 1e6);
 
-/** One element of a tensor changed. */
+/** Changes one element of a tensor. */
 const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
-  // An element of a tensor: no number, infinite, huge; a token id of the vocabulary, or beyond it.
+  // First a float: not a number, infinite or huge. Then a token id: within the vocabulary or beyond it.
   fc.tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699)).map(([at, word]) => (bytes: Bytes) => {
     const changed = Uint8Array.from(bytes);
     new DataView(changed.buffer).setUint32(4 * Math.floor((at * (bytes.length - 4)) / 4), word, true);
@@ -77,7 +77,7 @@ const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
     return changed;
   }),
 );
-/** One change to the bytes of a file. */
+/** Flips bits of a byte, cuts the file short, or appends bytes. */
 const byteHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   fc.tuple(share, fc.integer({ min: 1, max: 255 })).map(([at, bits]) => (bytes: Bytes) => {
     const changed = Uint8Array.from(bytes);
@@ -87,7 +87,7 @@ const byteHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   share.map((at) => (bytes: Bytes) => bytes.slice(0, Math.floor(at * bytes.length))),
   fc.uint8Array({ minLength: 1, maxLength: 50 }).map((more) => (bytes: Bytes) => Uint8Array.from([...bytes, ...more])),
 );
-/** One value in JSON becomes another, or a key does: text in, text out. */
+/** Replaces one value or one key of a JSON text. */
 const jsonHarm = fc.tuple(share, fc.boolean(), oddJson).map(([at, isKey, value]) => (text: string) => {
   const spots = [...text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|-?\d[\d.e+-]*|\[\]|\{\}/g)].filter((m) => !isKey || m[1]);
   const spot = spots[Math.floor(at * spots.length)];
@@ -95,7 +95,7 @@ const jsonHarm = fc.tuple(share, fc.boolean(), oddJson).map(([at, isKey, value])
   const replacement = spot[1] ? `${value.startsWith('"') ? value : '"odd"'}:` : value;
   return text.slice(0, spot.index) + replacement + text.slice(spot.index + spot[0].length);
 });
-/** The header of a tensor file changed as JSON is. */
+/** Changes the JSON header of a tensor file in the same way. */
 const headerHarm = jsonHarm.map((harm) => (bytes: Bytes) => {
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   const header = bytesOf(harm(new TextDecoder().decode(bytes.subarray(8, 8 + length))));
@@ -117,7 +117,7 @@ function seldom<T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U): fc.Arbitrary<T 
 interface Harm {
   file: string;
   harm: (bytes: Bytes) => Bytes;
-  /** Whether the manifest says of the changed file what it is: malice, and no damage. */
+  /** Whether the manifest lists the changed file's own size and hash, which is malice; otherwise the file is damaged. */
   isListed: boolean;
   manifest: ((bytes: Bytes) => Bytes) | null;
   pointer: ((bytes: Bytes) => Bytes) | null;
@@ -136,7 +136,7 @@ const harms: fc.Arbitrary<Harm> = fc.record({
   pointer: seldom(manifestHarm, null),
 });
 
-/** The files of a harmed set, each with the name that the bucket has it under. */
+/** The files of a changed set by their names, and as objects by the names that they have in the bucket. */
 async function harmed({
   file,
   harm,
@@ -164,7 +164,7 @@ async function harmed({
 
 const namesFile = /manifest\.json|edge-table|tokenizer|hyper-network|current\.json|Centroid c\d|centroid c\d/;
 
-/** What a reader makes of it: what it returns, or null where it refuses, with an Error that names a file. */
+/** What a reader returns, or null if it refuses the set with an Error that names a file. */
 async function outcomeOf<T>(read: () => Promise<T>): Promise<T | null> {
   try {
     return await read();
@@ -198,7 +198,7 @@ async function readAsEdge(manifestHash: string, objects: Files) {
   return set.manifestHash;
 }
 
-/** As far as an engine reads it before the session: the graph's own arrays are the bank's. */
+/** Reads a set as an engine does before it opens a session. The graph holds the bank's arrays, so these are checked. */
 async function readAsBackend(manifestHash: string, objects: Files, cache: string, model: string) {
   let largest = 0;
   const read = async (name: string, mostBytes: number) => {
@@ -241,8 +241,7 @@ test(
       const published = await outcomeOf(
         async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
       );
-      // What may be published can be served by both, by a backend that has its model; and what is published as it was, is
-      // what it was.
+      // A set that can be published is served by the edge, and by a backend that has its model. An unchanged set can be published.
       if (published) {
         const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid));
         expect([published, edge, backend]).toEqual([hash, hash, isOfModel ? hash : null]);
@@ -271,13 +270,13 @@ test(
     console.log(
       `served by: ${JSON.stringify(outcomes)}; live heap in MB: ${live.map((bytes) => (bytes / 1e6).toFixed(1))}`,
     );
-    // The edge keeps two sets; a refused one leaves nothing.
+    // An edge keeps two sets. Nothing may remain of refused ones.
     expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
   },
   timeoutMs,
 );
 
-/** What a manifest says of the model and a backend checks: a backend with another model refuses the set. */
+/** What a manifest says of the model, as far as a backend checks it. A backend refuses a set if its own model differs here. */
 function shapeIn(files: Files): object {
   const {
     name: _name,
@@ -288,14 +287,14 @@ function shapeIn(files: Files): object {
   return shape;
 }
 
-/** Written into a folder of the publisher's, as training would. */
+/** Writes a set's files into a folder, as training would. */
 async function written(files: Files, directory: string): Promise<string> {
   await mkdir(directory, { recursive: true });
   for (const [name, bytes] of files) await writeFile(path.join(directory, name), bytes);
   return directory;
 }
 
-/** Of JavaScript and its buffers, garbage collected. */
+/** Bytes that JavaScript and its buffers hold after garbage collection. */
 function liveBytes(): number {
   setFlagsFromString("--expose-gc");
   (runInNewContext("gc") as () => void)();

@@ -1,7 +1,7 @@
 /**
- * GGUF files as damage and malice leave them: a valid header is changed, and reading it gives an Error of one line that names
- * the file, or a header whose tensors lie apart within the file. What is read and held is bounded either way.
- * Another seed or more of them: FUZZ_SEED=7 FUZZ_FILES=100000 npm test -- test/fuzz/gguf.test.ts
+ * GGUF files as damage and malice leave them. A valid header is changed. Reading it throws an Error of one line that names the file, or
+ * gives a header whose tensors lie within the file without overlap. Either way the number of bytes that are read is bounded.
+ * Another seed, or more files: FUZZ_SEED=7 FUZZ_FILES=100000 npm test -- test/fuzz/gguf.test.ts
  */
 import fc from "fast-check";
 import { expect, test } from "vitest";
@@ -28,7 +28,7 @@ const valid = writeGguf(
 );
 const headerBytes = new GgufHeader(fileOf(valid).file).tensors.get("token_embd.weight")!.at;
 
-/** Values at which sizes overflow, at each width. */
+/** Values at which computed sizes overflow, for integers of each width. */
 const extremes = [0n, 1n, 31n, 32n, 255n, 2n ** 16n, 2n ** 31n, 2n ** 32n - 1n, 2n ** 53n, 2n ** 63n, 2n ** 64n - 1n];
 const change = fc.oneof(
   fc.record({ at: fc.nat(headerBytes - 1), byte: fc.nat(255) }),
@@ -73,7 +73,7 @@ test("a damaged file is refused in one line, or read within bounds", { timeout: 
         expect(error).toBeInstanceOf(Error);
         expect((error as Error).message).toMatch(/^model\.gguf[^\n]{1,300}$/);
       }
-      // In windows: never the file, however large it is said to be.
+      // The header is read in windows, never the whole file, however large it claims to be.
       expect(read.bytes).toBeLessThanOrEqual(2 * ggufLimits.headerBytes);
       expect(read.largest).toBeLessThanOrEqual(ggufLimits.textBytes);
     }),

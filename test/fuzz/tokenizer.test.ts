@@ -41,7 +41,7 @@ it.each([
 const newLetters = new Set([0x88f, 0xc5c, 0xcdc, 0xa7ce, 0xa7cf, 0xa7d2, 0xa7d4, 0xa7f1]);
 
 it("classifies every character of the basic plane as tiktoken does", () => {
-  // Over these pieces, prefix + character is one token fewer than its bytes exactly where the two are one pre-token.
+  // With these pieces a prefix and a character take one token fewer than they have bytes exactly if they are one pre-token.
   const bytes = Array.from({ length: 256 }, (_, byte) => byte);
   const pairs = ["a", "1", "!"].flatMap((prefix) => bytes.map((byte) => [prefix.charCodeAt(0), byte]));
   const oracle = tiktokenOver([...bytes.map((byte) => [byte]), ...pairs].map((piece) => Uint8Array.from(piece)));

@@ -1,4 +1,4 @@
-/** Token ids of the embedded base: those on which Hugging Face's tokenizers and llama.cpp agree (smollm2-tokens.json). */
+/** The embedded base's token ids are those on which Hugging Face's tokenizers and llama.cpp agree (smollm2-tokens.json). */
 import { beforeAll, expect, test } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";

@@ -1,4 +1,4 @@
-/** Graphs of every family against the plain forward pass: a prompt at once, in chunks, and token by token beside other rows. */
+/** Graphs of every family against the plain forward pass: a prompt whole, in chunks, and token by token beside other rows. */
 import { expect, test } from "vitest";
 import { hasChunkOperator } from "../../gpu-backend/runtime/attention-graph.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
@@ -12,17 +12,17 @@ import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRando
 import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 
 const seed = 34;
-/** Of hidden states of about 1, in float32 against float64. */
+/** Error of hidden states in float32 against float64. The states are about 1. */
 const tolerance = 2e-5;
-/** Positions from which the prompt's next chunk, or single tokens, are computed over a past. */
+/** Positions where a chunk of the prompt ends. The rest is computed over the past that these chunks leave. */
 const chunkEnds = [20, 33];
 
-/** GPT-2 with two heads in so many hidden units. */
+/** A GPT-2 with two heads. */
 const withHeads = (hiddenSize: number) =>
   gpt2Config({ hiddenSize, heads: 2, layers: 2, vocabularySize: 97, contextTokens: 64, stopIds: [96] });
 const families: [string, ModelConfig, hasOperator?: boolean][] = [
   ...Object.entries(tinyFamilies),
-  // ONNX Runtime's operator for attention refuses this width of a head.
+  // ONNX Runtime's attention operator refuses heads of this width.
   ["heads of 12", withHeads(24), false],
   ["heads of 16", withHeads(32), true],
 ];
@@ -51,7 +51,7 @@ test.each(families)("%s", async (name, config, hasOperator) => {
   );
 
   const runner = await createStepRunner({ config, weights, bank, threads: 1 });
-  /** The state of a prompt after its chunks, checked at the end of each. */
+  /** Computes a prompt chunk by chunk, comparing the state at each chunk's end; returns the row with its past. */
   const prefilled = async (prompt: number[], wanted: ArrayLike<number>[]): Promise<StepRow> => {
     let row: StepRow = { tokenIds: prompt.slice(0, chunkEnds[0]), gates, ...noPast(config) };
     for (const [i, end] of chunkEnds.entries()) {

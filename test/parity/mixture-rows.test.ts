@@ -1,4 +1,4 @@
-/** Mixtures and their evidence as rows of the head: what they are, and that a row's bits depend on nothing but the row. */
+/** Mixtures and their evidence, computed as rows of the head: their values, and that a row's bits depend on nothing else. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { meanAdapter } from "../../gpu-backend/adapters/adapter.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
@@ -11,7 +11,7 @@ import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../supp
 const seed = 20_261_129;
 const random = seededRandom(seed);
 const prompt = 24;
-/** Log-probabilities come from float32 logits of a few units. */
+/** Error of log-probabilities that come from float32 logits of a few units. */
 const tolerance = 1e-4;
 /** Formats other than fp32 round each row's state to 8 bits before the head, so logits are not quite linear in it. */
 const roundingTolerance = 0.2;
@@ -26,14 +26,14 @@ beforeAll(async () => {
 const randomGates = () => Float32Array.from({ length: bank.gates }, () => random() * 4 - 2);
 const zeros = () => new Float32Array(bank.gates);
 
-/** States [prompt, D] of a random prompt, as a step leaves them for later runs of the head. */
+/** States [prompt, D] of a random prompt, which later runs of the head read. */
 async function statesOf(runner: StepRunner): Promise<Float32Array<ArrayBuffer>> {
   const tokenIds = Array.from({ length: prompt }, () => Math.floor(random() * model.config.vocabularySize));
   const row = { tokenIds, gates: zeros(), ...noPast(model.config) };
   return (await runner.run(stepOf(model.config, [row]))).states;
 }
 
-/** A run of the head alone: each row is of a position, with its own gates and target. */
+/** Input of a run of the head alone. Each row reads the state at a position, with gates and a target of its own. */
 function headOf(
   states: Float32Array,
   rows: { at: number; gates: Float32Array; target: number }[],

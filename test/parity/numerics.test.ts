@@ -34,7 +34,7 @@ function fingerprint(steps: StepRunner, maxSequences = testLimits.maxSequences):
   return answerStartPrompt(parts, generatedAdapters(manifest, hyperNetwork), manifest.centroids[0].id);
 }
 
-test("is the same however many threads compute and slots there are, and another for each weight format", async () => {
+test("the fingerprint is the same with any number of threads and slots, and differs between weight formats", async () => {
   const all = new Set<string>();
   for (const format of weightFormats) {
     const one = await withRunner(format, 1, fingerprint);
@@ -42,11 +42,11 @@ test("is the same however many threads compute and slots there are, and another 
     expect(await withRunner(format, 2, (runner) => fingerprint(runner, 1))).toBe(one);
     all.add(one);
   }
-  // The exact format of a model of floats is fp32.
+  // Two formats are the same here: the exact format of a model whose weights are floats is fp32.
   expect(all.size).toBe(weightFormats.length - 1);
 });
 
-test("is another where the last bit of a kernel's output differs", async () => {
+test("the fingerprint changes if the last bit of a kernel's output does", async () => {
   await withRunner("fp32", 1, async (runner) => {
     const measure = (spoil: (output: StepOutput) => Float32Array | null | undefined) =>
       fingerprint({
@@ -75,7 +75,7 @@ test("is another where the last bit of a kernel's output differs", async () => {
   });
 });
 
-test("is measured again to the same, and leaves no trace in what is computed after it", async () => {
+test("measuring the fingerprint again gives the same one, and changes nothing that is computed later", async () => {
   await withRunner("int8", 1, async (runner) => {
     const gates = Float32Array.from({ length: runner.gates }, (_, q) => Math.cos(q));
     const row = { tokenIds: [11, 12, 13], gates, ...noPast(runner.config) };

@@ -1,4 +1,4 @@
-/** What a reader says of models, beside plain loops, and prompts that begin alike. */
+/** Readings that training and research take of a model, against plain loops; and prefills of prompts that begin alike. */
 import { expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";

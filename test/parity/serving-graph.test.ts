@@ -10,12 +10,12 @@ import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyLlama } from "../support/tiny-families.ts";
 
-/** Sums of a few hundred float32 products differ from float64 by far less; a wrong mask or head by far more. */
+/** Float32 sums of a few hundred products differ from float64 by far less, but a wrong mask or head by far more. */
 const tolerance = 1e-4;
 const seed = 20_261_117;
 const random = seededRandom(seed);
 
-/** Vectors of several lengths leave a rest of these sizes. */
+/** Its widths are no multiples of the kernels' vector lengths. */
 const smallLlama = {
   ...tinyLlama,
   ...{ vocabularySize: 1003, hiddenSize: 160, layers: 3, heads: 9, kvHeads: 3, headWidth: 32, feedForwardSize: 416 },
@@ -41,7 +41,7 @@ const row = (tokenIds: number[], gates = new Float32Array(bank.gates)): StepRow 
   ...noPast(model.config),
 });
 
-/** A row that has a past: its first `pastLength` tokens were prefilled alone. */
+/** A row with a past: its first `pastLength` tokens were prefilled alone. */
 async function grownRow(pastLength: number, tokenIds: number[]): Promise<StepRow> {
   const start = row(randomIds(pastLength));
   const input = stepOf(model.config, [start]);
@@ -56,7 +56,7 @@ describe("the likeliest token alone", () => {
     const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
     const input = stepOf(model.config, rows, { pastTokens: 64 });
     const V = model.config.vocabularySize;
-    // Two rows whose likeliest tokens share the highest score: a large bias leaves no other difference in float32.
+    // In two rows two tokens share the highest score: a bias this large leaves no other difference in float32.
     input.bias = {
       rows: Int32Array.of(1, 1, 3, 3),
       ids: Int32Array.of(900, 20, V - 1, 5),
@@ -76,7 +76,7 @@ describe("the likeliest token alone", () => {
   test.each([
     [Number.NaN, "one token", false],
     [Number.POSITIVE_INFINITY, "one token", false],
-    // A probability of 0.
+    // The token then has a probability of 0, which is valid.
     [Number.NEGATIVE_INFINITY, "one token", true],
     [Number.NEGATIVE_INFINITY, "every token", false],
   ])("a score of %d of %s is a fault exactly where it is one of the ranked ones", async (bad, which, isServed) => {
@@ -107,7 +107,7 @@ test("the oracle gives PyTorch's logits, and so does the graph", async () => {
       expect(Math.abs(topScores[rank] - logit)).toBeLessThan(tolerance);
       expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
     });
-    // 4,096 differences add up here.
+    // The errors of 4,096 logits add up in this sum.
     expect(Math.abs(expected.reduce((a, b) => a + b) - last_logits_sum)).toBeLessThan(0.01);
   }
 });
@@ -242,7 +242,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
   test("a chunk gives the same bits wherever a step goes on with it, alone or beside others as far into theirs", async () => {
     const starts = [await grownRow(64, randomIds(50)), row(randomIds(50), randomGates())];
     for (const begunTokens of [8, 33, 48]) {
-      /** The rows after a pass over the first tokens of each. */
+      /** The rows after a pass over the first `begunTokens` tokens of each. */
       const afterFirst = async (rows: StepRow[]): Promise<StepRow[]> => {
         const firsts = rows.map((one) => ({ ...one, tokenIds: one.tokenIds.slice(0, begunTokens) }));
         const input = stepOf(model.config, firsts, { pastTokens: 64 });
@@ -293,7 +293,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
       for (const s of [0, 1, 2, 3, 31]) {
         const tokens = prefill ? Math.max(minPrefillTokens, rows[s].tokenIds.length) : 1;
         const shapes = [64, 192, 448, 512].map((pastTokens) => ({ pastTokens, tokens }));
-        // Nothing is fed of a past that is empty.
+        // A row without a past can also be run with no past at all.
         if (prefill && rows[s].pastLength === 0) shapes.push({ pastTokens: 0, tokens });
         if (prefill) shapes.push({ pastTokens: 128, tokens: tokens + 13 });
         const alone = await runner.run(stepOf(model.config, [rows[s]], shapes[0]));
@@ -306,7 +306,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
             expect(output.logSumExp[0]).toBe(expected.logSumExp[at]);
           };
           await expectRow([rows[s]], prefill ? alone : together, prefill ? 0 : s);
-          // A prefill of one row has an operator of its own.
+          // A prefill of one row uses an operator of its own; two rows use the same one as the batch.
           if (prefill) await expectRow([rows[s], rows[s]], together, s);
         }
       }

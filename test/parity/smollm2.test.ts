@@ -1,6 +1,4 @@
-/**
- * The embedded SmolLM2-135M-Instruct in every format against PyTorch in float32 over the same weights.
- */
+/** The embedded SmolLM2-135M-Instruct in every format against PyTorch in float32 with the same weights. */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
@@ -18,13 +16,13 @@ const threads = 2;
 const gates = new Float32Array(0);
 const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
 
-/** Weights as they are served in int8. */
+/** The weights that are quantised to int8 when they are served. */
 async function smoothedWeights({ config, weights }: ReturnType<typeof openGgufModel>): Promise<ModelWeights> {
   return smoothed(config, weights, (await readSmoothing(embeddedBase))!.magnitudes);
 }
 
 describe.each([
-  // Greatest difference of ten texts' mean cross-entropy, and of their mean; of log-probabilities, which formats round; nats
+  // Tolerances. `text`, `mean`: nats of a text's cross-entropy and of ten texts' mean. `logprob`: of a log-probability. `gap`: nats
   // between the two likeliest tokens from which on the likeliest must be the same.
   { format: "fp32", text: 0.001, mean: 0.001, logprob: 0.001, gap: 0.05 },
   { format: "exact", text: 0.01, mean: 0.005, logprob: null, gap: 0.1 },
@@ -44,7 +42,7 @@ describe.each([
 
   const rowOf = (tokenIds: number[]): StepRow => ({ tokenIds, gates, ...noPast(model.config) });
 
-  /** Of each token of a text but the first: nats. */
+  /** Losses in nats of a text's tokens, without the first. */
   async function lossesOf(ids: number[]): Promise<number[]> {
     const input = stepOf(model.config, [rowOf(ids.slice(0, -1))]);
     input.headRows = Int32Array.from(input.tokenIds.keys());

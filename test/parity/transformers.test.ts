@@ -1,6 +1,6 @@
 /**
- * The embedded model in Transformers.js, which nobody here wrote: its tokenizer, its rendering of chat templates and its
- * generation, over tokenizer.json and a graph in its own layout, against what is served.
+ * The embedded model in Transformers.js, an independent implementation: its tokenizer, chat templates and generation, over
+ * tokenizer.json and a graph in its own layout, against what is served.
  */
 import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,7 +29,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 import { trialConversations } from "../support/trial-conversations.ts";
 
 const seed = 20_261_126;
-/** Both compute in float32, in another order; logits are of about 10. */
+/** Both compute in float32, in different order; logits are about 10. */
 const tolerance = 1e-4;
 const prompts = [
   "The",
@@ -60,7 +60,7 @@ const theirIds = (text: string) => theirs.encode(text, { add_special_tokens: fal
 
 test("token ids of 4,000 texts are the same", () => {
   const random = seededRandom(seed);
-  // The two exceptions below apart.
+  // Without the characters and the special token of the two tests below.
   const fuzzed = Array.from({ length: 3000 }, () =>
     fuzzText(random)
       .toWellFormed()
@@ -87,7 +87,7 @@ test.each([
 });
 
 describe("token ids of conversations", () => {
-  // Their date is the system's, in the zone of this machine; ours is passed, and read in UTC.
+  // Transformers.js takes the date from the system, in the local time zone. Ours is a parameter, read in UTC.
   const now = new Date(2026, 1, 3, 12);
   const nowMs = now.getTime() - now.getTimezoneOffset() * 60_000;
   afterEach(() => void vi.useRealTimers());
@@ -123,7 +123,7 @@ test("the model has the same logits at every position, and the same greedy text"
     ...{ dtype: "fp32", device: "cpu", local_files_only: true },
     session_options: { intraOpNumThreads: 1, interOpNumThreads: 1 },
   });
-  // All gates are 0, so the bank adds nothing.
+  // All gates are 0, so the adapter adds nothing.
   const bank = randomBank(config, 2, 1, seededRandom(seed));
   const runner = await createStepRunner({ ...artifacts.model, bank, threads: 1 });
   const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });

@@ -9,7 +9,7 @@ import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRando
 import { tinyLlama } from "../support/tiny-families.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
-/** Two float32 sums of a few hundred products in different orders; logits are of the order of 10. */
+/** Float32 sums of a few hundred products in different orders; logits are about 10. */
 const tolerance = 1e-4;
 const seed = 20_261_125;
 const random = seededRandom(seed);
@@ -39,7 +39,7 @@ describe.skipIf(failure).each(["GPT-2", "Llama"])(
       ...noPast(model.config),
     });
 
-    /** Sets everything that a step may ask for. */
+    /** Asks for every output that a step can give. */
     function askedOf(input: StepInput): StepInput {
       const N = input.headRows.length;
       input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
@@ -52,7 +52,7 @@ describe.skipIf(failure).each(["GPT-2", "Llama"])(
       return input;
     }
 
-    /** Largest difference of the outputs that are floats; the ids of the ranking have to be the same. */
+    /** Largest difference among the float outputs. The ranked ids must be equal. */
     function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
       expect(gpu.topIds).toEqual(cpu.topIds);
       const sums = ["logSumExp", "scaledLogSumExp", "targetScores"] as const;

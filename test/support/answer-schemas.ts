@@ -1,4 +1,4 @@
-/** Validators for what the API answers: of OpenAI's published schemas, and of our own document. */
+/** Validators for the API's answers: by OpenAI's published schemas, and by our own OpenAPI document. */
 import { readFile } from "node:fs/promises";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import { openApiDocument } from "../../infra/openapi/document.ts";
@@ -9,13 +9,13 @@ interface Operation {
   responses: Record<string, { content: Record<string, { schema: Schema; "x-event-schema"?: Schema }> }>;
 }
 
-/** Formats are OpenAI's own (`unixtime`, `float`) or say nothing of what we answer. */
+/** `format` is not checked: ajv does not know OpenAI's own (`unixtime`, `float`), and no other concerns our answers. */
 const options = { strict: false, validateFormats: false, allErrors: true };
 
 const document = openApiDocument("0.0.0");
 const operations = document.paths as unknown as Record<string, Record<string, Operation>>;
 
-/** Validators of our document. A property that it does not name is an error: the document would be behind. */
+/** Validators of our OpenAPI document. A property that the document does not name is an error, so it cannot fall behind. */
 export class DocumentSchemas {
   readonly #ajv = new Ajv2020(options);
 
@@ -28,7 +28,7 @@ export class DocumentSchemas {
     return this.#compiled(schema);
   }
 
-  /** Of an answer's body; of an event's data where it streams. Throws an Error where the document has no such answer. */
+  /** Validates a body, or an event's data if the answer streams. Throws an Error if the document lacks this answer. */
   response(method: string, path: string, status: number, media: string): ValidateFunction {
     const content = operations[path]?.[method]?.responses[status]?.content[media];
     if (!content) throw new Error(`the document has no ${media} of status ${status} for ${method} ${path}`);
@@ -40,7 +40,7 @@ export class DocumentSchemas {
   }
 }
 
-/** Which of OpenAI's schemas an answer of a route is; null where OpenAI has none. */
+/** Names of OpenAI's schemas for a route's whole answer and for its events. OpenAI has none for other routes. */
 const publishedNames: Record<string, { whole: string; event?: string }> = {
   "/v1/completions": { whole: "CreateCompletionResponse", event: "StreamedCompletion" },
   "/v1/chat/completions": { whole: "CreateChatCompletionResponse", event: "CreateChatCompletionStreamResponse" },
@@ -60,12 +60,12 @@ export class PublishedSchemas {
 
   private constructor(published: Record<string, Schema>) {
     const schemas = nullable(published) as Record<string, Completion>;
-    // What the API does and its description leaves out: an echoed prompt's first token has no logprob…
+    // OpenAI's description leaves out two facts about its API. First: an echoed prompt's first token has no logprob.
     const completion = schemas.CreateCompletionResponse;
     const choice = completion.properties.choices.items;
     const logprobs = choice.properties.logprobs.anyOf[0] as { properties: Record<string, Schema> };
     logprobs.properties.token_logprobs = { type: "array", items: { type: ["number", "null"] } };
-    // …and a streamed completion has the reason in its last chunk, and no usage before that.
+    // Second: a streamed completion has its finish reason in its last chunk only, and no usage before that.
     const streamed = structuredClone(completion);
     streamed.properties.choices.items.properties.finish_reason = {
       enum: [...choice.properties.finish_reason.enum, null],
@@ -91,7 +91,7 @@ interface Completion extends Schema {
   } & Schema;
 }
 
-/** With no property but those named. */
+/** Forbids properties that the schema does not name, in every object of it. */
 function closed(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(closed);
   if (typeof value !== "object" || value === null) return value;
@@ -99,7 +99,7 @@ function closed(value: unknown): unknown {
   return "properties" in inner && inner.type === "object" ? { additionalProperties: false, ...inner } : inner;
 }
 
-/** With OpenAPI 3.0's `nullable`, which the description still has in places, as JSON Schema says it. */
+/** Translates OpenAPI 3.0's `nullable`, which OpenAI's description still uses in places, to JSON Schema. */
 function nullable(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(nullable);
   if (typeof value !== "object" || value === null) return value;

@@ -8,8 +8,8 @@ import path from "node:path/posix";
 import { parseAst } from "vitest/node";
 
 /**
- * The layers of the Worker, from the bottom: what each imports of those before it, besides `shared`. A test holds that order,
- * so folders form no cycle.
+ * The layers of the Worker, lowest first, each with the earlier layers that it may import besides `shared`. A test checks this
+ * order, so folders form no cycle.
  */
 export const edgeLayers: Record<string, string[]> = {
   platform: [],
@@ -32,7 +32,7 @@ export const edgeLayers: Record<string, string[]> = {
 };
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
-/** What each layer of the backend imports of those before it. */
+/** The backend's layers, each with the layers that it may import besides `shared`; `engineParts` is a list that four have. */
 const engineParts = ["adapters", "kv", "lru.ts", "memory", "runtime", "tenant-files"];
 const backendLayers: Record<string, string[]> = {
   "files.ts": [],
@@ -44,7 +44,7 @@ const backendLayers: Record<string, string[]> = {
   "tenant-files": ["files.ts", "lru.ts"],
   adapters: ["files.ts", "lru.ts"],
   runtime: [],
-  // Documents as keys, which sessions search.
+  // Tenants' documents as keys, which sessions of ONNX Runtime search.
   memory: ["runtime"],
   // Holds keys and values for a runner that has no memory of its own.
   kv: ["runtime"],
@@ -72,14 +72,14 @@ const backendLayers: Record<string, string[]> = {
     ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Measures what is shipped, beside what the paper had. Nothing imports it.
+  // Measures what is shipped beside the paper's method. No other layer imports it.
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
-    // Long prompts are computed as backends do.
+    // Long prompts are computed by the backend's own code.
     ...["engine/open-model.ts", "kv/host-kv.ts", "kv/host-runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Prepares a model, offline: it may use training, and reads the result as serving will.
+  // Prepares a model offline. It may use training, and it reads the result with the code that serves.
   models: [
     "engine/artifacts.ts",
     "engine/smoothing-file.ts",
@@ -106,7 +106,7 @@ const mayImport: Record<string, string[]> = {
   ),
   infra: [...commandFiles, ...inBackend("models/embedded.ts")],
   "infra/api": ["infra", ...commandFiles, ...inBackend("training/progress.ts")],
-  // Checks by the code that serves.
+  // The doctor checks with the code that serves.
   "infra/doctor": [
     "infra",
     ...commandFiles,
@@ -118,13 +118,13 @@ const mayImport: Record<string, string[]> = {
       "models/base.ts",
     ),
   ],
-  // Shows what code defines.
+  // The site prints metrics and settings out of the code that defines them.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],
-  // Refuses what would be refused later, by the same code.
+  // Publishing refuses a set with the code that would refuse it when it is served.
   "infra/publish": ["infra", "edge/artifacts/artifacts.ts", ...commandFiles, ...inBackend("adapters")],
 };
 
-/** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
+/** Folder → packages that it may import: a name, or a scheme such as `node:`. `gpu-backend` applies to each folder in it. */
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["zod"],
@@ -148,10 +148,10 @@ const mayUse: Record<string, string[]> = {
   infra: ["cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
-/** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
+/** Layers of equal rank may import each other's types and nothing else of each other. */
 const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
-/** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
+/** Files that put parts together. Only these read the clock and make random ids, and pass both on as parameters. */
 const composes =
   /^(infra\/|edge\/(worker|local-storage|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
@@ -240,7 +240,7 @@ function importOf(node: SyntaxNode): Import[] {
   }
 }
 
-/** `import type { A }` and `import { type A }` alike. */
+/** True for `import type { A }` and for `import { type A }`. */
 function isTypeOnly(node: SyntaxNode, importKind: unknown): boolean {
   const specifiers = node.specifiers as SyntaxNode[];
   return importKind === "type" || (specifiers.length > 0 && specifiers.every((s) => s.importKind === "type"));

@@ -1,4 +1,4 @@
-/** The backend as a process of its own, on a port of the system's choice. */
+/** The backend as a process of its own, on a port that the system chooses. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -17,7 +17,7 @@ export interface Backend {
   exited: Promise<number | null>;
   /** Everything written to stderr so far. */
   log(): string;
-  /** The processes of the engines that got ready, in their order. */
+  /** Process ids of the engines, in the order in which they became ready. */
   enginePids(): number[];
   batch(centroidId: string | null, sequences: SequenceRequest[]): BatchRequest;
   post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
@@ -25,7 +25,7 @@ export interface Backend {
   metric(name: string): Promise<number>;
 }
 
-/** Starts main.ts. Throws an Error with what it wrote to stderr where it ends before it is ready. */
+/** Starts main.ts. Throws an Error with its stderr if it ends before it is ready. */
 export async function startBackend(env: Record<string, string>): Promise<Backend> {
   const child = spawn(process.execPath, [mainFile], {
     stdio: ["ignore", "pipe", "pipe"],
@@ -61,7 +61,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
   };
 }
 
-/** The frames of a response, as they come. */
+/** Yields a response's frames as they arrive. */
 export async function* framesOf(response: Response): AsyncGenerator<Frame> {
   const reader = new FrameReader();
   for await (const chunk of response.body!) yield* reader.push(chunk);
@@ -72,7 +72,7 @@ export async function allFrames(response: Response): Promise<Frame[]> {
   return Array.fromAsync(framesOf(response));
 }
 
-/** Whether the process runs. One that has ended and that nobody has waited for does not. */
+/** Whether the process runs. A zombie, which has ended without being waited for, does not. */
 export function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -1,20 +1,20 @@
-/** One address before several backend processes. A call for a process is led there by its name, any other to the next one. */
+/** A load balancer before several backend processes. A call that names a process goes to it, any other to the next in turn. */
 import { once } from "node:events";
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { nameHeader } from "../../shared/contracts/backend-headers.ts";
 
-/** How the process that a call names is found: by the header, or by the first part of the path. */
+/** Where a call names its process: in a header, or in the first part of the path. */
 export const balancings = ["header", "URL"] as const;
 export type Balancing = (typeof balancings)[number];
 
 export interface Balancer {
-  /** As it is configured at the edge. */
+  /** The address as the edge is configured with it. */
   url: string;
   stop(): void;
 }
 
-/** A process that is down stays one of `targets`, and its calls are broken off. */
+/** `targets` never change: a call for a process that is down is broken off. */
 export async function startBalancer(
   balancing: Balancing,
   targets: readonly { name: string; port: number }[],
@@ -39,7 +39,7 @@ export async function startBalancer(
   };
 }
 
-/** Either side's connection goes with the other's. */
+/** Forwards a call. When the connection on either side closes, the other is closed, too. */
 function forward(incoming: IncomingMessage, outgoing: ServerResponse, path: string, port: number): void {
   const { method, headers } = incoming;
   const upstream = httpRequest({ host: "127.0.0.1", port, path, method, headers, agent: false }, (response) => {

@@ -1,7 +1,4 @@
-/**
- * A real browser, driven by Playwright: Chromium as the system has it, none is downloaded. Where there is none, tests that
- * need one are skipped.
- */
+/** The system's Chromium, driven by Playwright; none is downloaded. Where none is installed, tests that need it are skipped. */
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
@@ -14,22 +11,22 @@ const places = [
   "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
   "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
 ];
-/** The browser's program, or null where there is none. CHROMIUM names another. */
+/** Path of the browser's program, or null if none is installed. CHROMIUM overrides it. */
 export const browserProgram = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place)) ?? null;
 
 export function launchBrowser(): Promise<Browser> {
-  // As root, in a container, Chromium has no sandbox; it opens nothing but our own page.
+  // Chromium's sandbox does not start for root, as in a container. The browser opens our own page only.
   const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
-  // Otherwise it reads names of files as ASCII on a machine that names no language.
+  // Without a UTF-8 locale Chromium reads file names as ASCII.
   const env = { ...process.env, LANG: "C.UTF-8" } as Record<string, string>;
   return chromium.launch({ executablePath: browserProgram!, args, env });
 }
 
 const axeFile = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
-/** Violations of accessibility rules by what the page shows now: rule, and elements. Best practices count, too. */
+/** Violations of accessibility rules on the page as it is now, best practices included: each with its rule and elements. */
 export async function axeViolations(page: Page): Promise<string[]> {
-  // The page's own policy lets no script in; the debugger is not bound by it.
+  // The page's content security policy forbids injected scripts; code that the debugger evaluates is exempt.
   if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(readFileSync(axeFile, "utf8"));
   const { violations } = await page.evaluate(() =>
     (globalThis as unknown as { axe: { run(): Promise<AxeResults> } }).axe.run(),

@@ -1,7 +1,7 @@
 /**
- * A local server in the place of Cloudflare's API and of the edge that is deployed by it, for the real wrangler
- * (CLOUDFLARE_API_BASE_URL). It keeps versions, deployments and secrets of one Worker, and answers as the deployed versions
- * would. wrangler is a process of its own, so that MSW cannot take its requests.
+ * A local server that stands in for Cloudflare's API and for the deployed edge. The real wrangler calls it
+ * (CLOUDFLARE_API_BASE_URL) from a process of its own, where MSW cannot take its requests. It keeps versions, deployments and
+ * secrets of one Worker, and answers as the deployed versions would.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -25,17 +25,17 @@ export class ControlPlane {
   /** Oldest first. */
   readonly deployments: Deployment[] = [];
   secrets = ["BACKEND_SECRETS"];
-  /** What becomes of the next upload. */
+  /** Whether the next upload becomes a version that works, one that answers errors, or is refused. */
   nextUpload: "works" | "broken" | "refused" = "works";
-  /** Calls that it has no answer for. */
+  /** Calls that this server has no answer for. */
   readonly unknown: string[] = [];
-  /** Which version answered each request that picked none. */
+  /** For each request that picked no version, the version that answered it. */
   readonly traffic: string[] = [];
-  /** Of the API and of the deployed edge. */
+  /** Address of both the API and the deployed edge. */
   url = "";
   #server: ServerType | null = null;
 
-  /** A Worker with one version that answers everything. */
+  /** Starts with one version of the Worker deployed, which answers everything. */
   async start(worker: string, migrationTag: string): Promise<void> {
     this.#add(migrationTag, true);
     this.#deploy([{ version_id: this.versions[0].id, percentage: 100 }]);
@@ -48,7 +48,7 @@ export class ControlPlane {
     this.#server?.close();
   }
 
-  /** Percentages of the newest deployment, by version. */
+  /** Percentage of traffic for each version of the newest deployment. */
   get shares(): Record<string, number> {
     return Object.fromEntries(this.deployments.at(-1)!.versions.map((one) => [one.version_id, one.percentage]));
   }
@@ -140,7 +140,7 @@ export class ControlPlane {
     return app;
   }
 
-  /** The version that the header picks where it is deployed, if only with 0 %; else the one with the most requests. */
+  /** The deployed version that the header picks, even one at 0%; else the version with the highest percentage. */
   #answering(worker: string, header: string | undefined): Version {
     const picked = header?.startsWith(`${worker}="`) ? header.slice(worker.length + 2, -1) : null;
     if (picked !== null && picked in this.shares) return this.versions.find(({ id }) => id === picked)!;

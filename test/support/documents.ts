@@ -5,10 +5,10 @@ import path from "node:path";
 
 const root = path.join(import.meta.dirname, "../..");
 
-/** Outside a checkout (an unpacked archive) nothing is tracked. */
+/** False outside a Git checkout (in an unpacked archive), where no file is tracked. */
 export const isCheckout = existsSync(`${root}/.git`);
 
-/** Every Markdown file, tracked or about to be. */
+/** Every Markdown file that Git tracks or does not ignore. */
 export function documents(): string[] {
   const args = ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"];
   const output = execFileSync("git", args, { cwd: root, encoding: "utf8" });
@@ -22,7 +22,7 @@ export function blocks(file: string, language: string): string[] {
   return [...fences].map(([, indentation, block]) => block.replaceAll(new RegExp(`^${indentation}`, "gm"), ""));
 }
 
-/** The commands of a file's shell blocks, one a line, without comments; a line that is indented goes on from the one before. */
+/** The commands in a file's shell blocks, one per line, without comments. An indented line continues the line before. */
 export function commands(file: string): string[] {
   return blocks(file, "sh")
     .flatMap((block) => block.replaceAll(/\n +/g, " ").split("\n"))
@@ -30,7 +30,7 @@ export function commands(file: string): string[] {
     .filter((line) => line !== "" && !line.startsWith("#"));
 }
 
-/** Whose commands test/commands/readme.test.ts runs, all of them and in their order. */
+/** Documents whose commands test/commands/readme.test.ts runs: every command, in order. */
 export const executedDocuments = ["README.md", "infra/docs/start.md", "infra/docs/guides.md"];
 
 /** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */

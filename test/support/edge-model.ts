@@ -1,6 +1,6 @@
 /**
- * A tiny model's artifacts as the edge reads them: 256 bytes, a few merges and three special tokens, three centroids for texts of a's, b's
- * and z's. Centroid c2 is auto-off.
+ * A tiny model's artifacts as the edge reads them. Tokens: 256 bytes, a few merges and three special tokens. Its three centroids
+ * stand for texts of a's, of b's and of z's. Centroid c2 is auto-off: its scale is 0.
  */
 import { edgeTableFile, hyperNetworkFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -26,8 +26,8 @@ export const edgeModel = {
 } as const;
 
 /**
- * File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same; `model` and
- * `roles` change what the manifest says of the model, and the tokenizer of its special tokens.
+ * The files by name, `manifest.json` included. `isOther` makes another set that shares no file with the first. `model` changes
+ * the manifest's model, `roles` the tokenizer's special tokens.
  */
 export async function edgeModelFiles(
   isOther = false,
@@ -54,7 +54,7 @@ export async function edgeModelFiles(
   const records: Manifest["files"] = {
     [edgeTableFile]: await record(edgeTableFile),
     [tokenizerFile]: await record(tokenizerFile),
-    // The edge never reads it.
+    // The edge never reads this file.
     [hyperNetworkFile]: { sha256: "1".repeat(64), bytes: 0, tensors: {} },
   };
   bytes.set(
@@ -64,7 +64,7 @@ export async function edgeModelFiles(
   return bytes;
 }
 
-/** Each subject's letter points along its own axis, every other token a little along the last. */
+/** The letter of each centroid (a, b, z) points along an axis of its own, every other token weakly along the last axis. */
 function edgeTable(scale: number): TensorFile {
   const rows = new Int8Array(vocabularySize * dimensions);
   for (let id = 0; id < vocabularySize; id++) {

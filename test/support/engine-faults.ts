@@ -1,10 +1,10 @@
 /**
- * Loaded into a backend with `NODE_OPTIONS=--import`: lets the engine over the set of artifacts `set` fail at its start as
- * `fault` says, both in the query of its URL, and every engine throw in its next run of a session after SIGUSR2.
+ * Loaded into a backend with `NODE_OPTIONS=--import`. The query of its URL may name a set of artifacts and a fault: the engine of
+ * that set then fails so at its start. After SIGUSR2 every engine fails all further runs of its sessions.
  */
 import path from "node:path";
 
-// Not variables: an engine inherits only those that it needs.
+// Not from environment variables: an engine inherits only those that it needs.
 const { fault, set } = Object.fromEntries(new URL(import.meta.url).searchParams);
 // An engine's process has the folder of its set as an argument.
 const [, script = "", folder = ""] = process.argv;

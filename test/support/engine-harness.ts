@@ -35,12 +35,12 @@ export function createEngineHarness(options: {
   runner: StepRunner;
   source?: AdapterSource;
   limits?: Partial<PlanLimits>;
-  /** Unless given, a letter for every id but the stop ids. */
+  /** Bytes of a token's text. By default a letter for every id, and nothing for stop ids. */
   textPieceOf?: (id: number) => Uint8Array;
   memories?: EngineParts["memories"];
   grammars?: EngineParts["grammars"];
   kvBytes?: number;
-  /** 0 keeps nothing of a prompt. */
+  /** Size of the prefix cache; 0: there is none. */
   prefixBytes?: number;
   faulted?: (error: ServiceError) => void;
   progressed?: () => void;
@@ -93,7 +93,7 @@ export function createEngineHarness(options: {
   };
 }
 
-/** Centroids `c0`, `c1`, … with gates that differ; a centroid `off` whose scale is 0. */
+/** Adapters of centroids `c0`, `c1`, … with different gates, and of `off`, whose scale is 0. */
 export function fakeAdapters(gates: number): AdapterSource {
   const isKnown = (centroidId: string) => /^(c\d+|off)$/.test(centroidId);
   return {

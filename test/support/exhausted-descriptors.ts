@@ -1,4 +1,4 @@
-/** Run with few file descriptors: takes all of them, then asks for processes, and prints how each request ended. */
+/** Runs with few file descriptors: uses all of them up, asks for an engine and a fitter, and prints how each request failed. */
 import { openSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
@@ -27,12 +27,12 @@ const take = () => {
   try {
     for (;;) openSync("/dev/null", "r");
   } catch {
-    // All are taken.
+    // No descriptor is left.
   }
 };
 take();
 supervisor.kill("was ended by a test");
-// Others take what the process that ended gives back.
+// Also takes the descriptors that the ended process frees.
 const taking = setInterval(take, 5);
 process.stdout.write(`engine ${await failed.promise}\n`);
 await supervisor.close();

@@ -12,10 +12,10 @@ import { smallArtifacts } from "./small-base.ts";
 export interface FakeBackendOptions {
   /** Manifest that `/readyz` reports. */
   manifestHash: string;
-  /** Milliseconds until the first token of a sequence, and between two. */
+  /** Milliseconds until a sequence's first token; `stepMs`: between its later tokens. */
   firstTokenMs: number;
   stepMs: number;
-  /** The first is the id of every token; all of them are alternatives. */
+  /** The first id is that of every token. All ids are given as the token's alternatives. */
   tokenIds: number[];
 }
 
@@ -34,10 +34,10 @@ export interface FakeBackend {
   stop(): Promise<void>;
 }
 
-/** A token of one letter. */
+/** Id of a token of one letter. */
 const shortToken = 65;
 
-/** A quick engine, with steps that make 16 streams no load. */
+/** A fast engine. Its steps are long enough that 16 streams are no load on the machine. */
 export const quickEngine = { firstTokenMs: 5, stepMs: 10 };
 
 /** Reports the embedded model's manifest by default. */

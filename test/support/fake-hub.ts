@@ -1,6 +1,6 @@
 /**
- * A Hugging Face hub in miniature, as a function from request to response: model info, listing, and files, the
- * weights on a host of their own where one is named, as in large file storage. Faults are queued per path and answered once each.
+ * A Hugging Face hub in miniature, as a function from request to response: model info, listing and files. It may send weights
+ * from another host, as from large file storage. Faults are queued by path, and each one answers one request.
  */
 import { createHash } from "node:crypto";
 
@@ -10,7 +10,7 @@ export interface SeenRequest {
   headers: Headers;
 }
 
-/** Answers instead of the hub, or changes what it answers. */
+/** Replaces the hub's answer, or changes it. */
 export type Fault = (answer: () => Response) => Response;
 
 export class FakeHub {
@@ -19,7 +19,7 @@ export class FakeHub {
   readonly files: Map<string, Uint8Array<ArrayBuffer>>;
   readonly seen: SeenRequest[] = [];
   commit = "c".repeat(40);
-  /** Without ranges, every answer is the whole file. */
+  /** If false, every answer is the whole file, whichever range was asked for. */
   knowsRanges = true;
   readonly #faults: { path: RegExp; fault: Fault }[] = [];
 
@@ -29,7 +29,7 @@ export class FakeHub {
     this.files = new Map(Object.entries(files));
   }
 
-  /** The next request whose path fits is answered so; queue it n times for n requests. */
+  /** Applies `fault` to the next `times` requests whose path matches. */
   fail(path: RegExp, fault: Fault, times = 1): void {
     for (let i = 0; i < times; i++) this.#faults.push({ path, fault });
   }
@@ -81,12 +81,12 @@ export class FakeHub {
   }
 }
 
-/** An error as the hub words it. */
+/** An error in the hub's format. */
 export function refuse(status: number, code: string, headers: Record<string, string> = {}): Response {
   return Response.json({ error: code }, { status, headers: { "x-error-code": code, ...headers } });
 }
 
-/** The first `bytes` of an answer; then `before` runs, and it breaks off, or ends as if that were all, or hangs. */
+/** Cuts an answer after `bytes`. Calls `before`, then breaks the connection, ends the body as if it were whole, or hangs. */
 export function cutAfter(bytes: number, how: "break" | "end" | "hang" = "break", before = () => {}): Fault {
   return (answer) => {
     const { status, headers, body } = answer();

@@ -1,7 +1,6 @@
 /**
- * A step runner without a model: logits are a hash of the tokens that a row has seen, its gates and its bias. Keys
- * carry (token id, position), and every step checks that each row's past is exactly the history it must be, so a
- * misplaced copy in the KV arena is an error, not a slightly different number.
+ * A step runner without a model: a row's logits are a hash of its tokens, gates and bias. Keys carry (token id, position), and every
+ * step checks each row's past against its history. So a misplaced copy in the KV arena is an error, not a slightly different number.
  */
 import {
   type ModelShape,
@@ -13,7 +12,7 @@ import {
 
 const heads = 2;
 const headWidth = 2;
-/** What padded columns leave behind; it must never be read back. */
+/** Value in padded columns, which must never be read back. */
 const poison = -1e9;
 
 export const fakeConfig: ModelShape = {
@@ -32,7 +31,7 @@ export interface FakeRunner extends StepRunner {
   readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
-/** `config` overrides fakeConfig; `topCount` is K; `run` may wrap a step, to hold it up or to fail. */
+/** `config` overrides fakeConfig, `topCount` is the number of ranked candidates K, `run` may wrap a step to delay it or to fail. */
 export function createFakeRunner(
   options: {
     config?: Partial<ModelShape>;
@@ -65,7 +64,7 @@ export function createFakeRunner(
   };
 }
 
-/** The logits [V] after a history, the definition that tests may compute too. */
+/** The logits [V] after a history. Tests use it to compute what they expect. */
 export function fakeLogits(V: number, history: readonly number[], gates: ArrayLike<number> = [0, 0]): Float32Array {
   const seed = history.reduce((hash, id) => mix(hash ^ (id + 1)), 0x9e3779b9);
   return Float32Array.from({ length: V }, (_, v) => {
@@ -143,7 +142,7 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   return output;
 }
 
-/** The token ids in a row's past. Throws an Error where any layer or head holds something else. */
+/** The token ids of a row's past. Throws an Error if a layer or head holds anything else. */
 function pastOf(input: StepInput, s: number): number[] {
   const first = input.sequences - (input.longPast?.sequences ?? 0);
   const { past, pastTokens: P } = s < first ? input : input.longPast!;

@@ -1,7 +1,7 @@
-/** Seeded random text for tokenizers: stretches of one alphabet each, cut to where pre-tokenisers and mergers go wrong. */
+/** Seeded random text that is hard for tokenizers: runs of one alphabet each, long repeats, contractions, lone surrogates. */
 import { otherLetters } from "./oracle-texts.ts";
 
-/** Ranges of code points [first, last] that have been assigned for long, so that Unicode versions agree on them. */
+/** Ranges of code points [first, last]. All were assigned so long ago that every library's Unicode version agrees on them. */
 const ranges: Record<string, [number, number][]> = {
   letters: [
     [0x41, 0x5a],
@@ -50,7 +50,7 @@ const ranges: Record<string, [number, number][]> = {
     [0x1c, 0x1f],
     [0x00, 0x08],
   ],
-  // These high ones pair with any low one to a private character, never to one that Unicode may yet assign.
+  // With any low surrogate these high ones form a private-use character, never one that a later Unicode version may assign.
   surrogates: [
     [0xdbc0, 0xdbff],
     [0xdc00, 0xdfff],
@@ -79,7 +79,7 @@ const snippets = [
   "\n\n",
 ];
 
-/** Text of up to about 60 characters, now and then with a run of several hundred. */
+/** Text of usually up to about 60 characters, sometimes with one character repeated several hundred times. */
 export function fuzzText(random: () => number): string {
   let text = "";
   for (let stretches = 1 + below(random, 8); stretches > 0; stretches--) {

@@ -1,7 +1,7 @@
-/** Writes GGUF version 3, llama.cpp's file of tensors and metadata (ggml's docs/gguf.md). Not here: what the tensors are called. */
+/** Writes GGUF version 3, llama.cpp's file of tensors and metadata (ggml's docs/gguf.md). The caller names the tensors. */
 import { bytesOf, type Field } from "./gguf-bytes.ts";
 
-/** Numbers by the width that the reader wants. */
+/** A metadata value with its type: readers accept a number in one width only. */
 export type GgufValue =
   | { u32: number }
   | { f32: number }
@@ -35,7 +35,7 @@ export function writeGguf(metadata: Record<string, GgufValue>, tensors: readonly
     ...tensors.flatMap(({ name, shape, format }, i): Field[] => {
       const at = offset;
       offset += data[i].length;
-      // Innermost first.
+      // GGUF lists the innermost dimension first.
       const sizes = shape.toReversed().map((size) => ({ u64: size }));
       return [{ text: name }, { u32: shape.length }, ...sizes, { u32: tensorTypes[format] }, { u64: at }];
     }),
@@ -63,7 +63,7 @@ function valueFields(value: GgufValue): Field[] {
   );
 }
 
-/** Blocks of 32 bytes with a scale in fp16. */
+/** Quantises values to q8_0: blocks of 32 bytes, each with a scale in fp16. */
 function q8(values: Float32Array): Uint8Array {
   const blocks = values.length / blockElements;
   const view = new DataView(new ArrayBuffer(blocks * (2 + blockElements)));

@@ -1,7 +1,7 @@
-/** What model.safetensors of a GPT-2 holds. */
+/** The tensors in model.safetensors of a GPT-2. */
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 
-/** Every tensor with its shape; matrices of layers are [in, out]. */
+/** The shape of every tensor by name; matrices of layers are [in, out]. */
 export function gpt2Shapes(config: ModelConfig): Map<string, number[]> {
   const { hiddenSize: D, vocabularySize: V } = config;
   const shapes = new Map<string, number[]>([

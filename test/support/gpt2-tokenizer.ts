@@ -6,7 +6,7 @@ import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 export interface Gpt2Vocabulary {
   /** In order of their ids. */
   pieces: readonly string[];
-  /** Pairs with a space between them. */
+  /** Pairs of pieces, each separated by a space. */
   merges: readonly string[];
   endOfTextId: number;
 }

@@ -1,4 +1,4 @@
-/** Texts that are drawn under the grammars of schemas, with the vocabulary of the small base. */
+/** Draws random texts under the grammars of schemas, with the small base's vocabulary. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { readTokenizer } from "../../gpu-backend/engine/artifacts.ts";
@@ -19,7 +19,7 @@ export function allowedIds({ allowed }: GrammarRow): number[] {
   return Array.from({ length: vocabularySize }, (_, id) => id).filter((id) => (allowed![id >>> 5] >>> (id & 31)) & 1);
 }
 
-/** A row whose next tokens can be awaited. */
+/** Opens a grammar's row. `advance` resolves when the tokens allowed after an id are known. */
 export async function openRow(form: string, tokens: number[] = [], tenant = "tenant") {
   let changed = Promise.withResolvers<void>();
   const row = await grammars.open({ tenant, form, tokens }, (error) => {
@@ -36,7 +36,7 @@ export async function openRow(form: string, tokens: number[] = [], tenant = "ten
   };
 }
 
-/** Tokens drawn evenly from those that are allowed, one that closes something more often; `ended`: the stop id came. */
+/** Draws from the allowed tokens, those that close something more often, so that texts end. `ended`: a stop id was drawn. */
 export async function drawn(form: string, random: () => number, most = 60) {
   const { row, advance } = await openRow(form);
   const ids: number[] = [];
@@ -59,7 +59,7 @@ export async function drawn(form: string, random: () => number, most = 60) {
 
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 
-/** The value of a text that is drawn; `ended` false: it was too long. Throws for a text that is not UTF-8 or JSON. */
+/** The JSON value of a drawn text. `ended` is false if the text became too long. Throws if it is not UTF-8 or not JSON. */
 export async function drawnValue(form: string, random: () => number): Promise<{ ended: boolean; value: unknown }> {
   const { ids, ended } = await drawn(form, random);
   if (!ended) return { ended, value: undefined };

@@ -1,6 +1,6 @@
-/** Whether something grows with the number of requests. Pure. */
+/** Tests whether a measured value grows with the number of requests. Pure. */
 
-/** By so much for each 10,000 requests, and between what that lies with 95% confidence. */
+/** Growth per 10,000 requests: the estimate, and its 95% confidence interval. */
 export interface Growth {
   slope: number;
   low: number;
@@ -13,9 +13,9 @@ export interface Point {
 }
 
 /**
- * A straight line through the later half of `points`, which want six at least: in the earlier half caches fill. By the median of
- * the slopes between any two (Theil and Sen, the interval by Kendall's statistic), which does not mind samples that were
- * taken while something ran. null where no two samples differ in their number of requests.
+ * Fits a line through the later half of `points`, of which there should be at least six; in the earlier half caches still fill. The
+ * slope is the median of the slopes between any two points (Theil-Sen, with Kendall's interval), so samples that were taken while
+ * something ran hardly change it. Returns null if no two samples differ in their number of requests.
  */
 export function lateGrowth(points: readonly Point[]): Growth | null {
   const late = points.slice(Math.floor(points.length / 2));
@@ -35,7 +35,7 @@ export function lateGrowth(points: readonly Point[]): Growth | null {
   return { slope: at(last / 2), low: at((last - spread) / 2), high: at((last + spread) / 2) };
 }
 
-/** Whether growth of more than `limit` can be ruled out, or is seen, or neither: then there was too little to go by. */
+/** "level": growth above `limit` can be ruled out; "grows": it is certain; "unclear": there are too few samples. */
 export function verdictOf({ low, high }: Growth, limit: number): "level" | "grows" | "unclear" {
   if (high <= limit) return "level";
   return low > limit ? "grows" : "unclear";

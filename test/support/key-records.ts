@@ -1,4 +1,4 @@
-/** Keys as `npm run keys` leaves them in the KV namespace. */
+/** Records of keys as `npm run keys` writes them to the KV namespace. */
 import { createHash } from "node:crypto";
 import { type KeyRecord, keyIdOf, keyPrefix, scopes, type TenantLimits } from "../../shared/contracts/tenants.ts";
 

@@ -1,4 +1,4 @@
-/** Kubernetes objects as Kustomize renders them, and what their schemas say of them. */
+/** Renders Kubernetes objects with Kustomize and validates them by their schemas. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
@@ -21,7 +21,7 @@ const schemas = [
   PrometheusRule,
 ];
 
-/** Tests that need it are skipped where it is not installed (Debian's package `kustomize`). */
+/** Whether Kustomize is installed (Debian's package `kustomize`). Tests that need it are skipped otherwise. */
 export const hasKustomize = spawnSync("kustomize", ["version"]).status === 0;
 
 /** Untyped, as each kind has its own fields. */
@@ -32,13 +32,13 @@ export function render(folder: string): KubernetesObject[] {
   return parseAllDocuments(text).map((document) => document.toJS());
 }
 
-/** Throws an Error that names the fields at fault: of a wrong type or value, missing, or unknown. */
+/** Throws an Error that names each field that is missing, unknown, or of a wrong type or value. */
 export function validateObject(object: KubernetesObject): void {
   const schema = schemas.find(({ apiVersion, kind }) => apiVersion === object.apiVersion && kind === object.kind);
   if (!schema) throw new Error(`there is no schema of ${object.apiVersion} ${object.kind}`);
   const unread = new Set<string>();
   schema.prototype.validate.call(watched(object, object.kind, unread));
-  // The schemas permit unknown fields, as the API server drops them; but a field that no schema reads is a misspelling.
+  // The schemas allow unknown fields, as the API server drops them. But a field that no schema reads is a misspelling.
   if (unread.size > 0) throw new Error(`unknown: ${[...unread].join(", ")}`);
 }
 

@@ -1,20 +1,20 @@
 /**
- * What JavaScript holds in another process once its garbage is gone, asked through the process's inspector: of a Node
- * process with all its threads, or of a Worker and its Durable Objects in workerd.
+ * Bytes that another process's JavaScript holds after garbage collection, read through its inspector. The process is Node with all
+ * its threads, or workerd with a Worker and its Durable Objects.
  */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Bytes, of all isolates together. */
+/** Bytes, summed over all isolates. */
 export interface LiveHeap {
   /** Objects and strings. */
   heap: number;
-  /** What buffers hold outside of the heap. */
+  /** Memory of buffers, which lies outside of the heap. */
   buffers: number;
 }
 
 export interface HeapWatch {
-  /** Has garbage collected until no more is found, and says what is left. */
+  /** Collects garbage until no more is found, and resolves to the bytes that are left. */
   live(): Promise<LiveHeap>;
   close(): void;
 }
@@ -23,7 +23,7 @@ function bytesOf({ heap, buffers }: LiveHeap): number {
   return heap + buffers;
 }
 
-/** One isolate: sends a command of Chrome's protocol, resolves to its result. */
+/** One isolate: sends it a command of Chrome's protocol and resolves to the result. */
 type Isolate = (method: string, params?: object) => Promise<Record<string, unknown>>;
 
 interface Message {
@@ -34,25 +34,25 @@ interface Message {
   error?: { message: string };
 }
 
-/** What is finalized after one collection, or ends meanwhile, lets go of more in the next. */
+/** Most collections for one reading. Objects that are finalized after one collection free more memory in the next. */
 const mostCollections = 20;
-/** So many collections in a row that find no more than this end the search; one alone may come before anything is finalized. */
+/** This many collections in a row that free nothing end a reading. A single one may run before objects are finalized. */
 const lastCollections = 3;
 const settledBytes = 20_000;
-/** For a command to arrive before what is to carry it out, and for that to end. */
+/** Milliseconds that a command gets to arrive before `touch` runs the isolate, and that finalizers get after it. */
 const settleMs = 20;
 
 /**
- * `urls` are WebSockets. `touch` gives every isolate something to do: workerd lets one collect only then. Ends with an Error
- * where the process does.
+ * `urls` are the inspectors' WebSockets. `touch` makes every isolate do something, since workerd lets an isolate collect only then.
+ * Rejects if the process ends.
  */
 export async function watchHeap(urls: readonly string[], touch = async () => {}): Promise<HeapWatch> {
   const sessions = await Promise.all(urls.map(openSession));
   const collected = async (): Promise<LiveHeap> => {
     const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
     const read = () => Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
-    // Garbage only adds, so the smaller of two readings is the truer: at once, before an isolate under load makes new
-    // garbage, and after a pause, when what the collection found has been finalized.
+    // Garbage only adds to a reading, so the smaller of two is closer to the truth. The first is taken at once, before an isolate
+    // under load makes new garbage; the second after a pause, in which collected objects are finalized.
     const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
     const reading = read();
     await sleep(settleMs);
@@ -80,7 +80,7 @@ export async function watchHeap(urls: readonly string[], touch = async () => {})
   };
 }
 
-/** The isolate at a WebSocket and, of a Node process, those of its threads. */
+/** The isolate at a WebSocket and, if it is a Node process's, the isolates of its threads. */
 async function openSession(url: string): Promise<{ isolates: Map<string, Isolate>; close(): void }> {
   const socket = new WebSocket(url);
   await once(socket, "open");
@@ -89,7 +89,7 @@ async function openSession(url: string): Promise<{ isolates: Map<string, Isolate
   const ended = Promise.withResolvers<never>();
   ended.promise.catch(() => undefined);
   socket.addEventListener("close", () => ended.reject(new Error(`the inspector at ${url} has gone`)));
-  /** `session`: of a thread, or "" of the process's main one. */
+  /** `session` is a thread's, or "" for the process's main thread. */
   const isolate = (session: string): Isolate => {
     let sent = 0;
     return async (method, params = {}) => {
@@ -115,7 +115,7 @@ async function openSession(url: string): Promise<{ isolates: Map<string, Isolate
     else if (method === "NodeWorker.receivedMessageFromWorker") heard(params!.sessionId, params!.message);
   };
   socket.addEventListener("message", ({ data }) => heard("", String(data)));
-  // workerd has no such command.
+  // workerd does not know this command.
   await main("NodeWorker.enable", { waitForDebuggerOnStart: false }).catch(() => undefined);
   return { isolates, close: () => socket.close() };
 }

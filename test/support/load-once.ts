@@ -1,4 +1,4 @@
-/** One load for all of a test file's requests, whose promises may wait for each other. */
+/** Shares one load among all requests of a test file, even among those that wait for each other. */
 
 /** Runs `load` once and keeps its promise; after a failure the next caller tries again. */
 export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {

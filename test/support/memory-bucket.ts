@@ -1,4 +1,4 @@
-/** Buckets as the publisher sees them, in memory or in a folder; a test may harm what is in one, or the way to it. */
+/** Buckets as the publisher sees them, in memory or in a folder. Tests may damage what a bucket holds, or what is written. */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -9,13 +9,13 @@ import type { ArtifactSet } from "../../infra/publish/artifact-set.ts";
 const digest = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 
 abstract class StoredBucket implements PublishBucket {
-  /** Of what was replaced last. */
+  /** Custom metadata of the last write that had any. */
   metadata: Record<string, string> = {};
-  /** Before anything is written; may throw, or change what arrives. */
+  /** Called before each write. It may throw, or return other bytes to be stored. */
   onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
 
   abstract read(name: string): Promise<Uint8Array<ArrayBuffer> | null>;
-  /** As it is, whatever its name says. */
+  /** Stores the bytes without checking that their hash is the name. */
   abstract write(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
 
   async head(name: string) {
@@ -58,7 +58,7 @@ export class MemoryBucket extends StoredBucket {
   }
 }
 
-/** As a local edge keeps it. */
+/** A bucket in a folder, laid out as a local edge keeps it. */
 export class FolderBucket extends StoredBucket {
   readonly #folder: string;
 
@@ -79,13 +79,13 @@ export class FolderBucket extends StoredBucket {
   }
 }
 
-/** Uploads a set and has it served, as `chameleon publish` does through the API. */
+/** Uploads a set and switches to it, as `chameleon publish` does through the API. */
 export async function publishTo(bucket: PublishBucket, set: ArtifactSet, otherModel = false) {
   for (const { sha256, bytes } of set.files.values()) await putFile(bucket, sha256, new Response(bytes).body!);
   return switchTo(bucket, { manifest: set.manifestHash, otherModel }, 0);
 }
 
-/** Serves again what was served before. */
+/** Switches back to the set that was served before. */
 export function rollBackIn(bucket: PublishBucket) {
   return switchTo(bucket, { manifest: "previous", otherModel: true }, 0);
 }

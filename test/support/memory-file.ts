@@ -1,10 +1,10 @@
-/** Files of memories whose keys an engine on this thread computes. */
+/** Builds the files of memories. An engine on this thread computes their keys. */
 import type { Artifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { type DocumentTokens, packMemoryHead } from "../../gpu-backend/memory/memory.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createEngineHarness, sequenceRequest } from "./engine-harness.ts";
 
-/** The file of a memory of documents, each shorter than the context. */
+/** The file of a memory of these documents. Each must be shorter than the context. */
 export async function memoryFileOf(
   { tokenizer, model: { config }, manifestHash }: Artifacts,
   runner: StepRunner,

@@ -4,7 +4,7 @@ import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { noEngine } from "./metrics-view.ts";
 
-/** Of each series that /metrics prints: a histogram has buckets, a sum and a count. */
+/** Names of all series that the backend's /metrics prints; a histogram has buckets, a sum and a count. */
 export async function backendMetricNames(): Promise<string[]> {
   const metrics = createMetrics({ ...noEngine, manifests: () => ({ all: ["a"], first: "a" }) });
   const types = [...(await metrics.text()).matchAll(/^# TYPE ([\w:]+) (\w+)/gm)];
@@ -13,12 +13,12 @@ export async function backendMetricNames(): Promise<string[]> {
   );
 }
 
-/** Of our metrics: Prometheus' own, such as `up`, have other names. */
+/** Names of our metrics in an expression. Those of Prometheus itself, such as `up`, are left out. */
 export function namesIn(expression: string): string[] {
   return expression.match(/\b(chameleon_|vllm:)\w+/g) ?? [];
 }
 
-/** Everything that the edge reports over OTLP; `sum` where it is a counter. For use within a test. */
+/** Every metric that the edge reports over OTLP; counters have a `sum`. For use within a test. */
 export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?: object }[]> {
   const sent: string[] = [];
   vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
@@ -44,7 +44,7 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   return all;
 }
 
-/** As Prometheus names the series of what the edge reports over OTLP. */
+/** Names that Prometheus gives to the series of the edge's metrics. */
 export async function edgeMetricNames(): Promise<string[]> {
   return (await edgeMetrics()).map(({ name, unit, sum }) => {
     const suffix = sum ? "_total" : unit === "s" ? "_seconds_bucket" : "_bucket";

@@ -1,4 +1,4 @@
-/** Seeded texts for the comparison of two tokenizers; the seed makes a failure reproducible. Pure. */
+/** Seeded texts for comparing two tokenizers; the seed makes a failure reproducible. Pure. */
 import { uniformAt } from "../../shared/math/sampling.ts";
 
 const seed = 20_261_126;

@@ -25,7 +25,7 @@ export function oracleHidden(config: ModelConfig, weights: ModelWeights, tokenId
     const bias = weights.has(`${name}.bias`) ? read(`${name}.bias`) : new Float32Array(shape[0]);
     return rows.map((row) => affine(row, matrix, bias));
   };
-  /** Head h of rows, [T] of [d], in its place in the text. */
+  /** Head h of each row, [T] of [d]; queries and keys are normalised and rotated to their positions. */
   const headOf = (rows: Row[], h: number, normName: string | null) => {
     let heads = rows.map((row) => row.slice(h * d, (h + 1) * d));
     if (config.queryKeyNorm && normName) heads = norm(heads, normName);

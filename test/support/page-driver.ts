@@ -1,4 +1,4 @@
-/** The page in a browser, with what tests of it need again and again. */
+/** Drives the page in a browser: actions that many of its tests need. */
 import type { Browser, Page } from "playwright-core";
 import type { StackPlace } from "./stack.ts";
 
@@ -15,7 +15,7 @@ export class PageDriver {
     this.page = page;
     page.on("pageerror", (error) => this.#problems.push(`error: ${error.message}`));
     page.on("console", (message) => {
-      // The browser itself reports refused requests; the page tells them in its own words.
+      // The browser itself logs refused requests. The page shows them in its own words, so this message is no problem.
       if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
         this.#problems.push(`console: ${message.text()}`);
       }
@@ -41,7 +41,7 @@ export class PageDriver {
     return driver;
   }
 
-  /** Script errors, and requests to anybody but the edge. */
+  /** Script errors, and requests to any host but the edge. */
   get problems(): readonly string[] {
     return this.#problems;
   }
@@ -50,7 +50,7 @@ export class PageDriver {
     return (await this.page.locator(selector).textContent()) ?? "";
   }
 
-  /** The text of an answer as it stands, spaces included. */
+  /** The current text of an answer, spaces included. */
   answer(side: "base" | "adapted"): Promise<string> {
     return this.page
       .locator(`#${side}-answer .answer`)
@@ -58,7 +58,7 @@ export class PageDriver {
       .evaluate((element) => element.textContent ?? "");
   }
 
-  /** Waits until both answers have ended. The page says so, and unsays it as soon as it writes anew. */
+  /** Waits until both answers have ended. The page shows this, and removes it as soon as it writes again. */
   async ended(): Promise<void> {
     await this.says("#status", /have ended/);
   }
@@ -70,7 +70,7 @@ export class PageDriver {
     await this.ended();
   }
 
-  /** Waits until `selector` says something that matches. */
+  /** Waits until the text of `selector` matches. */
   async says(selector: string, pattern: RegExp, timeout = 10_000): Promise<void> {
     await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout });
   }

@@ -1,6 +1,6 @@
 /**
- * Parses command lines by the parsers that the commands themselves have: `chameleon`'s and wrangler's. A process of its own, because
- * the commands' files listen to signals. Reads ParseTask[] as JSON on stdin, prints what is wrong with each (null: nothing).
+ * Parses command lines with the parsers of the commands themselves: `chameleon`'s and wrangler's. It is a process of its own because
+ * the commands' files listen to signals. Reads ParseTask[] as JSON on stdin; prints what is wrong with each task (null: nothing).
  */
 import { text } from "node:stream/consumers";
 import type { Command, CommanderError } from "commander";
@@ -47,7 +47,7 @@ function acceptPlaceholders(command: Command): void {
   for (const option of command.options) option.parseArg = undefined;
 }
 
-/** Its tree of commands has the options of each. */
+/** Checks a command line against wrangler's tree of commands, which holds the options of each. */
 function wranglerProblem(args: string[]): string | null {
   const { registry, globalFlags } = wranglerCommands();
   let node = registry;
@@ -64,7 +64,7 @@ function wranglerProblem(args: string[]): string | null {
 
 const tasks = JSON.parse(await text(process.stdin)) as ParseTask[];
 const problems: (string | null)[] = [];
-// Placeholders stay accepted once they are: the strict ones first.
+// Once a command accepts placeholders it keeps accepting them, so the strict tasks come first.
 const strictFirst = [...tasks.keys()].sort((a, b) => Number(tasks[a].namesAlone) - Number(tasks[b].namesAlone));
 for (const i of strictFirst) problems[i] = await problemOf(tasks[i]);
 process.stdout.write(JSON.stringify(problems));

@@ -1,4 +1,4 @@
-/** A planner driven with fake sequences, as an engine would drive it; each StepPlan is held to the limits. */
+/** Drives a planner with fake sequences, as an engine would, and checks each StepPlan against the limits. */
 import { expect } from "vitest";
 import {
   generatedWeight,
@@ -17,11 +17,11 @@ const bytesPerPosition = 8;
 export interface Fake extends Plannable {
   pendingPromptTokens: number;
   cachedTokens: number;
-  /** Tokens it has yet to generate. */
+  /** Tokens that are still to be generated. */
   left: number;
   /** Sizes of the chunks that were computed. */
   chunks: number[];
-  /** Prompts of one name begin alike, but for their last chunk. */
+  /** Sequences with the same prefix have the same prompt except for its last chunk. */
   prefix: string | null;
 }
 
@@ -38,10 +38,10 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   ...rest,
 });
 
-/** `expect` takes longer than a plan does. */
+/** Checks a condition without `expect`, which takes longer than a plan does. */
 const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
 
-/** Memory for so many positions of rows and parked sequences; a second class costs a step as much as `classPositions` do. */
+/** Memory for `positions`. Decoding rows of two length classes costs a step as much as `classPositions` more positions. */
 export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
@@ -50,18 +50,18 @@ export function kvOf(positions: number, options: { contextTokens?: number; class
   return Object.assign(budget, { positions, shape: kvShape });
 }
 
-/** Positions of a sequence at the end of a step. */
+/** Positions that a sequence holds at the end of a step. */
 const neededBy = (one: Fake) => Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions);
 
 export class Simulation {
   readonly planner: Planner<Fake>;
   readonly limits: PlanLimits;
   readonly kv: ReturnType<typeof kvOf>;
-  /** All service of each tenant so far. */
+  /** Service of each tenant so far: its prompt tokens, and its generated ones times `generatedWeight`. */
   readonly served = new Map<string, number>();
   preemptions = 0;
   moves = 0;
-  /** Steps that decode sequences of both classes. */
+  /** Steps that decode sequences of both length classes. */
   splits = 0;
   #long = new Set<Fake>();
   readonly #computed = new Set<string>();
@@ -97,7 +97,7 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** One step; returns its plan, who ended, how many prompt tokens it computed, and with how many pairs of one and a cached one. */
+  /** Runs a step. `tokens`: prompt tokens computed; `pairs`: for each chunk its tokens × the tokens cached before it, summed. */
   step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; pairs: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const plan = this.planner.nextStep();
@@ -121,7 +121,7 @@ export class Simulation {
     for (const one of plan.prefill) tokens += this.#compute(one);
     holds(tokens <= this.limits.stepTokens, `a step computes ${tokens} prompt tokens`);
     holds(new Set(plan.prefill).size === plan.prefill.length, "a prompt advances twice in a step");
-    // Whatever has its prompt decodes, and what was started does something.
+    // Every sequence with a complete prompt decodes, and every started one computes something.
     const decoding = this.running.filter((one) => one.pendingPromptTokens === 0);
     const isAll = plan.decode.length === decoding.length && plan.decode.every((one) => decoding.includes(one));
     holds(isAll, "a step decodes other sequences than have their prompts");
@@ -149,7 +149,7 @@ export class Simulation {
     }
   }
 
-  /** True if another of its prefix, or one of `starting`, computes what it can reuse. */
+  /** True if a sequence with the same prefix, running, parked or in `starting`, is computing tokens that this one can reuse. */
   mustWait = ({ prefix, pendingPromptTokens }: Fake, starting: readonly Fake[]): boolean => {
     if (prefix === null || this.#computed.has(prefix) || pendingPromptTokens <= chunkTokens) return false;
     const isComputing = (one: Fake) => one.prefix === prefix && one.pendingPromptTokens > 0;
@@ -161,14 +161,14 @@ export class Simulation {
       ? chunkTokens * Math.floor((pendingPromptTokens - 1) / chunkTokens)
       : 0;
 
-  /** What a new sequence finds computed. */
+  /** Takes over the computed tokens of a new sequence's prefix. */
   #reuse(one: Fake): void {
     if (one.cachedTokens > 0) return;
     one.cachedTokens = this.#reusableTokens(one);
     one.pendingPromptTokens -= one.cachedTokens;
   }
 
-  /** Divides what runs into length classes, as a store of keys and values does. */
+  /** Divides the running sequences into length classes, as the store of keys and values does. */
   #place(ran: ReadonlySet<Fake>): void {
     const rows = this.running.map((one) => ({
       ...{ one, positions: neededBy(one), cachedTokens: one.cachedTokens },

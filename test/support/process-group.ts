@@ -1,6 +1,6 @@
 /**
- * Several backend processes behind one address, in the test's own process: the backend's real HTTP interface over engines
- * that compute `framesFor`, behind a balancer. Each process can be killed.
+ * Several backend processes behind one balancer, simulated in the test's own process: the backend's real HTTP interface over engines
+ * that send `framesFor`. Each process can be killed.
  */
 import { once } from "node:events";
 import type { Server } from "node:http";
@@ -21,17 +21,17 @@ export const groupSecret = "process-group-0123456789abcdef01234567";
 
 export class FakeProcess {
   readonly name: string;
-  /** It is killed when it has sent so many tokens. */
+  /** The process is killed instead of sending more tokens than this. */
   killedAfterTokens = Number.POSITIVE_INFINITY;
-  /** For each batch that it took in, the process that the call named. */
+  /** For each accepted batch, the process that the call named. */
   readonly taken: (string | null)[] = [];
-  /** Cancelled by a call, while they ran here. */
+  /** Ids that a call cancelled while they ran here. */
   readonly cancelled: string[] = [];
-  /** Cancelled by a call, and not known here. */
+  /** Ids that a call cancelled but that did not run here. */
   readonly strangers: string[] = [];
-  /** Each batch waits after three frames of each sequence until its first sequence is cancelled. */
+  /** If true, each batch pauses after three frames of each sequence until its first sequence is cancelled. */
   holdsUntilCancelled = false;
-  /** Own adapters that it has. */
+  /** Hashes of the own adapters that were uploaded. */
   readonly adapters = new Set<string>();
   refusedAsOther = 0;
   port = 0;
@@ -57,7 +57,7 @@ export class FakeProcess {
     this.port = (this.#server.address() as AddressInfo).port;
   }
 
-  /** Ends at once, with all its connections. Its address stays in the balancer. */
+  /** Ends the process at once, with all its connections. The balancer keeps its address. */
   kill(): void {
     (this.#server as Server).closeAllConnections();
     this.#server?.close();
@@ -126,7 +126,7 @@ export class FakeProcess {
     return open;
   }
 
-  /** One token of each sequence a turn. */
+  /** Sends one frame of each sequence per turn of the event loop. */
   async #run({ sequences }: BatchRequest, sink: FrameSink): Promise<void> {
     const rows = sequences.map(framesFor);
     const isHeld = (row: Frame[], i: number) =>
@@ -149,7 +149,7 @@ export class FakeProcess {
 }
 
 export interface ProcessGroup {
-  /** As it is configured. */
+  /** The address as the edge is configured with it. */
   url: string;
   processes: FakeProcess[];
   stop(): void;

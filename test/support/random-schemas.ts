@@ -1,4 +1,4 @@
-/** Random schemas of the supported part, as a schema that ajv reads. */
+/** Random schemas, as ajv reads them, of the part of JSON Schema that we support. */
 import fc from "fast-check";
 import { schemaForm } from "../../shared/contracts/json-schema.ts";
 
@@ -59,5 +59,5 @@ const anySchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>((tie) => (
   ),
 })).schema;
 
-/** Some that hold a schema twice are refused, as branches of theirs exclude each other. */
+/** Leaves out schemas that we refuse: the branches of some that `allOf` holds twice exclude each other. */
 export const randomSchema = anySchema.filter((schema) => typeof schemaForm(schema) === "string");

@@ -1,6 +1,6 @@
 /**
- * JSON Schema's own test suite: draft 2020-12, its required part (github.com/json-schema-org/JSON-Schema-Test-Suite, commit 44401e0c), of
- * which no package has more than draft 4.
+ * The required part of JSON Schema's own test suite for draft 2020-12 (github.com/json-schema-org/JSON-Schema-Test-Suite, commit
+ * 44401e0c). No package has more of the suite than draft 4.
  */
 import { readFile } from "node:fs/promises";
 import { schemaForm } from "../../shared/contracts/json-schema.ts";
@@ -14,7 +14,7 @@ interface Group {
 
 const suite = new URL("../fixtures/json-schema-test-suite/draft2020-12.json", import.meta.url);
 export const groups = JSON.parse(await readFile(suite, "utf8")) as Group[];
-/** With the forms of their schemas. */
+/** The groups whose schema we support, each with its schema's form. */
 export const servedGroups = groups.flatMap((group) => {
   const form = schemaForm(group.schema);
   return typeof form === "string" ? [{ ...group, form }] : [];

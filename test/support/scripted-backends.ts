@@ -1,6 +1,6 @@
 /**
- * Backends whose every answer a test gives, and a client before them: real queue and routing, counted events, timers that run
- * when the test says so. A sequence's tokens depend on its seed and their position alone, as in the engine.
+ * Backends whose answers a test scripts, behind a client with the real queue and routing. Events are recorded, and timers run when the
+ * test says so. A sequence's tokens depend only on its seed and their position, as in the engine.
  */
 
 import type { Backend } from "../../edge/dispatch/backend-group.ts";
@@ -24,7 +24,7 @@ import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import { doneFrame, tokenFrame } from "./frames.ts";
 
-/** All frames that a backend sends for a sequence if nothing goes wrong: from where it is continued. */
+/** All frames that a backend sends for a sequence if nothing goes wrong. A continued one starts after its known tokens. */
 export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprobs }: SequenceRequest): Frame[] {
   const tokens: Frame[] = [];
   for (let i = continuedIds.length; i < maxTokens; i++) {
@@ -45,18 +45,18 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
   return new CallFailure(kind, new ServiceError(error, kind, options), process);
 }
 
-/** A first call that any process may take. */
+/** A call that any process may take, with any numerics, as the first call of a sequence is. */
 export function firstCall(signal: AbortSignal): BatchCall {
   return { signal, numerics: null, process: null };
 }
 
-/** One call that a scripted backend got. */
+/** One call that a scripted backend received. */
 export class ScriptedCall {
   readonly batch: BatchRequest;
   readonly signal: AbortSignal;
-  /** What its sequences go on from. */
+  /** Numerics fingerprint of the backend that began its sequences; null if none did. */
   readonly wantedNumerics: string | null;
-  /** The process that it names. */
+  /** Name of the process that the call is for; null: any. */
   readonly process: string | null;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
@@ -81,7 +81,7 @@ export class ScriptedCall {
     return this.batch.sequences.map(({ id }) => id);
   }
 
-  /** `numerics` are the backend's own, `process` its name, `load` what it reports; null: it tells none. */
+  /** Accepts the call. The backend reports these numerics, process name and load; null: it does not report them. */
   async accept(
     numerics: string | null = null,
     process: string | null = null,
@@ -102,7 +102,7 @@ export class ScriptedCall {
     await turn();
   }
 
-  /** Ends the answer: properly, or as that failure. */
+  /** Ends the answer with a failure; null ends it properly. */
   async fail(kind: FailureKind | null): Promise<void> {
     this.#groups.push(kind ? callFailure(kind) : null);
     this.#wake();
@@ -126,11 +126,11 @@ export class ScriptedCall {
 export class ScriptedBackend implements BackendCalls {
   readonly calls: ScriptedCall[] = [];
   readonly cancelled: string[] = [];
-  /** The processes that were told of them. */
+  /** For each cancelling call, the process that it named. */
   readonly cancelledAt: (string | null)[] = [];
   ready: Readiness | null = null;
   probes = 0;
-  /** Answers each call, where the test does not do it itself. */
+  /** Answers each call, unless the test does so itself. */
   answer: (call: ScriptedCall) => void = () => {};
 
   openBatch(batch: BatchRequest, wanted: BatchCall): Promise<OpenBatch> {
@@ -157,28 +157,28 @@ export class ScriptedBackend implements BackendCalls {
 
 export interface ScriptedRouting extends Routing {
   client: Dispatcher;
-  /** Those of the client's queue, which may change. */
+  /** The limits of the dispatcher's queue. A test may change them. */
   limits: typeof queueLimits;
   backends: ScriptedBackend[];
-  /** URLs, as they are configured. */
+  /** The backends' URLs, as they are configured. */
   names: string[];
-  /** What the observer was told, as `event backend sequences`. */
+  /** Events that were observed, each as `event backend sequences`. */
   events: string[];
-  /** Calls that failed. */
+  /** Failures of calls that were observed. */
   failures: Error[];
-  /** Lets time pass, and what was to happen in it happen. */
+  /** Advances the clock and runs the timers that are due. */
   pass(ms: number): Promise<void>;
-  /** Timers that wait. */
+  /** How many timers wait. */
   timers(): number;
   settled(): Promise<unknown>;
 }
 
 export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries"> {
-  /** Of each backend; default: none. */
+  /** The region of each backend; default: none. */
   regions?: (Region | null)[];
   region?: Region;
   jurisdiction?: Jurisdiction;
-  /** Default: b0, b1 and so on. */
+  /** The URL of each backend; default: b0, b1 and so on. */
   urls?: string[];
 }
 
@@ -234,7 +234,7 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
   };
 }
 
-/** Sends sequences in one call, each a request of its own, and collects what comes of them. */
+/** Sends sequences in one call, each as a request of its own, and collects their frames. */
 export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
   const received: Frame[] = [];
   const begun = Promise.withResolvers<void>();
@@ -250,7 +250,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
   };
   const submitted = new Map(
     sequences.map((one, i) => {
-      // The last one takes the others along.
+      // With no connection free all but the last one wait. The last one's call takes them along.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
       const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const cancelOne = routing.client.submit(
@@ -280,7 +280,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
   return { run, received, begun: begun.promise, ended: ended.promise, of };
 }
 
-/** What a new router may choose at an address. */
+/** The backend at `url` among those that a new router chooses. */
 export function backendAt(router: Router, url: string): Backend {
   const tried = new Set<string>();
   for (;;) {
@@ -291,7 +291,7 @@ export function backendAt(router: Router, url: string): Backend {
   }
 }
 
-/** Lets everything that can go on go on. */
+/** Waits for one turn of the event loop, so that pending promises and I/O callbacks run. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,12 +1,12 @@
 /**
- * A process in place of an engine's, which does what its settings say instead of the work. Each process of a client reads the
- * next word of `starts`, the last one again and again: "ready", or how it fails; a request is followed by `then`.
+ * Stands in for an engine's process and does what its settings say. Each process of a client takes the next entry of `starts`, later
+ * ones the last entry: "ready", or how the process fails. `then` says how it reacts to a request.
  */
 import { appendFileSync, readFileSync } from "node:fs";
 
 export type Fault = "throw" | "exit" | "SIGSEGV" | "SIGABRT" | "wait";
 export interface Script {
-  /** Counts the processes: each adds its id as a line. */
+  /** Each process appends its id as a line, so the lines count the processes. */
   pidFile: string;
   starts: ("ready" | "other-artifacts" | Fault)[];
   then: "answer" | "progress" | "done" | Fault;
@@ -31,7 +31,7 @@ process.once("message", ({ settings }: { settings: Script }) => {
   const manifestHash = (start === "ready" ? "a" : "b").repeat(64);
   process.send!({ type: "ready", info: { manifestHash, manifest: { centroids: [] }, environment: process.env } });
 });
-// As engines do.
+// Engines ignore these signals, too.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 
@@ -39,7 +39,7 @@ function fail(fault: Fault): void {
   if (fault === "throw")
     process.send!({ type: "failed", message: "the step failed", stack: "" }, () => process.exit(1));
   else if (fault === "exit") process.exit(3);
-  // As native code that never returns: the process hears no message and no signal.
+  // Blocks as native code does that never returns: the process handles no message and no signal.
   else if (fault === "wait") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   else process.kill(process.pid, fault);
 }

@@ -1,4 +1,4 @@
-/** One started stack for all files of a test project that harm nothing in it: the project's global setup, and the way to it. */
+/** One started stack for all files of a test project that harm nothing in it: the project's global setup, and access to it. */
 import { writeFile } from "node:fs/promises";
 import { inject } from "vitest";
 import type { TestProject } from "vitest/node";
@@ -18,7 +18,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return stop;
 }
 
-/** The stack with a key of this tenant, to whom other files' adapters and use are invisible; with the local key unless given. */
+/** The stack with a key of `tenant`, who sees nothing of other files' adapters and use; by default with the local key. */
 export async function sharedStack(tenant?: string): Promise<RunningStack> {
   const place = inject("stack");
   if (tenant === undefined) return runningStack(place);

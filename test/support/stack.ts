@@ -17,7 +17,7 @@ const root = path.join(import.meta.dirname, "../..");
 export interface StackPlace {
   edge: string;
   key: string;
-  /** What it keeps, in a folder of its own. */
+  /** The folder of its state. */
   state: string;
   backends: { url: string; pid: number }[];
 }
@@ -28,9 +28,9 @@ export interface RunningStack extends StackPlace {
 }
 
 export interface Stack extends RunningStack {
-  /** What it has written to stderr. */
+  /** Everything that it has written to stderr. */
   log(): string;
-  /** Kills it outright, as a machine does that fails. Its state stays where STATE_DIR was given. */
+  /** Kills it at once, as a failing machine does. Its state remains only if STATE_DIR was given. */
   kill(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -99,7 +99,7 @@ async function firstLine(child: ChildProcess): Promise<string | null> {
   return null;
 }
 
-/** Ports that were free a moment ago; all are held until the last is known, so that they differ. */
+/** Ports that were free a moment ago. All are held until the last is found, so that they differ. */
 export async function freePorts(count: number): Promise<number[]> {
   const servers = await Promise.all(
     Array.from({ length: count }, async () => {

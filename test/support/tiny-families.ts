@@ -1,4 +1,4 @@
-/** Models of each family's structure in miniature. Their sizes differ where the structure lets them, so that none stands for another. */
+/** A miniature model of each family. Their sizes differ wherever the family allows, so that swapped dimensions are noticed. */
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { gpt2Config } from "./gpt2-config.ts";
@@ -9,7 +9,7 @@ import { tinyConfig } from "./tiny-model.ts";
 const { vocabularySize, stopIds } = tinyConfig;
 const biases = { queryKeyValue: false, attentionOutput: false, feedForward: false };
 
-/** SmolLM2 135M and 360M: three heads of queries share one of keys and values. Good for whatever `tinyConfig` is good for. */
+/** The structure of SmolLM2 135M and 360M: three heads of queries share one of keys and values. It can replace `tinyConfig`. */
 export const tinyLlama: ModelConfig = {
   ...{
     vocabularySize,
@@ -33,7 +33,7 @@ export const tinyFamilies: Record<string, ModelConfig> = {
     ...{ ...tinyLlama, heads: 8, kvHeads: 2, headWidth: 32 },
     positions: {
       theta: 500_000,
-      // Of sixteen frequencies some turn often within 24 positions, some seldom and one in between.
+      // Within 24 positions some of the sixteen rotary frequencies turn often, some seldom and one in between.
       scaling: { factor: 32, lowFrequencyFactor: 1, highFrequencyFactor: 4, originalContextTokens: 24 },
     },
   },
@@ -46,7 +46,7 @@ export const tinyFamilies: Record<string, ModelConfig> = {
   },
 };
 
-/** What `writeTinyModel` wrote, with its model or a random Llama of the same vocabulary and width. */
+/** Reads what `writeTinyModel` wrote, with its own GPT-2 or a random Llama of the same vocabulary and width. */
 export async function readTinyArtifacts(folder: string, family: "GPT-2" | "Llama"): Promise<Artifacts> {
   const artifacts = await readArtifacts(folder);
   if (family === "GPT-2") return artifacts;

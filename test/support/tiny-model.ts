@@ -44,9 +44,9 @@ const P = 16; // dimensions of the prompt embedding
 const bank = { rank: 6, biases: 2, hidden: 8 };
 
 /**
- * Writes the folder `directory` and returns its manifest and the manifest's hash. There are `centroids` centroids `c0`,
- * `c1`, …, the last of them auto-off. A `brokenPosition` makes a model that answers, until a sequence reaches that
- * position, a `brokenCentroid` one whose vector is not a number.
+ * Writes the folder `directory`; returns its manifest and the manifest's hash. Its centroids are `c0`, `c1`, …; the last one is
+ * auto-off. With `brokenPosition` the model's output is not a number from that position on; with `brokenCentroid` that centroid's
+ * vector is not.
  */
 export async function writeTinyModel(
   directory: string,
@@ -161,8 +161,8 @@ export async function writeTinyModel(
 }
 
 /**
- * Writes other artifacts for the same weights into `directory` and returns it: gates that are twice as strong, and another
- * label; with `everyFile` no file is the same as in `model`'s.
+ * Writes another set of artifacts for the same weights into `directory`, and returns `directory`. Its gates are twice as strong and
+ * one label differs; with `everyFile` every file differs from that of `model`.
  */
 export async function variantOf(
   model: string,
@@ -184,7 +184,7 @@ export async function variantOf(
           tensorOf(file, "b2").shape,
         ),
       );
-    // Readers ignore a tensor that they do not know.
+    // Readers ignore unknown tensors, so this one changes nothing but the file's bytes.
     if (everyFile) tensors.set("variant", tensorFrom(new Float32Array([1]), [1]));
     const bytes = writeTensorFile(tensors);
     await writeFile(join(directory, name), bytes);

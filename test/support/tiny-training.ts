@@ -50,7 +50,7 @@ export async function tinyTraining(
   };
 }
 
-/** The first merges of the small base's vocabulary make the tiny one. */
+/** The vocabulary is made of the first merges of the small base's. */
 async function writeModel(folder: string, random: () => number): Promise<void> {
   await mkdir(folder, { recursive: true });
   const merges = vocabularySize - 257;

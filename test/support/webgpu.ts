@@ -2,7 +2,7 @@
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import { openSession } from "../../gpu-backend/runtime/session.ts";
 
-/** Why there is none (a driver is missing, as Debian's mesa-vulkan-drivers for one in software), or null. */
+/** Why there is no adapter, or null if there is one. A driver may be missing: Debian's mesa-vulkan-drivers has a software one. */
 export async function webgpuFailure(): Promise<string | null> {
   const g = new GraphBuilder("nothing");
   g.output("y", g.node("Neg", [g.input("x", "float32", [1])]), "float32", [1]);

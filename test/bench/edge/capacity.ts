@@ -1,6 +1,7 @@
 /**
- * What one self-hosted edge holds, by many tenants at once: answers a second, and streams at a steady pace, beside the same backend
- * without it, and beside Portkey's gateway. The backend is a fake one with no work of its own; it, the edge and the clients share this machine's cores.
+ * The load that one self-hosted edge carries for many tenants at once: answers a second, and streams at a steady pace. It is compared
+ * with the backend alone and with Portkey's gateway. The backend is a fake that does no work of its own; backend, edge and clients
+ * share this machine's cores.
  */
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -18,10 +19,10 @@ import { portkeyWays } from "./portkey/contestant.ts";
 const tenants = 64;
 const concurrencies = [1, 16, 64, 256];
 const streamCounts = [50, 100, 200, 400, 800];
-/** Of each stream: between two tokens, as an engine of many rows takes. */
+/** Milliseconds between two tokens of a stream, as from an engine that runs many rows. */
 const stepMs = 100;
 
-/** CPU time of the edge's process for each answer of 8 tokens, whatever else the machine does. */
+/** CPU time of the edge's process for each answer of 8 tokens. Other load on the machine does not count. */
 export interface EdgeCpuRow {
   kind: "edge-cpu";
   concurrency: number;
@@ -34,7 +35,7 @@ export interface StreamsRow {
   system: string;
   streams: number;
   failed: number;
-  /** Between two chunks of a stream. */
+  /** Milliseconds between two chunks of a stream. */
   gapP50Ms: number;
   gapP99Ms: number;
   /** CPU time of the edge's process. */
@@ -42,7 +43,7 @@ export interface StreamsRow {
   tokensPerSecond: number;
 }
 
-/** For the edge and for the backend. */
+/** The same requests as bodies for the edge (`public`) and for the backend (`contract`). */
 interface Bodies {
   manifestHash: string;
   public: string[];
@@ -51,7 +52,7 @@ interface Bodies {
 
 export interface CapacityParts {
   bodies: Bodies;
-  /** Of streams that last. */
+  /** Bodies of requests for long streams. */
   longBodies: Bodies;
   sign: NonNullable<Way["sign"]>;
   secrets: string;
@@ -72,7 +73,7 @@ export async function measureCapacity(
       const count = concurrency === 1 ? Math.ceil(requestsPerRound / 6) : requestsPerRound + concurrency;
       const beganMs = cpuMsOf(pid);
       rows.push(...(await measureFirstTokens("fake", ways, { ...cell, requestsPerRound: count })));
-      // One round more than is counted.
+      // The uncounted first round used CPU time, too.
       const answers = (cell.rounds + 1) * count;
       cpu.push({ kind: "edge-cpu", concurrency, answers, cpuMs: (cpuMsOf(pid) - beganMs) / answers });
     }
@@ -86,7 +87,7 @@ export async function measureCapacity(
   return { rates, cpu, streams };
 }
 
-/** User and system time of a process up to now, on Linux, in ticks of 10 ms. */
+/** Milliseconds of CPU that a process has used so far, user and system, on Linux, where they count in ticks of 10 ms. */
 function cpuMsOf(pid: number): number {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
   const [user, system] = text
@@ -107,7 +108,7 @@ export function streamsLine(row: StreamsRow): string {
   return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}, ${cpu}`;
 }
 
-/** The backend directly and through an edge of its own with keys of many tenants; and the same beside Portkey's gateway. */
+/** Measures three ways to a backend: directly, through an edge with keys of many tenants, and through Portkey's gateway. */
 async function withWays<T>(
   { sign, secrets, say }: CapacityParts,
   bodies: Bodies,
@@ -147,7 +148,7 @@ async function withWays<T>(
   }
 }
 
-/** Opens streams at once, and reads all to their ends. */
+/** Opens all streams at once, and reads them to their ends. */
 async function measureStreams(way: Way, count: number, edgePid: number): Promise<StreamsRow> {
   const agent = new Agent({ maxSockets: count });
   const gaps: number[] = [];

@@ -1,6 +1,6 @@
 /**
- * What tokenizing, embedding and assigning cost the edge, inside workerd, with the embedded model's artifacts. From outside, as
- * the difference between many repeats and none.
+ * CPU time that tokenizing, embedding and assigning take at the edge, inside workerd, with the embedded model's artifacts. It is
+ * measured from outside, as the difference between many repeats and none.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -19,7 +19,7 @@ export interface CpuRow {
   tokens: number;
   tokenizeMs: number;
   assignMs: number;
-  /** One after the other, as a request does it. */
+  /** Tokenizing and then assigning, as a request does them. */
   bothMs: number;
 }
 
@@ -27,7 +27,7 @@ const root = path.join(import.meta.dirname, "../../..");
 const tokenCounts = [100, 1000];
 const textCount = 20;
 const rounds = 9;
-/** Milliseconds that the repeats of one measurement should take: long against the way there and back. */
+/** Milliseconds that the repeats of one measurement should take, so that the round trip to the Worker is short beside them. */
 const spanMs = 200;
 
 async function spentMs(url: string, task: CpuTask): Promise<number> {
@@ -68,7 +68,7 @@ async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, 
     }
     return median(samples);
   };
-  await spent("both", 50); // lets the runtime compile what it will run
+  await spent("both", 50); // lets the runtime compile the measured code
   return {
     kind: "cpu",
     vocabulary: manifest.model.vocabularySize,

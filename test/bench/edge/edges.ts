@@ -1,6 +1,6 @@
 /**
- * This checkout's edge and another's, each in several fresh processes: two processes of the same edge may differ by more than the
- * edges do, as code is compiled and garbage collected at other moments. Pure.
+ * Compares this checkout's edge with another's, each in several fresh processes. Two processes of the same edge may differ by more than
+ * the edges do, because code is compiled and garbage is collected at other moments. Pure.
  */
 import { studentReach } from "../../../gpu-backend/adapters/own/held-out-gain.ts";
 import { mean } from "../quantile.ts";
@@ -17,20 +17,20 @@ interface Estimate {
   ci95Ms: [number, number];
 }
 
-/** First tokens of two edges with the same requests. */
+/** Times to the first token of two edges with the same requests. */
 export interface EdgesRow extends Cell {
   kind: "edges";
-  /** Of each edge. */
+  /** Processes of each edge. */
   processes: number;
-  /** Of each process. */
+  /** Requests to each process. */
   requests: number;
   ours: Record<Statistic, number>;
   theirs: Record<Statistic, number>;
-  /** By which ours is later. */
+  /** How much later ours is. */
   later: Record<Statistic, Estimate>;
 }
 
-/** One row for each cell of `runs`: the rows of one process of each edge, the same cells in each run, in any order. */
+/** One row for each cell. Each run has the rows of one process of each edge; all runs have the same cells, in any order. */
 export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string): EdgesRow[] {
   const cells = runs[0].filter(({ system }) => system === ours);
   return cells.map((cell): EdgesRow => {
@@ -59,12 +59,12 @@ export function edgesLine(row: EdgesRow): string {
 }
 
 /**
- * Standard errors from which on ours counts as later. With six processes (Student's t, 5 degrees of freedom) two equal edges differ by as
- * much in one of nine figures once in twenty runs.
+ * Our edge counts as later from this many standard errors on. With six processes (Student's t, 5 degrees of freedom) one of nine figures
+ * of two equal edges differs by as much once in twenty runs.
  */
 const leastStandardErrors = 4;
 
-/** What is later in ours. */
+/** A line for each cell in which a figure of ours is later. */
 export function laterLines(rows: readonly EdgesRow[]): string[] {
   return rows.flatMap((row) => {
     const late = statistics.filter(

@@ -4,22 +4,22 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "../../support/steps.ts";
 import { mean, quantile } from "../quantile.ts";
 
-/** One way to a completion. */
+/** One way to get a completion: from the backend directly, or through an edge or gateway. */
 export interface Way {
   system: string;
   url: string;
   headers: Record<string, string>;
-  /** Gives more headers for a body, before its time counts. */
+  /** Adds headers for a body (a signature, a key). The request's time starts after it. */
   sign?: (body: Uint8Array) => Promise<Record<string, string>>;
-  /** Bodies of its requests, each used in turn. */
+  /** Bodies of its requests, which are used in turn. */
   bodies: string[];
-  /** What the answer holds once it holds a token. */
+  /** Text that the answer contains as soon as it contains a token. */
   firstToken: string;
 }
 
 /**
- * Whether callers ask again at once, and so, with answers of one length, all at the same moment; or after a pause each of its
- * own length, as callers do that know nothing of each other.
+ * "in step": callers ask again at once, so that with answers of one length all ask at the same moment. "apart": each caller waits for a
+ * random pause first, like callers that know nothing of each other.
  */
 export type Arrivals = "in step" | "apart";
 const longestPauseMs = 20;
@@ -37,7 +37,7 @@ export interface FirstTokenRow {
   requestsPerSecond: number;
 }
 
-/** Takes all ways, at the same time, as often as makes their code compiled: one that serves has served before. */
+/** Warms up all ways at the same time, with enough requests that their code is compiled, as it is in a running server. */
 export async function warmUp(ways: readonly Way[], requests: number): Promise<void> {
   const concurrency = 16;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
@@ -54,7 +54,7 @@ export async function measureFirstTokens(
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const samples = new Map(ways.map((way) => [way, [] as number[]]));
   const spentMs = new Map(ways.map((way) => [way, 0]));
-  // One round more, which is not counted: connections open.
+  // The first round opens connections and is not counted.
   for (let round = -1; round < rounds; round++) {
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       const started = performance.now();
@@ -97,11 +97,11 @@ export async function closedLoop<T>(concurrency: number, count: number, task: (i
   return results;
 }
 
-/** Milliseconds of one completion, from its request on. */
+/** Milliseconds since the request was sent. */
 export interface Times {
   firstMs: number;
   totalMs: number;
-  /** The answer as it came. */
+  /** The whole answer as it was received. */
   text: string;
 }
 

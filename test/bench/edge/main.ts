@@ -33,7 +33,7 @@ const key = "sk-chameleon-bench";
 const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
 const promptTokens = 100;
 const maxTokens = 8;
-/** Of a stream that is held. */
+/** Tokens of each long stream of --capacity. */
 const streamedTokens = 40;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
@@ -64,22 +64,22 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
-    // Each of the three cells comes first once in each order of the two edges.
+    // 6: each of the three cells comes first once in each order of the two edges.
     .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
-/** As the edge does. */
+/** Signs calls as the edge does. */
 const sign = createSigner([BACKEND_SECRETS], Date.now);
 const signed = (body: Uint8Array) => sign("POST", "/v1/batches", body);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
-/** This checkout, and perhaps another: names of systems → folders. */
+/** Names of the edges that are measured → folders of their checkouts: this one, and another if --against is given. */
 const ours = "chameleon edge";
 const theirs = "other edge";
 const folders = new Map([[ours, root]]);
 if (options.against !== undefined) folders.set(theirs, path.resolve(options.against));
-// By each checkout's own code.
+// Each checkout stages its artifacts with its own code.
 for (const folder of folders.values()) {
   const { stageArtifacts }: typeof import("../../../infra/stage-artifacts.ts") = await import(
     pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
@@ -143,7 +143,7 @@ async function measureHeld(): Promise<Measured> {
   return { targets: {}, rows: [...rates, ...addedRows, ...cpu, ...streams], losing: [] };
 }
 
-/** A fresh process of an edge, as a way to this backend. */
+/** Starts a fresh process of an edge in front of this backend. */
 async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
   const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
@@ -158,7 +158,7 @@ interface PreparedEdge {
   edge: BareEdge;
 }
 
-/** First tokens of this edge and the other: a fresh process of each, many times. */
+/** Compares first tokens of this edge and the other in many pairs of fresh processes. */
 async function measureEdges(): Promise<Measured> {
   const { processes } = options;
   const stops: (() => Promise<unknown>)[] = [];
@@ -184,7 +184,7 @@ async function measureEdges(): Promise<Measured> {
   }
 }
 
-/** A fresh process of each edge. */
+/** Measures a fresh process of each edge. */
 async function measureProcesses(
   edges: readonly PreparedEdge[],
   backendUrl: string,
@@ -239,8 +239,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
 }
 
 /**
- * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so each
- * has another warm-up, other arrivals, and begins with another cell.
+ * `run` numbers the pairs of fresh processes. Garbage collections begin at about the same request of each process, so each run has
+ * another warm-up, other arrivals and another first cell.
  */
 async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
@@ -262,15 +262,15 @@ async function measureBackend(backend: string, ways: Way[], run = 0): Promise<Fi
 }
 
 /**
- * Rounds of a quick cell, of 48 requests. A collection of garbage delays a burst by 3 to 5 ms (V8's trace) and begins at about the same
- * request in each run, and a round's arrivals are the same in each run, too: the median of two rounds depends on the bursts that
- * collections fall in. A full round has nearly four times the requests.
+ * Rounds of a cell of --quick, each of 48 requests. A garbage collection delays a burst by 3 to 5 ms (V8's trace) and begins at about the
+ * same request in each run, and a round's arrivals are the same in each run, too. So the median of only two rounds would depend on
+ * which bursts the collections fall into. A full round has nearly four times the requests.
  */
 function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;
 }
 
-/** The same completions as a client asks for them, and as the edge passes them on. */
+/** The same completions as a client asks for them (`public`), and as the edge sends them to a backend (`contract`). */
 async function waysBodies(tokens = maxTokens): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
   const artifacts = await loadArtifacts((name) => readFile(path.join(root, "edge/public/artifacts", name)));
   const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({
@@ -288,7 +288,7 @@ async function waysBodies(tokens = maxTokens): Promise<{ manifestHash: string; p
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
 }
 
-/** An interval needs two. */
+/** At least 2, which a confidence interval needs. */
 function processCount(text: string): number {
   const value = count(text);
   if (value < 2) throw new InvalidArgumentError("must be at least 2");

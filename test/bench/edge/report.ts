@@ -4,7 +4,7 @@ import type { Arrivals, FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
-/** What a way adds to the one that it is compared with: the difference of their means and percentiles. */
+/** What a way adds to the way `to`: the differences of their means and percentiles. */
 export interface AddedRow {
   kind: "added";
   backend: string;
@@ -50,7 +50,7 @@ export function addedLine(row: AddedRow): string {
   return `added  ${shown(row)}, ${row.system} over ${row.to}: ${span(row)}`;
 }
 
-/** The cells of ours that miss a target, and those where the peer is faster. */
+/** Lines for the cells in which ours misses a target or the peer is faster. */
 export function losingLines(
   cpu: readonly CpuRow[],
   addedRows: readonly AddedRow[],

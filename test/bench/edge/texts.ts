@@ -6,7 +6,7 @@ import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 const root = path.join(import.meta.dirname, "../../..");
 const files = ["README.md", "shared/artifacts/FORMAT.md", "edge/API.md", "CHANGELOG.md"];
 
-/** `count` texts of about `tokens` tokens, each from another place. */
+/** `count` texts of about `tokens` tokens, each from another place in that prose. */
 export function benchTexts(tokenizer: Tokenizer, tokens: number, count: number): string[] {
   const ids = files.flatMap((file) => tokenizer.encode(readFileSync(path.join(root, file), "utf8")));
   const stride = Math.floor((ids.length - tokens) / count);

@@ -1,6 +1,6 @@
 /**
- * node-llama-cpp as a contestant: one context with a sequence per row, all rows evaluated together, its prebuilt binary,
- * its defaults (KV in fp16) but for threads and greedy sampling.
+ * node-llama-cpp as a contestant: its prebuilt binary, one context with a sequence per row, all rows evaluated together. Its settings are
+ * the defaults (KV in fp16) except for threads and greedy sampling.
  */
 import { basename } from "node:path";
 import { openPartFiles } from "../../../gpu-backend/models/gguf/part-files.ts";
@@ -20,7 +20,7 @@ interface Context {
   dispose(): Promise<void>;
 }
 
-/** The file, which the peer wants whole. */
+/** Path of the model as one file. node-llama-cpp does not read a file in parts, so parts are joined. */
 async function joined(path: string): Promise<string> {
   const file = openPartFiles(path);
   try {
@@ -44,7 +44,7 @@ export async function openLlama(threads: number, gguf: string): Promise<Contesta
   });
   const model = await llama.loadModel({ modelPath });
 
-  /** Room for the last sampled token, too, or its evaluation would begin to shift the context. */
+  /** Opens a context with room for the last sampled token, too. Otherwise evaluating that token would begin to shift it. */
   const open = async (prompts: number[][], steps: number) => {
     const contextSize = prompts[0].length + steps + 8;
     const context = await model.createContext({ sequences: prompts.length, contextSize, threads });

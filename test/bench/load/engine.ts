@@ -16,7 +16,7 @@ import { gpt2Config } from "../model.ts";
 import type { Arrival } from "./trace.ts";
 
 export interface LoadOptions {
-  /** Of the checkout whose backend runs. */
+  /** Folder of the checkout whose backend runs. */
   folder: string;
   format: WeightFormat;
   threads: number;
@@ -27,13 +27,13 @@ export interface LoadResult {
   tokens: number;
   /** Requests that ended in an error, such as a full queue. */
   failed: number;
-  /** From the time a request was due to its first token, of each request. */
+  /** For each request, milliseconds from the time at which it was due to its first token. */
   firstTokenMs: number[];
-  /** Between two tokens of one request. */
+  /** Milliseconds between two tokens of one request. */
   betweenTokensMs: number[];
 }
 
-/** One engine for all runs, as a server has. */
+/** One engine for all runs, as in a server. */
 export interface LoadEngine {
   run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult>;
 }
@@ -56,7 +56,7 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
   const bank = randomBank(gpt2Config, 64, 8, seededRandom(8));
   const graph = buildServingGraph(gpt2Config, weights, bank, { format, device: "cpu" });
   const runner = await openStepRunner(graph, { config: gpt2Config, bank, threads });
-  /** The server's defaults. */
+  /** The defaults of a server. */
   const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
   const now = () => performance.now();
   let heard: (frames: readonly Frame[]) => void = () => {};
@@ -103,7 +103,7 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
   };
 }
 
-/** Adapters as the gated hyper-network makes them, of random centroids `c0`, `c1`, … */
+/** Adapters as the hyper-network makes them, for random centroids `c0`, `c1`, … */
 function generatedGates(gates: number): AdapterSource {
   const random = seededRandom(6);
   const [P, H] = [64, 32];

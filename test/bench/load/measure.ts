@@ -1,7 +1,6 @@
 /**
- * Open-loop load on engines, each in a process of its own: ours with few and with many centroids, to see whether many cost
- * anything; or ours beside another checkout's, in rounds whose order alternates. One computes at a time; the other is loaded and
- * idle.
+ * Open-loop load on engines, each in a process of its own: our engine with few and with many centroids, to see whether many cost
+ * anything; or ours and another checkout's, in rounds whose order alternates. One computes at a time; the other is loaded and idle.
  */
 import { AskedProcess } from "../asked-process.ts";
 import { gpt2Config } from "../model.ts";
@@ -11,11 +10,11 @@ import type { ToLoad } from "./process.ts";
 import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
 
 const centroidCounts = [8, 1000];
-/** Batches of one length, at which nothing may become slower: what a step of them takes. */
+/** Sizes of batches of equal requests, which show what a step takes. None of them may become slower. */
 const uniformBatches = [1, 8];
 const uniform = { prompt: 128, maxTokens: 256 };
 
-/** What of a run is compared. Below: milliseconds. */
+/** Figures of a run that are compared. All but the first are milliseconds. */
 const measures = {
   "tokens/s": ({ tokens, seconds }: LoadResult) => tokens / seconds,
   "first token p50": ({ firstTokenMs }: LoadResult) => quantile(firstTokenMs, 0.5),
@@ -42,9 +41,9 @@ export interface LoadRow {
 
 export interface LoadRatio {
   load: string;
-  /** Which contestant's figures are divided by which one's. */
+  /** The figures of the first contestant are divided by those of the second. */
   of: [string, string];
-  /** Median over the rounds, the lowest, the highest. */
+  /** Of the rounds' ratios: the median, the lowest, the highest. */
   ratios: Record<Measure, [median: number, least: number, most: number]>;
 }
 
@@ -70,7 +69,7 @@ export async function measureLoad(
   }
 }
 
-/** `against`: the folder of another checkout. */
+/** Compares this checkout's engine with that of the checkout in the folder `against`. */
 export async function compareLoad(
   against: string,
   settings: Settings & { rounds: number },
@@ -90,7 +89,7 @@ export async function compareLoad(
       `batch ${batch}`,
       uniformArrivals(batch, uniform, gpt2Config),
     ]);
-    // Not measured: caches and clocks of the machine.
+    // This run is not measured: it warms up the caches and clocks of the machine.
     for (const { process } of contestants) await run(process, { arrivals: batches[1][1], centroids: 1 });
     return await runRounds(contestants, [...batches, ...loadsOf(settings)], settings.rounds, say);
   } finally {

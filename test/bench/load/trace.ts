@@ -15,7 +15,7 @@ export const traceQuantiles = {
   ],
   output: [7, 41, 54, 67, 77, 85, 91, 96, 103, 113, 129, 151, 177, 217, 384, 395, 400, 411, 424, 451, 1000],
 };
-/** Room that a prompt leaves for its output where it would fill the context: the median output. */
+/** Room that a prompt which would fill the context leaves for its output: the median output. */
 const leastOutput = 129;
 
 export interface Arrival {
@@ -25,7 +25,7 @@ export interface Arrival {
   maxTokens: number;
 }
 
-/** The value at `share` of what has these quantiles at equal distances, by linear interpolation. */
+/** The value at `share` of a distribution with these equidistant quantiles, by linear interpolation. */
 export function quantileOf(quantiles: readonly number[], share: number): number {
   const at = share * (quantiles.length - 1);
   const below = Math.min(Math.floor(at), quantiles.length - 2);
@@ -39,7 +39,7 @@ export function tracedLengths(contextTokens: number, random: () => number): { pr
   return { prompt, maxTokens };
 }
 
-/** `requests` of the trace, with exponential gaps. */
+/** `requests` requests with lengths of the trace and exponential gaps. */
 export function tracedArrivals(
   requestsPerSecond: number,
   requests: number,
@@ -56,7 +56,7 @@ export function tracedArrivals(
   });
 }
 
-/** `batch` requests of one length at once. */
+/** `batch` requests of equal lengths, all at once. */
 export function uniformArrivals(
   batch: number,
   { prompt, maxTokens }: { prompt: number; maxTokens: number },

@@ -8,15 +8,15 @@ import { largeObject, largeParts, largeValue, withLargeParts } from "./large-val
 
 /** How the bytes are sent and the answer is read. */
 export type Delivery =
-  /** At once, and read to its end. */
+  /** The request is sent at once, the answer read to its end. */
   | { kind: "whole" }
-  /** In pieces with pauses, and read to its end. */
+  /** The request is sent in pieces with pauses, the answer read to its end. */
   | { kind: "slow"; pieces: number; pauseMs: number }
-  /** Only this share of it; then the connection is closed. */
+  /** Only this share of the request is sent; then the connection is closed. */
   | { kind: "cut-request"; share: number; waitMs: number }
-  /** At once; the connection is closed after this much of the answer. */
+  /** The request is sent at once; the connection is closed after this many bytes of the answer. */
   | { kind: "cut-answer"; bytes: number }
-  /** At once; the answer is read until the connection is closed, or never. */
+  /** The request is sent at once; the connection is closed after `waitMs`, until which the answer is read or not. */
   | { kind: "leaves"; waitMs: number; isReading: boolean };
 
 export interface BadRequest {
@@ -27,7 +27,7 @@ export interface BadRequest {
 
 const printed = (text: string) => new TextEncoder().encode(text);
 
-/** Bodies that are right, for each route that takes one. */
+/** A valid body for each route that takes one. */
 const validBodies: Record<string, object> = {
   "/v1/completions": {
     model: "gpt2:auto",
@@ -41,7 +41,7 @@ const validBodies: Record<string, object> = {
   "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
   "/v1/assign": { model: "gpt2:auto", input: ["Hello", "there"], top: 3 },
 };
-/** What makes an answer as large as a request may ask for, within a few tokens. */
+/** Fields with which an answer becomes, within a few tokens, as large as a request may ask for. */
 const largestAnswers: Record<string, object> = {
   "/v1/completions": { n: 16, max_tokens: 8, logprobs: 5, echo: true },
   "/v1/chat/completions": { n: 16, max_tokens: 8, logprobs: true, top_logprobs: 20, chameleon: { compare: true } },
@@ -74,7 +74,7 @@ const oddList = fc.oneof(
   fc.integer({ min: 1, max: 3000 }).map((length) => Array(length).fill(1)),
   fc.integer({ min: 1, max: 2000 }).map((depth) => nested(depth)),
 );
-/** Conversations that are nearly right. */
+/** Conversations that are nearly valid. */
 const oddMessages = fc.array(
   fc.oneof(
     fc.record({
@@ -98,7 +98,7 @@ const oddMessages = fc.array(
   ),
   { maxLength: 300, size: "small" },
 );
-/** Functions that are nearly right, as a chat or a response has them. */
+/** Functions that are nearly valid, as a chat or a response declares them. */
 const oddFunction = fc.record(
   {
     name: fc.oneof(fc.constantFrom<unknown>("f", "get_a", "a b", "__proto__", "f".repeat(65), null), oddText),
@@ -122,7 +122,7 @@ const oddChoice = fc.constantFrom<unknown>(
   { type: "function" },
   [],
 );
-/** Lists of experts that are nearly right. */
+/** Lists of experts that are nearly valid. */
 const oddExpert = fc.record({
   id: fc.oneof(fc.constantFrom("base", "c0", "c1", "c2"), oddText),
   weight: fc.constantFrom<unknown>(undefined, null, 1, 0, -1, "1"),
@@ -147,7 +147,7 @@ const oddValue = fc.oneof(
   fc.dictionary(fc.constantFrom(...knownFields, "1", "50256"), fc.oneof(oddNumber, fc.constant(true)), { maxKeys: 5 }),
 );
 
-/** A body of JSON: a valid one with some fields changed. Text that a lone surrogate is in is escaped, so it is JSON still. */
+/** A valid JSON body with some fields changed. JSON.stringify escapes lone surrogates, so the text remains valid JSON. */
 const changedBody = fc
   .record({
     valid: fc.constantFrom(...Object.entries(validBodies)),
@@ -165,14 +165,14 @@ const changedBody = fc
   .map(({ valid: [path, body], changes, stream, isLargest, large }) => {
     const changed: Record<string, unknown> = Object.assign(Object.create(null), body);
     if (path.endsWith("completions")) changed.stream = stream;
-    // One answer in thirteen is as large as one may ask for.
+    // One request in thirteen asks for the largest answer that is allowed.
     if (isLargest === 0) Object.assign(changed, largestAnswers[path]);
     for (const [field, value] of changes) changed[field] = value;
     if (large.isOne === 0) changed[large.field] = `@large:${large.part}:900000`;
     return { path, text: withLargeParts(JSON.stringify(changed)) };
   });
 
-/** What the body's bytes become: mostly themselves. */
+/** Turns a body's text into bytes: mostly unchanged, otherwise cut, replaced or lengthened. */
 const damage = fc.oneof(
   { weight: 120, arbitrary: fc.constant((text: string) => printed(text)) },
   {
@@ -209,7 +209,7 @@ const paths = fc.oneof(
   { weight: 3, arbitrary: fc.webPath().map((path) => `/v1/${path.slice(0, 200)}`) },
   { weight: 1, arbitrary: fc.integer({ min: 100, max: 20_000 }).map((length) => `/${"a".repeat(length)}`) },
 );
-/** Not CONNECT: a network in front of the Worker never lets it through, and a bare workerd fails on it by itself. */
+/** Without CONNECT, which no network in front of the Worker lets through, and on which a bare workerd fails. */
 const methods = fc.constantFrom("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "post", "FROB");
 
 const oddHeaders = fc.oneof(
@@ -260,7 +260,7 @@ const oddHeaders = fc.oneof(
 const authorization = (key: string) =>
   fc.oneof(
     { weight: 12, arbitrary: fc.constant(`authorization: Bearer ${key}`) },
-    // The same key, spelled otherwise.
+    // The valid key, with other capitals and spaces in the header.
     {
       weight: 2,
       arbitrary: fc
@@ -331,7 +331,7 @@ const delivery: fc.Arbitrary<Delivery> = fc.oneof(
   },
 );
 
-/** One bad request; `key` opens the edge. */
+/** One bad request. `key` is a valid key of the edge. */
 export function badRequests(key: string): fc.Arbitrary<BadRequest> {
   return fc
     .record({

@@ -1,6 +1,6 @@
 /**
- * Publishes sets of artifacts that must be refused into a folder that a backend reads as its bucket, one after the other,
- * while requests come. Not here: all kinds of them (`test/fuzz/artifact-sets.test.ts`).
+ * Publishes sets of artifacts that must be refused, one after another while requests come, into a folder that a backend reads as its
+ * bucket. Not here: every kind of bad set (`test/fuzz/artifact-sets.test.ts`).
  */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
@@ -23,12 +23,12 @@ const changes: Change[] = [
   ({ files }) => Object.assign(files, { [manifestFile]: record }),
   ({ files }) => Object.assign(files[hyperNetworkFile], { bytes: 6e8 }),
   ({ files }) => Object.assign(files[hyperNetworkFile], { bytes: 7 }),
-  // Nothing has these bytes: the object is not there.
+  // No file has this hash, so the bucket lacks the object.
   ({ files }) => Object.assign(files[hyperNetworkFile], { sha256: "f".repeat(64) }),
 ];
 const pointers = ["", "{", "[".repeat(100_000), "x".repeat(10_000_000), '{"format":1,"switches":[]}'];
 
-/** Ends when `signal` does. */
+/** Publishes until `signal` aborts. */
 export async function publishBadSets(artifacts: string, bucket: string, signal: AbortSignal): Promise<void> {
   const put = async (name: string, bytes: string | Uint8Array) => {
     const target = path.join(bucket, name);

@@ -1,10 +1,10 @@
 /**
- * Values near the size of a body: long strings, long lists and deep nesting. They stand in the body as a mark until it is
- * text, as JSON.stringify recurses.
+ * Values near a body's size limit: long strings, long lists, deep nesting. An object holds a mark in place of such a value. The mark is
+ * replaced in the JSON text, because JSON.stringify recurses.
  */
 import fc from "fast-check";
 
-/** JSON of about so many characters. */
+/** JSON of about `size` characters. */
 export const largeParts: Record<string, (size: number) => string> = {
   text: (size) => JSON.stringify("x".repeat(size)),
   words: (size) => JSON.stringify("word ".repeat(size / 5)),
@@ -15,15 +15,15 @@ export const largeParts: Record<string, (size: number) => string> = {
   nested: (size) => `${'{"type":'.repeat(size / 9)}1${"}".repeat(size / 9)}`,
   keys: (size) => `{${Array.from({ length: size / 12 }, (_, i) => `"k${i}":1`).join(",")}}`,
 };
-/** A mark. */
+/** A mark, in place of a value of this kind and size. */
 export const largeValue = fc
   .record({ part: fc.constantFrom(...Object.keys(largeParts)), size: fc.constantFrom(300, 5000, 50_000, 900_000) })
   .map(({ part, size }) => `@large:${part}:${size}`);
-/** A body with its marks replaced. */
+/** Replaces the marks in a body's JSON. */
 export const withLargeParts = (json: string) =>
   json.replace(/"@large:(\w+):(\d+)"/g, (_, part: string, size: string) => largeParts[part](Number(size)));
 
-/** Objects that fields hold, with a large value inside. */
+/** Values of fields that take an object, with a large value inside. */
 export const largeObject = fc.oneof(
   largeValue.map((value) => ({ adapter: value })),
   largeValue.map((value) => ({ adapter: "mine", compare: value })),

@@ -1,6 +1,6 @@
 /**
- * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get,
- * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
+ * Sends any number of bad requests to a real edge with a real backend. Exits with code 1 if an answer is not allowed, something is left
+ * behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
 import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
@@ -8,11 +8,11 @@ import { lateGrowth, verdictOf } from "../../support/growth.ts";
 import type { Memory, MemorySample } from "./memory.ts";
 import { failureOf, fuzzRequests, sequenceGauges } from "./run.ts";
 
-/** For a line through the later half of them. */
+/** Samples of memory in a run. Growth is the slope of a line through the later half of them. */
 const memorySamples = 20;
-/** In fewer, caches still fill. */
+/** A run of fewer requests is not judged by its memory, because caches still fill in it. */
 const fewestForMemory = 50_000;
-/** Growth for 10,000 requests that counts as none: 50 bytes a request that JavaScript holds, and 400 of the process. */
+/** Bytes of growth per 10,000 requests that count as none: for a request 50 bytes held by JavaScript, 400 of the process. */
 const levelBytes = { live: 500_000, rss: 4_000_000 };
 
 const options = parsedOptions<{ requests: number; concurrency: number; seed: number }>(
@@ -20,7 +20,7 @@ const options = parsedOptions<{ requests: number; concurrency: number; seed: num
     .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
     .option("--concurrency <n>", "how many at once", count, 32)
     .addOption(
-      // Its value is left out of --help, which is a page of the documents site.
+      // --help leaves out the default, which differs in each run: that text is a page of the documents site.
       new Option("--seed <n>", "repeats a run").argParser(count).default((Date.now() % 1_000_000) + 1, "a new one"),
     ),
 );
@@ -61,7 +61,7 @@ const ok = result.failed === 0 && isClean && result.refusedSets > 0 && isLevel.e
 say(ok ? "ok" : "FAILED");
 process.exitCode = ok ? 0 : 1;
 
-/** Says how memory grew over the second half of the run; false where it is seen to. */
+/** Prints how memory grew over the second half of the run. Returns false if growth is certain. */
 function growth(side: "edge" | "backend", kind: "live" | "rss"): boolean {
   const found = lateGrowth(result.memory.map((sample) => ({ requests: sample.requests, value: sample[side][kind] })));
   const name = kind === "live" ? "live" : "resident";

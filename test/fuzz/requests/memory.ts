@@ -1,7 +1,6 @@
 /**
- * The memory of edge and backend, as it is once garbage is collected: what JavaScript still holds, and what the system has
- * given the process. Before that it says little: an isolate collects when its own heap has grown, and whatever hangs on its
- * garbage outside of the heap, the better part by far, waits for that.
+ * The memory of edge and backend after garbage collection: what JavaScript holds, and what the process has. Without a collection it says
+ * little: an isolate collects only when its own heap has grown, and most garbage is memory outside of the heap that waits for this.
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -9,32 +8,32 @@ import type { WorkerdProcess } from "../../../infra/workerd/process.ts";
 import type { Backend } from "../../support/backend-process.ts";
 import { watchHeap } from "../../support/live-heap.ts";
 
-/** What the backend is started with, so that it can be watched. */
+/** Environment variables of a backend that can be watched. */
 export const watchedBackend = {
   NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ""} --inspect=127.0.0.1:0`,
-  // What is free goes back to the system at once: else what glibc keeps for later, 50 MB now and none then, hides all else.
+  // Makes glibc return free memory to the system at once. What it would keep varies by 50 MB, which hides everything else.
   GLIBC_TUNABLES: "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072",
-  // Full soon: a cache that fills looks like a leak.
+  // A small cache is soon full; one that still fills looks like a leak.
   PREFIX_CACHE_BYTES: String(2 ** 21),
 };
 /**
- * The stand-in for Analytics Engine makes more garbage than our Worker and has next to no heap. Those for keys and artifacts
- * are asked now and then, and gather nothing.
+ * Services in workerd that are watched. `sink` stands in for Analytics Engine: it makes more garbage than our Worker and has next to no
+ * heap. The services that stand in for keys and artifacts are seldom asked and gather nothing.
  */
 const watchedServices = ["edge", "sink"];
 
 /** Bytes. */
 export interface Memory {
-  /** Objects, strings and buffers, garbage collected. */
+  /** Objects, strings and buffers after garbage collection. */
   live: number;
-  /** Resident, garbage collected. */
+  /** Resident memory after garbage collection. */
   rss: number;
-  /** Resident, just before. */
+  /** Resident memory just before garbage collection. */
   rssBefore: number;
 }
 
 export interface MemorySample {
-  /** Sent until then. */
+  /** Requests that were sent before this sample. */
   requests: number;
   edge: Memory;
   backend: Memory;
@@ -45,13 +44,13 @@ export interface MemoryWatch {
   close(): void;
 }
 
-/** `touch` sends a request that reaches everything at the edge. */
+/** `touch` sends a request that makes every isolate of the edge work. */
 export async function watchMemory(
   edge: WorkerdProcess,
   backend: Backend,
   touch: () => Promise<void>,
 ): Promise<MemoryWatch> {
-  // Of the backend and its engine.
+  // The inspectors of the backend and of its engine.
   const backendUrls = Array.from(backend.log().matchAll(/^Debugger listening on (ws:\S+)/gm), ([, url]) => url);
   if (!edge.inspector || backendUrls.length !== 2)
     throw new Error("edge and backend must be started with their inspectors");

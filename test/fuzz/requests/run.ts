@@ -1,6 +1,6 @@
 /**
- * Throws bad requests at a real edge with a real backend behind it, and watches both: what they answer, that they live,
- * what memory they hold, and whether all that was begun for those who left is given back.
+ * Sends bad requests to a real edge with a real backend, and watches both: what they answer, that they live, how much memory they hold,
+ * and whether everything that was begun for clients who left is released.
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -19,26 +19,26 @@ import { type Outcome, send } from "./send.ts";
 
 const key = "sk-chameleon-fuzz";
 const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
-/** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
+/** Milliseconds until an answer counts as lost. On a busy machine it may wait for generations that fill the whole context. */
 const patienceMs = 180_000;
 const drainMs = 15_000;
-/** For what runs to end before memory is looked at: whoever sends has stopped. */
+/** Milliseconds for running sequences to end before memory is measured, while nothing is sent. */
 const restMs = 30_000;
 const generatedAtOnce = 500;
 
 export interface FuzzResult {
-  /** Status, or how it ended without one → count. */
+  /** How often each status came, or each way to end without a status. */
   outcomes: Record<string, number>;
-  /** Requests whose answer may not be; at most some are kept. */
+  /** Requests whose answer is not allowed; only the first ten are kept. */
   failures: { request: BadRequest; outcome: Outcome }[];
   failed: number;
-  /** At even distances along the run, and at its end. */
+  /** Samples at equal distances along the run, and at its end. */
   memory: MemorySample[];
-  /** Of the backend, once everything is answered. */
+  /** The backend's metrics of what it holds once everything is answered. */
   left: Record<string, number>;
-  /** Sets of artifacts that the backend refused meanwhile; it must have served its own throughout. */
+  /** Sets of artifacts that the backend refused during the run. It must have served its own set all the time. */
   refusedSets: number;
-  /** Milliseconds that a good request took afterwards. */
+  /** Milliseconds that a good request took after the run. */
   answerMs: number;
   log: string;
 }
@@ -47,7 +47,7 @@ export async function fuzzRequests(options: {
   requests: number;
   seed: number;
   concurrency: number;
-  /** How often to look at memory; sending rests meanwhile. 0: never. */
+  /** How often memory is measured; sending pauses meanwhile. 0: never. */
   memorySamples: number;
   note(sample: MemorySample): void;
 }): Promise<FuzzResult> {
@@ -132,21 +132,21 @@ export async function fuzzRequests(options: {
   }
 }
 
-/** Why an outcome is one that may not be, or null. */
+/** Why an outcome is not allowed, or null. */
 export function failureOf({ status, answer, gaveUp }: Outcome): string | null {
   if (gaveUp === "too late" && status === null) return "no answer in time";
   if (status === null || status < 400 || gaveUp) return null;
   if (status === 503 && /^retry-after: \d+\r$/im.test(answer)) return null;
-  // The deadline that the request itself set.
+  // The request set this deadline itself.
   if (status === 504 && answer.includes('"deadline_exceeded"')) return null;
-  // Ours comes in OpenAI's envelope; what HTTP itself forbids is refused by the runtime before the Worker sees it.
+  // The Worker's errors come in OpenAI's envelope. The runtime refuses what HTTP forbids before the Worker sees it.
   const isOurs = /^x-request-id: /im.test(answer);
   if (status === 501 && !isOurs && answer.includes("Unrecognized request method")) return null;
   if (status >= 500) return `answered ${status}`;
   return isOurs && !/"error":\{|\r\n\r\n$/.test(answer) ? "no error envelope" : null;
 }
 
-/** Endless, the same for the same seed. */
+/** Endless requests, the same ones for the same seed. */
 function* requestSource(seed: number): Generator<BadRequest, never> {
   for (let part = 0; ; part++) {
     yield* fc.sample(badRequests(key), { seed: seed + part, numRuns: generatedAtOnce });
@@ -159,7 +159,7 @@ async function goodRequest(edgeUrl: string): Promise<void> {
   if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
 }
 
-/** Is answered and counted at the edge, however busy the backend is. */
+/** Sends a request that the edge answers and counts, however busy the backend is. */
 async function countedRequest(edgeUrl: string): Promise<void> {
   await post(edgeUrl, "/v1/embeddings", { model: "gpt2", input: "Once more" });
 }
@@ -174,10 +174,10 @@ async function post(edgeUrl: string, route: string, body: object): Promise<{ usa
   return (await response.json()) as { usage?: { completion_tokens: number } };
 }
 
-/** Metrics that are 0 when nothing is open. */
+/** Metrics that are 0 when no sequence is open. */
 export const sequenceGauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "chameleon_parked_sequences"];
 
-/** What the backend still holds, once it is nothing, or after `limitMs`. */
+/** Waits until the backend holds no sequence, at most `limitMs`. Returns the metrics of what it still holds. */
 async function settled(metric: (name: string) => Promise<number>, limitMs: number): Promise<Record<string, number>> {
   const deadline = performance.now() + limitMs;
   for (;;) {

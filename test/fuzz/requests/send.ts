@@ -8,7 +8,7 @@ export interface Outcome {
   status: number | null;
   /** The head and the beginning of the body, as text. */
   answer: string;
-  /** We closed the connection: as the request wanted it, or as the answer took too long. */
+  /** Set if we closed the connection: as the request planned it, or because the answer took too long. */
   gaveUp: "as planned" | "too late" | null;
 }
 
@@ -26,7 +26,7 @@ export async function send({ head, body, delivery }: BadRequest, port: number, p
   };
   const ended = new Promise<void>((resolve) => {
     socket.on("close", () => resolve());
-    // Reset by the edge, or by us: either way "close" follows.
+    // The edge or we reset the connection; "close" follows in either case.
     socket.on("error", () => {});
   });
   socket.on("data", (chunk) => {

@@ -16,8 +16,8 @@ interface Portkey {
 }
 
 /**
- * To the completions of the OpenAI-compatible server at `serverUrl`: directly, and through Portkey's gateway where it can be
- * installed and started; a line says why it cannot.
+ * Ways to the completions of the OpenAI-compatible server at `serverUrl`: directly, and through Portkey's gateway. If the gateway cannot
+ * be installed or started, a line says why.
  */
 export async function portkeyWays(
   serverUrl: string,
@@ -47,7 +47,7 @@ export async function portkeyWays(
   }
 }
 
-/** Starts it on `port`, which has to be free. */
+/** Starts the gateway on `port`, which must be free. */
 async function startPortkey(port: number): Promise<Portkey> {
   const script = path.join(import.meta.dirname, "node_modules/@portkey-ai/gateway/build/start-server.js");
   const child: ChildProcess = spawn(process.execPath, [script, `--port=${port}`, "--headless"], {
