@@ -1,4 +1,4 @@
-/** The rules of the house, held against this tree; and each rule against a source that breaks it. */
+/** This tree keeps the rules of the house, and each rule is broken by a source here. */
 import { globSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { edgeLayers, findViolations } from "../support/architecture.ts";

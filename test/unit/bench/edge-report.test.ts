@@ -1,4 +1,4 @@
-/** The edge's benchmark tells what it loses. */
+/** The edge's benchmark reports each figure that it loses. */
 import { expect, test } from "vitest";
 import { compareEdges, laterLines } from "../../bench/edge/edges.ts";
 import type { FirstTokenRow } from "../../bench/edge/first-token.ts";
@@ -39,7 +39,7 @@ test("a missed target and a faster peer are both losses; a kept one is none", ()
 test("edges are compared process by process, and only what is later by many standard errors is a loss", () => {
   const runs = [
     [row("ours", 10, 30), row("theirs", 7, 20)],
-    // Another order.
+    // The rows of a run may come in another order.
     [row("theirs", 16, 31), row("ours", 20, 30)],
     [row("ours", 12, 30), row("theirs", 10, 30)],
   ];
@@ -49,11 +49,11 @@ test("edges are compared process by process, and only what is later by many stan
     ...{ processes: 3, requests: 10 },
     ours: { p50Ms: 14, meanMs: 28, p99Ms: 30 },
     theirs: { p50Ms: 11, meanMs: 22, p99Ms: 27 },
-    // By 3, 4 and 2 ms, and by 10, -1 and 0.
+    // p50 is later by 3, 4 and 2 ms, p99 by 10, -1 and 0.
     later: { p50Ms: { ms: 3 }, meanMs: { ms: 6 }, p99Ms: { ms: 3 } },
   });
   expect(compared.later.p50Ms.standardErrorMs).toBeCloseTo(1 / Math.sqrt(3), 12);
-  // Student's t of two degrees of freedom: 4.303 standard errors.
+  // Student's t with two degrees of freedom: the interval reaches 4.303 standard errors to each side.
   expect(laterLines([compared])).toMatchObject([
     expect.stringMatching(/^LOSES .*p50 14\.00 and 11\.00 \(\+3\.00, 95% interval \+0\.52 to \+5\.48\)/),
   ]);

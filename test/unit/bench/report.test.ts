@@ -1,4 +1,4 @@
-/** The benchmark's ratios: which way they point, and that a lost cell says so. */
+/** The benchmark's ratios: above 1 ours is better, and a cell that could not be measured is reported. */
 import { expect, test } from "vitest";
 import type { Row } from "../../bench/contest.ts";
 import { median } from "../../bench/quantile.ts";

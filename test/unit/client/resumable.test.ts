@@ -4,7 +4,7 @@ import { resumableFetch } from "../../../edge/client/resumable.ts";
 
 type Connection = "lost" | { events: string[]; end: "close" | "error" | "silent"; status?: number };
 
-/** Answers each try with the next connection; what it was sent is returned. */
+/** A fetch whose tries get the next connection each. `sent` holds the key and the last event's id of each try. */
 function scripted(connections: Connection[], options = {}) {
   const sent: { key: string | null; lastId: string | null }[] = [];
   const send = async (_: unknown, init?: RequestInit) => {

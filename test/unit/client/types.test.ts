@@ -1,4 +1,4 @@
-/** What the compiler says of the client: each line is checked by `npm run check`; at run time little happens. */
+/** The client's types. `npm run check` checks each line by the compiler; at run time little happens. */
 import "../../../edge/client/openai.ts";
 import type OpenAI from "openai";
 import { expect, expectTypeOf, test } from "vitest";
@@ -13,7 +13,7 @@ test("choices of the openai SDK have the block, whole or streamed", () => {
   expectTypeOf<OpenAI.CompletionChoice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletion.Choice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletionChunk.Choice["chameleon"]>().toEqualTypeOf<Block>();
-  // What the API answers, field by field.
+  // The client's block is the API's, field by field.
   expectTypeOf<ChameleonBlock>().toEqualTypeOf<AnsweredBlock>();
   expectTypeOf<NonNullable<Block>["evidence"]>().toEqualTypeOf<{ nats: number; tokens: number } | null | undefined>();
 });
@@ -30,7 +30,7 @@ test("requests take the extension, and nothing else in its place", () => {
     { model: "gpt2", prompt: "a", min_tokens: 3, ignore_eos: true, stop_token_ids: [5], repetition_penalty: 1.2 },
     { model: "gpt2", prompt: "a", chameleon: null },
   ];
-  // What the types accept, the API does.
+  // The API accepts every request that the types accept.
   for (const request of accepted) expect(completionRequestSchema.safeParse(request).error).toBeUndefined();
   const refused: Request[] = [
     // @ts-expect-error -- an adapter is named by a string, or a list of experts

@@ -36,7 +36,7 @@ test.each(table)("every event in %j", (state, after) => {
   for (const [event, expected] of Object.entries(after)) {
     const next = nextState(state, event as AnswerEvent);
     expect([event, next]).toEqual([event, expected]);
-    // The same object is the sign that nothing has changed.
+    // An unchanged state must be the same object: callers see by this that nothing has changed.
     if (JSON.stringify(next) === JSON.stringify(state)) expect(next).toBe(state);
   }
 });

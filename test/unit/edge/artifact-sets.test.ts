@@ -59,7 +59,7 @@ function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), fr
     of: async (hash: string) => (await made.of(hash))?.manifestHash ?? null,
   };
 }
-/** An isolate that serves a set which was published. */
+/** Publishes a set, and returns an isolate that serves it. */
 async function serving(manifest: string) {
   publish(manifest);
   const isolate = sets();
@@ -69,7 +69,7 @@ async function serving(manifest: string) {
 const publish = (manifest: string) => {
   pointer = switchedTo(manifest, new Date(0), pointer);
 };
-/** Time goes on, a request comes, and what it set off behind itself ends. */
+/** Advances the clock, sends a request, and waits for what it started in the background. Returns the set that was served. */
 async function later({ current }: { current: () => Promise<string> }, ms: number = artifactLimits.refreshMs) {
   nowMs += ms;
   const served = await current();
@@ -123,7 +123,7 @@ test("a rollback needs no load: the set before is still held, and no third", asy
   await later(isolate);
   publish(a);
   await later(isolate);
-  // It was let go for c.
+  // The isolate holds two sets: it dropped a when it loaded c, so a is loaded again.
   expect(loads()).toEqual(["load b", "load a", "load c", "load a"]);
 });
 
@@ -186,7 +186,7 @@ test("a new isolate takes what was served before where the new set is broken, or
   expect(await sets().current()).toBe(embedded);
   holding.set(a, "some").set(embedded, "some");
   expect(await sets().current()).toBe(a);
-  // Nobody has anything: then what should be.
+  // If no backend holds any set, the published one is served.
   for (const hash of [a, embedded]) holding.set(hash, "none");
   expect(await sets().current()).toBe(b);
 });
@@ -235,7 +235,7 @@ test("a set by its manifest: what is held, what is published or was before, and 
   calls = [];
   expect([await isolate.of(a), await isolate.of(b)]).toEqual([a, b]);
   expect(calls).toEqual([]);
-  // A new isolate reads the one before; older ones are no set of anybody's.
+  // A new isolate can read the published set and the one before it; all others are unknown to it.
   expect([await sets().of(a), await sets().of(c), await sets().of(embedded)]).toEqual([a, null, null]);
   broken.add(a);
   expect(await sets().of(a)).toBeNull();

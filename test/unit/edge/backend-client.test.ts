@@ -15,10 +15,10 @@ const batch: BatchRequest = {
   sequences: [sequenceRequest("a")],
 };
 
-/** A status and the name of the process that answers with it; an Error where none does. */
+/** A status and the name of the process that answers; an Error if none answers. */
 type Answer = [status: number, process: string | null] | Error;
 
-/** A client whose calls get these answers in turn, the last one again and again; `calls` are method, URL and name of each. */
+/** A client whose calls get these answers in turn, the last one repeatedly. `calls` lists method, URL and name of each call. */
 function scripted(answers: Answer[], url = "http://b") {
   const calls: string[] = [];
   const client = new BackendClient(url, {
@@ -137,7 +137,7 @@ test.each([
   ["https://{name}.b.example", "pod-0", 204, "DELETE https://pod-0.b.example/v1/adapters/acme/HASH pod-0", true],
   ["https://b.example", null, 204, "DELETE https://b.example/v1/adapters/acme/HASH", true],
   ["https://{name}.b.example", "pod-0", 421, "DELETE https://pod-0.b.example/v1/adapters/acme/HASH pod-0", false],
-  // A backend never answers a deletion with 404.
+  // A backend never answers a deletion with 404, so 404 does not confirm it.
   ["https://b.example", null, 404, "DELETE https://b.example/v1/adapters/acme/HASH", false],
   ["https://b.example", null, 503, "DELETE https://b.example/v1/adapters/acme/HASH", false],
 ] as const)(

@@ -60,7 +60,7 @@ test("probe an ejected one with traffic only, and ask it again once it is ready"
   expect(dying.probes).toBe(0);
   await run("e");
   expect([dying.calls.length, dying.probes]).toEqual([2, 1]);
-  // Not ready: the next probe takes its time.
+  // It was not ready, so the next probe comes later.
   await run("f");
   await routing.pass(2000);
   dying.ready = ready(hash);

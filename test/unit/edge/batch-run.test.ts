@@ -25,7 +25,7 @@ const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequ
   ...rest,
 });
 
-/** Lets time pass wherever nothing else goes on, until `work` is done. */
+/** Runs the event loop until `work` is done. Advances the clock by 2 s every 20 turns. */
 async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
   let isDone = false;
   const done = work.finally(() => {
@@ -35,7 +35,7 @@ async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
   await done;
 }
 
-/** No timer may be left, and no load counted, whatever happened. */
+/** Expects that no timer and no counted load is left. */
 async function expectIdle(routing: ScriptedRouting) {
   await routing.settled();
   expect(routing.timers()).toBe(0);
@@ -55,7 +55,7 @@ interface SentOptions {
   urls?: string[];
 }
 
-/** Scripted backends, which must be idle after the test. */
+/** Scripted backends. After the test they must be idle. */
 function routed(count: number, options: ScriptedRoutingOptions = {}): ScriptedRouting {
   const routing = scriptedRouting(count, options);
   routings.push(routing);
@@ -150,7 +150,7 @@ test.each<[string, (id: string) => Frame]>([
   const tokens = framesFor(sequence("a")).slice(0, -1);
   await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
   expect(first.cancelled).toEqual(["a"]);
-  // Its cancellation was still on the way.
+  // The backend sends this before it learns of the cancellation.
   await first.last.send(tokenFrame("a", 7, 1));
   expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
   await serve(second.last);
@@ -268,7 +268,7 @@ test("a sequence that is at fault itself is not tried elsewhere", async () => {
 describe("a backend that refuses a call", () => {
   const of = (tenant: string, id: string) => sequence(id, { tenant });
 
-  /** Two sequences that the first backend began, and that the second one has now. */
+  /** Two sequences that the first backend began and lost, and that were then sent to the second one. */
   async function begunElsewhere() {
     const {
       routing,
@@ -291,7 +291,7 @@ describe("a backend that refuses a call", () => {
       return tenant === "bad" ? call.refuse(callFailure("refused")) : tenant !== "slow" && call.accept();
     });
     await first.last.refuse(callFailure("refused"));
-    // The others do not wait for the call that is not answered yet.
+    // The other tenants' calls do not wait for the slow tenant's, which is not answered yet.
     await begun;
     expect(first.calls.slice(1).map(({ ids }) => ids)).toEqual([["a_1", "d_1"], ["b_1"], ["c_1"], ["e_1"]]);
     await first.calls[4].accept();
@@ -358,7 +358,7 @@ describe("a backend that refuses a call", () => {
     const { routing, second, ended, framesOf } = await begunElsewhere();
     answerAll(routing, (call) => call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable")));
     await second.last.refuse(callFailure("refused"));
-    // The one at fault ends at once, and neither goes first to the backend that had lost it.
+    // The sequence at fault ends at once. Neither is sent first to the backend that had lost both.
     expect(framesOf("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
     expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
     let waitedMs = 0;
@@ -385,7 +385,7 @@ test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
     expect(of("a")).toEqual([token, gaveUp("a", kind)]);
     expect(of("b")).toEqual(framesFor(sequence("b")));
     for (const backend of routing.backends) if (backend !== first) expect(backend.calls).toEqual([]);
-    // The backend is not blamed for it.
+    // The backend is not blamed for the sequence's error.
     expect(routing.events).toEqual([]);
   },
 );
@@ -407,7 +407,7 @@ test("where no backend is left overload is passed on, with the shortest wait, al
   answerAll(routing, (call) => call.refuse(rest.pop()!));
   await first.last.refuse(callFailure("overloaded", 4));
   await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
-  // The backend that was away was asked once more, the busy one was not.
+  // The unreachable backend was asked once more, the overloaded ones were not.
   expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
 });
 
@@ -493,7 +493,7 @@ test("a client that goes away is cancelled where its sequence runs; the last one
   run.cancel(["a"]);
   expect(backend.cancelled).toEqual([]);
   await backend.last.accept();
-  // The backend can cancel only what it has accepted.
+  // The cancellation was held back until now: a backend can cancel only what it has accepted.
   expect(backend.cancelled).toEqual(["a"]);
   await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
   run.cancel(["b"]);
@@ -516,7 +516,7 @@ test("a client that goes away while it moves on is not sent elsewhere", async ()
 
 test("whatever backends do, each client sees its one series, whole or ended by one error", async () => {
   const step = fc.record({
-    /** Frames sent before it, in all sequences of the call. */
+    /** Rounds of frames that all sequences of the call get before this happens. */
     after: fc.nat(8),
     what: fc.constantFrom(
       "go on",

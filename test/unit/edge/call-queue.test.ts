@@ -8,7 +8,7 @@ interface Entry extends QueueEntry {
   name: number;
 }
 
-/** Each group at a backend of its own, unless told. */
+/** A group. By default it has a backend of its own. */
 const group = (key: string, backend = key, maxCalls?: number) => ({ key, backend, ...(maxCalls && { maxCalls }) });
 
 function entries(names: number[], tenant = "t", dueMs = 0): Entry[] {
@@ -60,7 +60,7 @@ test("a backend that does not answer leaves a connection to the others, whatever
   queue.add(group("other", "works"), entries([99]));
   const [call] = takeAll(queue);
   expect(call.entries).toMatchObject([{ name: 99 }]);
-  // Its caller chose the other backend, so that has one call more.
+  // The caller chose another backend for this call, which therefore has one call more.
   call.backend = "hangs";
   queue.add(group("other", "works"), entries([100]));
   expect(takeAll(queue)).toEqual([]);
@@ -116,7 +116,7 @@ test("there is room for as much of a tenant as that leaves free, so that another
   expect(queue.roomOf("burst")).toBe(20);
   queue.add(group("a"), entries(range(20), "burst"));
   expect([queue.waitingOf("burst"), queue.roomOf("burst"), queue.roomOf("second")]).toEqual([20, 20, 10]);
-  // What is sent again is taken even if the queue is full.
+  // Sequences that are sent again are taken even by a full queue.
   queue.add(group("b"), entries(range(30), "burst"));
   expect([queue.waiting, queue.roomOf("burst"), queue.roomOf("second")]).toEqual([50, 20, 0]);
 });
@@ -154,7 +154,7 @@ test("keeps its promises over any sequence of events", () => {
           group: { key },
           entries: taken,
         } = call;
-        // One call of a key at a time, no more than allowed of all, none too large.
+        // One call of a group at a time, no more calls than connections, and no call too large.
         expect(awaiting.map((other) => other.group.key)).not.toContain(key);
         awaiting.push(call);
         expect(awaiting.length).toBeLessThanOrEqual(limits.connections);
@@ -165,9 +165,9 @@ test("keeps its promises over any sequence of events", () => {
           const ofTenant = (list: Entry[]) => list.filter((e) => e.tenant === name);
           const had = ofTenant(before.map((w) => w.entry));
           const went = ofTenant(taken);
-          // Nothing lost, doubled or overtaken among a tenant's own.
+          // Of each tenant nothing is lost, doubled or overtaken.
           expect(went).toEqual(had.slice(0, went.length));
-          // Fair: whoever stays behind got as many turns as anybody, but for the last round.
+          // Fair: a tenant with entries left got as many turns as any other, except in the last round.
           const most = Math.max(...["t0", "t1", "t2"].map((t) => taken.filter((e) => e.tenant === t).length));
           if (went.length < had.length) expect(went.length).toBeGreaterThanOrEqual(most - 1);
         }

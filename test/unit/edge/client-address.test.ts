@@ -11,7 +11,7 @@ test.each([
   ["[::1]:4711", "::1"],
 ])("%s connected", (clientIp, address) => {
   expect(clientOf({ clientIp }, headers, false)).toEqual({ address, scheme: null });
-  // What the proxy appended is the last.
+  // The last address is the one that the proxy appended.
   expect(clientOf({ clientIp }, headers, true)).toEqual({ address: "203.0.113.9", scheme: "https" });
 });
 

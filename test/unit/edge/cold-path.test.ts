@@ -14,7 +14,7 @@ import { edgeModelFiles } from "../../support/edge-model.ts";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-/** Answers only when nothing else goes on: all that is asked before has been asked at once, which is one round trip. */
+/** Answers only when nothing else happens. All reads that wait by then were made at once, so they count as one round trip. */
 class SlowBucket {
   reads = 0;
   roundTrips = 0;
@@ -55,7 +55,7 @@ class SlowBucket {
 
 class MemoryCache implements ObjectCache {
   readonly entries = new Map<string, Response>();
-  /** Given in place of an entry. */
+  /** Answers that are given instead of an entry. */
   readonly damaged = new Map<string, () => Response>();
   async match(url: string) {
     return this.damaged.get(url)?.() ?? this.entries.get(url)?.clone();
@@ -85,7 +85,7 @@ async function published(hasMetadata: boolean) {
   return { bucket, manifest, edgeFiles };
 }
 
-/** A cold isolate; those with the same cache are in one city. */
+/** A cold isolate. Isolates with the same cache are in the same city. */
 function isolate(bucket: SlowBucket, cache: ObjectCache, now = () => 0) {
   return new ArtifactSets({
     source: new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined }),
@@ -110,14 +110,14 @@ test("a cold isolate loads a set in two sequential reads, in three where the poi
   }
 });
 
-/** A cold cell in a city of its own, as the Worker calls it: what its isolate holds is not ours. */
+/** A cold cell in a city of its own. As with a real cell, its isolate shares nothing with the Worker's. */
 function coldCell(bucket: SlowBucket, cache: ObjectCache = new MemoryCache()) {
   const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
   const deployed = () => Promise.reject(new Error("there are no assets"));
   return new PlannedSets(source, deployed, () => null);
 }
 
-/** A completion on a cold Worker, answered by a cold cell. `isWoken`: as the route does it. */
+/** A completion on a cold Worker, answered by a cold cell. `isWoken`: the Worker wakes the cell before, as the route does. */
 async function coldRequest(bucket: SlowBucket, manifest: string, edgeFiles: string[], isWoken: boolean) {
   const [worker, cell] = [isolate(bucket, new MemoryCache()), coldCell(bucket)];
   const told: string[] = [];
@@ -140,7 +140,7 @@ async function coldRequest(bucket: SlowBucket, manifest: string, edgeFiles: stri
 test("a request that finds Worker and cell cold waits for two sequential reads, not three", async () => {
   const { bucket, manifest, edgeFiles } = await published(true);
   const cold = (isWoken: boolean) => coldRequest(bucket, manifest, edgeFiles, isWoken);
-  // Three files and a pointer each; a cell that was not woken needs no pointer.
+  // Worker and cell read three files and a pointer each; a cell that was not woken needs no pointer.
   expect(await cold(true)).toEqual({ told: ["GET"], roundTrips: 2, reads: 8 });
   expect(await cold(false)).toEqual({ told: [], roundTrips: 3, reads: 7 });
 });
@@ -159,7 +159,7 @@ test.each([
     const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
     expect((await bucket.during(source.load(manifest, edgeFiles))).manifestHash).toBe(manifest);
     expect(bucket.reads - readsBefore).toBe(1);
-    // The good bytes are in its place, and the other entries were left alone.
+    // The good bytes have replaced the entry, and the other entries are unchanged.
     expect((await bucket.during(source.load(manifest, edgeFiles))).manifestHash).toBe(manifest);
     expect(bucket.reads - readsBefore).toBe(1);
   }
@@ -225,7 +225,7 @@ test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => 
     return bucket.reads - readsBefore;
   };
   const cells = [await cellReads(new MemoryCache()), await cellReads(cache)];
-  // The key's record, its end and its revocation.
+  // Each time three values are read: the key's record, its end and its revocation.
   expect(kv).toBeLessThanOrEqual(60);
   // Three files and the pointer, which is looked at again every 3 seconds.
   expect(r2[0]).toBeLessThanOrEqual(8);

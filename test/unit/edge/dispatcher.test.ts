@@ -18,7 +18,7 @@ const mixture = mixtureOf({ centroidId: "c1" });
 const own = mixtureOf({ adapterHash: "b".repeat(64) });
 const both = { mixture: { ...own.mixture, adapters: [...mixture.mixture.adapters, ...own.mixture.adapters] } };
 
-/** Submits sequences of no tokens as one request. */
+/** Submits sequences that generate no tokens, as one request. */
 function submit(
   { client }: ScriptedRouting,
   ids: string[],
@@ -27,9 +27,9 @@ function submit(
   model: Partial<BatchRequest> = {},
 ) {
   const received: Frame[] = [];
-  /** Ids of the frames of each group that came together. */
+  /** Type and id of each frame, for each group of frames that came together. */
   const groups: string[][] = [];
-  /** How many frames there were each time that one of its sequences was accepted. */
+  /** For each acceptance of one of its sequences, how many frames had come before. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const cancel = client.submit(
@@ -65,7 +65,7 @@ test("sequences for the same backend share a call if they are mixtures that name
   expect(idsOf(routing)).toEqual([["first"], ["alone"], ["base"]]);
   await routing.backends[0].calls[0].accept();
   expect(idsOf(routing).slice(3)).toEqual([["second", "third"]]);
-  // The call has the centroid of its first sequence, by which it was routed.
+  // The call names the centroid of its first sequence, by which it was routed.
   expect(routing.backends[0].last.batch.centroidId).toBe("c2");
 });
 
@@ -171,7 +171,7 @@ test("a request that is cancelled leaves the queue, or is cancelled at the backe
   await backend.last.send(done("a-1"));
   for (let i = 0; i < 2; i++) gone.cancel();
   expect(backend.cancelled).toEqual(["a-0"]);
-  // The backend sends these before it learns of the cancellation.
+  // The backend sends these frames before it learns of the cancellation.
   await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
   expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
   expect(stays.received).toHaveLength(1);
@@ -226,7 +226,7 @@ test("what a lost backend had in many calls is sent again in few, in turns with 
   const again = () => left.calls.slice(before);
   expect(again()).toHaveLength(3);
   const fresh = submit(routing, ["new"], "c0", { ...mixture, tenant: "new", maxTokens: 4 });
-  // With the answers to the first three, all others are sent, the new one among them.
+  // Once the first three calls are answered, all other sequences are sent, the new one among them.
   for (const call of again()) await call.accept();
   expect(again().flatMap(({ ids }) => ids)).toHaveLength(had.length + 1);
   expect(again().length).toBeLessThanOrEqual(4);
@@ -277,7 +277,7 @@ test("sequences waiting for a backend that is ejected meanwhile go to another on
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
 
-/** At the first of the two, "again" was refused; behind a call to the second wait "new" and "again", in this order. */
+/** Behind a busy call to the second backend waits "new". `again` has the first backend refuse "again", which then waits there, too. */
 function waitingForSecond() {
   const routing = oneCall(2);
   const choiceFor = (centroidId: string) =>
@@ -305,7 +305,7 @@ test("a sequence sent again does not return to the backend that it avoids, thoug
   await again();
   await second.last.refuse(callFailure("silent"));
   expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
-  // It waits behind the call of the group that it was in.
+  // "again" still waits behind the calls of its group.
   for (const call of first.calls) await call.accept();
   expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
 });

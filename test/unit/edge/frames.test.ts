@@ -28,7 +28,7 @@ test("a stream that falls silent is given up within the limit and not before 4/5
     const { groups, send, isCancelled } = stream();
     send(frameLine(token(0)));
     expect((await groups.next()).value).toEqual([token(0)]);
-    // The caller's own time does not count.
+    // Time that the caller takes between two frames does not count.
     await vi.advanceTimersByTimeAsync(10 * limitMs + startMs);
     let failure: unknown = null;
     groups.next().catch((error) => {

@@ -11,7 +11,7 @@ const random = () => randomBytes(32);
 
 class World {
   readonly stored = new Map<string, string>();
-  /** The tenant in the metadata of each name. */
+  /** For each name, the tenant in its metadata. */
   readonly tenants = new Map<string, string>();
   readonly read: string[] = [];
   pageNames = 2;
@@ -47,7 +47,7 @@ class World {
     return this.records.create(tenant, all, expiresAt);
   }
 
-  /** Rotates a key whose old one goes on for so many hours. */
+  /** Rotates a key. The old one remains valid for `hours`. */
   rotate(id: string, hours: number, records = this.records) {
     return records.rotate(id, { oldExpiresAt: this.after(hours * hour), expiresAt: null });
   }
@@ -56,7 +56,7 @@ class World {
     return (await this.records.list()).map(({ record }) => stateOf(record, this.clockMs)).sort();
   }
 
-  /** Records whose first write comes after `other`, which has run by then. */
+  /** Records that run `other` just before their first write, like a request that comes in between. */
   interrupted(other: () => Promise<unknown>): KeyRecords {
     let run: (() => Promise<unknown>) | null = other;
     const put: RecordStore["put"] = async (...args) => {
@@ -68,7 +68,7 @@ class World {
     return new KeyRecords({ ...this.store, put }, this.now, random);
   }
 
-  /** What the edge says of a key that is stored so; a fresh isolate reads it. */
+  /** What a fresh isolate of the edge says of a key in this store. */
   accessOf(key: string) {
     const get = async (name: string) => JSON.parse(this.stored.get(name) ?? "null") as unknown;
     const namespace = { get, list: () => Promise.reject(new Error("not to be listed")) };

@@ -1,4 +1,4 @@
-/** Labels as branches of tokens: probabilities multiply along a label's way, and no two labels are one. */
+/** Labels as branches of tokens: a label's probability is the product along its tokens. Labels with equal tokens are refused. */
 import { expect, test } from "vitest";
 import { branchesOf, labelProbabilities } from "../../../edge/plan/labels.ts";
 import { limits } from "../../../shared/contracts/limits.ts";

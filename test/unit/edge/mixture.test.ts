@@ -93,7 +93,7 @@ test("a mixture of listed experts without weights is by evidence, its adapters e
   expect(mode).toBe("evidence");
   const { base } = defaultCalibration;
   expect(request).toMatchObject({ base, evidence: { tokens: 64, floor: defaultCalibration.floor } });
-  // The nearest first.
+  // The nearest adapter comes first.
   const weight = (1 - base) / 2;
   expect(request.adapters).toEqual([
     { centroidId: "c1", weight },

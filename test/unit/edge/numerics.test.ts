@@ -1,4 +1,4 @@
-/** A sequence that has tokens goes on only where the same bits are computed: two backends whose fingerprints differ, or not. */
+/** A sequence that has tokens is continued only with the same bits: two backends with equal or different fingerprints. */
 import { expect, test } from "vitest";
 import { roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
 import type { SequenceRequest } from "../../../shared/contracts/inference.ts";
@@ -22,7 +22,7 @@ function inOrder(routing: ScriptedRouting): [ScriptedBackend, ScriptedBackend] {
 }
 const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 
-/** Two tokens from a backend with `numerics`, which then fails so that nobody waits for it. */
+/** A run whose first backend, with these `numerics`, has sent two tokens. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
   const routing = scriptedRouting(2);
   const trip = runBatch(routing, sequences);
@@ -59,7 +59,7 @@ test.each(["its refusal", "its answer"])(
     else {
       await second.last.accept("cpu-int8-1");
       expect(second.last.signal.aborted).toBe(true);
-      // What it sends all the same reaches nobody.
+      // The frames that it sends nevertheless reach nobody.
       await second.last.send(...framesFor(sequences[0]));
     }
     await ended;

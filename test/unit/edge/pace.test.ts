@@ -8,7 +8,7 @@ const limits = {
   ...{ refusedMs: 500, maxKeys: 3 },
 };
 const mebibyte = 2 ** 20;
-/** When each of `arrivals` of one key starts. */
+/** Start times of one key's requests that arrive at these times. */
 const startsOf = (arrivals: readonly number[], pace = new Pace(limits), bodyBytes = 0) =>
   arrivals.map((ms) => ms + pace.waitMs(1, ms, bodyBytes));
 
@@ -21,7 +21,7 @@ test("some start at once, the others one after the other, none later than the lo
 test("a larger body takes its share of the thread's time, and waits longer for it", () => {
   const arrivals = Array.from({ length: 20 }, () => 1000);
   const starts = startsOf(arrivals, new Pace(limits), mebibyte);
-  // The allowance of small requests, 6 ms, is theirs, too.
+  // Requests with large bodies have the 6 ms of small requests' allowance, too.
   expect(starts.slice(0, 4)).toEqual([1000, 1034, 1074, 1114]);
   expect(Math.max(...starts)).toBe(1400);
 });
@@ -46,7 +46,7 @@ test("in order, in bounds, and never more at once than `burst` and what the time
       for (const [i, start] of starts.entries()) {
         expect(start - arrivals[i]).toBeLessThanOrEqual(limits.maxDelayMs);
         if (i > 0) expect(start).toBeGreaterThanOrEqual(starts[i - 1]);
-        // Whoever waits, but not for the longest, has a full allowance before it.
+        // A request that waits, but less than the maximum, comes after a full burst.
         const waitMs = start - arrivals[i];
         if (waitMs === 0 || waitMs >= limits.maxDelayMs) continue;
         const others = starts.filter((other, j) => j < i && other > start - limits.burst * limits.intervalMs);

@@ -41,7 +41,7 @@ test("gives the client one series under its own id, which no frame may break", (
   expect(() => one.deliver(promptFrame("a"))).toThrow(/prompt/);
   expect(() => one.deliver(tokenFrame("a", 1, 9))).toThrow(/index 1, 2 is next/);
   expect(one.deliver(tokenFrame("a", 2, 9))).toEqual(tokenFrame("a", 2, 9));
-  // What a backend repeats, or skips, is no token of this series.
+  // A token that a backend repeats or skips is refused.
   expect(() => one.deliver(tokenFrame("a_1", 2, 9))).toThrow(/index 2, 3 is next/);
   expect(() => one.deliver(tokenFrame("a_1", 4, 9))).toThrow(/index 4, 3 is next/);
   expect(one.deliver(tokenFrame("a_1", 3, 10))).toEqual(tokenFrame("a", 3, 10));

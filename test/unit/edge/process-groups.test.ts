@@ -84,7 +84,7 @@ function run(client: Dispatcher, batch: BatchRequest, cancels: boolean): Promise
     const ignore = () => {};
     if (!cancels) return submit(batch.sequences, ignore);
     const [first, ...others] = batch.sequences;
-    // With no connection free the first one waits, so that the call of the others takes it along.
+    // With no connection free the first sequence waits, so that the call of the others takes it along.
     Object.assign(limits, { connections: 0, connectionsPerBackend: 200, callsPerGroup: 200 });
     const cancel = submit([first], () => {
       cancel();
@@ -100,7 +100,7 @@ function timeless(frame: Frame): Frame {
   return frame.type === "done" ? { ...frame, timings: { ...frame.timings, queueMs: 0 } } : frame;
 }
 
-/** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
+/** Runs batches at the same time. Each sequence must be whole, or a beginning if it was cancelled. */
 async function expectWhole(client: Dispatcher, numbers: number[], cancels = false): Promise<void> {
   const batches = numbers.map((i) => batchOf(i, !cancels));
   const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
@@ -137,7 +137,7 @@ describe.each(balancings)("four processes behind one address (%s)", (balancing) 
     const backends = await startEdge(balancing);
     await expectWhole(backends, numbers(8));
     group.processes[1].killedAfterTokens = 60;
-    // The router chooses who gets how many.
+    // The router decides how many sequences the process gets, so it may take several waves.
     const isKilled = () => group.processes[1].killedAfterTokens === Number.POSITIVE_INFINITY;
     for (let wave = 0; wave < 20 && !isKilled(); wave++) await expectWhole(backends, numbers(24));
     expect(isKilled()).toBe(true);

@@ -11,7 +11,7 @@ const none: TenantLimits = {
 };
 const startMs = Date.UTC(2026, 10, 25, 4);
 
-/** Admits a request and reserves its tokens; what it is refused at last is decided. */
+/** Admits a request, then reserves its tokens. Returns the refusal of either step, else the reservation. */
 function reserve(quota: Quota, id: string, limits: Partial<TenantLimits>, nowMs = startMs, tokens = 1) {
   const all = { ...none, ...limits };
   const admitted = quota.admit(id, all, nowMs);
@@ -60,7 +60,7 @@ test("counts what runs until it is settled, or its lease is over", () => {
   quota.settle("a", 1, startMs);
   expect(reserve(quota, "d", limits).refusal).toBeNull();
   quota.renew("b", startMs + reservationMs - 1);
-  // d's isolate is gone, b's has said that it is not.
+  // The lease of d, which was not renewed, is over; b was renewed.
   expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
   expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
 });
@@ -92,7 +92,7 @@ test("refuses every request once a month's tokens are used up, and only then", (
   const limits = { ...none, tokensPerMonth: 100 };
   expect(quota.admit("a", limits, startMs).refusal).toBeNull();
   expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
-  // Reserved tokens may be given back, so the refusal is not final.
+  // Reserved tokens may be released again, so the next request is admitted. Only its reservation is refused.
   expect(quota.admit("b", limits, startMs).refusal).toBeNull();
   expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
   quota.settle("a", 100, startMs);
@@ -119,7 +119,7 @@ test("counts in the minute, too, what is used of a request that was released bef
   expect(quota.settle("left", 90, startMs + 2000)).toBe(true);
   expect(quota.settle("left", 90, startMs + 2000)).toBe(false);
   expect(reserve(quota, "next", limits, startMs + 2000, 11).refusal).toMatchObject({ used: 90 });
-  // It was used at the end, not when it was reserved.
+  // The tokens count from the request's end, not from its reservation.
   expect(reserve(quota, "later", limits, startMs + 62_999, 11).refusal).not.toBeNull();
   expect(reserve(quota, "on time", limits, startMs + 63_000, 11).refusal).toBeNull();
 });
@@ -134,7 +134,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
   const property = fc.property(fc.array(event, { maxLength: 120 }), (events) => {
     const quota = new Quota();
     let nowMs = startMs;
-    /** The model: everything granted, with what it holds now. */
+    /** The model: every granted request with the tokens that it holds now. */
     const granted: { id: string; atMs: number; tokens: number; open: boolean }[] = [];
     for (const [i, one] of events.entries()) {
       const running = granted.filter(({ open, atMs }) => open && atMs + reservationMs > nowMs);
@@ -148,7 +148,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
         const requests = () => quota.state.seconds.reduce((total, [, second]) => total + second.requests, 0);
         const before = requests();
         const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
-        // A lease that is over frees the slot and the month, not the minute.
+        // When a lease is over, its slot and its tokens of the month are free, but not its tokens of the minute.
         const charged = granted.filter(({ open, atMs }) => !open || atMs + reservationMs > nowMs);
         const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
         const within = (ms: number) => granted.filter(({ atMs }) => atMs > nowMs - ms);
@@ -162,10 +162,10 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
           granted.push({ id: `r${i}`, atMs: nowMs, tokens: one.tokens, open: true });
         } else {
           expect(fits(61_000)).toBe(false);
-          // One that was admitted counts, though its tokens do not fit.
+          // An admitted request counts, though its tokens do not fit.
           if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
         }
-        // Trying again when told to works, if nothing else comes.
+        // After the time that was told, the same limit does not refuse again if nothing else arrives.
         if (refusal?.retryAfterMs && refusal.limit !== "concurrentRequests") {
           const later = new Quota(JSON.parse(JSON.stringify(quota.state)));
           const again = reserve(later, "again", limits, nowMs + refusal.retryAfterMs, one.tokens);

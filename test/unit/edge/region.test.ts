@@ -91,6 +91,6 @@ test("a jurisdiction is the only way to an object: no other code of the edge nam
       /^(?!worker-conf|client|page).*\.ts$/.test(file) &&
       /\.(getByName|idFromName)\(/.test(readFileSync(new URL(file, folder), "utf8")),
   );
-  // config.ts: containers, which are backends.
+  // config.ts names containers only, which are backends.
   expect(naming.sort()).toEqual(["config.ts", "platform/objects.ts"]);
 });

@@ -108,7 +108,7 @@ test("one address of several processes counts the load of each process, and of a
   processes[0].load.own += 4;
   const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
   expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
-  // Other edges have 8 more sequences at the second process.
+  // The second process has 8 sequences from other edges.
   processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
   expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
   expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
@@ -166,7 +166,7 @@ test("backends of several regions spill when the load of the nearest costs more 
   expect(choose()).toBe(first);
   first.load.own += 1;
   expect(choose().address).toBe(far);
-  // Two processes there share the load.
+  // The near address turns out to have two processes, which share the load.
   first.group.recordAnswer(first, "p0", 0);
   first.group.recordAnswer(first, "p1", 0);
   expect(choose().address).toBe(near);

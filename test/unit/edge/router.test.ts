@@ -51,7 +51,7 @@ test("sends a centroid where it was before, and elsewhere only over the load bou
   });
   expect(chosen.slice(0, 8)).toEqual(Array(8).fill(order[0]));
   const counts = order.map((name) => chosen.filter((one) => one === name).length);
-  // Less than 1.25 × 30 / 3 before the last one.
+  // The bound before the last choice is 1.25 × 30 / 3 = 12.5, so one more may be sent to a backend with 12.
   expect(Math.max(...counts)).toBe(13);
   expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
   for (const backend of chosen) backend.load.own -= 1;
@@ -73,7 +73,7 @@ test("brings an ejected one back by a probe alone, asked once at a time; each ej
   const router = new Router(addresses(2));
   const [first, second] = inOrder(router, "c1", 2);
   expect(first.health.recordFailure(true, 0)).toBe(true);
-  // The rest of what it had fails, too.
+  // Its other calls fail, too.
   for (let i = 0; i < 10; i++) expect(first.health.recordFailure(true, 5)).toBe(false);
   expect(router.takeProbes(999)).toEqual([]);
   expect(router.takeProbes(1000)).toEqual([first]);
@@ -87,7 +87,7 @@ test("brings an ejected one back by a probe alone, asked once at a time; each ej
   expect(router.takeProbes(7100)).toEqual([first]);
   first.group.recordProbe(first, true, 7100);
   expect(router.choose(route("c1"), none, 7100)).toEqual({ backend: first, isFit: true });
-  // Ready, and failing again: nothing is forgotten until a completion comes.
+  // It is ready but fails again: only a completion, not a probe, resets how long ejections last.
   first.health.recordFailure(true, 7200);
   expect(router.takeProbes(15_199)).toEqual([]);
   expect(router.takeProbes(15_200)).toEqual([first]);
@@ -95,7 +95,7 @@ test("brings an ejected one back by a probe alone, asked once at a time; each ej
   first.recordSuccess();
   first.health.recordFailure(true, 20_000);
   expect(router.takeProbes(21_000)).toEqual([first]);
-  // The longest one is reached.
+  // Ejections become no longer than a maximum.
   for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
   expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.maxEjectionMs);
 });
@@ -154,7 +154,7 @@ test("keeps its promises over any sequence of events", () => {
     for (const one of events) {
       if (one.type === "send") {
         const choice = router.choose(route(`c${one.centroid}`), none, nowMs)!;
-        // Someone is always asked, and the unfit only where nobody is fit.
+        // A backend is always chosen, and an unfit one only if none is fit.
         expect(choice.isFit).toBe(!ejected.has(choice.backend));
         if (!choice.isFit) expect(ejected.size).toBe(n);
         else {
@@ -186,7 +186,7 @@ test("keeps its promises over any sequence of events", () => {
         expect(router.shareOf(backend, nowMs)).toBeCloseTo(Math.max(one.sequences, ownOf(backend)) / one.slots);
       } else if (one.type === "pass") nowMs += one.ms;
     }
-    // What others have there is forgotten in the end; what this router has is not.
+    // In the end the router forgets the sequences that others reported, but not its own.
     for (const backend of backends) {
       expect(router.shareOf(backend, nowMs + 1e6)).toBeCloseTo(ownOf(backend) / slots.get(backend)!);
     }
@@ -199,7 +199,7 @@ test("a backend that others have loaded is passed over, until its report is old"
   const [first, second] = inOrder(router, "c1", 2);
   first.load.recordReport({ sequences: 16, slots: 16 }, 0);
   expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
-  // One that reports nothing counts by what this router sent there.
+  // A backend without a report counts by what this router has sent there.
   first.load.recordReport(null, 0);
   second.load.own += 32;
   expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
@@ -212,13 +212,13 @@ interface Herd {
   seed: number;
   routers: number;
   backends: number;
-  /** Sequences under way, for each backend. */
+  /** Running sequences per backend. */
   perBackend: number;
 }
 
 /**
- * Routers send sequences to the same backends; `hot` of these are of one centroid. A router gets a report when so many more
- * sequences have been sent by all: `late` of those under way. Returns the largest load of a backend by the mean.
+ * Routers send sequences to the same backends, a share `hot` of them with one centroid. A router gets a backend's report only after so many
+ * more sequences have been sent by all: a share `late` of those that run. Returns the largest load of a backend over the mean load.
  */
 function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
   const random = seededRandom(seed);
@@ -252,9 +252,9 @@ function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number
 }
 
 test.each([
-  // What the least loaded backend would get in place of the first that is not over its share: 2.5 times the mean.
+  // A router that took the least loaded backend instead of the first one within its share would reach 2.5 times the mean.
   ["many centroids and very old reports", 0, 1 / 4, 1.75],
-  // Without reports: 2.7 times the mean.
+  // Routers without reports would reach 2.7 times the mean.
   ["a centroid of half of all sequences and fresher reports", 0.5, 1 / 16, 1.75],
 ])("routers with %s do not overload a backend together", (_, hot, late, most) => {
   const shape = fc.record({

@@ -1,4 +1,4 @@
-/** The threat model points at what holds it: every file that it names must be there. */
+/** The threat model refers to code and tests: every file that it names must exist. */
 import { existsSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 

@@ -79,12 +79,12 @@ test("a stream that is whole is told by its end, and of any other the bytes behi
 
 /** [choice, text, whether it is the choice's last] */
 type Made = [number, string, boolean];
-/** Of a choice's number, its text, and a dot where it ends. */
+/** One event for each word, which is a choice's number, a text, and a dot if the choice ends. */
 const madeOf = (all: string) =>
   all.split(" ").map((one): Made => [Number(one[0]), one.slice(1).replace(".", ""), one.endsWith(".")]);
 const events = madeOf("0a 1b 0c 1. 0d.");
 const written = ([choice, said, isDone]: Made) => chunk(choice, said, isDone ? "stop" : null);
-/** Those of `made` that the client lacks. */
+/** The events of `made` that the client lacks. */
 const lacking = (cursor: StreamCursor, made: Made[]) => {
   const repeated = new RepeatedEvents(JSON.parse(JSON.stringify(cursor)) as StreamCursor);
   return made.filter((event) => !repeated.skipIfSent(...event));

@@ -1,4 +1,4 @@
-/** What counts time at the edge, under a system clock that is set forward or back by hours. */
+/** Everything at the edge that counts time, under a system clock that is set forward or back by hours. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ensureAlarm, steadyClock } from "../../../edge/platform/clock.ts";
@@ -38,7 +38,7 @@ test("a steady clock goes forward with the system's, and by every step back", ()
 
 const tokensIn = ({ state }: Quota) => state.seconds.reduce((sum, [, { tokens }]) => sum + tokens, 0);
 
-/** A minute is over 61 seconds after it began, whichever hour the clock says. */
+/** A minute ends 61 seconds after it began, whatever the clock says. */
 test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at most after a step of %d h", (hours) => {
   const limits = { ...none, requestsPerMinute: 2, tokensPerMinute: 20, concurrentRequests: 2 };
   const quota = new Quota();
@@ -76,7 +76,7 @@ test("a month's tokens are given once, whichever month the clock says in between
   }
   expect(quota.admit("over", limits, november).refusal).toMatchObject({ limit: "tokensPerMonth", used: 120 });
   expect(quota.admit("fits", limits, december).refusal).toBeNull();
-  // A clock that is wrong by years leaves no months behind without end.
+  // Months that a clock wrong by years has made are not kept without bound.
   for (let year = 2030; year < 2100; year++) quota.settle(`y${year}`, 1, Date.UTC(year, 0));
   expect(quota.state.months.length).toBeLessThanOrEqual(4);
 });

@@ -36,7 +36,7 @@ test.each<[number, number, Options, number, string]>([
 
 test("allows common requests", () => {
   expect(() => refuseManyLogprobs(planOf(128, 1024), plain)).not.toThrow();
-  // The one choice of a chat may fill a context of 1024 tokens, here with every option set.
+  // A chat's single choice may fill a context of 1024 tokens, here with every option set.
   expect(() => refuseManyLogprobs(planOf(1, 1024), { ...plain, logprobs: 20, compare: true })).not.toThrow();
   expect(() => refuseManyLogprobs(planOf(32, 1021), { ...echoed, logprobs: 1 })).not.toThrow();
   expect(() => refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1 })).toThrow();

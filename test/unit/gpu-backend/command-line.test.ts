@@ -1,4 +1,4 @@
-/** What commands make of signals: Ctrl-C may reach them twice at once, and is still one request to end. */
+/** How commands take signals: Ctrl-C may reach them twice at once, and is still one request to end. */
 import { EventEmitter } from "node:events";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { onStopRequest } from "../../../gpu-backend/command-line.ts";

@@ -16,7 +16,7 @@ function given(...args: string[]): Record<string, string> {
   return variables();
 }
 
-/** A value that the setting takes, and one that it does not. */
+/** A value that each setting accepts, and one that it refuses. */
 const values: Record<string, [good: string, bad: string]> = {
   BACKEND_HOST: ["0.0.0.0", ""],
   MODEL_DIR: ["./model", ""],

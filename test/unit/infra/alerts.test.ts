@@ -1,4 +1,4 @@
-/** The alerts: rules that Prometheus accepts, on metrics that exist, each provoked by its cause and explained in the runbook. */
+/** The alerts: rules that Prometheus accepts, on metrics that exist, each triggered by its cause and explained in the runbook. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";

@@ -26,7 +26,7 @@ if (process.env.NPM_DOES === "hang") {
   fs.mkdirSync("node_modules");
 }
 `;
-/** Stands in for \`npm start\`: tells what it was given, then ends or waits as its first argument says. */
+/** Stands in for `npm start`: prints what it was given, then ends or waits as its first argument says. */
 const startFile = `
 const [how, value] = process.argv.slice(2);
 if (how === "exit") process.exitCode = Number(value);
@@ -153,7 +153,7 @@ async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<Child
 
 test.each([
   ["SIGTERM", 7],
-  // No terminal sends it to the child here.
+  // No terminal sends SIGINT to the child here, so it must be forwarded.
   ["SIGINT", 128 + 2],
 ] as const)("forwards %s, and ends as its child ends", async (signal, code) => {
   const child = await launchWaiting();
@@ -161,7 +161,7 @@ test.each([
   expect(await once(child, "close")).toEqual([code, null]);
 });
 
-// The far end of a pseudo-terminal is a terminal, too.
+// A pseudo-terminal stands in for a user's terminal.
 test.runIf(existsSync("/dev/ptmx"))("outlives SIGINT, which a terminal sends to the child as well", async () => {
   const terminal = await open("/dev/ptmx", constants.O_RDWR | constants.O_NOCTTY);
   onTestFinished(() => terminal.close());
@@ -174,7 +174,7 @@ test.runIf(existsSync("/dev/ptmx"))("outlives SIGINT, which a terminal sends to 
 test("its child learns of its death", async () => {
   const child = await launchWaiting();
   child.kill("SIGKILL");
-  // The pipe closes when the last process that holds it has ended: the child, too.
+  // The pipe closes when the last process that holds it has ended, so the child has ended, too.
   await once(child, "close");
 });
 

@@ -20,7 +20,7 @@ test("compose publishes the edge alone, on loopback, before a backend that is he
   expect([edge.ports, backend.ports]).toEqual([["127.0.0.1:8787:8787"], undefined]);
   expect(edge.environment.BACKEND_URLS).toBe(`http://backend:${preset.port}`);
   expect(edge.environment.BACKEND_SECRETS).toBe(backend.environment.BACKEND_SECRETS);
-  // With `:?`, Compose refuses to start where the shell has none.
+  // With `:?`, Compose refuses to start if the variable is not set.
   expect(edge.environment.BACKEND_SECRETS).toMatch(/^\$\{BACKEND_SECRETS:\?/);
   expect(edge.depends_on).toEqual({ backend: { condition: "service_healthy" } });
   expect(edge.read_only).toBe(true);

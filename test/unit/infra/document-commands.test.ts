@@ -16,7 +16,7 @@ import type { ParseTask } from "../../support/parse-commands.ts";
 const root = path.join(import.meta.dirname, "../../..");
 const { scripts }: { scripts: Record<string, string> } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
 
-/** What no test runs, by how it begins, and why. The files that it names must exist all the same. */
+/** Beginnings of commands that no test runs, and why. The files that such commands name must exist nevertheless. */
 const notRunHere: Record<string, string> = {
   "docker ": "needs Docker; CI builds the images and starts one, images.test.ts compares the Dockerfile with the code",
   "kubectl ": "needs a cluster; kubernetes.test.ts renders and validates what is applied",
@@ -30,21 +30,21 @@ const notRunHere: Record<string, string> = {
 interface Command {
   file: string;
   line: string;
-  /** Whether it is mentioned in a sentence. */
+  /** Whether it is mentioned in a sentence instead of a code block. */
   isMentioned: boolean;
 }
 
-/** Of what a shell would make of a line; variables and globs stay as they are. */
+/** Splits a line into words as a shell does, but leaves variables and globs as they are. */
 function words(line: string): string[] {
   return [...line.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"])+/g)].map(([word]) => word.replaceAll(/['"]/g, ""));
 }
 
-/** Without variables before it, and out of `KEY=$(…)`. */
+/** A command without the variables before it, and without `KEY=$(…)` around it. */
 function bare(line: string): string {
   return line.replace(/^\w+=\$\((.*)\)$/, "$1").replace(/^([A-Z_]+=\S+ )+/, "");
 }
 
-/** The parser that must accept it, or null where none does. */
+/** The parser that must accept a command, or null if there is none. */
 function taskOf({ line, isMentioned }: Command): ParseTask | null {
   const [program, ...args] = words(bare(line).replaceAll(" …", "").replaceAll("HASH", "0123abcd"));
   const namesAlone = isMentioned;
@@ -60,7 +60,7 @@ function taskOf({ line, isMentioned }: Command): ParseTask | null {
   return { program: script, args: separator === -1 ? [] : args.slice(separator + 1), namesAlone };
 }
 
-/** Why a command that no parser of ours knows is fine, or null. */
+/** Why a command is fine that no parser of ours knows, or null. */
 function reasonFor({ line }: Command): string | null {
   const listed = Object.keys(notRunHere).find((beginning) => line.startsWith(beginning));
   if (listed !== undefined) return notRunHere[listed];
@@ -73,7 +73,7 @@ function reasonFor({ line }: Command): string | null {
 
 describe.skipIf(!isCheckout)("commands of the documents", () => {
   const executed = new Set(executedDocuments.flatMap(commands));
-  // The changelog tells what was.
+  // The changelog names commands of earlier releases.
   const current = documents().filter((file) => file !== "CHANGELOG.md");
   const all = current.flatMap((file): Command[] => [
     ...commands(file).map((line) => ({ file, line, isMentioned: false })),

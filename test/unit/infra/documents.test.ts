@@ -1,4 +1,4 @@
-/** What the documents link to is there. */
+/** The targets of links in the documents exist. */
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
@@ -11,7 +11,7 @@ const root = path.join(import.meta.dirname, "../../..");
 describe.skipIf(!isCheckout)("documents", () => {
   test.each(documents())("%s links to files and headings that are there", (file) => {
     const text = readFileSync(path.join(root, file), "utf8");
-    // Not images: they are made from the running page.
+    // Images are left out: they are made from the running page.
     const links = [...text.matchAll(/(?<!!)\[[^\]]*\]\((?!https?:|mailto:)([^)\s]+)\)/g)].map(([, target]) => target);
     const broken = links.filter((link) => {
       const [name, heading] = link.split("#");
@@ -35,7 +35,7 @@ describe.skipIf(!isCheckout)("documents", () => {
     const drawing = readFileSync(path.join(root, `infra/docs/${name}.svg`), "utf8");
     const folders = [...drawing.matchAll(/class="path"[^>]*>([^<]+)</g)].map(([, folder]) => folder);
     expect(folders.length).toBeGreaterThan(5);
-    // Those of training are named within gpu-backend/.
+    // The drawing of a training names folders within gpu-backend/.
     const isThere = (folder: string) => ["", "gpu-backend"].some((top) => existsSync(path.join(root, top, folder)));
     expect(folders.filter((folder) => !isThere(folder))).toEqual([]);
   });

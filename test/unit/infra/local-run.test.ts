@@ -30,7 +30,7 @@ function read(): { run: LocalRun | null; said: string[] } {
 
 test("only its user reads it, and nobody once its process is gone", async () => {
   expect(read()).toEqual({ run: null, said: [] });
-  // A file that was there before could be read by others.
+  // Others could read a file that already existed.
   await writeFile(file, "{}", { mode: 0o644 });
   await writeLocalRun(folder, run);
   expect(read()).toEqual({ run, said: [] });
@@ -41,7 +41,7 @@ test("only its user reads it, and nobody once its process is gone", async () => 
   expect(read()).toEqual({ run: null, said: [] });
 });
 
-/** Writes a file that would count, but for what is changed. */
+/** Writes a file that would be used if nothing were changed in it. */
 const writeRun = (change: object = {}) => writeFile(file, JSON.stringify({ ...run, ...change }), { mode: 0o600 });
 
 test.each<[string, () => unknown, boolean?]>([
@@ -62,7 +62,7 @@ test.each<[string, () => unknown, boolean?]>([
         .then(() => rename(file, `${file}.other`))
         .then(() => symlink("run.json.other", file)),
   ],
-  // To read it would wait until somebody writes to it.
+  // Reading a named pipe would block until somebody writes to it.
   ["is a named pipe", () => spawnSync("mkfifo", ["-m", "600", file]), process.platform === "win32"],
   ["is another user's", () => writeRun().then(() => chown(file, 65534, 65534)), process.getuid?.() !== 0],
 ])("a file that %s is ignored, in one sentence", async (_, write, isSkipped = false) => {

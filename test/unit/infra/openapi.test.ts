@@ -50,7 +50,7 @@ test("names every way to fail that a client can meet, with its status and its en
       }
     }
   }
-  // Between edge and backend, or to somebody who is gone.
+  // Callers never get these: they occur between edge and backend, or go to a client that has left.
   const unmet: ErrorKind[] = [
     "bad_signature",
     "manifest_mismatch",
@@ -79,7 +79,7 @@ test("are rows of one table, each with its value, its unit and what it bounds", 
 
 test("bound every string, every list and every open object of every request", () => {
   const open: string[] = [];
-  /** Refused unless every entry is `text`, so nothing of it is kept. */
+  /** Refused unless every entry is `text`, so nothing of it is kept, and no bound is needed. */
   const refused = /\.modalities/;
   let seen = 0;
   const walk = (schema: JsonSchema, at: string) => {
@@ -88,7 +88,7 @@ test("bound every string, every list and every open object of every request", ()
     const types = [schema.type].flat();
     if (types.includes("string") && !isClosed) open.push(at);
     if (types.includes("array") && schema.maxItems === undefined) open.push(at);
-    // Fields that a request must not set are refused whatever they hold, and other unknown ones are dropped.
+    // Fields that a request must not set are always refused, and other unknown fields are dropped.
     if (types.includes("object") && schema.additionalProperties && schema.maxProperties === undefined) open.push(at);
     if (schema.items) walk(schema.items, `${at}[]`);
     for (const [name, one] of Object.entries(schema.properties ?? {})) walk(one, `${at}.${name}`);

@@ -1,4 +1,4 @@
-/** What a start prints once it serves: for people on a terminal, for programs elsewhere; and a key that was made once, to people alone. */
+/** What a start prints once it serves, for people on a terminal and for programs. A new key is printed on a terminal only. */
 import { expect, test } from "vitest";
 import { type Ready, readyText } from "../../../infra/serve-edge.ts";
 

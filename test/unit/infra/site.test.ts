@@ -68,7 +68,7 @@ test("the reference has every variable, secret and binding that the edge reads",
     return values[name];
   };
   const { backendFetch } = readConfig(new Proxy({}, { get }) as Variables);
-  // The way to a backend is chosen with each call; nothing listens at this one.
+  // The way to a backend is chosen by each call, so one call is made. Nothing listens at its address.
   await expect(backendFetch("http://127.0.0.1:1", {})).rejects.toThrow();
   expect([...names]).toEqual(expect.arrayContaining(["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_VPC"]));
   for (const name of names)

@@ -1,4 +1,4 @@
-/** What the edge serves to browsers: the API's document, and the page, one small document that asks nobody else for anything. */
+/** What the edge serves to browsers: the API's document, and the page, one small document that sends requests to nobody else. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";

@@ -1,4 +1,4 @@
-/** How a text is cut for scoring, and what its scores come to together. */
+/** How a text is cut into stretches for scoring, and how their scores are averaged. */
 import { expect, test } from "vitest";
 import { besideBase, cutInTwo, mean, scoreTable, stretchesOf } from "../../../infra/api/stretches.ts";
 import { fuzzText } from "../../support/fuzz-text.ts";

@@ -52,7 +52,7 @@ describe.each(workflows)("%s", (file) => {
         if (step.uses?.startsWith("actions/checkout")) expect(step.with).toEqual({ "persist-credentials": false });
       }
     }
-    // What a stranger names, such as a branch, is no part of a script.
+    // Names that a stranger chooses, such as a branch's, are never put into a script.
     const scripts = read(file).match(/run: \|\n(?: {10}.*\n)+|run: [^|\n]+/g)!;
     expect(scripts.filter((script) => script.includes("${{"))).toEqual([]);
   });

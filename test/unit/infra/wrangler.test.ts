@@ -1,4 +1,4 @@
-/** What is told of a command of wrangler that failed. */
+/** The error that is shown when a command of wrangler fails. */
 import { expect, test } from "vitest";
 import { errorIn } from "../../../infra/wrangler.ts";
 

@@ -19,7 +19,7 @@ test("a mean over sources counts each once, and its interval knows that sources 
   expect(overSources([source(1, 50), source(1, 2)])).toEqual({ mean: 1, ci95: [1, 1] });
   const apart = overSources([source(0, 100), source(2, 100), source(4, 100), source(6, 100)])!;
   expect(apart.mean).toBe(3);
-  // Documents agree within each source, so the width comes from the draw of sources alone.
+  // Within a source all documents agree, so the interval's width comes from drawing sources alone.
   expect(apart.ci95[0]).toBeLessThanOrEqual(1);
   expect(apart.ci95[1]).toBeGreaterThanOrEqual(5);
   const empty = [{ document: "a", sum: 0, tokens: 0 }];
@@ -39,7 +39,7 @@ test("the interval resamples documents: many texts of two documents are two obse
     Array.from({ length: 200 }, (_, i) => ({ document: documentOf(i), sum: i < 100 ? 0 : 64, tokens: 64 }));
   const alike = gainOf(texts((i) => (i < 100 ? "a" : "b")));
   expect(alike.mean).toBe(0.5);
-  // A quarter of the resamples have one document alone, twice.
+  // A quarter of the resamples draw document a twice, another quarter b twice.
   expect(alike.ci95).toEqual([0, 1]);
   const apart = gainOf(texts(String));
   expect(apart.ci95[0]).toBeGreaterThan(0.4);
@@ -62,7 +62,7 @@ test("each document gives a text before any gives a second, and texts do not ove
   expect(texts.map(({ document }) => document).sort()).toEqual(["long", "long", "other", "other"]);
   expect(new Set(texts.slice(0, 2).map(({ document }) => document)).size).toBe(2);
   expect(texts.every(({ ids }) => ids.length === size)).toBe(true);
-  // The document has seven, each once.
+  // The long document has room for seven texts, and each is given once.
   const ofLong = cutTexts([documents[0]], letters, 100).map(({ ids }) => ids.join());
   expect(ofLong).toHaveLength(7);
   expect(cutTexts(documents, letters, 4)).toEqual(texts);
@@ -75,7 +75,7 @@ test("whole documents are cut only where their beginnings give too few texts", (
   expect(cutTexts(documents, letters, 1_000).length).toBe(400);
 });
 
-/** Every scored token gains 1 under the static adapter, 2 under the nearest, 3 under the mixture, all over a base at −4. */
+/** Over a base at −4 nats every scored token gains 1 under the static adapter, 2 under the nearest and 3 under the mixture. */
 async function score({ texts }: Source) {
   const level = (logprob: number) => texts.map(() => new Float32Array(scoredTokens).fill(logprob));
   return { base: level(-4), static: level(-3), nearest: level(-2), mixture: level(-1) };
@@ -94,7 +94,7 @@ async function measured(text: string): Promise<Evaluation> {
 }
 
 test("gains, bits a byte and classes of tokens are what the scores say, and finished parts are not scored again", async () => {
-  // Of the scored tokens half are blanks, and "m" has two bytes.
+  // Half of the scored tokens are spaces, and "m" has two bytes.
   const evaluation = await measured(" m".repeat(size));
   for (const { gains, base } of evaluation.prompts.flatMap(({ groups }) => groups)) {
     const { parts, worst } = gains.mixture;

@@ -1,4 +1,4 @@
-/** Measuring memories: which text is known, what rules make of readings, and that the fit is at a minimum. */
+/** Measuring memories: which text is known, how rules score what models read, and that the fit is at a minimum. */
 import { expect, test } from "vitest";
 import { automaticMixture } from "../../../edge/plan/mixture.ts";
 import { artifactsOf } from "../../../gpu-backend/engine/artifacts.ts";
@@ -52,7 +52,7 @@ test("no document is both known and measured, and documents with which adapters 
     expect(known.intersection(measured).size).toBe(0);
     return { known: known.size, measured: measured.size };
   };
-  // One excerpt of each document, before any gives a second: 23 of 256 tokens, and the rest.
+  // The 6,000 known tokens are 23 excerpts of 256 tokens and one of 112, each from a document of its own.
   expect(namesOf(false)).toEqual({ known: 24, measured: 20 });
   expect(namesOf(true).measured).toBe(10);
   const short = documents.slice(0, 5);
@@ -71,7 +71,7 @@ test("less known text is the beginning of more, and so is its memory", () => {
   expect(first.map(({ ids }) => ids.length)).toEqual([40, 20]);
   const all = memoryOf(texts, 4);
   expect(all.nextIds).toHaveLength(3 * 39);
-  // The last token of a document is followed by none.
+  // A document's last token has no next token.
   expect([...all.nextIds.subarray(38, 41)]).toEqual([39, 101, 102]);
   const part = memoryOf(first, 4);
   expect(part.nextIds).toEqual(all.nextIds.subarray(0, 39 + 19));
@@ -93,7 +93,7 @@ const P = readPositions.length;
 const target = 5;
 const targets = new Int32Array(P).fill(target);
 
-/** The base gives every token that comes .1 and another .5; a memory's neighbours are of one token. */
+/** The base gives each target a probability of .1 and another token .5. A memory's neighbours all have one next token. */
 function readingsOf(cosine: number, nextId: number) {
   const K = defaultMemoryRule.neighbours;
   const fill = (value: number, length = P) => new Float32Array(length).fill(value);
@@ -110,7 +110,7 @@ function readingsOf(cosine: number, nextId: number) {
 test("a memory that knows what comes gains and is right, one that does not is braked", () => {
   const [score] = scoreKind(readingsOf(0.97, target), { model: "base", memory: "own" }, targets, defaultMemoryRule);
   const weight = memoryWeight(defaultMemoryRule, { cosine: 0.97, memory: 1, model: 0.5 });
-  // After 32 tokens, each of which was predicted, the brake is at its greatest.
+  // After 32 tokens that the memory predicted, its weight is multiplied by the most, 1.6.
   const share = Math.min(0.9, 1.6 * weight);
   expect(Math.exp(score.logprobs[0])).toBeCloseTo(0.1 + share * 0.9, 3);
   expect(score.logprobs).toHaveLength(scoredTokens);
@@ -127,7 +127,7 @@ test("the fit is at a minimum, and trusts a memory by how near its keys are", ()
   const seed = 11;
   console.log(`seed ${seed}`);
   const random = seededRandom(seed);
-  // A memory is right with probability s² if it is one's own, never if it is foreign.
+  // A memory of the document's own is right with probability s², where s is the cosine; a foreign memory never is.
   const observed = (isOwn: boolean): Observation[] =>
     Array.from({ length: 3000 }, () => {
       const cosine = isOwn ? 0.7 + 0.3 * random() : 0.5 + 0.3 * random();
@@ -230,6 +230,6 @@ test("shares of errors and their intervals are over draws of examples and the te
   const apart = overDraws([row(1, same), row(2, [0, 0, 0, 0])], "zeroShot", (draw) => averageOf(right("own", draw)));
   expect(apart).toEqual({ mean: 0.5, ci95: [0, 1] });
   const table = taskTable([row(1, [1, 1, 0, 1])]);
-  // Two of three errors are gone; of the texts that the prompt answered, it is right on one and the adapter on both.
+  // The adapter removes two of three errors. Of the texts that the prompt with examples answered it has both right, the prompt one.
   expect(table).toMatch(/\| a, 8 \| 0.250 \| 0.500 \(8\) \| 0.750 \| 0.667 .*\| 50.000 /);
 });

@@ -41,7 +41,7 @@ function referenceLoss(trainable: Trainable, weights: Weights): number {
   return loss;
 }
 
-/** One step, with dropout where there are draws for it. */
+/** One step, with dropout if `masks` are given. */
 async function runStep(trainable: Trainable, weights: Weights, masks?: Random) {
   const pairHead = await openPairHead(head, 1);
   const { pair, backward } = trainable.forward(weights, input, masks);

@@ -1,4 +1,4 @@
-/** Templates that would run long or grow large are refused by name; published ones render as without bounds. */
+/** Templates that would run long or grow large are refused with the limit's name; published ones render as without bounds. */
 import { Template } from "@huggingface/jinja";
 import { describe, expect, test } from "vitest";
 import type { ChatMessage } from "../../../shared/contracts/chat.ts";
@@ -47,7 +47,7 @@ describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
         return `raised ${(error as Error).message}`;
       }
     };
-    // But for the date, which the library takes from the system's clock.
+    // Without the date, which the library takes from the system's clock.
     const dateless = (text: string) => text.replace(/Today Date: .*/, "");
     expect(dateless(outcome(() => render(source, messages)))).toBe(
       dateless(outcome(() => new Template(source).render(variables))),
@@ -55,7 +55,7 @@ describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
   });
 });
 
-/** What filters and methods are applied to, and operators to two of. */
+/** Operands: filters and methods are applied to each, operators to each two. */
 const values = [
   ..."0 2 -1 2.5 true none nosuch messages messages[0] messages[0].content".split(" "),
   ..."''|'né a,b'|' x\\ny '|[]|[3, 1, 2]|['b', 'a', 'b']|{}|{'k': 1, 'content': 'v'}|(1, 2)".split("|"),
@@ -113,7 +113,7 @@ test.each([
   expect(render(source, messages)).toBe(new Template(source).render(variablesOf(messages)));
 });
 
-/** The limit on characters grows with the conversation; this one leaves room to meet the others. */
+/** The limit on characters grows with the conversation. With this one it is so high that attacks meet the other limits. */
 const largest = conversation(1, limits.bodyBytes);
 /** Sets x to 2^20 letters. */
 const million = `{% set x = 'aaaaaaaaaaaaaaaa' %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}`;
@@ -190,7 +190,7 @@ const attacks: [string, string][] = [
   ["much text in the end", `${million}{{ x }}{{ x }}{{ x }}`],
 ];
 test.each(attacks)("refuses %s", (_, source) => {
-  // The interpreter takes a full stack within a look-up for a variable that is not there.
+  // If the stack is full within a look-up, the interpreter takes the variable for missing: hence the last three messages.
   expect(() => render(source, largest)).toThrow(
     /the maximum is \d+$|takes more than \d+ |goes too far|a method must be called|range\(\) takes integers|Cannot call something/,
   );

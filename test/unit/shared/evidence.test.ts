@@ -85,7 +85,7 @@ test("weighing without evidence leaves the priors", () => {
 });
 
 test("weighing multiplies each prior by the expert's probabilities to the power of η, whatever the prompt's length", () => {
-  // Two tokens: the second expert gives them 4 and 2 times the base's probability, the third a half and the same.
+  // Two tokens. The second expert gives them 4 and 2 times the base's probability, the third half of it and the same.
   const logprobs = [
     [0.1, 0.4, 0.05],
     [0.2, 0.4, 0.2],
@@ -96,7 +96,7 @@ test("weighing multiplies each prior by the expert's probabilities to the power 
   [weights.base, ...weights.adapters].forEach((weight, e) => {
     expect(weight).toBeCloseTo(unscaled[e] / sum, 12);
   });
-  // The first token is seen under the priors, the second under the weights after the first.
+  // The first token is predicted with the priors, the second with the weights after the first.
   const first = 0.3 * Math.log(4) - 0.2 * Math.log(2);
   const second = 0.3 * 4 ** 0.3;
   const gained = (second / (0.5 + second + 0.2 * 0.5 ** 0.3)) * Math.log(2);
@@ -151,11 +151,11 @@ test("an own adapter is likelier than a centroid as near, and has the static ada
   const near = [nearOf(0.7, false, "own"), nearOf(0.7), nearOf(0.7)];
   const { base, fixed, adapters } = priorsOf(near, true, defaultCalibration);
   expect(adapters.reduce((a, b) => a + b, base + fixed)).toBeCloseTo(1, 12);
-  // Five of seven shares are its own: of these it has all that the base leaves, and static and centroids have halves of the others.
+  // The own adapter has five of seven shares of what the base leaves. Static adapter and centroids have half of the rest each.
   const left = 1 - base;
   expect(adapters).toEqual([(5 / 7) * left, left / 14, left / 14].map((prior) => expect.closeTo(prior, 12)));
   expect(fixed).toBeCloseTo(left / 7, 12);
-  // Text of another kind leaves it next to nothing.
+  // For text of another kind the own adapter has next to no prior.
   expect(priorsOf([nearOf(0.1, false, "own"), nearOf(0.7)], true, defaultCalibration).adapters[0]).toBeLessThan(0.01);
 });
 

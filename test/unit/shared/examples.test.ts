@@ -1,4 +1,4 @@
-/** What examples have in common, from which labels are told. */
+/** What the examples of a task have in common, such as their labels. */
 import { expect, test } from "vitest";
 import { type Example, taskOf } from "../../../shared/contracts/examples.ts";
 

@@ -1,4 +1,4 @@
-/** manifest.json and the pointer as somebody may write them who can write the bucket: every number and string is bounded. */
+/** manifest.json and the pointer, written by an attacker who can write the bucket: every number and string is bounded. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parsePointer, switchedTo } from "../../../shared/artifacts/bucket.ts";

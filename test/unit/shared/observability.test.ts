@@ -10,7 +10,7 @@ const spanId = "00f067aa0ba902b7";
 test.each([
   [`00-${traceId}-${spanId}-01`, true],
   [`00-${traceId}-${spanId}-00`, false],
-  // Flags of later drafts; only the last bit is known.
+  // Later drafts define more flags; only the lowest bit is known here.
   [`00-${traceId}-${spanId}-03`, true],
 ])("traceparent %s", (header, sampled) => {
   expect(parseTraceparent(header)).toEqual({ traceId, spanId, sampled });

@@ -1,4 +1,4 @@
-/** What the fields of a request are when they are absent, and how its lists are refused. Requests that share a default cannot change it. */
+/** The defaults of a request's fields, which no request can change for others, and how lists are refused. */
 import { expect, test } from "vitest";
 import { chatRequestSchema } from "../../../shared/contracts/chat.ts";
 import {
@@ -29,7 +29,7 @@ test.each(requests)("a field of a $name request is absent, null or undefined ali
 
 test.each(requests)("what an absent field of a $name request stands for cannot be changed", ({ schema, required }) => {
   const absent = Object.entries(schema.parse(required)).filter(([name]) => !(name in required));
-  // Each request has a `sampling` of its own.
+  // `sampling` is left out: each request has its own.
   const objects = absent.filter(([name, value]) => name !== "sampling" && typeof value === "object" && value !== null);
   for (const [name, value] of objects) expect(Object.isFrozen(value), name).toBe(true);
 });

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { deriveSeed, philox2x32, uniformAt } from "../../../shared/math/sampling.ts";
 
-/** Chi-square of counts against equal expectation. */
+/** Chi-square statistic of counts that are expected to be equal. */
 function chiSquare(counts: number[]): number {
   const expected = counts.reduce((a, b) => a + b) / counts.length;
   return counts.reduce((total, count) => total + (count - expected) ** 2 / expected, 0);
@@ -24,7 +24,7 @@ it("uniformAt depends on seed and position alone", () => {
   const forwards = Array.from({ length: 100 }, (_, position) => uniformAt(42, position));
   const backwards = Array.from({ length: 100 }, (_, i) => uniformAt(42, 99 - i)).reverse();
   expect(backwards).toEqual(forwards);
-  // A draw must never change: resumed sequences rely on it.
+  // This draw must never change: resumed sequences rely on it.
   expect(uniformAt(0, 0)).toBe(Number((0xff1dae59n >> 5n) * 2n ** 26n + (0x6cd10df2n >> 6n)) / 2 ** 53);
 });
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { sseComment, sseDone, sseEvent } from "../../../shared/contracts/sse.ts";
 
-/** Events of a stream by the standard's rules: fields of lines, an empty line dispatches, a colon first is a comment. */
+/** The events of a stream by the standard: an empty line ends an event, and a line that begins with a colon is a comment. */
 function parse(stream: string): string[] {
   const events: string[] = [];
   let data: string[] = [];

@@ -22,12 +22,12 @@ const tensors = (): TensorFile =>
     ["half", { dtype: "F16", shape: [1], bytes: Uint8Array.of(0x00, 0x3c) }],
   ]);
 
-/** 100,000 lists in each other. */
+/** Stands for 100,000 nested lists. */
 class Deep {}
 
 /** A file with this header, and `dataBytes` bytes after it. */
 function fileOf(header: unknown, dataBytes: number): Uint8Array {
-  // JSON.stringify recurses; a list that is too deep for it stands in as text.
+  // JSON.stringify recurses, so a text stands in for a list that is too deep for it.
   const deepest = (_: string, value: unknown) => (value instanceof Deep ? "DEEP" : value);
   const text = JSON.stringify(header, deepest).replace('"DEEP"', `${"[".repeat(100_000)}${"]".repeat(100_000)}`);
   const json = new TextEncoder().encode(text);

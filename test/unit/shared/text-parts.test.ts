@@ -1,4 +1,4 @@
-/** Parts of long texts: whole together, bounded, and cut where few tokens are. */
+/** Parts of long texts: together they are the whole text, each is bounded, and they end where few tokens are cut. */
 import { expect, test } from "vitest";
 import { partCharacters, partsOf } from "../../../shared/tokenizer/text-parts.ts";
 

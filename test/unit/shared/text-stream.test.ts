@@ -2,12 +2,12 @@ import fc from "fast-check";
 import { expect, it } from "vitest";
 import { TextStream } from "../../../shared/tokenizer/text-stream.ts";
 
-/** A vocabulary for the purpose: token id n is the n-th piece. */
+/** A stream over a vocabulary in which token id n is the n-th piece. */
 function streamOf(pieces: readonly Uint8Array[], stops: readonly string[] = [], minTokens = 0) {
   return new TextStream((id) => pieces[id], stops, minTokens);
 }
 
-/** Pushes every piece; what came out, up to the stop if there was one. */
+/** Pushes every piece. Returns the text that came out, up to a stop if there was one. */
 function run(pieces: readonly Uint8Array[], stops: readonly string[]) {
   const stream = streamOf(pieces, stops);
   const texts: string[] = [];
@@ -119,7 +119,7 @@ it("stop strings with half a surrogate pair in them never cut a character in two
   expect(result.text).toBe("x🦎y");
 });
 
-/** The text of pieces, and after how many it stopped. */
+/** The text of pieces, and after how many pieces it stopped. */
 function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTokens: number) {
   const bytes = pieces.map((piece) => utf8.encode(piece));
   const stream = streamOf(bytes, stops, minTokens);

@@ -50,7 +50,7 @@ describe("with GPT-2's vocabulary", () => {
     ["ab", 50_000],
     ["!?", 50_000],
   ])("encodes a run of %j × %d in time that grows with its length, not with the square of it", (unit, repeats) => {
-    // The same number of characters, in whole and in eighths: equal where time is linear, 8 times as long where it is quadratic.
+    // The same characters, whole and in eighths: equally fast if time is linear, 8 times slower if it is quadratic.
     const factor = 8;
     const [part, whole] = [unit.repeat(repeats / factor), unit.repeat(repeats)];
     const cpuMs = (text: string, times: number) => {
@@ -149,7 +149,7 @@ it("with the small base's vocabulary names a tensor that is missing or misshapen
 });
 
 const bytes = byteAlphabet();
-/** Bytes, then `more` in the order given. */
+/** A vocabulary of the 256 bytes, then `more` in the order given. */
 const packOf = (more: string[], merges: string[], endOfTextId: number) =>
   packGpt2({ pieces: [...bytes, ...more], merges, endOfTextId });
 
@@ -191,7 +191,7 @@ it("packing a vocabulary refuses a vocabulary that is larger than the limit", ()
   expect(() => packOf(many, [], 256)).toThrow("262400 ids, the limit vocabulary is 262144");
 });
 
-/** Bytes but for "z", a space before the merges, and special tokens. */
+/** A vocabulary of all bytes but "z", then `more`. Ids below `first` are special tokens. */
 const packed = (rest: Partial<VocabularySource> & { more?: string[] }, first = 0) => {
   const { more = [], ...source } = rest;
   const spellings = [...bytes.filter((spelling) => spelling !== "z"), ...more];

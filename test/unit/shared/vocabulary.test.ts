@@ -1,4 +1,4 @@
-/** tokenizer.safetensors as somebody may write it who can write the bucket. */
+/** tokenizer.safetensors, written by an attacker who can write the bucket. */
 import { expect, test } from "vitest";
 import { type Tensor, type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
@@ -12,7 +12,7 @@ const text = (value: string) => {
 const ids = (...values: number[]) => tensorFrom(Uint16Array.from(values), [values.length]);
 const flag = (value: number) => tensorFrom(Uint8Array.of(value), [1]);
 
-/** Bytes, merges in order of rank, the end of text behind them. */
+/** A file with the bytes, merges in order of rank, and then the end of text. */
 function fileOf(pairs: [number, number][], change: TensorFile = new Map()): TensorFile {
   return new Map([
     ["byte_ids", tensorFrom(byteIds, [256])],
@@ -23,7 +23,7 @@ function fileOf(pairs: [number, number][], change: TensorFile = new Map()): Tens
     ...change,
   ]);
 }
-/** The one special token. */
+/** Tensors of the only special token. */
 function specialOf(id: number, spelled = "!"): TensorFile {
   return new Map([
     ["special_ids", ids(id)],
@@ -102,7 +102,7 @@ test("a tokenizer is refused by its file's name with merges that fall on the sam
   expect(() => Tokenizer.fromTensors(fileOf(pairs.slice(0, 1000)))).toThrow(/the limit mergeRun is 256/);
 });
 
-/** Each the one before it, twice. */
+/** Merges that each join two copies of the piece that the merge before made. */
 function doubling(count: number): [number, number][] {
   return Array.from({ length: count }, (_, i) => [256 + i, 256 + i]);
 }

@@ -1,4 +1,4 @@
-/** What training says of centroids: what is served, and why not. */
+/** What training reports of centroids: which are served, and why others are not. */
 import { expect, test } from "vitest";
 import { centroidLines } from "../../../gpu-backend/training/centroid-lines.ts";
 import type { CentroidRecord } from "../../../shared/artifacts/manifest.ts";

@@ -1,4 +1,4 @@
-/** The corpus lock: what it records, and that other bytes are refused. */
+/** The corpus lock: what it records, and that other bytes than the recorded ones are refused. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";

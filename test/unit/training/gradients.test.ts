@@ -32,7 +32,7 @@ function normals(length: number, deviation: number): Float32Array {
   return Float32Array.from({ length }, () => deviation * random.normal());
 }
 
-/** Away from the start, where B = 0 would make most gradients vanish. */
+/** Parameters away from the start, where B = 0 would make most gradients vanish. */
 function movedParameters(shape: BankShape): Parameters {
   const parameters = initialParameters(shape, D, seed);
   for (const [name, values] of parameters) {
@@ -93,7 +93,7 @@ const cases = [
   { name: "a hyper-network", shape: networkShape },
 ];
 
-/** One step's losses and gradients, of the graph and of the network before it. */
+/** Losses and gradients of one step, through the graph and the network before it. */
 async function computed(shape: BankShape, parameters: Parameters) {
   const { gates: Q } = shape;
   const inputs = range(S).map((s) => embeddings.subarray(s * P, (s + 1) * P));
@@ -133,7 +133,7 @@ test.each(cases)("loss and gradients of $name agree with the formula and its dif
     expect(gradient.length).toBe(values.length);
     let [difference, largest] = [0, 0];
     for (let i = 0; i < values.length; i++) {
-      // Bias directions have no row of A: what sits there is zero and must stay so.
+      // Bias directions have no row of A: the numbers in its place are zero and must stay zero.
       if (name === "a" && i >= shape.rank * D) {
         expect(Math.abs(gradient[i])).toBe(0);
         continue;

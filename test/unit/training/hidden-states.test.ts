@@ -13,7 +13,7 @@ const windows = lengths.map((length, document) => ({
   document,
   tokenIds: Int32Array.from({ length }, (_, t) => 100 * document + t),
 }));
-/** A trunk whose hidden state of a token is the token's id and 7. */
+/** A trunk that makes a token's hidden state of the token's id and 7s. */
 const trunk = {
   hidden: async (ids: Int32Array) => Float32Array.from({ length: ids.length * D }, (_, i) => (i % D ? 7 : ids[i / D])),
   release: async () => {},
@@ -51,7 +51,7 @@ test("a subset is drawn evenly, rises and repeats nothing", () => {
     expect(subset).toHaveLength(5);
     for (const number of subset) drawn[number]++;
   }
-  // Of 2,000 · 5/20 = 500 expected, the deviation is 19.
+  // 2,000 · 5/20 = 500 are expected; the standard deviation is 19.
   for (const count of drawn) expect(Math.abs(count - 500)).toBeLessThan(100);
   expect([...random.subset(4, 9)]).toEqual([0, 1, 2, 3]);
 });

@@ -69,7 +69,7 @@ test("more dimensions than the model is wide is refused", () => {
 });
 
 test("with documents, what tells them apart counts and what varies within them does not", () => {
-  // Rows differ in two directions: tokens of both kinds vary widely in the first, the kinds differ a little in the second.
+  // Rows differ in two directions. The first varies widely for tokens of both kinds; in the second the kinds differ a little.
   const rows = new Float32Array(V * D);
   for (let v = 0; v < V; v++) {
     rows[v * D] = 10 * random.normal();
@@ -86,7 +86,7 @@ test("with documents, what tells them apart counts and what varies within them d
   const embedding = Matrix.from1DArray(V, D, rows).addColumn(new Array(V).fill(1));
   const weights = (prefixTexts: typeof texts) => {
     const table = fitPromptRows(rows, D, prefixTexts, 1);
-    const direction = solve(embedding, Matrix.columnVector(table), true); // of which the table is the projection
+    const direction = solve(embedding, Matrix.columnVector(table), true); // the table is the projection on it
     return [Math.abs(direction.get(0, 0)), Math.abs(direction.get(1, 0))];
   };
   const [noise, kind] = weights(texts);
@@ -96,7 +96,7 @@ test("with documents, what tells them apart counts and what varies within them d
 });
 
 test("prefixes come to lie where their documents do", () => {
-  // Two kinds of documents share all tokens but two of fifty; the rows know nothing of it.
+  // Two kinds of documents share all but two of the vocabulary's tokens. The rows do not tell these two apart.
   const rows = Float32Array.from({ length: V * P }, () => random.normal());
   const windows = Array.from({ length: 300 }, (_, i) => ({
     corpus: 0,

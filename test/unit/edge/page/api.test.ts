@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { Api, failureText, isAbort } from "../../../../edge/page/api.ts";
 import { Catalog } from "../../../../edge/page/catalog.ts";
 
-/** What the server does next. */
+/** How the server answers the next request. */
 let answer: (response: ServerResponse) => void;
 let server: Server;
 let origin: string;

@@ -1,4 +1,4 @@
-/** Domains by names that people use. */
+/** The page's names for kinds of text. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import domains from "../../../../edge/page/domains.json" with { type: "json" };

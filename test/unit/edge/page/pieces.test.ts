@@ -1,4 +1,4 @@
-/** Tokens as they are shown: of a stream and of an echo. */
+/** Tokens as the page shows them: those of a stream, and those of an echoed prompt. */
 import { expect, test } from "vitest";
 import { beginningsOf, piecesOf, spansOf } from "../../../../edge/page/pieces.ts";
 import type { CompletionChoice } from "../../../../shared/contracts/responses.ts";

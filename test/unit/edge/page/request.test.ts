@@ -1,4 +1,4 @@
-/** From the page's fields to requests: everything that the API takes, and nothing that a blank field makes up. */
+/** From the page's fields to requests: every parameter of the API, and nothing for a blank field. */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";

@@ -1,4 +1,4 @@
-/** What the page keeps in the browser, and what it makes of something else that stands there. */
+/** Settings that the page keeps in the browser, and what it does when other values are stored there. */
 import { afterEach, expect, test, vi } from "vitest";
 import { initialTexts } from "../../../../edge/page/request.ts";
 import { SettingsStore } from "../../../../edge/page/settings.ts";

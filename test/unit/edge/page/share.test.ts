@@ -1,4 +1,4 @@
-/** The page's address: what it says is read again, and what others wrote there is not believed. */
+/** The page's address: what the page writes there is read again, and what others write there is not trusted. */
 import { expect, test } from "vitest";
 import { hashOf, readShared } from "../../../../edge/page/share.ts";
 

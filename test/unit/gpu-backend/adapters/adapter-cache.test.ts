@@ -2,11 +2,11 @@ import { expect, test } from "vitest";
 import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../../gpu-backend/adapters/generated/adapter-cache.ts";
 
-/** A clock that goes on by 5 ms whenever it is read. */
+/** A clock that advances by 5 ms whenever it is read. */
 let clockMs = 0;
 const now = () => (clockMs += 5);
 
-/** Adapters of 100 bytes; each generation waits to be let go. */
+/** Adapters of 100 bytes. Each generation waits until the test lets it finish. */
 function slowSource() {
   const waiting: { centroidId: string; finish: () => void; fail: (error: Error) => void }[] = [];
   const source: AdapterSource = {

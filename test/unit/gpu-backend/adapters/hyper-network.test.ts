@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type TensorFile, tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
 
-/** P = 4, H = 2, Q = 2, D = 3, by hand. */
+/** A hyper-network by hand, with P = 4, H = 2, Q = 2, D = 3. */
 const file = (): TensorFile =>
   new Map([
     ["w1", tensorFrom(Float32Array.of(0.5, 0, 0, 0, 0, -1, 0, 0), [2, 4])],

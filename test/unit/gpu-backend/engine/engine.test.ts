@@ -10,7 +10,7 @@ import { createFakeRunner, type FakeRunner, fakeConfig, fakeLogits } from "../..
 
 const seed = 1715;
 const V = fakeConfig.vocabularySize;
-/** Keys, values and states of one position. */
+/** Bytes of one position's keys, values and state. */
 const positionBytes = (2 * fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
 /** The end of text is banned, so that answers are as long as the test says. */
 const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
@@ -29,7 +29,7 @@ async function served(requests: SequenceRequest[], { centroid, ...options }: Opt
 /** The text of a token, as the harness has it. */
 const letterOf = (id: number) => String.fromCharCode(97 + (id % 26));
 
-/** Ids by their logits, equals by id. */
+/** Ids by falling logit; among equal logits the lower id first. */
 const rankedIds = (logits: Float32Array) => Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
 const logSumExp = (logits: Float32Array) => Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
 
@@ -73,7 +73,7 @@ test("a sequence ends with a stop token as with the end of text, and with the en
     request("ignored", {}),
     request("stopped", { stop_token_ids: [expected[after]] }),
     request("both", { stop_token_ids: [expected[after], endOfTextId] }),
-    // The end of text has no text, so this letter does not occur in its place.
+    // The end of text has no text, so this letter does not come from it.
     request("text", { stop: [letterOf(endOfTextId)] }),
   ]);
   expect([end > 0, after > end]).toEqual([true, true]);
@@ -324,7 +324,7 @@ test.each(refused)("what cannot be served ends in one explicit error: %s", async
 });
 
 test("what cannot be served ends in one explicit error: a deadline that passes before there is a slot; one that has a slot by then is served", async () => {
-  const deadlineMs = 30; // the harness's clock goes on by one whenever it is read
+  const deadlineMs = 30; // the harness's clock advances by one whenever it is read
   const requests = [
     sequenceRequest("running", [1], { deadlineMs, maxTokens: 100, sampling: neverEnds }),
     sequenceRequest("waiting", [1], { deadlineMs }),
@@ -412,7 +412,7 @@ test("a chunk that one pass computes becomes a block of the prefix cache without
     sequenceRequest("a", prompt(150), { maxTokens: 3, sampling: neverEnds }),
   ]);
   expect(read).not.toHaveBeenCalled();
-  // The prompts differ in the middle of the third chunk, so the second goes on from there.
+  // The prompts differ in the middle of the third chunk, so the second prompt reuses 140 tokens.
   const longer = [...prompt(140), ...prompt(20, 5)];
   await engine.submit(null, [sequenceRequest("b", longer, { maxTokens: 3, sampling: neverEnds })]);
   await finish();
@@ -428,11 +428,11 @@ const config = { contextTokens: 1024 };
 const shorts = (maxTokens: number) =>
   Array.from({ length: 31 }, (_, i) => sequenceRequest(`s${i}`, prompt(20, i), { maxTokens, sampling: neverEnds }));
 const long = sequenceRequest("long", prompt(900, 7), { maxTokens: 25, sampling: neverEnds });
-/** Positions that decode passes read, by step. */
+/** Positions that each decode pass reads. */
 const decodedPositions = (steps: FakeRunner["steps"], from: number) =>
   steps.slice(from).flatMap(({ tokens, readPositions }) => (tokens === 1 ? [readPositions] : []));
 
-// A second class of GPT-2 124M costs a pass as much as attention over some 300 positions.
+// For GPT-2 124M a second length class costs a pass as much as attention over some 300 positions.
 const classBytes = 300 * positionBytes;
 
 test("a long row beside short ones costs them not one position of attention; all get the tokens that they get alone", async () => {

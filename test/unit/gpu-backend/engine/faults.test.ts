@@ -1,4 +1,4 @@
-/** A fault of one sequence ends that sequence in one explicit error; the others go on as if it had never been there. */
+/** A fault of one sequence ends it with one explicit error. The others continue as if it had never been there. */
 import { expect, test } from "vitest";
 import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
 import type { Frame } from "../../../../shared/contracts/inference.ts";
@@ -10,7 +10,7 @@ import {
 } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
-/** Marks the sequence whose results are spoilt. */
+/** A token that marks the sequence whose results are spoilt. */
 const marker = 77;
 /** Neither the end of text nor the marker is ever sampled. */
 const banned = [fakeConfig.stopIds[0], marker].map((id): [number, number] => [id, -100]);
@@ -18,7 +18,7 @@ const neverEnds = { temperature: 1, seed: 3, logit_bias: banned };
 const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13) % 70);
 const { heads, layers } = fakeConfig;
 
-/** A row of a step that holds the marker: its place, its rows of the head, and the number of the step, from 1. */
+/** A step's row that holds the marker: its index, its rows of the head, the number of rows, and the step's number from 1. */
 interface Marked {
   s: number;
   heads: number[];
@@ -27,8 +27,8 @@ interface Marked {
 }
 
 /**
- * A fake runner that lets `spoil` change the output in marked rows. Refuses a past that has anything not finite anywhere,
- * also beyond the rows' lengths: a mask adds to a score, it does not replace it.
+ * A fake runner that lets `spoil` change the output in marked rows. It refuses a past with a number that is not finite, even beyond the
+ * rows' lengths: a mask is added to a score and does not replace it, so such a number would spread.
  */
 function spoiltRunner(spoil: (output: StepOutput, row: Marked) => void): StepRunner {
   const from = createFakeRunner();
@@ -59,7 +59,7 @@ function spoiltRunner(spoil: (output: StepOutput, row: Marked) => void): StepRun
   };
 }
 
-/** Makes the keys and values of a row not a number, from one layer on, as they would be in a transformer. */
+/** Makes a row's keys and values not a number from the second layer on, as a fault spreads in a transformer. */
 function spoilKeys(output: StepOutput, { s, sequences }: Marked, value = Number.NaN): void {
   const arrays = 2 * layers;
   const perRow = output.present.length / (arrays * sequences);
@@ -77,7 +77,7 @@ const spoilLogits = (output: StepOutput, { heads }: Marked) => {
   }
 };
 
-/** Mates of all kinds: decoding, prefilling in several chunks, waiting for a slot. */
+/** Other sequences of all kinds: decoding, prefilling in several chunks, waiting for a slot. */
 const mates = Array.from({ length: 6 }, (_, i) =>
   sequenceRequest(`mate${i}`, prompt([3, 64, 9, 150, 70, 200][i], i), { maxTokens: 30, sampling: neverEnds }),
 );
@@ -88,7 +88,7 @@ async function alone(): Promise<Map<string, Frame[]>> {
   return new Map(mates.map(({ id }) => [id, harness.framesOf(id)]));
 }
 
-/** A frame without what depends on time or on the order of arrival. */
+/** The frames but the last one, which depends on time and on the order of arrival. */
 const textOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type !== "done");
 
 function expectNothingLeft({ engine }: EngineHarness): void {
@@ -108,7 +108,7 @@ test("each pass of a long prefill is told before the next begins, so that it doe
     [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i))),
   );
   await engine.step();
-  // The last pass decodes, and ends its phase.
+  // The last pass decodes. It ends its phase, so no progress is reported after it.
   expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
 });
 

@@ -107,7 +107,7 @@ test("the grammar of nested schemas is refused where it is too long, and rows go
 
 const text = { type: "object", properties: { text: { type: "string", maxLength: 9 } }, required: ["text"] };
 const schemas: Record<string, Record<string, unknown>> = {
-  // Names that begin alike, definitions of the same names, and one that is any object.
+  // Names that begin alike, definitions with the same name, and an object without properties.
   get: { type: "object", properties: { a: { $ref: "#/$defs/x" } }, required: ["a"], $defs: { x: { enum: [1, 12] } } },
   get_a: { ...text, $defs: { x: { type: "string" } } },
   get_ab: { type: "object", properties: { n: { type: "integer", minimum: -5, maximum: 120 } } },
@@ -122,7 +122,7 @@ const formOf = (choice: ToolChoice, isParallel = true, format: string | null = n
 const ajv = new Ajv2020({ strict: false });
 const validate = Object.fromEntries(Object.entries(schemas).map(([name, one]) => [name, ajv.compile(one)]));
 
-/** The calls of a text that has ended, each of them checked. */
+/** The calls in a finished text. Each is checked against its function's schema. */
 function callsIn(form: string, ids: readonly number[]) {
   const { text, calls } = new CallReader(form).push(tokenizer.decodeText(ids), true);
   for (const { name, arguments: json, isWhole } of calls) {
@@ -153,7 +153,7 @@ test(`calls of functions are all that is drawn where they are required (seed ${s
   if (ended) expect(callsIn(named, ids).names).toEqual(["get_a"]);
 }, 60_000);
 
-/** Whether the whole text is admitted, and may end there. */
+/** Whether a grammar admits the whole text and lets it end there. */
 async function isAdmitted(form: string, text: string): Promise<boolean> {
   const { row, advance } = await openRow(form);
   for (const id of tokenizer.encode(text)) {

@@ -1,4 +1,4 @@
-/** Keys of a memory that the engine makes of prompts. */
+/** Keys of a memory, which the engine computes from prompts. */
 import { expect, test } from "vitest";
 import { writeKey } from "../../../../gpu-backend/memory/keys.ts";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
@@ -33,7 +33,7 @@ test("a prompt gives a key for each token, without a head, before its last frame
     expect(traced.get(`t${i}`)).toEqual(Int8Array.from(ids.flatMap((id, t) => [...keyOf(id, t)])));
     expect(harness.lastFrameOf(`t${i}`)).toMatchObject({ type: "done", completionTokens: 0 });
   }
-  // The fake runner counts the row that a graph without a head is given.
+  // No pass computes a row of the head.
   expect(runner.steps.map(({ headRows }) => headRows)).toEqual(runner.steps.map(() => 0));
 
   const mixed = createEngineHarness({ runner: createFakeRunner() });

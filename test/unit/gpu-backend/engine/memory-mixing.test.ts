@@ -12,7 +12,7 @@ const random = seededRandom(seed);
 const V = 300;
 const K = 64;
 
-/** The row of logits [V] as a step gives it. */
+/** A row of the head with these logits [V], as a step returns it. */
 function rowOf(logits: Float32Array, temperature: number, targetId: number): HeadResult {
   const topIds = Int32Array.from(
     Array.from(logits.keys())
@@ -35,21 +35,21 @@ function logSum(logits: ArrayLike<number>, scale: number): number {
   return highest + Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - highest), 0));
 }
 
-/** Neighbours with a few tokens among them. */
+/** A memory's answer: 32 neighbours, which have only some tokens among them. */
 function says(best: number): MemorySays {
   const cosines = Float32Array.from({ length: 32 }, (_, i) => best - 0.01 * i);
   const nextIds = Int32Array.from({ length: 32 }, () => Math.floor(random() ** 2 * V));
   return saysOf({ cosines, nextIds, positions: Int32Array.from(nextIds.keys()) }, rule);
 }
 
-/** A logit with a request's change. */
+/** A logit after a request's change to it. */
 function changed(logit: number, { penalty, value }: Omit<LogitChange, "id">): number {
   return (logit > 0 ? logit / penalty : logit * penalty) + value;
 }
 
 /**
- * Probabilities [V] of the mixture of the model's logits and the memories, changed by a request: a change that scales the model's
- * odds of a token does so to what memories add to it. A forbidden token has no probability from either.
+ * Probabilities [V] of the mixture of the model and the memories after a request's changes. A change that scales the model's odds of a
+ * token also scales what memories add to it. A forbidden token has no probability from either.
  */
 function reference(plain: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
   const isForbidden = (id: number) => changes.some((change) => change.id === id && change.value === forbidden);
@@ -90,7 +90,7 @@ const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
       { id: 9, penalty: 1, value: forbidden },
       { id: 20, penalty: 1, value: 3 },
     ],
-    // As of a request that allows three tokens alone.
+    // Like a request that allows only three tokens.
     [2, 7, 11].map((id) => ({ id, penalty: 1, value: 100 })),
   ].map((changes) => ({ temperature, changes })),
 );
@@ -116,7 +116,7 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
       expect(p).toBeCloseTo(expected[id], 5);
     });
     expect(Math.exp(mixed.targetScore - mixed.logSumExp)).toBeCloseTo(expected[targetId], 5);
-    // The candidates are the likeliest of all, with their own scores.
+    // The candidates are the likeliest tokens of all, with their own scores.
     const ranked = [...expected.keys()].sort((a, b) => mixed.scores![b] - mixed.scores![a] || a - b).slice(0, K);
     expect([...mixed.topIds]).toEqual(ranked);
     expect([...mixed.topScores]).toEqual(ranked.map((id) => mixed.scores![id]));

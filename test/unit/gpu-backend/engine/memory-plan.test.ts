@@ -6,7 +6,7 @@ import { embeddedBase } from "../../../support/embedded-base.ts";
 import { smallBase } from "../../../support/small-base.ts";
 
 const GB = 1e9;
-/** Keys and values as int8, each head's with a scale, and states of 1,024 positions of GPT-2 124M. */
+/** Bytes of 1,024 positions of GPT-2 124M: int8 keys and values with a scale for each head, and states. */
 const contextBytes = 1024 * (24 * 12 * (64 + 4) + 768 * 4);
 const settings = {
   ...({
@@ -73,6 +73,6 @@ test("a base in blocks takes less than its floats, where they are kept", async (
 test("the limit is that of the control group where it has one", () => {
   expect(memoryLimit(4 * GB, 16 * GB)).toBe(4 * GB);
   expect(memoryLimit(0, 16 * GB)).toBe(16 * GB);
-  // Without a limit, version 1 of control groups gives a number beyond all memory.
+  // If there is no limit, version 1 of control groups gives a number beyond all memory.
   expect(memoryLimit(2 ** 63, 16 * GB)).toBe(16 * GB);
 });

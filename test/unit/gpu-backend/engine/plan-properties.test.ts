@@ -1,4 +1,4 @@
-/** What holds of the plan in any traffic: limits are kept, nothing that fits waits, nobody starves, all is given back. */
+/** What the plan keeps in any traffic: limits hold, nothing that fits waits, no sequence starves, everything is released. */
 import { expect, test } from "vitest";
 import { generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
@@ -9,10 +9,10 @@ const random = seededRandom(seed);
 const between = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
 const oneOf = <T>(...values: T[]) => values[between(0, values.length - 1)];
 
-/** What a tenant does in the random states below. */
+/** How a tenant behaves in the random states below. */
 interface Habit {
   tenant: string;
-  /** Chance of sending something at a step. */
+  /** Chance that it sends a sequence at a step. */
   eagerness: number;
   most: number;
   maxPromptTokens: number;
@@ -23,11 +23,11 @@ class RandomRun {
   readonly simulation: Simulation;
   readonly #habits: Habit[];
   readonly #open = new Set<Fake>();
-  /** A waiting sequence that was passed, and what all tenants had been served then. */
+  /** For each waiting sequence that was passed, the service of all tenants when that was noticed. */
   readonly #passed = new Map<Fake, Map<string, number>>();
   excused = 0;
   waiting = 0;
-  /** The most service that others got while a sequence was passed, as a part of its bound. */
+  /** The most service that another tenant got while a sequence was passed, as a part of the bound. */
   mostPassed = 0;
 
   constructor() {
@@ -45,7 +45,7 @@ class RandomRun {
     }));
   }
 
-  /** The service of a full batch, and what passes. */
+  /** The service of a full batch that fills the context, and `passLead`. */
   get #bound(): number {
     return passLead + generatedWeight * shape.contextTokens * this.simulation.limits.maxSequences;
   }
@@ -57,7 +57,7 @@ class RandomRun {
     const { prefill, decode, parked, ended, tokens, pairs, passedSince } = simulation.step();
     for (const one of ended) this.#open.delete(one);
     if (prefill.length + decode.length === 0 && !idle) expect.unreachable("a step does nothing");
-    // Room that a parking or an end makes is used in the next step only.
+    // Room that a parked or ended sequence leaves is used in the next step only.
     if (parked.length + ended.length === 0) this.#checkWork(tokens, pairs, passedSince);
     this.#checkPasses(passedSince);
   }
@@ -87,7 +87,7 @@ class RandomRun {
     }
   }
 
-  /** Whatever waits lacks something, or may wait for its prefix, or what it needs is kept for one that was passed. */
+  /** Every waiting sequence lacks something, may wait for its prefix, or needs what is kept for one that was passed. */
   #checkWork(tokens: number, pairs: number, passedSince: ReadonlyMap<Fake, number>): void {
     const { simulation } = this;
     const { waiting, running, limits } = simulation;
@@ -95,7 +95,7 @@ class RandomRun {
     const lengths = running.map(({ maxPositions }) => maxPositions);
     this.waiting += waiting.length;
     for (const one of waiting) {
-      // The sequence that computes its prefix may have ended in this step.
+      // The sequence that computes the prefix may have ended in this step.
       if (one.cachedTokens === 0 && one.prefix !== null) continue;
       const isMemory =
         running.length < limits.maxSequences &&
@@ -151,7 +151,7 @@ test("in 100,000 random states limits are kept, what fits runs, and nobody is pa
     totals.splits += run.simulation.splits;
     totals.mostPassed = Math.max(totals.mostPassed, run.mostPassed);
   }
-  // The random states do reach what the promises are about.
+  // The random states do reach the cases that the promises are about.
   expect(totals.preemptions).toBeGreaterThan(100);
   expect(totals.moves).toBeGreaterThan(1000);
   expect(totals.splits).toBeGreaterThan(1000);
@@ -167,7 +167,7 @@ test("tenants that always have sequences waiting are served alike, within the bo
     const simulation = new Simulation({ maxSequences, stepTokens: 2 * chunkTokens }, { kv });
     const tenants = Array.from({ length: between(2, 4) }, (_, i) => ({
       tenant: `t${i}`,
-      // More than start in a step: one that has nothing waiting for a moment is lifted to the others.
+      // More than start in a step: a tenant with nothing waiting for a moment would have its counter raised to the others'.
       backlog: oneOf(8, 40),
       prompt: oneOf(1, 20, 100),
       answer: oneOf(1, 5, 28),

@@ -1,4 +1,4 @@
-/** What a step runs: who starts, who is passed, who gives way. */
+/** What a step runs: which sequences start, which are passed, and which are parked for others. */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";
@@ -112,7 +112,7 @@ test("between tenants one with 1,000 queued and every slot does not hold up one 
   expect([started, parked]).toEqual([[modest], [greedy[7]]]);
   expect(greedy[7].left).toBe(leftThen);
   while (greedy[0].left > 0) simulation.step();
-  // The first free slot is its own again, before any of its tenant that never ran.
+  // It gets the first free slot, before any sequence of its tenant that never ran.
   expect(simulation.step().started).toContain(greedy[7]);
   simulation.finish();
   expect([...greedy, modest].every(({ left }) => left === 0)).toBe(true);

@@ -34,7 +34,7 @@ const randomLogits = (spread: number, random = seededRandom(seed)) =>
 
 const shaping = (rest: Partial<Shaping>): Shaping => ({ temperature: 1, top_p: 1, top_k: 0, min_p: 0, ...rest });
 
-/** Inverts the distribution as the sampler does, slowly: sort everything, cut, renormalise, cut. */
+/** Draws from the same distribution as the sampler, but slowly: sorts everything, cuts, renormalises, cuts again. */
 function slowSample(logits: Float32Array, { temperature, top_p, top_k, min_p }: Shaping, uniform: number): number {
   const total = logSumExp(logits, 1 / temperature);
   const all = rankedIds(logits).map((id) => ({ id, probability: Math.exp(logits[id] / temperature - total) }));
@@ -137,7 +137,7 @@ test("a wide gap below the top K is bridged, and a banned token is never drawn",
   logits[29] = -1e9;
   const row = rowOf(logits, 1);
   expect(sampleToken(row, shaping({}), 1 - 2 ** -53)).toBe(7);
-  // With a log-sum-exp that is too large the walk reaches the end of the candidates.
+  // A log-sum-exp that is too large makes probabilities too small, so the draw reaches the end of the candidates.
   const token = sampleToken({ ...row, scaledLogSumExp: row.scaledLogSumExp + 1 }, shaping({}), 0.9999);
   expect(token).toBe(7);
 });

@@ -1,4 +1,4 @@
-/** JSON Schema's own test suite under the grammars of its schemas. Judged by: ajv for texts that are drawn, the suite for its instances. */
+/** JSON Schema's own test suite under our grammars. ajv judges the texts that are drawn, the suite judges its own instances. */
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, expect, test } from "vitest";
 import { schemaForm } from "../../../../shared/contracts/json-schema.ts";
@@ -32,7 +32,7 @@ test(`a text that ends is valid (seed ${seed})`, async () => {
   expect(ended).toBeGreaterThan(servedGroups.length * 0.8);
 }, 120_000);
 
-/** As texts are written under a grammar, with properties in the order in which the schema names them. */
+/** A value's text as grammars write it, with properties in the order in which the schema names them. */
 function spelled(value: unknown, schema: string): string {
   if (Array.isArray(value)) return `[${value.map((one) => spelled(one, schema)).join(", ")}]`;
   if (typeof value !== "object" || value === null) return JSON.stringify(value);

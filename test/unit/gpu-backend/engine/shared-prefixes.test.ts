@@ -1,4 +1,4 @@
-/** The engine over a prefix cache: who computes a prompt, who waits, and what it never changes. */
+/** The engine over a prefix cache: who computes a prompt and who waits; results never change. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
@@ -7,7 +7,7 @@ import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
 const seed = 1721;
 const chunk = 64;
-/** Bytes of a block of the fake model. */
+/** Bytes of a block of keys and values of the fake model. */
 const blockBytes = 2 * fakeConfig.layers * fakeConfig.hiddenSize * chunk * 4;
 const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 
@@ -98,7 +98,7 @@ test("sequences of one prompt at the same time compute its whole blocks once, an
   const target = harness();
   await target.engine.submit("c0", choices(8));
   await target.finish();
-  // Four start beside the leader's last chunk; the last three start when that is computed.
+  // Four sequences start beside the leader and compute its last chunk, too. Three start after it and compute one token each.
   expect(prefilledTokens(target)).toBe(300 + 4 * (300 - 256) + 3);
   for (const one of choices(8)) {
     expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));

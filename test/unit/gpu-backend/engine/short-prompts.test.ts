@@ -1,4 +1,4 @@
-/** A short prompt beside long ones: it has its first token in the step that it comes in, and no padding is computed. */
+/** A short prompt beside long ones: it has its first token in the step in which it arrives, and no padding is computed. */
 import { expect, test } from "vitest";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";

@@ -1,4 +1,4 @@
-/** A made adapter whose caller leaves, over a real connection. */
+/** A client that leaves while its adapter is made, over a real connection. */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { Hono } from "hono";

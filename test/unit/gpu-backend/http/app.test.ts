@@ -20,7 +20,7 @@ import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { doneFrame, tokenFrame } from "../../../support/frames.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
 
-/** An engine that the test speaks for. */
+/** The test sends frames through this in place of an engine. */
 let sink: FrameSink;
 let cancelled: string[];
 let refusal: Error | null;
@@ -127,7 +127,7 @@ test("POST /v1/batches answers at once, passes frames on as they come, and ends 
   const response = await post("/v1/batches", batch());
   expect(response.status).toBe(200);
   expect(response.headers.get("content-type")).toBe("application/x-ndjson");
-  // cloudflared passes a body on at once only where it has no length.
+  // cloudflared passes a body on at once only if it has no length.
   expect(response.headers.get("content-length")).toBeNull();
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   sink([token("s1"), token("s2")]);
@@ -266,7 +266,7 @@ test("a batch goes on with another backend's tokens only where the numerics are 
   expect([refused.status, error.code]).toEqual([409, "numerics_mismatch"]);
   expect(error.message).toMatch(/cpu-int8-0.*cpu-fp32-0123456789abcdef/);
   expect((await send(batch(), "cpu-int8-0")).status).toBe(200);
-  // A set that is not served here is refused by the engine.
+  // The engine refuses a set that is not served here.
   refusal = new ServiceError("manifest_mismatch", "another manifest");
   const other = await send({ ...begun, manifestHash: "b".repeat(64) }, "cpu-int8-0");
   expect((await errorOf(other)).code).toBe("manifest_mismatch");

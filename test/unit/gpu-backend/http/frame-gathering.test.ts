@@ -8,7 +8,7 @@ afterEach(() => void vi.useRealTimers());
 
 const gatherMs = 25;
 
-/** Takes how long the tokens of each sequence may wait; gives what was sent each time, as `id index`. */
+/** `waits`: milliseconds that each sequence's tokens may wait. `sent`: what was sent each time, as `id index`. */
 function gathering(waits: Record<string, number | undefined>) {
   const sent: string[][] = [];
   const sequences = Object.entries(waits).map(([id, wait]) => ({

@@ -1,4 +1,4 @@
-/** Memories over HTTP: progress while one is built, its outcome, limits of bodies, and batches that name one which is not here. */
+/** Memories over HTTP: progress while one is built, its outcome, limits of bodies, and batches that name an unknown memory. */
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { MemoryService } from "../../../../gpu-backend/host/memories/service.ts";
 import { type AppParts, createApp } from "../../../../gpu-backend/http/app.ts";

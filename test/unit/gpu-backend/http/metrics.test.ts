@@ -121,7 +121,7 @@ test("two of them keep their own counts, and no engine reads as zero", async () 
   one.sequenceEnded(doneFrame("done"));
   const counted = (await linesOf(other)).filter((line) => line.startsWith("chameleon_sequences_total"));
   expect(counted.filter((line) => !line.endsWith(" 0"))).toEqual([]);
-  // Each outcome is there before its first time, or a rate would not see that one.
+  // Each outcome is printed before it first happens; otherwise a rate would miss the first one.
   expect(counted).toContain('chameleon_sequences_total{outcome="generation_failed"} 0');
   expect(await linesOf(other)).toEqual(expect.arrayContaining(["chameleon_slots 0", "vllm:kv_cache_usage_perc 0"]));
 });

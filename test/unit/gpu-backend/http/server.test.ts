@@ -23,7 +23,7 @@ async function start(limits: Partial<ConnectionLimits>) {
     socket.on("data", (chunk) => {
       answer += chunk;
     });
-    // A close may come as a reset.
+    // The server may close the connection by a reset.
     socket.on("error", () => undefined);
     const ended = new Promise<string>((resolve) => socket.once("close", () => resolve(answer)));
     await new Promise<void>((resolve) => socket.write(text, () => resolve()));

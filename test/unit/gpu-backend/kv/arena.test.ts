@@ -5,16 +5,16 @@ import { bytesPerPosition, KvBudget } from "../../../../gpu-backend/kv/kv-budget
 import { KvMemory, type ParkedKv } from "../../../../gpu-backend/kv/kv-memory.ts";
 
 const seed = 1712;
-/** Two pairs of keys and values, and states. */
+/** Shape of one array of keys or values. `plain` has two layers of both, and states. */
 const pair = { heads: 2, width: 3 };
 const plain = { arrays: [pair, pair, pair, pair, { heads: 1, width: 5 }], contextTokens: 300, maximumRows: 9 };
 const bytesOf = (positions: number) => positions * bytesPerPosition(plain);
 const shape = { ...plain, maximumBytes: bytesOf(plain.maximumRows * plain.contextTokens) };
 
-/** The value that array i holds for head element e of a token. */
+/** The number that array i holds for a token in element e of its heads. */
 const elementOf = (token: number, i: number, e: number) => token + i / 8 + e / 64;
 
-/** New keys and values of `counts` tokens for each row, padded with NaN. */
+/** New keys and values of each row's tokens, padded to T tokens with NaN. */
 function freshOf(tokens: number[][], T: number): Float32Array<ArrayBuffer>[] {
   return shape.arrays.map(({ heads: H, width: d }, i) => {
     const fresh = new Float32Array(tokens.length * H * T * d).fill(Number.NaN);
@@ -69,7 +69,7 @@ test.each(["start", "end"] as const)(
           const parked: { aside: ParkedKv; tokens: number[] }[] = [];
           const held = new Map<KvRow, number[]>();
           let decoding = new Set<KvRow>();
-          /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
+          /** Whether memory has room for the rows there are and `rows` more, none of them longer than `length`. */
           const isRoom = (rows: number, length: number) => {
             const running = [...held.keys()];
             const longest = running.reduce((most, { positions, wanted }) => Math.max(most, positions, wanted), length);
@@ -88,7 +88,7 @@ test.each(["start", "end"] as const)(
             if (kind === "park" && row) {
               const tokens = held.get(row)!;
               parked.push({ aside: memory.store(arena.read(row, 0, tokens.length), tokens.length), tokens });
-              // Its row makes room for it.
+              // The row is closed, which makes room for its copy.
               close(row);
               memory.trim();
             } else if (kind === "resume" && parked.length > 0 && all.length < shape.maximumRows) {
@@ -105,7 +105,7 @@ test.each(["start", "end"] as const)(
               arena.open(opened);
               held.set(opened, []);
             } else if (kind === "decode") {
-              // Some stop decoding, others begin.
+              // Some rows stop decoding, others begin.
               decoding = new Set(all.filter((_, i) => (pick >> (i % 16)) & 1));
               arena.decodeOnly(decoding);
             } else if (kind === "close" && row) close(row);
@@ -137,7 +137,7 @@ test.each(["start", "end"] as const)(
   },
 );
 
-/** An arena of its own memory, and rows that are opened in it with what each wants. */
+/** An arena, and a row in it for each of the positions `wanted`. */
 function arenaOf(wanted: number[], memory = new KvMemory(shape), side: "start" | "end" = "start") {
   const arena = new KvArena(shape, memory, side);
   const open = (positions = 0) => {
@@ -204,7 +204,7 @@ describe("memory", () => {
     fill(short, 60);
     arena.close(rows[0]);
     arena.trim();
-    // 60 of 64 would grow again soon.
+    // Not 64: with 60 of them filled the arena would soon grow again.
     expect(arena.positions).toBe(128);
     expect(tokensIn(arena, short)).toHaveLength(60);
     arena.close(short);
@@ -229,7 +229,7 @@ describe("memory", () => {
     arena.close(rows[0]);
     memory.trim();
     expect(positions()).toBe(shape.contextTokens);
-    // Not when garbage is collected.
+    // The memory is freed at once, not when garbage is collected.
     expect(array.buffer.detached).toBe(true);
   });
 

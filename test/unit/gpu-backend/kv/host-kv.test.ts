@@ -12,7 +12,7 @@ const shape = kvShapeOf(config);
 const positionBytes = bytesPerPosition(shape);
 const maximumRows = 6;
 const maximumPositions = 2 * config.contextTokens;
-/** A second class costs little, so that both are in use. */
+/** A second length class costs little here, so that both classes are in use. */
 const classBytes = 16 * positionBytes;
 const openKv = (options: { classBytes?: number; maximumPositions?: number } = {}) =>
   new HostKv(
@@ -20,7 +20,7 @@ const openKv = (options: { classBytes?: number; maximumPositions?: number } = {}
     { maximumRows, maximumBytes: (options.maximumPositions ?? maximumPositions) * positionBytes },
   );
 
-/** What a sequence must find. */
+/** A sequence, with what the store must hold for it. */
 interface Model {
   id: number;
   kv: KvRow;
@@ -67,7 +67,7 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
         const running = models.filter(({ isParked }) => !isParked);
         const parked = models.filter(({ isParked }) => isParked);
         const neededBy = ({ contents, wanted }: Model, more = 0) => Math.max(contents.length + more, wanted);
-        /** Places all running rows if they fit, these among them, of which `growing` get `more` positions. */
+        /** Places all these rows if they fit. Rows of `growing` get `more` positions. */
         const place = (all: readonly Model[], growing: readonly Model[] = [], more = 0) => {
           const lengths = all.map((model) => neededBy(model, growing.includes(model) ? more : 0));
           const aside = models.filter((model) => model.isParked && !all.includes(model));
@@ -87,7 +87,7 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
           if (place([...running, resumed])) Object.assign(resumed, { isParked: false, wanted: 0 });
         } else if (running.length > 0) {
           const one = running[pick % running.length];
-          // All others decode with it, or half of them.
+          // A prefill is of one row; a decode pass is of this row and every second one of the others.
           const pass = kind === "prefill" ? [one] : running.filter((other, i) => other === one || (pick + i) % 2 === 0);
           const values = Array.from({ length: kind === "prefill" ? count : 1 }, (_, t) => (pick % 1000) + t);
           if (kind === "park") {

@@ -13,7 +13,7 @@ const headOf = (N: number): Pass["head"] => ({
   ...{ targetIds: new Int32Array(N), bias: noBias, want: { scores: true, hidden: false } },
 });
 
-/** A runner over the fake step runner, with a record of what that is fed; `spoil` may change what it gives. */
+/** A runner over the fake step runner, whose inputs are recorded. `spoil` may change its outputs. */
 function open(spoil: (output: StepOutput) => void = () => {}) {
   const steps = createFakeRunner({ classBytes: Number.POSITIVE_INFINITY });
   const inputs: StepInput[] = [];

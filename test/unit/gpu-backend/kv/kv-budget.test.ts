@@ -11,7 +11,7 @@ const shape = kvShapeOf(gpt2);
 
 test("a position takes its place in every array, as float32", () => {
   expect(bytesPerPosition(shape)).toBe(25 * 768 * 4);
-  // Three heads of keys and values for nine of queries, as wide as those, beside a whole state.
+  // Three heads of keys and values serve nine of queries and have their width; the state is whole.
   const grouped = { ...gpt2, hiddenSize: 576, layers: 30, heads: 9, kvHeads: 3 };
   expect(bytesPerPosition(kvShapeOf(grouped))).toBe((60 * 3 * 64 + 576) * 4);
   expect(bytesPerPosition(kvShapeOf(grouped, "int8"))).toBe(60 * 3 * (64 + 4) + 576 * 4);
@@ -24,7 +24,7 @@ test("rows come in eighths of the next power of two, whole multiples of 64, up t
   expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
 });
 
-/** Memory for so many positions; a second class costs as much as attention over `classPositions`. */
+/** Memory for `positions`. A second length class costs as much as attention over `classPositions`. */
 const budgetOf = (positions: number, classPositions = Number.POSITIVE_INFINITY) =>
   new KvBudget(shape, positions * bytesPerPosition(shape), { classBytes: classPositions * bytesPerPosition(shape) });
 
@@ -68,7 +68,7 @@ test("length classes: rows stay together where a second class costs more than it
   expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
   expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
   expect(budgetOf(1e6, 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(640);
-  // Memory is the limit here.
+  // Here memory is the limit: it does not hold all rows in one class.
   expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
   expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
 });
@@ -79,7 +79,7 @@ test("length classes: rows of one class stay in it, and move to the other by the
   expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
   expect(budget.boundaryFor(rows([1, 60, false], [1, 900, true]), 0)).toBe(0);
   expect(budget.boundaryFor(rows([1, 900, false], [1, 60, true]), 0)).toBe(1000);
-  // Short ones that outgrow their size do not move.
+  // Short rows that outgrow their class's length do not move to the long class.
   expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
 });
 
@@ -93,7 +93,7 @@ test("length classes: memory that holds rows at their most holds them at any sho
   fc.assert(
     fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
       const lengths = some.map(({ most }) => most);
-      // Memory for little more than what they need.
+      // Memory for little more than the rows need.
       let positions = 1000;
       while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
       const budget = budgetOf(positions, pass);

@@ -15,7 +15,7 @@ interface MarkedBlock extends KvBlock {
   marks: number[];
 }
 
-/** Blocks that were copied and not freed. */
+/** Blocks that were copied and not freed yet. */
 const live = new Set<MarkedBlock>();
 beforeEach(() => live.clear());
 
@@ -28,13 +28,13 @@ function blockOf(marks: number[]): MarkedBlock {
   return block;
 }
 
-/** Computes whatever is missing of a prompt; returns how many tokens were there. */
+/** Computes what the cache lacks of a prompt. Returns how many tokens it had. */
 function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
   const names = namesOf(tenant, prompt);
   const found = cache.take(tenant, names, prompt, true);
   let at = 0;
   for (const { block, tokens } of found) {
-    // A number per token: what it and all before it come to.
+    // Each token has a mark that depends on it and on all tokens before it.
     const { marks } = block.kv as MarkedBlock;
     for (let t = 0; t < tokens; t++) expect(marks[t]).toBe(markOf(tenant, prompt, at + t));
     at += tokens;

@@ -1,4 +1,4 @@
-/** Passages of a memory, made by hand: each token is a letter or a line's end, and keys point to axes. */
+/** Passages found in memories made by hand: each token is a letter or a line's end, and each key points along an axis. */
 import { expect, test } from "vitest";
 import type { Memory } from "../../../../gpu-backend/memory/memory.ts";
 import {

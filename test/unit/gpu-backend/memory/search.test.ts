@@ -57,7 +57,7 @@ test.each([1, 20, 5000, 2 * blockKeys + 100])(`of %s keys finds the nearest (see
     expected.forEach(({ cosine }, i) => {
       expect(together[s].cosines[i]).toBeCloseTo(cosine, 6);
     });
-    // Alone it gets the same bits.
+    // A state alone gets the same bits.
     expect(await search.nearest([state])).toEqual([together[s]]);
   }
 });

@@ -20,7 +20,7 @@ beforeEach(() => {
   writeFileSync(part, "second");
 });
 
-/** Long enough after every change that its time is trusted. */
+/** A time long enough after any change that a file's modification time is trusted. */
 const later = () => Date.now() + 60_000;
 /** The hash, and how often the files were read for it. */
 async function hashed(now = later, during = () => {}): Promise<[hash: string, reads: number]> {

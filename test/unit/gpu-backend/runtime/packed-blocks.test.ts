@@ -21,14 +21,14 @@ const types: BlockType[] = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"];
 const columns = 256;
 const seed = 23;
 
-/** A matrix of the reference's blocks, [1 or 2, 256]. */
+/** The reference's blocks as a matrix [1 or 2, 256]. */
 function matrixOf(dtype: BlockType): Weight {
   const bytes = new Uint8Array(Buffer.from(truth.types[dtype].blocks, "base64"));
   const values = floatsOf({ dtype, shape: [], bytes }).length;
   return { dtype, shape: [values / columns, columns], bytes };
 }
 
-/** x·Wᵀ in double precision, and the sum of its terms' magnitudes, of which errors are fractions. */
+/** x·Wᵀ in double precision, and the largest sum of magnitudes of a product's terms, by which errors are divided. */
 function exactProduct(x: Float32Array, matrix: Float32Array, rows: number, width = columns) {
   const count = x.length / width;
   const result = new Float64Array(count * rows);
@@ -74,7 +74,7 @@ test.each(types)(
     const all = await product.run(x);
     const error = maxDifference(all, wanted.result) / wanted.magnitude;
     console.log(`${type}: error ${error.toExponential(1)}`);
-    // In one part it would be about 1e-3.
+    // Activations are multiplied in two parts; with one part the error would be about 1e-3.
     expect(error).toBeLessThan(1e-5);
     for (const count of [1, 2, 3, 5]) {
       const some = await product.run(x.slice(0, count * columns));
@@ -100,7 +100,7 @@ test.each(types)("rows of %s by their index are its values", async (type) => {
   const rows = await rowsByIndex(matrix, Int32Array.of(last, 0));
   const floats = floatsOf(weight);
   const wanted = [...floats.subarray(last * columns), ...floats.subarray(0, columns)];
-  // Middle and offset are one number in the graph, which float32 rounds.
+  // The graph adds the range's middle and the block's offset up to one number, which float32 rounds.
   const error = maxDifference(rows, wanted) / Math.max(...wanted.map(Math.abs));
   expect(error).toBeLessThan(5e-7);
 });

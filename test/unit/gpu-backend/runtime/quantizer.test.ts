@@ -8,7 +8,7 @@ const rows = 48;
 const columns = 5;
 const seed = 17;
 
-/** Pairs of weights at the ends of the range, of one sign and of two. */
+/** Pairs of weights at the ends of the range, with equal and with opposite signs. */
 const pairs = [
   [1, 1],
   [-1, -1],
@@ -33,7 +33,7 @@ test("no pair of weights can saturate 16 bits, and products of the largest activ
   expect(255 * largestPairSum).toBeLessThan(2 ** 15);
   // The bound is nearly reached: the ranges are no coarser than they need to be.
   expect(largest).toBeGreaterThan(largestPairSum - 3);
-  // A row of ones is a row of 255s in the kernel. Its sums are whole numbers of float32.
+  // The kernel sees this row of the largest activations as 255s. Its sums are integers that float32 holds.
   const g = new GraphBuilder("largest");
   const x = g.input("x", "float32", ["M", rows]);
   const whole = { ...quantized, scales: new Float32Array(columns).fill(1) };
@@ -74,7 +74,7 @@ test("a row of zeros gives zeros, changes no bit of the rows beside it, and they
   ]);
   const exact = alone.map((_, j) => row.reduce((sum, x, i) => sum + x * matrix[i * columns + j], 0));
   const difference = Math.max(...alone.map((y, j) => Math.abs(y - exact[j])));
-  // Two roundings of half a step in 127 each, over 48 products of at most 1/4.
+  // 48 products of at most 1/4, in which both factors are rounded by at most half a step of 1/127.
   const tolerance = 0.03;
   expect(difference).toBeLessThan(tolerance);
 });

@@ -94,7 +94,7 @@ test("erasing a tenant overwrites its key before anything else, and then nothing
   const store = storeOf();
   await store.keep("acme", one, content);
   const copies = temporaryFolder();
-  // A second name of the key's file shows what is left in the blocks of the disk.
+  // A hard link to the key's file shows what is left in the blocks of the disk.
   await fs.link(join(folderOf("acme"), "key"), join(copies, "key"));
   await copyFile(join(folderOf("acme"), one), join(copies, one));
   const key = await readFile(join(copies, "key"));
@@ -203,7 +203,7 @@ test("all tenants together have a bound, also over a restart: what was used long
 });
 
 const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
-/** Writes a part of what it is given, as a disk does that fills up on the way. */
+/** Writes only a part of what it is given, like a disk that becomes full meanwhile. */
 const fillsUp: WriteSystem["open"] = async (...given) => {
   const file = await fs.open(...given);
   async function begin() {
@@ -278,7 +278,7 @@ describe("a file that is written record by record", () => {
   const whole = Buffer.concat([plan.head, ...records]);
   const partial = `${one}.partial`;
 
-  /** Writes records; leaves the file unfinished where those are not all. */
+  /** Writes records. Leaves the file unfinished if they are not all records of the plan. */
   async function write(store: TenantStore, hash = one, some = records, of: FilePlan = plan) {
     const file = await store.begin("acme", hash, of);
     await file.append(some);
@@ -310,7 +310,7 @@ describe("a file that is written record by record", () => {
   ])("is continued when its process ended %s", async (_, harm, left) => {
     const file = await storeOf().begin("acme", one, plan);
     await file.append(records.slice(0, 2));
-    // No close: the process was killed.
+    // The file is not closed, as when its process is killed.
     await harm(join(folderOf("acme"), partial));
     const store = storeOf();
     const again = await store.begin("acme", one, plan);
@@ -325,7 +325,7 @@ describe("a file that is written record by record", () => {
     const equal = { ...plan, recordBytes: [40, 40] };
     for (const hash of [one, two]) await write(storeOf(), hash, [bytes(6, 40), bytes(7, 40)], equal);
     const [own, other] = await Promise.all([one, two].map((hash) => readFile(join(folderOf("acme"), hash))));
-    // Before the two records: label and head. A record has the same size in each file.
+    // Label and head come before the two records. A record has the same size in each file.
     const start = sealedBytes([10, 20]) - sealedBytes([]);
     const size = sealedBytes([40]) - sealedBytes([]);
     const [first, second] = [start, start + size].map((at) => own.subarray(at, at + size));

@@ -1,4 +1,4 @@
-/** What a deployment refuses before its gates, which take minutes, and before anything outside this machine is asked. */
+/** What a deployment refuses before its checks, which take minutes, and before it calls anything outside this machine. */
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
 import type { Environment } from "../../../../infra/deploy/environment.ts";

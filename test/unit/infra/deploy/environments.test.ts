@@ -28,12 +28,12 @@ const read = (env?: string): Config => readWranglerConfig({ config: configFile, 
 const top = read();
 const names = top.definedEnvironments;
 
-/** All that environments have in common, of which wrangler inherits only a part. */
+/** What all environments must have in common. wrangler inherits only a part of it. */
 function commonOf(config: Config) {
   const bindings = (list: { binding: string }[]) => list.map(({ binding }) => binding);
   return {
     variables: Object.keys(config.vars).sort(),
-    // Containers are one environment's.
+    // Only one environment has containers.
     objects: config.durable_objects.bindings.filter(({ name }) => name !== "CONTAINERS"),
     namespaces: bindings(config.kv_namespaces),
     buckets: bindings(config.r2_buckets),

@@ -92,7 +92,7 @@ test.each(wholeWay.slice(0, -1).map((call, i) => ({ call, i })))(
     };
     await expect(rollOut(partsOf(platform))).rejects.toThrow("broken");
     expect(platform.history[0]).toEqual([["old", 100]]);
-    // An upload that fails has changed nothing, so there is nothing to undo.
+    // A failed upload has changed nothing, so nothing is undone.
     expect(platform.calls.at(-1)).toBe(i === 0 ? "upload" : "back to old");
   },
 );
@@ -178,7 +178,7 @@ test("a deployment that was left half-way is named, and --rollback ends it", asy
 });
 
 test("--rollback never goes to a version that was itself taken back", async () => {
-  /** The deployments of a roll-out, newest first, before which "old" had all requests. */
+  /** The deployments of a roll-out, newest first. Before it "old" had all requests. */
   const steps = (version: string, ...percentages: number[]) =>
     percentages.map(
       (share): Shares =>

@@ -8,7 +8,7 @@ const url = "https://edge.test";
 const header = "cloudflare-workers-version-overrides";
 const limits = { settleMs: 0, retryMs: 0, requestMs: 5000 };
 const server = setupServer();
-/** What each request picked. */
+/** The version that each request picked. */
 let picked: (string | null)[] = [];
 
 beforeAll(() => server.listen({ onUnhandledFrame: "error" }));

@@ -42,7 +42,7 @@ test("the gradients of a step are those of its loss", async () => {
   }
 });
 
-/** Examples in which one of two tokens follows, by the sign of the state's first value; of noise at random. */
+/** Examples whose next token is one of two: by the sign of the state's first value, or with `isNoise` at random. */
 function labelled(count: number, isNoise = false): Example[] {
   return Array.from({ length: count }, () => {
     const hidden = floats(D);
@@ -79,7 +79,7 @@ test("a task is learnt, its gain lies in the interval that is told, and equal ex
   expect((await fitOwnAdapter(examples, null, session)).delta).toEqual(fit.delta);
 });
 
-/** Examples drawn from the head's own probabilities, of which nothing is left to be learnt. */
+/** Examples drawn from the head's own probabilities, so that nothing is left to learn. */
 async function expectedByHead(count: number): Promise<Example[]> {
   const examples: Example[] = [];
   for (let i = 0; i < count; i++) {

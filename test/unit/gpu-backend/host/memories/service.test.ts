@@ -1,4 +1,4 @@
-/** Memories are built of documents by an engine that the test plays: resumed, reused, bounded, deleted. */
+/** Memories that are built from documents, with an engine that the test plays: resumed, reused, bounded, deleted. */
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
@@ -19,7 +19,7 @@ let directory: string;
 let service: MemoryService;
 /** Prompts that the engine computed. */
 let computed: number[][];
-/** What the engine does before it answers. */
+/** Called before the engine answers. */
 let before: (prompts: readonly number[][], signal: AbortSignal) => Promise<void>;
 let dropped: (string | null)[][];
 let isServed: boolean;
@@ -31,7 +31,7 @@ beforeEach(async () => {
   service = serviceOf();
 });
 
-/** A key tells the token at its position and the one before it, so that a window without its context has other keys. */
+/** A key holds the token at its position and the one before, so a window without its context has another key. */
 const keyOf = (ids: readonly number[], t: number) =>
   new Int8Array(D).fill(ids[t] % 100).fill((ids[t - 1] ?? 0) % 100, 4);
 

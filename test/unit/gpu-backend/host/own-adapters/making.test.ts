@@ -1,4 +1,4 @@
-/** Turns and places of requests for own adapters, and the steps of fits that run at once. */
+/** The queue of requests for own adapters, in which tenants take turns, and the steps of fits that run at once. */
 import { expect, test } from "vitest";
 import { FitTurns } from "../../../../../gpu-backend/host/own-adapters/fitter.ts";
 import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/host/own-adapters/making-queue.ts";
@@ -6,7 +6,7 @@ import { seededRandom } from "../../../../support/steps.ts";
 
 const never = new AbortController().signal;
 
-/** Enters requests by name of tenant; `started` lists those whose turn came, and `end` ends the first running one of a tenant. */
+/** A queue with requests entered by tenant. `started` lists whose turn came; `end` ends a tenant's first running request. */
 function queueOf() {
   const queue = new MakingQueue("adapters");
   const started: string[] = [];

@@ -1,4 +1,4 @@
-/** How a backend follows the pointer: sets without engines, a bucket in memory, real folders, and a clock of the test's. */
+/** How a backend follows the pointer: sets without engines, a bucket in memory, real folders, and the test's own clock. */
 import { mkdir, readdir, readFile, utimes, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { beforeAll, beforeEach, expect, test } from "vitest";
@@ -19,7 +19,7 @@ const graceMs = 1000;
 const folder = temporaryFolder();
 let published: ArtifactSet[];
 let otherModel: ArtifactSet;
-/** A set of entirely other files for the same weights. */
+/** A set for the same weights that shares no file with the others. */
 let otherSame: ArtifactSet;
 beforeAll(async () => {
   const model = path.join(folder, "model");
@@ -44,7 +44,7 @@ let down: Set<string>;
 let startFault: Error | null;
 let cache: string;
 let reads: string[];
-/** How many bytes each read gave. */
+/** Bytes that each read returned. */
 let sizes: number[];
 
 beforeEach(async () => {
@@ -108,7 +108,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
   };
 }
 const publish = (set: ArtifactSet) => publishTo(store, set, true);
-/** Publishes sets one after the other, each of which the backend looks for. */
+/** Publishes sets one after another. After each the backend looks at the pointer. */
 async function follow(...sets: ArtifactSet[]) {
   for (const set of sets) {
     await publish(set);
@@ -129,7 +129,7 @@ test("nothing published, nothing served; then what is published, and its success
   ]);
   expect([sets.manifests, sets.info?.manifestHash]).toEqual([[a, b], b]);
   for (const hash of [a, b]) expect(sets.of(hash).info.manifestHash).toBe(hash);
-  // For an unknown hash it is the set that is served first, which then refuses the call.
+  // A call with an unknown hash goes to the preferred set, which then refuses it.
   expect(sets.of("f".repeat(64)).info.manifestHash).toBe(b);
   expect(sets.cancel([`${a.slice(0, 4)}-1`, `${b.slice(0, 4)}-2`, "none"])).toHaveLength(2);
   sets.dropMemory("acme", null);
@@ -152,7 +152,7 @@ test("the old set ends when it is idle and was not asked for during the grace; a
   await follower.applyPointer();
   expect(closed).toEqual([]);
   busy.delete(b);
-  // Sequences that ran until now may be resumed here during the grace.
+  // The old set stays for the grace period: sequences that ran until now may be resumed in it.
   nowMs += graceMs - 1;
   await follower.applyPointer();
   expect(closed).toEqual([]);
@@ -174,10 +174,10 @@ test("while the engine of the new set restarts, the old one is served first and 
   nowMs += 2 * graceMs;
   await follower.applyPointer();
   expect(closed).toEqual([]);
-  // The third set takes the place of the one that restarts, not of the one that serves.
+  // The third set replaces the one whose engine restarts, not the one that serves.
   await follow(published[2]);
   expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
-  // Where none serves, the first of all says why.
+  // If no set serves, the preferred one says why.
   for (const hash of [a, c]) down.add(hash);
   expect(() => sets.requireServing()).toThrow(`${c} is restarting`);
   down.clear();
@@ -251,7 +251,7 @@ test.each(malices)(
     expect(Math.max(...sizes)).toBeLessThanOrEqual(setLimits.manifestBytes);
     const after = await readdir(cache, { recursive: true });
     const added = after.filter((name) => !before.includes(name));
-    // Files that are whole may stay, in its own folder and without a manifest.
+    // Whole files may stay, in the set's own folder and without a manifest.
     expect(added.every((name) => name.startsWith(hash))).toBe(true);
     expect(added.filter((name) => name.endsWith(manifestFile))).toEqual([]);
   },
@@ -284,7 +284,7 @@ test("many bad sets leave the folder of what is served, and few of theirs", asyn
     });
     await follower.applyPointer();
   }
-  // The same of sets that are whole and do not start.
+  // The same for sets that are whole but whose engine does not start.
   startFault = new Error("no memory");
   for (let i = 0; i < 12; i++) {
     nowMs += failedMs;

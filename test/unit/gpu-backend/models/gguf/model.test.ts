@@ -14,7 +14,7 @@ const folder = temporaryFolder();
 const [V, D, H, K, d, F, layers] = [40, 64, 4, 2, 16, 96, 2];
 const random = seededRandom(5);
 
-/** Hugging Face's names → values, [out, in]. */
+/** Matrices [out, in] by Hugging Face's names. */
 type Matrices = Map<string, { shape: number[]; values: Float32Array }>;
 
 const theirNames: Record<string, string> = {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { configOf } from "../../../../../gpu-backend/models/safetensors/config.ts";
 
-/** As SmolLM2-135M-Instruct has it. */
+/** The config.json of SmolLM2-135M-Instruct. */
 const smolLm2 = {
   architectures: ["LlamaForCausalLM"],
   attention_bias: false,

@@ -43,7 +43,7 @@ async function write(settings: object, change: (weights: TensorFile) => void = (
   await writeFile(join(folder, "model.safetensors"), writeTensorFile(weights));
 }
 
-/** Matches a refusal of `field` that is one above `most`. */
+/** Matches the refusal of a `field` that is one above its limit `most`. */
 const beyond = (field: string, most: number) => new RegExp(`${field} is ${most + 1}: .*<=${most}$`);
 
 test.each(["", "transformer."])("reads config and tensors named with the prefix %j", async (prefix) => {
