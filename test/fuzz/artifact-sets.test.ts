@@ -220,7 +220,7 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
 }
 
 test(
-  "a set that somebody has changed is served, and all of it works, or is refused by name",
+  "a changed set is served and all of it works, or it is refused with the name of the file at fault",
   async () => {
     console.log(`seed ${seed}, ${runs} sets`);
     const outcomes: Record<string, number> = {};

@@ -20,7 +20,7 @@ test(`gives ${truth.texts.length} texts the ids on which two implementations agr
   expect(wrong).toEqual([]);
 });
 
-test("writes chats as the model's template does", () => {
+test("renders chats as the model's own template does", () => {
   for (const { user, ids } of truth.chats) {
     expect([...template.encode([{ role: "user", content: user }], 0)]).toEqual(ids);
   }

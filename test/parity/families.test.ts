@@ -83,7 +83,7 @@ test.each(families)("%s", async (name, config, hasOperator) => {
   expect(worst).toBeLessThan(tolerance);
 });
 
-test("the last position of a context can be a chunk of its own, which is padded", async () => {
+test("the last position of a context can be a chunk of its own, with padding", async () => {
   const config = { ...tinyLlama, contextTokens: 48 };
   const random = seededRandom(seed);
   const weights = randomWeights(config, random, 0.15);

@@ -92,7 +92,7 @@ describe.each(weightFormats)("%s", (format) => {
     }
   });
 
-  test("a row without gates has the bits of a graph without a bank, whatever its mates", async () => {
+  test("a row without gates has the bits of a graph without a bank, whatever the other rows are", async () => {
     const [base, other] = [rowAt(3, zeros()), rowAt(9, zeros())];
     const none = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
     const bare = await createStepRunner({ ...model, bank: none, threads: 2, format });

@@ -52,7 +52,7 @@ async function grownRow(pastLength: number, tokenIds: number[]): Promise<StepRow
 describe("the likeliest token alone", () => {
   const likeliestOnly = { scores: false, hidden: false, only: "likeliest" } as const;
 
-  test("is the first of the ranked ones, the one of lower id among equals", async () => {
+  test("is the first of the ranked tokens; among equal scores the one with the lower id", async () => {
     const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
     const input = stepOf(model.config, rows, { pastTokens: 64 });
     const V = model.config.vocabularySize;
@@ -79,7 +79,7 @@ describe("the likeliest token alone", () => {
     // The token then has a probability of 0, which is valid.
     [Number.NEGATIVE_INFINITY, "one token", true],
     [Number.NEGATIVE_INFINITY, "every token", false],
-  ])("a score of %d of %s is a fault exactly where it is one of the ranked ones", async (bad, which, isServed) => {
+  ])("a score of %d of %s is a fault exactly if it is among the ranked scores", async (bad, which, isServed) => {
     const ids = which === "one token" ? [77] : Array.from({ length: model.config.vocabularySize }, (_, id) => id);
     const input = stepOf(model.config, [row(randomIds(5)), row(randomIds(9))], { pastTokens: 64 });
     input.bias = {
@@ -217,7 +217,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
     }
   });
 
-  test("without head rows nothing comes out but the same keys and values", async () => {
+  test("without head rows a pass gives the same keys and values, and nothing else", async () => {
     const input = stepOf(model.config, [row(randomIds(20), randomGates())]);
     const { present } = await runner.run(input);
     const none = { headRows: new Int32Array(0), targetIds: new Int32Array(0), gates: new Float32Array(0) };
@@ -228,7 +228,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
     }
   });
 
-  test("a row's scaled log-sum-exp is the same whether its mates' temperature is 1, as its own, or not", async () => {
+  test("a row at temperature 1 has the same scaled log-sum-exp whether the other rows are at 1 or not", async () => {
     const rows = [row(randomIds(9), randomGates()), row(randomIds(5), randomGates())];
     const alone = await runner.run(stepOf(model.config, rows));
     expect(alone.scaledLogSumExp).toEqual(alone.logSumExp);
@@ -239,7 +239,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
     expect(scaled[1]).not.toBe(alone.logSumExp[1]);
   });
 
-  test("a chunk gives the same bits wherever a step goes on with it, alone or beside others as far into theirs", async () => {
+  test("a chunk gives the same bits wherever a step resumes it, alone or beside rows that are resumed at the same place", async () => {
     const starts = [await grownRow(64, randomIds(50)), row(randomIds(50), randomGates())];
     for (const begunTokens of [8, 33, 48]) {
       /** The rows after a pass over the first `begunTokens` tokens of each. */

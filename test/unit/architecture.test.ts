@@ -5,7 +5,7 @@ import { edgeLayers, findViolations } from "../support/architecture.ts";
 
 const root = `${import.meta.dirname}/../..`;
 
-test("the source keeps to the architecture", () => {
+test("the source keeps to the rules of the architecture", () => {
   const files = globSync("{shared,edge,gpu-backend,infra}/**/*.ts", { cwd: root }).filter((f) => !f.endsWith(".d.ts"));
   const sources = new Map(files.map((file) => [file, readFileSync(`${root}/${file}`, "utf8")]));
   expect(sources.size).toBeGreaterThan(0);
@@ -63,7 +63,7 @@ test("the edge's layers import only those before them, so its folders form no cy
   }
 });
 
-test("allows what the architecture wants", () => {
+test("allows what the architecture intends", () => {
   const sources = new Map([
     ["gpu-backend/main.ts", `import "./engine/a.ts"; import "./config.ts";`],
     ["gpu-backend/http/g.ts", "export const ageMs = (now: () => number, at: string) => now() - +new Date(at);"],

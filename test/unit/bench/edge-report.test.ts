@@ -19,14 +19,14 @@ const row = (system: string, p50Ms: number, p99Ms: number): FirstTokenRow => ({
 const cpu = (tokens: number, bothMs: number) =>
   ({ kind: "cpu", vocabulary: 1, centroids: 1, tokens, tokenizeMs: 0, assignMs: 0, bothMs }) as const;
 
-test("what a way adds is the difference of its mean and percentiles to the way that it is compared with", () => {
+test("a way adds the difference between its mean and percentiles and those of the way that it is compared with", () => {
   const rows = [row("direct", 5, 7), row("edge", 6.5, 16), row("edge at another backend", 1, 1)];
   expect(added(rows, "edge", "direct")).toMatchObject([
     { system: "edge", to: "direct", meanMs: 3, p50Ms: 1.5, p99Ms: 9 },
   ]);
 });
 
-test("a missed target and a faster peer are both losses; a kept one is none", () => {
+test("a missed target and a faster peer are both losses; a target that is met is none", () => {
   const edge = added([row("direct", 5, 7), row("edge", 6.5, 16)], "edge", "direct");
   const peer = added([row("direct", 5, 7), row("peer", 6, 30)], "peer", "direct");
   const lines = losingLines([cpu(100, 1.2), cpu(1000, 5)], [...edge, ...peer], "edge", "peer");

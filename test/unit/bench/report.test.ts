@@ -11,7 +11,7 @@ const row = (system: Row["system"], format: string, batch: number, figures: Part
 const ours = { system: "chameleon", format: "int8" } as const;
 const peer = { system: "node-llama-cpp", format: "gguf" } as const;
 
-test("a ratio is the peer's time ÷ ours, cell by cell, and names what it loses", () => {
+test("a ratio is the peer's time ÷ ours for each cell, and lost cells are marked", () => {
   const lines = ratioLines(
     [ours, peer],
     [
@@ -32,7 +32,7 @@ test("a cell that the peer did not finish has no ratio", () => {
   expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("node-llama-cpp", "gguf", 8)])).toEqual([]);
 });
 
-test("agreement counts equal first tokens against the group's first", () => {
+test("agreement counts first tokens that equal those of the group's first contestant", () => {
   const firstIds = [
     { entry: ours, ids: [1, 2, 3] },
     { entry: peer, ids: [1, 9, 3] },

@@ -65,7 +65,7 @@ test.each<[string, Connection[], number]>([
   expect(sent).toHaveLength(tries);
 });
 
-test("an error of the stream ends it: nothing is resumed behind it", async () => {
+test("an error event ends the stream: nothing is resumed after it", async () => {
   const failed = 'data: {"error":{"message":"m"}}\n\n';
   const { ask, sent } = scripted([{ events: [event(1), failed], end: "error" }]);
   await expect((await ask()).text()).rejects.toThrow("reset");
@@ -83,7 +83,7 @@ test("a connection without a byte for too long counts as lost", async () => {
   expect(await (await ask()).text()).toBe(event(1) + done);
 });
 
-test("who stops reading, or aborts, waits for no dead connection and sends nothing more", async () => {
+test("a client that stops reading or aborts waits for no dead connection and sends nothing more", async () => {
   const { ask, sent } = scripted([
     { events: [event(1)], end: "silent" },
     { events: [event(1)], end: "silent" },

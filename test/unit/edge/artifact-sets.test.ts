@@ -77,13 +77,13 @@ async function later({ current }: { current: () => Promise<string> }, ms: number
   return served;
 }
 
-test("nothing published: the assets, without a question to any backend", async () => {
+test("if nothing is published the assets are served, and no backend is asked", async () => {
   expect(await sets().current()).toBe(embedded);
   expect(calls).toEqual(["pointer"]);
   expect(await sets(undefined, null).current()).toBe(embedded);
 });
 
-test("many first requests load once; later ones look again behind themselves, every few seconds at most", async () => {
+test("many first requests load once; later ones look for a new set in the background, every few seconds at most", async () => {
   publish(a);
   const isolate = sets();
   expect(await Promise.all([isolate.current(), isolate.current(), isolate.current()])).toEqual([a, a, a]);
@@ -97,7 +97,7 @@ test("many first requests load once; later ones look again behind themselves, ev
   expect(calls).toEqual(["pointer"]);
 });
 
-test("a switch is served from the request after the look; one under way keeps its set", async () => {
+test("a new set is served from the request after the one that found it; a running request keeps its set", async () => {
   const isolate = await serving(a);
   publish(b);
   expect(await later(isolate)).toBe(a);
@@ -108,7 +108,7 @@ test("a switch is served from the request after the look; one under way keeps it
   ]);
 });
 
-test("a rollback needs no load: the set before is still held, and no third", async () => {
+test("a rollback needs no load: the set before is still held, but no third one", async () => {
   publish(a);
   const isolate = await serving(b);
   publish(a);
@@ -127,7 +127,7 @@ test("a rollback needs no load: the set before is still held, and no third", asy
   expect(loads()).toEqual(["load b", "load a", "load c", "load a"]);
 });
 
-test("while no ready backend has the new set the old one is served; the new one is not loaded again for that", async () => {
+test("while no ready backend has the new set the old one is served, and the new one is not loaded again", async () => {
   const isolate = await serving(a);
   publish(b);
   holding.set(b, "none");
@@ -140,7 +140,7 @@ test("while no ready backend has the new set the old one is served; the new one 
   expect(calls.filter((call) => call === "load b")).toHaveLength(1);
 });
 
-test("while only some backends have the new set they are spared everybody's requests, for a while", async () => {
+test("while only some backends have the new set the old one is served for a while, so that these few are not overloaded", async () => {
   const isolate = await serving(a);
   publish(b);
   holding.set(b, "some");
@@ -201,14 +201,14 @@ test("a new isolate that cannot read the pointer serves the assets; without them
   expect(await isolate.current()).toBe(a);
 });
 
-test("an idle edge serves what is published now to its first request, 40 s after a rollback too", async () => {
+test("an idle edge serves the published set to its first request, also 40 s after a rollback", async () => {
   const isolate = await serving(a);
   publish(b);
   nowMs += 40_000;
   expect(await isolate.current()).toBe(b);
 });
 
-test("a look that died with its request does not end all looking", async () => {
+test("a look-up that ended with its request does not stop later ones", async () => {
   publish(a);
   let isStuck = false;
   const sticky = { ...source, pointer: () => (isStuck ? new Promise<never>(() => {}) : source.pointer()) };
@@ -226,7 +226,7 @@ test("a look that died with its request does not end all looking", async () => {
   expect(await isolate.current()).toBe(b);
 });
 
-test("a set by its manifest: what is held, what is published or was before, and the deployed one until something was", async () => {
+test("sets found by manifest: those held, the published one, the one before, and the deployed one until something is published", async () => {
   const isolate = await serving(a);
   expect([await isolate.of(a), await isolate.of(embedded), await isolate.of(b)]).toEqual([a, embedded, null]);
   publish(b);

@@ -83,7 +83,7 @@ test.each([
   },
 );
 
-test("a call for one process goes there once; another process that answers means that it is gone", async () => {
+test("a call for one process is made once; if another process answers, the first is gone", async () => {
   for (const [url, target] of [
     ["http://{name}.b", "http://p0.b"],
     ["http://b/{name}", "http://b/p0"],
@@ -173,7 +173,7 @@ test.each<[string, string[], string]>([
   expect(done).toEqual(chunks[0].includes("progress") ? [1] : []);
 });
 
-test("a memory of which a process tells progress for ever, and makes none, is given up", async () => {
+test("a memory is given up if its process reports progress for ever but makes none", async () => {
   const line = new TextEncoder().encode('{"type":"progress","tokens":4,"totalTokens":8}\n');
   let lines = 0;
   const client = new BackendClient("http://b", {

@@ -168,7 +168,7 @@ test("a backend that fails by sending a wrong frame together with one of a stran
   for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
 });
 
-test("a backend that fails by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
+test("a backend that fails by counting wrongly, as all others do: the sequence ends in an explicit error", async () => {
   const routing = routed(2);
   answerAll(routing, async (call) => {
     await call.accept();
@@ -179,7 +179,7 @@ test("a backend that fails by counting wrongly, every one of them: the sequence 
   expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
 });
 
-test("a backend that fails by giving some up: those run on together at once, their mates stay", async () => {
+test("a backend that fails by giving some sequences up: these continue together at once elsewhere, the others stay", async () => {
   const ids = ["a", "b", "c", "d"];
   const { routing, first, second, ended, of } = await sent(ids.map((id) => sequence(id)));
   await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
@@ -193,7 +193,7 @@ test("a backend that fails by giving some up: those run on together at once, the
   expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
 });
 
-test("a backend that fails where it is the only one: asked once more at once, and again after longer and longer pauses; then told", async () => {
+test("a backend that fails and is the only one: it is asked again at once, then after longer and longer pauses; then the client gets an error", async () => {
   const { routing, first: backend, ended, received } = await sent([sequence("a")], { backends: 1 });
   await backend.last.send(framesFor(sequence("a"))[0]);
   await backend.last.fail("broken");
@@ -243,7 +243,7 @@ test("backends that only fail, or serve something else, are not waited for", asy
   expect(received).toMatchObject([{ type: "error" }]);
 });
 
-test("where the client has left meanwhile nobody is asked any more", async () => {
+test("if the client has left meanwhile no backend is asked any more", async () => {
   const { routing, first: backend, run, ended } = await sent([sequence("a")], { backends: 1 });
   await backend.last.fail("broken");
   await backend.last.refuse(callFailure("unreachable"));
@@ -309,7 +309,7 @@ describe("a backend that refuses a call", () => {
     expect(routing.backends.flatMap(({ calls }) => calls)).toHaveLength(1);
   });
 
-  test("gets no more parts of it than the budget has, and all end where none is accepted", async () => {
+  test("gets no more parts of the call than the budget allows; if none is accepted all sequences end", async () => {
     const routing = routed(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
     const [backend] = routing.backends;
     backend.answer = (call) => void call.refuse(callFailure("refused"));
@@ -321,7 +321,7 @@ describe("a backend that refuses a call", () => {
     }
   });
 
-  test("that one client has left: the others are told of no cancellation", async () => {
+  test("after one client has left: the others see no cancellation", async () => {
     const { first: backend, run, begun } = await sent([of("x", "a"), of("bad", "b")], { backends: 1, isWaiting: true });
     await backend.last.refuse(callFailure("refused"));
     run.cancel(["a"]);
@@ -329,7 +329,7 @@ describe("a backend that refuses a call", () => {
     await expect(begun).rejects.toMatchObject({ kind: "internal" });
   });
 
-  test("and accepts no part of it: all are told what may pass, if anything may", async () => {
+  test("and then every part of it: all clients get the temporary error among the refusals, if there is one", async () => {
     const {
       first: backend,
       run,
@@ -342,7 +342,7 @@ describe("a backend that refuses a call", () => {
     await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 7 });
   });
 
-  test("that another had begun: a part goes on after what its client has, because of that one", async () => {
+  test("that another backend had begun: a part continues after the tokens that its client has", async () => {
     const { routing, first, second, ended, framesOf } = await begunElsewhere();
     await second.last.refuse(callFailure("refused"));
     await serve(second.calls[1]);
@@ -354,7 +354,7 @@ describe("a backend that refuses a call", () => {
     ]);
   });
 
-  test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
+  test("that another backend had begun: its parts wait for a backend to come back, no longer than the whole call would", async () => {
     const { routing, second, ended, framesOf } = await begunElsewhere();
     answerAll(routing, (call) => call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable")));
     await second.last.refuse(callFailure("refused"));
@@ -390,7 +390,7 @@ test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
   },
 );
 
-test("the last of two to end asks the first one again, which was starting and is there now", async () => {
+test("when both of two backends were unavailable the first is asked again, and answers as it has started meanwhile", async () => {
   const { first, second, begun, ended, received } = await sent([sequence("a")], { isWaiting: true });
   await first.last.refuse(callFailure("unavailable"));
   await second.last.refuse(callFailure("unavailable"));
@@ -411,7 +411,7 @@ test("where no backend is left overload is passed on, with the shortest wait, al
   expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
 });
 
-test("where no backend is left what kills every backend is given up after so many, though each gave it a token", async () => {
+test("where no backend is left: a sequence that kills every backend is given up after a number of them, though each gave it a token", async () => {
   const routing = routed(9);
   answerAll(routing, async (call) => {
     await call.accept();
@@ -424,7 +424,7 @@ test("where no backend is left what kills every backend is given up after so man
   expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
 });
 
-test("where no backend is left a used-up budget repeats nothing more", async () => {
+test("where no backend is left: with a used-up budget nothing is repeated", async () => {
   const retries = new Budget({ capacity: 3, earned: 0 });
   const routing = routed(2, { retries });
   answerAll(routing, (call) => call.refuse(callFailure("failing")));

@@ -41,7 +41,7 @@ test("an idle group sends at once, and gathers while its call awaits an answer",
   expect(namesOf(takeAll(queue))).toEqual([["a", [2, 3]]]);
 });
 
-test("a group sends at once until that many of its calls await an answer", () => {
+test("a group sends at once until its limit of calls await an answer", () => {
   const queue = new CallQueue<Entry>({ ...limits, connections: 6, connectionsPerBackend: 5, callsPerGroup: 3 });
   const calls: QueuedCall<Entry>[] = [];
   for (const name of range(6)) {
@@ -111,7 +111,7 @@ test("of a tenant's entries those due first go first, others in order of arrival
   expect(namesOf(takeAll(queue))).toEqual([["a", [4, 2, 1, 5, 3]]]);
 });
 
-test("there is room for as much of a tenant as that leaves free, so that another always finds some", () => {
+test("a tenant may take as many places as it leaves free, so that another always finds some", () => {
   const queue = new CallQueue<Entry>({ ...limits, connections: 0 });
   expect(queue.roomOf("burst")).toBe(20);
   queue.add(group("a"), entries(range(20), "burst"));

@@ -165,7 +165,7 @@ test.each([
   }
 });
 
-test("what is damaged in the bucket, too, fails the load", async () => {
+test("an entry that is damaged in the bucket, too, fails the load", async () => {
   const { bucket, manifest, edgeFiles } = await published(true);
   const cache = new MemoryCache();
   cache.entries.set(cacheUrl(edgeFiles[1]), new Response("harmed"));

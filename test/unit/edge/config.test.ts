@@ -69,7 +69,7 @@ test.each([
   expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
 });
 
-test("makes again when a variable has changed, and only then", () => {
+test("is made again when a variable has changed, and only then", () => {
   const env: Parameters<typeof readConfig>[0] = { ...valid };
   const made = configured(env, ({ backendSecrets, backends }) => [
     ...backends.map(({ url }) => url),

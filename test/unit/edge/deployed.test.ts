@@ -85,7 +85,7 @@ test("a pointer that is larger than it may be is not read", async () => {
   );
 });
 
-test("one that is nowhere is an error that names both", async () => {
+test("a set that neither bucket nor assets have is an error that names both", async () => {
   const deployed = await edgeModelFiles();
   const unknown = "0".repeat(64);
   const failure = setsOf(assetsOf(deployed)).of(unknown);

@@ -99,7 +99,7 @@ test("sequences for two backends do not share a call", async () => {
   expect(sent).toHaveLength(4);
 });
 
-test("a request is told that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
+test("a request learns that a backend has accepted, once for each sequence and before its frames, but nothing of a refused call", async () => {
   const routing = oneCall();
   const { backend } = routing;
   const first = submit(routing, ["a-0", "a-1"]);
@@ -117,7 +117,7 @@ test("a request is told that a backend has accepted, once for each sequence and 
   expect(routing.client.idle).toBe(true);
 });
 
-test("a request gets all of its frames that came together at once, and none of another's", async () => {
+test("a request gets its frames that came together in one piece, and none of another request's", async () => {
   const routing = oneCall();
   const { backend } = routing;
   const first = submit(routing, ["x"]);
@@ -178,7 +178,7 @@ test("a request that is cancelled leaves the queue, or is cancelled at the backe
   expect(waiting.received).toEqual([]);
 });
 
-test("cancellations of a process go one after the other, those that came meanwhile together", async () => {
+test("cancellations are sent to a process one call after the other; those that arrive meanwhile share the next call", async () => {
   const routing = scriptedRouting(1);
   const [backend] = routing.backends;
   const answers: (() => void)[] = [];
@@ -208,7 +208,7 @@ test("cancellations of a process go one after the other, those that came meanwhi
   expect(told).toHaveLength(2);
 });
 
-test("what a lost backend had in many calls is sent again in few, in turns with new requests", async () => {
+test("the sequences of a lost backend's many calls are sent again in few calls, in turns with new requests", async () => {
   const routing = scriptedRouting(2);
   for (const backend of routing.backends) backend.answer = (call) => void call.accept();
   const sent: ReturnType<typeof submit>[] = [];

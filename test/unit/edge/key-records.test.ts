@@ -117,7 +117,7 @@ test("more keys than a list may have are refused, unless a tenant is named", asy
   expect(await world.records.list("acme")).toHaveLength(1);
 });
 
-test("a rotated key goes on for the overlap, a revoked one not at all", async () => {
+test("a rotated key remains valid for the overlap, a revoked one not at all", async () => {
   const world = new World();
   const old = await world.create("acme");
   const { made } = await world.rotate(old.id, 24);
@@ -142,7 +142,7 @@ test("an overlap never prolongs a key", async () => {
   expect(old.record.expiresAt).toBe(soon);
 });
 
-test("limits are the plan's but for those that are set, and may be the plan's again", async () => {
+test("limits are the plan's except for those that are set, and can be reset to the plan's", async () => {
   const { records } = new World();
   expect(await records.tenant("acme")).toEqual({ plan: "standard", limits: {}, origins: [] });
   await records.change("acme", { limits: { requestsPerMinute: 7, tokensPerMonth: null } });
@@ -227,7 +227,7 @@ test.each([
   expect(stateOf(keys.find((one) => one.id === id)!.record, world.clockMs)).toBe("revoked");
 });
 
-test("no two changes at once take a key, or one that they make, out of its jurisdiction", async () => {
+test("two changes at once never take a key, or a key that they make, out of its jurisdiction", async () => {
   const world = new World();
   const made: [tenant: string, key: string][] = [];
   const commands: ((records: KeyRecords) => Promise<unknown>)[] = [];
@@ -265,7 +265,7 @@ test("a key that is rotated while limits change has the new limits, and ends wit
   await expect(world.accessOf(key)).rejects.toThrow(/expired/);
 });
 
-test("before a tenant is erased its keys are revoked, for as long as a city may know them", async () => {
+test("before a tenant is erased its keys are revoked, for as long as a city may have them cached", async () => {
   const world = new World();
   const other = await world.create("other");
   const before = new Map(world.stored);
@@ -289,7 +289,7 @@ test("before a tenant is erased its keys are revoked, for as long as a city may 
   await expect(world.accessOf(one.key)).rejects.toThrow("not known");
 });
 
-test("a store that fails is unavailable, and says when to try again", async () => {
+test("a failing store gives an unavailable error that says when to try again", async () => {
   const world = new World();
   const failing = new KeyRecords({ ...world.store, put: () => Promise.reject(new Error("429")) }, world.now, random);
   await expect(failing.create("acme", all, null)).rejects.toMatchObject({

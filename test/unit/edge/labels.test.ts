@@ -11,7 +11,7 @@ test("labels that differ in their first token need the prompt alone", () => {
   ]);
 });
 
-test("labels that begin alike part later, and one with which another begins ends in the end of text", () => {
+test("labels that begin alike branch later; a label that is the beginning of another ends with the end of text", () => {
   const branches = branchesOf([[5], [5, 6, 7], [5, 6, 8], [9]], end);
   expect(branches.map(({ prefixIds }) => prefixIds)).toEqual([[], [5], [5, 6]]);
   expect(branches[1].next.map(({ id }) => id)).toEqual([end, 6]);
@@ -24,7 +24,7 @@ test("labels that begin alike part later, and one with which another begins ends
   for (const [label, p] of [0.2, 0.3, 0.3, 0.2].entries()) expect(probabilities[label]).toBeCloseTo(p, 12);
 });
 
-test("the same tokens twice, and too many branches, are refused", () => {
+test("two labels with the same tokens, and too many branches, are refused", () => {
   const refusal = expect.objectContaining({ kind: "invalid_request", param: "labels" });
   expect(() => branchesOf([[5, 6], [7], [5, 6]], end)).toThrow(refusal);
   const most = Array.from({ length: limits.classifyBranches + 1 }, (_, i) => [i + 1]);

@@ -39,7 +39,7 @@ test("a mixture by evidence is of the base and the nearest centroids, by their p
   expect(mixtureSchema.parse(request)).toEqual(request);
 });
 
-test("a mixture by evidence goes by the manifest's own calibration where it has one", () => {
+test("a mixture by evidence uses the manifest's own calibration if it has one", () => {
   const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
   const { request } = automaticMixture(nearest, { evidence }, { tokens: 64 });
   expect(request.adapters).toHaveLength(1);
@@ -75,7 +75,7 @@ test("a mixture by evidence leaves the prior of centroids that are off to the ba
   expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
 });
 
-test("a mixture by evidence of a chat goes by the tokens of its messages", () => {
+test("a mixture by evidence weighs a chat by the tokens of its messages", () => {
   const spans: [number, number][] = [
     [3, 7],
     [9, 60],

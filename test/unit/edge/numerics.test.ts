@@ -85,7 +85,7 @@ test("a sequence with tokens waits for the backend that began it, and goes on th
   expect(of("a")).toEqual(framesFor(sequence("a")));
 });
 
-test("a sequence with tokens leaves those of its batch that have none free to go anywhere", async () => {
+test("a sequence with tokens does not bind the sequences of its batch that have none: these may go anywhere", async () => {
   const { of, ended, first, second } = await begun("cpu-fp32-1", [sequence("a"), sequence("b")]);
   second.answer = (call) => {
     void call.accept("cpu-int8-1");

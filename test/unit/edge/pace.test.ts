@@ -12,7 +12,7 @@ const mebibyte = 2 ** 20;
 const startsOf = (arrivals: readonly number[], pace = new Pace(limits), bodyBytes = 0) =>
   arrivals.map((ms) => ms + pace.waitMs(1, ms, bodyBytes));
 
-test("some start at once, the others one after the other, none later than the longest wait", () => {
+test("a burst starts at once, later requests one after the other, none later than the longest wait", () => {
   const starts = startsOf(Array.from({ length: 20 }, () => 1000));
   expect(starts.slice(0, 8)).toEqual([1000, 1000, 1000, 1000, 1002, 1004, 1006, 1008]);
   expect(Math.max(...starts)).toBe(1020);
@@ -56,7 +56,7 @@ test("in order, in bounds, and never more at once than `burst` and what the time
   );
 });
 
-test("of another key nobody waits, and a key that pauses starts anew", () => {
+test("requests of another key do not wait, and a key that pauses starts anew", () => {
   const pace = new Pace(limits);
   for (let i = 0; i < 10; i++) pace.waitMs(1, 0, 0);
   expect(pace.waitMs(1, 0, 0)).toBeGreaterThan(0);
@@ -64,7 +64,7 @@ test("of another key nobody waits, and a key that pauses starts anew", () => {
   expect(pace.waitMs(1, 1000, 0)).toBe(0);
 });
 
-test("after a refusal none starts beside another, until it is over or as long as refusals are remembered", () => {
+test("after a refusal a key has no burst until the refusal is over or is no longer remembered", () => {
   for (const [forMs, untilMs] of [
     [300, 300],
     [9999, limits.refusedMs],
@@ -77,14 +77,14 @@ test("after a refusal none starts beside another, until it is over or as long as
   }
 });
 
-test("keys beyond those it remembers push out the oldest", () => {
+test("more keys than are remembered push out the oldest", () => {
   const pace = new Pace(limits);
   for (let i = 0; i < 10; i++) pace.waitMs(1, 0, 0);
   for (const key of [2, 3, 4]) pace.waitMs(key, 0, 0);
   expect(pace.waitMs(1, 0, 0)).toBe(0);
 });
 
-test("keys of one letter's difference have numbers of their own", () => {
+test("keys that differ in one letter have different numbers", () => {
   const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`sk-chameleon-${i}`)));
   expect(numbers.size).toBe(1000);
 });

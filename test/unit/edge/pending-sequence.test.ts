@@ -49,14 +49,14 @@ test("gives the client one series under its own id, which no frame may break", (
   expect(one.deliver(done)).toEqual({ ...done, id: "a" });
 });
 
-test("takes no done frame that reused more of the prompt than there is", () => {
+test("refuses a done frame that reused more tokens than the prompt has", () => {
   const deliver = (reusedTokens: number) => () =>
     pending(sequenceRequest("a")).deliver({ ...doneFrame("a"), completionTokens: 0, reusedTokens });
   expect(deliver(3)).not.toThrow();
   for (const reused of [4, -1]) expect(deliver(reused)).toThrow(new RegExp(`${reused} .* 3`));
 });
 
-test("has a deadline until its first token, and passes on what is left of it", () => {
+test("has a deadline until its first token, and passes on the time that is left", () => {
   const one = pending({ ...sequenceRequest("a"), deadlineMs: 100 });
   expect(one.nextRequest(0.5).deadlineMs).toBe(100);
   expect(one.nextRequest(30).deadlineMs).toBe(70);

@@ -72,7 +72,7 @@ test("cut off at any write it leaves the old set served", async () => {
   expect(await publishTo(bucket, otherModel, true)).toMatchObject({ switched: true });
 });
 
-test("a manifest that is none, or whose files are not there, is not served", async () => {
+test("an invalid manifest, or one whose files are missing, is not served", async () => {
   const { sha256, bytes } = first.files.get(tokenizerFile)!;
   const serve = (manifest: string) => switchTo(bucket, { manifest, otherModel: false }, 0);
   await expect(serve(first.manifestHash)).rejects.toThrow(/is not stored; publish its folder/);
@@ -85,7 +85,7 @@ test("a manifest that is none, or whose files are not there, is not served", asy
   expect(bucket.objects.has(pointerName)).toBe(false);
 });
 
-test("rollback goes to what was served before, and again to and fro", async () => {
+test("a rollback serves the set before, and a second one goes back again", async () => {
   await expect(rollBackIn(bucket)).rejects.toThrow(/nothing was published/);
   await publishTo(bucket, first);
   await expect(rollBackIn(bucket)).rejects.toThrow(/the first that was published.*publish those with --artifacts/);

@@ -52,7 +52,7 @@ test("says that a request which is larger than the limit never fits", () => {
   });
 });
 
-test("counts what runs until it is settled, or its lease is over", () => {
+test("counts a running request until it is settled or its lease is over", () => {
   const quota = new Quota();
   const limits = { concurrentRequests: 2 };
   for (const id of ["a", "b"]) expect(reserve(quota, id, limits).refusal).toBeNull();
@@ -73,7 +73,7 @@ test("tells whether a request that is to be renewed still runs", () => {
   expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
 });
 
-test("counts a request that is admitted, whatever becomes of it, and gives back its place", () => {
+test("counts an admitted request, whatever becomes of it, and frees its place", () => {
   const quota = new Quota();
   const limits = { requestsPerMinute: 2, tokensPerMinute: 10, concurrentRequests: 1 };
   expect(reserve(quota, "too large", limits, startMs, 11).refusal).toMatchObject({ limit: "tokensPerMinute" });
@@ -103,14 +103,14 @@ test("refuses every request once a month's tokens are used up, and only then", (
   expect(new Quota().admit("d", never, startMs).refusal).toMatchObject({ maximum: 0, retryAfterMs: null });
 });
 
-test("counts what comes without a reservation, or after its lease", () => {
+test("counts tokens that are settled without a reservation, or after its lease", () => {
   const quota = new Quota();
   quota.settle("unlimited", 70, startMs);
   expect(reserve(quota, "a", { tokensPerMonth: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
   expect(reserve(quota, "a", { tokensPerMinute: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
 });
 
-test("counts in the minute, too, what is used of a request that was released before", () => {
+test("counts in the minute, too, the tokens of a request that was released before", () => {
   const quota = new Quota();
   const limits = { tokensPerMinute: 100, concurrentRequests: 1 };
   reserve(quota, "left", limits, startMs, 100);

@@ -23,7 +23,7 @@ test("loads once for all, and again after a failure", async () => {
   expect(load.isLoading).toBe(false);
 });
 
-test("one that takes too long fails for those that wait, and the next request begins its own", async () => {
+test("a load that takes too long fails for those that wait, and the next request begins a new one", async () => {
   const { load, clock } = shared(30);
   const hung = Promise.withResolvers<number>();
   const first = load.get(() => hung.promise);
@@ -35,7 +35,7 @@ test("one that takes too long fails for those that wait, and the next request be
   expect(await load.get(async () => 4)).toBe(4);
 });
 
-test("is used as it is, then loaded again behind a request, then waited for; an old value serves where a load fails", async () => {
+test("a value is used as it is, later loaded again in the background, then waited for; an old one serves if a load fails", async () => {
   let nowMs = 0;
   const loads: PromiseWithResolvers<number>[] = [];
   const load = () => {

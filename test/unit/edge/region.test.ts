@@ -33,7 +33,7 @@ test.each([
   expect(regionOf({ continent, latitude, longitude })).toBe(region);
 });
 
-test("what comes from nowhere is in the default region", () => {
+test("a request without a location is in the default region", () => {
   expect(regionOf(undefined)).toBe(defaultRegion);
   expect(regionOf({})).toBe(defaultRegion);
 });

@@ -25,7 +25,7 @@ test("spreads the keys evenly, over first and second places", () => {
   for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
 });
 
-test("edges of different releases agree on it", () => {
+test("edges of different releases have the same order", () => {
   const cells = ["cell-weur-0", "cell-weur-1", "cell-weur-2"];
   expect(rendezvousOrder("acme", cells)).toEqual(["cell-weur-0", "cell-weur-2", "cell-weur-1"]);
 });
@@ -69,7 +69,7 @@ test("ejects after errors in a row; a completion in between forgives", () => {
   expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
 });
 
-test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
+test("brings an ejected backend back only by a probe, one at a time; each ejection lasts twice as long as the last", () => {
   const router = new Router(addresses(2));
   const [first, second] = inOrder(router, "c1", 2);
   expect(first.health.recordFailure(true, 0)).toBe(true);
@@ -124,7 +124,7 @@ const withNumerics = (numerics: string | null) => ({ ...route("c1"), numerics })
 test.each<[string, string, Route, Route[]]>([
   ["manifest", hash, route("c1"), [{ ...route("c1"), manifestHash: "b".repeat(64) }]],
   ["numerics", "cpu-int8-1", withNumerics("cpu-int8-1"), [null, "cpu-fp32-1"].map(withNumerics)],
-])("a backend that has another %s is passed by for a while, and for those alone", (_, mismatch, passed, others) => {
+])("a backend with another %s is avoided for a while by calls that need theirs", (_, mismatch, passed, others) => {
   const router = new Router(addresses(2));
   const [first, second] = inOrder(router, "c1", 2);
   first.health.recordMismatch(mismatch, 0);

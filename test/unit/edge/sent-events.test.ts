@@ -24,7 +24,7 @@ function sent(choices: number, ...events: string[]): SentEvents {
   return all;
 }
 
-test("a stream is cut into its events, whatever chunks it comes in, and what has begun is known at each byte", () => {
+test("a stream is cut into its events, whatever chunks it comes in, and at each byte it is known whether the answer has begun", () => {
   const events = [
     chunk(0, "é\n\n"),
     sseComment("hb"),
@@ -65,7 +65,7 @@ test("a stream has begun with its first event, and has ended with [DONE], but fo
   expect(states(failure, sseDone)).toEqual([true, true, true]);
 });
 
-test("a stream that is whole is told by its end, and of any other the bytes behind its last event are left", () => {
+test("a whole stream is recognised by its end; of any other the bytes after its last event are left", () => {
   const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
   for (let length = 0; length <= whole.length; length++) {
     const all = new SentEvents(streamStart(1));
@@ -90,7 +90,7 @@ const lacking = (cursor: StreamCursor, made: Made[]) => {
   return made.filter((event) => !repeated.skipIfSent(...event));
 };
 
-test("a stream that is made again goes on behind every event, also where its choices come in another order", () => {
+test("a recomputed stream continues after any event, even if its choices come in another order", () => {
   const otherOrder = [...events.filter(([choice]) => choice === 1), ...events.filter(([choice]) => choice === 0)];
   for (let count = 0; count <= events.length; count++) {
     const { cursor } = sent(2, ...events.slice(0, count).map(written));
@@ -100,13 +100,13 @@ test("a stream that is made again goes on behind every event, also where its cho
   }
 });
 
-test("a stream that is made again of a chat has the same texts as its chunks", () => {
+test("a recomputed stream of a chat has the same texts as its chunks", () => {
   const { cursor } = sent(1, chatChunk(0, ""), chatChunk(0, "a"), chatChunk(0, undefined));
   const made = ["", "a", "", "b"].map((said): Made => [0, said, false]);
   expect(lacking(cursor, made)).toEqual([[0, "b", false]]);
 });
 
-test("a stream that is made again has the usage once", () => {
+test("a recomputed stream has the usage once", () => {
   const ends = events.map(written);
   expect([sent(2, ...ends), sent(2, ...ends, usage)].map(({ cursor }) => cursor.isUsageSent)).toEqual([false, true]);
 });
@@ -116,7 +116,7 @@ test.each([
   ["has the same text in another order", "0c 0a"],
   ["ends earlier", "0a 0."],
   ["ends later than what the client has whole", "1b 1b"],
-])("a stream that is made again does not go on where it %s", (_, made) => {
+])("a recomputed stream does not continue if it %s", (_, made) => {
   const { cursor } = sent(2, ...events.slice(0, 4).map(written));
   expect(() => lacking(cursor, madeOf(made))).toThrow(expect.objectContaining({ kind: "numerics_mismatch" }));
 });

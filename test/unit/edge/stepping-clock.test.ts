@@ -20,7 +20,7 @@ function clockAt(ms: number) {
   return clock;
 }
 
-test("a steady clock goes forward with the system's, and by every step back", () => {
+test("a steady clock advances with the system's clock, and also by the size of each step back", () => {
   const steps = fc.array(fc.integer({ min: -5 * hourMs, max: 5 * hourMs }), { maxLength: 50 });
   fc.assert(
     fc.property(steps, (all) => {
@@ -61,7 +61,7 @@ test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at 
   expect(tokensIn(quota)).toBe(0);
 });
 
-test("a month's tokens are given once, whichever month the clock says in between", () => {
+test("a month's tokens are available once, whatever months the clock says in between", () => {
   const limits = { ...none, tokensPerMonth: 100 };
   const [november, december, october] = [startMs, Date.UTC(2026, 11, 1, 2), Date.UTC(2026, 9, 31, 22)];
   let quota = new Quota();
@@ -157,7 +157,7 @@ test.each([
   expect(alarmMs).toBe(startMs + expected);
 });
 
-test("a load that hangs is given up where the clock was set back", async () => {
+test("a load that hangs is given up even if the clock was set back", async () => {
   const clock = clockAt(startMs);
   const load = new Refreshed<string>(
     { now: clock.now, background: () => undefined },

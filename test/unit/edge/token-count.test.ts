@@ -50,7 +50,7 @@ test("a stream's bytes are bounded where it has no logprobs and no echo, and gro
   }
 });
 
-test("passages count as prompt tokens, once a prompt: what was put in, or all that may be where that is not known", () => {
+test("passages count as prompt tokens, once per prompt: those put in, or the most that may be if that is unknown", () => {
   const retrieval = { passages: 1, tokens: 20, query: [0, 3], at: 0, prefixIds: [], separatorIds: [] };
   const choices = ["a", "b", "c"].map((id, index) => ({
     ...{ index, prompt: index === 2 ? 1 : 0, assignment: { adapter: null } },

@@ -24,7 +24,7 @@ test("a file of a terabyte takes no more memory than the bound", async () => {
   expect([bytes.length, bytes.buffer.byteLength]).toEqual([1001, 1001]);
 });
 
-test("what is no file is refused, and a pipe that nobody writes to is not waited for", async () => {
+test("anything but a file is refused, and a pipe that nobody writes to does not block", async () => {
   await mkdir(path.join(folder, "directory"));
   await expect(readFileAtMost(path.join(folder, "directory"), 10)).rejects.toThrow(/directory/);
   if (process.platform !== "win32") {
@@ -34,7 +34,7 @@ test("what is no file is refused, and a pipe that nobody writes to is not waited
   await expect(readFileAtMost(path.join(folder, "missing"), 10)).rejects.toMatchObject({ code: "ENOENT" });
 });
 
-test("of unfinished writes only those that began before the given time are removed", async () => {
+test("only unfinished writes that began before the given time are removed", async () => {
   const shared = path.join(folder, "shared");
   for (const [name, seconds] of [
     [".unfinished-old", 99],

@@ -57,7 +57,7 @@ test("an advisory on a shipped package is a fault, unless it is accepted until a
   expect(await audit([exception("2020-01-01")])).toMatchObject({ code: 1 });
 });
 
-test("an advisory on what only developers have is none, and an exception without its advisory is a fault", async () => {
+test("an advisory on a development dependency is no fault, but an exception without its advisory is", async () => {
   advisories = { vitest: [advisory] };
   expect(await audit([])).toMatchObject({ code: 0 });
   expect(await audit([exception("2999-01-01")])).toMatchObject({ code: 1 });

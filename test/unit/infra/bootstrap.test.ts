@@ -140,7 +140,7 @@ test("passes on arguments, exit code, folder, and a PATH on which child tools fi
   expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
 });
 
-test("a command of two words goes before the one of its first, and leaves no word among the arguments", async () => {
+test("a command of two words has precedence over the command of its first word, and neither word becomes an argument", async () => {
   const { stdout } = await run(["start", "edge", "exit", "0", "--port", "1"]);
   expect(JSON.parse(stdout).arguments).toEqual(["exit", "0", "--port", "1"]);
 });

@@ -100,7 +100,7 @@ test.each(["кл", "a b", "line\nend"])("a key that no header can carry is calle
   expect(() => new Connection({ url: "http://127.0.0.1:9" })).toThrow(message);
 });
 
-test("a server that is silent, before or within its answer, is not one that does not answer at all", async () => {
+test("a server that falls silent, before or within its answer, gives another error than one that cannot be reached", async () => {
   const timeout = AbortSignal.timeout.bind(AbortSignal);
   vi.spyOn(AbortSignal, "timeout").mockImplementation(() => timeout(50));
   const silent = await serve(() => {});

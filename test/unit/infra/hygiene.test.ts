@@ -70,7 +70,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
     expect(Object.entries<string>(all).filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([]);
   });
 
-  test("versions that are named twice agree", () => {
+  test("versions that are named in two places agree", () => {
     const wrangler = JSON.parse(readFileSync(`${root}/node_modules/wrangler/package.json`, "utf8"));
     expect(manifest.dependencies.workerd).toBe(wrangler.dependencies.workerd);
     expect(manifest.dependencies["onnxruntime-common"]).toBe(checkout.dependencies["onnxruntime-node"]);

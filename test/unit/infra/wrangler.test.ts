@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { errorIn } from "../../../infra/wrangler.ts";
 
-test("without a login, what to do about it is told, and no option that our commands lack", () => {
+test("without a login the error says what to do, and names no option that our commands lack", () => {
   const output = `✘ [ERROR] In a non-interactive environment, it's necessary to set a CLOUDFLARE_API_TOKEN environment variable for wrangler to work.
 
   To continue without logging in, rerun this command with \`--temporary\`. Wrangler will use a temporary account and print a claim URL.

@@ -123,7 +123,7 @@ test("a memory that knows what comes gains and is right, one that does not is br
   expect([alone.logprobs[0], alone.correct[0]]).toEqual([Math.fround(Math.log(0.1)), 0]);
 });
 
-test("the fit is at a minimum, and trusts a memory by how near its keys are", () => {
+test("the fit is at a minimum, and trusts a memory more the nearer its keys are", () => {
   const seed = 11;
   console.log(`seed ${seed}`);
   const random = seededRandom(seed);
@@ -158,7 +158,7 @@ test("the fit is at a minimum, and trusts a memory by how near its keys are", ()
   expect(at(0.6)).toBeLessThan(0.05);
 });
 
-test("rows and means say what scores say, over the base and over each other", () => {
+test("rows and means follow from the scores, over the base and over each other", () => {
   const text = { document: "d", ids: new Array(promptTokens + scoredTokens).fill(65) };
   const level = (logprob: number) => [0, 1].map(() => new Float64Array(scoredTokens).fill(logprob));
   const first = (count: number) => [0, 1].map(() => Array.from({ length: scoredTokens }, (_, i) => Number(i < count)));
@@ -214,7 +214,7 @@ test("the adapter among a prompt's experts has the prior that the edge gives it,
   expect(priors).toHaveLength(1 + experts.length);
 });
 
-test("shares of errors and their intervals are over draws of examples and the texts that all draws have", () => {
+test("shares of errors and their intervals come from draws of examples and of the texts that all draws share", () => {
   const score = (right: number[]) => ({ right, calibrationError: 0 });
   const row = (seed: number, own: number[]): TaskRow => ({
     ...{ set: "a", examples: 8, seed },

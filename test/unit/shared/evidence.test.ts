@@ -16,7 +16,7 @@ const seed = 20_261_129;
 const nearOf = (similarity: number, isOff = false, ownHash: string | null = null) => ({ similarity, isOff, ownHash });
 const sumOf = ({ base, adapters }: MixtureWeights) => adapters.reduce((a, b) => a + b, base);
 
-test("positions of evidence are the same tokens where others come among them", () => {
+test("positions of evidence stay at the same tokens when other tokens are inserted", () => {
   for (const at of [0, 1, 4, 7, 9, 12]) {
     for (const spans of [
       undefined,
@@ -122,7 +122,7 @@ test("weighing: whatever the experts say, weights add up to 1 and the base has i
   );
 });
 
-test("weighing: a result that is no number shows in the evidence", () => {
+test("weighing: a result that is not a number shows in the evidence", () => {
   expect(weigh(priors, rule, [[-1, Number.NaN, -1]]).evidence.nats).toBeNaN();
 });
 

@@ -90,7 +90,7 @@ test.each(["1e400", "-1e400"])("numbers that are none of their kind: %s is read 
   }
 });
 
-test.each([-1, 1.25])("numbers that are none of their kind: a scale of %d is refused", (scale) => {
+test.each([-1, 1.25])("invalid numbers: a scale of %d is refused", (scale) => {
   expect(refusalOf(withValue(["centroids", 0, "scale"], scale))).toContain("centroids.0.scale");
 });
 
@@ -134,7 +134,7 @@ test.each([
   ["a long name", () => JSON.stringify({ ["x".repeat(1_000_000)]: 1 }), /manifest/],
   ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /301\d\d\d\d characters, the maximum is 2097152/],
   ["no JSON", () => `{"a": "${"x".repeat(1_000_000)}`, /manifest\.json is not JSON/],
-])("a manifest that is large for its own sake is refused in a few words: %s", (_, json, message) => {
+])("a needlessly large manifest is refused in a few words: %s", (_, json, message) => {
   const refusal = refusalOf(json());
   expect(refusal).toMatch(message);
   expect(refusal.length).toBeLessThan(1500);

@@ -27,7 +27,7 @@ test.each(requests)("a field of a $name request is absent, null or undefined ali
   }
 });
 
-test.each(requests)("what an absent field of a $name request stands for cannot be changed", ({ schema, required }) => {
+test.each(requests)("the default of an absent field of a $name request cannot be changed", ({ schema, required }) => {
   const absent = Object.entries(schema.parse(required)).filter(([name]) => !(name in required));
   // `sampling` is left out: each request has its own.
   const objects = absent.filter(([name, value]) => name !== "sampling" && typeof value === "object" && value !== null);

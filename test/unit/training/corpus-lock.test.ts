@@ -52,7 +52,7 @@ test("a committed corpus is fetched without a package, and damage to it is repai
   await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
 });
 
-test("of many items as many as asked for are kept, spread evenly", () => {
+test("of many items the wanted number is kept, spread evenly", () => {
   expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
   expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([1, 4, 7]);
 });

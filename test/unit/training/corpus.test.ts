@@ -93,7 +93,7 @@ test("a sample is shared fairly between corpora and keeps the order", () => {
 
 const page = (own: string) => `Home |  Contents\n\n${own}\n\n\n\n\nmore of ${own}  \nNext   page\n`;
 
-test("what pages have in common goes, whatever its spaces; what is their own stays in order", () => {
+test("text that pages share is removed, whatever its spaces; their own text stays in order", () => {
   const pages = Array.from({ length: 12 }, (_, i) => page(`page ${i}`));
   pages[3] = pages[3].replace("Next   page", "  Next page");
   for (const [i, text] of withoutBoilerplate(pages).entries()) expect(text).toBe(`page ${i}\n\nmore of page ${i}\n`);
@@ -104,7 +104,7 @@ test("a few pages' common lines may be text of their own, and stay", () => {
   for (const text of withoutBoilerplate(pages)) expect(text).toContain("Next   page");
 });
 
-test("a page that nothing is left of is no document", () => {
+test("a page of which nothing is left is no document", () => {
   const pages = [...Array.from({ length: 12 }, (_, i) => page(`page ${i}`)), "Home | Contents\n"];
   expect(withoutBoilerplate(pages)).toHaveLength(12);
 });

@@ -68,7 +68,7 @@ test("more dimensions than the model is wide is refused", () => {
   expect(() => fitPromptRows(tokenEmbedding, D, ofOwnDocuments, D + 1)).toThrow(/13.*12/);
 });
 
-test("with documents, what tells them apart counts and what varies within them does not", () => {
+test("with documents, differences between them count and variation within them does not", () => {
   // Rows differ in two directions. The first varies widely for tokens of both kinds; in the second the kinds differ a little.
   const rows = new Float32Array(V * D);
   for (let v = 0; v < V; v++) {
@@ -95,7 +95,7 @@ test("with documents, what tells them apart counts and what varies within them d
   expect(variance).toBeGreaterThan(ignored);
 });
 
-test("prefixes come to lie where their documents do", () => {
+test("prefixes lie near their own documents", () => {
   // Two kinds of documents share all but two of the vocabulary's tokens. The rows do not tell these two apart.
   const rows = Float32Array.from({ length: V * P }, () => random.normal());
   const windows = Array.from({ length: 300 }, (_, i) => ({

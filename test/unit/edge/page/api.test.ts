@@ -41,7 +41,7 @@ test("a stream is the same however it is cut, its heartbeats left out", async ()
   expect(await chunksOf(...text)).toEqual(wanted);
 });
 
-test("a stream that ends before its end is a failure, and so is an error in it", async () => {
+test("a stream that is cut short is a failure, and so is an error in it", async () => {
   await expect(chunksOf(`data: {"a":1}\n\n`)).rejects.toThrow(/broke off. What came before is kept/);
   const error = { error: { message: "The backend failed.", type: "server_error", param: null, code: null } };
   await expect(chunksOf(`data: ${JSON.stringify(error)}\n\ndata: [DONE]\n\n`)).rejects.toThrow(
@@ -55,7 +55,7 @@ test.each([
   [429, "insufficient_quota", /Too much.*Try again in 2 s.*Why\./],
   [400, "context_length_exceeded", /longer than the model can read.*Why\./],
   [400, "other", /^Why\.$/],
-])("%i %s is told in words", async (status, code, words) => {
+])("%i %s is explained in words", async (status, code, words) => {
   answer = refusal(status, code, "Why.");
   await expect(api().json("/")).rejects.toThrow(words);
 });
@@ -80,7 +80,7 @@ test("a key that no header can carry is refused before anything is sent, and the
   await expect(call("sk-key~!")).rejects.toThrow(/does not answer/);
 });
 
-test("a key that may not use adapters sees the domains all the same", async () => {
+test("a key without the scope for adapters sees the domains nevertheless", async () => {
   const centroid = { id: "c0", model: "gpt2:c0", label: ["a"], auto_off: false };
   const catalog = new Catalog({
     async json<T>(path: string): Promise<T> {

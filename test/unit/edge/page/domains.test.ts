@@ -19,7 +19,7 @@ test("the page knows the kinds of the embedded model, each by a name of its own,
   expect(examplesOf(served)).toHaveLength(withExample.length);
 });
 
-test("those of other artifacts are named by their typical tokens, and an example is there all the same", () => {
+test("kinds of other artifacts are named by their typical tokens, and still have an example", () => {
   const other = { ...served[0], label: [" reef", "", " coral", " tide", " kelp"] };
   expect(domainOf(other)).toEqual({ name: "reef, coral, tide", example: null });
   expect(examplesOf([other])).toHaveLength(1);

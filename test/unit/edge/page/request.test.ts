@@ -28,7 +28,7 @@ test("a blank field is left out: a blank temperature is the API's default, not 0
   expect(samplingOf({ temperature: " ", max_tokens: "", seed: "7" })).toEqual({ seed: 7 });
 });
 
-test("texts become what the API takes", () => {
+test("texts of fields become the values that the API takes", () => {
   const sampling = samplingOf({ temperature: "0.5", stop: "\\n\\n\nEND\n" });
   expect(sampling).toEqual({ temperature: 0.5, stop: ["\n\n", "END"] });
   expect(completionRequestSchema.safeParse({ prompt: "a", ...sampling }).success).toBe(true);
@@ -42,7 +42,7 @@ test.each([
   expect(() => samplingOf({ [name]: text })).toThrow(message);
 });
 
-test("who answers is asked for by name, with as many tokens of evidence as are wanted", () => {
+test("an expert is asked for by name, with the chosen number of evidence tokens", () => {
   expect(wishOf("c3", 4)).toEqual({ chameleon: { adapter: "c3", compare: true, evidence_tokens: 4 } });
   expect(wishOf("auto", null, {})).toEqual({ chameleon: { adapter: "auto" } });
 });

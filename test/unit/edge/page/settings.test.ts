@@ -49,7 +49,7 @@ test.each([
   expect(storeOver(kept).current).toEqual(initial);
 });
 
-test("what fits is kept beside what does not", () => {
+test("valid values are kept beside invalid ones", () => {
   const { current } = storeOver(
     '{"prompt":"a","answerer":"c3","recent":["a",3],"sampling":{"seed":"7","max_tokens":5}}',
   );
@@ -61,7 +61,7 @@ test("what fits is kept beside what does not", () => {
   });
 });
 
-test("what was sent is kept once, the latest first, up to twenty texts of no great length", () => {
+test("sent texts are kept once each, the latest first, up to twenty short ones", () => {
   const store = storeOver("{}");
   const heard: number[] = [];
   store.onChange(() => heard.push(store.current.recent.length));

@@ -13,7 +13,7 @@ test.each(["", "#", "#main", "#seed=-1", "#seed=2147483648", "#seed=1e3", "#text
   expect(readShared(hash)).toEqual({ tab: "", text: null, seed: null });
 });
 
-test("a text that is too long for an address is left out, and one in an address is cut", () => {
+test("a text too long for an address is left out of it, and a too long text in an address is cut", () => {
   expect(readShared(hashOf({ tab: "score", text: "x".repeat(2001), seed: 7 }))).toEqual({
     ...{ tab: "score", text: null, seed: 7 },
   });

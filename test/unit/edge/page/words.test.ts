@@ -47,7 +47,7 @@ test.each([
   expect(likelier(difference, "the adapters", "the base")).toBe(words);
 });
 
-test("colours keep to the numbers of the legend, on both sides alike", () => {
+test("colours follow the legend's numbers, for likelier and less likely tokens alike", () => {
   const steps = [6, 2, 1.2, 1 / 1.2, 1 / 2, 1 / 6].map((times) => stepOf(Math.log(times)));
   expect(steps).toEqual(["much-more", "more", "alike", "alike", "less", "much-less"]);
 });
@@ -61,7 +61,7 @@ test("tokens that cannot be seen are named", () => {
   ]);
 });
 
-test("a share has its step of the scale, and a probability that is not known is none", () => {
+test("a share has its step of the scale, and an unknown probability has none", () => {
   expect([null, Math.log(0.25)].map(probabilityText)).toEqual(["–", "25%"]);
   expect([0, 0.1, 0.3, 0.6, 1].map(shareStepOf)).toEqual(["none", "some", "much", "most", "most"]);
 });

@@ -38,7 +38,7 @@ test("with scale 0 is the static adapter's to the bit, and refuses a centroid of
   expect(() => gatesOf(network, Float32Array.of(1, 0, 0), 1)).toThrow(/3 dimensions.*4/);
 });
 
-test("the bank is read as it lies, and a misshapen tensor is named", () => {
+test("the bank is read as it is stored, and a misshapen tensor is named", () => {
   expect(bankOf(file())).toMatchObject({ gates: 2, a0: Float32Array.of(0, 1), a: Float32Array.of(1, 2, 3, 0, 0, 0) });
   const broken = file().set("a0", tensorFrom(new Float32Array(3), [3]));
   expect(() => bankOf(broken)).toThrow(/a0 is F32 \[3\], expected F32 \[2\]/);

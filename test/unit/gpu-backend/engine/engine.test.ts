@@ -229,7 +229,7 @@ test("sampling takes the token of the inverse distribution function, beyond the 
   expect(beyond).toBeGreaterThan(5);
 });
 
-test("the head is computed for nobody until a prompt's last chunk", async () => {
+test("the head is not computed before a prompt's last chunk", async () => {
   const runner = createFakeRunner();
   await served([sequenceRequest("a", prompt(20), { maxTokens: 2 })], { runner, limits: { chunkTokens: 8 } });
   expect(runner.steps.map(({ headRows }) => headRows)).toEqual([0, 0, 1, 1]);
@@ -390,7 +390,7 @@ test("cancelling during a phase takes effect before the next", async () => {
   expect(harness.lastFrameOf("a")).toMatchObject({ kind: "cancelled" });
 });
 
-test("a sequence that gives way to another tenant can be cancelled while it waits, and leaves no memory behind", async () => {
+test("a sequence that is parked for another tenant can be cancelled while it waits, and leaves no memory behind", async () => {
   const limits = { maxSequences: 2 };
   const { engine, finish, lastFrameOf } = createEngineHarness({ runner: createFakeRunner(), limits });
   const greedy = { tenant: "greedy", maxTokens: 60, sampling: neverEnds };
@@ -435,7 +435,7 @@ const decodedPositions = (steps: FakeRunner["steps"], from: number) =>
 // For GPT-2 124M a second length class costs a pass as much as attention over some 300 positions.
 const classBytes = 300 * positionBytes;
 
-test("a long row beside short ones costs them not one position of attention; all get the tokens that they get alone", async () => {
+test("a long row does not lengthen the attention of short rows beside it; all get the tokens that they get alone", async () => {
   const runner = createFakeRunner({ config, classBytes });
   const { engine, finish, tokensOf, reports } = createEngineHarness({ runner });
   await engine.submit(null, shorts(40));

@@ -153,7 +153,7 @@ test("a row that is not a number leaves no block of the step that spoilt it in t
   expectNothingLeft(harness);
 });
 
-test("a row that is not a number while it is traced for an adapter gives no hidden states", async () => {
+test("a row that is not a number while its states are collected for an adapter gives no hidden states", async () => {
   const traced: string[] = [];
   const runner = spoiltRunner(spoilLogits);
   const harness = createEngineHarness({
@@ -210,7 +210,7 @@ test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that 
   expectNothingLeft(harness);
 });
 
-test("what is thrown for one sequence is told to whoever keeps the log, with its cause", async () => {
+test("an error that is thrown for one sequence reaches the log with its cause", async () => {
   const faults: unknown[] = [];
   const harness = createEngineHarness({
     runner: createFakeRunner(),
@@ -232,7 +232,7 @@ test("a step that cannot run at all is no sequence's fault: it is thrown", async
   await expect(harness.engine.step()).rejects.toThrow("out of memory");
 });
 
-test("a batch with an id that is open already takes nothing in", async () => {
+test("a batch with an id that is already open is refused whole", async () => {
   const harness = createEngineHarness({ runner: createFakeRunner() });
   await harness.engine.submit("c0", [sequenceRequest("a", [1], { sampling: neverEnds })]);
   const again = harness.engine.submit("c0", [sequenceRequest("b", [1]), sequenceRequest("a", [1])]);

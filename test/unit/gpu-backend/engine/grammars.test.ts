@@ -132,7 +132,7 @@ function callsIn(form: string, ids: readonly number[]) {
   return { text, names: calls.map(({ name }) => name) };
 }
 
-test(`calls of functions are all that is drawn where they are required (seed ${seed})`, async () => {
+test(`only calls of functions are drawn where calls are required (seed ${seed})`, async () => {
   const random = seededRandom(seed);
   const counts: number[] = [];
   const called = new Set<string | null>();

@@ -42,7 +42,7 @@ test("rows of experts carry their gates, their changes and the token that they s
   ]);
 });
 
-test("without own adapters nothing of them goes to the graph, and a single one has a single place", () => {
+test("without own adapters the graph is fed none; a single one has a single place", () => {
   const rows = new HeadRows(0);
   const at = rows.at({ row: { positions: 4 } } as Sequence, 3);
   rows.addExpert(adapterOf([]), at, 5);

@@ -42,7 +42,7 @@ test("keys and values get no more than the slots can use, and at least one conte
   expect(small.plannedBytes).toBeGreaterThan(1 * GB);
 });
 
-test("what is set is taken as it is, and the sentence names both numbers where it is too much", () => {
+test("a set size is taken as it is, and the message names both numbers if it is too large", () => {
   const within = plan(8 * GB, { kvBytes: 1 * GB });
   expect(within.parts.kv).toBe(2 * GB);
   expect(memorySentence(within)).toContain("within the limit of 8000 MB");
@@ -51,7 +51,7 @@ test("what is set is taken as it is, and the sentence names both numbers where i
   expect(memorySentence(beyond)).toContain("more than the limit of 4000 MB");
 });
 
-test("a set more takes its session, caches and keys and values; a wider format takes more", () => {
+test("another set of artifacts takes memory for its session, caches, keys and values; a wider format takes more", () => {
   const [one, two] = [1, 2].map((sets) => plan(8 * GB, { sets, kvBytes: 1 * GB }));
   const { sessions, prefix_caches, adapter_caches, memories, kv } = one.parts;
   const process = two.parts.processes - one.parts.processes;

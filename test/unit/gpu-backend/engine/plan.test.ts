@@ -17,7 +17,7 @@ function stepsToFirstToken(simulation: Simulation, sequence: Fake): number {
   }
 }
 
-test("the plan imports nothing that acts, is short, and its loop fits a screen", () => {
+test("the plan imports nothing with side effects, is short, and its loop fits a screen", () => {
   const source = readFileSync(`${import.meta.dirname}/../../../../gpu-backend/engine/plan.ts`, "utf8");
   const imports = [...source.matchAll(/^import (?:type )?.* from "(.*)";$/gm)].map(([line]) => line);
   expect(imports).toEqual(['import type { HostKv } from "../kv/host-kv.ts";']);
@@ -92,7 +92,7 @@ describe("prompts", () => {
   });
 });
 
-test("between tenants slots of one step go round: the tenant that was served least is asked anew for each", () => {
+test("between tenants: each slot of a step goes to the tenant that was served least by then", () => {
   const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 6 });
   simulation.enqueue(...many(6, "a"), ...many(6, "b"), ...many(6, "c"));
   const tenants = simulation.step().started.map(({ tenant }) => tenant);
@@ -100,7 +100,7 @@ test("between tenants slots of one step go round: the tenant that was served lea
   expect(tenants.slice(3).toSorted()).toEqual(["a", "b", "c"]);
 });
 
-test("between tenants one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
+test("between tenants: one with 1,000 queued and every slot does not delay one with a single sequence, and loses nothing", () => {
   const simulation = new Simulation();
   const greedy = many(1000, "greedy", 10, 30);
   simulation.enqueue(...greedy);
@@ -149,7 +149,7 @@ test("between tenants the one that was served least is next, prompts and generat
   expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
 });
 
-test("between tenants one that returns is lifted to the others, so it has no credit; and none for coming and going", () => {
+test("between tenants: one that returns has its counter raised to the others', so pauses earn no credit", () => {
   const simulation = new Simulation({ maxSequences: 1 });
   simulation.enqueue(...many(100, "busy", 1, 20));
   for (let i = 0; i < 400; i++) simulation.step();
@@ -172,7 +172,7 @@ test("between tenants one that returns is lifted to the others, so it has no cre
   }
 });
 
-test("between tenants who used what was free pays nothing for it later", () => {
+test("between tenants: use of free slots costs nothing later", () => {
   const simulation = new Simulation({ maxSequences: 4 });
   simulation.enqueue(...many(2, "slow", 1, 100_000), fake(1, 100_000, { tenant: "early" }));
   for (let i = 0; i < 1000; i++) simulation.step();
@@ -240,7 +240,7 @@ const refusalOf = (work: () => void): unknown => {
   return null;
 };
 
-test("the queue takes of a tenant as many as it leaves free, so that others find places; and says when to come back", () => {
+test("the queue takes as many sequences of a tenant as it leaves places free, so that others find some; a refusal says when to come back", () => {
   const simulation = new Simulation({ maxSequences: 2, maxQueue: 6 });
   const enqueue = (tenant: string) => simulation.enqueue(fake(1, 1, { tenant }));
   for (let i = 0; i < 3; i++) enqueue("greedy");
@@ -253,7 +253,7 @@ test("the queue takes of a tenant as many as it leaves free, so that others find
   expect(refusalOf(() => enqueue("modest"))).toMatchObject({ kind: "overloaded" });
 });
 
-test("the queue halves what is left with every greedy tenant: 64 places take six of them, and one more sequence", () => {
+test("each greedy tenant halves the queue's free places: 64 places hold six such tenants and one more sequence", () => {
   const simulation = new Simulation({ maxQueue: 64 });
   const taken = Array.from({ length: 8 }, (_, tenant) => {
     const before = simulation.waiting.length;

@@ -90,7 +90,7 @@ test("where the disk refuses, the graph is built in memory and nothing is left",
   expect((await preparedGraph(join(folder, "file"), "aa", build, now)).graph).toBeInstanceOf(Uint8Array);
 });
 
-test("two folders stay, those used last, and what a killed process left goes", async () => {
+test("the two folders used last stay, and remains of a killed process are removed", async () => {
   const small = (file?: ConstantFile) => {
     file?.append(new Uint8Array(4096));
     return new GraphBuilder("small").bytes();
@@ -120,7 +120,7 @@ test.each<[string, (path: string) => void]>([
   expect(readdirSync(folder)).toEqual(["aa"]);
 });
 
-test("of two starts at once, the slower one takes the graph of the faster one", async () => {
+test("when two processes start at once, the slower one takes the graph of the faster one", async () => {
   await preparedGraph(folder, "other", build, now);
   let built = 0;
   const overtaken = (file?: ConstantFile) => {

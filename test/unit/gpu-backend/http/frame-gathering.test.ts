@@ -46,7 +46,7 @@ test("sends a first token at once, those after it together when the first of the
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("takes what waits along with what may not, and waits as long as the most impatient of those that wait", () => {
+test("sends waiting frames along with one that may not wait, and waits no longer than the shortest of their limits", () => {
   const { one, sent } = gathering({ quick: gatherMs, slow: 10 * gatherMs });
   one.push([token("slow", 0), token("quick", 0)]);
   one.push([token("slow", 1)]);

@@ -46,7 +46,7 @@ test("writes tokens that travel together in one chunk, counts them as they come,
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("a reader who goes leaves nothing that waits", async () => {
+test("a reader who leaves leaves no pending work behind", async () => {
   const { reader, say, cancelled } = streamed();
   say(tokenFrame("a", 0, 65));
   say(tokenFrame("a", 1, 66));

@@ -93,7 +93,7 @@ test("counters end in _total, and nothing else does", async () => {
   for (const [, name, type] of types) expect([name, type === "counter"]).toEqual([name, name.endsWith("_total")]);
 });
 
-test("counters keep what an engine counted that has ended", async () => {
+test("counters keep the counts of an engine that has ended", async () => {
   const metrics = createMetrics(noEngine);
   metrics.statsChanged(stats, null);
   metrics.statsChanged({ ...stats, preemptions: 16 }, stats);
@@ -116,7 +116,7 @@ test("sequences are counted by their nearest centroid, never a few at a time", a
   ]);
 });
 
-test("two of them keep their own counts, and no engine reads as zero", async () => {
+test("two sets of metrics keep their own counts, and gauges read 0 without an engine", async () => {
   const [one, other] = [createMetrics(noEngine), createMetrics(noEngine)];
   one.sequenceEnded(doneFrame("done"));
   const counted = (await linesOf(other)).filter((line) => line.startsWith("chameleon_sequences_total"));

@@ -161,7 +161,7 @@ test("a copy of some positions of a row is what appending them gave", () => {
 });
 
 describe("memory", () => {
-  test("what is fed is a view of all positions of the rows, however few they hold", () => {
+  test("a pass is fed a view of all positions of the rows, however few they hold", () => {
     const { arena, rows } = arenaOf([0, 200]);
     expect(arena.positions).toBe(256);
     fill(rows[0], 64);
@@ -176,7 +176,7 @@ describe("memory", () => {
     });
   });
 
-  test("what a row wants stays reserved until it is closed, wherever it moves", () => {
+  test("the positions that a row wants stay reserved until it is closed, wherever it moves", () => {
     const { arena, rows, open } = arenaOf([0, 200]);
     arena.decodeOnly(new Set([rows[1]]));
     expect(rows[1].place).toBe(0);
@@ -212,7 +212,7 @@ describe("memory", () => {
     expect(arena.positions).toBe(64);
   });
 
-  test("memory that rows have written stays for others until it is far too much; where nothing runs, all but one row's goes", () => {
+  test("memory that rows have written is kept for others unless it is far too much; if nothing runs, only one row's is kept", () => {
     const memory = new KvMemory(shape);
     const { arena, open } = arenaOf([], memory);
     const positions = () => memory.bytes / bytesPerPosition(shape);
@@ -233,7 +233,7 @@ describe("memory", () => {
     expect(array.buffer.detached).toBe(true);
   });
 
-  test("two arenas share what there is: one takes what the other leaves, copies nothing, and never writes where the other's rows are", () => {
+  test("two arenas share memory: one uses what the other leaves, copies nothing, and never writes where the other's rows are", () => {
     const memory = new KvMemory({ ...shape, maximumBytes: bytesOf(3 * 300) });
     const [short, long] = [arenaOf([], memory), arenaOf([], memory, "end")];
     const arrays = [...memory.arrays];

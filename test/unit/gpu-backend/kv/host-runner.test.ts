@@ -61,7 +61,7 @@ test("a pass names rows in any order, and results come in that order", async () 
   );
 });
 
-test("the head alone is fed the states that earlier passes left, wherever the rows have gone", async () => {
+test("a run of the head alone reads the states that earlier passes left, wherever the rows have moved", async () => {
   const { runner, inputs, pass, openRows } = open();
   const [a, b] = openRows(2);
   await pass("prefill", [{ kv: a, tokens: [1, 2, 3] }]);
@@ -85,7 +85,7 @@ test("the head alone is fed the states that earlier passes left, wherever the ro
   ]);
 });
 
-test("the head alone moves no row", async () => {
+test("a run of the head alone moves no row", async () => {
   const { runner, pass, openRows } = open();
   const rows = openRows(3);
   for (const kv of rows) await pass("prefill", [{ kv, tokens: [1, 2] }]);
@@ -98,7 +98,7 @@ test("the head alone moves no row", async () => {
   expect(rows.map(({ place }) => place)).toEqual(places);
 });
 
-test("what is not finite is told of its row alone, and not kept", async () => {
+test("a number that is not finite is reported for its row alone, and not kept", async () => {
   const spoiltId = 66;
   const { pass, openRows } = open(({ states }) => {
     for (let s = 0; s < states.length; s += D) if (states[s] === spoiltId) states[s] = Number.POSITIVE_INFINITY;

@@ -22,7 +22,7 @@ const source = `
   const plain = new Int8Array(memory.arrays[0].length).fill(1);
   console.log(JSON.stringify({ taken, ofWeights: hugeKilobytes() - before - taken, length: plain.length }));`;
 
-test.skipIf(!areAsked)("take no huge pages where the allocator's arrays do", () => {
+test.skipIf(!areAsked)("keys and values take no huge pages where the allocator's arrays do", () => {
   const cwd = path.join(import.meta.dirname, "../../../../gpu-backend/kv");
   const options = {
     cwd,

@@ -103,7 +103,7 @@ test("finds the end of a prompt, the longest where there are several, and nothin
   expect(use(cache, "t", ids(25))).toBe(25);
 });
 
-test("keeps what goes on after a block's beginning in its place, and no beginning of what is there", () => {
+test("a block replaces one that is its beginning, and a beginning of a kept block is not kept", () => {
   const cache = cacheOf(10);
   use(cache, "t", ids(10));
   use(cache, "t", ids(14));

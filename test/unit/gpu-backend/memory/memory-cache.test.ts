@@ -60,7 +60,7 @@ test("one that is read is not closed, and is searched still after it was deleted
   await expect(held.search.nearest([Float32Array.of(1, 1, 1, 1)])).rejects.toThrow();
 });
 
-test("one alone may be larger than the bound", async () => {
+test("a single memory may be larger than the bound", async () => {
   const { cache } = cacheOf(0);
   cache.release(await cache.acquire("t", "a"));
   expect(cache.stats).toMatchObject({ opened: 1, entries: 0 });

@@ -33,13 +33,13 @@ describe("what is called a GPU", () => {
     expect((await choose(setting, { milliseconds: milliseconds * 1.01, result: right })).device).toBe("cpu");
   });
 
-  test.each([wrong, broken])("a fast adapter that computes something else is left", async (found) => {
+  test.each([wrong, broken])("a fast adapter with wrong results is not used", async (found) => {
     const { device, warning } = await choose("auto", found);
     expect(device).toBe("cpu");
     expect(warning).toContain("away from the CPU");
   });
 
-  test("no adapter is worth a warning only to who asked for one", async () => {
+  test("a missing adapter gives a warning only if one was asked for", async () => {
     expect(await choose("auto", absent)).toEqual({ device: "cpu", warning: null });
     expect(await choose("webgpu", absent)).toEqual({
       device: "cpu",

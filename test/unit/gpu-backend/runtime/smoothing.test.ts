@@ -59,7 +59,7 @@ test.each([
   expect(spread(after)).toBeLessThan(spread(magnitudes) / 4);
 });
 
-test("magnitudes are those over all texts that ids are cut into", async () => {
+test("magnitudes are taken over all texts into which the ids are cut", async () => {
   const weights = randomWeights(llama, seededRandom(seed), 0.1);
   const long = { ...llama, contextTokens: 16 };
   const all = await measureMagnitudes({ config: long, weights, threads: 1 }, ids.slice(0, 32));

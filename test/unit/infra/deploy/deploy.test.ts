@@ -39,7 +39,7 @@ test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
   expect(gate.run).not.toHaveBeenCalled();
 });
 
-test("a dry run tells all that a deployment lacks before its gates, and passes these", async () => {
+test("a dry run lists everything that a deployment lacks, then runs its checks", async () => {
   let before = "";
   gate.run.mockImplementation(async () => {
     before = written.join("");
@@ -55,11 +55,11 @@ test("a dry run tells all that a deployment lacks before its gates, and passes t
   expect(before).toContain("npx wrangler secret put BACKEND_SECRETS --env production");
 });
 
-test("a gate that fails ends the deployment", async () => {
+test("a failed check ends the deployment", async () => {
   gate.run.mockRejectedValue(new Error("mend the tests above"));
   await expect(deploy(environment, { ...options, dryRun: true }, [gate], signal)).rejects.toThrow("mend the tests");
 });
 
-test("going back asks, too", async () => {
+test("a rollback asks, too", async () => {
   await expect(goBack(environment, { ...options, yes: false }, signal)).rejects.toThrow("--yes");
 });

@@ -140,7 +140,7 @@ test("an environment with containers is deployed whole, since images are rolled 
   expect(platform.calls).toEqual(["deploy all", "smoke new"]);
 });
 
-test("where the platform does not go back over a migration, the error says what answers now", async () => {
+test("if the platform refuses to roll back over a migration, the error says which version answers now", async () => {
   const platform = new FakePlatform();
   platform.tag = null;
   platform.goesBack = false;

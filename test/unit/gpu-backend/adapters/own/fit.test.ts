@@ -107,7 +107,7 @@ test("text that the head expects already makes no adapter", async () => {
   }
 });
 
-test("of labels that follow from nothing only their share is learnt", async () => {
+test("labels without a pattern teach only how frequent each is", async () => {
   const fit = await fitOwnAdapter(labelled(60, true), null, session);
   const fresh = labelled(300, true);
   const gain = await gainOn(fresh, fit.delta!);
@@ -117,7 +117,7 @@ test("of labels that follow from nothing only their share is learnt", async () =
   expect(gain * fresh.length).toBeLessThan(best - base);
 });
 
-test("given examples to validate on are held out and make nothing", async () => {
+test("examples given for validation are held out and not trained on", async () => {
   const examples = labelled(40);
   const helpful = await fitOwnAdapter(examples, labelled(20), session);
   expect(helpful.gain).toMatchObject({ tokens: 20 });

@@ -119,7 +119,7 @@ test("no window has more than 512 tokens; each but a document's first begins wit
   for (const { start, end } of windowsOf([100], 16)) expect(end - start).toBeLessThan(16);
 });
 
-test("what is there is not made again; another tenant's equal documents are its own", async () => {
+test("an existing memory is not made again; equal documents of another tenant make a memory of its own", async () => {
   const documents = documentsOf(textOf(100, 1));
   await make(documents);
   const prompts = computed.length;

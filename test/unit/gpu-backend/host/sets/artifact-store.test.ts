@@ -15,7 +15,7 @@ beforeAll(() => server.listen({ onUnhandledFrame: "error" }));
 afterEach(() => server.resetHandlers());
 afterAll(() => server.close());
 
-test("a folder has what is in it, and nothing else", async () => {
+test("a folder gives the objects that are in it, and nothing else", async () => {
   await writeFile(path.join(folder, "one"), Uint8Array.of(1, 2));
   const read = openStore({ url: pathToFileURL(folder).href, credentials: null });
   expect(Uint8Array.from((await read("one", 2))!)).toEqual(Uint8Array.of(1, 2));
@@ -44,7 +44,7 @@ test.each([
   expect(seen.filter((one) => signature.test(one))).toHaveLength(2);
 });
 
-test("an object is read one byte past the bound at most: what is behind it never arrives", async () => {
+test("an object is read one byte past the bound at most, and the rest never arrives", async () => {
   let sent = 0;
   let isCancelled = false;
   const endless = new ReadableStream<Uint8Array>({

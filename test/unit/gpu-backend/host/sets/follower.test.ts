@@ -117,7 +117,7 @@ async function follow(...sets: ArtifactSet[]) {
 }
 const hashes = () => published.map(({ manifestHash }) => manifestHash);
 
-test("nothing published, nothing served; then what is published, and its successor beside it", async () => {
+test("before anything is published nothing is served; then the published set is, and its successor beside it", async () => {
   await follower.applyPointer();
   expect([sets.info, sets.manifests, told]).toEqual([null, [], []]);
   expect(() => sets.of(hashes()[0])).toThrow(/starting/);
@@ -274,7 +274,7 @@ test("a manifest that is longer than it may be is not read to its end", async ()
   expect(sizes).toEqual([setLimits.pointerBytes + 1]);
 });
 
-test("many bad sets leave the folder of what is served, and few of theirs", async () => {
+test("many bad sets leave the served set's folder, and few of their own", async () => {
   await follow(published[0]);
   for (let i = 0; i < 12; i++) {
     nowMs += refusedMs;
@@ -334,7 +334,7 @@ function pointTo(manifest: string): void {
   store.objects.set(pointerName, new TextEncoder().encode(JSON.stringify(pointer)) as Uint8Array<ArrayBuffer>);
 }
 
-test("what is in its folder and whole is not read again; what is harmed there is", async () => {
+test("whole files in a set's folder are not read again, damaged ones are", async () => {
   await follow(published[0]);
   const { manifestHash } = published[0];
   const objects = () => reads.filter((name) => name !== pointerName);
