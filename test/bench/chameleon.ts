@@ -92,7 +92,6 @@ export class Batch {
     }
   }
 
-  /** Decodes one token for every row. */
   async decode(gates: Float32Array[]): Promise<void> {
     const rows = this.lastIds.map((id, row) => ({ kv: this.#rows[row], tokens: [id] }));
     const output = await this.#pass("decode", rows, gates);

@@ -1,6 +1,6 @@
 /**
- * Classifiers of many tenants over the embedded base: one engine that answers all in one batch, beside a session for each tenant; those
- * answer one after another. Each side is a process. Both stay loaded, only one computes at a time, and their order alternates.
+ * Classifiers of many tenants over the embedded base: one engine that answers all in one batch, beside a session for each tenant. The
+ * sessions answer one after another. Each side is a process. Both stay loaded, only one computes at a time, and their order alternates.
  * Memory is resident memory, with pages of a file counted once. Linux only.
  */
 import { mkdtemp, rm } from "node:fs/promises";

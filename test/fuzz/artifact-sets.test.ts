@@ -63,7 +63,6 @@ const oddJson = fc.oneof(
 /** A place in a file, as a share of its length. All are equally likely: by default fast-check prefers the ends. */
 const share = fc.noBias(fc.nat(999_999)).map((millionths) => millionths / 1e6);
 
-/** Changes one element of a tensor. */
 const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   // First a float: not a number, infinite or huge. Then a token id: within the vocabulary or beyond it.
   fc.tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699)).map(([at, word]) => (bytes: Bytes) => {
@@ -198,7 +197,7 @@ async function readAsEdge(manifestHash: string, objects: Files) {
   return set.manifestHash;
 }
 
-/** Reads a set as an engine does before it opens a session. The graph holds the bank's arrays, so these are checked. */
+/** Reads a set as an engine does before it opens a session. The bank's numbers go into the graph, so they are checked, too. */
 async function readAsBackend(manifestHash: string, objects: Files, cache: string, model: string) {
   let largest = 0;
   const read = async (name: string, mostBytes: number) => {

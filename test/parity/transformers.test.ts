@@ -60,7 +60,7 @@ const theirIds = (text: string) => theirs.encode(text, { add_special_tokens: fal
 
 test("token ids of 4,000 texts are the same", () => {
   const random = seededRandom(seed);
-  // Without the characters and the special token of the two tests below.
+  // These texts leave out the characters and the special token of the two tests below.
   const fuzzed = Array.from({ length: 3000 }, () =>
     fuzzText(random)
       .toWellFormed()

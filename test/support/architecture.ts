@@ -32,7 +32,7 @@ export const edgeLayers: Record<string, string[]> = {
 };
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
-/** The backend's layers, each with the layers that it may import besides `shared`; `engineParts` is a list that four have. */
+/** The backend's layers, each with the layers that it may import besides `shared`. Four of them import `engineParts`. */
 const engineParts = ["adapters", "kv", "lru.ts", "memory", "runtime", "tenant-files"];
 const backendLayers: Record<string, string[]> = {
   "files.ts": [],

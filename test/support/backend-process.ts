@@ -61,7 +61,6 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
   };
 }
 
-/** Yields a response's frames as they arrive. */
 export async function* framesOf(response: Response): AsyncGenerator<Frame> {
   const reader = new FrameReader();
   for await (const chunk of response.body!) yield* reader.push(chunk);

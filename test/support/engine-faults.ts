@@ -1,6 +1,6 @@
 /**
  * Loaded into a backend with `NODE_OPTIONS=--import`. The query of its URL may name a set of artifacts and a fault: the engine of
- * that set then fails so at its start. After SIGUSR2 every engine fails all further runs of its sessions.
+ * that set then fails in this way at its start. After SIGUSR2 every engine fails all further runs of its sessions.
  */
 import path from "node:path";
 

@@ -24,7 +24,6 @@ export interface EngineHarness {
   reports: PhaseReport[];
   framesOf(id: string): Frame[];
   tokenFramesOf(id: string): TokenFrame[];
-  /** Token ids of a sequence so far. */
   tokensOf(id: string): number[];
   lastFrameOf(id: string): Frame | undefined;
   /** Steps until nothing is left to do. */

@@ -22,7 +22,6 @@ const blockElements = 32;
 const types = { u32: 4, i32: 5, f32: 6, text: 8, array: 9 };
 const tensorTypes = { f32: 0, q8_0: 8 };
 
-/** The whole file. */
 export function writeGguf(metadata: Record<string, GgufValue>, tensors: readonly GgufTensor[]): Uint8Array {
   const data = tensors.map(({ values, format }) =>
     aligned(format === "f32" ? new Uint8Array(values.buffer, values.byteOffset, values.byteLength) : q8(values)),

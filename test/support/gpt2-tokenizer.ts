@@ -11,7 +11,6 @@ export interface Gpt2Vocabulary {
   endOfTextId: number;
 }
 
-/** The content of tokenizer.json. */
 export function gpt2TokenizerJson({ pieces, merges, endOfTextId }: Gpt2Vocabulary) {
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
   const vocab: Record<string, number> = Object.fromEntries(pieces.map((piece, id) => [piece, id]));

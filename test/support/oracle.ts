@@ -1,7 +1,7 @@
 /**
- * The models of model-config.ts and the gated bank in plain TypeScript with float64 accumulation: slow, obvious, and
- * independent of the graphs. Shapes: T tokens, D hidden, H heads of queries, K heads of keys and values, d head width, F width of the
- * feed-forward part, Q gates, V vocabulary.
+ * The models of model-config.ts, and the bank of directions that adapters' gates open, in plain TypeScript with float64 accumulation:
+ * slow, obvious, and independent of the graphs. Shapes: T tokens, D hidden, H heads of queries, K heads of keys and values, d head
+ * width, F width of the feed-forward part, Q gates, V vocabulary.
  */
 import type { ModelConfig, Rotary } from "../../gpu-backend/runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../gpu-backend/runtime/model-weights.ts";

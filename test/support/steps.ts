@@ -99,7 +99,6 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** Largest absolute difference. */
 export function maxDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
   if (a.length !== b.length) throw new Error(`cannot compare ${a.length} values with ${b.length}`);
   let max = 0;

@@ -59,8 +59,8 @@ export function edgesLine(row: EdgesRow): string {
 }
 
 /**
- * Our edge counts as later from this many standard errors on. With six processes (Student's t, 5 degrees of freedom) one of nine figures
- * of two equal edges differs by as much once in twenty runs.
+ * Our edge counts as later from this many standard errors on. With six processes (Student's t, 5 degrees of freedom) two equal edges
+ * differ by as much in one of their nine figures once in twenty runs.
  */
 const leastStandardErrors = 4;
 

@@ -101,7 +101,6 @@ export async function closedLoop<T>(concurrency: number, count: number, task: (i
 export interface Times {
   firstMs: number;
   totalMs: number;
-  /** The whole answer as it was received. */
   text: string;
 }
 

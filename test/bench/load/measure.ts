@@ -43,7 +43,7 @@ export interface LoadRatio {
   load: string;
   /** The figures of the first contestant are divided by those of the second. */
   of: [string, string];
-  /** Of the rounds' ratios: the median, the lowest, the highest. */
+  /** Median, lowest and highest of the rounds' ratios. */
   ratios: Record<Measure, [median: number, least: number, most: number]>;
 }
 

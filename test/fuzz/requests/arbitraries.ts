@@ -209,7 +209,7 @@ const paths = fc.oneof(
   { weight: 3, arbitrary: fc.webPath().map((path) => `/v1/${path.slice(0, 200)}`) },
   { weight: 1, arbitrary: fc.integer({ min: 100, max: 20_000 }).map((length) => `/${"a".repeat(length)}`) },
 );
-/** Without CONNECT, which no network in front of the Worker lets through, and on which a bare workerd fails. */
+/** CONNECT is left out: no network in front of the Worker lets it through, and a bare workerd fails on it. */
 const methods = fc.constantFrom("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "post", "FROB");
 
 const oddHeaders = fc.oneof(

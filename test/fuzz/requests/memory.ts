@@ -1,6 +1,6 @@
 /**
  * The memory of edge and backend after garbage collection: what JavaScript holds, and what the process has. Without a collection it says
- * little: an isolate collects only when its own heap has grown, and most garbage is memory outside of the heap that waits for this.
+ * little: an isolate collects only when its own heap has grown, but most of its garbage is memory outside of that heap.
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";

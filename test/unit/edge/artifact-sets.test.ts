@@ -1,4 +1,4 @@
-/** Which set an isolate serves, over a source in memory: when it looks, what it takes up, and what it refuses. */
+/** Which set an isolate serves, over a source in memory: when it looks for a new one, which it adopts, and which it refuses. */
 import { beforeEach, expect, test } from "vitest";
 import type { ArtifactSource } from "../../../edge/artifacts/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../../edge/artifacts/artifact-sets.ts";

@@ -4,7 +4,7 @@ import { assign } from "../../../edge/plan/assign.ts";
 
 const gain = (nats: number) => ({ nats, ci95: [nats - 0.01, nats + 0.01] as [number, number], tokens: 1000 });
 
-/** One centroid, on which everything falls. */
+/** Artifacts with a single centroid, to which every prompt is assigned. */
 function artifacts(centroid: { scale: number; gain: ReturnType<typeof gain> | null }): Artifacts {
   return {
     manifest: { centroids: [{ id: "c0", ...centroid }], embedding: { dimensions: 1, prefixTokens: 64 } },

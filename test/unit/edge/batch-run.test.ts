@@ -72,7 +72,6 @@ async function sent(sequences: SequenceRequest[], { isWaiting = false, backends 
   return { ...batch, routing, first, second };
 }
 
-/** Sets how every backend answers its calls. */
 function answerAll({ backends }: ScriptedRouting, answer: (call: ScriptedCall) => unknown) {
   for (const backend of backends) backend.answer = (call) => void answer(call);
 }

@@ -165,7 +165,7 @@ test("keeps its promises over any sequence of events", () => {
           const ofTenant = (list: Entry[]) => list.filter((e) => e.tenant === name);
           const had = ofTenant(before.map((w) => w.entry));
           const went = ofTenant(taken);
-          // Of each tenant nothing is lost, doubled or overtaken.
+          // No entry is lost, doubled or overtaken by a later one of the same tenant.
           expect(went).toEqual(had.slice(0, went.length));
           // Fair: a tenant with entries left got as many turns as any other, except in the last round.
           const most = Math.max(...["t0", "t1", "t2"].map((t) => taken.filter((e) => e.tenant === t).length));

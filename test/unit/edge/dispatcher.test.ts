@@ -29,7 +29,7 @@ function submit(
   const received: Frame[] = [];
   /** Type and id of each frame, for each group of frames that came together. */
   const groups: string[][] = [];
-  /** For each acceptance of one of its sequences, how many frames had come before. */
+  /** How many frames had come before each acceptance of one of its sequences. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const cancel = client.submit(

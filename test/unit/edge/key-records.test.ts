@@ -11,7 +11,7 @@ const random = () => randomBytes(32);
 
 class World {
   readonly stored = new Map<string, string>();
-  /** For each name, the tenant in its metadata. */
+  /** The tenant in the metadata of each name. */
   readonly tenants = new Map<string, string>();
   readonly read: string[] = [];
   pageNames = 2;

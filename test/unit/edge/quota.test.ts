@@ -165,7 +165,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
           // An admitted request counts, though its tokens do not fit.
           if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
         }
-        // After the time that was told, the same limit does not refuse again if nothing else arrives.
+        // After the retry time of a refusal the same limit does not refuse again if nothing else arrives.
         if (refusal?.retryAfterMs && refusal.limit !== "concurrentRequests") {
           const later = new Quota(JSON.parse(JSON.stringify(quota.state)));
           const again = reserve(later, "again", limits, nowMs + refusal.retryAfterMs, one.tokens);

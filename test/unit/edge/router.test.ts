@@ -124,7 +124,7 @@ const withNumerics = (numerics: string | null) => ({ ...route("c1"), numerics })
 test.each<[string, string, Route, Route[]]>([
   ["manifest", hash, route("c1"), [{ ...route("c1"), manifestHash: "b".repeat(64) }]],
   ["numerics", "cpu-int8-1", withNumerics("cpu-int8-1"), [null, "cpu-fp32-1"].map(withNumerics)],
-])("a backend with another %s is avoided for a while by calls that need theirs", (_, mismatch, passed, others) => {
+])("a backend without the %s of a call is avoided for a while by such calls", (_, mismatch, passed, others) => {
   const router = new Router(addresses(2));
   const [first, second] = inOrder(router, "c1", 2);
   first.health.recordMismatch(mismatch, 0);

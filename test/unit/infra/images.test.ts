@@ -42,7 +42,7 @@ test("sets what config.ts knows, and exposes its port and its folder", () => {
   const set = (text: string) =>
     Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1)));
   const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) => set(text));
-  // Without the settings of the edge's image.
+  // The edge's image has settings of its own, which are left out here.
   const settings = all.filter((given) => !("EDGE_HOST" in given));
   expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu", "cuda"]);
   expect(readConfig(settings[0])).toEqual({ ...preset, host: "0.0.0.0" });

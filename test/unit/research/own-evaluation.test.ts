@@ -110,7 +110,7 @@ function readingsOf(cosine: number, nextId: number) {
 test("a memory that knows what comes gains and is right, one that does not is braked", () => {
   const [score] = scoreKind(readingsOf(0.97, target), { model: "base", memory: "own" }, targets, defaultMemoryRule);
   const weight = memoryWeight(defaultMemoryRule, { cosine: 0.97, memory: 1, model: 0.5 });
-  // After 32 tokens that the memory predicted, its weight is multiplied by the most, 1.6.
+  // After 32 tokens that the memory predicted, its weight is multiplied by the maximum, 1.6.
   const share = Math.min(0.9, 1.6 * weight);
   expect(Math.exp(score.logprobs[0])).toBeCloseTo(0.1 + share * 0.9, 3);
   expect(score.logprobs).toHaveLength(scoredTokens);

@@ -47,7 +47,7 @@ describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
         return `raised ${(error as Error).message}`;
       }
     };
-    // Without the date, which the library takes from the system's clock.
+    // The date is left out: the library takes it from the system's clock.
     const dateless = (text: string) => text.replace(/Today Date: .*/, "");
     expect(dateless(outcome(() => render(source, messages)))).toBe(
       dateless(outcome(() => new Template(source).render(variables))),

@@ -21,7 +21,7 @@ test("finds planted clusters, whatever their numbers", () => {
   const { points, truth } = planted(K, 50, 0.08);
   const { memberOf } = kMeans(points, P, { clusters: K, seed });
   const pairs = new Set(truth.map((k, i) => `${k}-${memberOf[i]}`));
-  expect(pairs.size).toBe(K); // one found cluster per planted one, and back
+  expect(pairs.size).toBe(K); // found and planted clusters match one to one
 });
 
 test("equal seeds give equal bytes; centroids have length one", () => {

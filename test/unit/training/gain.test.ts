@@ -8,8 +8,8 @@ test("gain is the difference of mean losses, weighed by tokens", () => {
   const gain = documentGain([loss("a", 10, 40, 30), loss("b", 30, 90, 96)], new Random(1, 0))!;
   expect(gain.nats).toBeCloseTo((10 - 6) / 40);
   expect(gain.tokens).toBe(40);
-  expect(gain.ci95[0]).toBeCloseTo(-0.2); // only b drawn
-  expect(gain.ci95[1]).toBeCloseTo(1); // only a drawn
+  expect(gain.ci95[0]).toBeCloseTo(-0.2); // resamples of document b alone
+  expect(gain.ci95[1]).toBeCloseTo(1); // resamples of document a alone
 });
 
 test("windows of one document move together: more windows do not narrow the interval", () => {

@@ -1,4 +1,4 @@
-/** The reader's documents before they are uploaded: what they are called, and what is held back. */
+/** A user's documents before they are uploaded: their names, and which part of them is held back. */
 import { expect, test } from "vitest";
 import { divide, examplesIn, nameFor, pastedName, slugOf, stretchesOf } from "../../../../edge/page/documents.ts";
 

@@ -110,7 +110,7 @@ test.each([0, 1, 2])("a row whose grammar takes long holds up nobody, as the row
       const row = {
         allowed: allowed as Uint32Array | null,
         advance() {
-          // Before, the row has decoded among the others.
+          // For the first two tokens the row decodes among the others.
           if (++advances !== 3) return;
           row.allowed = null;
           void late.promise.then(() => {

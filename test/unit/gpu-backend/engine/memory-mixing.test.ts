@@ -35,7 +35,7 @@ function logSum(logits: ArrayLike<number>, scale: number): number {
   return highest + Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - highest), 0));
 }
 
-/** A memory's answer: 32 neighbours, which have only some tokens among them. */
+/** A memory's answer of 32 neighbours, some of which have the same next token. */
 function says(best: number): MemorySays {
   const cosines = Float32Array.from({ length: 32 }, (_, i) => best - 0.01 * i);
   const nextIds = Int32Array.from({ length: 32 }, () => Math.floor(random() ** 2 * V));

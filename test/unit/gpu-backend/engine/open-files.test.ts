@@ -1,4 +1,4 @@
-/** Which files of a GGUF model stay open: none, whatever becomes of it. */
+/** No file of a GGUF model stays open after the work that opened it, whether that work succeeds or fails. */
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -27,7 +27,7 @@ function openFiles(): string[] {
     try {
       return readlinkSync(join("/proc/self/fd", handle));
     } catch {
-      return ""; // The handle that listed them.
+      return ""; // the handle of this listing itself, closed by now
     }
   });
   return links.filter((link) => link.startsWith(folder));

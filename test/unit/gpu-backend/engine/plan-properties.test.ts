@@ -23,7 +23,7 @@ class RandomRun {
   readonly simulation: Simulation;
   readonly #habits: Habit[];
   readonly #open = new Set<Fake>();
-  /** For each waiting sequence that was passed, the service of all tenants when that was noticed. */
+  /** For each waiting sequence that was passed by later ones, the service of all tenants when this was first seen. */
   readonly #passed = new Map<Fake, Map<string, number>>();
   excused = 0;
   waiting = 0;

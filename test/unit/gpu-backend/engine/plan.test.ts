@@ -1,4 +1,4 @@
-/** What a step runs: which sequences start, which are passed, and which are parked for others. */
+/** What a step runs: which sequences start, which are passed (others start before them), and which are parked for others. */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";

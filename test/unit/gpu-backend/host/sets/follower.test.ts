@@ -348,7 +348,7 @@ test("whole files in a set's folder are not read again, damaged ones are", async
   expect(objects()).toEqual([nameOf(published[0], "tokenizer.safetensors")]);
 });
 
-test("of folders those stay that were wanted last", async () => {
+test("the folders that were used last stay", async () => {
   const download = setDownloads(cache, read, () => new Date(nowMs));
   const [first, second] = published;
   await publish(first);
