@@ -1,6 +1,6 @@
 /**
- * What the running API takes and answers, held to its own document and to OpenAI's published schemas: whole answers, each
- * event of a stream, errors.
+ * Requests and answers of the running API, checked against its own document and OpenAI's published schemas: bodies, stream events,
+ * errors.
  */
 import { beforeAll, describe, expect, test } from "vitest";
 import { operations } from "../../infra/openapi/operations.ts";
@@ -17,7 +17,7 @@ beforeAll(async () => {
 
 interface Exchange {
   path: string;
-  /** Its path in the document, where that has a parameter. */
+  /** The path in the API's document, if it has a parameter. */
   route?: string;
   method?: "GET" | "POST" | "DELETE" | "PUT";
   body?: object | string | FormData;
@@ -25,7 +25,7 @@ interface Exchange {
   status?: number;
 }
 
-/** Sends it, holds the answer to both, and returns what was in it: a body, or the data of the events. */
+/** Sends the request and checks the answer against both schemas. Returns its body, or the data of its events. */
 async function exchange({ path, route = path, body, headers, status = 200, ...rest }: Exchange): Promise<unknown[]> {
   const method = rest.method ?? (body === undefined ? "GET" : "POST");
   const response = await fetch(stack.edge + path, {
@@ -46,7 +46,7 @@ async function exchange({ path, route = path, body, headers, status = 200, ...re
   const answers = isStream ? dataOf(text) : [JSON.parse(text)];
   expect(answers.length).toBeGreaterThan(0);
   const mine = ours.response(method.toLowerCase(), route, status, media);
-  // Base64 came after the description of embeddings.
+  // OpenAI's description of embeddings does not cover base64.
   const isBase64 = typeof body === "object" && "encoding_format" in body && body.encoding_format === "base64";
   const theirs = isBase64 ? null : published.response(route, status, isStream);
   if (status >= 400) expect(theirs).not.toBeNull();
@@ -186,15 +186,15 @@ test("adapters of one's own, and the model that comes with one", async () => {
 });
 
 test("the document's own examples", async () => {
-  /** The adapter that the examples after its making name. */
+  /** Name of the adapter that one example makes and later ones use. */
   let made = "";
-  /** The file that the fine-tuning job names. */
+  /** Id of the file that one example uploads and the fine-tuning example uses. */
   let file = "";
   const lines = ["one", "two"].map((word) => JSON.stringify({ prompt: word, completion: " more" })).join("\n");
   for (const { method, path, request, status } of operations) {
-    // With another key: test/in-runtime/admin.test.ts.
+    // Admin routes have another key and are tested in test/in-runtime/admin.test.ts.
     if (!request || path.startsWith("/admin/")) continue;
-    // They name the embedded base, and the stack serves the small one.
+    // The examples name the embedded base, but this stack serves the small one.
     const body = JSON.parse(JSON.stringify(request.example).replaceAll("smollm2-135m", "gpt2"));
     if (path === "/v1/adapters") made = body.name;
     if (request.isForm) body.file = new File([lines], "topics.jsonl");

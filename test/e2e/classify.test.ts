@@ -1,4 +1,4 @@
-/** Labels of texts through the whole stack, against the logprobs that its own completions report. */
+/** Classification through the whole stack, compared with the logprobs that its completions report. */
 import { beforeAll, expect, test } from "vitest";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { limits } from "../../shared/contracts/limits.ts";

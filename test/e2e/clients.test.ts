@@ -1,6 +1,6 @@
 /**
- * Other people's clients, unchanged, against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. What they
- * say over one model and seed must be what plain HTTP says.
+ * Unmodified clients of others against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. For one model and seed
+ * they must return what plain HTTP returns.
  */
 import "../../edge/client/openai.ts";
 import { createOpenAI } from "@ai-sdk/openai";
@@ -58,7 +58,7 @@ async function vectors(): Promise<number[][]> {
   return data.map(({ embedding }) => embedding);
 }
 
-/** Short enough for a model without sense to complete it. */
+/** A schema so small that even a model that writes nonsense completes its JSON. */
 const schema = {
   type: "object",
   properties: {
@@ -73,7 +73,7 @@ const schema = {
 const isOfSchema = new Ajv2020().compile(schema);
 const expectOfSchema = (value: unknown) => expect(isOfSchema(value), JSON.stringify(value)).toBe(true);
 
-/** A function whose arguments a model without sense completes. */
+/** A function whose arguments even a model that writes nonsense completes. */
 const weather = {
   name: "get_weather",
   description: "The weather of a city",
@@ -87,7 +87,7 @@ const weather = {
 const isOfWeather = new Ajv2020().compile(weather.parameters);
 const expectOfWeather = (value: unknown) => expect(isOfWeather(value), JSON.stringify(value)).toBe(true);
 
-/** What one token takes away: an answer that is aborted has fewer than these. */
+/** max_tokens of answers that are aborted after their first token, so that they end with fewer. */
 const long = 400;
 
 describe("the openai SDK", () => {
@@ -130,7 +130,7 @@ describe("the openai SDK", () => {
   test("responds, whole, streamed, and through its stream helper", async () => {
     const expected = await chat(sampling);
     const request = { model, instructions: system, input: question, max_output_tokens: 24, temperature: 0.7, seed: 3 };
-    // Ours has all that the types of the SDK promise; `usage` is null until the end, as in its server.
+    // Compile-time check: our type has every field of the SDK's; `usage` is null until the end, as OpenAI sends it.
     const typed = (answer: ResponseObject): Omit<OpenAI.Responses.Response, "output_text" | "usage"> => answer;
     const whole = await client().responses.create({ ...request, stream: false });
     expect(typed(whole as unknown as ResponseObject)).toBe(whole);
@@ -146,7 +146,7 @@ describe("the openai SDK", () => {
     expect(numbers).toEqual(numbers.map((_, i) => i));
     const stream = client().responses.stream(request);
     expect(await stream.finalResponse()).toMatchObject({ output_text: expected, usage: whole.usage });
-    // A conversation goes on with the answer's own items.
+    // The answer's items can be sent back as input of the next turn.
     const input = [
       { role: "user" as const, content: question },
       ...whole.output,
@@ -173,7 +173,7 @@ describe("the openai SDK", () => {
       expect(choice.logprobs!.content!.map(({ token }) => token).join("")).toBe(choice.message.content);
       for (const { logprob, top_logprobs } of choice.logprobs!.content!) {
         expect(logprob).toBeLessThanOrEqual(0);
-        // Of what the schema allows: nothing else has a probability.
+        // Only tokens that the schema allows have a probability, so the alternatives' sum is at most 1.
         expect(top_logprobs.reduce((sum, one) => sum + Math.exp(one.logprob), 0)).toBeLessThan(1.001);
       }
     }
@@ -210,7 +210,7 @@ describe("the openai SDK", () => {
       finish_reason: "tool_calls",
       message: { tool_calls: [{ function: call.function }] },
     });
-    // A repeated request has the same ids.
+    // A request repeated under its key has the same call ids.
     const repeated = { headers: { "Idempotency-Key": crypto.randomUUID() } };
     const [one, other] = [0, 1].map(() => client().chat.completions.create(forced, repeated));
     expect((await one).choices).toEqual((await other).choices);
@@ -390,7 +390,7 @@ describe("the Vercel AI SDK", () => {
   });
 
   test("completes, whole and streamed, with the stop string that it sends along", async () => {
-    // Its completion model writes a prompt as a conversation, and stops where the user would speak.
+    // The AI SDK's completion model writes the prompt as a conversation, and stops before the user's next turn.
     for (const completionModel of [compatible().completionModel(model), openai().completion(model)]) {
       const request = { model: completionModel, prompt: question, ...sampling };
       const whole = await generateText({ ...request, include: { requestBody: true } });

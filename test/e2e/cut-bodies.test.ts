@@ -1,15 +1,15 @@
-/** Clients that go away within a body, against the Worker in a bare workerd: nothing of them may stay in memory. */
+/** Clients that leave in the middle of a body, against the Worker in a bare workerd: none of their requests stays in memory. */
 import { expect, onTestFinished, test } from "vitest";
 import { send } from "../fuzz/requests/send.ts";
 import { watchHeap } from "../support/live-heap.ts";
 import { startEdge } from "../support/stack.ts";
 
-/** One for each lane, so that none is paced. */
+/** A key for each of the parallel clients, so that none is paced. */
 const keys = Array.from({ length: 16 }, (_, i) => `sk-chameleon-cut-${i}`);
-/** Until then the inspector gathers log lines: it keeps a thousand. */
+/** Requests before the first measurement: the inspector keeps a thousand log lines, so memory grows until then. */
 const warmUp = 1200;
 const cut = 3000;
-/** Held, it came to 1700; what else the isolate does, to 300 either way. */
+/** Maximum bytes that a request may leave. A request that stays leaves 1700; the isolate's other work changes it by up to 300. */
 const bytesEach = 800;
 
 test("a body that breaks off is let go, with its request", async () => {
@@ -37,7 +37,7 @@ test("a body that breaks off is let go, with its request", async () => {
   expect(grown).toBeLessThan(cut * bytesEach);
 });
 
-/** Most of them reach the Worker's reading of the body before they end, which is where it has something to let go of. */
+/** Most requests end while the Worker reads the body, so that it has a buffer to release. */
 async function cutOne(key: string, port: number): Promise<void> {
   const body = new TextEncoder().encode(JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 2 }));
   const head = [

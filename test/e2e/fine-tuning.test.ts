@@ -1,4 +1,4 @@
-/** A task taught by OpenAI's files and fine-tuning jobs, with the `openai` SDK as it is; other clients use the result. */
+/** A task taught by OpenAI's files and fine-tuning jobs with the unmodified `openai` SDK; other clients then use the result. */
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage } from "@langchain/core/messages";
 import { ChatOpenAI } from "@langchain/openai";
@@ -24,7 +24,7 @@ const random = seededRandom(seed);
 const things = "the boat,a mill,the old field,our river,a long road,the town,his horse,a letter".split(",");
 const pick = () => things[Math.floor(random() * things.length)];
 const question = () => `What of ${pick()} and ${pick()}?`;
-/** What no model would say by itself. */
+/** An answer that no model gives without training. */
 const answer = "zorblax quen";
 const messages = () => [
   { role: "user" as const, content: question() },

@@ -1,6 +1,6 @@
 /**
- * Requests as lm-evaluation-harness's `local-completions` sends them, and what it reads of the answers (`_create_payload` and
- * `parse_logprobs` of lm_eval/models/openai_completions.py).
+ * Requests as lm-evaluation-harness's `local-completions` sends them, and the values that it reads from the answers (see
+ * `_create_payload` and `parse_logprobs` of lm_eval/models/openai_completions.py).
  */
 import { beforeAll, expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
@@ -34,7 +34,7 @@ const likelihood = (prompt: number[][]) => ({
   echo: true,
 });
 
-/** Of each prompt: the sum over its continuation, and whether each token of that is the likeliest. */
+/** For each prompt, its continuation's summed logprobs, and whether each token of the continuation is the likeliest. */
 function parsedLogprobs({ choices }: CompletionResponse, contextLengths: readonly number[]): [number, boolean][] {
   const sorted = choices.toSorted((a, b) => a.index - b.index);
   return sorted.map(({ logprobs }, i) => {
@@ -58,7 +58,7 @@ test(`likelihoods of a batch of token ids are those of each alone (seed ${seed})
 
 test("a continuation is greedy where it is the model's own, and only there", async () => {
   const prompt = idsOf(20);
-  // The likeliest of all next tokens, by scoring those that the model finds likely: the answer names texts, not ids.
+  // The likeliest next token's logprob. Candidates are compared by it, because the answer gives no token ids.
   const { choices } = await complete({ model, prompt: [prompt], max_tokens: 1, temperature: 0, logprobs: 1 });
   const best = choices[0].logprobs!.token_logprobs[0]!;
   const candidates = Array.from({ length: 32 }, (_, i) => 300 + 40 * i);

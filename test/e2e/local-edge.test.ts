@@ -1,4 +1,4 @@
-/** The edge of `npm start` as an attacker's page meets it, and what it keeps when it is killed. */
+/** The edge of `npm start`: what it refuses an attacker's page, and what it keeps when it is killed. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -26,7 +26,7 @@ beforeAll(async () => {
 });
 afterAll(() => stack?.stop());
 
-/** Sends a request's head as it stands and then `bytes` in chunks, whatever is answered meanwhile; reads the answer to the connection's end. */
+/** Sends a head and `bytes` in chunks, even if it is answered meanwhile. Reads the answer until the connection ends. */
 async function raw(head: readonly string[], bytes = 0): Promise<{ status: number; text: string }> {
   const socket = connect(Number(new URL(stack.edge).port), "127.0.0.1");
   let text = "";
@@ -83,7 +83,7 @@ describe("the Host header", () => {
 
 test.each([
   ["over the limit", "", 413, 12 * limits.bodyBytes, 15],
-  // Of one address few unknown keys are looked up.
+  // Few rounds with wrong keys, because few unknown keys are looked up for one address.
   ["of a wrong key", "wrong", 401, limits.bodyBytes / 2, 5],
   ["of a wrong key, over the limit", "wrong", 401, 6 * limits.bodyBytes, 5],
 ])("a body %s is answered, though more of it comes", async (_, suffix, status, bytes, rounds) => {
@@ -135,7 +135,7 @@ describe("publishing", () => {
       ...[`PUT /admin/v1/artifacts/files/${hash} HTTP/1.1`, "host: localhost", `authorization: Bearer ${key}`],
       `content-length: ${bytes}`,
     ];
-    // The client leaves half-way.
+    // The client leaves in the middle of its upload.
     const socket = connect(Number(new URL(stack.edge).port), "127.0.0.1");
     socket.write(`${head(adminKey, 300_000).join("\r\n")}\r\n\r\n${"a".repeat(200_000)}`);
     await expect.poll(() => socket.bytesWritten, { timeout: 10_000 }).toBeGreaterThan(200_000);

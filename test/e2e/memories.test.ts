@@ -9,7 +9,7 @@ import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** A language that the embedded model has never seen. */
+/** Random Spanish words, which the embedded model predicts badly. */
 const words =
   "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
     " ",
@@ -27,7 +27,7 @@ beforeAll(async () => {
 });
 afterAll(() => stack?.stop());
 
-/** Mean log-probability of a text's later tokens under what `adapter` names; the first ones are evidence. */
+/** Mean log-probability of a text's tokens under `adapter`, without the first 64, which are evidence. */
 async function scoreOf(prompt: string, adapter: string): Promise<number> {
   const asked = { prompt, max_tokens: 0, echo: true, logprobs: 0, chameleon: { adapter, evidence_tokens: 64 } };
   const answered = await stack.post("/v1/completions", asked);

@@ -1,4 +1,4 @@
-/** The npm packages as a stranger meets them: packed, installed with `npm install --global` in an empty folder, started, asked. */
+/** The npm packages as a user meets them: packed, installed globally in an empty folder, started, and called. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { glob, readFile, symlink, writeFile } from "node:fs/promises";
@@ -12,14 +12,14 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 const root = path.join(import.meta.dirname, "../..");
 const run = promisify(execFile);
 
-/** The embedded base is served, not that of the other tests. */
+/** These tests serve the embedded base, so the settings for the other tests' model are left out. */
 const { MODEL_DIR, WEIGHT_FORMAT, ...outside } = outsideEnvironment();
 const env: NodeJS.ProcessEnv = {
   ...outside,
   PATH: [path.dirname(process.execPath), outside.PATH].join(path.delimiter),
 };
 
-/** Without a registry there is nothing to install from: then these tests are skipped, and counted as such. */
+/** npm's errors without a registry. Then nothing can be installed, and these tests are reported as skipped. */
 const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ENOTCACHED)\b/;
 let isOffline: boolean;
 
@@ -36,7 +36,7 @@ const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const print = (line: string) => process.stdout.write(`${line}\n`);
 
 const folder = temporaryFolder();
-/** Where npm installs. */
+/** The folder of packages that npm installs globally. */
 let modules: string;
 let server: Packed;
 let base: Packed;
@@ -110,7 +110,7 @@ test("answers a completion and knows a document, and its own commands find it", 
   });
   print(`answered in ${(performance.now() - askMs).toFixed(0)} ms`);
   for (const page of ["/", "/docs/api", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
-  // The documents site is built into the package.
+  // The package contains the documents site.
   for (const page of ["/docs", "/docs/start", "/docs/reference/limits"]) {
     const served = await fetch(edge + page);
     expect([page, served.status, served.redirected]).toEqual([page, 200, false]);
@@ -148,7 +148,7 @@ test("answers a completion and knows a document, and its own commands find it", 
 test("its commands work without a checkout, and those of developers are not there", async () => {
   expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
   expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
-  // They call a server, and none runs here.
+  // These commands call a server, and none runs here.
   for (const args of [
     ["publish", "--list"],
     ["keys", "list"],
@@ -165,14 +165,14 @@ test("its commands work without a checkout, and those of developers are not ther
       stderr: expect.stringMatching(new RegExp(`^chameleon ${command}: name the text with --corpus[^\\n]*\\n$`)),
     });
   }
-  // By then it has read the corpus lock, and opened the model.
+  // This error comes after the corpus lock was read and the model opened.
   await expect(chameleon("eval", "--corpus", "nothing.txt")).rejects.toMatchObject({
     code: 1,
     stderr: expect.stringMatching(/^chameleon eval: [^\n]*nothing\.txt[^\n]*\n$/),
   });
 });
 
-/** With the `openai` SDK beside it, as its users have. */
+/** The `openai` SDK is installed beside the client, as its users have it. */
 test("types the client", async () => {
   expect(client.size).toBeLessThan(50_000);
   await symlink(path.join(root, "node_modules/openai"), path.join(modules, "openai"));
@@ -197,7 +197,7 @@ test("says nothing of the machine that packed it", async () => {
   const options = { cwd: folder, maxBuffer: 2 ** 28, encoding: "buffer" as const };
   const { stdout } = await run("tar", ["-xOzf", server.filename], options);
   expect(stdout.length).toBeGreaterThan(2 ** 20);
-  // Latin-1 keeps every byte, those of the weights too.
+  // Latin-1 keeps every byte, also of binary files.
   expect(stdout.toString("latin1").includes(root)).toBe(false);
 });
 

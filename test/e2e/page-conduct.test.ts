@@ -1,4 +1,4 @@
-/** How the page behaves: by keyboard alone, over a reload, as code, when it is stopped, and when something fails. */
+/** The page by keyboard alone, over a reload, as code, when an answer is stopped, and when something fails. */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import type { Browser, Page } from "playwright-core";
@@ -11,7 +11,7 @@ import type { RunningStack } from "../support/stack.ts";
 
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
-/** Stops the next answer from within the page, as soon as it has so many tokens: on a fast machine it would end first. */
+/** Stops the next answer after so many tokens. It runs in the page, since a fast machine would finish before Playwright. */
 async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
   await page.evaluate(`{
     const answer = document.getElementById("adapted-answer");
@@ -36,7 +36,7 @@ describe.skipIf(!browserProgram)("the page", () => {
   afterAll(async () => {
     await browser?.close();
   });
-  // Light and narrow, dark and wide: what page.test.ts leaves out.
+  // The two looks that page.test.ts leaves out.
   const looks = [
     { width: 390, colorScheme: "light" },
     { width: 1280, colorScheme: "dark" },
@@ -71,7 +71,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
         expect(await focused()).toBe(wanted);
       };
-      // The first stop skips the header, and few more lie before the prompt.
+      // The first Tab stop skips the header, so few stops come before the prompt.
       await page.reload();
       await driver.ended();
       await page.keyboard.press("Tab");
@@ -92,12 +92,12 @@ describe.skipIf(!browserProgram)("the page", () => {
       const last = await driver.text("#token h3");
       await page.keyboard.press("ArrowLeft");
       await expect.poll(() => driver.text("#token h3")).not.toBe(last);
-      // Another Tab leads to the base's answer.
+      // The next Tab stop is the base's answer.
       await page.keyboard.press("Tab");
       expect(await focused()).toBe("token");
       await driver.says("#token .token-sentence", /^Base/);
       await driver.says("#token", /likeliest/);
-      // Whoever comes by Tab alone passes few stops under any tab.
+      // Every tab of the page has few Tab stops.
       for (const tab of ["chat", "write", "label", "score"]) {
         await page.click(`#tab-${tab}`);
         const stops = await page.evaluate<number>(`[...document.querySelectorAll(
@@ -260,7 +260,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.fill("#key", stack.key);
       await page.keyboard.press("Enter");
       await driver.says("#page-failure", /^$/);
-      // The example runs again; until it has ended, “Write” is “Stop”.
+      // The example runs again; until it ends, the button “Write” reads “Stop”.
       await driver.ended();
     });
 
@@ -289,7 +289,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.page.fill("#prompt", "Anything");
       await driver.page.click("#go");
       await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
-      // No figure of an answer before stands beside it.
+      // No figure of the answer before stays beside the error.
       for (const figures of ["#weights", "#evidence", "#adapted-by", "#adapted-facts", "#base-facts"])
         expect(await driver.text(figures), figures).toBe("");
       await driver.page.unroute("**/v1/completions");

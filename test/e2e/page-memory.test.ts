@@ -1,4 +1,4 @@
-/** “Your text” in a browser: a folder is dropped, what it gains is told, and each token shows the passage that it came from. */
+/** “Your text” in a browser: a folder is dropped, its gain is shown, and each token shows the passage it came from. */
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { sharedStack } from "../support/shared-stack.ts";
 import type { RunningStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
-/** A language that the served model has never seen. */
+/** Random Spanish words, which the served model predicts badly. */
 const words =
   "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
     " ",
@@ -22,7 +22,7 @@ const words =
 const random = seededRandom(35);
 const prose = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
 
-/** Drops what is at `path` somewhere onto the page, as a file manager does. */
+/** Drops the file or folder at `path` onto the page, as a file manager does. */
 async function drop(page: Page, path: string): Promise<void> {
   const session = await page.context().newCDPSession(page);
   const at = { x: 200, y: 400 };
@@ -91,13 +91,13 @@ describe.skipIf(!browserProgram)("your text", () => {
       expect(await driver.text("#documents-total")).toContain(`“${held}”`);
       expect(await axeViolations(page)).toEqual([]);
 
-      // The held-back document is added once the gain without it is compared.
+      // The held-back document is added only when the gain without it was compared; until then this request waits.
       const compared = Promise.withResolvers<void>();
       await page.route("**/v1/adapters/*/documents", (route) => compared.promise.then(() => route.continue()));
       await page.click("#text-create");
       await driver.says("#text-status", /poemas-del-rio is ready after .* s: 3 documents/);
       await driver.says("#text-gain", /less surprised/);
-      // A thousand characters of it do not fit the context, so the page scores half as many at a time.
+      // A thousand characters of Spanish exceed the context, so the page scores 500 at a time.
       const answered = await stack.post("/v1/completions", {
         ...{ prompt: stretchesOf(documents[held], 500, 6), max_tokens: 0, echo: true, logprobs: 0 },
         chameleon: { adapter: "poemas-del-rio", evidence_tokens: 64, compare: true },
@@ -115,7 +115,7 @@ describe.skipIf(!browserProgram)("your text", () => {
       await driver.ended();
       await driver.write(documents[held].slice(0, 300));
 
-      // By pointer, then by keys: a token that came from the text shows where it stands there.
+      // By pointer and then by keyboard, a token that came from the text shows its passage.
       const own = page.locator('#adapted-answer [data-share]:not([data-share="none"])');
       await own.first().hover();
       const quoted = async () => {
@@ -128,7 +128,7 @@ describe.skipIf(!browserProgram)("your text", () => {
       expect(await quoted()).toBe(await own.first().textContent());
       expect(await axeViolations(page)).toEqual([]);
       await own.first().click();
-      // Scrolling must not bring another token under the pointer.
+      // The pointer is moved away, so that scrolling brings no token under it.
       await page.mouse.move(0, 0);
       await page.keyboard.press("End");
       await page.keyboard.press("ArrowLeft");
@@ -197,7 +197,7 @@ describe.skipIf(!browserProgram)("your text", () => {
   test("a job tells how far it is, and cancelling it leaves nothing", async () => {
     const driver = await openTab({ width: 1280, colorScheme: "light" });
     const { page } = driver;
-    // However fast the machine is, the job is not done.
+    // The job always looks unfinished, however fast the machine is.
     await page.route("**/v1/adapters/largo", async (route) => {
       if (route.request().method() !== "GET") return route.continue();
       const response = await route.fetch();
@@ -212,7 +212,7 @@ describe.skipIf(!browserProgram)("your text", () => {
     await page.click("#text-cancel");
     await driver.says("#text-status", /Cancelled/);
     expect(await ask("/v1/adapters/largo")).toMatchObject({ error: { code: "adapter_not_found" } });
-    // What was typed is still there.
+    // The form keeps what was typed.
     expect(await page.inputValue("#text-name")).toBe("largo");
     await driver.close();
   });

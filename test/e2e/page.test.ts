@@ -1,4 +1,4 @@
-/** The page in a browser, on the running stack: each of its features, wide and light, and narrow and dark. */
+/** Each feature of the page in a browser, on the running stack, wide and light, then narrow and dark. */
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { domainOf } from "../../edge/page/domains.ts";
@@ -10,7 +10,7 @@ import { PageDriver } from "../support/page-driver.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 import type { RunningStack } from "../support/stack.ts";
 
-/** What the page asks for at first; see edge/page/request.ts. */
+/** The page's initial request settings; see edge/page/request.ts. */
 const sampling = { max_tokens: 40, temperature: 0.7, seed: 4, top_p: 0.9 };
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
@@ -65,7 +65,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(await driver.text("#legend")).toMatch(/5× likelier or more/);
       expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(look.width);
       expect(await axeViolations(page)).toEqual([]);
-      // Some of what the adapters write in French the base would hardly have written.
+      // In French the adapters write tokens that the base would hardly have written.
       await driver.write(
         "Cette directive permet de définir le nom du serveur. Elle est utilisée par le module pour les requêtes",
       );
@@ -111,7 +111,7 @@ describe.skipIf(!browserProgram)("the page", () => {
             items.map((item) => [item.getAttribute("data-expert"), item.querySelector("b")!.textContent]),
           );
       expect((await shown()).toSorted()).toEqual(weightsOf(whole).toSorted());
-      // By keys, as it is one tab stop; the title tells the beginning that was weighed.
+      // The prompt is one Tab stop, moved through by arrow keys. The title quotes the beginning that was weighed.
       await range.focus();
       for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowLeft");
       await driver.says("#weights-title", /After “.*” it would be answered by/);
@@ -146,7 +146,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         await page.evaluate("scrollTo(0, 0)");
         await page.click(`#tab-${tab}`);
         await page.locator(`#${tab} [role=toolbar] button`).first().click();
-        // An answer before it is shown until the new one begins.
+        // The page shows the last answer until the new one begins.
         if (tab === "write") await driver.ended();
         await page.locator(answer).first().waitFor();
         const box = (await page.locator(answer).first().boundingBox())!;
@@ -207,7 +207,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       const { page } = driver;
       const name = `recipes-${look.width}`;
       await page.click("#text-sample");
-      // What is typed becomes a name that requests can use.
+      // The page turns what is typed into a valid adapter name.
       await page.fill("#text-name", `Recipes ${look.width}!`);
       await page.click("#text-create");
       await driver.says("#text-status", new RegExp(`${name} is made`), 30_000);
@@ -229,7 +229,7 @@ describe.skipIf(!browserProgram)("the page", () => {
     test("chats", async () => {
       const { page } = driver;
       await page.click("#tab-chat");
-      // No control ends outside its card.
+      // No control reaches past its card.
       const past = `[...document.querySelectorAll("#chat :is(input, select, textarea, button)")].filter((one) =>
         one.getBoundingClientRect().right > one.closest(".card").getBoundingClientRect().right).map(({ id }) => id)`;
       expect(await page.evaluate(past)).toEqual([]);

@@ -1,4 +1,4 @@
-/** Streams of the openai SDK over connections that break, and over an edge that is killed: one text, charged once. */
+/** Streams of the openai SDK whose connections break or whose edge is killed: one unbroken text, charged once. */
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
@@ -22,7 +22,7 @@ const request = {
 let folder: string;
 let stack: Stack;
 let proxy: Server;
-/** Bytes of an answer after which each connection breaks, in order; the others go on. */
+/** Connection i breaks after `cuts[i]` bytes of its answer; further connections do not break. */
 let cuts: number[] = [];
 let connections = 0;
 
@@ -87,7 +87,7 @@ async function used(): Promise<{ requests: number; tokens: number }> {
 
 test("a text over connections that break is the text over one that does not, and is charged once", async () => {
   const whole = await streamed();
-  // The start has generated a token of its own.
+  // `npm start` has generated one token to check itself.
   await vi.waitFor(async () => expect((await used()).tokens).toBe(request.max_tokens + 1));
   const before = await used();
   connections = 0;
@@ -115,7 +115,7 @@ test("a text whose edge and backend are killed in its middle continues when they
   await killed;
   await vi.waitFor(async () => {
     const after = await used();
-    // The new start has generated a token of its own.
+    // The second `npm start` has generated one token, too.
     expect([after.requests - before.requests, after.tokens - before.tokens]).toEqual([2, request.max_tokens + 1]);
   });
 });

@@ -1,4 +1,4 @@
-/** The way of the data, end to end, as a caller sees it: plain HTTP against `npm start`. */
+/** A request end to end as a caller sees it: plain HTTP against `npm start`. */
 import { readFile } from "node:fs/promises";
 import { beforeAll, expect, test } from "vitest";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -52,7 +52,7 @@ test("tokens that are scored after the evidence have the logprobs with which the
     const all = scored.logprobs!.token_logprobs;
     const differences = all.slice(N).map((logprob, i) => Math.abs(logprob! - served.logprobs!.token_logprobs[i]!));
     expect(Math.max(...differences)).toBeLessThan(1e-3);
-    // The evidence itself is scored by the base.
+    // The evidence tokens are scored by the base.
     const base = await complete({ prompt: ids, model: "gpt2", max_tokens: 0, echo: true });
     for (let i = 1; i < N; i++) expect(all[i]).toBeCloseTo(base.choices[0].logprobs!.token_logprobs[i]!, 3);
   }

@@ -1,4 +1,4 @@
-/** `chameleon verify`: answers of every kind are computed again, token for token, by other processes on other disks. */
+/** `chameleon verify`: other processes on another disk compute answers of every kind again, token for token. */
 import { execFile } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -30,7 +30,7 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(() => stack?.stop());
 
-/** `model` of the base, its static adapter, a mixture, and both kinds of own adapters. */
+/** A random request to the base, its static adapter, a mixture, or an own adapter of documents or examples. */
 function randomRequest(base: string): { path: string; body: Record<string, unknown> } {
   const sampled = pick([{ temperature: 0 }, { temperature: 1 }, { temperature: 0.8, top_p: 0.9 }, {}]);
   const body = {
@@ -38,7 +38,7 @@ function randomRequest(base: string): { path: string; body: Record<string, unkno
     max_tokens: 1 + Math.floor(random() * 12),
     n: pick([1, 1, 2]),
     ...sampled,
-    // A request without a seed asks to be told the one that was drawn.
+    // A request without a seed asks for `chameleon`, which names the seed that was drawn.
     ...(random() < 0.5 ? { seed: Math.floor(random() * 2 ** 32) } : { chameleon: pick([{}, { compare: true }]) }),
   };
   if (random() < 0.2) {
@@ -111,7 +111,7 @@ test(`${count} random answers are equal in other processes, and a changed one is
     "prompt_logprobs",
   ]);
 
-  // Its adapters and memories are on the first disk.
+  // The adapters and memories are on the first stack's disk; the second stack has another.
   await stack.stop();
   stack = await start("two");
 

@@ -1,4 +1,4 @@
-/** A tenant's own adapters through the API: real stores and micro-batching objects, and a backend that is scripted. */
+/** A tenant's own adapters through the API: real stores and cells, and a scripted backend. */
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
@@ -36,9 +36,9 @@ const setBackends = (urls: string) =>
   runInDurableObject(store(), (object: TenantAdapterStore) => {
     Object.assign((object as unknown as { env: object }).env, { BACKEND_URLS: urls });
   });
-/** Of every adapter that is made. */
+/** Hash that the backend gives every adapter. */
 const hash = "4".repeat(64);
-/** Of a manifest that is not served, without examples. */
+/** Content of an adapter that was made without examples, for a manifest that is not served. */
 const content = {
   ...{ manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8 },
   examples: { examples: [], validation: null },
@@ -97,7 +97,7 @@ describe("POST /v1/adapters", () => {
       examples: 3,
       tokens: 10,
     });
-    // Texts of a's and b's: between the two axes.
+    // The examples are texts of a's and of b's, so their centroid lies between the two axes.
     const [{ centroid }] = await store().list();
     const [x, y] = centroid;
     expect(Math.hypot(...centroid)).toBeCloseTo(1);
@@ -237,7 +237,7 @@ describe("POST /v1/adapters", () => {
     );
     const answered = await app().complete({ ...wish, prompt: "aa", max_tokens: 2 });
     expect(answered.status, await answered.clone().text()).toBe(200);
-    // Never in a micro-batch with sequences of other tenants.
+    // The tenant's sequences never share a micro-batch with other tenants'.
     expect(routes).toEqual(Array(2).fill([null, hash]));
     expect(brought).toEqual([
       { url: expect.stringMatching(/\/v1\/adapters\/adapters-\d+\/4{64}$/), bytes: adapterFile },
@@ -283,7 +283,7 @@ describe("POST /v1/adapters", () => {
   test("is charged for what has begun where its caller leaves", async () => {
     const { fits } = own.backendMakes({
       fit(_made, _request, signal) {
-        // As a connection does, the answer that has begun ends with its caller.
+        // When the caller leaves, the response body fails, as a broken connection would make it.
         const start = (answer: ReadableStreamDefaultController) =>
           signal.addEventListener("abort", () => answer.error(signal.reason));
         return new HttpResponse(new ReadableStream({ start }), { status: 201 });
@@ -368,7 +368,7 @@ describe("an adapter", () => {
     expect(await alarm()).toBe(true);
     expect([await deleting(), deletions]).toEqual([[], 3]);
     expect(await alarm()).toBe(false);
-    // One that is made again meanwhile is not deleted.
+    // An adapter that is made again under the same name before the retry is not deleted.
     isDown = true;
     await make({}, "again");
     await remove("again");
@@ -436,11 +436,11 @@ describe("an adapter", () => {
     });
     expect(await (await request("/v1/adapters")).json()).toEqual({ object: "list", data: [], deleting: [] });
     expect(await usage()).toBe(0);
-    // A request that began before and ends now leaves no trace.
+    // A request that began before the erasure and ends after it leaves no trace.
     const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
     await settle(ledgerOf(env.LEDGERS, tenant), "late", [used]);
     expect(await usage()).toBe(0);
-    // One that begins after it counts.
+    // A request that begins after the erasure counts.
     backendAnswers(({ id }) => saying(id, "b"));
     expect((await complete({ prompt: "a" })).status).toBe(200);
     await settled();

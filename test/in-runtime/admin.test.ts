@@ -25,7 +25,7 @@ const routes = operations.filter(({ scope }) => scope === "admin");
 const urlOf = (path: string) =>
   path.replace("{id}", "0123456789abcdef").replace("{tenant}", "acme").replace("{sha256}", "0".repeat(64));
 const made = async (body: object): Promise<NewKey> => (await testApp().post("/admin/v1/keys", body)).json();
-/** Of `/v1/usage`, in an isolate that has cached nothing. */
+/** Status of `/v1/usage` for a key, in an isolate that has cached nothing. */
 const statusOf = async (key: string) => (await testApp().request("/v1/usage", { headers: bearer(key) })).status;
 
 describe("nobody but the admin key comes in", () => {
@@ -301,7 +301,7 @@ describe("tenants", () => {
 describe("artifacts", () => {
   const bytesOf = (text: string) => new TextEncoder().encode(text) as Uint8Array<ArrayBuffer>;
   const filePath = (hash: string) => `/admin/v1/artifacts/files/${hash}`;
-  /** As a client with a length does. */
+  /** Uploads with a content-length, as a client does whose body has a known length. */
   const upload = (hash: string, body: Uint8Array<ArrayBuffer>, headers: Record<string, string> = {}) => {
     const length = { "content-length": String(body.byteLength) };
     return testApp().request(filePath(hash), { method: "PUT", body, headers: { ...length, ...headers } });
@@ -312,7 +312,7 @@ describe("artifacts", () => {
     for (const name of await stored()) await env.ARTIFACTS.delete(name);
   });
 
-  /** Files of the tiny model by their hashes, the manifest the last, with this label. */
+  /** The tiny model's files with a centroid of this label: pairs of hash and bytes, the manifest last. */
   async function tinySet(label: string, weights?: string): Promise<[string, Uint8Array<ArrayBuffer>][]> {
     const files = await edgeModelFiles();
     const adapters = bytesOf("adapters");
@@ -371,7 +371,7 @@ describe("artifacts", () => {
     const sets = [await tinySet("one"), await tinySet("two"), await tinySet("three")];
     for (const [hash, bytes] of sets.flat()) await upload(hash, bytes);
     const [other, ...manifests] = sets.map((files) => files.at(-1)![0]);
-    // Before anything was published, and after that.
+    // The first round runs when nothing is published yet, the second one after a publication.
     for (const manifest of manifests) {
       const racing: PublishBucket = {
         head: (name) => env.ARTIFACTS.head(name),

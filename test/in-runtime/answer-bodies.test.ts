@@ -1,4 +1,4 @@
-/** What answers hold in memory, what ends them, and who pays for what. */
+/** Answer bodies: what they hold in memory, what ends them, and what is charged for them. */
 import { runInDurableObject } from "cloudflare:test";
 import { describe, expect, test, vi } from "vitest";
 import { AnswerBodies, type AnswerBody } from "../../edge/answer/answer-body.ts";
@@ -29,7 +29,7 @@ useNetwork();
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
 
-/** Tokens that were charged for, once all is reported. */
+/** Number of completion tokens charged, once the cell has reported all its settlements. */
 async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
   await vi.waitFor(() =>
     runInDurableObject(localCell(), ({ settlements }: Cell) => expect(settlements.idle).toBe(true)),
@@ -44,7 +44,7 @@ const scoredToken = (id: string, index: number) => ({ ...tokenFrame(id, index, 9
 
 const failure = new ServiceError("internal", "why");
 
-/** A body of one object's, and what it was told. */
+/** Opens a body, and records in `told` what its owner is told: an overflow, the end. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
   const { maximumBytes = 1000, isStream = true } = options;
   const told: { overflow: ServiceError | null; ended: EndReason | null } = { overflow: null, ended: null };
@@ -91,7 +91,7 @@ describe("a body", () => {
     slow.body.write("z");
     expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
     slow.body.write("never");
-    // What the runtime has is delivered, what waited is not.
+    // The text that the runtime has taken is delivered; the text that waited is dropped.
     expect(await slow.text()).toBe(`${"x".repeat(1000)}why`);
     other.body.complete("other");
     expect(await other.text()).toBe("other");
@@ -110,7 +110,7 @@ describe("a body", () => {
     expect(bodies.heldBytes).toBe(begun.length + "why".length);
     expect(await text()).toBe(`${begun}why`);
     await vi.waitFor(() => expect(told).toEqual({ overflow: failure, ended: "failed" }));
-    // Also one whose last text has begun, and one that waits behind a text that is written whole.
+    // The same holds for a body whose last text has begun, and for a last text that waits behind another.
     const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
     closing.body.complete(begun);
     closing.body.fail("limit", failure);
@@ -149,7 +149,7 @@ describe("a body", () => {
     }
     expect(told.overflow).toBeNull();
     await reader.cancel();
-    // Only a write shows it.
+    // A reader that has left is noticed at the next write only.
     body.write("x");
     await vi.waitFor(() => expect(told.ended).toBe("gone"));
   });
@@ -170,13 +170,13 @@ describe("the bodies of an object", () => {
     expect(larger.told.overflow).toBeNull();
     small[0].body.setPendingBytes(1200, true);
     expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
-    // What the runtime has of it may still be read.
+    // The client may still read the bytes that the runtime has taken.
     expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
-    // Where that alone is too much it breaks off.
+    // A body whose taken bytes alone exceed the limit breaks off.
     const largest = write(9000, 1);
     expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
     expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
-    // And where the rest of a text that has begun is too much.
+    // A body breaks off, too, if the rest of the text that has begun exceeds the limit.
     const begun = write(40_000, 1);
     expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
     expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
@@ -245,7 +245,7 @@ describe("streams that nobody reads, with the largest answers", () => {
     }
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(await heldByCell()).toBe(0);
-    // It is paid for as if their clients had gone away.
+    // The answers are charged as if their clients had left.
     const charged = await chargedBy(reported);
     expect(charged).toBeGreaterThan(sent - 3 * clients * choices);
     expect(charged).toBeLessThanOrEqual(sent + 1);
@@ -290,7 +290,7 @@ describe("a whole answer", () => {
     expect(await heldByCell()).toBe(0);
   });
 
-  /** A whole answer whose head has come, with `sent` tokens of several choices. */
+  /** An unstreamed answer of `n` choices whose head has come, because tokens were sent until its heartbeat. */
   async function begun(n: number) {
     const { bodies, seen } = lateBackend(1);
     const app = testApp({ heartbeatMs: 5 });

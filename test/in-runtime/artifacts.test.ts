@@ -1,4 +1,4 @@
-/** Artifacts out of a real R2 bucket inside workerd: what is whole is served, what is harmed in any way is refused. */
+/** Artifacts from a real R2 bucket in workerd: whole sets are served, damaged ones are refused. */
 import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ArtifactBucket, cacheUrl } from "../../edge/artifacts/artifact-bucket.ts";
@@ -12,10 +12,10 @@ import { testApp } from "./harness.ts";
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
 const bucket = env.ARTIFACTS;
 
-/** Hashes of what may be in the cache. */
+/** Hashes of files that may be in the cache. */
 const loaded: string[] = [];
 
-/** A set under its names; returns the manifest's hash. */
+/** Puts a set's files into the bucket. Returns the hash of its manifest. */
 async function upload(files: Files): Promise<string> {
   for (const bytes of files.values()) {
     const hash = await sha256Hex(bytes);
@@ -32,7 +32,7 @@ async function point(manifest: string): Promise<void> {
   const before = found && JSON.parse(await found.text());
   await bucket.put(pointerName, JSON.stringify(switchedTo(manifest, new Date(0), before)));
 }
-/** The tiny model's set with one of its centroids labelled otherwise: another manifest over the same files. */
+/** The tiny model's set with one centroid's label changed: another manifest over the same files. */
 async function relabelled(label: string): Promise<Files> {
   const files = await edgeModelFiles();
   const manifest = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
@@ -56,7 +56,7 @@ afterEach(async () => {
   for (const hash of loaded.splice(0)) await caches.default.delete(cacheUrl(hash));
 });
 
-/** An isolate's sets over the bucket, and what it tells. */
+/** The sets that a new isolate serves from the bucket, and the events that it reports in `told`. */
 function isolate() {
   let nowMs = 0;
   const told: { event: string; manifest: string | null; cause?: string }[] = [];
@@ -75,7 +75,7 @@ function isolate() {
   return {
     sets,
     told,
-    /** The hash that is served once a request has looked again. */
+    /** The hash that is served after the pointer was read again. */
     async looked(): Promise<string> {
       nowMs += artifactLimits.refusedMs;
       await sets.current();
@@ -165,7 +165,7 @@ describe("what is not as it should be is refused, told, and the old set stays; m
     ["a missing manifest", async (f) => bucket.delete(await nameOf(f, manifestFile)), /is not in the bucket/],
   ];
   test.each(harms)("%s", async (_, harm, message) => {
-    // A set whose objects are its own: the old one's stay whole.
+    // A set that shares no object with the old one, so damage to it leaves the old one whole.
     const files = await edgeModelFiles(true);
     const hash = await upload(files);
     const one = isolate();
@@ -174,7 +174,7 @@ describe("what is not as it should be is refused, told, and the old set stays; m
     await point(hash);
     expect(await one.looked()).toBe(oldHash);
     expect(one.told.slice(1)).toEqual([{ event: "refused", manifest: hash, cause: expect.stringMatching(message) }]);
-    // An isolate that starts now has nothing else than what was served before.
+    // An isolate that starts now serves the old set, too.
     const fresh = isolate();
     expect((await fresh.sets.current()).manifestHash).toBe(oldHash);
     await upload(files);

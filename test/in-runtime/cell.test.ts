@@ -23,7 +23,7 @@ async function textsOf(response: Response): Promise<string[]> {
 const readChunk = async (reader: ReadableStreamDefaultReader<Uint8Array>) =>
   new TextDecoder().decode((await reader.read()).value);
 
-/** The next chunk that is no heartbeat. */
+/** The next chunk that is not a heartbeat. */
 async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<string> {
   let chunk = await readChunk(reader);
   while (chunk === ": hb\n\n") chunk = await readChunk(reader);
@@ -32,7 +32,7 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
 
 const waitingInCell = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.waiting);
 
-/** Requests that are sent at once, and whose calls are not accepted: what comes behind them gathers. */
+/** Starts as many requests as may leave at once and leaves their calls unaccepted, so later requests are gathered. */
 async function unaccepted(
   app: ReturnType<typeof testApp>,
   { bodies, seen }: Pick<ReturnType<typeof lateBackend>, "bodies" | "seen">,
@@ -46,7 +46,7 @@ async function unaccepted(
   return pending;
 }
 
-/** Stops the clock, so that a queue gathers until a call of it is accepted, however slow the machine. */
+/** Stops the clock, so that a queue gathers until one of its calls is accepted, however slow the machine is. */
 function stopClock(): void {
   const clock = vi.spyOn(Date, "now").mockReturnValue(Date.now());
   onTestFinished(() => clock.mockRestore());
@@ -150,7 +150,7 @@ describe("a cell", () => {
     const alone = Array.from({ length: gatheringLimits.ungatheredStreams }, () => undefined);
     expect(waits).toEqual([...alone, gatheringLimits.streamMs, expect.any(Number)]);
     expect(waits.at(-1)).toBeGreaterThan(gatheringLimits.streamMs);
-    // What came together is written together: one read has it all.
+    // Tokens that arrive together are written together: one read returns both.
     const { id } = seen.batches[0].sequences[0];
     const reader = (await answers[0]).body!.getReader();
     for (const from of [0, 2]) {
@@ -198,7 +198,7 @@ describe("a cell", () => {
   );
 });
 
-/** Gives variables of the cell's environment other values. */
+/** Changes variables of the cell's environment. */
 function configure(variables: object) {
   return runInDurableObject(
     localCell(),
@@ -293,7 +293,7 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     while (!(await reader.read().catch(() => ({ done: true }))).done);
     await app.settled();
-    // The Worker releases the place too, in case no cell had the request; that counts no use.
+    // The Worker settles with no use, which frees the place even if no cell had received the request.
     expect([seen.batches.length, app.lost, app.logged, settled]).toEqual([1, [], [], [[]]]);
   });
 
@@ -303,7 +303,7 @@ describe("a client that goes away", () => {
     const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp({ heartbeatMs: 5 });
     const first = await unaccepted(app, { bodies, seen });
-    // Three wait behind them: one leaves the queue, one leaves while it runs, one stays.
+    // Three requests wait behind the first ones: one leaves the queue, one leaves while it runs, one stays.
     const [leavesQueue, leavesCall, stays] = await Promise.all(
       ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
     );

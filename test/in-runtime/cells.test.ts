@@ -13,7 +13,7 @@ useNetwork();
 const { signal } = new AbortController();
 const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
 
-/** Cells that answer by a script, and who was asked. */
+/** Cells that answer by a script, and the names of those that were called. */
 function scripted(answer: (name: string, call: number) => Response | Promise<Response>) {
   const asked: string[] = [];
   const namespace: CellNamespace = (name) => ({ fetch: async () => answer(name, asked.push(name)) });
@@ -106,7 +106,7 @@ describe("a cell that goes on with a stream", () => {
       const events = text.replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}').split(/(?<=\n\n)/);
       return events.filter((event) => event.startsWith("data: "));
     };
-    /** Choices may come in any order. */
+    /** Groups events by choice, because choices may come in any order. */
     const byChoice = (events: string[]) => Map.groupBy(events, (event) => /"index":(\d)/.exec(event)?.[1]);
     const whole = await eventsFrom();
     expect(whole).toHaveLength(4 * 4 + 2);

@@ -23,7 +23,7 @@ const { endOfTextId, contextTokens } = edgeModel;
 const chatTemplate =
   "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}{% if messages[0].content == 'much' %}{{ range(2000000000) }}{% endif %}";
 
-/** The tiny model with a template of its own; `model` changes more. */
+/** An app over the tiny model with a chat template; `model` replaces more of its settings. */
 function chatApp(model: Parameters<typeof edgeArtifactsWith>[1] = { chatTemplate }) {
   const artifacts = loadOnce(() => edgeArtifactsWith(false, model));
   const app = testApp({ artifacts });
@@ -104,7 +104,7 @@ describe("a chat completion", () => {
       ],
     });
     const turns = ["sx", "uab", "a", "ué"].flatMap((turn) => [...bytesOf(turn), endOfTextId]);
-    // é is one token.
+    // é is one token: 256 byte tokens, then the fourth merge.
     const ids = turns
       .join()
       .replace(bytesOf("é").join(), String(256 + 3))
@@ -172,7 +172,7 @@ describe("a chat completion", () => {
       await chatted(body, app);
       return seen.batches.at(-1)!.sequences[0].mixture!.evidence!;
     };
-    // s␠ab⏎ · ué · a · u the␠ub, each with an end of text; "the" and "é" are one token each.
+    // Turns are s␠ab⏎ · ué · a · u the␠ub, each with an end of text; "the" and "é" are one token each.
     const spans = [
       [2, 4],
       [7, 8],
@@ -181,7 +181,7 @@ describe("a chat completion", () => {
     expect(await evidenceOf({ messages })).toMatchObject({ tokens: 17, spans });
     const first = await evidenceOf({ messages, chameleon: { evidence_tokens: 8 } });
     expect(first).toMatchObject({ tokens: 8, spans: spans.slice(0, 2) });
-    // Where nothing is said, nothing is evidence.
+    // An empty message gives no evidence.
     expect(await evidenceOf({ messages: [{ role: "user", content: "" }] })).toMatchObject({ spans: [] });
     const alpaca = await evidenceOf(
       { messages: [{ role: "user", content: "What task?" }] },
@@ -239,7 +239,7 @@ describe("a chat completion", () => {
 });
 
 describe("logprobs", () => {
-  /** "é!" in three tokens, the first two of them half a character each. */
+  /** Frames of "é!" in three tokens; each of the first two is half of é. */
   const answer = (id: string) => [
     {
       ...tokenFrame(id, 0, 0xc3),
@@ -280,7 +280,7 @@ describe("logprobs", () => {
       content: [
         { ...first, top_logprobs: [first, b(-1)] },
         { ...second, top_logprobs: [second, b(-2)] },
-        // The token itself is not among the likeliest.
+        // The sampled token "!" is not among the two likeliest.
         { token: "!", logprob: -3, bytes: [33], top_logprobs: [b(-0.1), { token: "c", logprob: -0.2, bytes: [99] }] },
       ],
       refusal: null,

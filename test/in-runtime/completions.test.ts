@@ -32,7 +32,7 @@ async function completed(body: object, app = testApp()): Promise<CompletionRespo
   return response.json();
 }
 
-/** A streamed completion put together again, choice by choice. */
+/** Reads a streamed completion and joins the chunks of each choice. */
 async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; choices: CompletionChoice[] }> {
   const response = await testApp().complete({ ...body, stream: true });
   expect(response.status, await response.clone().text()).toBe(200);
@@ -121,7 +121,7 @@ describe("a completion", () => {
     expect(Math.max(...numbers.map(decimals))).toBeLessThanOrEqual(4);
     const { timings } = choices[0].chameleon!;
     expect(timings).toMatchObject({ adapter: 2.3, prefill: 3.5, decode: 4.6 });
-    // Waiting at the edge adds to it, in whole milliseconds of its clock.
+    // `queue` is the backend's 1.2 ms plus the wait at the edge in whole milliseconds, so its fraction stays .2.
     const { queue } = timings!;
     expect([queue >= 1.2, queue.toFixed(1)]).toEqual([true, `${Math.floor(queue)}.2`]);
     expect(String(queue)).toBe(queue.toFixed(1));
@@ -141,7 +141,7 @@ describe("a completion", () => {
     expect(samplingWith(seen.batches[0].sequences[0].sampling)).toMatchObject({
       ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, logprobs: null, stop: [], logit_bias: [] },
     });
-    // A message carries only what was asked for.
+    // A batch carries only the parameters that the client set, and the seed that the edge draws.
     expect(Object.keys(seen.batches[0].sequences[0].sampling)).toEqual(["seed"]);
   });
 
@@ -413,7 +413,7 @@ describe("logprobs and echo", () => {
         const prompt: Frame = { type: "prompt", id, logprobs, alternatives: [[], [], []] };
         return promptLogprobs ? [prompt, ...logged(id, "bc")] : logged(id, "bc");
       });
-      // The first choice of each prompt comes last.
+      // The sequences with prompt logprobs, each prompt's first choice, are answered last.
       const ids = new Set(sequences.filter(({ promptLogprobs }) => promptLogprobs).map(({ id }) => id));
       const late = frames.filter(({ id }) => ids.has(id));
       return byteStream([...frames.filter(({ id }) => !ids.has(id)), ...late].map(frameLine));

@@ -1,4 +1,4 @@
-/** The object in front of a backend in a container, with a container that is only pretended: none runs outside Cloudflare. */
+/** The Durable Object in front of a backend's container; the container is fake, since none runs outside Cloudflare. */
 import { expect, test } from "vitest";
 import { type BackendProcess, callContainer, settingsOf } from "../../edge/platform/container.ts";
 

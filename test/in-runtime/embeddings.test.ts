@@ -3,7 +3,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
 import { errorOf, testApp, useNetwork } from "./harness.ts";
 
-// Nothing is mocked: a call of a backend would fail.
+// No backend is mocked, so a call to one would fail.
 useNetwork();
 
 async function embed(body: object, app = testApp()): Promise<EmbeddingsResponse> {
@@ -74,7 +74,7 @@ describe("embeddings", () => {
     expect(lengthOf(short)).toBeCloseTo(1, 6);
     expect(short[1] / short[0]).toBeCloseTo(whole[1] / whole[0], 5);
     expect(vectorsOf(await embed({ input: "abbz", dimensions: 4 }))).toEqual([whole]);
-    // Where the leading dimensions are empty there is no direction to keep.
+    // If all leading dimensions are 0, the shortened vector stays 0: it has no direction to normalise.
     expect(vectorsOf(await embed({ input: "zzz", dimensions: 2 }))).toEqual([[0, 0]]);
   });
 

@@ -174,7 +174,7 @@ describe("a request that is refused", () => {
     const { app, logged } = testApp();
     const headers = { authorization: `Bearer ${key}`, origin: "null" };
     const request = new Request("http://edge/v1/models", { headers });
-    // What the runtime makes of them, and no Request can be made with.
+    // The runtime joins two Host headers into this URL, which the Request constructor would not accept.
     Object.defineProperty(request, "url", { value: "http://edge, other/v1/models" });
     expect(await errorOf(await app.fetch(request))).toMatchObject({ status: 403 });
     expect(logged).toEqual([]);

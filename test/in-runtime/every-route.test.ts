@@ -1,4 +1,4 @@
-/** What holds for every route, by the table that the API's document is made of. */
+/** What holds for every route, by the table that the API's document is generated from. */
 import { describe, expect, test } from "vitest";
 import type { Access } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
@@ -14,7 +14,7 @@ const withKey = operations.filter(({ scope }) => scope !== undefined);
 const withBody = operations.filter(({ request }) => request && !request.isForm);
 const named = (list: typeof operations) => list.map(({ method, path }) => [method.toUpperCase(), path] as const);
 
-/** Of every answer, whatever it is. */
+/** Checks the headers that every answer has. */
 function expectHeaders({ headers }: Response): void {
   expect(headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
   expect(headers.get("server-timing")).toMatch(/;dur=\d/);

@@ -167,6 +167,6 @@ test("files are erased with their tenant", async () => {
   expect(erased.status, await erased.clone().text()).toBe(200);
   expect((await get(`/v1/files/${id}`)).status).toBe(404);
   expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });
-  // One that was sent before, and arrives now.
+  // An upload that comes just after the erasure may have been sent before it, so it is refused.
   expect(await errorOf(await upload(lines))).toMatchObject({ status: 403 });
 });

@@ -33,7 +33,7 @@ const own = useTenant("tuning", () => ({ newId: () => `id-${String(ids++).padSta
 const { app, store, json, rows, charged } = own;
 const backendMakes = (adapter: Partial<AdapterAnswer> = {}, fit?: (made: Response) => MaybePromise<Response>) =>
   own.backendMakes({ adapter, fit });
-/** An answer that has begun and does not end. */
+/** An answer that has begun and never ends. */
 const endless = () =>
   new HttpResponse(new ReadableStream({ pull: () => new Promise(() => undefined) }), { status: 201 });
 

@@ -1,4 +1,4 @@
-/** What the edge refuses before it does anything for it, and what every response tells browsers. */
+/** Requests that the edge refuses before any work, and the security headers of every response. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import { decoded, readChunks } from "../../edge/api/body.ts";
@@ -54,7 +54,7 @@ describe("every response tells browsers", () => {
     expect(headers.get("strict-transport-security")).toBeNull();
     const policy = headers.get("content-security-policy");
     expect(policy).toMatch(/default-src 'none'.*frame-ancestors 'none'/);
-    // Swagger UI writes style attributes; scripts and style elements go by their hashes there, too.
+    // Swagger UI writes style attributes; its scripts and style elements are allowed by hash, as on other pages.
     const attributes = name === "the document's page" ? "; style-src-attr 'unsafe-inline'" : "";
     expect(policy).toContain(attributes);
     expect(policy?.replace(attributes, "")).not.toContain("unsafe");
@@ -153,14 +153,13 @@ test("a body of the runtime's own stream that trickles in is refused in time, an
   await expect(writer.write(new Uint8Array(1))).rejects.toThrow();
 });
 
-/** The text of a body. */
 const textOf = async (...body: Parameters<typeof readChunks>) => decoded(await readChunks(...body), "The body");
 
 describe("a body is read", () => {
   const text = '{"a":"Bären – 🐻"}';
   const bytes = new TextEncoder().encode(text);
 
-  /** In chunks of `size`; without an end where it is not `closed`. */
+  /** A request whose body comes in chunks of `size` bytes, and never ends unless `closed`. */
   function request(content: Uint8Array, size: number, closed = true): Request {
     const body = new ReadableStream({
       start(controller) {
@@ -200,7 +199,7 @@ describe("a body is read", () => {
 });
 
 describe("bodies of one key at once", () => {
-  /** Asks with a body that comes when it is `sent`. */
+  /** A request whose body arrives when `send` is called. */
   function slow(app: ReturnType<typeof testApp>, declared: number | null, key = "one", content = '{"input":"a"}') {
     const sent = Promise.withResolvers<void>();
     let pulled = 0;
@@ -236,7 +235,7 @@ describe("bodies of one key at once", () => {
     const error = await errorOf(refusal);
     expect(error).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     for (const bytes of ["90000", "10001", "100000"]) expect(error.message).toContain(bytes);
-    // Another key's are its own, and a small one fits.
+    // Bytes of another key count apart, and a small body still fits.
     const others = [slow(app, 90_000, "two"), slow(app, 9000)];
     for (const { send } of [...first, ...others]) send();
     for (const { response } of [...first, ...others]) expect((await response).status).toBe(200);
@@ -281,10 +280,10 @@ describe("what headers decide", () => {
 
 describe("keys that open nothing", () => {
   const attempts = 30;
-  /** A key's record and its end are read at the same time. */
+  /** Each lookup reads three entries: the key's record, its end and its revocation. */
   const readsOfGuesses = 3 * attempts;
 
-  /** `others` is how many further keys the namespace lists. */
+  /** `others` is the number of further keys in the namespace. */
   async function store(others = 0) {
     const clock = { nowMs: 0 };
     const read: string[] = [];
@@ -341,7 +340,7 @@ describe("keys that open nothing", () => {
       ...{ kind: "rate_limited", retryAfterSeconds: 60 },
     });
     expect(read).toHaveLength(readsOfGuesses);
-    // Others may, and after the minute so may they.
+    // Another address may still try, and this one may again after a minute.
     expect(await kindOf("guess", "192.0.2.2")).toBe("unauthorized");
     clock.nowMs = 60_000;
     expect(await kindOf("another", "192.0.2.1")).toBe("unauthorized");

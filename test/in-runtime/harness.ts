@@ -1,6 +1,6 @@
 /**
- * The app inside workerd, with the tiny model, the real micro-batching objects, and a backend that a test scripts.
- * MSW answers the backend's HTTP: `msw/node` does not run here, its parts do.
+ * The app inside workerd, with the tiny model, the real cells, and a backend that a test scripts. MSW answers the backend's HTTP
+ * through its parts, because `msw/node` does not run here.
  */
 
 import { runInDurableObject } from "cloudflare:test";
@@ -67,7 +67,7 @@ export function useNetwork(): void {
   afterAll(() => network.disable());
 }
 
-/** Keys of tenants, and the headers that each calls with, in order. */
+/** Keys of tenants, and the headers that each tenant calls with, in order. */
 export async function keysOf(...tenants: string[]) {
   const hashed = tenants.map(async (tenant) => ({
     tenant,
@@ -89,16 +89,16 @@ export async function newTenants(prefix: string) {
 
 export type MaybePromise<T> = T | Promise<T>;
 
-/** What reached the backend. */
+/** The requests that the backend received. */
 export interface Seen {
   batches: BatchRequest[];
   headers: Headers[];
-  /** Bodies of the batches, as they were sent. */
+  /** Bodies of the batches, byte for byte. */
   bytes: Uint8Array[];
   cancelled: string[];
 }
 
-/** Answers every batch with the frames that `script` gives for each of its sequences, in turns, one line a chunk. */
+/** Answers each batch with the frames of `script`: a line for each sequence in turn, each line a chunk. */
 export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchRequest) => Frame[]): Seen {
   return backendStreams((batch) => {
     const rows = batch.sequences.map((sequence) => script(sequence, batch));
@@ -108,14 +108,14 @@ export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchR
   });
 }
 
-/** Answers every batch with a body of the test's making. */
+/** Answers each batch with the stream or response that `body` returns. */
 export function backendStreams(
   body: (batch: BatchRequest, signal: AbortSignal) => MaybePromise<ReadableStream<Uint8Array> | Response>,
 ): Seen {
   const seen: Seen = { batches: [], headers: [], bytes: [], cancelled: [] };
   network.use(
     http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
-      // The edge must keep to the contract.
+      // Throws if the edge's batch breaks the contract.
       const bytes = new Uint8Array(await request.arrayBuffer());
       const batch = batchRequestSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
       seen.bytes.push(bytes);
@@ -134,7 +134,7 @@ export function backendStreams(
   return seen;
 }
 
-/** Chunks as given, then the end. */
+/** A stream of the given chunks. */
 export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   const rest = [...chunks];
@@ -153,13 +153,13 @@ export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableSt
  * promises, so `open` creates the stream where it is read and polls plain fields.
  */
 export class LateBody {
-  /** False while `open`'s caller should wait before it answers. */
+  /** False delays `open`, as a backend does that has not accepted the call yet. */
   accepted = true;
   cancelled = false;
   readonly #chunks: string[] = [];
   #end: "close" | "fail" | null = null;
 
-  /** `signal` is the request's: aborted, it ends the body, as it does on a real connection. */
+  /** `signal` is the request's. Its abort ends the body, as on a real connection. */
   async open(signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
     signal.addEventListener("abort", () => {
       this.cancelled = true;
@@ -180,7 +180,7 @@ export class LateBody {
     });
   }
 
-  /** All that was sent has been read. */
+  /** Whether everything that was sent has been read. */
   get isTaken(): boolean {
     return this.#chunks.length === 0;
   }
@@ -194,13 +194,13 @@ export class LateBody {
   }
 }
 
-/** Answers as many calls as there are bodies, in turn, with bodies that the test fills. */
+/** Answers `calls` calls in turn, each with a body that the test fills. */
 export function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
   const seen = backendStreams(
     (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
   );
-  /** Ends all sequences of a call with one token each. */
+  /** Ends every sequence of a call after one token. */
   const finish = (call: number) => {
     for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
     bodies[call].end();
@@ -208,7 +208,7 @@ export function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
-/** Frames of a completion that says `text`, byte by byte: in the tiny model ids below 256 are bytes. */
+/** Frames of a completion that says `text`, a token for each byte: ids below 256 are bytes in the tiny model. */
 export function saying(
   id: string,
   text: string | Uint8Array,
@@ -223,7 +223,7 @@ export function saying(
   return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
 }
 
-/** Answers without a micro-batching object of its own, which has its own limits. `parts` replace those of the answer. */
+/** Answers in the Worker, without a cell, under other limits. `parts` replace parts of the writer. */
 export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const routing = createRouting({
@@ -253,10 +253,10 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   };
 }
 
-/** Of the tiny model. */
+/** Artifacts of the tiny model. */
 export const edgeArtifacts = () => artifacts();
 
-/** Those of a changed tiny model. */
+/** Artifacts of the tiny model, changed. */
 export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFiles>): Promise<Artifacts> {
   const files = await edgeModelFiles(...change);
   return loadArtifacts(async (name) => files.get(name)!);
@@ -264,27 +264,26 @@ export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFi
 
 const artifacts = loadOnce(() => edgeArtifactsWith());
 
-/** Publishes a manifest, by default the tiny model's, of which tenants' objects learn; its files must be loaded in this isolate. */
+/** Publishes a manifest, by default the tiny model's, to all objects. Its files must be loaded in this isolate. */
 export async function publish(manifest?: string): Promise<void> {
   const pointer = switchedTo(manifest ?? (await manifestHash()), new Date(0), null);
   await env.ARTIFACTS.put(pointerName, JSON.stringify(pointer));
 }
 
-/** The manifest hash of the tiny model. */
 export async function manifestHash(): Promise<string> {
   return (await artifacts()).manifestHash;
 }
 
-/** Apps of a file share ledgers, which count a request once by its id. */
+/** Request ids are unique in a file: its apps share ledgers, which count each id once. */
 let ids = 0;
 
-/** `authorization` is the caller's where a request has none of its own. */
+/** `authorization` is sent with each request that has none of its own. */
 export function testApp(overrides: Partial<Dependencies> = {}, authorization = `Bearer ${key}`) {
   const logged: string[] = [];
-  /** Why cells were lost. */
+  /** Causes of lost cells. */
   const lost: string[] = [];
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
-  /** What was used, as it is reported. */
+  /** Use by tenant, as it is reported. */
   const reported: [string, ...Consumption[]][] = [];
   const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
@@ -329,7 +328,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
       lost: (_, cause) => void lost.push(String(cause)),
     }),
     readiness: () => readinessOf([new BackendClient(backendUrl)]),
-    // Files of the documents site are built apart.
+    // The documents site is built separately, so the tests have none of its files.
     asset: async (path) => {
       if (path.startsWith("/docs/site/")) throw new ServiceError("not_found", `${path} is no part of this deployment.`);
       return new Response(path);
@@ -344,7 +343,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
     heartbeatMs: 500,
     ...overrides,
   });
-  /** As the Worker does, at each key's pace. */
+  /** Each key's requests are paced, as in the Worker. */
   const fetch = paced((request, arrival) => hono.fetch(request, arrival), now);
   const app = {
     fetch,
@@ -359,20 +358,19 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
   };
   const post = (path: string, content: unknown, init: RequestInit = {}) => {
     const body = typeof content === "string" ? content : JSON.stringify(content);
-    // As every client does: only a request that arrives has its length by itself.
+    // A client sends a length; a Request made here has none unless it is set.
     const length = String(new TextEncoder().encode(body).length);
     const headers = { "content-type": "application/json", "content-length": length };
     return request(path, { method: "POST", body, ...init, headers: { ...headers, ...(init.headers as object) } });
   };
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
-  /** Everything that goes on behind answered requests. */
+  /** Resolves when the work behind answered requests is done. */
   const settled = () => Promise.all(works);
   return { app, request, post, complete, logged, lost, reported, settled };
 }
 
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
 const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
-/** What the Worker sends to a cell for a completion. */
 export async function messageToCell(body: object): Promise<CellRequest> {
   const messages: CellRequest[] = [];
   const cells: Cells = async (request) => {
@@ -383,17 +381,17 @@ export async function messageToCell(body: object): Promise<CellRequest> {
   return messages[0];
 }
 
-/** The cells of the tests' region, the one first that answers its tenant. */
+/** The cells of the tests' region; the first one answers its tenant. */
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];
 export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 
-/** What was used of completions, as it is reported; empties itself with each call. */
+/** Records the use that cells report from now on. The function returned gives what came since its last call. */
 export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
   for (const stub of localCells()) {
     await runInDurableObject(stub, async (cell: Cell) => {
-      // What was used before is not this test's.
+      // Use of earlier tests is reported first, so it is not recorded.
       await vi.waitFor(() => expect(cell.settlements.idle).toBe(true));
       cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
@@ -401,7 +399,7 @@ export async function reportedByCells(): Promise<() => [string, ...Consumption[]
   return () => reported.splice(0);
 }
 
-/** Settles a request of a tenant that has limits, unless it has a key. */
+/** Settles a request of a tenant with limits, or, with an idempotency key, of a tenant without. */
 export function settle(
   ledger: DurableObjectStub<Ledger>,
   requestId: string,
@@ -417,7 +415,7 @@ export async function errorOf(response: Response): Promise<ErrorEnvelope["error"
   return { ...error, status: response.status };
 }
 
-/** The data of a stream's events, parsed but for [DONE], and its comments. */
+/** The data of a stream's events, parsed except for [DONE], and the number of its comments. */
 export async function eventsOf(response: Response): Promise<{ data: unknown[]; comments: number }> {
   const events = (await response.text()).split("\n\n").slice(0, -1);
   const data = events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));

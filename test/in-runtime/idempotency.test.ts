@@ -1,4 +1,4 @@
-/** Idempotency-Key: a repeated request has the same answer and one charge, and a broken stream is resumed after its last event. */
+/** Idempotency-Key: a repeated request gets the same answer and one charge; a broken stream resumes after its last event. */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
@@ -37,7 +37,7 @@ const app = (isLimited = true) =>
     newId: () => crypto.randomUUID().replaceAll("-", ""),
   });
 
-/** The same keys, whose tenants have the limits of the plan `standard`. */
+/** The same keys, but with the limits of the plan `standard`. */
 function limitedKeys(all: KeyStore): KeyStore {
   return {
     ...all,
@@ -45,7 +45,7 @@ function limitedKeys(all: KeyStore): KeyStore {
   };
 }
 
-/** Tokens that are a function of seed and index, as a real backend's are. */
+/** A token depends on seed and index alone, as with a real backend. */
 const tokenOf = ({ sampling: { seed } }: SequenceRequest, i: number) => 97 + ((seed! + 7 * i + i ** 2) % 26);
 const framesOf = (sequence: SequenceRequest): Frame[] => [
   ...Array.from({ length: sequence.maxTokens }, (_, i) => tokenFrame(sequence.id, i, tokenOf(sequence, i))),
@@ -71,7 +71,7 @@ const monthOf = (who: string) =>
   runInDurableObject(ledgerOf(env.LEDGERS, who), (ledger: Ledger) => ledger.quota.state.months[0]?.[1] ?? 0);
 
 const body = { prompt: "aaaa", max_tokens: 6, temperature: 1 };
-/** What has no timings. */
+/** The parts of an answer that are equal when it is repeated: all but the timings. */
 const essence = ({ id, created, choices, usage }: CompletionResponse) => ({
   ...{ id, created, usage },
   texts: choices.map(({ text }) => text),
@@ -107,7 +107,7 @@ describe.each([
     const init = { headers: { ...mine, "idempotency-key": "same" } };
     expect((await app(isLimited).post("/v1/chat/completions", chat, init)).status).toBe(409);
     expect((await (await ask("same", body, theirs)).json<CompletionResponse>()).id).not.toBe(first.id);
-    // A body that is invalid claims nothing.
+    // An invalid request leaves its key unused.
     expect((await ask("later", { ...body, max_tokens: -1 })).status).toBe(400);
     expect((await ask("later")).status).toBe(200);
   });
@@ -131,7 +131,7 @@ describe.each([
     const { usage } = await (await ask("cut", { ...body, stream: false })).json<
       CompletionResponse & { error?: object }
     >();
-    // Another body, so another request.
+    // The key was used with stream: true, so this body is another request: it is refused.
     expect(usage).toBeUndefined();
     const text = await (await ask("cut", { ...body, stream: true })).text();
     expect(text).toContain("[DONE]");
@@ -153,7 +153,7 @@ describe("a stream that is resumed after its last event", () => {
   test("has the events that the client lacks, wherever it broke off", async () => {
     const whole = await eventsIn(await ask({}));
     const ids = whole.map(idOf);
-    // Only [DONE] has none.
+    // [DONE] alone has no id.
     expect(ids.filter((id) => id !== undefined)).toHaveLength(whole.length - 1);
     for (const [i, id] of ids.entries()) {
       if (id === undefined) continue;
@@ -194,7 +194,7 @@ test("what names a resource is made once: files and jobs", async () => {
     return request("/v1/files", { method: "POST", body: form, headers });
   };
   const upload = async () => (await send(["a", "b", "c"])).json<FileObject>();
-  // Two at once, each form with another boundary, and a third later.
+  // Two uploads at once and a third one later; each form has a boundary of its own.
   const files = [...(await Promise.all([upload(), upload()])), await upload()];
   for (const file of files) expect(file).toEqual(files[0]);
   expect(await errorOf(await send(["a", "b", "d"]))).toMatchObject({ status: 409, code: "idempotency_conflict" });
@@ -243,7 +243,7 @@ describe("a ledger's keys", () => {
     expect(await settle(ledger, "r2", [more], "k")).toEqual([
       { ...more, requests: 0, promptTokens: 0, completionTokens: 3 },
     ]);
-    // The same settlement again, as after a lost answer.
+    // The same settlement is repeated, as after a lost answer.
     expect(await settle(ledger, "r2", [more], "k")).toEqual([]);
     await at(startMs + dayMs + 1);
     expect(await ledger.claim("k", "other")).toEqual({ createdMs: startMs + dayMs + 1 });
@@ -276,7 +276,7 @@ describe("a ledger's keys", () => {
     await runInDurableObject(ledger, (_: Ledger, state) => {
       state.storage.sql.exec("ALTER TABLE counts_away RENAME TO counts");
     });
-    // The settlement that is repeated under its id is counted in memory already; its write is made now.
+    // The first try counted the use in memory; the repeated one under the same id writes it.
     await settle(ledger, "r1", [used], "k");
     expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 1, completionTokens: 6 }]);
   });

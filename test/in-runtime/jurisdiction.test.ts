@@ -1,6 +1,6 @@
 /**
- * A tenant of the jurisdiction eu: which objects and backends its requests, ledgers and adapters reach. workerd has no
- * jurisdictions, so the namespaces get a method that notes who was asked for, and in which one.
+ * Which objects and backends a tenant of the jurisdiction eu reaches. workerd has no jurisdictions, so the namespaces get a method
+ * that records which object was asked for, and in which jurisdiction.
  */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
@@ -37,12 +37,12 @@ useNetwork();
 const outside = "http://127.0.0.1:8790";
 const european = `enam=${outside},weur=${backendUrl}`;
 
-/** The prototype of every namespace here, in cells and ledgers, too. */
+/** The prototype of every namespace, also in cells and ledgers. */
 const prototype = Object.getPrototypeOf(env.CELLS) as typeof env.CELLS;
 const { jurisdiction, getByName } = prototype;
 afterEach(() => void Object.assign(prototype, { jurisdiction, getByName }));
 
-/** Gives the runtime jurisdictions. Returns the names of objects that were asked for: in one with its name and hint before. */
+/** Adds jurisdictions to the runtime. Returns the objects that are asked for, such as "eu weur cell-…": jurisdiction, hint, name. */
 function withJurisdictions(): string[] {
   const asked: string[] = [];
   prototype.getByName = function (this: typeof env.CELLS, name, options) {
@@ -82,7 +82,7 @@ async function europeanApp(own: TenantLimits = limits, backends = european, pref
   return { ...app, tenant, headers };
 }
 
-/** The cells in the EU know these backends. */
+/** Sets the backends that cells in the EU know. */
 async function setBackends(urls: string): Promise<void> {
   for (const region of ["weur", "eeur"] as const) {
     for (const name of cellsOf("eu:any", region, Number(env.CELLS_PER_REGION))) {
@@ -97,7 +97,7 @@ async function setBackends(urls: string): Promise<void> {
 const { BACKEND_URLS } = env as unknown as Record<string, string>;
 afterEach(() => setBackends(BACKEND_URLS));
 
-/** What the network says of a request from a place in each region. */
+/** Location data that Cloudflare adds to a request, for a place in each region. */
 const places: Record<Region, RequestInitCfProperties> = {
   wnam: { continent: "NA", longitude: "-122.4", latitude: "37.8" },
   enam: { continent: "NA", longitude: "-74.0", latitude: "40.7" },
@@ -145,7 +145,7 @@ describe("a tenant of the EU", () => {
     await setBackends(european);
     const { post, request, complete, settled, tenant, headers: own } = await europeanApp();
     const cf = places[from];
-    // What a caller says of itself changes nothing.
+    // Headers in which a caller claims another place are ignored.
     const headers = { ...own, "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
     const asked = withJurisdictions();
     let isBrought = false;
@@ -167,7 +167,7 @@ describe("a tenant of the EU", () => {
     expect(made.status, await made.text()).toBe(201);
     const answered = await complete({ model: "gpt2:mail", prompt: "aa", max_tokens: 2 }, { headers, cf });
     expect(answered.status, await answered.text()).toBe(200);
-    // Its bytes came from the object that keeps them.
+    // The backend got the adapter's bytes from the object that keeps them.
     expect(isBrought).toBe(true);
     expect((await request("/v1/adapters/mail", { method: "DELETE", headers, cf })).status).toBe(200);
     await settled();

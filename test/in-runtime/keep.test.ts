@@ -1,4 +1,4 @@
-/** What `keep: false` deletes once an adapter is made, and what is lost by it: real stores, and a backend that is scripted. */
+/** What `keep: false` deletes once an adapter is made, and what that costs later: real stores and a scripted backend. */
 import { runInDurableObject } from "cloudflare:test";
 import { HttpResponse, http } from "msw";
 import { beforeEach, expect, test, vi } from "vitest";
@@ -40,7 +40,7 @@ async function serve(set: Artifacts): Promise<void> {
   served = set;
   await publish(set.manifestHash);
 }
-/** Publishes other artifacts, and has adapters made again for them. */
+/** Publishes other artifacts and runs the alarm that makes adapters again for them. */
 async function serveOthers(): Promise<void> {
   const after = await edgeArtifactsWith(true);
   expect(heldSet(after.manifestHash)).toBe(after);

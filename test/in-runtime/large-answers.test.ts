@@ -1,4 +1,4 @@
-/** Answers of the Worker itself that are too large for one write: what they hold, what ends them, and when they count no more. */
+/** Large answers of the Worker itself: the bytes they hold, what ends them, and when they stop counting as open. */
 import { describe, expect, test, vi } from "vitest";
 import { AnswerBodies } from "../../edge/answer/answer-body.ts";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
@@ -36,7 +36,7 @@ function appWith({
 }
 
 const large = { input: Array(limits.embeddingInputs).fill("ab") };
-/** One read of `reader`, in a body that is then unread. */
+/** Reads one chunk of an answer and leaves the rest unread. */
 async function begun(response: Response) {
   expect(response.status).toBe(200);
   const reader = response.body!.getReader();

@@ -34,7 +34,7 @@ test("500 requests at once: exactly the limit is admitted", async () => {
   expect((await ledger.admit("more", { ...limits, requestsPerMinute: 121 })).refusal).toBeNull();
 });
 
-/** Makes every write that needs the table fail; returns what ends that. */
+/** Makes every write to the table fail until the returned function is called. */
 async function without(ledger: DurableObjectStub<Ledger>, table: "counts" | "usage"): Promise<() => Promise<void>> {
   const rename = (from: string, to: string) =>
     runInDurableObject(ledger, (_: Ledger, { storage }) => {
@@ -56,7 +56,7 @@ test("what could not be written is written later, by itself", async () => {
   const { ledger } = newLedger();
   const repair = await without(ledger, "counts");
   expect((await ledger.admit("r1", limits)).refusal).toBeNull();
-  // It waits for the same write.
+  // This settlement waits for the same write, so it fails, too.
   expect(await failureOf(settle(ledger, "r2", []))).toMatch(/no such table: counts/);
   await repair();
   await vi.waitFor(async () => expect(await countsIn(ledger, "open")).toMatchObject([{ key: "r1" }]), patience);
@@ -92,7 +92,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   await runInDurableObject(ledger, (object: Ledger) => {
     const settle = object.quota.settle.bind(object.quota);
     object.quota.settle = (...request) => {
-      // The first try is lost on its way there, the second one on its way back.
+      // The first try is lost before the ledger counts it, the second one after.
       const isCounted = fails === 2 ? false : settle(...request);
       if (fails-- > 0) throw new Error("lost");
       return isCounted;
@@ -140,7 +140,7 @@ test("a settlement is counted once though nothing ran for a day between two trie
   await runInDurableObject(ledger, (_: Ledger, { storage }) => {
     const ago = 86_400_000;
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
-    // It is older than the time that it is remembered, in which other requests were settled.
+    // Entry `before` is older than the time that settlements are remembered, and other requests were settled since.
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE key = 'before'", settledMs);
   });
   await evictDurableObject(ledger);
@@ -172,7 +172,7 @@ test("what objects gather of a tenant without limits is counted whole, and once 
   // The first cell was lost after it had settled b.
   await gather("next", ["b", "d"]);
   expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 3 }, { centroid: "c1", requests: 1 }]);
-  // One event for each model and centroid of a group.
+  // Use is reported once for each model and centroid of a group.
   expect(reported.filter(([who]) => who === tenant)).toEqual([
     [tenant, { ...used, requests: 2, promptTokens: 6, completionTokens: 8 }, { ...used, centroid: "c1" }],
     [tenant, used],

@@ -1,4 +1,4 @@
-/** Cells that are lost under their answers, as a deploy or a dying machine loses them: clients see one unbroken answer. */
+/** Cells that are lost while they answer, as by a deploy or a failed machine: clients see one unbroken answer. */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay } from "msw";
@@ -26,7 +26,7 @@ const lose = () =>
     ),
   );
 
-/** A token that is a function of seed and index, as a real backend's is. */
+/** A token depends on seed and index alone, as with a real backend. */
 const tokenAt = ({ sampling: { seed } }: SequenceRequest, index: number) =>
   97 + ((seed! + 7 * index + index ** 2) % 26);
 
@@ -46,7 +46,7 @@ function framesOf(sequence: SequenceRequest): Frame[] {
   return [...(promptLogprobs ? [prompt] : []), ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
 }
 
-/** A backend that sends a frame of each sequence of a batch a turn, while `mayGoOn` says so. */
+/** A backend that sends a frame a turn, its sequences taking turns, while `mayGoOn` is true. */
 function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   let batches = 0;
   return backendStreams(({ sequences }, signal) => {
@@ -76,7 +76,7 @@ function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   });
 }
 
-/** Everything but what no two runs share: times. */
+/** A stream's events without their timings, which differ between runs. */
 function comparable(text: string): string[] {
   return text
     .replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}')
@@ -84,7 +84,7 @@ function comparable(text: string): string[] {
     .filter((event) => event.startsWith("data: "));
 }
 
-/** By choice, as choices may come in any order. */
+/** Groups events by choice, because choices may come in any order. */
 function byChoice(events: string[]): Map<number | undefined, string[]> {
   return Map.groupBy(events, (event) =>
     event.includes("[DONE]") ? undefined : JSON.parse(event.slice(6)).choices[0]?.index,
@@ -114,7 +114,7 @@ const settling =
     claim: async () => ({ createdMs: 0 }),
     admit: async () => undefined,
     reserve: async () => ({
-      // Its ledger does not know the request.
+      // No ledger admitted this request.
       request: { requestId, tenant, beganMs: 0, isLimited: false },
       renew: () => undefined,
       settle: async (consumed) => void settled.push(consumed),
@@ -123,7 +123,7 @@ const settling =
   });
 
 describe("streams whose cell is lost", () => {
-  // Before all others: use of theirs may be written late.
+  // This test runs first, because the ledger may write the use of others late.
   test("are counted once", async () => {
     const used = async () => {
       const rows = await env.LEDGERS.getByName("local").usage("2000-01-01", "2100-01-01");
@@ -156,7 +156,7 @@ describe("streams whose cell is lost", () => {
         stream_options: { include_usage: true },
       },
     ],
-    // It is passed on event by event: the others as they are.
+    // This stream is too long to be passed on natively, so the Worker reads its events.
     ["a long one", 4, { prompt: "aaa", max_tokens: 20, n: 16, logprobs: 5, seed: 3, temperature: 1 }],
     [
       "prompts of several centroids, with a stop string",
@@ -204,7 +204,7 @@ describe("streams whose cell is lost", () => {
     backend(() => true);
     const whole = comparable(await (await testApp().complete(body)).text());
     let losses = 0;
-    // Each prompt has a batch of its own: after the first loss one is computed farther, the other held back.
+    // Each prompt has its own batch. After the first loss one batch gets farther than before, the other less far.
     const isFree = (batch: number, turn: number) => [turn < 4, batch % 2 === 0 ? turn < 7 : turn < 1, true][losses];
     backend((batch, turn) => isFree(batch, turn));
     const reader = (await testApp().complete(body)).body!.getReader();
@@ -271,7 +271,7 @@ describe("streams whose cell is lost", () => {
 });
 
 describe("a client that leaves between two cells", () => {
-  /** A tenant with room for one request, of which `cells` see what a test lets them see. */
+  /** A tenant with room for one request, and cells in a namespace of the test's. */
   async function limited(namespace: CellNamespace) {
     const secret = `sk-${crypto.randomUUID()}`;
     const hash = await sha256Hex(new TextEncoder().encode(secret));
@@ -290,7 +290,7 @@ describe("a client that leaves between two cells", () => {
     const open = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state.open.length);
     return { ask, leave: () => leaving.abort(), open };
   }
-  /** As a cell that is asked and does not answer, until its caller leaves. */
+  /** A cell that does not answer until its caller leaves. */
   const silent = (signal: AbortSignal | null | undefined) =>
     new Promise<Response>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
 
@@ -328,7 +328,7 @@ describe("a whole answer whose cell is lost", () => {
     let isLost = false;
     let isAnswered = false;
     const startMs = Date.now();
-    // Apart, so that the cell reads them one after the other, and some after its heartbeat.
+    // Frames 20 ms apart, so that the cell reads each one alone, and some after its heartbeat.
     const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
     const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });

@@ -36,10 +36,10 @@ const backendRemembers = (memory?: () => MemoryProgress[] | Response) => own.bac
 const endless = (line: string) =>
   new ReadableStream({ start: (controller) => controller.enqueue(new TextEncoder().encode(line)) });
 const ledger = () => ledgerOf(env.LEDGERS, own.tenant);
-/** A job's alarm may run by itself, too. */
+/** Polls, because a job's alarm may run by itself. */
 const untilShown = (expected: object) => vi.waitFor(async () => expect(await shown()).toMatchObject(expected));
 const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
-/** More tokens than a request waits for: each is a byte. */
+/** A text with more tokens than a request waits for; each byte is a token. */
 const long = "ab".repeat(limits.memoryTokensAtOnce);
 describe("an adapter of documents", () => {
   test("is ready when the backend has made its memory, and is charged by token once", async () => {
@@ -194,7 +194,7 @@ describe("an adapter of documents", () => {
     expect(all).toContain("notes");
     expect(all).not.toContain(secret.slice(0, 12));
     expect(all).not.toContain("bbbbbbbb");
-    // Compressed alone, the text would not be found either.
+    // Parts are encrypted, since compressed text alone would pass the check above.
     const parts = await rows<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts");
     expect(parts).toHaveLength(2);
     for (const { bytes } of parts) await expect(gunzip(new Uint8Array(bytes))).rejects.toThrow();
@@ -202,7 +202,7 @@ describe("an adapter of documents", () => {
     expect((await dump()).join("\n")).not.toContain("notes");
     expect([await rows("SELECT id FROM documentKey"), await rows("SELECT hash FROM documentParts")]).toEqual([[], []]);
     expect(seen.deletions).toEqual([`/v1/adapters/${own.tenant}`, `/v1/memories/${own.tenant}`]);
-    // Another one can be made under a new key.
+    // A new adapter can be made, under a new encryption key.
     await setTime(600_000);
     expect((await create({ documents: noting })).status).toBe(201);
   });
@@ -258,7 +258,7 @@ describe("a job", () => {
       const prototype = Object.getPrototypeOf(object) as Ledger;
       const original = prototype.settleAll;
       vi.spyOn(prototype, "settleAll").mockImplementation(async function (this: Ledger, ...given) {
-        // The first one does not arrive, the answer to the next is lost.
+        // The first settlement never reaches the ledger; the second one does, but its answer is lost.
         if (settles++ > 0) await original.apply(this, given);
         throw new Error("the ledger is lost");
       });
@@ -497,7 +497,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
     await create({ documents: [text] }, name);
   }
   const seen = backendAnswers(({ id }) => saying(id, "ok"));
-  /** Of one request: rows that the object read or wrote, calls to it, bytes of their results and of the batch. */
+  /** Costs of one request: rows that the object touched, calls to it, bytes of their results and of the batch. */
   const costs = async () => {
     const calls: string[] = [];
     const results: number[] = [];
@@ -508,7 +508,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
         cursors.push(exec(...given));
         return cursors.at(-1)!;
       });
-      // What is called from outside is the prototype's.
+      // Calls from outside reach the prototype's methods, not the object's.
       const prototype = Object.getPrototypeOf(object) as Record<string, (...given: unknown[]) => unknown>;
       for (const name of ["list", "find", "nearest"]) {
         const method = prototype[name];
@@ -531,7 +531,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
     const sent = seen.bytes.slice(before).map((bytes) => bytes.length);
     return { rows: await runInDurableObject(store(), rows), calls, results, sent };
   };
-  /** The fewest of three: an alarm of the object may read rows of its own meanwhile. */
+  /** The costs with the fewest rows of three, because an alarm may touch rows of its own meanwhile. */
   const least = async () => {
     const all = [await costs(), await costs(), await costs()];
     return all.reduce((least, one) => (one.rows < least.rows ? one : least));
@@ -556,7 +556,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
     `with 3 ${JSON.stringify(withThree)}, with 1000 ${JSON.stringify(withThousand)}, first ${first.rows} rows`,
   );
   expect(withThousand).toEqual(withThree);
-  // The ranking follows a deletion and an addition.
+  // Ranking follows a deletion and an addition.
   await remove("a2");
   await create({ documents: ["aaaaaaab"] }, "a4");
   const asked = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} });
@@ -590,7 +590,7 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
   expect([await ask(), looks]).toEqual([[[]], 2]);
   await Promise.all(behind);
   expect((await ask())[0].map(({ name }) => name)).toEqual(["notes"]);
-  // Where it was made, it is known at once; a key that may not see it never asks.
+  // The isolate that made the adapter knows it at once, but a key without the scope never asks.
   adapters.noteNew(own.tenant);
   const unseen = await adapters.nearest({ tenant: own.tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x");
   expect(unseen.nearest).toEqual([[]]);

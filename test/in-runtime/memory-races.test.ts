@@ -1,4 +1,4 @@
-/** Changes of a tenant's documents that meet each other, a deletion or an erasure. */
+/** Changes of a tenant's documents that run beside each other, a deletion or an erasure. */
 import { runInDurableObject } from "cloudflare:test";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, expect, test, vi } from "vitest";
@@ -20,7 +20,7 @@ const untilReady = () =>
   vi.waitFor(async () => expect((await shown()).memory).toMatchObject({ status: "ready", documents: 2 }), patience);
 const namesShown = async () => (await shown()).documents?.map(({ name }) => name);
 
-/** A backend that makes a memory when `release` says so: a call for each. */
+/** A backend that makes each memory only when its `release` is called. */
 function backendWaits() {
   const { deletions } = own.backendMakes();
   const puts: { request: MemoryRequest; release: () => void }[] = [];
@@ -31,7 +31,7 @@ function backendWaits() {
         isReleased = true;
       };
       puts.push({ request: memoryRequestSchema.parse(await request.json()), release });
-      // A promise that another object settles would not continue this one.
+      // Polls, because a promise that another object settles does not continue this one.
       while (!isReleased) await delay(1);
       return new HttpResponse(`${JSON.stringify(ready)}\n`);
     }),
@@ -76,7 +76,7 @@ test("a name is created once, however many create it at a time", async () => {
   expect(puts.map(({ request }) => request.documents.length)).toEqual([1]);
 });
 
-/** Runs `meanwhile` when the next change has stored its documents and has not taken effect. */
+/** Runs `meanwhile` after the next change stored its documents and before it takes effect. */
 async function during(meanwhile: (object: TenantAdapterStore, storage: DurableObjectStorage) => unknown) {
   await runInDurableObject(store(), (object: TenantAdapterStore, { storage }) => {
     const original = storage.transactionSync;

@@ -1,4 +1,4 @@
-/** What an answer is a mixture of: from the request to the backend's batch, and back into the answer. */
+/** Mixtures: what a request asks the backend to mix, and what the answer says of it. */
 import { describe, expect, test, vi } from "vitest";
 import type { DoneFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -16,7 +16,7 @@ async function completed(body: object): Promise<CompletionResponse> {
   return response.json();
 }
 
-/** Frames of a sequence that was served as a mixture of equal parts. */
+/** Frames of a sequence that base and adapters answered in equal parts. */
 function mixedAnswer(id: string, adapters: number, evidence: object | null): Frame[] {
   const share = 1 / (adapters + 1);
   const mixture = {
@@ -41,7 +41,7 @@ describe("the default", () => {
     expect(mixture).toMatchObject({
       evidence: { tokens: 3, temper: defaultCalibration.temper, floor: defaultCalibration.floor },
     });
-    // c2 is off, so the base has its prior.
+    // c2 is off, so its prior goes to the base.
     expect(mixture!.base).toBeGreaterThan(defaultCalibration.base);
     expect(mixture!.adapters.reduce((sum, { weight }) => sum + weight, mixture!.base)).toBeCloseTo(1, 12);
     expect(mixture?.adapters.map((one) => "centroidId" in one && one.centroidId)).toEqual(["c0", "c1"]);

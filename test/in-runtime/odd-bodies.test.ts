@@ -40,7 +40,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
     }
   });
 
-  // More values than a call may have arguments (about 125,000 of them fill the stack).
+  // More values than a call may have arguments; about 125,000 fill the stack.
   const long: Record<string, string> = {
     numbers: `[${Array(140_000).fill(1).join()}]`,
     texts: `[${Array(140_000).fill('""').join()}]`,
@@ -51,7 +51,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   test.each(Object.keys(long))("answers a field of very many %s with a 4xx, or ignores the field", async (kind) => {
     backendAnswers(({ id }) => saying(id, "b"));
     for (const field of fields) {
-      // An adapter is really made: not here.
+      // With any other field the body stays valid, and an adapter would really be made.
       if (path === "/v1/adapters" && !(field in body)) continue;
       const response = await testApp().post(path, bodyWith(body, field, long[kind]));
       expect([field, response.status]).toEqual([field, expect.toSatisfy((status: number) => status < 500)]);
@@ -62,7 +62,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   });
 });
 
-/** Strings of digits that have one hash in V8 but for a few bits. */
+/** Strings of digits whose hashes in V8 differ in few bits only. */
 const colliding = (count: number) => Array.from({ length: count }, (_, i) => String(77 + i * 32_768));
 
 describe("strings of digits", () => {

@@ -70,7 +70,7 @@ test("nothing is done for a request before its pace lets it in", async () => {
   let made = 0;
   const newId = () => String(made++).padStart(32, "0");
   const { request } = testApp({ keys: opensAll, now: () => 0, newId });
-  // A request's first steps are taken as it is let in: what has been made then is for those that do not wait.
+  // A request that may start draws its id synchronously, so `made` counts the ids of those that started.
   const all = Array.from({ length: 4 * burst }, () => request(...nothing("many")));
   const madeAtOnce = made;
   expect(madeAtOnce).toBeGreaterThan(0);
@@ -115,7 +115,7 @@ test("a body takes its key's time by the length that it declares", async () => {
   const newId = () => String(made++).padStart(32, "0");
   let nowMs = 0;
   const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
-  /** How many of some requests are let in at once; a request's first steps are taken as it is. */
+  /** How many of the requests start at once; each draws its ids as it starts. */
   const letIn = async (bodies: (string | ReadableStream)[]) => {
     const before = made;
     const all = bodies.map((body) => {
@@ -131,7 +131,7 @@ test("a body takes its key's time by the length that it declares", async () => {
   nowMs += 2000;
   expect(await letIn(Array(4).fill(`{"a":"${"a".repeat(2 ** 18)}"}`))).toBe(2);
   nowMs += 2000;
-  // Whoever declares no length may send as much as there may be.
+  // A body without a declared length is paced as the largest allowed.
   expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
 });
 
@@ -170,7 +170,7 @@ test("a key's pace does not hold its requests up after the clock was set back", 
       waits.push(pacedMs);
       return new Response(null, { status: 429, headers: { "retry-after": "60" } });
     },
-    // Time passes with each look at the clock, so a delay is seen.
+    // Each look at the clock takes 1 ms, so any delay shows.
     () => nowMs++,
   );
   const call = () => app(new Request("https://edge.test/v1/models", { headers: { authorization: "Bearer sk-a" } }));

@@ -1,4 +1,4 @@
-/** Own adapters when other artifacts are published: real stores and cells, two sets in this isolate, and a backend that is scripted. */
+/** Own adapters when other artifacts are published: real stores and cells, and a scripted backend. */
 import { runInDurableObject } from "cloudflare:test";
 import { HttpResponse } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
@@ -50,7 +50,7 @@ const ask = async (adapter: string, rest: object = {}) => {
 const fingerprint = ({ manifestHash }: Artifacts) => `fp_${manifestHash.slice(0, 12)}`;
 const examples = ["aaaa", "bbb", "aab"];
 const documents = ["aaab aaab aaab"];
-/** A backend that fits and remembers, but what `refuses` names for the artifacts that are published later. */
+/** A backend that makes adapters and memories, except that `refuses` answers for the artifacts published later. */
 function backendMakes(refuses: { adapters?: () => Response; memories?: () => Response } = {}) {
   const isRefused = ({ manifestHash }: { manifestHash: string }) => manifestHash === after.manifestHash;
   return own.backendMakes({
@@ -72,7 +72,7 @@ test("one answers with the artifacts it was made for until all of it is made aga
   const asked = async () => [await ask("notes"), await ask("auto")];
   expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
   await alarm();
-  // Its examples are fitted again, but its documents wait for a backend.
+  // The adapter's examples are fitted again, but its documents wait for a backend.
   await vi.waitFor(() => expect(seen.fits.map((one) => one.manifestHash)).toContain(after.manifestHash));
   await vi.waitFor(async () =>
     expect(await shown("notes")).toMatchObject({
@@ -104,7 +104,7 @@ test("one answers with the artifacts it was made for until all of it is made aga
   // Each part was made once for the new artifacts.
   expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(1);
 
-  // What was replaced is there for answers that have begun with it, and is deleted after them.
+  // The old parts stay for answers that began with them, and are deleted later.
   expect(await store().file(old.hash!, { address: backendUrl, process: null })).not.toBeNull();
   expect(seen.deletions).toEqual([]);
   await own.setTime(replacedMs + 1000);

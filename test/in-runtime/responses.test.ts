@@ -38,7 +38,7 @@ const responsesApp = (overrides: Parameters<typeof testApp>[0] = {}) => {
   return { ...app, respond: (body: object, init?: RequestInit) => app.post("/v1/responses", body, init) };
 };
 
-/** The answer, which has nothing but what the document tells. */
+/** The answer's body, which must have no field that the schema lacks. */
 async function responded(body: object, app = responsesApp(), init?: RequestInit): Promise<ResponseObject> {
   const response = await app.respond(body, init);
   expect(response.status, await response.clone().text()).toBe(200);
@@ -47,7 +47,7 @@ async function responded(body: object, app = responsesApp(), init?: RequestInit)
   return answer;
 }
 
-/** The data of a stream's events. Each event has the name of its type, and the next number. */
+/** The data of a stream's events. Checks that each event is named by its type and numbered in order. */
 function eventsIn(text: string): (ResponseEvent & { error?: unknown })[] {
   const events = text
     .split("\n\n")
@@ -72,7 +72,7 @@ async function streamed(body: object, app = responsesApp(), init?: RequestInit):
 
 const bytesOf = (text: string) => [...new TextEncoder().encode(text)];
 const turnsOf = (...turns: string[]) => turns.flatMap((turn) => [...bytesOf(turn), edgeModel.endOfTextId]);
-/** Without what no two requests share. */
+/** The value as JSON, without ids, creation times and timings, which differ between requests. */
 const comparable = (value: unknown) =>
   JSON.stringify(value).replaceAll(/(resp|msg|fs)_[0-9a-f]+|"created_at":\d+|"timings":\{[^}]*\}/g, "");
 
@@ -321,7 +321,7 @@ describe("a search of documents", () => {
     const body = { input: "aaab", tools: [{ type: "file_search", vector_store_ids: [] }] };
     await responded(body, app, init);
     expect(seen.batches[0].sequences[0].retrieval?.passages).toBe(2);
-    // Of several, the prompt weighs which; what the extension says goes first.
+    // Of several stores the prompt chooses; `chameleon.retrieve` overrides the number of passages.
     const several = [{ type: "file_search", vector_store_ids: ["notes", "notes"] }];
     await responded({ ...body, tools: several, chameleon: { retrieve: 1 } }, app, init);
     expect(seen.batches[1].sequences[0].retrieval?.passages).toBe(1);

@@ -32,7 +32,7 @@ const remember = async ({ post } = app()) => {
 };
 const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.87654 };
 
-/** Frames that say "ok", with a passage that takes 9 tokens of the prompt. */
+/** Frames that say "ok", with one passage, which adds 9 tokens to the prompt. */
 function answering({ id, promptIds }: SequenceRequest): Frame[] {
   const [first, second, done] = saying(id, "ok");
   return [

@@ -55,7 +55,7 @@ describe("models", () => {
       expect(response.status, await response.clone().text()).toBe(200);
       return ((await response.json()) as { model: string }).model;
     };
-    // The tenant's goes before the deployment's.
+    // A tenant's alias precedes the deployment's.
     expect(await modelOf("/v1/completions", { model: "gpt-4o-mini", prompt: "a" })).toBe("gpt2:c1");
     expect(await modelOf("/v1/responses", { model: "gpt-4o", input: "a" })).toBe("gpt2:c2");
     expect(await modelOf("/v1/embeddings", { model: "own", input: "a" })).toBe("gpt2");
@@ -143,7 +143,7 @@ describe("assign", () => {
       const response = await testApp().post("/v1/assign", { input });
       const { data } = await response.json<{ data: { centroid: string; tokens: number }[] }>();
       expect(data[0].centroid).toBe("c1");
-      // No text is read beyond what assigns it.
+      // A text is read only as far as its assignment needs.
       expect(data[0].tokens).toBeLessThanOrEqual(8);
     }
   });
@@ -249,7 +249,7 @@ describe("the API's document", () => {
     };
     const first = await get("/docs");
     expect(first.text).toBe(files["index.html"]);
-    // Its own inline script by hash, no other.
+    // The page's own inline script is allowed by its hash, and no other.
     expect(first.response.headers.get("content-security-policy")).toMatch(/script-src 'sha256-[^']+' 'self';/);
     expect((await get("/docs/")).text).toBe(files["index.html"]);
     expect(await get("/docs/how-to/train")).toMatchObject({ text: "<p>train</p>", type: "text/html; charset=utf-8" });
@@ -345,7 +345,7 @@ describe("readiness", () => {
     expect(await ask(50)).toEqual(new Set([200]));
     expect(probes).toHaveLength(1);
 
-    // While one asks anew, the others wait for the same answer, however old the last one is.
+    // While one probe runs, all requests wait for it, however old the last result is.
     for (const later of [1000, 3_600_000]) {
       nowMs += later;
       const probesBefore: number = probes.length;
@@ -357,14 +357,14 @@ describe("readiness", () => {
       expect(probes).toHaveLength(probesBefore + 1);
     }
 
-    // One that never ends is given up, by all that waited for it, and changes nothing where it ends after all.
+    // A probe that never ends is given up by all that wait for it, and its late result is ignored.
     nowMs += 1000;
     const hung = ask(1);
     await probed(4);
     const askedBefore = asked;
     const waiting = ask(50);
     await vi.waitFor(() => expect(asked).toBe(askedBefore + 50));
-    // What waits for the artifacts goes on before a timer's turn.
+    // Lets the requests get past their wait for the artifacts before the clock moves.
     await new Promise((resolve) => setTimeout(resolve, 0));
     nowMs += 5000;
     expect(await waiting).toEqual(new Set([503]));

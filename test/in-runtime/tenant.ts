@@ -1,4 +1,4 @@
-/** A tenant that has nothing yet, for each test of a file: its app, its objects, and a backend that makes what it asks for. */
+/** A new tenant for each test of a file: its app, its objects, and a backend that makes its adapters and memories. */
 import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
@@ -24,7 +24,7 @@ export const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 
 export const adapterFile = [1, 2, 3, 250];
 export const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
 export const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
-/** Use reaches a tenant's ledger within seconds. */
+/** Timeout of waits for use to reach a tenant's ledger, which takes seconds. */
 export const patience = { timeout: 10_000 };
 
 /** A backend's answer to a request for an adapter. */
@@ -37,14 +37,14 @@ export function adapterAnswer(hash: string, change: Partial<AdapterAnswer> = {})
   return { hash, gain, kept: true, losses, tokens: 8, file, timings: { hiddenMs: 1, fitMs: 2 }, ...change };
 }
 
-/** What a backend answers instead of what it has made. Read at each request, so that a test may change it. */
+/** What the backend answers instead of its default. Read at each request, so a test may change it. */
 interface Making {
   adapter?: Partial<AdapterAnswer>;
   fit?(made: Response, request: AdapterRequest, signal: AbortSignal): MaybePromise<Response>;
   memory?(request: MemoryRequest): MemoryProgress[] | Response;
 }
 
-/** `parts` are of the tenant's app. */
+/** `parts` replace dependencies of the tenant's app. */
 export function useTenant(prefix: string, parts: () => Partial<Dependencies> = () => ({})) {
   const names = {} as Awaited<ReturnType<typeof newTenants>>;
   beforeEach(async () => void Object.assign(names, await newTenants(prefix)));
@@ -53,7 +53,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
   const store = () => env.ADAPTERS.getByName(names.tenant);
   const json = async <T>(path: string) => (await app().request(path)).json<T>();
 
-  /** A backend that makes every adapter, whose hash is that of the request, and every memory; what reached it is returned. */
+  /** A backend that makes every adapter and memory, with the hash that was requested. Returns what it received. */
   function backendMakes(making: Making = {}) {
     const seen = {
       fits: [] as AdapterRequest[],
@@ -81,7 +81,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
       }),
       http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
         const { pathname } = new URL(request.url);
-        // An object of an earlier test may still have some to repeat.
+        // Objects of earlier tests may still repeat deletions.
         if (pathname.split("/").includes(names.tenant)) seen.deletions.push(pathname);
         return new HttpResponse(null, { status: 204 });
       }),
@@ -98,10 +98,10 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
     create: (rest: object, name = "notes") => app().post("/v1/adapters", { name, ...rest }),
     shown: (name = "notes") => json<Adapter>(`/v1/adapters/${name}`),
     remove: (name = "notes") => app().request(`/v1/adapters/${name}`, { method: "DELETE" }),
-    /** Rows that the tenant's object has. */
+    /** Rows of the tenant's object. */
     rows: <T extends Record<string, SqlStorageValue>>(query: string) =>
       runInDurableObject(store(), (_: TenantAdapterStore, { storage }) => storage.sql.exec<T>(query).toArray()),
-    /** Puts the clock of the tenant's object forward. */
+    /** Moves the clock of the tenant's object forward. */
     setTime: (ms: number) =>
       runInDurableObject(store(), (object: TenantAdapterStore) => {
         object.now = () => Date.now() + ms;

@@ -40,7 +40,7 @@ useNetwork();
 const createdAt = "2026-11-01T00:00:00.000Z";
 let names = 0;
 
-/** A tenant of its own with one key. */
+/** Makes a new tenant with one key. */
 async function tenantWith(record: Partial<TenantRecord> = {}, key: Partial<KeyRecord> = {}) {
   const tenant = `tenant-${names++}`;
   const secret = `sk-${crypto.randomUUID()}`;
@@ -152,7 +152,7 @@ test("a caller's trace goes on with a valid key alone; without one it decides no
   const spans: Span[] = [];
   const lines: Attributes[] = [];
   const tracing = {
-    // Of our own traces none is kept, as the ids below are the last of all.
+    // The trace id is drawn from the ids below, the highest possible, so none of our own traces is sampled.
     sampleRatio: 0.001,
     ended: (span: Span) => void spans.push(span),
     logRequest: (fields: Attributes) => void lines.push(fields),
@@ -193,7 +193,7 @@ describe("limits", () => {
     const error = await errorOf(refused[0]);
     expect(error).toMatchObject({ type: "rate_limit_error", code: "rate_limit_exceeded" });
     expect(error.message).toContain("120 requests a minute");
-    // One that takes long is settled when it has been read.
+    // A large answer is settled when it has been read.
     await Promise.all(passed.map((response) => response.text()));
     await settled();
     const [row] = await ledger.usage(today(), today());
@@ -212,7 +212,7 @@ describe("limits", () => {
     expect((await complete(body, { headers })).status).toBe(200);
     const first = await complete(body, { headers });
     expect(first.status).toBe(429);
-    // Nobody asks the ledger any more: it would let this one in.
+    // From here on the ledger would admit the request, so a refusal shows that it is not asked.
     await runInDurableObject(ledger, (object: Ledger) => {
       object.now = () => Date.now() + 61_000;
     });
@@ -299,18 +299,18 @@ describe("limits", () => {
     await reader.read();
     await reader.cancel();
     await isFree();
-    // The prompt, and what was generated before the reader went.
+    // The charge is the prompt and the tokens generated before the client left.
     expect(await used()).toMatchObject({ requests: 1, promptTokens: 3 });
     expect((await used())!.completionTokens).toBeGreaterThan(0);
     expect((await used())!.completionTokens).toBeLessThanOrEqual(3);
 
     const broken = await stream();
-    // It is asked once more.
+    // The backend refuses the call that is sent again.
     isFailing = true;
     bodies[1].end("fail");
     expect(await broken.text()).toContain("backend_unavailable");
     await isFree();
-    // What we failed to do costs nothing.
+    // The request that failed is charged nothing.
     expect(await used()).toMatchObject({ requests: 1 });
 
     isFailing = false;
@@ -377,7 +377,7 @@ describe("limits", () => {
     expect(await ask(1, "")).toEqual([200, 1, [], 1, 0]);
     const padding = " ".repeat(100_000);
     expect(await ask(2, padding)).toEqual([200, 2, [], 2, 1]);
-    // Its tokens are refused.
+    // Its tokens exceed the limit, so it is refused.
     expect(await ask(9, padding)).toEqual([429, 3, [], 3, 2]);
   });
 
@@ -391,7 +391,7 @@ describe("limits", () => {
     const notAllowed = await post("/v1/usage", body, { headers: unlimited.headers });
     expect([notAllowed.status, notAllowed.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
     for (const path of ["/v1/completions", "/v1/usage"]) {
-      // An app that knows no refusal yet.
+      // A new app remembers no refusal.
       const refused = await testApp({ bodyReads: new BodyReads(0) }).post(path, body, { headers });
       const told = ["retry-after", "allow", "x-should-retry"].map((name) => refused.headers.get(name));
       expect([path, refused.status, ...told]).toEqual([path, 429, null, null, "false"]);
@@ -405,7 +405,7 @@ describe("limits", () => {
     await settled();
     await ledger.admit("running", { ...plans.unlimited, requestsPerMinute: 2 });
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
-    // What resolves when it is written has all before it written, too.
+    // This settlement is written after all earlier changes, so they are stored once it resolves.
     await settle(ledger, "another", []);
     const known = async () => {
       const { settled, ...state } = await stateOf();
@@ -417,7 +417,7 @@ describe("limits", () => {
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
   });
 
-  /** Everything that a key can POST and is refused for itself. */
+  /** Every kind of POST that a key may send and that is refused for its content: title, path, body, headers, status. */
   const refused: [string, string, BodyInit, Record<string, string>, number][] = [
     ["an empty prompt", "/v1/completions", '{"prompt":""}', {}, 400],
     ["a prompt over the context", "/v1/completions", JSON.stringify({ prompt: "the ".repeat(2e5) }), {}, 400],
@@ -471,7 +471,7 @@ describe("limits", () => {
       expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(status);
       await settled();
     }
-    // From here on nobody asks the ledger, which would let it in.
+    // From here on the ledger would admit all, so refusals show that it is not asked.
     await runInDurableObject(ledger, (object: Ledger) => {
       object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
     });
@@ -528,7 +528,7 @@ describe("usage", () => {
     await complete({ model: "gpt2", prompt: "aaa", max_tokens: 1 }, { headers: one.headers });
     const told = async () =>
       (await request("/v1/usage", { headers: one.headers })).json<{ total: { requests: number } }>();
-    // The uses of tenants without limits are gathered on their way.
+    // Use of tenants without limits is settled in groups, seconds later.
     await vi.waitFor(async () => expect((await told()).total.requests).toBe(3), { timeout: 5000 });
     const day = today();
     expect(await told()).toMatchObject({
@@ -561,7 +561,7 @@ describe("usage", () => {
     expect(past).toMatchObject({ data: [] });
   });
 
-  /** More than the longest time that the end of an answer waits for its ledger. */
+  /** Delay in milliseconds, above the longest time that an answer's end waits for its ledger. */
   const slowMs = 1500;
   const patience = { timeout: 10_000 };
   const stored = (ledger: DurableObjectStub<Ledger>) =>
@@ -604,11 +604,11 @@ describe("usage", () => {
         text += chunk;
         if (text.split('"text":"b"').length > 9) storedBefore.push(await stored(ledger));
       }
-      // The tokens came first, and the end without the ledger.
+      // The tokens were sent first, and the stream ended before the ledger had stored its use.
       expect(storedBefore.length).toBeGreaterThan(1);
       expect(storedBefore.flat()).toEqual([]);
       expect(text).toMatch(/"finish_reason":"[a-z]+".*\n\ndata: \[DONE\]\n\n$/);
-      // It is settled twice, and counted once.
+      // The cell sends the settlement again; the ledger counts it once.
       await vi.waitFor(() => expect(slow).toHaveBeenCalledTimes(2), patience);
       await vi.waitFor(async () => expect(await stored(ledger)).toEqual([12]), patience);
       expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1, completionTokens: 9 }]);

@@ -1,4 +1,4 @@
-/** Calls of functions in chats and responses: what the prompt and the backend are told, what the answer says. The backend is scripted. */
+/** Function calls in chats and responses: the prompt, the backend's batch, and the answer. The backend is scripted. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { type ResponseObject, responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
@@ -45,7 +45,7 @@ async function answered<T>(path: string, body: object): Promise<T> {
   return answer.json();
 }
 
-/** The prompt's text and the form of the sequence that a request becomes. */
+/** Sends a request. Returns its sequence's prompt as text, and the form that its text must have. */
 async function asked(path: string, body: object, model = app) {
   const seen = backendAnswers(({ id }) => saying(id, "", { finish: "stop" }));
   const answer = await model().post(path, body);
@@ -158,7 +158,7 @@ describe("a request with functions", () => {
   });
 });
 
-/** Texts of an answer, with what a chat tells of them. */
+/** [name, text that the model writes, what a chat makes of it] */
 const answers: [string, string, object][] = [
   ["one call", call(paris), { content: null, calls: [paris], reason: "tool_calls" }],
   [
@@ -170,7 +170,7 @@ const answers: [string, string, object][] = [
   ["an empty text", "", { content: "", calls: [], reason: "stop" }],
   ["a call of nothing", call("{}"), { content: null, calls: ["{}"], reason: "tool_calls" }],
 ];
-/** What is left where an answer is cut. */
+/** [name, text of an answer that was cut, what a chat makes of it] */
 const cuts: [string, string, object][] = [
   [
     "in its arguments",
@@ -256,7 +256,7 @@ describe.each(cases)("an answer of %s", (_, text, finish, told) => {
     expect(events.map((event) => event.sequence_number)).toEqual(events.map((_, i) => i));
     const last = events.at(-1) as { response: ResponseObject };
     expect(comparable(last.response)).toBe(comparable(whole));
-    // Each item begins, is told in deltas, and ends as it is in the answer.
+    // Each item begins, grows by deltas and ends as it is in the whole answer.
     for (const [i, item] of whole.output.entries()) {
       const of = events.filter((event) => event.output_index === i);
       expect(of[0].type).toBe("response.output_item.added");

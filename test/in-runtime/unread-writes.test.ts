@@ -1,7 +1,4 @@
-/**
- * Bytes of a cell's stream on their way through the Worker, natively or event by event: where it is lost, its client leaves or does
- * not read.
- */
+/** A cell's stream on its way through the Worker, natively or event by event: the cell is lost, the client leaves or does not read. */
 import { runInDurableObject } from "cloudflare:test";
 import { delay } from "msw";
 import { beforeAll, describe, expect, test, vi } from "vitest";
@@ -29,15 +26,15 @@ const chunk = (index: number, text: string, finish_reason: string | null = null,
 const heartbeat = sseComment("hb");
 
 /**
- * A cell's answer that a test makes by hand. A stream belongs to the object that made it, so this one does what the test has left
- * in plain fields.
+ * A cell's answer that a test controls. A stream belongs to the object that made it, so it polls the commands that the test leaves
+ * in `work`.
  */
 function handMade() {
   const work: (Uint8Array | "lose" | "close")[] = [];
   const cell = {
-    /** Writes that were read. */
+    /** Number of writes that were read. */
     taken: 0,
-    /** Only a write shows it. */
+    /** Whether the reader has left, which only a failed write shows. */
     isLeft: false,
     send: (bytes: string | Uint8Array) => void work.push(typeof bytes === "string" ? utf8.encode(bytes) : bytes),
     lose: () => void work.push("lose"),
@@ -69,7 +66,7 @@ function handMade() {
 const ways: ("native" | "by events")[] = ["native", "by events"];
 type Way = (typeof ways)[number] | "whole";
 
-/** Cells whose answers come from `answers`, one after the other; `requests`: what each was asked. */
+/** Cells that give `answers` in turn; `requests` records the request of each. */
 function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
@@ -85,7 +82,7 @@ function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   return { cells, requests };
 }
 
-/** A request of two choices, for a stream of 16 KiB at most or of many. */
+/** A request of two choices: a stream of at most 16 KiB if `native`, else a longer one. */
 function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
@@ -101,7 +98,6 @@ function requestOf(way: Way): CellRequest {
   return request as unknown as CellRequest;
 }
 
-/** Asks for an answer. */
 async function asked(way: Way, { cells: count = 2, request = requestOf(way) } = {}) {
   const answers = Array.from({ length: count }, handMade);
   const { cells, requests } = handMadeCells(answers);
@@ -114,7 +110,7 @@ async function asked(way: Way, { cells: count = 2, request = requestOf(way) } = 
   return { answers, requests, response, failure, ended };
 }
 
-/** Asks for a stream whose client leaves behind its first event. */
+/** Asks for a stream whose client leaves after its first event. */
 async function left(way: Way) {
   const all = await asked(way);
   const reader = all.response.body!.getReader();
@@ -124,7 +120,7 @@ async function left(way: Way) {
   return all;
 }
 
-/** Answers of the cell, by the path of their requests. */
+/** Responses of the cell; the path of a request is the index of its response. */
 const open: (() => Response)[] = [];
 beforeAll(() =>
   runInDurableObject(localCell(), (cell: Cell) => {
@@ -231,7 +227,7 @@ describe.each(ways)("a stream, %s", (way) => {
     expect([await failed.ended, failed.requests.length]).toEqual([null, 1]);
   });
 
-  /** [choice, text, whether it is the choice's last], then the usage and [DONE]; timings are those of a run. */
+  /** The stream's events as [choice, text, whether it is the choice's last]; only the timings differ by run. */
   const made: [number, string, boolean][] = [
     [0, "é", false],
     [1, "b\n", false],
@@ -244,7 +240,7 @@ describe.each(ways)("a stream, %s", (way) => {
     chunk(index, text, isDone ? "stop" : null, isDone ? { timings: run } : {});
   const usage = sseEvent(JSON.stringify({ choices: [], usage: { tokens: 3 } }));
   const firstRun = [heartbeat, ...made.map((event) => written(event, 1)), heartbeat, usage, sseDone];
-  /** What another cell sends of it: the other choice first. */
+  /** The stream as another cell sends it, choice 1 first, without what the client already has. */
   function secondRun(resumeFrom: CellRequest["resumeFrom"]): string {
     const events = [...made.filter(([index]) => index === 1), ...made.filter(([index]) => index === 0)];
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
@@ -286,7 +282,7 @@ describe.each(ways)("a stream, %s", (way) => {
       }
       return { text: await text, ended: await ended };
     };
-    // The digit of the timings is sent, and the event's end is not.
+    // Whether a cut falls after the timings' digit and before the event's end, where resuming is impossible.
     const isWithinTimings = (length: number) =>
       way === "native" && /"timings":1[^\n]*\n?$/.test(new TextDecoder().decode(bytes.subarray(0, length)));
     const lengths = Array.from({ length: bytes.length + 1 }, (_, length) => length);
@@ -312,7 +308,7 @@ const responseSettings: ResponseSettings = {
   ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], parallel_tool_calls: false, query: "q" },
 };
 
-/** A request for a response with one message, and the texts of its events, all or those that a client lacks. */
+/** A request for a response of one message, and its events: all, or what a client at `resumeFrom` lacks. */
 function responseOf(way: Way) {
   const request = requestOf(way);
   const [{ sequence }] = request.plan.choices;
@@ -352,7 +348,7 @@ test.each(["native", "by events"] as const)("a response that is lost anywhere go
     }
     expect(await text, `${length} bytes`).toBe(whole);
   };
-  // Around the end of each event, within its name, and within its data.
+  // Cuts around the end of each event, within its name and within its data.
   let start = 0;
   const cuts = [...events(), sseDone].flatMap((event) => {
     const length = utf8.encode(event).length;
@@ -389,7 +385,7 @@ test.each(["completion", "chat", "response"] as const)(
       const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
       return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
     };
-    // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
+    // GPT-2's longest token, its longest token of characters that JSON escapes, and a byte that JSON writes as six.
     const texts = ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"];
     for (const [text, isCall] of texts.flatMap((text) => [
       [text, false] as const,
@@ -428,13 +424,13 @@ test.each(["completion", "chat", "response"] as const)(
 test("of many streams at once some are passed on by events, so that little is kept of all", async () => {
   const request = requestOf("native");
   const [{ sequence }] = request.plan.choices;
-  // 512 KiB a stream at most: 64 of them are 32 MiB.
+  // A stream of up to 512 KiB; 64 such streams fill the 32 MiB that may be kept.
   Object.assign(sequence, { maxTokens: (512 * 1024 - 2 * 4096) / 2 / 512 });
   const streams = 70;
   const answers = Array.from({ length: 2 * streams }, handMade);
   const { cells } = handMadeCells(answers);
   const ask = async () => (await cells(request, defaultRegion, signal)).response.body!.getReader();
-  // Their bytes are free again for the second round.
+  // The second round shows that the bytes of the first one were freed.
   for (const some of [answers.slice(0, streams), answers.slice(streams)]) {
     const readers = await Promise.all(Array.from({ length: streams }, ask));
     for (const answer of some) answer.send("data");
@@ -484,7 +480,7 @@ test.each([false, true])(
     const event = chunk(0, "abc");
     answers[0].send(chunk(1, "x") + event.slice(0, -6));
     answers[0].lose();
-    // The next cell is behind with that choice.
+    // The second cell gets less far in choice 1 than the first one.
     answers[1].send(chunk(1, "y"));
     if (isSilent) answers[1].close();
     else answers[1].lose();

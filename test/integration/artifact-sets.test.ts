@@ -1,4 +1,4 @@
-/** A real backend through a roll-out: sets of artifacts side by side, each batch served by the set of its manifest. */
+/** A real backend that switches between sets of artifacts: each batch is answered by the set that its manifest hash names. */
 import { cp } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -15,7 +15,7 @@ import { tinyConfig, variantOf, writeTinyModel } from "../support/tiny-model.ts"
 const patience = { timeout: 20_000, interval: 20 };
 const folder = temporaryFolder();
 let model: string;
-/** That of the model folder, and its successor. */
+/** The set in the model folder, and the set that replaces it. */
 let old: ArtifactSet;
 let next: ArtifactSet;
 let store: FolderBucket;
@@ -43,7 +43,7 @@ const ask = (id: string, maxTokens = 30): SequenceRequest =>
     sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]], logprobs: 0 },
   });
 
-/** Tokens, and their logprobs, that a batch of one gets. */
+/** Tokens and logprobs of one sequence under a set. */
 async function answerOf(backend: Backend, set: ArtifactSet, id: string, maxTokens?: number): Promise<unknown[]> {
   const batch = backend.batch("c1", [ask(id, maxTokens)]);
   const response = await backend.post("/v1/batches", { ...batch, manifestHash: set.manifestHash });
@@ -62,7 +62,7 @@ async function stop(backend: Backend): Promise<void> {
   await backend.exited;
 }
 
-/** What each set gives where nothing happens. */
+/** A set's answer from a backend that serves no other set. */
 async function undisturbed(set: ArtifactSet): Promise<unknown[]> {
   const directory = path.join(folder, `alone-${set.manifestHash.slice(0, 8)}`);
   await cp(model, directory, { recursive: true });
@@ -98,14 +98,14 @@ test("a switch and a rollback: batches of both manifests are served throughout, 
       .toMatchObject({ manifestHash: old.manifestHash });
     expect(await answerOf(backend, old, "old-2")).toEqual(ofOld.slice(0, 30));
     expect(await answerOf(backend, next, "new-2")).toEqual(ofNext.slice(0, 30));
-    // Nobody asks for it any more.
+    // The backend drops `next` once no request uses it.
     await expect.poll(() => manifestsOf(backend), patience).toEqual([old.manifestHash]);
     const late = await backend.post("/v1/batches", {
       ...backend.batch("c1", [ask("late")]),
       manifestHash: next.manifestHash,
     });
     expect(late.status).toBe(409);
-    // What it writes comes by another way than its answers.
+    // The log comes by another pipe than answers, so it may be late.
     await expect.poll(() => backend.log(), patience).toContain('"event":"artifacts_retired"');
     const metrics = await (await fetch(`${backend.url}/metrics`)).text();
     expect(metrics).toContain(`chameleon_artifact_sets{manifest="${old.manifestHash}",role="first"} 1`);

@@ -1,4 +1,4 @@
-/** The engine on real ONNX sessions: what a sequence gets must depend on nothing but the sequence. */
+/** The engine on real ONNX sessions: a sequence's tokens and logprobs depend on that sequence alone. */
 
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = 2026;
-/** Logprobs come from float32 logits of a few units, the oracle's from float64. */
+/** The engine computes logprobs from float32 logits of a few units, the oracle from float64. */
 const exactTolerance = 2e-4;
 /**
  * An element of int8 keys and values is off by up to .4% of the greatest of its vector. A small model with random weights carries that
@@ -31,7 +31,7 @@ const random = seededRandom(seed);
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 const folder = temporaryFolder();
-/** Their model is of the family under test. */
+/** Set before the tests of each model family. */
 let artifacts: Artifacts;
 let runner: StepRunner;
 
@@ -57,7 +57,7 @@ const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): Mixt
   evidence,
 });
 
-/** The mixture that a sequence's last frame tells. */
+/** The mixture in a sequence's last frame. */
 const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
 
 interface Work {
@@ -65,8 +65,8 @@ interface Work {
   request: SequenceRequest;
 }
 /**
- * 33 sequences of all centroids and the base, plain and mixtures of up to three adapters, of lengths on both sides of a chunk and
- * a KV size. Evidence is the whole prompt, or one token of it.
+ * 33 sequences: base and all centroids, alone and in mixtures of up to three adapters. Lengths lie on both sides of a chunk's and
+ * of a KV size. Evidence is the whole prompt or one token.
  */
 function mixedWork(temperature: number): Work[] {
   const evidenceOf = (i: number): MixtureRequest["evidence"] => {
@@ -77,7 +77,7 @@ function mixedWork(temperature: number): Work[] {
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
-      // Of given weights, too.
+      // A mixture without evidence keeps these weights.
       mixture: i % 3 > 0 ? mixtureOf(evidenceOf(i), ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: {
         ...{ temperature, top_p: i % 2 ? 1 : 0.9, seed: i, logit_bias: neverEnds, logprobs: 1 },
@@ -148,7 +148,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       const first = harness();
       for (const one of work) await submit(first, one);
       await first.finish();
-      // What a cached beginning changes is prefix-cache.test.ts's.
+      // No prefix cache here; what a hit may change is tested in prefix-cache.test.ts.
       const second = harness({}, { prefixBytes: 0 });
       for (const { centroid, request } of work) {
         const ids = first.tokensOf(request.id);
@@ -210,7 +210,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
         sampling: { temperature: 1, seed: i, logit_bias: neverEnds, logprobs: 1 },
       }),
     }));
-    // A prompt that finds its beginning cached, and one whose tokens are scored.
+    // Adds a prompt whose beginning is cached, and one whose own tokens are scored.
     const [longest] = heavy.filter(({ request }) => request.promptIds.length === 130);
     heavy.push({
       ...longest,
@@ -230,17 +230,17 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     }
   });
 
-  /** Weights of adapters by centroid; the base alone: null. */
+  /** Weights of adapters by centroid id. */
   type Weights = Record<string, number>;
 
-  /** The oracle's logprobs [V] after a history. */
+  /** The oracle's logprobs [V] for the token after `history`; `weights` null: the base alone. */
   function oracleLogprobs(history: number[], weights: Weights | string | null): Float64Array {
     const logits = logitsAfter(history, weights);
     const total = oracleLogSumExp(logits);
     return logits.map((logit) => logit - total);
   }
 
-  /** The oracle's logits [V] after a history, under the weighted sum of centroids' gates. */
+  /** The oracle's logits [V] for the token after `history`, with gates summed over centroids by weight. */
   function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
     const { model, hyperNetwork, manifest } = artifacts;
     const bank = bankOf(hyperNetwork);
@@ -339,7 +339,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     expect(adapter).not.toEqual(base);
   });
 
-  /** As CTRL penalises repetition (arXiv 1909.05858), in place. */
+  /** Penalises repetition in place, as CTRL does (arXiv 1909.05858). */
   function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
     for (const id of new Set(history)) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
     return logits;
@@ -429,7 +429,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     const [scored] = target.framesOf("scored");
     const [first, done] = target.framesOf("prompt");
     if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
-    // The same weights as those of the prompt that the evidence is.
+    // The weights equal those of the sequence whose whole prompt is that evidence.
     expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
     expect(scored.logprobs).toHaveLength(150);
     const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);

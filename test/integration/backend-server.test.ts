@@ -16,7 +16,7 @@ import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 const folder = temporaryFolder();
 beforeAll(() => writeTinyModel(folder));
 
-/** Runs into the context's end; only cancelling ends it sooner. */
+/** Generates until the context is full, unless it is cancelled. */
 const endless = (id: string, promptIds = [1, 2, 3]): SequenceRequest =>
   sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]] } });
 const short = (id: string): SequenceRequest =>
@@ -77,7 +77,7 @@ describe("one backend", () => {
     const status = (await ready.json()) as { numerics: string };
     expect(status).toMatchObject({
       ...{ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash },
-      // Of another format it would be another.
+      // The fingerprint names device and weight format.
       numerics: expect.stringMatching(/^cpu-fp32-[0-9a-f]{16}$/),
     });
     const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
@@ -171,7 +171,7 @@ describe("ending", () => {
       const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
       expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
       expect((await errorOf(refused)).message).toMatch(/shutting down/);
-      // It gets no more work, and is not restarted before what it has is done.
+      // While it drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
       const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend!.url + path)));
       expect(probes.map(({ status }) => status)).toEqual([503, 200]);
       expect((await errorOf(probes[0])).message).toMatch(/shutting down/);
@@ -197,7 +197,7 @@ test("a backend that is killed takes its engine along", async () => {
   await framesOf(response).next();
   expect(isRunning(engine)).toBe(true);
   backend.child.kill("SIGKILL");
-  // The engine holds the pipe, too; it closes a little before the process is gone.
+  // `exited` waits for the output pipe, which the engine also holds and closes shortly before its process is gone.
   await backend.exited;
   await expect.poll(() => isRunning(engine), { timeout: 20_000 }).toBe(false);
 });

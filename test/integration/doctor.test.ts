@@ -1,4 +1,4 @@
-/** `chameleon doctor`: what is amiss is named with its mend, and ends it with 1. */
+/** `chameleon doctor` names each fault and how to mend it, and exits with 1. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cp, truncate } from "node:fs/promises";
@@ -51,7 +51,7 @@ test("names a file that was cut off, and the mend", async () => {
   await truncate(path.join(model, "artifacts/edge-table.safetensors"), 1000);
   const { code, amiss, checks } = await doctor({ KV_BYTES: String(2 ** 40) }, "--model", model);
   expect(code).toBe(1);
-  // More than this machine has, by the plan that the backend makes.
+  // These KV_BYTES (1 TiB) are more than this machine has.
   expect(checks[0]).toMatchObject({ name: "memory", state: "warning", mend: expect.stringContaining("KV_BYTES") });
   expect(amiss).toEqual([
     {

@@ -1,6 +1,6 @@
 /**
- * Faults in the engine of a real backend with the small base: each ends no more than it must, the backend stays live, and
- * answers afterwards as before.
+ * Faults in the engine of a real backend with the small base: each one ends only the sequences that it must, the backend stays
+ * alive, and later answers are as before.
  */
 import { createHash } from "node:crypto";
 import { cp, readFile, writeFile } from "node:fs/promises";
@@ -13,12 +13,12 @@ import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** Whoever gets here computes numbers that are none. */
+/** Its embedding holds NaN, so a sequence that reaches this position computes NaN. */
 const brokenPosition = 400;
 const patience = { timeout: 30_000, interval: 20 };
 const folder = temporaryFolder();
 let backend: Backend;
-/** What each sequence gets where nothing happens. */
+/** Frames of each sequence in a run without faults. */
 let expected: Map<string, object[]>;
 
 beforeAll(async () => {
@@ -37,7 +37,7 @@ afterAll(async () => {
   expect(backend.enginePids().filter(isRunning)).toEqual([]);
 });
 
-/** Makes one value of a position's embedding no number, and the manifest agree. */
+/** Sets one value of a position's embedding to NaN, and the manifest's hash to match. */
 async function breakPosition(directory: string, position: number): Promise<void> {
   const [weightsFile, manifestFile] = ["model.safetensors", "artifacts/manifest.json"].map((f) =>
     path.join(directory, f),
@@ -55,7 +55,7 @@ async function breakPosition(directory: string, position: number): Promise<void>
   await writeFile(manifestFile, JSON.stringify(manifest));
 }
 
-/** Sequences of several kinds, long enough to be struck. */
+/** Sequences of several kinds, long enough for a fault to hit them. */
 function sequences(): SequenceRequest[] {
   return Array.from({ length: 5 }, (_, i) => {
     const promptIds = Array.from({ length: 5 + 17 * i }, (_, t) => (97 * i + 31 * t) % 4000);
@@ -68,7 +68,7 @@ function sequences(): SequenceRequest[] {
   });
 }
 
-/** Frames by sequence; of the last one no times, and nothing about caches. */
+/** Frames by sequence, without what differs between runs: times and cache hits in the last frame. */
 function bySequence(frames: readonly Frame[]): Map<string, object[]> {
   const lasting = frames.map((frame) => {
     if (frame.type !== "done") return frame;
@@ -97,7 +97,7 @@ test("a number that is none ends the sequence that met it; the others' bytes are
 test.each<[string, NodeJS.Signals, RegExp]>([
   ["a throw", "SIGUSR2", /ended in an error/],
   ["a native fault", "SIGSEGV", /ended by SIGSEGV/],
-  // Stopped, as good as stuck in native code.
+  // A stopped process stands for one that hangs in native code.
   ["a hang", "SIGSTOP", /finished no pass for 2000 ms/],
 ])("%s fails those running, and they can be resumed; then all is as before", async (_, signal, why) => {
   const engines = backend.enginePids();

@@ -1,6 +1,6 @@
 /**
- * An engine's process that dies, hangs or does not start, played by a script: whoever waits for it hears of it in bounded time,
- * it is started again, and none is left.
+ * An engine process that dies, hangs or does not start, played by a script: callers learn of it in bounded time, it is started
+ * again, and no process is left behind.
  */
 import { ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -43,7 +43,7 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Of all processes that were started. */
+/** Ids of all engine processes that were started. */
 function pids(): number[] {
   const lines = readFileSync(path.join(folder, "pids"), "utf8").split("\n");
   return lines.slice(0, -1).map(Number);
@@ -97,7 +97,7 @@ describe("an engine that dies at its work", () => {
     expect(frames).toMatchObject([lost("a"), lost("b")]);
     expect(failures[0]).toMatchObject({ how, failures: 1, restartMs: firstRestartMs });
     if (fault === "throw") expect(failures[0].error?.message).toBe("the step failed");
-    // Not ready, and why; what is served is known all the same.
+    // The client is not ready and says why, but still tells what it serves.
     expect(client.isServing).toBe(false);
     expect(() => submit("c")).toThrow(`The engine is restarting: it ${how}.`);
     expect(client.info).toBe(info);
@@ -109,7 +109,7 @@ describe("an engine that dies at its work", () => {
   test("again and again is started later each time; once it ran for long, as soon as at first", async () => {
     const { client, submit } = await started("SIGSEGV");
     for (const expected of [1, 2, 3, 1]) {
-      // The last one ran for long.
+      // An engine that ran for `stableMs` is restarted as soon as after a first failure.
       if (expected === 1) nowMs += stableMs;
       submit(`s${failures.length}`);
       await vi.waitFor(() => expect(failures.at(-1)?.failures).toBe(expected), patience);
@@ -147,7 +147,7 @@ describe("an engine that hangs", () => {
     nowMs += 10 * stallMs;
     submit("a");
     nowMs += stallMs - 1;
-    // Another one that comes does not make it look alive.
+    // A new sequence does not make a hung engine look alive.
     submit("b");
     nowMs += 1;
     await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
@@ -164,7 +164,7 @@ describe("an engine that hangs", () => {
       const { client, submit, reports } = await started(then);
       const watched = async () => {
         await vi.advanceTimersByTimeAsync(10_000);
-        // The watch looks after what is there to be read.
+        // The watch checks in setImmediate, after reports that can be read.
         await new Promise(setImmediate);
       };
       nowMs += 10 * stallMs;

@@ -1,4 +1,4 @@
-/** A backend without file descriptors can start no process: that fails what asked for one, and nothing else. */
+/** A backend that is out of file descriptors cannot start processes: only the requests that need one fail. */
 import { execFile } from "node:child_process";
 import path from "node:path";
 import { promisify } from "node:util";

@@ -1,4 +1,4 @@
-/** From corpora to trained artifacts to evaluations, on a tiny model and text of three made-up domains. */
+/** From corpora to trained artifacts to an evaluation, on a tiny model and made-up text of three domains. */
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { type EvalOptions, type Evaluation, evaluate } from "../../gpu-backend/research/evaluate.ts";
@@ -37,7 +37,7 @@ test("artifacts are scored on the documents that their training held out, by eve
   const { rows, groups } = evaluation.prompts.find(({ prompt }) => prompt === 64)!;
   expect(rows.map(({ name }) => name)).toEqual(["sea", "tables", "stars"]);
   const meanOf = (comparison: string) => groups[0].gains[comparison].gain.mean;
-  // Each domain has words of its own, which the static adapter cannot know.
+  // Each domain has its own words. The static adapter cannot know which domain a text is of; a centroid can.
   expect(meanOf("static")).toBeGreaterThan(0);
   expect(meanOf("nearest")).toBeGreaterThan(meanOf("static") + 0.1);
   expect(meanOf("mixture over static")).toBeGreaterThan(0);

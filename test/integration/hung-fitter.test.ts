@@ -1,4 +1,4 @@
-/** A process in place of the fitter's that hangs, dies or is idle: whoever waits for it hears of it in bounded time. */
+/** A fitter process that hangs, dies or is idle, played by a script: callers learn of it in bounded time. */
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { FitClient, idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 
@@ -12,13 +12,13 @@ const isAlive = (pid: number) => {
     return false;
   }
 };
-/** Closes a client, and checks that its process has ended. */
+/** Closes a client and checks that its process has ended. */
 const close = async (client: FitClient) => {
   const { pid } = client;
   await client.close();
   if (pid !== null) expect(isAlive(pid)).toBe(false);
 };
-/** Not the test's own, which holds whatever the machine sets. */
+/** A fixed environment, so that the machine's settings do not reach the script. */
 const environment = { LC_ALL: "C" };
 const fitter = (then: string, fitMs?: number) => {
   const folders = { modelDirectory: "", artifactsDirectory: "", then };

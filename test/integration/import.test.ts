@@ -1,4 +1,4 @@
-/** Imports from a hub that MSW plays, of a tiny GPT-2 made here: what comes in, what cuts and refusals leave behind. */
+/** Imports of a tiny GPT-2 from a hub that MSW plays: which files come in, and what is left after cuts and refusals. */
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ const origin = "https://hub.test";
 const id = "someone/tiny-gpt2";
 const weights = "model.safetensors";
 const needed = ["config.json", weights, "tokenizer.json"];
-/** What an import adds beside artifacts. */
+/** The file that an import makes, besides the artifacts. */
 const made = "smoothing.safetensors";
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
@@ -31,14 +31,14 @@ beforeAll(async () => {
 
 let hub: FakeHub;
 const handlers = [http.all(`${origin}/*`, ({ request }) => hub.handle(request))];
-/** Not `msw/node`: its sockets cannot hold back a body that the reader takes slowly. */
+/** MSW's handlers are called directly, because the sockets of `msw/node` cannot slow a body for a slow reader. */
 const mockedFetch: typeof fetch = async (input, init) => {
   const request = new Request(input, init);
   const response = await getResponse(handlers, request);
   return response ?? expect.fail(`unexpected request for ${request.url}`);
 };
 
-/** Where this test imports to, and what the importer waited for and said. */
+/** The folder that a test imports to; the waits between tries, and the lines the importer printed. */
 let folder: string;
 let waitsMs: number[];
 let notes: string[];
@@ -369,7 +369,7 @@ test.skipIf(!existsSync("/dev/full"))("a full disk is named, with nothing under 
   await refusal();
   const name = (await partial())!;
   await rm(join(folder, name));
-  // A device on which every write fails with ENOSPC.
+  // /dev/full: every write fails with ENOSPC.
   await symlink("/dev/full", join(folder, name));
   expect(await refusal()).toMatch(/^no space left for .*model\.safetensors\.\w+\.partial: .* has \d+ bytes/);
   expect(await filesIn(folder)).not.toContain(weights);

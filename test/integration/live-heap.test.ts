@@ -1,4 +1,4 @@
-/** The measure of live memory, held against processes of which it is known what they hold. */
+/** Checks the measure of live memory on processes that are known to hold so many bytes. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import { type HeapWatch, type LiveHeap, watchHeap } from "../support/live-heap.t
 
 const MB = 1e6;
 const slack = MB / 4;
-/** Each of some 4 MB: objects that are kept, or not, and buffers that are kept. */
+/** Each call makes about 4 MB: objects that are kept, objects that are dropped, or a buffer that is kept. */
 const script = `const held = [];
 const make = {
   keep: () => held.push(Array.from({ length: 500_000 }, (_, i) => i + 0.5)),
@@ -18,7 +18,7 @@ const make = {
   buffer: () => held.push(new Uint8Array(4_000_000)),
 };`;
 
-/** What comes on top with each kind, in bytes. */
+/** Checks how heap and buffers grow with each kind of allocation. */
 async function expectToTell(heap: HeapWatch, make: (kind: string) => Promise<void>) {
   const growthOf = async (kind: string): Promise<LiveHeap> => {
     const before = await heap.live();

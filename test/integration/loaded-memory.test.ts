@@ -1,4 +1,4 @@
-/** What loading a model leaves behind: nothing of the file, the matrices or the graph, which ONNX Runtime has copied. */
+/** Loading a model leaves none of its file, matrices or graph in the process, because ONNX Runtime has copied them. */
 import { setImmediate } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
@@ -26,7 +26,7 @@ test("an open model keeps no copy of its weights beside the session", async () =
   } as const;
   const { runner } = await openModel({ ...settings, weightFormat: "fp32" }, () => 0);
   const weightBytes = 4 * parametersOf(await readModelConfig(modelDirectory));
-  // The hyper-network's file is kept.
+  // The bound is not 0, because the hyper-network's file is kept.
   await expect
     .poll(() => process.memoryUsage().arrayBuffers - before, { timeout: 10_000 })
     .toBeLessThan(weightBytes / 2);

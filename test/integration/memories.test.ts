@@ -72,7 +72,7 @@ function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> & {
   });
 }
 
-/** Of tenant 0: as good as random, but strong enough to be heard. */
+/** Hash of an adapter of tenant 0. Its values are random, and large enough to change answers. */
 const ownHash = "a".repeat(64);
 function ownAdapterFile(): Uint8Array {
   const D = artifacts.model.config.hiddenSize;
@@ -93,7 +93,7 @@ const requestOf = (id: string, tenant: number, rest: Rest = {}, from = tenant): 
     sampling: { ignore_eos: true, logprobs: 3, ...rest.sampling },
   });
 
-/** All of a sequence's frames without their times, and without whether its adapter was there. */
+/** A sequence's frames without times and without facts about caches, which differ between runs. */
 const framesOf = (target: EngineHarness, id: string) =>
   target.framesOf(id).map((frame) => {
     const { timings, reusedTokens, adapter, ...rest } = { timings: null, reusedTokens: 0, adapter: null, ...frame };
@@ -107,7 +107,7 @@ async function run(requests: SequenceRequest[], target = harness()): Promise<Eng
   return target;
 }
 
-/** What the base gives at every position of these tokens, in one pass. */
+/** The base's hidden state and probabilities at every position of `ids`, from one pass. */
 async function baseOf(ids: readonly number[]) {
   const { config } = artifacts.model;
   const gates = new Float32Array(runner.gates);
@@ -127,7 +127,7 @@ async function baseOf(ids: readonly number[]) {
   }));
 }
 
-/** The formula in double precision, over every key and the whole vocabulary. */
+/** A memory's probabilities and weight in double precision, over every key and the whole vocabulary. */
 function reference({ keys, nextIds }: Memory, { state, model }: { state: Float32Array; model: Float64Array }) {
   const D = state.length;
   const nearest = Array.from(nextIds, (id, n) => {
@@ -215,7 +215,7 @@ test(`an own adapter is weighed by what it adds to a memory beside it (seed ${se
           ...base[t],
           model: Float64Array.of(greatest),
         });
-        // The mean of the brakes is .665 before any is chosen.
+        // The mean of all brakes is .665; it counts while the prompt has not chosen one.
         const share = [0.3, 1, 1.6].reduce(
           (sum, brake, k) => sum + [0.25, 0.35, 0.15][k] * Math.min(0.9, brake * weight),
           0,
@@ -247,7 +247,7 @@ test("sources name the tenant's own passages, which end with the token", async (
   }
 });
 
-/** Sequences of all kinds, of three tenants and of nobody's memory. */
+/** Sequences of every kind: those of three tenants, and some without a memory. */
 function mixedWork(): SequenceRequest[] {
   const [first] = artifacts.manifest.centroids;
   const evidence = { tokens: 16, temper: 0.3, floor: 0.1 };

@@ -1,4 +1,4 @@
-/** Memories in real processes: built of documents, served, kept over restarts and kills, deleted for good. */
+/** Memories in real processes: made of documents, served, kept through restarts and kills, deleted for good. */
 import { readdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";

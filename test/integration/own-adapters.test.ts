@@ -1,6 +1,6 @@
 /**
- * Tenants' own adapters on real ONNX sessions and in real processes: they share steps with centroids and the base and
- * none of it may show; they are made of examples while others are served, outlive a restart, and are nobody else's.
+ * Tenants' own adapters on real ONNX sessions and in real processes: they share steps with centroids and the base without changing
+ * them, are fitted while others are served, survive a restart, and serve their tenant alone.
  */
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -39,7 +39,7 @@ const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 const folder = temporaryFolder();
 let artifacts: Artifacts;
 let runner: StepRunner;
-/** Bytes of each adapter by its id. */
+/** File of each adapter, by id. */
 const files = new Map<string, Uint8Array>();
 const deltas = new Map<string, Delta | null>();
 
@@ -133,7 +133,7 @@ test("64 classifiers of 64 tenants in one batch tell what each tells alone, bit 
     });
     return { adapterId, request };
   });
-  // All prompts in one step, and so the second tokens in one pass.
+  // All prompts run in one step, so all second tokens are decoded in one pass.
   const together = harness({ maxSequences: all.length, stepTokens: 2 ** 16 });
   for (const { adapterId, request } of all) await together.engine.submit(adapterId, [request]);
   await together.finish();
@@ -278,7 +278,7 @@ describe("backends", () => {
     await rm(data, { recursive: true });
   });
 
-  /** A task that the random base does not know: the prompt's last token decides which label follows. */
+  /** A task that the random base does not know: the prompt's last token decides the label. */
   const cues = [5, 6];
   const labelOf = (cue: number) => 200 + cue;
   const examples = Array.from({ length: 160 }, (_, i) => {
@@ -412,11 +412,11 @@ describe("backends", () => {
       await created(await one.post("/v1/adapters", requestOf({ tenant, examples: examples.slice(0, count) })));
       ended.push(tenant);
     };
-    // The first two take longer, so that all others have arrived when they end.
+    // The first two fits take longer, so that all other requests wait when these end.
     const first = tenants.slice(0, 2).map((tenant) => make(tenant, examples.length));
     const others = [...tenants.slice(0, 2), ...tenants.slice(2).flatMap((tenant) => [tenant, tenant])];
     await Promise.all([...first, ...others.map((tenant) => make(tenant))]);
-    // Two run at once, so that a second one may end beside the last of the first.
+    // Two fits run at once, so one tenant's second fit may end before the last tenant's first one.
     expect(new Set(ended.slice(0, 8)).size, ended.join()).toBeGreaterThanOrEqual(7);
     expect(new Set(ended.slice(0, 9)).size, ended.join()).toBe(8);
   });

@@ -1,7 +1,4 @@
-/**
- * What real ONNX sessions of every weight format must not change a bit for: a hit in the prefix cache, and the length class that
- * a sequence decodes in.
- */
+/** Neither a prefix cache hit nor a sequence's length class changes a bit of its answer, on real ONNX sessions of every weight format. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
@@ -91,13 +88,12 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
       ["c0", request("c0", 0)],
       [null, request("base", 61)],
       ["c1", request("compared", 3, { compare: true })],
-      // Its evidence is of tokens that were computed for another.
+      // Its evidence includes tokens that were computed for another sequence.
       ["c0", request("mixed", 7, { mixture, compare: true })],
-      // One token is left to prefill.
+      // All its tokens but one are cached.
       ["c1", { ...request("one", 0), promptIds: shared.slice(0, 385) }],
     ];
-    // All but the last token of a prompt that is no longer than what it shares.
-    // Beside int8 keys and values, whole blocks alone.
+    // A prompt that is cached whole reuses all but its last token; with int8 keys and values only whole blocks are reused.
     const isWhole = kvFormatFor(format) === "int8";
     const expected: Record<string, number> = { first: 0, c0: isWhole ? 384 : 399, one: 384 };
     const target = harness(2 ** 26);
@@ -105,7 +101,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     await target.finish();
     for (const one of work.slice(1)) await target.engine.submit(...first(one));
     await target.finish();
-    // What it shares ends within a whole block that "base" has left.
+    // The beginning that `late` shares ends within a block that `base` left in the cache.
     const late = request("late", 62);
     const other = late.promptIds.find((id) => work.every(([, { promptIds }]) => promptIds[400] !== id))!;
     late.promptIds[400] = other;
@@ -125,7 +121,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     }
   });
 
-  // Attention takes queries in blocks of 64: the last one of 65 was in a block of its own, whose kernel sums in another order.
+  // Attention takes queries in blocks of 64. The last of 65 is alone in its block, whose kernel sums in another order.
   test.each([33, 49, 64, 65, 66, 97, 127])(
     "of a prompt of %d tokens the last one alone is computed",
     async (length) => {

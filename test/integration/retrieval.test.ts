@@ -1,4 +1,4 @@
-/** Passages of memories in the prompt, in the engine on the small base: an answer is that to the same tokens put there by hand. */
+/** Passages that the engine puts into a prompt, on the small base: the answer equals that to the same tokens put there by hand. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
@@ -63,7 +63,7 @@ async function run(requests: SequenceRequest[], target = harness()): Promise<Eng
   return target;
 }
 
-/** A prompt of one kind that asks for passages before its third token. */
+/** A prompt of one kind of text, with passages inserted before its third token. */
 function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, wanted: Partial<Retrieval> = {}) {
   const promptIds = encode(prose(20, kinds[kind]));
   const tokens = promptIds.length;
@@ -79,7 +79,7 @@ function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, 
 }
 
 const doneOf = (target: EngineHarness, id: string) => target.lastFrameOf(id) as DoneFrame;
-/** Frames without times, without what was cached, and without what tells of passages. */
+/** A sequence's frames without times, cache facts and retrieved passages. */
 const framesOf = (target: EngineHarness, id: string) =>
   target.framesOf(id).map((frame) => {
     const others = { timings: 0, reusedTokens: 0, adapter: 0, retrieved: 0, retrievedTokens: 0, id: 0 };
@@ -87,7 +87,6 @@ const framesOf = (target: EngineHarness, id: string) =>
     return rest;
   });
 
-/** The tokens of a document of a tenant. */
 const documentIds = (tenant: string, kind: string) =>
   encode(`${documents.find(([name]) => name === kind)![1]} of ${tenant}`);
 

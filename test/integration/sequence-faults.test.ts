@@ -1,4 +1,4 @@
-/** A model that gives no number at one position, on real ONNX sessions and as a process: who gets there ends, and nobody else. */
+/** A model that computes NaN at one position, as ONNX sessions and as a process: only sequences that reach it fail. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,7 +45,7 @@ async function withEngine<T>(
   }
 }
 
-/** Sequences that end before the position, and some that reach it: in a prompt, or token by token. */
+/** Sequences that end before the broken position, and some that reach it, in the prompt or while decoding. */
 function work(): { request: SequenceRequest; centroid: string | null; isLost: boolean }[] {
   const random = seededRandom(seed);
   const promptOf = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
@@ -62,7 +62,7 @@ function work(): { request: SequenceRequest; centroid: string | null; isLost: bo
     return {
       request: sequenceRequest(`s${i}`, promptOf(promptTokens), { maxTokens, sampling }),
       centroid: [...tinyCentroids, null][i % 5],
-      // The last token is sampled and never fed.
+      // The last token is sampled but never fed to the model.
       isLost: promptTokens + maxTokens - 1 > brokenPosition,
     };
   });

@@ -1,4 +1,4 @@
-/** The trainer on clusters with a vocabulary each: what a static adapter cannot learn, the hyper-network above it does. */
+/** The trainer on clusters with a vocabulary each: the hyper-network learns what the static adapter cannot. */
 import { expect, test } from "vitest";
 import { gatesOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { lossesOf } from "../../gpu-backend/training/bank/measure.ts";
@@ -14,7 +14,7 @@ const staticShape = bankShape({ rank: 2, biases: 1 });
 const networkShape = bankShape({ rank: 4, biases: 4, hidden: 8, dimensions: P });
 const options = { seed, steps, learningRate: 0.05, weightDecay: 0, threads: 1 };
 
-/** Clusters with a vocabulary each, at both ends of each axis of the prompt space. */
+/** Clusters at both ends of each axis of the prompt space; each has its own vocabulary. */
 function clusteredText() {
   const random = seededRandom(seed);
   const values = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
@@ -62,7 +62,7 @@ test("the hyper-network learns each cluster's words above a static adapter, whic
   const alone = await lossUnder(() => gatesOf(network, centroid(0), 0));
   const above = await lossUnder((i) => gatesOf(network, centroid(placed.memberOf[i]), 1));
   await reader.release();
-  // Eight vocabularies of ten words: to know which one is worth log 8 = 2.08 nats.
+  // There are eight vocabularies of ten words: knowing which one a text uses is worth log 8 = 2.08 nats a token.
   expect(base - alone, `seed ${seed}`).toBeGreaterThan(0);
   expect(alone - above, `seed ${seed}`).toBeGreaterThan(1);
 });

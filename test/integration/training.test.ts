@@ -58,11 +58,11 @@ describe("a finished training", () => {
 
   test("made the held-out loss lower", () => {
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
-    expect(adaptedPerplexity).toBeLessThan(0.6 * basePerplexity); // words of two tiny vocabularies
+    expect(adaptedPerplexity).toBeLessThan(0.6 * basePerplexity); // each corpus has a tiny vocabulary
     const measured = manifest.centroids.filter(({ gain }) => gain);
-    expect(measured.length).toBeGreaterThanOrEqual(2); // one for each corpus; a third may find nothing held out
+    expect(measured.length).toBeGreaterThanOrEqual(2); // one for each corpus; a third has perhaps no held-out text
     for (const { gain } of measured) expect(gain!.ci95[0]).toBeGreaterThan(0);
-    // The words of one corpus may already be the static adapter's, but not those of both.
+    // The static adapter may know the words of one corpus, but not of both.
     expect(measured.some(({ scale }) => scale > 0)).toBe(true);
   });
 
@@ -137,7 +137,7 @@ test("of little text few centroids are made, and none is served unmeasured", asy
   const { corpora, ...rest } = await tinyTraining(small, seed + 2);
   const outDirectory = join(small, "out");
   const manifest = await train({ ...rest, corpora: corpora.slice(0, 1), clusters: null, outDirectory }, silent);
-  // 30 documents, of which 3 are held out for test.
+  // Of 30 documents, 3 are held out: enough to measure one centroid.
   expect(manifest.centroids).toHaveLength(1);
   const forced = await train(
     { ...rest, corpora: corpora.slice(0, 1), clusters: 8, outDirectory: join(small, "forced") },
