@@ -1,6 +1,6 @@
 /**
- * Attack: making adapters, the longest work that a request can ask for: many at once, and many whose callers leave. Judged by:
- * what another key's small adapter then takes, beside equally many of that size that ask one after another; and by the charge.
+ * Attack: making adapters, the longest work of a single request: many at once, and many whose callers leave. Judged by: the time
+ * that another tenant's small adapter takes, relative to that beside harmless requests made one after another; and the charge.
  */
 import { setTimeout as wait } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -9,9 +9,9 @@ import { seededRandom } from "../support/steps.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
 
-/** Maximum ratio of the victim's 95th percentile under attack to that beside harmless requests, in the same run. */
+/** Maximum ratio of the victim's p95 under attack to its p95 beside harmless requests, in the same run. */
 const mostSlowdown = 2;
-/** Requests of a phase, harmless or not. */
+/** Number of requests in each phase. */
 const requests = 12;
 const patience = { timeout: 60_000, interval: 50 };
 
@@ -39,7 +39,7 @@ afterAll(async () => {
 let made = 0;
 const bodyOf = (tenant: string, examples: string[]) => ({ name: tenant === "victim" ? "own" : `a${made++}`, examples });
 
-/** Makes one, and resolves to the status. */
+/** Makes an adapter, and resolves to the response's status. */
 async function make(tenant: string, examples: string[]): Promise<number> {
   const response = await edge.post("/v1/adapters", tenant, bodyOf(tenant, examples));
   const text = await response.text();
@@ -47,26 +47,26 @@ async function make(tenant: string, examples: string[]): Promise<number> {
   return response.status;
 }
 
-/** Asks for one and leaves after `leaveMs`. By a reset: that the other side only sends no more, workerd does not take for leaving. */
+/** Asks for an adapter and resets the connection after `leaveMs`: workerd ignores a client that only ends its side. */
 async function askAndLeave(tenant: string, examples: string[], leaveMs: number): Promise<void> {
   const socket = await sendAndNeverRead(edge.port, postBytes("/v1/adapters", tenant, bodyOf(tenant, examples)));
   await wait(leaveMs);
   socket.resetAndDestroy();
 }
 
-/** The victim's only one, of which a tenant may keep so many. */
+/** Deletes the victim's adapter, so that it can be made again under the same name. */
 async function removeOwn(): Promise<void> {
   const headers = { authorization: `Bearer ${keyOf("victim")}` };
   expect((await fetch(`${edge.url}/v1/adapters/own`, { method: "DELETE", headers })).status).toBe(200);
 }
 
-/** The victim's times while `others` are open. */
+/** Times in milliseconds that the victim's adapter takes while `others` run. */
 async function timesBeside(others: () => Promise<unknown>): Promise<number[]> {
   let isOver = false;
   const ended = others().finally(() => {
     isOver = true;
   });
-  // They have arrived.
+  // By then the others' requests have arrived.
   await wait(100);
   const times: number[] = [];
   while (!isOver && times.length < 40) {
@@ -87,7 +87,7 @@ test("a key's adapter is made beside another's many as beside one after another"
   const harmless: number[] = [];
   const attacked: number[] = [];
   const statuses: number[] = [];
-  // In turns, so that neither has a slower minute of the machine for itself.
+  // Both kinds take turns, so that a slow minute of the machine affects both.
   for (const _ of [1, 2]) {
     const ofHarmless = await timesBeside(async () => {
       for (const _ of alone) expect(await make("harmless", large)).toBe(201);

@@ -1,6 +1,6 @@
 /**
- * Attack: requests full of strings of digits that all have one hash in V8 but for a few bits, as entries of a list and as words
- * of a text. Judged by: another tenant's p95 latency relative to that beside equally many harmless requests of equal size.
+ * Attack: requests full of strings of digits whose hashes in V8 differ in few bits only, as entries of a list and as words of a
+ * text. Judged by: another tenant's p95 latency relative to that beside as many harmless requests of the same size.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
@@ -23,10 +23,10 @@ afterAll(async () => {
 });
 
 const digits = Array.from({ length: 80_000 }, (_, i) => String(77 + i * 32_768));
-/** The same with letters for digits. */
+/** Harmless words: letters in place of the digits. */
 const words = digits.map((word) => word.replace(/\d/g, (digit) => "abcdefghij"[Number(digit)]));
 
-/** Texts within their limits that together have the words once. */
+/** Texts within their length limit that together contain each word once. */
 function textsOf(all: readonly string[]): string[] {
   return Array.from({ length: 160 }, (_, i) => all.slice(i * 500, (i + 1) * 500).join(","));
 }
@@ -47,7 +47,7 @@ test.each(attacks)("strings of digits as %s slow another caller little", async (
       expect(response.status, await response.text()).toBe(200);
     });
   let found = await measure();
-  // A flood that is refused, because it has not read earlier answers, delays nobody: nothing to compare with.
+  // A flood refused with 429 for unread answers loads nothing, so it is measured again.
   for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)
     found = await measure();
   console.log(

@@ -1,6 +1,6 @@
 /**
- * Attack: documents that never end, ten thousand of one word, one token over and over, and a disk that takes nothing. Judged by: a clear
- * error or an answer each, the edge's memory, and what a neighbour's completion then takes beside equally many harmless uploads.
+ * Attack: documents that never end, ten thousand of one word each, one token over and over, and a full disk. Judged by: an answer
+ * or a clear error for each, the edge's memory, and a neighbour's latency relative to that beside as many harmless uploads.
  */
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -17,11 +17,11 @@ const harmlessDocuments = Array.from({ length: 20 }, (_, i) => `${i} ${words.joi
 let backend: Backend;
 let edge: AttackedEdge;
 beforeAll(async () => {
-  // No write succeeds below a device, as none does on a full disk.
+  // Writes below /dev/null fail, as on a full disk.
   backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: "/dev/null/data" });
   edge = await startAttackedEdge({
     backendUrls: [backend.url],
-    // Of these two the first whole upload of a name makes an adapter; the others are read, and refused for its name.
+    // `harmless` and `attacker` upload under one name each: their first whole upload makes an adapter, later ones are read and refused.
     tenants: { owner: {}, neighbour: {}, harmless: {}, attacker: {} },
   });
 });
@@ -39,7 +39,7 @@ async function completeAs(tenant: string, more: object = {}): Promise<Completion
   return JSON.parse(text) as CompletionResponse;
 }
 
-/** Sends `head` and then `piece` over and over until it is answered; resolves to the answer and the bytes that were sent. */
+/** Sends `head` and then `piece` repeatedly until an answer comes. Resolves to the answer and the number of bytes sent. */
 function sendUntilAnswered(head: Buffer, piece: Buffer): Promise<{ answer: string; sentBytes: number }> {
   const socket = connect(edge.port, "127.0.0.1");
   const { promise, resolve } = Promise.withResolvers<{ answer: string; sentBytes: number }>();
@@ -48,7 +48,7 @@ function sendUntilAnswered(head: Buffer, piece: Buffer): Promise<{ answer: strin
     answer += chunk;
     if (/"error".*\}\}/s.test(answer)) socket.destroy();
   });
-  // A reset after an early refusal: the answer has been received or is lost.
+  // A reset after an early refusal is expected: the answer has been received or is lost.
   socket.on("error", () => {});
   socket.on("close", () => resolve({ answer, sentBytes: socket.bytesWritten }));
   const more = () => {
@@ -76,7 +76,7 @@ describe("a clear error, or an answer:", () => {
     forgetPeak(edge.pid);
     const { answer, sentBytes } = await sendUntilAnswered(chunkedHead("owner"), chunk);
     expect(peakBytes(edge.pid) - beforeBytes).toBeLessThan(mostGrowthBytes + limits.documentBodyBytes);
-    // A client that still sends may lose the refusal by the reset that follows it.
+    // A client that still sends may lose the refusal, because a reset follows it.
     if (answer !== "") expect(answer).toContain(`the maximum is ${limits.documentBodyBytes}`);
     expect(sentBytes).toBeLessThan(4 * limits.documentBodyBytes);
   });

@@ -20,7 +20,7 @@ export interface AttackedEdge {
   port: number;
   /** Process id of workerd. */
   pid: number;
-  /** Measures the heap of the isolate after garbage collection; `idle` is a request that lets it run. */
+  /** Measures the isolate's heap after a garbage collection; `idle` sends a request, which makes the isolate run. */
   watchHeap(idle: () => Promise<void>): Promise<HeapWatch>;
   log(): string;
   get(path: string, tenant: string, headers?: Record<string, string>): Promise<Response>;
@@ -32,10 +32,7 @@ export function keyOf(tenant: string): string {
   return `sk-chameleon-abuse-${tenant}`;
 }
 
-/**
- * Starts an edge with the artifacts of `model`, by default the small base. `tenants` are named, each
- * with a key of every scope.
- */
+/** Starts an edge with the artifacts of `model`, by default the small base. Each of `tenants` gets a key with every scope. */
 export async function startAttackedEdge(options: {
   backendUrls: readonly string[];
   tenants: Record<string, Tenant>;

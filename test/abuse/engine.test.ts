@@ -1,6 +1,6 @@
 /**
- * Attack: sequences that cannot be computed, a tenant that fills the engine. Judged by: which processes live, the error that
- * the caller gets, that texts of others do not change, and the wait of another tenant's short prompt, in engine steps.
+ * Attack: sequences that cannot be computed, and a tenant that fills the engine. Judged by: processes that stay alive, the caller's
+ * error, unchanged texts of others, and how many engine steps another tenant's short prompt waits.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -82,7 +82,7 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
     const response = await edge.post("/v1/completions", "attacker", { ...broken, stream });
     const text = await response.text();
     console.log(`${response.status} ${text.slice(0, 200)}`);
-    // A stream may have begun with status 200.
+    // The stream's head, with status 200, may precede the error.
     expect(stream ? [200, 500] : [500]).toContain(response.status);
     expect(response.headers.get("retry-after")).toBeNull();
     expect(text).toMatch(/"error":\{"message"/);
@@ -90,18 +90,18 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
   }
   for (const texts of await beside) expect(texts).toEqual(alone);
   expect(livingOf(backends)).toBe(2);
-  // One error per request: neither was retried or resumed on the other backend.
+  // One failed sequence for each request shows that none was sent to the other backend.
   expect(await failedSequences(backends)).toBe(2);
 });
 
 describe("a tenant's short prompt", () => {
   const probes = 8;
-  /** For the median: its own chunk, two more steps, and one that takes longer than the mean step that it is measured in. */
+  /** Bound of the median wait, in mean steps: the prompt's own chunk, two more steps, and one step that is slower than the mean. */
   const mostSteps = 5;
   let backend: Backend;
   let edge: AttackedEdge;
 
-  /** Steps and seconds of the engine so far. */
+  /** The engine's steps and busy seconds since its start. */
   async function engineTime(): Promise<{ steps: number; seconds: number }> {
     const text = await (await fetch(`${backend.url}/metrics`)).text();
     const of = (name: string) =>
@@ -112,7 +112,7 @@ describe("a tenant's short prompt", () => {
     return { steps: of("count").find(([phase]) => phase === "decode")?.[1] ?? 0, seconds };
   }
 
-  /** Waits of consecutive prompts of three tokens, at least `least` and until `isOver`, in mean steps of the same period. */
+  /** Sends short prompts one by one, at least `least` and until `isOver`. Returns their waits, in mean steps of that period. */
   async function stepsWaited(least: number, isOver: () => boolean): Promise<number[]> {
     const before = await engineTime();
     const waitsMs: number[] = [];
@@ -174,7 +174,7 @@ describe("a tenant's short prompt", () => {
     await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);
     const alone = await stepsWaited(3, () => true);
     let [ended, isMeasured] = [0, false];
-    // One after the other, because a single one may end before enough prompts are measured.
+    // Attacks follow each other, because one alone may end before enough prompts are measured.
     const attacking = (async () => {
       for (; !isMeasured; ended++) await attack(ended);
     })();

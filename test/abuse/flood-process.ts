@@ -1,4 +1,4 @@
-/** Repeats one request on many connections until it is told to stop, and counts the statuses of the responses. */
+/** Repeats one request on many connections until it is told to stop, and counts the responses' statuses. */
 import { connect, type Socket } from "node:net";
 import type { Flood, FloodResult } from "./measurements.ts";
 
@@ -11,7 +11,7 @@ process.on("message", (message: Flood | "stop") => {
 });
 process.once("disconnect", () => process.exit(0));
 
-/** Sends `flooding` once every connection has sent its first request or received a response. */
+/** Reports `flooding` once each connection has sent its first request or received a response. */
 function start({ port, bytesBase64, connections }: Flood): void {
   const bytes = Buffer.from(bytesBase64, "base64");
   const mine = new Set<Socket>();
@@ -40,7 +40,7 @@ function start({ port, bytesBase64, connections }: Flood): void {
       count(status);
       socket.destroy();
     });
-    // A reset after an early refusal: the status has been received or is lost.
+    // A reset after an early refusal is expected: the status has been received or is lost.
     socket.on("error", () => {});
     socket.on("close", () => {
       once();

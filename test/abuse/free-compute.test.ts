@@ -1,7 +1,6 @@
 /**
- * Attack: requests that make a real backend compute and are charged for less than that: whole answers that miss a deadline
- * of the caller's own, and many choices of a prompt that is echoed with logprobs. Judged by: what the backend says that it
- * computed, and what the caller is charged.
+ * Attack: requests that make a real backend compute more than they are charged: whole answers that miss the caller's own deadline,
+ * and many choices of a prompt echoed with logprobs. Judged by: the work that the backend counts, and the charge.
  */
 import { expect, onTestFinished, test } from "vitest";
 import { startBackend } from "../support/backend-process.ts";
@@ -38,7 +37,7 @@ test("a whole answer that misses the caller's own deadline is charged what was c
   const computed = (await made()) - before;
   const charged = (await usage()).completion_tokens;
   console.log(`computed ${computed} tokens, charged ${charged}`);
-  // Tokens of 250 ms travel together: what had not been sent when the answer ended is not charged.
+  // Backends send tokens in groups of 250 ms; those not sent when the answer ended are not charged.
   expect(charged).toBeGreaterThan(computed / 2);
 });
 
@@ -57,7 +56,7 @@ test.each([false, true])(
     const computed = (await prefilled()) - before;
     const charged = (await usage()).prompt_tokens;
     console.log(`computed ${computed} prompt tokens, charged ${charged}`);
-    // Besides the prompts each choice computes what no whole block of 16 tokens holds.
+    // Each choice may also compute the end of its prompt, which fills no whole block of 16 tokens.
     expect(computed).toBeLessThan(charged + 8 * 16 * 16);
   },
 );

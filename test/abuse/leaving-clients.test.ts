@@ -1,6 +1,6 @@
 /**
- * Attack: rounds of clients that leave in the middle: of a stream, of a whole answer, of large embeddings, of their own body.
- * Judged by: the memory of the Worker's process, of which later rounds may not keep adding to.
+ * Attack: rounds of clients that leave in the middle of a stream, a whole answer, large embeddings or their own body. Judged by:
+ * the Worker's memory, which must stop growing after the first rounds.
  */
 import type { Socket } from "node:net";
 import { afterEach, expect, test } from "vitest";
@@ -11,7 +11,7 @@ import { megabytes, residentBytes } from "./measurements.ts";
 
 const rounds = 36;
 const clients = 60;
-/** Maximum memory after the last third of the rounds, relative to that after the second; in the first one the heap grows to its size. */
+/** Maximum ratio of the memory after all rounds to that after two thirds. The first third is left out: there the heap grows to its size. */
 const mostGrowthRatio = 1.15;
 
 let backend: FakeBackend | undefined;

@@ -1,14 +1,14 @@
-/** Measurements of attacks: another caller's latency relative to its own without the attack, and a process's memory. */
+/** Measures attacks by another caller's latency, compared with a run without the attack, and by a process's memory. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
-/** Maximum ratio of another caller's median latency under attack to that without, in the same run. */
+/** Maximum ratio of another caller's median latency under attack to its median without, in the same run. */
 export const mostSlowdown = 4;
-/** Maximum ratio of another caller's p95 latency beside an attack to that beside equally many and large harmless requests. */
+/** Maximum ratio of another caller's p95 latency beside an attack to its p95 beside as many harmless requests of the same size. */
 export const mostVictimRatio = 2;
-/** Maximum growth of the edge's memory, in bytes, whatever the number of clients that never read or never finish. */
+/** Maximum growth of the edge's memory in bytes, for any number of clients that never read or never finish. */
 export const mostGrowthBytes = 64 * 2 ** 20;
 
 /** Resident memory of a process, in bytes. */
@@ -43,7 +43,7 @@ export interface Flood {
   port: number;
   /** Bytes of one request. */
   bytesBase64: string;
-  /** Connections; each sends one request after the other. */
+  /** Number of connections; each sends one request after another. */
   connections: number;
 }
 
@@ -54,7 +54,7 @@ export interface Slowdown {
   aloneMs: number;
   besideMs: number;
   ratio: number;
-  /** Statuses of the flood in all rounds. */
+  /** Statuses of the flood's responses, over all rounds. */
   statuses: FloodResult;
 }
 
@@ -75,11 +75,11 @@ export interface Comparison {
   harmlessMs: number;
   attackMs: number;
   ratio: number;
-  /** Statuses of each flood in all rounds. */
+  /** Statuses of each flood's responses, over all rounds. */
   statuses: { harmless: FloodResult; attack: FloodResult };
 }
 
-/** Measures the p95 latency of `request` beside harmless requests and beside an attack with equally many and large ones. */
+/** Measures the p95 latency of `request` beside an attack, and beside as many harmless requests of the same size. */
 export async function p95Beside(
   floods: { harmless: Flood; attack: Flood },
   request: () => Promise<unknown>,
@@ -89,7 +89,7 @@ export async function p95Beside(
     const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
     return { harmlessMs, attackMs, ratio: attackMs / harmlessMs };
   };
-  // The five slowest of a hundred decide. Where they tell harm, three times as many tell it from chance.
+  // p95 rests on the five slowest of a hundred. If the ratio is too high, twice as many more are measured to rule out chance.
   if (found().ratio > mostVictimRatio) {
     const more = await timesBeside(floods, request, { rounds: 8, most: 25 });
     harmless.times.push(...more.harmless.times);
@@ -98,7 +98,6 @@ export async function p95Beside(
   return { ...found(), statuses: { harmless: harmless.statuses, attack: attack.statuses } };
 }
 
-/** The 95th percentile. */
 export function p95(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.95)];
 }
@@ -110,8 +109,8 @@ interface Beside {
 }
 
 /**
- * Measures the latency of `request` beside each flood, alternately; null is none. The floods run in another process, so that
- * sending them does not affect the measurement.
+ * Measures the latency of `request` beside each flood in turn; null is no flood. Floods are sent by another process, so that
+ * sending does not slow the measurement.
  */
 async function timesBeside<Name extends string>(
   floods: Record<Name, Flood | null>,
@@ -131,7 +130,7 @@ async function timesBeside<Name extends string>(
       for (const name of names) {
         const flood = floods[name];
         const { times, statuses } = found[name];
-        // Warm-up: drains the last flood and compiles code before the samples.
+        // Warm-up: the previous flood drains and code is compiled before the samples.
         await timed(request, fewestSamples);
         if (flood) await told(child, flood, "flooding");
         times.push(...(await timed(request, most)));

@@ -1,7 +1,7 @@
 /**
- * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head
- * counts that do not divide the hidden size. Judged by: the import ends by itself, names the fault and stays within its
- * memory; a served model refuses the conversation, answers others meanwhile, and stays small.
+ * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head counts
+ * that do not divide the hidden size. Judged by: the import ends within its memory and names the fault; a served model refuses the
+ * conversation, answers others meanwhile, and stays small.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -16,7 +16,7 @@ import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts
 import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const importCli = path.join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
-/** Timeout of an import, in milliseconds; far above that of a tiny model on a busy machine. */
+/** Timeout of an import in milliseconds, far above the time of a tiny model on a busy machine. */
 const importMs = 30_000;
 /** Heap limit of an import, so that an unbounded one does not exhaust the machine. */
 const importHeapMegabytes = 1024;
@@ -62,7 +62,7 @@ const loop = "{% for i in range(1000) %}";
 const end = "{% endfor %}";
 const bigRange = `{% for i in range(2000000000) %}${end}`;
 const nestedLoops = `${loop.repeat(4)}x${end.repeat(4)}`;
-/** 150 strings of 8 MB. */
+/** Holds 150 strings of 8 MB. */
 const heldStrings = `{% set ns = namespace(s="ab", l=[]) %}{% for i in range(22) %}{% set ns.s = ns.s + ns.s %}${end}{% for i in range(150) %}{% set ns.l = ns.l + [ns.s | upper] %}${end}`;
 const longOutput = `{% set ns = namespace(s="ab") %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}${end}{{ ns.s }}`;
 const said = "{% for m in messages %}{{ m.content }}{% endfor %}";
@@ -111,7 +111,7 @@ test("a backend refuses heads that do not divide at its start, by name", async (
 });
 
 describe("a served model whose chat template", () => {
-  /** Each runs if the first message is its name, so none runs in the conversations that an import tries. */
+  /** [name, template]. A template runs only if the first message is its name, so the import's trial conversations run none. */
   const attacks: [name: string, attack: string][] = [
     ["writes without end", longOutput],
     ["holds doubled strings", heldStrings],

@@ -1,6 +1,6 @@
 /**
- * Attack: schemas that are slow to compile or to follow. Judged by: the answer that each gets, and another tenant's p95 of answers by a
- * schema of its own beside them, relative to that beside as many harmless schemas, all new.
+ * Attack: schemas that are slow to compile or to follow. Judged by: each schema's answer, and another tenant's p95 latency relative
+ * to that beside as many harmless schemas; every schema is new.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -19,7 +19,7 @@ import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { mostVictimRatio, p95 } from "./measurements.ts";
 
 const seed = Number(process.env.SCHEMA_SEED ?? Date.now() % 2 ** 31);
-/** Random schemas, and as many texts of the suite's; SCHEMA_RUNS=1000 takes some minutes. */
+/** Number of random schemas, and of texts from JSON Schema's test suite. SCHEMA_RUNS=1000 takes some minutes. */
 const runs = Number(process.env.SCHEMA_RUNS ?? 300);
 const text = { type: "string" };
 const bounded = (i: number) => ({ type: "string", minLength: i % 7, maxLength: 26 + (i % 7) });
@@ -32,7 +32,7 @@ const list = (items: object, maxItems = 256) => ({ type: "array", items, maxItem
 const recursive = (of: object) => ({ $ref: "#/$defs/a", $defs: { a: of } });
 const self = { $ref: "#/$defs/a" };
 
-/** Each with `salt`, so that none is known. */
+/** `salt` makes each schema new to the backend. */
 const hostile: ((salt: number) => object)[] = [
   (salt) => object(300, (i) => (i === 0 ? { const: salt } : text)),
   (salt) => object(120, (i) => (i === 0 ? { const: salt } : bounded(i))),
@@ -83,7 +83,7 @@ test("another tenant's answers by a schema wait little for 20 hostile schemas", 
   };
   const own = { ...list({ enum: ["alpha", "beta", 1, 2.5] }, 40), minItems: 20 };
   const statuses: number[] = [];
-  /** Times of the quiet tenant's answers while the attacker's schemas are answered, at least 25. */
+  /** Latencies of at least 25 answers to the quiet tenant, while the attacker's schemas are answered. */
   const timesBeside = async (schemas: readonly object[]) => {
     let isOver = false;
     const others = Promise.all(schemas.map((schema) => ask("attacker", schema, 64))).finally(() => (isOver = true));
@@ -106,7 +106,7 @@ test("another tenant's answers by a schema wait little for 20 hostile schemas", 
   };
   const ratio = () => p95(attacked) / p95(calm);
   for (let round = 0; round < 2; round++) await measure(round);
-  // Where a few slow answers tell harm, twice as many tell it from chance.
+  // If a few slow answers exceed the ratio, as many again are measured to rule out chance.
   for (let round = 2; round < 4 && ratio() > mostVictimRatio; round++) await measure(round);
   const count = (status: number) => statuses.filter((one) => one === status).length;
   console.log(
@@ -121,7 +121,7 @@ test(`${runs} random schemas and ${runs} texts of JSON Schema's suite: every tex
   const random = seededRandom(seed);
   const isValid = async (schema: object | boolean, form = schemaForm(schema) as string) => {
     const { ended, value } = await drawnValue(form, random).catch((thrown: Error) => {
-      // A pattern beside a length that it excludes.
+      // This schema combines a pattern with a length that excludes it, so no text is valid.
       if (!/find nothing in any text/.test(thrown.message)) throw thrown;
       return { ended: false, value: null };
     });

@@ -1,7 +1,7 @@
 /**
- * Attack: a writer of the bucket publishes sets of artifacts that leave their folder, replace the manifest, or need unbounded
- * memory. Judged by: the served set still answers, the refusal is counted and names the fault, the backend's peak memory. The
- * publish command refuses the same sets.
+ * Attack: somebody who can write to the bucket publishes sets of artifacts that leave their folder, replace the manifest, or need
+ * unbounded memory. Judged by: answers of the served set, a counted refusal that names the fault, and the backend's peak memory.
+ * The publish command must refuse the same sets.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -57,12 +57,12 @@ async function putObject(bytes: Uint8Array): Promise<string> {
   return hash;
 }
 
-/** Publishes a manifest in the bucket's format, without the publisher's checks. Returns its hash. */
+/** Publishes a manifest as the bucket expects it, without the publisher's checks. Returns its hash. */
 async function publish(manifest: unknown): Promise<string> {
   const text = typeof manifest === "string" ? manifest : JSON.stringify(manifest);
   const hash = await putObject(Buffer.from(text));
   const pointer = { format: 1, switches: [{ manifest: hash, at: "2026-11-25T00:00:00.000Z" }] };
-  // Atomically: the backend may be reading it.
+  // Written atomically, because the backend may be reading the pointer.
   await writeWhole(path.join(bucket, pointerName), Buffer.from(JSON.stringify(pointer)));
   return hash;
 }
@@ -166,7 +166,7 @@ test.each(huge)("a set with %s is refused without reading it whole", async (_, c
 });
 
 test("a set that is served after all these is kept in its folder, and no other file is written", async () => {
-  // The same set under another hash.
+  // A trailing newline gives the same set another hash.
   const hash = await publish(`${genuine}\n`);
   const served = async () => (await (await fetch(`${backend.url}/readyz`)).json()) as Readiness;
   await expect.poll(async () => (await served()).manifestHash, patience).toBe(hash);

@@ -1,7 +1,7 @@
 /**
- * Attack: clients that request the largest allowed answers and never read them, or disconnect early.
- * Judged by: the edge's memory, another tenant's answers meanwhile, the tokens that a backend generates for unread answers, and
- * their charge. The fake backend sends tokens at fixed intervals, independent of the speed of the machine.
+ * Attack: clients that request the largest allowed answers and never read them, or disconnect early. Judged by: the edge's memory,
+ * another tenant's answers meanwhile, the tokens generated for unread answers, and their charge. The fake backend sends tokens at
+ * fixed intervals, so the machine's speed does not matter.
  */
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -48,7 +48,7 @@ async function usageOf(edge: AttackedEdge, tenant: string): Promise<{ requests: 
   return ((await response.json()) as { total: { requests: number; completion_tokens: number } }).total;
 }
 
-/** As long as a whole answer with so many logprobs may be. */
+/** The longest whole answer that is allowed with so many logprobs. */
 const whole = {
   ...largest,
   stream: false,
@@ -67,7 +67,7 @@ test.each([
       expect(answer.status, await answer.text()).toBe(200);
     };
     const heap = await edge.watchHeap(short);
-    // Live bytes, not resident memory, which includes garbage and depends on the time of its collection.
+    // Live bytes. Resident memory would include garbage and depend on when it is collected.
     const heldBytes = async () => {
       const { heap: objects, buffers } = await heap.live();
       return objects + buffers;
@@ -96,7 +96,7 @@ test.each([
 );
 
 test("an unread stream is cancelled, and no other", async () => {
-  // Slow enough for the reader on a busy machine: its stream is cancelled too if 512 KiB are unread.
+  // 60 ms a token, so that the reader keeps up on a busy machine: its stream, too, would be cancelled at 512 KiB unread.
   const { edge, backend } = await start(60);
   const body = { ...largest, max_tokens: 300 };
   const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
@@ -112,7 +112,7 @@ test("an unread stream is cancelled, and no other", async () => {
   );
   expect(whole.endsWith("data: [DONE]\n\n")).toBe(true);
   expect(read).toBeGreaterThanOrEqual(choices * (body.max_tokens - 1));
-  // 512 KiB in the edge, and the kernel's buffers.
+  // Tokens beyond the read ones fill 512 KiB in the edge and the kernel's buffers.
   expect(tokens - read).toBeLessThan(read * 0.75);
 });
 

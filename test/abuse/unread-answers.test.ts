@@ -1,7 +1,7 @@
 /**
- * Attack: connections that request the largest embeddings and never read them.
- * Judged by: the bytes that the edge holds for them, the attacker's limit of requests at once, and another tenant's p95 latency
- * relative to that beside as many connections that read equally large answers.
+ * Attack: connections that request the largest embeddings and never read them. Judged by: the bytes that the edge holds for them,
+ * the attacker's limit of concurrent requests, and another tenant's p95 latency relative to that beside as many connections that
+ * read equally large answers.
  */
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -19,7 +19,7 @@ let sockets: Socket[];
 beforeEach(async () => {
   sockets = [];
   const tenants = { unlimited: {}, reading: {}, limited: { limits: { concurrentRequests } }, quiet: {} };
-  // Nothing calls a backend.
+  // No backend listens there; embeddings need none.
   edge = await startAttackedEdge({ backendUrls: ["http://127.0.0.1:9"], tenants });
 });
 afterEach(async () => {
@@ -32,7 +32,7 @@ async function short(): Promise<void> {
   expect(response.status, await response.text()).toBe(200);
 }
 
-/** p95 of another tenant's requests, of which each follows a new connection of the attacker. */
+/** p95 latency of another tenant's requests, one after each new connection of the attacker. */
 async function p95While(connect: () => Promise<unknown>): Promise<number> {
   const times: number[] = [];
   for (let i = 0; i < clients; i++) {
@@ -64,7 +64,7 @@ test(`${clients} unread answers of embeddings hold few bytes and slow nobody els
         }),
       );
     });
-    // None breaks off; beyond what one tenant may hold some are refused.
+    // No answer breaks off; requests beyond what a tenant may hold unread are refused with 429.
     const statuses = new Set(await Promise.all(answers));
     expect([...statuses].filter((status) => status !== 200 && status !== 429)).toEqual([]);
     const residentBefore = residentBytes(edge.pid);
@@ -72,7 +72,7 @@ test(`${clients} unread answers of embeddings hold few bytes and slow nobody els
       sockets.push(await sendAndNeverRead(edge.port, bytes));
     });
     const held = (await heldBytes()) - before;
-    // What the runtime holds is not in the heap.
+    // Resident memory is measured, too, because the heap lacks what the runtime holds.
     const grown = residentBytes(edge.pid) - residentBefore;
     console.log(
       `${clients} unread answers: ${megabytes(held)} held, ${megabytes(grown)} more resident; p95 of another tenant ${read.toFixed(1)} ms beside ones that are read, ${unread.toFixed(1)} ms`,
@@ -95,7 +95,7 @@ test("unread answers count as requests at once until they are gone", async () =>
   const bytes = Buffer.concat(Array<Buffer>(3).fill(postBytes("/v1/embeddings", "limited", body)));
   sockets = await Promise.all(Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)));
   const patience = { timeout: 60_000, interval: 100 };
-  // A check takes a place, too, and one of the connections may be refused for it: then another follows.
+  // This check also takes a place, for which a connection may have been refused; another connection then replaces it.
   const statusThen = async () => {
     const status = await statusNow();
     if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));

@@ -1,4 +1,4 @@
-/** The style that every command keeps: help with an example, a version, bad usage in one sentence, no stack trace. */
+/** Conventions of every command: help with an example, a version, wrong usage answered in one sentence, no stack traces. */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import path from "node:path";
@@ -8,7 +8,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const commands = Object.entries<[string, string, ...string[]]>(commandsOf(true));
-/** Those of a package; what developers run besides has the same style from the same file. */
+/** The package's commands. Developers' commands share the file that sets these conventions. */
 const forUsers = Object.entries(commandsOf(false));
 
 const folder = temporaryFolder();
@@ -19,7 +19,7 @@ interface Ended {
   stderr: string;
 }
 
-/** Runs a command's file in an empty folder, with a model that does not exist. */
+/** Runs a command in an empty folder, with a model path that does not exist. */
 function run([, entry, ...first]: [string, string, ...string[]], ...args: string[]): Promise<Ended> {
   const env = { ...process.env, MODEL_DIR: `${folder}/no-model`, STATE_DIR: `${folder}/state`, NO_COLOR: "1" };
   const child = spawn(process.execPath, [path.join(root, entry), ...first, ...args], { cwd: folder, env });
@@ -32,18 +32,18 @@ function run([, entry, ...first]: [string, string, ...string[]], ...args: string
 test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence", async ([name, command]) => {
   const [help, wrong] = await Promise.all([run(command, "--help"), run(command, "--jsno")]);
   expect(help).toMatchObject({ code: 0, stderr: "" });
-  // The same program under its shorter name.
+  // `start backend` runs the program that its help calls `backend`.
   if (name === "start backend") name = "backend";
   expect(help.stdout).toMatch(new RegExp(`^Usage: chameleon ${name} `));
   expect(help.stdout).toMatch(new RegExp(`\\nExamples?:\\n {2}\\$ .*chameleon ${name}`));
   expect(help.stdout).toContain("--version");
-  // A default that lies beside the code is named, not spelled out.
+  // A default below the checkout is described, not printed as this machine's path.
   expect(help.stdout.replace(/\s+/g, "")).not.toContain(root);
   if (/ --key /.test(help.stdout)) expect(help.stdout).toContain("CHAMELEON_API_KEY");
   expect(wrong).toMatchObject({ code: 2, stdout: "" });
   expect(wrong.stderr).toMatch(new RegExp(`^chameleon ${name}: unknown option '--jsno'[^\\n]*\\n$`));
   if (/ --json/.test(help.stdout)) expect(wrong.stderr).toContain("did you mean --json?");
-  // Nothing was started, and nothing written.
+  // The command started nothing and wrote nothing.
   expect(existsSync(`${folder}/state`)).toBe(false);
 });
 
@@ -53,7 +53,7 @@ test.for(["check", "corpora", "deploy", "deploy:check", "fuzz", "paper"])("%s --
   expect(help.stdout.replace(/\s+/g, "")).not.toContain(root);
 });
 
-/** [command, arguments, exit code, what the last line of stderr begins with] */
+/** [command, arguments, exit code, beginning of stderr's last line] */
 const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][] = [
   ["train", ["--version"], 0, ""],
   ["train", ["--steps", "none"], 2, "chameleon train: option '--steps <n>' argument 'none' is invalid"],

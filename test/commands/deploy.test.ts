@@ -1,4 +1,4 @@
-/** `npm run deploy` by the real wrangler, against a local server in the place of the platform's API. */
+/** `npm run deploy` with the real wrangler, against a local server in place of Cloudflare's API. */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
@@ -67,7 +67,7 @@ async function partsFor(migrations = ["v1"]): Promise<RollOutParts> {
   };
 }
 
-// Each runs several commands of wrangler, a process of a second's work each.
+// Each test runs several wrangler commands, which take about a second each.
 const timeout = 120_000;
 
 test("a version that works is tested at 0 %, then gets every request", { timeout }, async () => {

@@ -1,4 +1,4 @@
-/** What images run, without Docker: their commands and health checks, with the files that it copies and the packages here. */
+/** What the images run, tested without Docker: commands and health checks, on the copied files and this checkout's packages. */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
@@ -13,13 +13,13 @@ const ignoreRules = readFileSync(`${root}/infra/Dockerfile.dockerignore`, "utf8"
   .split("\n")
   .filter((line) => line !== "" && !line.startsWith("#"));
 
-/** Whether the builder sees a file of the project: the last rule that matches decides. */
+/** Whether Docker's build context contains a file: the last matching ignore rule decides. */
 function isInContext(file: string): boolean {
   const matches = (pattern: string) => pattern === "*" || file === pattern || file.startsWith(`${pattern}/`);
   return ignoreRules.findLast((rule) => matches(rule.replace("!", "")))!.startsWith("!");
 }
 
-/** A folder with what the builder sees of `paths`; it is removed with the test. */
+/** A folder with the files of `paths` that the build context contains. Removed after the test. */
 function context(paths: string[]): { app: string; files: string[] } {
   const tracked = execFileSync("git", ["ls-files", "-z", "package.json", ...paths], { cwd: root });
   const files = tracked
@@ -32,7 +32,7 @@ function context(paths: string[]): { app: string; files: string[] } {
   return { app, files };
 }
 
-/** Runs a stage's command in a folder, and its health check once the ready line came. Returns that line. */
+/** Runs a stage's command in a folder, and its health check after the ready line. Returns that line. */
 async function serve(
   stageName: string,
   app: string,
@@ -59,13 +59,13 @@ async function serve(
   return ready;
 }
 
-// Outside a checkout (an unpacked archive) nothing is tracked.
+// Outside a checkout, as in an unpacked archive, git lists no files.
 describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
   test("of the CPU starts by its command, gets ready and is healthy", async () => {
     const { app, files } = context(["shared", "gpu-backend"]);
     expect(files.filter((file) => /\/training\/|\/import\//.test(file))).toEqual([]);
     symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
-    // The ready line comes once a token was generated.
+    // The ready line shows that a token was generated.
     await serve("cpu", app, {});
   });
 
@@ -73,7 +73,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
     const { app } = context(["shared", "gpu-backend", "edge", "infra", "wrangler.toml"]);
     symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
     execFileSync(process.execPath, ["infra/build-edge.ts", "edge/built"], { cwd: app });
-    // What the image lacks: the Worker's source, and packages that build or are for development.
+    // The image lacks the Worker's source and the development packages, so they are removed here.
     for (const name of readdirSync(`${app}/edge`)) {
       if (!["built", "public"].includes(name)) rmSync(`${app}/edge/${name}`, { recursive: true });
     }

@@ -1,4 +1,4 @@
-/** `chameleon keys` against the edge that `npm start` serves: what it says is in force at once, and it starts no runtime of its own. */
+/** `chameleon keys` against the edge of `npm start`: each change takes effect at once, and no command starts a runtime. */
 import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
@@ -18,7 +18,7 @@ beforeAll(async () => {
 });
 afterAll(() => stack?.stop());
 
-/** The commands see no workerd, wrangler or esbuild: what would start one fails. */
+/** Runs `chameleon keys` where every attempt to start a process (workerd, wrangler, esbuild) throws. */
 async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   return keysWith({ STATE_DIR: stack.state }, ...args);
 }
@@ -32,7 +32,6 @@ async function keysWith(variables: Record<string, string>, ...args: string[]) {
   );
 }
 
-/** Makes each attempt to start a process an error. */
 const noProcesses = `
 import child from "node:child_process";
 import { syncBuiltinESMExports } from "node:module";
@@ -78,7 +77,7 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   await expect.poll(async () => (await complete(key)).status, patience).toBe(401);
   expect((await complete(next)).status).toBe(429);
 
-  // workerd has no jurisdictions.
+  // The edge refuses the key of a European tenant, because workerd has no jurisdictions.
   const european = await complete((await keys("create", "eu:acme")).stdout.trim());
   expect([european.status, await european.text()]).toEqual([503, expect.stringContaining("jurisdiction eu")]);
 });
@@ -106,7 +105,7 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   expect((await complete(key)).status).toBe(401);
   expect((await keys("list", "leaver", "--json")).stdout.trim()).toBe("[]");
 
-  // One of that name starts anew.
+  // A new tenant of the same name starts with nothing.
   const again = { authorization: `Bearer ${(await keys("create", "leaver")).stdout.trim()}` };
   const get = async (path: string) => (await fetch(stack.edge + path, { headers: again })).json();
   expect(await get("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });

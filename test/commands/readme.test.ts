@@ -1,8 +1,7 @@
 /**
- * README's commands, then those of "Ten minutes" (infra/docs/start.md) and "Guides by job" (infra/docs/guides.md), all of them and
- * in their order, in a fresh clone: a stranger's path from `npm start` to an adapter of own examples, to own artifacts trained,
- * published and rolled back, and to each job.
- * Small settings where a command would take long.
+ * Runs the commands of README, then "Ten minutes" (infra/docs/start.md) and "Guides by job" (infra/docs/guides.md) in order in a
+ * fresh clone, as a new user would: from `npm start` to own adapters and own artifacts, trained, published and rolled back. Slow
+ * commands get small settings.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -20,12 +19,12 @@ import { seededRandom } from "../support/steps.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const seed = 7;
-/** Each once: documents share a start, a completion and a key. */
+/** Each command once, because documents share commands such as the start. */
 const stranger = [...new Set(executedDocuments.flatMap(commands))];
 
 const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
 
-/** What a command is run as, where it would take minutes or install what is there. */
+/** Replacements of commands that would take minutes or install packages that are there. */
 const smaller: [command: string, instead: string][] = [
   ["npm test", "npm test -- --project unit test/unit/shared/sse.test.ts"],
   [
@@ -33,7 +32,7 @@ const smaller: [command: string, instead: string][] = [
     `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining} --model ${smallBase}`,
   ],
 ];
-/** A bound on waiting, not a demand: a published set is served once an engine of its own has started. */
+/** Generous, because a published set is served only once an engine of its own has started. */
 const patience = { timeout: 60_000, interval: 200 };
 
 let clone: string;
@@ -76,7 +75,7 @@ afterAll(async () => {
   await rm(clone, { recursive: true, force: true, maxRetries: 3 });
 });
 
-/** The files as they are committed or about to be, with the packages that are installed here. */
+/** Copies the files that are tracked or not ignored, and links the installed packages. */
 async function cloneInto(folder: string): Promise<void> {
   const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const { stdout } = await promisify(execFile)("git", args, { cwd: root, maxBuffer: 2 ** 26 });
@@ -88,7 +87,7 @@ async function cloneInto(folder: string): Promise<void> {
   await symlink(path.join(root, "node_modules"), path.join(folder, "node_modules"));
 }
 
-/** On the small base, as all of this would take many minutes on the embedded one. */
+/** A command with this test's addresses, and with the small base, since the embedded one would take many minutes. */
 const here = (command: string) =>
   command
     .replaceAll("http://127.0.0.1:8787", edge)
@@ -101,7 +100,7 @@ async function startStack(command: string): Promise<string> {
   throw new Error("it ended before it was ready");
 }
 
-/** One shell for all, so that KEY is kept; the marker tells where a command's output ends, and its exit code. */
+/** Runs all commands in one shell, so that KEY is kept. A marker line ends each command's output with its exit code. */
 async function runAll(lines: readonly string[]): Promise<{ command: string; output: string; code: number }[]> {
   const marker = "=== ended with";
   const script = lines.map((line) => `${here(line)}\necho "${marker} $?"`).join("\n");
@@ -118,7 +117,7 @@ async function runAll(lines: readonly string[]): Promise<{ command: string; outp
   }));
 }
 
-// Outside a checkout (an unpacked archive) nothing is tracked.
+// Outside a checkout, as in an unpacked archive, git lists no files.
 describe.skipIf(
   !(await promisify(execFile)("git", ["rev-parse"], { cwd: root }).then(
     () => true,

@@ -1,6 +1,6 @@
 /**
- * `npm run publish` against what `npm start` serves, two backends, under streams that never stop: whatever is switched, no
- * stream fails, and each is what its artifacts give where nothing happens.
+ * `npm run publish` against `npm start` with two backends, under streams that never stop. Whatever is switched, no stream fails,
+ * and each equals the undisturbed stream of its artifacts.
  */
 import { execFile } from "node:child_process";
 import path from "node:path";
@@ -24,7 +24,7 @@ const concurrency = 8;
 const folder = temporaryFolder();
 let stack: Stack;
 let bodies: Body[];
-/** Manifests, and what they give where nothing happens, by fingerprint. */
+/** Hashes of two manifests, and by fingerprint the streams of each in a run without switches. */
 let old: string;
 let next: string;
 let expected: Map<string, Answer[]>;
@@ -32,7 +32,7 @@ beforeAll(async () => {
   stack = await startStack({ THREADS: "1", DATA_DIR: path.join(folder, "data") }, ["--backends", "2"]);
   bodies = requestsOf(16, 16);
 
-  // Nothing is published yet: the static assets and the model's own artifacts serve.
+  // Before anything is published, the static assets and the model's own artifacts are served.
   old = (await publish("--dry-run")).manifest;
   const ofOld = await undisturbed(old);
   await publish();
@@ -53,7 +53,7 @@ async function publish(...args: string[]): Promise<{ manifest: string; switched:
   const { stdout } = await promisify(execFile)(process.execPath, [cli, "--json", ...args], { env });
   return JSON.parse(stdout);
 }
-/** Every question is a request as well, behind which the edge looks at the pointer. */
+/** The manifest that /readyz names. The request also makes the edge check the pointer. */
 async function served(): Promise<string> {
   const response = await fetch(`${stack.edge}/readyz`);
   return response.ok ? ((await response.json()) as { manifest: string }).manifest : `status ${response.status}`;
@@ -70,7 +70,7 @@ async function undisturbed(manifest: string): Promise<Answer[]> {
   return answers;
 }
 
-/** Sends the streams again and again until `work` is done, and once more. */
+/** Sends the streams again and again while `work` runs, and once more after it. */
 async function under(work: () => Promise<void>): Promise<Answer[]> {
   const answers: Answer[] = [];
   let isOver = false;
@@ -84,7 +84,7 @@ async function under(work: () => Promise<void>): Promise<Answer[]> {
   return answers;
 }
 
-/** Counts by fingerprint. Every stream must be whole, of one set, and what that set gives. */
+/** Checks that each stream is whole, of one set of artifacts, and undisturbed. Returns the number of streams by fingerprint. */
 function requireUndisturbed(answers: readonly Answer[], expected: ReadonlyMap<string, readonly Answer[]>) {
   const counts = new Map<string, number>();
   for (const [i, { failure, fingerprints, seen }] of answers.entries()) {

@@ -1,4 +1,4 @@
-/** An edge that other machines can reach: its key, its certificate, its clients' addresses, and how it ends. */
+/** A self-hosted edge that other machines can reach: its keys, its certificate, its clients' addresses, and how it stops. */
 import { execFileSync } from "node:child_process";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { Agent, request } from "node:https";
@@ -13,7 +13,6 @@ import { type Stack, startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const localKey = "sk-chameleon-local";
-/** A bound on waiting, not a demand. */
 const patience = { timeout: 20_000 };
 const stepMs = 40;
 
@@ -31,7 +30,6 @@ async function startEdge(...args: string[]): Promise<Stack> {
   return stack;
 }
 
-/** The status of `/v1/models` by a key. */
 async function statusOf(url: string, key: string, headers: Record<string, string> = {}): Promise<number> {
   const response = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}`, ...headers } });
   await response.body?.cancel();
@@ -80,7 +78,7 @@ test("behind a proxy, unknown keys are limited by its clients' addresses; withou
   expect(await guesses(proxied.edge, "198.51.100.1")).toBe(429);
   expect(await statusOf(proxied.edge, "guess", { "x-forwarded-for": "198.51.100.1" })).toBe(429);
   expect(await statusOf(proxied.edge, "guess", { "x-forwarded-for": "198.51.100.2" })).toBe(401);
-  // Its own page, which the client has by HTTPS.
+  // A request of the edge's own page, which a browser loads by HTTPS through the proxy.
   const own = { origin: proxied.edge.replace("http:", "https:"), "x-forwarded-proto": "https" };
   expect(await statusOf(proxied.edge, proxied.key, { "x-forwarded-for": "198.51.100.2", ...own })).toBe(200);
 
@@ -101,7 +99,7 @@ test("HTTPS with a certificate of one's own; SIGTERM lets a stream end, after /r
   const { edge: local } = readLocalRun(edge.state)!;
   await expect.poll(() => fetch(`${local}/readyz`).then(({ status }) => status), patience).toBe(200);
 
-  // More than the notice and a second.
+  // The stream lasts 4 s, longer than the shutdown's notice period and a second.
   const tokens = Math.ceil(4000 / stepMs);
   const body = JSON.stringify({ prompt: "Once", max_tokens: tokens, stream: true });
   const ca = execFileSync("cat", [certificate]);

@@ -1,4 +1,4 @@
-/** `npm start` as a person meets it: its one line, its errors, and that nothing outlives it. */
+/** `npm start` as a user meets it: its ready line, its errors, and that no process outlives it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -10,20 +10,19 @@ import { expect, onTestFinished, test } from "vitest";
 import { freePorts } from "../support/stack.ts";
 
 const root = path.join(import.meta.dirname, "../..");
-/** A bound on waiting, not a demand. */
 const patience = { timeout: 20_000 };
 
 interface Start {
   child: ChildProcess;
   edge: number;
   backend: number;
-  /** Exit code and everything printed, once it has ended. */
+  /** Exit code and output, once it has ended. */
   ended: Promise<{ code: number | null; stdout: string; stderr: string }>;
-  /** The ready line; rejects with what was printed if it ends without one. */
+  /** The ready line. Rejects with stderr if the process ends without it. */
   ready: Promise<string>;
 }
 
-/** Runs the bootstrap, or `file`, as npm does, in a process group of its own. */
+/** Runs the bootstrap, or `file`, in a process group of its own, as npm does. */
 async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs"): Promise<Start> {
   const [edge, backend] = await freePorts(2);
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
@@ -42,7 +41,7 @@ async function start(args: string[], env: Record<string, string> = {}, file = "b
       printed[name] += chunk;
     });
   }
-  // "close", not "exit": the pipes close when the last process that holds them has ended, an orphan too.
+  // "close" comes when the last process that holds the pipes has ended, also an orphan; "exit" would come earlier.
   const ended = once(child, "close").then(([code]) => ({ code: code as number | null, ...printed }));
   const line = once(createInterface({ input: child.stdout! }), "line").then(([text]) => String(text));
   const ready = Promise.race([line, ended.then(({ stderr }) => Promise.reject(new Error(stderr)))]);
@@ -98,7 +97,7 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
   });
   const readers = await Promise.all(answers);
 
-  // Of the group, as a terminal does, and thus twice: without one the bootstrap passes it on.
+  // The whole group gets the signal, as from a terminal, and the bootstrap passes it on: its children get it twice.
   signalGroup(child, "SIGINT");
   expect((await ended).code).toBe(0);
   await Promise.allSettled(readers.map((reader) => reader.cancel()));
@@ -110,7 +109,7 @@ test.each(["starting backend…", "starting edge…"])("SIGTERM right after %j e
   for await (const line of createInterface({ input: child.stderr! })) if (line === progress) break;
   child.stderr!.resume();
   child.kill("SIGTERM");
-  // Without the ready line: it did not go on to its end.
+  // No ready line: the start was stopped before its end.
   expect(await ended).toMatchObject({ code: 0, stdout: "" });
 });
 

@@ -9,7 +9,7 @@ import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** Random Spanish words, which the embedded model predicts badly. */
+/** Random Spanish words, which the served model predicts badly. */
 const words =
   "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
     " ",

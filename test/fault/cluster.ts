@@ -1,4 +1,4 @@
-/** An edge in a bare workerd and two backends of the embedded model, each of which a test may harm. */
+/** An edge in a bare workerd and two backends, which tests slow, fail, kill and restart. */
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { startEdge } from "../support/stack.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
@@ -9,27 +9,27 @@ const BACKEND_SECRETS = "fault-0123456789abcdef0123456789abcdef";
 export interface Edge {
   url: string;
   key: string;
-  /** The end of what it wrote, 64 kB. */
+  /** The last 64 kB of its output. */
   log(): string;
-  /** How often it did something about a backend, by what it says in its log. */
+  /** Events of the edge's log that concern backends, such as `resumed`: the number of sequences of each. */
   events(): Record<string, number>;
   stop(): Promise<void>;
 }
 
 export interface Cluster {
-  /** Before the first backend. */
+  /** The proxy in front of the first backend. */
   proxy: FaultyProxy;
   backends: Backend[];
-  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. */
+  /** Starts a new edge without any state. `isProxied`: it reaches the first backend through the proxy. */
   startEdge(isProxied: boolean): Promise<Edge>;
-  /** Ends a backend and waits for it. */
+  /** Sends a backend a signal and waits for its end. */
   end(backend: number, signal: NodeJS.Signals): Promise<void>;
-  /** Starts it again where it was. */
+  /** Starts a backend again on its old port. */
   restart(backend: number): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** `settings` are the backends' environment and the edge's variables, on top of what they need. */
+/** `settings` are added to the backends' environment and to the edge's variables. */
 export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
   const start = (backend: number, BACKEND_PORT: string) =>
     startBackend({
@@ -71,7 +71,7 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
   return cluster;
 }
 
-/** Sequences, or times where none are told, by event. */
+/** Sequences of each event in a log; an event that names no number counts as one. */
 function eventsOf(log: string): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const [line] of log.matchAll(/\{"event":.*\}/g)) {

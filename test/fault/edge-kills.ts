@@ -1,7 +1,7 @@
 /**
- * kill -9 of a self-hosted edge under streams and writes, again and again: what a tenant was promised before a kill is there after it,
- * and each answer that ended is charged exactly once. A third of the callers has streams of the client library, which take up a stream
- * that was cut off; the others' end in an error.
+ * kill -9 of a self-hosted edge under streams and writes, again and again. Everything that a tenant was promised before a kill is
+ * there after it, and each answer that ended is charged exactly once. A third of the callers use the client library, which resumes
+ * a stream that was cut off; the others' streams end in an error.
  */
 import assert from "node:assert/strict";
 import path from "node:path";
@@ -17,28 +17,28 @@ import { freePorts, type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const BACKEND_SECRETS = "self-hosted-0123456789abcdef0123456789ab";
-/** Charged requests that the limited tenant of a round may make. */
+/** Requests a minute that each round's limited tenant may make. */
 const limit = 3;
 const minuteMs = 60_000;
 const prompt = "Once upon a time";
 
 export interface KillFigures {
   kills: number;
-  /** Answers that ended, memories and resumed streams included, all charged exactly once. */
+  /** Answers that ended, with memories and resumed streams; each was charged exactly once. */
   answers: number;
   tokens: number;
-  /** Streams that the client library took up again after a kill. */
+  /** Streams that the client library resumed after a kill. */
   resumed: number;
-  /** Requests that ended in an error, and how many of them were charged: they had been computed to their end. */
+  /** Requests that were cut off. `cutCharged` is how many of them were charged, because they had been computed to their end. */
   cut: number;
   cutCharged: number;
-  /** Of those, streams of which the client lacks a token: it was on its way when the charge was stored. */
+  /** Streams in `cutCharged` whose client lacks a token, which was on its way when the charge was stored. */
   cutUnsent: number;
   memoriesMade: number;
   memoriesDeleted: number;
 }
 
-/** An edge before a backend, on one port for all its starts. */
+/** An edge with one backend, on the same port after each start. */
 export class KilledEdge {
   readonly state: string;
   readonly #backend: Backend;
@@ -61,7 +61,7 @@ export class KilledEdge {
     await until("the edge to be ready", async () => (await fetch(`${this.url}/readyz`)).status === 200);
   }
 
-  /** Kills the Worker's process and the one that started it, at once. */
+  /** Kills the Worker's process and the process that started it, at once. */
   async kill(): Promise<void> {
     process.kill(readLocalRun(this.state)!.worker, "SIGKILL");
     await this.#stack!.kill();
@@ -105,13 +105,13 @@ const plus = (one: Used, other: Used): Used => ({
   tokens: one.tokens + other.tokens,
 });
 
-/** A request that was cut off. */
+/** A request that may be cut off. */
 interface Cut {
-  /** What it is charged at most. */
+  /** The most that it may be charged. */
   most: Used;
-  /** What the client has of a stream; null for another answer. */
+  /** The part of a stream that the client has; null if the answer is not a stream. */
   text: string | null;
-  /** Its key, if it can be sent again. */
+  /** Idempotency key and body, if the request can be repeated. */
   again: { key: string; body: object } | null;
 }
 
@@ -119,20 +119,20 @@ export class Caller {
   readonly tenant: string;
   readonly key: string;
   readonly isResuming: boolean;
-  /** Charges of the answers that ended, and of those that were cut off before the last check. */
+  /** Charges of the answers that ended, and of requests that were cut off before the last check. */
   charged: Used = { requests: 0, tokens: 0 };
-  /** Of `prompt`. */
+  /** Tokens of `prompt`, as an answer counted them. */
   promptTokens = 0;
   answers = 0;
   resumed = 0;
   cut: Cut | null = null;
-  /** Tokens of the memories that were made, by name. */
+  /** Tokens of each memory that was made, by name. */
   readonly memories = new Map<string, number>();
   deleted = 0;
   made = 0;
-  /** A memory that was being made or deleted. */
+  /** Name of a memory that is being made or deleted, so that it may exist or not. */
   unknown: string | null = null;
-  /** A keyed answer that ended. */
+  /** The last answer with an idempotency key that ended. */
   repeatable: { key: string; body: object; answer: unknown } | null = null;
   readonly #edge: KilledEdge;
   readonly #random: () => number;
@@ -166,7 +166,7 @@ export class Caller {
     return new Map(data.map(({ name, memory }) => [name, memory.tokens]));
   }
 
-  /** One request after the other, until one is cut off or `isOver` says so. */
+  /** Makes requests one after another, until one is cut off or `isOver` returns true. */
   async run(isOver: () => boolean): Promise<void> {
     try {
       while (!isOver()) {
@@ -177,7 +177,7 @@ export class Caller {
         else await this.#stream();
       }
     } catch (error) {
-      // A connection that breaks is a TypeError of fetch.
+      // fetch throws a TypeError if the connection breaks.
       if (!(error instanceof TypeError)) throw error;
     }
   }
@@ -203,7 +203,7 @@ export class Caller {
     return this.cut;
   }
 
-  /** A busy edge refuses a request before it begins, which is charged nothing. */
+  /** Whether a busy edge refused the request, which is then not charged. */
   #isRefused({ status }: Response): boolean {
     if (status !== 429 && status !== 503) return false;
     [this.cut, this.unknown] = [null, null];
@@ -241,7 +241,7 @@ export class Caller {
   }
 
   async #whole(): Promise<void> {
-    // Memories that come and go would make it another answer.
+    // Without adapters, because memories that come and go would change the repeated answer.
     const { stream_options: _, ...body } = { ...this.#body(), stream: false, chameleon: { adapter: "off" } };
     const key = crypto.randomUUID();
     this.#begin({ requests: 1, tokens: 8 + body.max_tokens }, { key, body });
@@ -278,14 +278,14 @@ export class Caller {
   }
 
   /**
-   * Throws unless the edge has what the caller was promised, no more and no less. Returns what a request that was cut off was charged,
-   * and sends it again under its key.
+   * Throws unless the edge has exactly what the caller was promised. Returns the charge of a request that was cut off, and repeats
+   * that request under its key.
    */
   async check(): Promise<Used> {
     const memories = await this.memoryTokens();
     if (this.unknown !== null) {
       const tokens = memories.get(this.unknown);
-      // One that was made is charged, also where its answer was cut off.
+      // A memory that was made is charged, even if its answer was cut off.
       if (tokens !== undefined && !this.memories.has(this.unknown)) this.#end({ requests: 1, tokens });
       if (tokens === undefined) this.memories.delete(this.unknown);
       else this.memories.set(this.unknown, tokens);
@@ -294,7 +294,7 @@ export class Caller {
     assert.deepEqual([...memories].sort(), [...this.memories].sort(), this.tenant);
     const { most, again } = this.cut ?? { most: { requests: 0, tokens: 0 }, again: null };
     let extra: Used = most;
-    // Settlements that failed are repeated.
+    // Polls, because settlements that failed are sent again.
     await until(`the charges of ${this.tenant}`, async () => {
       const used = await this.used();
       extra = plus(used, { requests: -this.charged.requests, tokens: -this.charged.tokens });
@@ -307,7 +307,7 @@ export class Caller {
     return extra;
   }
 
-  /** Throws unless an answer that ended before the kill is answered alike under its key, and refused with another body. */
+  /** Throws unless an answer from before the kill is repeated under its key, and the key refuses another body. */
   async repeat(): Promise<void> {
     if (!this.repeatable) return;
     const { key, body, answer } = this.repeatable;
@@ -329,7 +329,7 @@ function usageIn(text: string): Used {
   return { requests: 1, tokens: Number(prompt) + Number(completion) };
 }
 
-/** Tokens of whole events. */
+/** Number of tokens in the complete events of a stream. */
 function tokensIn(stream: string): number {
   const events = stream
     .split("\n\n")
@@ -340,7 +340,7 @@ function tokensIn(stream: string): number {
   return all.reduce((sum, { logprobs }) => sum + (logprobs?.tokens.length ?? 0), 0);
 }
 
-/** What has no timings. */
+/** The parts of an answer that are equal when it is repeated: all but the timings. */
 function essenceOf(text: string): unknown {
   const { id, created, choices, usage } = JSON.parse(text) as {
     id: string;
@@ -357,14 +357,14 @@ export async function newCallers(edge: KilledEdge, count: number, random: () => 
     Array.from({ length: count }, async (_, i) => {
       const tenant = `caller-${i}`;
       const { key } = await newKeyOf(edge.state, tenant);
-      // Every other one has no limits, whose settlements travel together.
+      // Every second tenant has no limits, because such tenants are settled in groups.
       await callAdmin(edge.state, "POST", `/tenants/${tenant}`, { plan: i % 2 === 0 ? "standard" : "unlimited" });
       return new Caller(edge, tenant, key, i % 3 === 0, random);
     }),
   );
 }
 
-/** Kills an edge `kills` times under `streams` callers, and checks everything after each. Throws an Error for what does not hold. */
+/** Kills an edge `kills` times under `streams` callers, and checks everything after each kill. Throws an Error if a check fails. */
 export async function killUnderLoad(
   edge: KilledEdge,
   { kills, streams, seed, say }: { kills: number; streams: number; seed: number; say(line: string): void },
@@ -374,7 +374,7 @@ export async function killUnderLoad(
   const revoked: string[] = [];
   let [cut, cutCharged, cutUnsent] = [0, 0, 0];
   const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
-  // Before all requests: past the limit of look-ups from one address only keys are known that were there a minute ago.
+  // All keys are made first: once an address has used up its look-ups, only keys that existed a minute ago are known.
   const extras: { caller: Caller; gone: NewKey }[] = [];
   for (let round = 0; round < kills; round++) {
     const tenant = `limited-${round}`;
@@ -394,7 +394,7 @@ export async function killUnderLoad(
       return response.ok ? "ok" : ((await response.json()) as { error: { code: string } }).error.code;
     };
     const askedMs = performance.now();
-    // One that finds the edge full counts, too.
+    // A request that finds the edge full counts, too.
     for (let i = 0; i < limit; i++) assert.match(await ask(), /^(ok|overloaded)$/);
     await callAdmin(edge.state, "DELETE", `/keys/${gone.id}`);
     revoked.push(gone.key);
@@ -416,7 +416,7 @@ export async function killUnderLoad(
       if (broken.text !== null && tokensIn(broken.text) < extra.tokens - caller.promptTokens) cutUnsent++;
     });
     await Promise.all(checks);
-    // It is charged nothing, as the next check sees.
+    // Repeats are free, which the next round's check confirms.
     await Promise.all(callers.map((caller) => caller.repeat()));
     say(`kill ${round}: ${sum(({ answers }) => answers)} answers, ${cut} cut off, ${cutCharged} of these charged`);
   }

@@ -1,4 +1,4 @@
-/** Backends fail under streams; no client may notice. `npm run bench:fault` does the same with 200 streams, and measures. */
+/** Backends fail under streams, and no client notices. `npm run bench:fault` measures the same with 200 streams. */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { type Load, resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
@@ -31,7 +31,7 @@ test.each(scenarios)("$name: no stream fails, and each is what it would have bee
   console.log(resultLine(result));
   expect(result.examples).toEqual([]);
   expect([result.failed, result.different]).toEqual([0, 0]);
-  // Else nothing was tried.
+  // Without a resumed or retried sequence the fault hit nothing.
   const { resumed = 0, retried = 0 } = result.events;
   if (scenario.name !== "slow") expect(resumed + retried).toBeGreaterThan(0);
 });

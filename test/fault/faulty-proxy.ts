@@ -1,13 +1,10 @@
-/** A stretch of network before a backend that can be made to fail: a proxy on loopback. */
+/** A proxy on loopback in front of a backend, which can fail or slow its batches. */
 import { once } from "node:events";
 import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/**
- * What happens to batches: nothing, a 500 at once, that each chunk of an answer, its headers too, is held up, or that the
- * answer ends in the middle of its first chunk.
- */
+/** The fault of batches: none; status 500 at once; each chunk and the headers `chunkMs` late; the answer ends within its first chunk. */
 export type Trouble = { kind: "none" } | { kind: "failing" } | { kind: "slow"; chunkMs: number } | { kind: "torn" };
 
 export interface FaultyProxy {
@@ -48,7 +45,7 @@ export async function startFaultyProxy(target: string): Promise<FaultyProxy> {
       }
     });
     upstream.on("error", () => response.destroy());
-    // Whoever hangs up here has hung up there.
+    // If the caller disconnects, the call to the backend is ended, too.
     response.on("close", () => upstream.destroy());
     request.pipe(upstream);
   });

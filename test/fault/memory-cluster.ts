@@ -1,4 +1,4 @@
-/** An edge with tenants of its own and two backends on the small base, all with state that outlives them, for documents as memories. */
+/** An edge with tenants and two backends on the small base; all of them keep their state through restarts. */
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -16,20 +16,20 @@ const keyOf = (tenant: string) => `sk-chameleon-memory-${tenant}`;
 
 export interface MemoryCluster {
   backends: Backend[];
-  /** Folder of the bucket that edge and backends take artifacts from. */
+  /** Folder of the bucket that edge and backends read artifacts from. */
   bucket: string;
   call(tenant: string, method: string, route: string, body?: unknown): Promise<Response>;
-  /** Kills the edge; `startEdge` starts another one on what it has stored. */
+  /** Kills the edge; `startEdge` starts another one on its stored state. */
   killEdge(): Promise<void>;
   startEdge(): Promise<void>;
-  /** Ends a backend and starts it again where it was; `isEmptied`: without its disk. */
+  /** Ends a backend and starts it again on its old port; `isEmptied` deletes its disk before. */
   restartBackend(backend: number, signal: NodeJS.Signals, isEmptied?: boolean): Promise<void>;
-  /** Kills a backend's engine, which it starts again. */
+  /** Kills a backend's engine, which the backend starts again. */
   killEngine(backend: number): void;
   stop(): Promise<void>;
 }
 
-/** `settings` are the backends' environment on top of what they need. */
+/** `settings` are added to the backends' environment. */
 export async function startMemoryCluster(
   tenants: readonly string[],
   settings: Record<string, string> = {},

@@ -1,6 +1,6 @@
 /**
- * kill -9 of both backends, of their engines and of the edge while documents are uploaded and a job runs: each adapter is whole or not
- * there, the job ends ready, and each is charged once or, where it is not there, never. So it is in the middle of a fine-tuning job.
+ * kill -9 of both backends, their engines or the edge while documents are uploaded and a job runs. Each adapter is whole or absent,
+ * the job ends ready, and each adapter that exists is charged once. A fine-tuning job survives such a kill, too.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { FileObject, Job, JobEventObject } from "../../shared/contracts/fine-tuning.ts";
@@ -16,7 +16,7 @@ const text = (length: number) => Array.from({ length }, () => words[Math.floor(r
 
 const victims = ["backend", "engine", "edge"] as const;
 type Victim = (typeof victims)[number];
-/** The tenant of a fine-tuning job. */
+/** The tenant whose fine-tuning job a victim's kill interrupts. */
 const tuningOf = (victim: Victim) => `${victim}-tuning`;
 const patience = { timeout: 120_000, interval: 50 };
 
@@ -56,7 +56,7 @@ test.each(victims)(
   "documents: %s",
   async (victim) => {
     const tenant = victim;
-    /** By name of adapter; 0: the connection was cut. */
+    /** Status of each adapter's request, by name; 0: the connection was cut. */
     const statuses = new Map<string, number>();
     const create = async (name: string, documents: object[]) => {
       const answered = await cluster.call(tenant, "POST", "/v1/adapters", { name, documents }).catch(() => null);
@@ -66,7 +66,7 @@ test.each(victims)(
     };
     let killing: Promise<void> | null = null;
     let kills = 0;
-    /** Made by each client since the last kill. */
+    /** Adapters that each of the two clients made since the last kill. */
     const made = [0, 0];
     const client = async (c: number) => {
       for (let i = 0; kills < 2 || made[c] === 0; i++) {
@@ -86,7 +86,7 @@ test.each(victims)(
     const job = async () => (await json<Adapter>(tenant, "/v1/adapters/job")).memory!;
     await expect.poll(async () => (await job()).built_tokens, patience).toBeGreaterThan(0);
     const clients = [client(0), client(1)];
-    // The first while the job is made and the others wait, the second while these are made and charged.
+    // The first kill comes while the job runs and the clients wait, the second one while the clients' adapters are made.
     await killNow();
     await expect.poll(() => Math.min(...made), patience).toBeGreaterThan(0);
     await killNow();
@@ -101,7 +101,7 @@ test.each(victims)(
     const there = await all();
     for (const [name, status] of statuses) {
       const isThere = there.some((one) => one.name === name);
-      // What was cut off may be there or not.
+      // An adapter whose request was cut off may exist or not.
       if (status !== 0) expect(isThere, name).toBe(status < 300);
       if (!isThere) continue;
       const { memory, documents } = await json<Adapter>(tenant, `/v1/adapters/${name}`);
@@ -117,7 +117,7 @@ test.each(victims)(
     const owed = new Map(there.map(({ name, memory }) => [name, [1, memory!.tokens]]));
     await expect.poll(charges, patience).toEqual(owed);
 
-    // The keys on the backends' disks are those that the documents give.
+    // On empty disks the backends make the memories again from the documents; scores must be the same.
     const read = there.filter(({ name }) => name === "job" || name.endsWith("0"));
     const before = await Promise.all(read.map(({ name }) => scores(tenant, name)));
     expect(before.every(Array.isArray), JSON.stringify(before).slice(0, 300)).toBe(true);
@@ -144,7 +144,7 @@ test.each(victims)(`a fine-tuning job goes on, and is charged once: %s (seed ${s
   const job = () => json<Job>(tenant, `/v1/fine_tuning/jobs/${id}`);
   await expect.poll(async () => (await job()).status, patience).toBe("running");
   await kill(victim);
-  // Or it was not in the middle.
+  // The kill came in the middle of the job.
   expect(await job()).toMatchObject({ status: "running", trained_tokens: null });
   await expect.poll(async () => (await job()).finished_at, patience).not.toBeNull();
   const { data: events } = await json<{ data: JobEventObject[] }>(tenant, `/v1/fine_tuning/jobs/${id}/events`);
@@ -157,7 +157,7 @@ test.each(victims)(`a fine-tuning job goes on, and is charged once: %s (seed ${s
     return [total.requests, total.prompt_tokens];
   };
   await expect.poll(used, patience).toEqual([1, ended.trained_tokens]);
-  // What is to be counted is tried again when the object is loaded.
+  // A charge that was not stored would be sent again when the object is loaded.
   await cluster.killEdge();
   await cluster.startEdge();
   expect(await json<Adapter>(tenant, "/v1/adapters/task")).toMatchObject({ examples: examples.length });

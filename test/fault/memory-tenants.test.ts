@@ -1,6 +1,6 @@
 /**
- * Tenants with documents of the same names on the same backends: whatever they do, and whatever is evicted or restarted meanwhile, an
- * answer tells one nothing of another.
+ * Tenants with documents of the same names on the same backends. Whatever they do, and whatever is evicted or restarted, no answer
+ * to a tenant tells anything of another.
  */
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -13,17 +13,17 @@ const random = seededRandom(seed);
 const tenants = ["amber", "birch", "coral", "dune"];
 const letters = (length: number) =>
   Array.from({ length }, () => "bcdfghjklmnpqrstvwxz"[Math.floor(random() * 20)]).join("");
-/** By tenant, what only its texts, names of documents and names of adapters hold. */
+/** For each tenant a word that only its own texts, document names and adapter names contain. */
 const marks = new Map(tenants.map((tenant) => [tenant, letters(9)]));
 const words = "the river carries its boats past quiet mills and over the long field to the sea".split(" ");
 
 let cluster: MemoryCluster;
-/** By tenant, every hash that it has been told. */
+/** For each tenant every hash that answers told it. */
 const hashes = new Map(tenants.map((tenant) => [tenant, new Set<string>()]));
 let passages = 0;
 
 beforeAll(async () => {
-  // Room for about two memories in memory, and four on disk.
+  // Room for about two memories in RAM and four on disk.
   cluster = await startMemoryCluster(tenants, { MEMORY_CACHE_BYTES: "40000", MEMORIES_BYTES: "80000" });
 });
 afterAll(() => cluster?.stop());
@@ -33,12 +33,12 @@ const textOf = (tenant: string, length: number) =>
     i % 11 === 5 ? marks.get(tenant)! : words[Math.floor(random() ** 2 * words.length)],
   ).join(" ");
 const documentsOf = (tenant: string, count: number) => [
-  // All have one of this name, and one of this text.
+  // All tenants have a document of this name and text.
   { name: "notes.md", text: words.join(" ") },
   ...Array.from({ length: count }, (_, i) => ({ name: `${marks.get(tenant)} ${i}.md`, text: textOf(tenant, 60) })),
 ];
 
-/** Calls as a tenant, and checks that no other's marks and hashes are in the answer; `asked`: what the caller said itself. */
+/** Calls as a tenant. Checks that the answer has no mark or hash of others, except in `asked`, text that it repeats. */
 async function called(tenant: string, method: string, route: string, body?: unknown, asked = ""): Promise<Response> {
   const answered = await cluster.call(tenant, method, route, body);
   const text = (await answered.text()) + JSON.stringify([...answered.headers]);
@@ -57,7 +57,7 @@ async function called(tenant: string, method: string, route: string, body?: unkn
 
 const anyTenant = fc.constantFrom(...tenants);
 const anyBackend = fc.constantFrom(0, 1);
-/** Names that all tenants use, and one that is a tenant's alone. */
+/** Two names that all tenants use, and `own`, which stands for a name of one tenant alone. */
 const anyName = fc.constantFrom("notes", "mail", "own");
 const nameOf = (tenant: string, name: string) => (name === "own" ? `${marks.get(tenant)}-own` : name);
 
@@ -95,7 +95,7 @@ async function perform(act: Act): Promise<void> {
   }
   if (act.kind === "backend") return cluster.restartBackend(act.backend, act.signal, act.isEmptied);
   if (act.kind === "ask") {
-    // All at once, so that they share steps.
+    // All tenants ask at once, so that they share steps.
     await Promise.all(tenants.map((tenant) => ask(tenant, act.name)));
     return;
   }
@@ -124,7 +124,7 @@ async function ask(tenant: string, name: string | null): Promise<void> {
   }
 }
 
-/** Asks for what is another's, and looks at all lists. */
+/** Tries to reach a victim's adapter by name, and reads all lists. */
 async function pry(tenant: string, victim: string): Promise<void> {
   const name = nameOf(victim, "own");
   const body = { prompt: textOf(tenant, 8), max_tokens: 2, model: `gpt2:${name}`, chameleon: { sources: true } };
@@ -160,7 +160,7 @@ test(`no answer names another tenant's text, document or hash (seed ${seed})`, a
     }),
     { seed, numRuns: 2, endOnFailure: true },
   );
-  // Or nothing was tried. How many depends on how soon backends are back: 38 to some hundred were seen.
+  // Some passages must have been found. Their number depends on how soon backends restart: 38 to over 100 were seen.
   expect(passages).toBeGreaterThan(10);
   expect([...hashes.values()].filter((told) => told.size > 0).length).toBe(tenants.length);
 }, 600_000);

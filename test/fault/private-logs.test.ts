@@ -1,4 +1,4 @@
-/** Nothing that anybody writes of a request holds its text, its tokens or its answer, whatever goes right or wrong. */
+/** No log, metric or span holds a request's text, tokens or answer, whether the request succeeds or fails. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -9,14 +9,14 @@ import { shippedCentroids } from "./traffic.ts";
 
 const marker = "Pemberley porcupine";
 const tokenIds = [1801, 1802, 1803];
-/** A word of it, and the ids however they are separated. */
+/** Words of the marker, and two of the ids with any separators. */
 const forbidden = [/pemberley/i, /porcupine/i, /1801\D{1,4}1802/];
 
 const exported: string[] = [];
 let collector: Server;
 let cluster: Cluster;
 let edge: Edge;
-/** Of backends that were replaced. */
+/** Logs of backends that were replaced. */
 let endedLogs = "";
 
 beforeAll(async () => {
@@ -49,7 +49,7 @@ async function send(path: string, body: unknown, headers: Record<string, string>
 const complete = (change: object = {}) =>
   send("/v1/completions", { prompt: marker, max_tokens: 8, seed: 1, ...change });
 
-/** Everything written up to now; the collector is told with some delay. */
+/** All logs and exports up to now. Spans reach the collector with a delay. */
 async function written(): Promise<string> {
   const spans = () => exported.filter((body) => body.includes('"resourceSpans"')).length;
   await expect.poll(spans, { timeout: 20_000 }).toBeGreaterThan(0);
@@ -103,7 +103,7 @@ test("requests whose backend fails, breaks off inside a frame, dies, or is not t
   proxy.trouble = { kind: "failing" };
   for (const model of ["gpt2", "gpt2:auto"]) expect((await complete({ model }))[0]).toBe(200);
   proxy.trouble = { kind: "torn" };
-  // The backend that failed is left out for a moment, so the first requests may go to the other one.
+  // The edge avoids a backend that failed for a moment, so the first requests may go to the other one.
   let sent = 0;
   await expect
     .poll(
@@ -121,7 +121,7 @@ test("requests whose backend fails, breaks off inside a frame, dies, or is not t
   const streams = Array.from({ length: 12 }, (_, i) =>
     complete({ model: `gpt2:c${i}`, max_tokens: 200, stream: true }),
   );
-  // The one that failed may be left out still, so either may have the streams.
+  // The edge may still avoid that backend, so the streams may be on either.
   const running = () => Promise.all(cluster.backends.map((one) => one.metric("vllm:num_requests_running")));
   let first = -1;
   await expect

@@ -1,4 +1,4 @@
-/** Other artifacts are published under the traffic of tenants with own adapters: each answers all the time, and is made again. */
+/** New artifacts are published while tenants use their own adapters: each adapter always answers, and is made again. */
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
@@ -10,7 +10,7 @@ import { variantOf } from "../support/tiny-model.ts";
 import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
 
 const tenants = Array.from({ length: 12 }, (_, i) => `tenant-${i}`);
-/** Every third has examples beside its documents. */
+/** Every third tenant has examples as well as documents. */
 const isTaught = (tenant: string) => tenants.indexOf(tenant) % 3 === 0;
 const patience = { timeout: 240_000, interval: 500 };
 let cluster: MemoryCluster;
@@ -34,7 +34,7 @@ const adapterOf = async (tenant: string): Promise<Adapter> => {
   return data[0];
 };
 
-/** Asks by name, or leaves the choice to the prompt. Returns the fingerprint of the set that has answered, with the tenant's memory. */
+/** Asks by name, or lets the prompt choose. Returns the fingerprint of the artifacts that answered; the memory must be used. */
 async function ask(tenant: string, isNamed: boolean): Promise<string> {
   const chameleon = isNamed ? { adapter: "notes" } : {};
   const body = { prompt: `The boats of ${tenant} carry`, max_tokens: 4, chameleon };
@@ -79,7 +79,7 @@ test("none is void at any moment, every answer names its set, and all are made a
 
   for (const tenant of tenants) {
     const prints = seen.get(tenant)!;
-    // Once from the old set to the new one, and not back.
+    // Each tenant switches once from the old set to the new one.
     const switched = prints.indexOf(fingerprintOf(next));
     expect(prints.slice(0, switched).every((print) => print === fingerprintOf(old))).toBe(true);
     expect(prints.slice(switched).every((print) => print === fingerprintOf(next))).toBe(true);

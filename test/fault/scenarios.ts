@@ -1,6 +1,6 @@
 /**
- * What can happen to a backend under load, and what its clients notice: every stream is held against the same request's
- * stream of a run in which nothing happened.
+ * Faults of a backend under load, and what clients notice: each stream is compared with the same request's stream in a run without
+ * a fault.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
@@ -10,13 +10,13 @@ import { type Answer, type Body, Traffic } from "./traffic.ts";
 
 export interface Scenario {
   name: string;
-  /** What is behind the proxy. */
+  /** Whether the first backend is behind the proxy. */
   isProxied?: boolean;
-  /** Before the first request. */
+  /** Runs before the first request. */
   prepare?(cluster: Cluster): void;
-  /** Once clients have seen a twentieth of what they will. */
+  /** Causes the fault, once clients have a twentieth of all chunks. */
   strike?(cluster: Cluster): Promise<void>;
-  /** Brings all back to where it was. */
+  /** Undoes the fault. */
   repair?(cluster: Cluster): Promise<void>;
 }
 
@@ -28,7 +28,7 @@ export const scenarios: Scenario[] = [
   },
   {
     name: "engine crash",
-    // The backend goes on, and starts its engine again.
+    // The backend stays alive and starts its engine again.
     async strike({ backends: [backend] }) {
       const engines = backend.enginePids();
       process.kill(engines.at(-1)!, "SIGSEGV");
@@ -75,14 +75,14 @@ export interface Result {
   name: string;
   requests: number;
   failed: number;
-  /** Streams that are not those of the run without a fault. */
+  /** Streams that differ from the run without a fault. */
   different: number;
   events: Record<string, number>;
   firstMs: number;
   totalMs: number;
-  /** The longest that any client waited between two chunks. */
+  /** The longest time that any client waited between two chunks. */
   pauseMs: number;
-  /** The first things that went wrong. */
+  /** The first failures and differences, as text. */
   examples: string[];
 }
 
@@ -91,7 +91,7 @@ export interface Load {
   concurrency: number;
 }
 
-/** The answers when nothing happens. Throws an Error if one fails. */
+/** The answers without a fault. Throws an Error if one fails. */
 export async function undisturbed(cluster: Cluster, { bodies, concurrency }: Load): Promise<Answer[]> {
   const edge = await cluster.startEdge(false);
   try {
@@ -104,7 +104,7 @@ export async function undisturbed(cluster: Cluster, { bodies, concurrency }: Loa
   }
 }
 
-/** Sends the load while the scenario happens, again and again until it is over. */
+/** Sends the load again and again until the scenario's fault has happened. */
 export async function runScenario(
   cluster: Cluster,
   scenario: Scenario,
@@ -118,7 +118,7 @@ export async function runScenario(
   try {
     scenario.prepare?.(cluster);
     const strike = async () => {
-      // Early: what clients have seen lags behind what backends have done.
+      // Early, because the chunks that clients have lag behind what backends have computed.
       await traffic.seen(Math.ceil(chunks / 20));
       await scenario.strike?.(cluster);
     };

@@ -1,5 +1,5 @@
 /**
- * kill -9 of a self-hosted edge under streams and writes, and a backup of it under the same load: no key, limit, charge, adapter or
+ * kill -9 of a self-hosted edge under streams and writes, and a backup under the same load: no key, limit, charge, adapter or
  * memory is lost or doubled.
  */
 import { execFile } from "node:child_process";
@@ -44,7 +44,7 @@ test(`${kills} kills under ${streams} streams (seed ${seed})`, { timeout: 300_00
 const run = (name: string, file: string, to: string) =>
   promisify(execFile)(process.execPath, [commandFile, name, file], { env: { ...process.env, STATE_DIR: to } });
 
-/** What a caller was promised so far, and what it has in flight. */
+/** A copy of what a caller was promised and what it has in flight. */
 const promised = ({ charged, memories, unknown, cut }: Caller) => ({
   ...{ charged: { ...charged }, memories: new Map(memories), unknown, most: cut?.most ?? { requests: 0, tokens: 0 } },
 });
@@ -57,7 +57,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   const callers = await newCallers(saved, streams, seededRandom(seed));
   let isKilled = false;
   const traffic = Promise.all(callers.map((caller) => caller.run(() => isKilled)));
-  // It is awaited after the kill.
+  // Handled when `traffic` is awaited after the kill.
   traffic.catch(() => undefined);
   const answers = () => callers.reduce((sum, caller) => sum + caller.answers, 0);
   await expect.poll(answers, patience).toBeGreaterThan(3 * streams);
@@ -65,7 +65,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   const file = path.join(folder, "backup.tar.gz");
   await run("backup", file, saved.state);
   const after = callers.map(promised);
-  // It serves on.
+  // The edge serves on after the backup.
   const answered = answers();
   await expect.poll(answers, patience).toBeGreaterThan(answered);
   isKilled = true;
@@ -88,7 +88,7 @@ test("a backup under load is restored to what was promised before it, and nothin
     }
     const [least, most] = [before[i].charged, after[i].charged];
     for (const name of ["requests", "tokens"] as const) {
-      // A memory's charge is stored with it, and made by its tenant's object.
+      // Polls, because a memory's charge is stored with the memory and reaches the ledger later.
       await expect.poll(async () => (await one.used())[name], patience).toBeGreaterThanOrEqual(least[name]);
       expect((await one.used())[name]).toBeLessThanOrEqual(most[name] + after[i].most[name]);
     }
@@ -96,12 +96,12 @@ test("a backup under load is restored to what was promised before it, and nothin
     expect(answer.status).toBe(200);
   }
   await restored.kill();
-  // Streams of the client library end there, too.
+  // The saved edge starts again, so that the client library's streams can resume and end.
   await saved.start();
   await traffic;
   await saved.stop();
 
-  // A restore that stops in its middle: nothing can take the place of a link to nowhere.
+  // A restore that stops half way: the link to nowhere cannot be replaced by a folder.
   const part = path.join(folder, "part");
   await mkdir(part);
   await symlink("nowhere", path.join(part, "objects"));

@@ -1,4 +1,4 @@
-/** Streaming requests of every kind, and what their clients saw: all that must not change when a backend fails. */
+/** Streaming requests of every kind, and the parts of their answers that must not change when a backend fails. */
 import { readFileSync } from "node:fs";
 import { smallArtifacts } from "../support/small-base.ts";
 
@@ -12,28 +12,28 @@ export interface Body {
   [option: string]: unknown;
 }
 
-/** What one client saw, joined over its chunks; equal where the completions are. */
+/** A stream as one client saw it, joined over its chunks. Equal for equal completions. */
 export interface Seen {
   texts: string[];
   finishes: (string | null)[];
   logprobs: unknown[];
   compared: unknown[];
   centroids: unknown[];
-  /** With their weights. */
+  /** By choice: the experts with their weights, and the evidence. */
   experts: unknown[];
   usage: unknown;
 }
 
 export interface Answer {
   seen: Seen;
-  /** Which artifacts answered; each that its chunks name. */
+  /** Fingerprints of artifacts that the stream's chunks name. */
   fingerprints: Set<string>;
-  /** Why it failed; null where it did not. */
+  /** The reason of a failure; null without one. */
   failure: string | null;
   chunks: number;
   firstMs: number;
   totalMs: number;
-  /** The longest wait between two chunks. */
+  /** The longest wait between two chunks, in milliseconds. */
   pauseMs: number;
 }
 
@@ -47,14 +47,14 @@ const openings = [
 ];
 
 /**
- * Of the embedded model. Which backend a centroid prefers depends on the backends' ports, which differ from run to run: of few
- * centroids all may prefer the same one, and a test that harms the other would try nothing.
+ * All centroids of the small base. The backend that a centroid prefers depends on the backends' ports, which differ between
+ * runs; with few centroids, all might prefer the backend that a test does not harm.
  */
 export const shippedCentroids: readonly string[] = (
   JSON.parse(readFileSync(`${smallArtifacts}/manifest.json`, "utf8")) as { centroids: { id: string }[] }
 ).centroids.map(({ id }) => id);
 
-/** The same for the same count: greedy and seeded, with everything that a stream can carry. */
+/** Equal requests for an equal count: greedy and seeded, with everything that a stream can carry. */
 export function requestsOf(count: number, tokens: number): Body[] {
   const models = ["gpt2:auto", "gpt2", ...shippedCentroids.map((id) => `gpt2:${id}`)];
   return Array.from({ length: count }, (_, i): Body => {
@@ -68,7 +68,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
       { logit_bias: { "13": 4 } },
     ][i % 7];
     return {
-      // A third are mixtures.
+      // A third of the requests ask for mixtures.
       model: i % 3 === 0 ? "gpt2:auto" : models[i % models.length],
       prompt: `${openings[i % openings.length]}${" again".repeat(i % 5)}`,
       max_tokens: tokens + (i % 3) * 8,
@@ -82,7 +82,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
   });
 }
 
-/** Sends requests, `concurrency` at a time, and tells how far they are. */
+/** Sends requests, `concurrency` at a time, and counts the chunks of their answers. */
 export class Traffic {
   readonly #edge: { url: string; key: string };
   #chunks = 0;
@@ -92,7 +92,7 @@ export class Traffic {
     this.#edge = edge;
   }
 
-  /** Resolves when so many chunks have come, in all. */
+  /** Resolves when all streams together have received so many chunks. */
   seen(chunks: number): Promise<void> {
     return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
   }
@@ -162,7 +162,7 @@ export class Traffic {
       if (chameleon?.experts) seen.experts[index] = [chameleon.experts, chameleon.evidence];
     }
     if (chunk.usage) {
-      // How much of a prompt was in a cache is the backend's own.
+      // The number of cached prompt tokens depends on the backend that answers.
       const { prompt_tokens_details: _, ...usage } = chunk.usage;
       seen.usage = usage;
     }
