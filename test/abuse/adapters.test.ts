@@ -82,7 +82,7 @@ async function timesBeside(others: () => Promise<unknown>): Promise<number[]> {
 const p95 = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(0.95 * times.length)];
 const shown = (times: number[]) => times.map((ms) => ms.toFixed(0)).join(" ");
 
-test("a key's adapter is made beside another's many as beside one after another", async () => {
+test("a tenant's adapter is made about as fast beside many at once as beside the same number one after another", async () => {
   const alone = Array.from({ length: requests });
   const harmless: number[] = [];
   const attacked: number[] = [];

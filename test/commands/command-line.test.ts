@@ -104,7 +104,7 @@ test.for(refusals)("chameleon %s %j ends with %i", async ([name, args, code, sen
   expect(ended.stderr + ended.stdout).not.toMatch(/\n {4}at /);
 });
 
-test("a reader that goes away is no failure worth a word", async () => {
+test("a command whose output pipe is closed ends without a message", async () => {
   const [, entry] = Object.fromEntries(commands).doctor;
   const child = spawn(process.execPath, [path.join(root, entry), "--json"], { stdio: ["ignore", "pipe", "pipe"] });
   child.stdout.destroy();

@@ -137,7 +137,7 @@ test("the command that the refusal of a page names allows the page", async () =>
   await expect.poll(async () => (await models()).headers.get("access-control-allow-origin"), patience).toBe(origin);
 });
 
-test("what it cannot do is one clear line", async () => {
+test("each failure is one clear line", async () => {
   const cases: [string[], RegExp][] = [
     [["revoke", "sk-chameleon-secret"], /^chameleon keys: a key is named by its id/],
     [["create", "a b"], /^chameleon keys: "a b" is no tenant/],

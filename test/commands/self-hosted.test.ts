@@ -36,7 +36,7 @@ async function statusOf(url: string, key: string, headers: Record<string, string
   return response.status;
 }
 
-test("on every interface the known key is none; those that are made are its user's, outlive a start, and serve his commands", async () => {
+test("on every interface the default key is invalid; generated keys are their user's alone, outlive a start, and serve commands", async () => {
   const edge = await startEdge("--host", "0.0.0.0");
   const url = edge.edge.replace("0.0.0.0", "127.0.0.2");
   expect([await statusOf(url, edge.key), await statusOf(url, localKey)]).toEqual([200, 401]);

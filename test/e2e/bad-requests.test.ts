@@ -4,7 +4,7 @@ import { failureOf, fuzzRequests } from "../fuzz/requests/run.ts";
 
 const seed = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 1e6) + 1);
 
-test("bad requests get a refusal that is theirs, and nothing of them stays", async () => {
+test("each bad request gets a fitting refusal, and nothing of it stays", async () => {
   console.log(`seed ${seed} (set FUZZ_SEED to repeat)`);
   const options = { requests: 1000, seed, concurrency: 32, memorySamples: 0, note: () => undefined };
   const result = await fuzzRequests(options);

@@ -48,7 +48,7 @@ test("each text gets a label, with probabilities that add up to 1 and do not dep
   }
 });
 
-test("labels that begin alike, or with another, have the probabilities of what a text of them alone would be", async () => {
+test("labels that begin alike, or with another label, have probabilities that add up to 1", async () => {
   const messages = [{ role: "user", content: "Which month comes after June?" }];
   const labels = ["July", "June", "July 4", "July 5"];
   const { data, usage } = await classified({ input: messages, labels, model: "gpt2" });
@@ -58,7 +58,7 @@ test("labels that begin alike, or with another, have the probabilities of what a
 });
 
 test.each(["gpt2", "gpt2:auto"])(
-  "they are the ratio of the logprobs that a conversation's answer tells, by %s",
+  "probabilities of labels have the ratios of their tokens' probabilities in a chat's answer, by %s",
   async (model) => {
     const messages = [{ role: "user", content: "Name one kind of citrus fruit." }];
     const told = await answered<ChatResponse>("/v1/chat/completions", {
@@ -78,7 +78,7 @@ test.each(["gpt2", "gpt2:auto"])(
   },
 );
 
-test("an adapter of examples knows their labels, and gets texts as they put them", async () => {
+test("an adapter of examples knows their labels, and gets texts in the examples' format", async () => {
   const pairs = ["cow", "rose", "horse", "tulip", "sheep", "daisy", "goat", "lily"].map((word, i) => ({
     text: `The ${word} stands in the field.`,
     label: i % 2 === 0 ? "animal" : "flower",

@@ -422,7 +422,7 @@ describe("the Vercel AI SDK", () => {
     }
   });
 
-  test("sends a conversation on where it is told that nothing is stored, and else knows why not", async () => {
+  test("continues a conversation with store: false, and else is told why it cannot", async () => {
     const first = await generateText({ model: openai()(model), prompt: question, ...sampling });
     const messages = [
       { role: "user" as const, content: question },
@@ -529,7 +529,7 @@ describe("LangChain", () => {
   });
 });
 
-test("who went away left no slot taken", async () => {
+test("clients that left hold no slot", async () => {
   const running = async () => {
     const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
     return Number(/^vllm:num_requests_running(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);

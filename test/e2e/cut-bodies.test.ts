@@ -12,7 +12,7 @@ const cut = 3000;
 /** Maximum bytes that a request may leave. A request that stays leaves 1700; the isolate's other work changes it by up to 300. */
 const bytesEach = 800;
 
-test("a body that breaks off is let go, with its request", async () => {
+test("a body that breaks off is released with its request", async () => {
   const tenants = Object.fromEntries(keys.map((key) => [key, "cut"]));
   const edge = await startEdge({ keys: tenants }, { isInspected: true });
   onTestFinished(edge.stop);

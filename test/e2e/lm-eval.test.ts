@@ -56,7 +56,7 @@ test(`likelihoods of a batch of token ids are those of each alone (seed ${seed})
   }
 });
 
-test("a continuation is greedy where it is the model's own, and only there", async () => {
+test("a continuation is greedy only if it is the model's own", async () => {
   const prompt = idsOf(20);
   // The likeliest next token's logprob. Candidates are compared by it, because the answer gives no token ids.
   const { choices } = await complete({ model, prompt: [prompt], max_tokens: 1, temperature: 0, logprobs: 1 });

@@ -103,7 +103,7 @@ describe("publishing", () => {
   const published = async (...args: string[]) => JSON.parse((await publish("--json", ...args)).stdout);
   const failure = (...args: string[]) => publish(...args).then(String, ({ code, stderr }) => [code, stderr]);
 
-  test("uploads what is not there, switches, lists and goes back; again it does nothing", async () => {
+  test("uploads missing files, switches, lists and rolls back; a repeated publish does nothing", async () => {
     const [one, two] = [await variantOf(smallBase, path.join(folder, "one"), "one"), path.join(folder, "two")];
     await variantOf(smallBase, two, "two");
     expect(await published("--artifacts", one, "--dry-run")).toMatchObject({ uploaded: 4, present: 0, dryRun: true });

@@ -107,7 +107,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       }
     });
 
-    test("its address brings tab, text and seed to another browser, and texts that were sent can be had again", async () => {
+    test("its address brings tab, text and seed to another browser, and texts that were sent can be recalled", async () => {
       const { page } = driver;
       await driver.sampling({ seed: "11" });
       await driver.write(maths);

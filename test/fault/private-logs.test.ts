@@ -56,7 +56,7 @@ async function written(): Promise<string> {
   return [edge.log(), endedLogs, ...cluster.backends.map((backend) => backend.log()), ...exported].join("\n");
 }
 
-test("served requests: none of prompts, examples, stops, names of users, answers", async () => {
+test("logs of served requests hold no prompts, examples, stops, names of users or answers", async () => {
   const answers: string[] = [];
   for (const stream of [false, true]) {
     const [status, answer] = await complete({ stream, logprobs: 2, echo: true, stop: ["porcupine!"], user: marker });
@@ -80,7 +80,7 @@ test("served requests: none of prompts, examples, stops, names of users, answers
   }
 });
 
-test("refused requests: none of what was wrong with them", async () => {
+test("logs of refused requests do not repeat what was wrong with them", async () => {
   const refused: [path: string, body: unknown, status: number][] = [
     ["/v1/completions", `{"prompt": "${marker}"`, 400],
     ["/v1/completions", { prompt: { [marker]: marker } }, 400],
@@ -98,7 +98,7 @@ test("refused requests: none of what was wrong with them", async () => {
   for (const pattern of forbidden) expect(await written()).not.toMatch(pattern);
 });
 
-test("requests whose backend fails, breaks off inside a frame, dies, or is not there", async () => {
+test("logs of requests whose backend fails, breaks off inside a frame, dies, or is missing", async () => {
   const { proxy } = cluster;
   proxy.trouble = { kind: "failing" };
   for (const model of ["gpt2", "gpt2:auto"]) expect((await complete({ model }))[0]).toBe(200);

@@ -49,7 +49,7 @@ async function ask(tenant: string, isNamed: boolean): Promise<string> {
   return system_fingerprint;
 }
 
-test("none is void at any moment, every answer names its set, and all are made again", async () => {
+test("every adapter answers at any moment, every answer names its artifacts, and all adapters are made again", async () => {
   const [old, next] = sets;
   await publish(old);
   for (const tenant of tenants) {

@@ -58,7 +58,7 @@ const chat = (role: string) => ({
 });
 
 describe("POST /v1/adapters", () => {
-  test("of a pair or a chat only the answer is learnt, with the end after it, behind the prompt that is served", async () => {
+  test("learns only the answer of a pair or a chat, with the end of text, after the prompt as it is served", async () => {
     const { fits } = backendMakes();
     const chatTemplate = "{% for m in messages %}{{ m.content }}{% endfor %}";
     const { post, complete } = app({ artifacts: loadOnce(() => edgeArtifactsWith(false, { chatTemplate })) });
@@ -79,7 +79,7 @@ describe("POST /v1/adapters", () => {
     expect(pair.ids.at(-1)).toBe(conversation.ids.at(-1));
   });
 
-  test("makes one of texts, says what it gains, and it serves as a model beside the others", async () => {
+  test("makes an adapter of texts, reports its gain, and serves it as a model beside the others", async () => {
     const { fits } = backendMakes();
     const { request, complete } = app();
     const made = await make();
@@ -127,7 +127,7 @@ describe("POST /v1/adapters", () => {
     expect((await request("/v1/models/gpt2:my-mail", { headers: own.theirs })).status).toBe(404);
   });
 
-  test("serves whoever names it beside a model, which is resolved all the same", async () => {
+  test("serves requests that name the adapter beside a model, which must still exist", async () => {
     backendMakes();
     const { post, complete, request } = app();
     await make();
@@ -199,7 +199,7 @@ describe("POST /v1/adapters", () => {
     }
   });
 
-  test("that gained nothing is kept as the base, and an answer that is asked says so", async () => {
+  test("that gained nothing serves the base, and answers say so on request", async () => {
     backendMakes({ gain: { ...gain, nats: -0.01 }, kept: false });
     const { complete } = app();
     const made = await (await make()).json();
@@ -298,7 +298,7 @@ describe("POST /v1/adapters", () => {
     await expect.poll(own.charged, patience).toEqual([1, tokens]);
   });
 
-  test("a backend that cannot make it is answered with its reason, and leaves nothing behind", async () => {
+  test("a backend that cannot make an adapter gives its reason, and nothing is left behind", async () => {
     own.backendMakes({ fit: unavailable });
     expect((await make()).status).toBe(503);
     expect(await json("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
@@ -344,7 +344,7 @@ describe("an adapter", () => {
     expect((await app().complete({ model: "gpt2:two", prompt: "a" })).status).toBe(404);
   });
 
-  test("is deleted again at a backend that does not answer until that has confirmed it, and shown meanwhile", async () => {
+  test("is deleted again at a backend that does not answer until it confirms, and is listed as deleting until then", async () => {
     backendMakes();
     await make({}, "gone");
     let isDown = true;
@@ -377,7 +377,7 @@ describe("an adapter", () => {
     expect([await deleting(), deletions]).toEqual([[], 4]);
   });
 
-  test("that a backend outside the configuration may have stays pending, and is deleted once that is configured", async () => {
+  test("that an unconfigured backend may have stays pending until that backend is configured, and is deleted then", async () => {
     backendMakes();
     network.use(http.delete("http://*/v1/adapters/*", () => new HttpResponse(null, { status: 204 })));
     await make({}, "left");
@@ -416,7 +416,7 @@ describe("an adapter", () => {
     expect([fits.length, deletions]).toEqual([2, [expect.not.stringContaining(made.data[0].hash!)]]);
   });
 
-  test("is erased with its tenant: at every backend, now or once that answers, and nothing of its use is left", async () => {
+  test("is erased with its tenant at every backend, at once or when the backend answers, and no usage is left", async () => {
     const { tenant } = own;
     const access = { tenant, keyId: "k", limits: plans.unlimited, memoryTokens: null, fileBytes: null, origins: [] };
     const { settled, complete, post, request } = app({
@@ -456,7 +456,7 @@ describe("an adapter", () => {
     expect(await erase()).toMatchObject({ adapters: 0, backends: { confirmed: [backendUrl], pending: [] } });
   });
 
-  test("is erased at the known processes of an address, and not confirmed for its others", async () => {
+  test("is erased at the known processes behind an address, and stays unconfirmed for others there", async () => {
     network.use(http.delete("http://*/v1/*/*", () => new HttpResponse(null, { status: 204 })));
     const [known, unknown] = ["http://{name}.known.test", "http://{name}.unknown.test"];
     const { BACKEND_URLS } = env as unknown as Record<string, string>;
@@ -474,7 +474,7 @@ describe("an adapter", () => {
     }
   });
 
-  test("of other artifacts, which are gone, is refused by name, for good where it cannot be made again", async () => {
+  test("for artifacts that are gone is refused by name, permanently if it cannot be made again", async () => {
     await store().add({ name: "old" }, content, { ...made, copy: { address: backendUrl, process: null } });
     const { complete, request } = app();
     const ask = async () => errorOf(await complete({ model: "gpt2:old", prompt: "a" }));

@@ -92,7 +92,7 @@ describe("nobody but the admin key comes in", () => {
     }
   });
 
-  test("wrong keys are counted with unknown API keys of the network, and the right one is let in all the same", async () => {
+  test("wrong keys count with unknown API keys of their network, and the right key still works", async () => {
     const { app, request } = testApp();
     const address = { "cf-connecting-ip": "192.0.2.7" };
     const guess = async (path: string, n: number) => {
@@ -234,7 +234,7 @@ describe("tenants", () => {
     });
   });
 
-  test("the refusal of a page names the command that allows its origin: what that sends does allow it", async () => {
+  test("the refusal of a page names a command, and the request of that command allows the page's origin", async () => {
     const tenant = newTenant();
     const { key } = await made({ tenant });
     const page = { ...bearer(key), origin: "https://app.example.com" };

@@ -82,7 +82,7 @@ describe("a body", () => {
     expect([bodies.heldBytes, bodies.streamsOf("a")]).toEqual([0, 0]);
   });
 
-  test("of which too much is unread ends alone, with limit and value, and lets go of what waited", async () => {
+  test("with too much unread ends alone, with an error of limit and value, and drops the text that waited", async () => {
     const bodies = new AnswerBodies();
     const slow = opened(bodies, "a");
     const other = opened(bodies, "a");
@@ -122,7 +122,7 @@ describe("a body", () => {
     expect(await behind.text()).toBe("wholewhy");
   });
 
-  test("of which nothing is read is ended after a time, and broken off after another", () => {
+  test("that nobody reads ends in an error after a time, and breaks off after as long again", () => {
     const bodies = new AnswerBodies();
     const { body, told } = opened(bodies, "a");
     body.write("x");
@@ -184,7 +184,7 @@ describe("the bodies of an object", () => {
   });
 });
 
-test("of a Worker's requests the largest body ends at its own next tick, and counts no more at once", async () => {
+test("the largest body of a Worker's requests ends at its own next tick, but stops counting at once", async () => {
   const bodies = new AnswerBodies({ maximumBytes: 1000, ofRequests: true });
   const large = opened(bodies, "a");
   large.body.write("x".repeat(900));
@@ -206,7 +206,7 @@ describe("streams that nobody reads, with the largest answers", () => {
     alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
   });
 
-  test("are cancelled, hold no more than they may, and end in an error that tells both; who reads is served", async () => {
+  test("are cancelled, hold no more than their limit, and end in an error that names it; a client that reads is served", async () => {
     const { bodies, seen } = lateBackend(clients + 1);
     const reported = await reportedByCells();
     const chatArtifacts = await edgeArtifactsWith(false, { chatTemplate: "{{ messages[0].content }}" });
@@ -348,7 +348,7 @@ describe("a whole answer", () => {
     expect(await heldByCell()).toBe(0);
   });
 
-  test("that fails before has a status, and costs nothing, whatever was computed", async () => {
+  test("that fails before it has begun has an error status, and costs nothing, whatever was computed", async () => {
     const { bodies, seen } = lateBackend(1);
     const reported = await reportedByCells();
     const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa", n: 2, max_tokens: 9 });
@@ -360,7 +360,7 @@ describe("a whole answer", () => {
   });
 });
 
-describe("an answer that its own caller's demand ends is charged what was computed", () => {
+describe("an answer that ends because of its own caller is charged what was computed", () => {
   test.each([false, true])("where a choice misses the caller's deadline; streamed: %s", async (stream) => {
     const { bodies, seen } = lateBackend(1);
     const reported = await reportedByCells();

@@ -122,7 +122,7 @@ test("a pointer that has not changed is not sent again", async () => {
   expect((await source.pointer())?.switches.map(({ manifest }) => manifest)).toEqual([nextHash, oldHash]);
 });
 
-describe("what is not as it should be is refused, told, and the old set stays; mended, it is taken up", () => {
+describe("a damaged set is refused and reported, and the old set stays; once mended, the set is served", () => {
   const altered = (bytes: Uint8Array<ArrayBuffer>) =>
     bytes.map((byte, i) => (i === bytes.length - 1 ? byte ^ 1 : byte));
   const harms: [string, (files: Files) => Promise<unknown>, RegExp][] = [

@@ -23,7 +23,7 @@ test("every call is signed, over the bytes that are sent", async () => {
 });
 
 describe("a caller's deadline", () => {
-  test("travels with each of its choices; what is left of it, in milliseconds", async () => {
+  test("is sent with each of its choices, as the milliseconds that are left", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     const headers = { "x-deadline-ms": "600000" };
     const { complete } = testApp();
@@ -41,7 +41,7 @@ describe("a caller's deadline", () => {
     expect(await errorOf(response)).toMatchObject({ status: 400, param: "x-deadline-ms" });
   });
 
-  test("that is over is 504", async () => {
+  test("that has passed is answered with 504", async () => {
     const error = { type: "error", kind: "deadline_exceeded", message: "too late", retryAfterSeconds: null } as const;
     backendAnswers(({ id }) => [{ ...error, id }]);
     const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": "5" } });

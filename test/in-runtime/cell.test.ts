@@ -89,7 +89,7 @@ describe("a cell", () => {
     expect((await eventsOf(slow)).data.at(-1)).toBe("[DONE]");
   });
 
-  test("answers a stream once it is accepted; one with a deadline once it has started, or with a status", async () => {
+  test("begins a stream once a backend accepts it; with a deadline, once it has started or failed", async () => {
     const { bodies, seen, finish } = lateBackend(3);
     const app = testApp();
     const complete = (headers: Record<string, string>) => app.complete({ prompt: "aaa", stream: true }, { headers });
@@ -135,7 +135,7 @@ describe("a cell", () => {
     expect((await reader.read()).done).toBe(true);
   });
 
-  test("lets tokens travel together where a tenant has many streams, or nobody reads along", async () => {
+  test("has tokens sent in groups if a tenant has many streams, or the answer is not streamed", async () => {
     const { bodies, seen, finish } = lateBackend(gatheringLimits.ungatheredStreams + 2);
     const app = testApp();
     const called = async (calls: number) => vi.waitFor(() => expect(seen.batches).toHaveLength(calls));
@@ -206,7 +206,7 @@ function configure(variables: object) {
   );
 }
 
-test("a cell that lives on calls another list of backends and signs with a rotated secret; what runs goes on", async () => {
+test("a running cell takes up another list of backends and a rotated secret, and running calls continue", async () => {
   const [secret, elsewhere] = ["rotated-0123456789abcdef0123456789", "http://127.0.0.1:8789"];
   const signed: boolean[] = [];
   const { seen, finish } = lateBackend(1);
@@ -269,7 +269,7 @@ describe("a client that goes away", () => {
     }
   });
 
-  test("in the middle of its stream, as its signal tells: no other cell goes on for it, and the cell settles", async () => {
+  test("in the middle of its stream: no other cell resumes the stream, and the cell settles it", async () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
     const beginAdmission: Dependencies["beginAdmission"] = ({ requestId, access: { tenant } }) => ({

@@ -52,7 +52,7 @@ describe("cells of a region", () => {
     expect((await overloaded.cells(requestOf("a"), "oc", signal)).response.status).toBe(200);
   });
 
-  test("any other refusal is the request's own", async () => {
+  test("any other refusal is passed on, and no further cell is asked", async () => {
     const refusal = new ServiceError("overloaded", "backends are busy", { retryAfterSeconds: 3 });
     const { cells, asked } = scripted(() => refusalResponse(refusal));
     await expect(cells(requestOf("a"), "oc", signal)).rejects.toEqual(refusal);
@@ -97,7 +97,7 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
   });
 });
 
-describe("a cell that goes on with a stream", () => {
+describe("a cell that resumes a stream", () => {
   test.each(["completion", "chat"])("sends what the client has not, wherever that is: %s", async (form) => {
     says("bcd");
     const message = { ...(await messageToCell(body)), form, includeUsage: true };
@@ -119,7 +119,7 @@ describe("a cell that goes on with a stream", () => {
 });
 
 describe("a cell is told to load its artifacts", () => {
-  test("by the request that it will answer, before that is read; and says when it has", async () => {
+  test("by the request that it will answer, before it reads the body, and reports when it has loaded them", async () => {
     const told: unknown[] = [];
     const { complete, post, request } = testApp({
       wakeCell: (tenant, region) => void told.push([tenant, region]),

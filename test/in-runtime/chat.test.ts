@@ -113,7 +113,7 @@ describe("a chat completion", () => {
     expect(seen.batches[0].sequences[0].promptIds).toEqual(ids);
   });
 
-  test("speaks in Alpaca's style where the model has no template, and stops where that would speak for the user", async () => {
+  test("uses Alpaca's format if the model has no template, and stops before the user's next turn", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "Yes.\n\n### Instruction:\nMore"));
     const { choices } = await chatted({ messages: hello, stop: ["1", "2", "3", "4"] }, chatApp({ contextTokens: 500 }));
     const { promptIds, sampling } = seen.batches[0].sequences[0];
@@ -203,7 +203,7 @@ describe("a chat completion", () => {
     expect(asked).toEqual([contextTokens - 5, 3, 2, contextTokens - 5, 0]);
   });
 
-  test("passes sampling fields on, and what it need not understand", async () => {
+  test("passes sampling fields on, and accepts fields that change nothing", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     await chatted({
       ...{ messages: hello, n: 2, temperature: 0, top_p: 0.5, top_k: 3, min_p: 0.1, stop: ["x", "y"], seed: 5 },
@@ -316,7 +316,7 @@ describe("a streamed chat completion", () => {
     expect(chunks.every((chunk) => !("usage" in chunk))).toBe(true);
   });
 
-  test("of nothing is a role, no text and a reason", async () => {
+  test("of an empty answer has a role, no text and a finish reason", async () => {
     backendAnswers(({ id }) => [{ ...doneFrame(id), finishReason: "stop", completionTokens: 0 }]);
     const [chunk] = await chunksOf({ messages: hello });
     expect(chunk.choices[0]).toMatchObject({ delta: { role: "assistant", content: "" }, finish_reason: "stop" });

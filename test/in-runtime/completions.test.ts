@@ -206,7 +206,7 @@ describe("a completion", () => {
     expect([maxTokens, sampling.min_tokens]).toEqual([edgeModel.contextTokens - 40, edgeModel.contextTokens - 40]);
   });
 
-  test("an end of text that ends nothing is a token without text; a stop string counts from min_tokens on", async () => {
+  test("an end of text that does not end the answer is a token without text; stop strings apply from min_tokens on", async () => {
     backendAnswers(({ id, sampling }) => {
       const ids = [98, endOfTextId, 99, 98, 99, 100];
       const tokens = ids.map((tokenId, i) => ({ ...tokenFrame(id, i, tokenId), logprob: 0 - i, alternatives: [] }));
@@ -392,7 +392,7 @@ describe("logprobs and echo", () => {
     expect(seen.batches[1].sequences[0].promptLogprobs).toBe(false);
   });
 
-  test("begins a text with the model's BOS, which no echo shows, and an answer to nothing with it alone", async () => {
+  test("begins a prompt with the model's BOS, which echo omits; an empty prompt is the BOS alone", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     const artifacts = loadOnce(() => edgeArtifactsWith(false, {}, { bosId: edgeModel.turnStartId, addsBos: true }));
     const app = testApp({ artifacts });

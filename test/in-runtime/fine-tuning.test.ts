@@ -150,7 +150,7 @@ describe("a job", () => {
     });
   });
 
-  test("is tried again while no backend takes it, also by the object's next life", async () => {
+  test("is tried again while no backend takes it, also after its object was evicted", async () => {
     const first = backendMakes({}, unavailable);
     const { id } = await created();
     await vi.waitFor(() => expect(first.fits).toHaveLength(1));
@@ -209,7 +209,7 @@ describe("a job", () => {
     expect((await app().request("/v1/models/gpt2:answers")).status).toBe(404);
   });
 
-  test("and its files are nobody else's", async () => {
+  test("and its files are out of other tenants' reach", async () => {
     backendMakes();
     const { id, training_file } = await created();
     const calls: [string, string][] = [

@@ -61,13 +61,13 @@ describe("every response tells browsers", () => {
     if (!name.endsWith("page")) expect(policy).not.toContain("script-src");
   });
 
-  test("that the host is asked over https alone, where it was", async () => {
+  test("to use https alone, if they asked by https", async () => {
     const { app } = testApp();
     const { headers } = await app.request("https://edge/healthz");
     expect(headers.get("strict-transport-security")).toMatch(/^max-age=\d{8}$/);
   });
 
-  test("what scripts and styles the page has, by their hashes, whatever the browser holds of it", async () => {
+  test("the hashes of the page's scripts and styles, also if they have the page in their cache", async () => {
     const asked: string[] = [];
     const { app } = testApp({
       async asset(path) {
@@ -186,7 +186,7 @@ describe("a body is read", () => {
     await expect(early).rejects.toMatchObject({ kind: "body_too_slow" });
   });
 
-  test("as UTF-8 only, and what was wrong with one is forgotten with it", async () => {
+  test("as UTF-8 only, and an invalid body does not affect the next one", async () => {
     const cut = bytes.slice(0, bytes.indexOf(0xc3) + 1);
     for (const size of [1, bytes.length]) {
       for (const declared of [null, cut.length]) {
@@ -346,7 +346,7 @@ describe("keys that open nothing", () => {
     expect(await kindOf("another", "192.0.2.1")).toBe("unauthorized");
   });
 
-  test("do not shut out a good one from there that was in use before", async () => {
+  test("do not shut out a valid key from the same address that was in use before", async () => {
     const { clock, key, kindOf } = await store();
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
     for (let i = 0; i < 2 * attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
@@ -355,7 +355,7 @@ describe("keys that open nothing", () => {
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
   });
 
-  test("do not shut out a good one from there that nobody used before, nor cost more reads for it", async () => {
+  test("do not shut out a valid key from the same address that is used for the first time, nor make it cost more reads", async () => {
     const { clock, read, listings, key, kindOf } = await store();
     for (let i = 0; i < 2 * attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
@@ -368,7 +368,7 @@ describe("keys that open nothing", () => {
     expect(listings()).toBeLessThanOrEqual(4);
   });
 
-  test("do not push good ones out of memory", async () => {
+  test("do not push valid keys out of memory", async () => {
     const { clock, read, key, kindOf } = await store();
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
     for (let i = 0; i < 1100; i++) await kindOf(`guess-${i}`, `192.0.${i >> 8}.${i & 255}`);
@@ -386,7 +386,7 @@ describe("keys that open nothing", () => {
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
   });
 
-  test("count for a whole network of version 6", async () => {
+  test("count for a whole IPv6 network", async () => {
     const { kindOf } = await store();
     for (let i = 0; i < attempts; i++) await kindOf(`guess-${i}`, `2001:db8:1:2:${i}::1`);
     expect(await kindOf("guess", "2001:db8:1:2:ffff::9")).toBe("rate_limited");

@@ -183,7 +183,7 @@ describe("a stream that is resumed after its last event", () => {
   });
 });
 
-test("what names a resource is made once: files and jobs", async () => {
+test("a repeated request makes its file or job once", async () => {
   const { request, post } = app();
   const send = async (texts: string[]) => {
     const form = new FormData();
@@ -213,7 +213,7 @@ test.each([
   ["an empty one", ""],
   ["one with a space", "a b"],
   [`one of ${limits.idempotencyKeyCharacters + 1} characters`, "k".repeat(limits.idempotencyKeyCharacters + 1)],
-])("a key that is none is refused with the limit and the value: %s", async (_, key) => {
+])("an invalid key is refused with limit and value: %s", async (_, key) => {
   const error = await errorOf(await app().complete(body, { headers: { ...mine, "idempotency-key": key } }));
   expect(error).toMatchObject({ status: 400, param: "Idempotency-Key" });
   expect(error.message).toContain(String(limits.idempotencyKeyCharacters));

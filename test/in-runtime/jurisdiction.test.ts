@@ -111,7 +111,7 @@ const places: Record<Region, RequestInitCfProperties> = {
 };
 
 test.each(regions)(
-  "before a backend a request from %s calls its tenant's objects once each, and a cell there",
+  "a request from %s calls each of its tenant's objects once, and a cell in its region, before a backend",
   async (region) => {
     const { complete, tenant, headers } = await europeanApp(limits, european, "anywhere");
     const calls: string[] = [];
@@ -184,7 +184,7 @@ describe("a tenant of the EU", () => {
     );
   });
 
-  test("has no answer, rather than one from elsewhere, where no backend is in the EU", async () => {
+  test("gets an error, not an answer from elsewhere, if no backend is in the EU", async () => {
     await setBackends(`enam=${outside},http://127.0.0.1:8791`);
     const { complete, post, headers } = await europeanApp(limits, `enam=${outside}`);
     withJurisdictions();

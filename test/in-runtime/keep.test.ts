@@ -56,7 +56,7 @@ const sealed = () =>
   own.rows<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts WHERE kind <> 'file'");
 const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] });
 
-test("what an adapter was made of is deleted once it is made, and it says what is lost", async () => {
+test("the texts of an adapter are deleted once it is made, and it says what is not possible any more", async () => {
   const kept = await create("kept", { documents, examples });
   expect(kept).toMatchObject({ keep: true, message: null, documents: [{}, {}] });
   const rows = await sealed();
@@ -73,7 +73,7 @@ test("what an adapter was made of is deleted once it is made, and it says what i
   expect(await errorOf(await app().request(path, { method: "DELETE" }))).toMatchObject(refused);
 });
 
-test("under other artifacts it answers as long as its own are there, and is gone then", async () => {
+test("after a publication such an adapter answers while its own artifacts are loaded, and is gone afterwards", async () => {
   await create("notes", { documents, keep: false });
   await create("labels", { examples, keep: false });
   backendAnswers(({ id }) => saying(id, "ok"));
@@ -101,7 +101,7 @@ test("documents that another adapter keeps stay until that is deleted", async ()
   expect(await shown("first")).toMatchObject({ adapts: true });
 });
 
-test("documents of one that was fitted without keeping its examples are not kept, either", async () => {
+test("documents added to an adapter whose examples were not kept are not kept, either", async () => {
   await create("labels", { examples, keep: false });
   expect((await addTo("labels")).status).toBe(200);
   expect(await sealed()).toEqual([]);
@@ -122,7 +122,7 @@ test("a backend that lacks such a memory ends the answer with an error that says
   });
 });
 
-test("every backend is given what none can be given later, though one fails; else one is", async () => {
+test("a memory whose documents are not kept is given to every backend, though one fails; any other to one backend", async () => {
   const down = () => Promise.reject(unavailable("unreachable", "down", undefined));
   const asked = await runInDurableObject(store(), async (_: TenantAdapterStore, { storage }) => {
     const seen: Record<string, string[]> = { kept: [], unkept: [] };
@@ -182,7 +182,7 @@ test.each<[string, () => Promise<Response>]>([
       return app().request("/v1/adapters", { method: "POST", body: form });
     },
   ],
-])("%s can say so, too", async (_, post) => {
+])("%s can ask for keep: false, too", async (_, post) => {
   const made = await post();
   expect([made.status, await made.json()]).toMatchObject([201, { keep: false }]);
   expect(await sealed()).toEqual([]);

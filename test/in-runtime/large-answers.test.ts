@@ -70,7 +70,7 @@ describe.each<[string, (app: ReturnType<typeof appWith>) => Promise<Response>]>(
     await vi.waitFor(() => expect([app.bodies.countOf(tenant), app.bodies.heldBytes]).toEqual([0, 0]));
   });
 
-  test("is refused where the tenant's hold too much, and costs nothing then", async () => {
+  test("is refused and costs nothing if the tenant's answers hold too much", async () => {
     const app = appWith({ maximumBytes: 100_000 });
     const error = await errorOf(await send(app));
     expect([error.status, app.bodies.countOf(tenant), app.reported]).toEqual([429, 0, []]);

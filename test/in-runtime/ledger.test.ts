@@ -52,7 +52,7 @@ const countsIn = async (ledger: DurableObjectStub<Ledger>, kind: keyof QuotaStat
 
 const failureOf = (call: Promise<unknown>) => call.then(() => "none", String);
 
-test("what could not be written is written later, by itself", async () => {
+test("a write that failed is repeated later, by itself", async () => {
   const { ledger } = newLedger();
   const repair = await without(ledger, "counts");
   expect((await ledger.admit("r1", limits)).refusal).toBeNull();
@@ -117,7 +117,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   expect(await ledger.usage(today(), today())).toEqual([]);
 });
 
-test("use that an object stored with what it is for is counted by its alarm if the object is lost before", async () => {
+test("use that an object has stored is counted by its alarm if the object is lost before it settles", async () => {
   const { tenant, ledger } = newLedger();
   const cell = env.CELLS.getByName(`stored of ${tenant}`);
   const request = { requestId: "r", tenant, beganMs: 0, isLimited: true };
@@ -151,7 +151,7 @@ test("a settlement is counted once though nothing ran for a day between two trie
   expect(state.settled.map(([id]) => id)).toEqual(["r"]);
 });
 
-test("what objects gather of a tenant without limits is counted whole, and once where they computed the same request", async () => {
+test("use that objects gather for a tenant without limits is all counted, and once if two computed the same request", async () => {
   const { tenant, ledger } = newLedger();
   const reported: [string, ...Consumption[]][] = [];
   const gather = (object: string, ids: string[]) =>
@@ -195,7 +195,7 @@ test("after an erasure, use of requests that began before is dropped, and that o
   expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1 }]);
 });
 
-test("an answer whose ledger never answers ends all the same, and its charge stays under way", async () => {
+test("an answer whose ledger never answers ends all the same, and its charge stays pending", async () => {
   vi.useFakeTimers();
   try {
     const underWay: Promise<void>[] = [];

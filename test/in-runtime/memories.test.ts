@@ -333,7 +333,7 @@ describe("a job", () => {
     expect(await charged()).toEqual([0, 0]);
   });
 
-  test("that DELETE ends when a backend has made a part of it is charged, as a client that leaves is", async () => {
+  test("that is deleted after a backend has made a part of it is charged, like a client that leaves", async () => {
     backendRemembers(() => new HttpResponse(endless('{"type":"progress","tokens":9,"totalTokens":9}\n')));
     await create({ documents: [long] });
     const ended = alarm();
@@ -564,7 +564,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
   expect(choices[0].chameleon!.memories!.map(({ id }) => id).sort()).toEqual(["a1", "a3", "a4"]);
 });
 
-test("that a tenant has no adapters is known for ten seconds, and looked up behind an answer then", async () => {
+test("an isolate remembers for ten seconds that a tenant has no adapters, then looks again behind an answer", async () => {
   let [nowMs, looks] = [Date.now(), 0];
   const stores = {
     getByName: (name: string) => {
@@ -596,7 +596,7 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
   expect(unseen.nearest).toEqual([[]]);
 });
 
-test("parts that were fitted join the mixture of a prompt that is near, under the base's floor", async () => {
+test("fitted parts join the mixture of a prompt that is near, and the base keeps its floor", async () => {
   const gain = { nats: 0.2, ci95: [0.1, 0.3] as [number, number], tokens: 9 };
   const examples = { examples: [], validation: null };
   const content = { manifestHash: await manifestHash(), centroid: [1, 0, 0, 0], tokens: 9, examples };
@@ -635,7 +635,7 @@ test.each<[string, string[]]>([
   expect(turns).toBeGreaterThanOrEqual(12);
 });
 
-test("as many documents as a memory may have are one word each", async () => {
+test("a memory may have its maximum number of documents with one word each", async () => {
   const seen = backendRemembers();
   const documents = Array.from({ length: limits.documents }, (_, i) => ({ name: `${i}.md`, text: "b" }));
   const made = await create({ documents });

@@ -40,7 +40,7 @@ function backendWaits() {
   return { puts, deletions, until };
 }
 
-test("documents that are added while a request waits for others are lost for neither of the two", async () => {
+test("of two requests that add documents at once, neither loses its own", async () => {
   const { puts, until } = backendWaits();
   const first = create([{ name: "a", text: "aaab" }]);
   await until(1);

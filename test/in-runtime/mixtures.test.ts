@@ -49,7 +49,7 @@ describe("the default", () => {
     expect(sequences[1].mixture).toEqual(mixture);
   });
 
-  test("of a prompt whose nearest centroid is off goes by the next that is on, and says where it fell", async () => {
+  test("uses the next centroid that is on if the nearest one is off, and still names the nearest one", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0.1, tokens: 2 }));
     const { chameleon } = (await completed({ prompt: "zzzb", chameleon: {} })).choices[0];
     expect(chameleon).toMatchObject({ centroid: "c2", mode: "evidence", held_out_gain: null });
@@ -76,7 +76,7 @@ describe("the default", () => {
     expect(data.at(-2)).toMatchObject({ choices: [{ chameleon: block }] });
   });
 
-  test("counts at its nearest adapter", async () => {
+  test("counts its use under the nearest centroid that is on", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0, tokens: 2 }));
     const reported = await reportedByCells();
     await completed({ prompt: "zzzb", max_tokens: 1 });
@@ -168,7 +168,7 @@ test.each<[unknown, ...string[]]>([
 test.each([
   ["adaptor", "its fields are adapter, compare, sources, retrieve, evidence_tokens"],
   ["x".repeat(5000), "its fields are adapter"],
-])("an unknown field of `chameleon` is refused with those that there are: %s", async (name, advice) => {
+])("an unknown field of `chameleon` is refused with a list of the known ones: %s", async (name, advice) => {
   for (const path of ["/v1/completions", "/v1/chat/completions"]) {
     const body = { prompt: "a", messages: [{ role: "user", content: "a" }], chameleon: { [name]: "off" } };
     const error = await errorOf(await testApp().post(path, body));

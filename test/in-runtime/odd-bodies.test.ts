@@ -121,7 +121,7 @@ describe("strings of digits", () => {
   });
 });
 
-test("nesting is counted outside strings alone, and up to the limit it passes", async () => {
+test("nesting is counted outside strings only, and accepted up to the limit", async () => {
   backendAnswers(({ id }) => saying(id, "b"));
   const levels = (count: number) => "[".repeat(count) + "]".repeat(count);
   const passing = [

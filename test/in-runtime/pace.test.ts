@@ -24,7 +24,7 @@ const access = {
 const opensAll: Dependencies["keys"] = { accessOf: async () => access };
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 
-test("the API looks at a key's requests at their pace, and at another key's at once", async () => {
+test("a key's requests start at its pace, and another key's at once", async () => {
   const looked: string[] = [];
   const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
   const { request } = testApp({ keys, now: () => 0 });
@@ -135,7 +135,7 @@ test("a body takes its key's time by the length that it declares", async () => {
   expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
 });
 
-test("a key that was told to come again later starts one by one until then", async () => {
+test("a key that was told to retry later starts its requests one by one until then", async () => {
   let isFull = true;
   let looks = 0;
   const keys: Dependencies["keys"] = {

@@ -59,7 +59,7 @@ function backendMakes(refuses: { adapters?: () => Response; memories?: () => Res
   });
 }
 
-test("one answers with the artifacts it was made for until all of it is made again, then with the served ones", async () => {
+test("an adapter answers with its old artifacts until all its parts are made again, then with the served ones", async () => {
   const refuses: Parameters<typeof backendMakes>[0] = {};
   const seen = backendMakes(refuses);
   await create("notes", { documents, examples });
@@ -115,7 +115,7 @@ test("one answers with the artifacts it was made for until all of it is made aga
   );
 });
 
-test("fitted parts that wait for a memory stay where another adapter of the same bytes is deleted", async () => {
+test("fitted parts that wait for a memory stay if another adapter of the same bytes is deleted", async () => {
   const refuses: Parameters<typeof backendMakes>[0] = { memories: unavailable };
   const seen = backendMakes(refuses);
   await create("alone", { examples });
@@ -136,7 +136,7 @@ test("fitted parts that wait for a memory stay where another adapter of the same
   expect(seen.deletions).not.toContain(`/v1/adapters/${own.tenant}/${hash}`);
 });
 
-test("they are made again the last used first, and nothing is charged for it", async () => {
+test("adapters are made again in the order of their last use, free of charge", async () => {
   const seen = backendMakes();
   const named = ["first", "second", "third"];
   for (const [i, name] of named.entries()) await create(name, { examples: [...examples, "ab".repeat(i + 1)] });
@@ -160,7 +160,7 @@ test("they are made again the last used first, and nothing is charged for it", a
   expect(await charged()).toBe(tokens);
 });
 
-test("one that cannot be made again says why, answers while its artifacts are there, and is refused by name then", async () => {
+test("an adapter that cannot be made again says why, answers while its artifacts are loaded, and is refused afterwards", async () => {
   backendMakes({ adapters: () => HttpResponse.json({ error: { message: "no", code: null } }, { status: 400 }) });
   await create("notes", { examples });
   backendAnswers(({ id }) => saying(id, "ok"));
@@ -174,7 +174,7 @@ test("one that cannot be made again says why, answers while its artifacts are th
   expect(refused).toMatchObject({ status: 400, code: "adapter_outdated" });
 });
 
-test("while one is made again, a request without its artifacts is told when to come back, and one for two sets, too", async () => {
+test("while an adapter is made again, a request that lacks its artifacts or needs two sets is told when to retry", async () => {
   backendMakes({ adapters: unavailable });
   await create("notes", { examples });
   await serve(after);
@@ -192,7 +192,7 @@ test("while one is made again, a request without its artifacts is told when to c
   });
 });
 
-test("documents that are added meanwhile make the memory again for the served artifacts, with those that were there", async () => {
+test("documents added meanwhile make the memory for the served artifacts, together with the earlier ones", async () => {
   const seen = backendMakes();
   await create("notes", { documents });
   await serve(after);
@@ -202,7 +202,7 @@ test("documents that are added meanwhile make the memory again for the served ar
   expect(seen.puts.at(-1)!.body).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
 });
 
-test("a fine-tuning job that waits while others are published is made for these", async () => {
+test("a fine-tuning job that waits while artifacts are published is made for the new ones", async () => {
   own.backendMakes({ fit: unavailable });
   const file = await own.uploaded(examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" })));
   const job = { model: "gpt2", training_file: file.id, suffix: "mail" };
@@ -216,7 +216,7 @@ test("a fine-tuning job that waits while others are published is made for these"
   expect(made.fits.map((one) => one.manifestHash)).toEqual([after.manifestHash]);
 });
 
-test("an object without requests looks for itself", async () => {
+test("an object without requests notices a publication by itself", async () => {
   backendMakes();
   await create("notes", { documents, examples });
   const dueMs = await runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
@@ -226,7 +226,7 @@ test("an object without requests looks for itself", async () => {
   expect(await store().find("notes")).toMatchObject({ manifestHash: after.manifestHash, refit: null });
 });
 
-test("deleted while it is made again, it stays deleted, at the backends too", async () => {
+test("an adapter that is deleted while it is made again stays deleted, at the backends too", async () => {
   backendMakes();
   await create("notes", { examples });
   const { hash } = await shown("notes");

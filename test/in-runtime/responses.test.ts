@@ -158,7 +158,7 @@ describe("a response", () => {
       .toEqual([["local", expect.objectContaining({ promptTokens: 5, completionTokens: 3, requests: 1 })]]);
   });
 
-  test("is held to a format, and repeats it", async () => {
+  test("is held to the requested format, and names it", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "{}", { finish: "stop" }));
     const schema = { type: "object", properties: { a: { type: "boolean" } } };
     const given = { type: "json_schema", name: "answer", schema, strict: false, description: "d" };

@@ -40,7 +40,7 @@ describe("models", () => {
     });
   });
 
-  test("have other names, of the deployment and the tenant, for whatever names a model", async () => {
+  test("have aliases of the deployment and the tenant, wherever a model is named", async () => {
     backendAnswers(({ id }) => saying(id, "b"));
     const hash = await sha256Hex(new TextEncoder().encode("sk-named"));
     const aliases = { "gpt-4o-mini": "gpt2:c1", own: "gpt2", gone: "gpt2:nobody" };
@@ -100,7 +100,7 @@ test.each([
   ["/v2/completions", null],
   ["/v1/unknown", null],
   ["/unknown", null],
-])("there is no %s: what was meant is named", async (path, meant) => {
+])("there is no %s: the error suggests the route that was meant", async (path, meant) => {
   for (const method of ["GET", "POST"]) {
     const error = await errorOf(await testApp().request(path, { method }));
     expect(error).toMatchObject({ status: 404, code: "not_found" });
@@ -121,7 +121,7 @@ test("a known path with another method is a 405 that allows what there is", asyn
 });
 
 describe("assign", () => {
-  test("tells where texts would go, and who comes next", async () => {
+  test("names the nearest centroid of each text, and the next ones", async () => {
     const response = await testApp().post("/v1/assign", { input: ["aab", "zzz"], top: 2 });
     const { data } = await response.json<{ data: unknown[] }>();
     expect(data).toEqual([
@@ -214,14 +214,14 @@ describe("the API's document", () => {
     expect(script.headers.get("content-type")).toContain("text/javascript");
   });
 
-  test("comes with nothing else of the assets", async () => {
+  test("comes without any other asset", async () => {
     const { app } = testApp();
     for (const file of ["index.html", "swagger-ui.js", "__proto__", "..%2Fopenapi.json"]) {
       expect((await errorOf(await app.request(`http://edge/docs/${file}`))).code).toBe("not_found");
     }
   });
 
-  test("is staged with what draws it", async () => {
+  test("is staged with the files of its page", async () => {
     for (const path of ["/openapi.json", "/docs/api", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/"]) {
       const response = await exports.default.fetch(`http://edge${path}`);
       expect([path, response.status, (await response.text()).length > 1000]).toEqual([path, 200, true]);
@@ -233,7 +233,7 @@ describe("the API's document", () => {
     expect([response.status, response.headers.get("location")]).toEqual([302, "/docs/api"]);
   });
 
-  test("stands beside the documents site: its pages by name, its files, and nothing that its list lacks", async () => {
+  test("is served beside the documents site: pages by name, files, and nothing that the site's list lacks", async () => {
     const files: Record<string, string> = {
       "files.json": JSON.stringify(["index.html", "how-to/train.html", "assets/app.js"]),
       "index.html": "<script>first()</script>",

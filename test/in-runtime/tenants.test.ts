@@ -73,7 +73,7 @@ describe("a key", () => {
     expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
   });
 
-  test("is one look-up: the copy of its tenant's record is in force", async () => {
+  test("costs one look-up: its copy of the tenant's record applies", async () => {
     const { headers, put } = await tenantWith({ limits: { requestsPerMinute: 5 } });
     const readsOf = async () => {
       const read: string[] = [];
@@ -146,7 +146,7 @@ describe("a key", () => {
   });
 });
 
-test("a caller's trace goes on with a valid key alone; without one it decides nothing", async () => {
+test("a caller's trace is continued with a valid key only; without one it has no effect", async () => {
   const traceId = "a".repeat(32);
   const traceparent = `00-${traceId}-${"b".repeat(16)}-01`;
   const spans: Span[] = [];
@@ -226,7 +226,7 @@ describe("limits", () => {
     expect((await stateOf()).seconds).toHaveLength(1);
   });
 
-  test("of requests: assigning is one, without tokens, and is no use", async () => {
+  test("of requests: an assignment counts as one, without tokens, and is not reported as use", async () => {
     const { headers, ledger, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
     const { post, settled } = testApp();
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
@@ -381,7 +381,7 @@ describe("limits", () => {
     expect(await ask(9, padding)).toEqual([429, 3, [], 3, 2]);
   });
 
-  test("refuse with headers of their own what a route has answered otherwise", async () => {
+  test("refuse without the headers of other refusals, such as retry-after or allow", async () => {
     const { headers } = await tenantWith({ limits: { requestsPerMinute: 0 } });
     const { post } = testApp({ bodyReads: new BodyReads(0) });
     const body = { prompt: "aaa" };
@@ -509,7 +509,7 @@ describe("limits", () => {
     expect(remaining).toEqual(["8", "7", "6"]);
   });
 
-  test("are no business of a tenant that has none", async () => {
+  test("are in no header for a tenant without limits", async () => {
     const free = await tenantWith();
     const { complete } = testApp();
     const response = await complete({ prompt: "aaa", max_tokens: 1 }, { headers: free.headers });

@@ -97,7 +97,7 @@ describe("a request with functions", () => {
     expect((await asked(response, { ...responded, ...choice })).form).toMatchObject({ text: "none", most: 1 });
   });
 
-  test("stops where the template's next turn begins only where it may be text", async () => {
+  test("stops where the template's next turn begins only if the answer may be text", async () => {
     const alpaca = appOf(artifactsOf({}));
     const tools = inChat(weather);
     const stops = async (more: object) => (await asked(chat, { messages, tools, ...more }, alpaca)).sampling.stop;

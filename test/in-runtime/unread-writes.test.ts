@@ -175,7 +175,7 @@ describe.each(ways)("a stream, %s", (way) => {
     expect(await ended).toBe("cancelled");
   });
 
-  test("is read no farther than its client has taken it, and a little", async () => {
+  test("is read only a little farther than its client has", async () => {
     const { answers, response, ended } = await asked(way);
     const events = Array.from({ length: 50 }, (_, i) => chunk(0, String.fromCharCode(97 + (i % 26)).repeat(400)));
     for (const event of [...events, sseDone]) answers[0].send(event);
@@ -210,7 +210,7 @@ describe.each(ways)("a stream, %s", (way) => {
     }
   });
 
-  test("that is closed without [DONE] is lost, and one that has failed is completed by it", async () => {
+  test("that is closed without [DONE] counts as lost; after an error event [DONE] is added", async () => {
     const closed = await asked(way);
     const text = closed.response.text();
     closed.answers[0].send(chunk(0, "a"));
@@ -257,7 +257,7 @@ describe.each(ways)("a stream, %s", (way) => {
     );
   };
 
-  test("that is lost behind any of its bytes goes on unbroken, but for one within timings", {
+  test("that is lost after any of its bytes continues unbroken, unless it is lost within timings", {
     timeout: 60_000,
   }, async () => {
     const seed = Date.now() >>> 0;
@@ -421,7 +421,7 @@ test.each(["completion", "chat", "response"] as const)(
   },
 );
 
-test("of many streams at once some are passed on by events, so that little is kept of all", async () => {
+test("of many streams at once some are passed on by events, so that the kept bytes stay bounded", async () => {
   const request = requestOf("native");
   const [{ sequence }] = request.plan.choices;
   // A stream of up to 512 KiB; 64 such streams fill the 32 MiB that may be kept.
@@ -450,7 +450,7 @@ test("of many streams at once some are passed on by events, so that little is ke
   }
 });
 
-test("a stream that cuts an event which comes out otherwise breaks off, though a later one begins alike", async () => {
+test("a stream cut within an event breaks off if the next cell's event differs, even if a later one begins alike", async () => {
   const { answers, requests, response, ended } = await asked("native", { cells: 5 });
   const text = response.text();
   answers[0].send(chunk(0, "x") + chunk(0, " on").slice(0, 39));
@@ -461,7 +461,7 @@ test("a stream that cuts an event which comes out otherwise breaks off, though a
   expect([await ended, requests.length]).toEqual(["backend_unavailable", 2]);
 });
 
-test("a stream that cuts an event breaks off where the next cell fails, and says why to the log", async () => {
+test("a stream cut within an event breaks off if the next cell fails, and the log says why", async () => {
   const { answers, response, failure } = await asked("native");
   const text = response.text();
   answers[0].send(chunk(0, "abc").slice(0, -6));
@@ -473,7 +473,7 @@ test("a stream that cuts an event breaks off where the next cell fails, and says
 });
 
 test.each([false, true])(
-  "a stream that is lost twice in the middle of an event goes on; silently: %s",
+  "a stream that is lost twice within an event continues; the second loss only closes it: %s",
   async (isSilent) => {
     const { answers, requests, response, ended } = await asked("native", { cells: 3 });
     const text = response.text();

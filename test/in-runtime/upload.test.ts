@@ -42,7 +42,7 @@ describe("a body of documents", () => {
     await expect(read(type, text)).rejects.toMatchObject({ kind: "invalid_request", message });
   });
 
-  test("of as many lines and parts as there may be is read", async () => {
+  test("of the maximum number of lines or parts is read", async () => {
     expect(await read("application/jsonl", `${'"a"\n'.repeat(limits.documents)}\n\n`)).toHaveLength(limits.documents);
     const parts = Array.from({ length: 100 }, (_, i) => part(`name="documents"; filename="${i}.md"`, "-- a\n--b"));
     expect(await read(form, `${parts.join("")}--xyz--\r\n`)).toHaveLength(100);

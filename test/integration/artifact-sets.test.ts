@@ -114,7 +114,7 @@ test("a switch and a rollback: batches of both manifests are served throughout, 
   }
 });
 
-test("a backend starts with what is published; with the model's own where that is harmed, and says so", async () => {
+test("a backend starts with the published set; if that is damaged, with the model's own, and says so", async () => {
   await publishTo(store, old);
   await publishTo(store, next);
   const fresh = await startBackend(environment);

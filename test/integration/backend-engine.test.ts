@@ -416,7 +416,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     }
   });
 
-  test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
+  test("tokens after the evidence are scored as a continuation would be, the evidence by the base", async () => {
     const target = harness();
     const ids = randomPrompt(150);
     const short = mixtureOf({ ...rule, tokens: 40 }, "c0");
@@ -556,7 +556,7 @@ describe("artifacts are held against the manifest", () => {
     },
   );
 
-  test("so is a manifest that is none; another stop id in the config is not, as the manifest says what ends a text", async () => {
+  test("an invalid manifest is refused; another stop id in the config is not, as the manifest says what ends a text", async () => {
     const edit = (name: string, from: string, to: string) => async (directory: string) => {
       const text = await readFile(join(directory, name), "utf8");
       expect(text).toContain(from);

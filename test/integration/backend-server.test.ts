@@ -110,7 +110,7 @@ describe("one backend", () => {
     expect([twice.status, (await errorOf(twice)).param]).toEqual([400, "sequences"]);
   });
 
-  test("a client that goes takes its sequences with it", async () => {
+  test("a client that leaves ends its sequences", async () => {
     const gone = new AbortController();
     const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a"), endless("b")]), gone.signal);
     const frames = framesOf(response);
@@ -190,7 +190,7 @@ describe("ending", () => {
   });
 });
 
-test("a backend that is killed takes its engine along", async () => {
+test("the engine ends with a backend that is killed", async () => {
   const backend = await startBackend({ MODEL_DIR: folder });
   const [engine] = backend.enginePids();
   const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));

@@ -63,7 +63,7 @@ test("names a file that was cut off, and the mend", async () => {
   ]);
 });
 
-test("names a port that is taken, a model that is not there, and a setting that is none", async () => {
+test("names a port that is taken, a model that is missing, and an invalid setting", async () => {
   const taken = createServer().listen(0, "127.0.0.1");
   onTestFinished(() => void taken.close());
   await once(taken, "listening");

@@ -85,7 +85,7 @@ const tokenIds = (frames: readonly object[]) =>
   (frames as Frame[]).flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
 const statusOf = async (route: string) => (await fetch(backend.url + route)).status;
 
-test("a number that is none ends the sequence that met it; the others' bytes are unchanged", async () => {
+test("NaN ends the sequence that computes it; the others' bytes are unchanged", async () => {
   const broken = sequenceRequest("broken", Array(brokenPosition + 1).fill(7), { maxTokens: 5 });
   const frames = await answered([broken, ...sequences()]);
   expect(frames.get("broken")).toMatchObject([{ type: "error", kind: "generation_failed" }]);

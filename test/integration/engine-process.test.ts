@@ -106,7 +106,7 @@ describe("an engine that dies at its work", () => {
     expect(client.requireServing().manifestHash).toBe("a".repeat(64));
   });
 
-  test("again and again is started later each time; once it ran for long, as soon as at first", async () => {
+  test("again and again is restarted after longer delays, which start over once it ran for long", async () => {
     const { client, submit } = await started("SIGSEGV");
     for (const expected of [1, 2, 3, 1]) {
       // An engine that ran for `stableMs` is restarted as soon as after a first failure.
@@ -118,7 +118,7 @@ describe("an engine that dies at its work", () => {
     expect(failures.map(({ restartMs }) => restartMs / firstRestartMs)).toEqual([1, 2, 4, 1]);
   });
 
-  test("and then at its starts is told each time, and serves once one succeeds", async () => {
+  test("and then fails to start reports each failure, and serves once a start succeeds", async () => {
     const { client, submit } = await started("SIGSEGV", ["ready", "throw", "other-artifacts", "ready"]);
     submit("a");
     await vi.waitFor(() => expect(pids()).toHaveLength(4), patience);

@@ -7,7 +7,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const script = path.join(import.meta.dirname, "../support/exhausted-descriptors.ts");
 
-test("an engine that cannot be started again, and a fit without a fitter, are errors of theirs alone", async () => {
+test("an engine that cannot restart and a fitter that cannot start fail their own requests alone", async () => {
   const folder = temporaryFolder();
   const command = 'ulimit -n 80 && exec "$0" "$@"';
   const run = promisify(execFile)("bash", ["-c", command, process.execPath, script, folder], { timeout: 30_000 });

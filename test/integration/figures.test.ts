@@ -44,7 +44,7 @@ test("artifacts are scored on the documents that their training held out, by eve
   expect(meanOf("mixture") - meanOf("nearest")).toBeCloseTo(meanOf("mixture over nearest"), 2);
 });
 
-test("an evaluation is data of three decimals", () => {
+test("the numbers of an evaluation have three decimals", () => {
   expect(rounded(evaluation)).toEqual(evaluation);
   expect(JSON.parse(JSON.stringify(evaluation))).toEqual(evaluation);
 });

@@ -354,7 +354,7 @@ describe("models that cannot be served", () => {
     expect(await filesIn(join(folder, "artifacts"))).toEqual([]);
   });
 
-  test("other weights never slip under artifacts that are there", async () => {
+  test("weights of existing artifacts are never replaced by others", async () => {
     await run();
     await writeTinyModel(join(scratch, "other"), 12);
     hub.files.set(weights, new Uint8Array(await readFile(join(scratch, "other", weights))));
@@ -392,7 +392,7 @@ describe("a local folder", () => {
     expect(await refusal({ source: folder, revision: "main" })).toMatch(/--revision is for models of the hub/);
   });
 
-  test("takes the place of what a killed import left there of another base", async () => {
+  test("replaces what a killed import of another base left there", async () => {
     await mkdir(folder, { recursive: true });
     for (const name of ["model.gguf.part-1", "model.gguf.part-3", made]) await writeFile(join(folder, name), "other");
     await run({ source: join(scratch, "original") });

@@ -34,7 +34,7 @@ async function expectToTell(heap: HeapWatch, make: (kind: string) => Promise<voi
   expect(Math.abs(buffers.heap)).toBeLessThan(slack);
 }
 
-test("what a Node process's thread keeps is told from its garbage", async () => {
+test("memory that a Node process's thread keeps is told from its garbage", async () => {
   const worker = `const { parentPort } = require("node:worker_threads"); ${script}
     parentPort.on("message", (kind) => { make[kind](); parentPort.postMessage("made"); });`;
   const main = `const { Worker } = require("node:worker_threads");
@@ -56,7 +56,7 @@ test("what a Node process's thread keeps is told from its garbage", async () => 
   });
 });
 
-test("what a Worker keeps is told from its garbage", async () => {
+test("memory that a Worker keeps is told from its garbage", async () => {
   const directory = await mkdtemp(path.join(tmpdir(), "chameleon-heap-"));
   onTestFinished(() => rm(directory, { recursive: true }));
   const worker = `${script}

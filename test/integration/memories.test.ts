@@ -394,7 +394,7 @@ test("several memories of one answer compete", async () => {
   expect(own.brake).toBeGreaterThan(5 * foreign.brake);
 });
 
-test("another tenant's memory and one that is nowhere are not found, and their mates are served", async () => {
+test("another tenant's memory and a missing one are not found, and other sequences are served", async () => {
   const good = requestOf("good", 0);
   const bad: SequenceRequest[] = [
     requestOf("foreign", 0, { memories: [{ hash: hashOf(1) }] }),

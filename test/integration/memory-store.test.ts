@@ -178,7 +178,7 @@ test.each<[string, (file: string) => Promise<void>]>([
   expect(frames.at(-1)).toMatchObject({ type: "done" });
 });
 
-test("bodies, names and hashes that are none are refused", async () => {
+test("invalid bodies, names and hashes are refused", async () => {
   const documents = documentsOf(1, 50);
   const hash = await memoryHash("acme", backend.manifestHash, documents);
   const send = async (path: string, body: unknown) => {

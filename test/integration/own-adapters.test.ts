@@ -155,7 +155,7 @@ test("64 classifiers of 64 tenants in one batch tell what each tells alone, bit 
   ]);
 });
 
-test("what is served is the oracle's static adapter with the change, and the base where there is none", async () => {
+test("an adapter serves the oracle's static adapter with its change, and one that is off serves the base", async () => {
   const ids = randomPrompt(40);
   const target = harness();
   let n = 0;
@@ -233,7 +233,7 @@ test("a mixture of own adapters and a centroid is the same alone and among mates
   }
 });
 
-test("of a traced prompt the states before the learnt tokens come back alone, bit for bit", async () => {
+test("tracing a prompt returns only the states before its learnt tokens, bit for bit", async () => {
   const ids = randomPrompt(70);
   const states = async (from: number) => {
     const one = harness();
@@ -356,7 +356,7 @@ describe("backends", () => {
     expect((await wear(backends[1], answer.hash)).status).toBe(404);
   });
 
-  test("one whose file is damaged counts as missing once an engine has met it", async () => {
+  test("an adapter whose file is damaged counts as missing once an engine has read it", async () => {
     const [one] = backends;
     const answer = await created(await one.post("/v1/adapters", requestOf({ tenant: "harmed" })));
     const tenants = join(data, "one/tenants/adapters");

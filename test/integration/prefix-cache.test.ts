@@ -48,7 +48,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
       prefixBytes,
     });
 
-  test("short ones beside a long one, in a class of their own or in one with it, get the bits that they get alone", async () => {
+  test("short sequences beside a long one, in its length class or in their own, get the bits that they get alone", async () => {
     const sampling = { logit_bias, logprobs: 5 };
     const requests = [300, 20, 21, 310, 50, 62, 7, 33].map((length, i) =>
       sequenceRequest(`s${i}`, draw(length), { sampling, ...(i < 3 ? { maxTokens: 6, mixture } : { maxTokens: 12 }) }),

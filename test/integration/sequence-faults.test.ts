@@ -109,7 +109,7 @@ test.skipIf(await webgpuFailure())("on WebGPU every other one is served", async 
   });
 });
 
-test("the process ends them, counts and logs them, and serves on", async () => {
+test("a backend process ends such sequences, counts and logs them, and serves on", async () => {
   const backend = await startBackend({ MODEL_DIR: broken });
   try {
     const sampling = { logit_bias: neverEnds };

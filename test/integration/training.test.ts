@@ -95,7 +95,7 @@ describe("a finished training", () => {
     }
   });
 
-  test("took its cache away", async () => {
+  test("removed its cache", async () => {
     expect(await readdir(out)).not.toContain("cache");
   });
 
