@@ -23,8 +23,8 @@ const seed = 2026;
 /** The engine computes logprobs from float32 logits of a few units, the oracle from float64. */
 const exactTolerance = 2e-4;
 /**
- * An element of int8 keys and values is off by up to .4% of the greatest of its vector. A small model with random weights carries that
- * on to logprobs, .25 at most with this seed. What a trained one loses is measured in test/parity/embedded-base.test.ts.
+ * An int8 key or value is off by up to .4% of the largest in its vector; with this seed a logprob of the tiny model is then off by at
+ * most .25. The loss of a trained model is measured in test/parity/embedded-base.test.ts.
  */
 const int8Tolerance = 0.4;
 const random = seededRandom(seed);

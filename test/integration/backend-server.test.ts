@@ -171,7 +171,7 @@ describe("ending", () => {
       const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
       expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
       expect((await errorOf(refused)).message).toMatch(/shutting down/);
-      // While it drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
+      // While the backend drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
       const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend!.url + path)));
       expect(probes.map(({ status }) => status)).toEqual([503, 200]);
       expect((await errorOf(probes[0])).message).toMatch(/shutting down/);

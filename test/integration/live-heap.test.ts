@@ -1,4 +1,4 @@
-/** Checks the measure of live memory on processes that are known to hold so many bytes. */
+/** Checks the measure of live memory on processes that hold a known number of bytes. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
