@@ -95,7 +95,7 @@ test("unread answers count as requests at once until they are gone", async () =>
   const bytes = Buffer.concat(Array<Buffer>(3).fill(postBytes("/v1/embeddings", "limited", body)));
   sockets = await Promise.all(Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)));
   const patience = { timeout: 60_000, interval: 100 };
-  // This check also takes a place, for which a connection may have been refused; another connection then replaces it.
+  // A check takes a place, too, so a connection may have been refused. After each check that passes, another one is opened.
   const statusThen = async () => {
     const status = await statusNow();
     if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));

@@ -111,7 +111,7 @@ describe.skipIf(!browserProgram)("the page", () => {
             items.map((item) => [item.getAttribute("data-expert"), item.querySelector("b")!.textContent]),
           );
       expect((await shown()).toSorted()).toEqual(weightsOf(whole).toSorted());
-      // The prompt is one Tab stop, moved through by arrow keys. The title quotes the beginning that was weighed.
+      // The slider moves by arrow keys, and the title quotes the beginning of the prompt that was weighed.
       await range.focus();
       for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowLeft");
       await driver.says("#weights-title", /After “.*” it would be answered by/);
