@@ -113,7 +113,7 @@ export class Router {
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
-  /** Estimates the load of a process; of an address, that of all its processes. */
+  /** Estimates the load of a process, or of all processes of an address together. */
   #loadsAt(nowMs: number): (backend: Backend) => BackendLoad {
     const senders = this.#sendersAt(nowMs);
     return (backend) =>

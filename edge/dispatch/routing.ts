@@ -43,7 +43,7 @@ export interface RoutingEvent {
     | "call_failed";
   /** Id of the backend. */
   backend: string;
-  /** Number of sequences of the first three events. */
+  /** How many sequences were sent again, continued or ended: for `retried`, `resumed` and `not_resumed`. */
   sequences?: number;
   failure?: Error;
 }

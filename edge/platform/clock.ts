@@ -1,4 +1,4 @@
-/** A clock and alarms that keep working when the system's clock is set forward or back by hours, and a pause. */
+/** A clock and alarms that keep working when the system's clock is set forward or back by hours. Also `pause`, which waits. */
 
 /**
  * A monotonic clock in milliseconds for ages and timeouts; its values are not dates. When the system's clock is set back, the step counts

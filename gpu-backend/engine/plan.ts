@@ -95,7 +95,7 @@ export interface StepPlan<S> {
   prefill: S[];
   /** The next token of each of these is computed, if it has not ended in the prefill phase. */
   decode: S[];
-  /** Counters after the step. */
+  /** What each tenant has been served, counted after the step. */
   service: Map<string, number>;
   passedSince: Map<S, number>;
 }

@@ -26,7 +26,7 @@ export const templateLimits = {
 /** A rendering that would exceed a limit. Its message names the limit. */
 export class TemplateLimitError extends Error {}
 
-/** A template called `raise_exception`. */
+/** Thrown when a template calls its function `raise_exception`, as templates do for conversations that they refuse. */
 export class TemplateRefusal extends Error {}
 
 /** Throws a TemplateLimitError if `value` exceeds `limit`. */

@@ -1,4 +1,4 @@
-/** A child process that answers one question at a time and does nothing else that is measured. It ends with its parent. */
+/** A child process for measurements: it answers one question at a time and does nothing else meanwhile. It ends with its parent. */
 import { type ChildProcess, fork } from "node:child_process";
 
 export class AskedProcess {

@@ -16,7 +16,7 @@ interface AdapterSet {
 }
 
 export interface OwnAdapterServiceParts {
-  /** The set of a manifest, or another one if none serves it. Throws a ServiceError if nothing is served. */
+  /** The set that serves a manifest; if none does, another set. Throws a ServiceError if nothing is served. */
   setOf(manifestHash: string): AdapterSet;
   store: TenantStore;
   newId(): string;

@@ -53,7 +53,7 @@ interface Fit {
   gains: Record<string, Estimate>;
 }
 
-/** `suggested`: by comparison, the mean of `suggestedTokens`. */
+/** `suggested` has the mean of `suggestedTokens` for each comparison, by the comparison's name. */
 type OwnGroup = Group & { suggested: Record<string, number> };
 
 interface OwnEvaluation {

@@ -118,7 +118,8 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // First the gradient with respect to the direction, then to the sum, whose component along the direction has no effect.
+      // The gradient for the direction (the sum divided by its length), then for the sum. The part along the direction drops out,
+      // because it only changes the sum's length.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {
