@@ -94,7 +94,7 @@ const { rows, losing, ...more } = await (folders.has(theirs)
     ? measureHeld
     : measureCosts)();
 for (const line of losing) say(line);
-if (losing.length === 0) say("nothing loses");
+if (losing.length === 0 && !options.capacity) say("nothing loses");
 
 if (options.json) {
   const result = {
