@@ -10,7 +10,7 @@ interface Gain {
 }
 
 /** What charts read of own-figures.json. */
-export interface MemoryFigures {
+interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
   groups: { group: string; gains: Record<string, { gain: Gain }> }[];
 }
@@ -88,7 +88,7 @@ ${drawn.join("\n")}
 }
 
 /** Charts by the name of their file in infra/docs. Throws a TypeError if a figure is missing. */
-export function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
+function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
   const byTokens: Bar[] = [
@@ -117,7 +117,7 @@ export function memoryCharts({ rows, groups }: MemoryFigures): Record<string, st
 }
 
 /** Charts of speed by the name of their file, from the Markdown of SPEED.md. Throws a TypeError if its table is not there. */
-export function speedCharts(markdown: string): Record<string, string> {
+function speedCharts(markdown: string): Record<string, string> {
   // A row is "batch, context | ms a step | first token, ms | memory, MB"; a cell has the three sides in the header's order.
   const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
   if (rows.length === 0) throw new TypeError("SPEED.md has no table of speed beside node-llama-cpp");
@@ -137,4 +137,10 @@ export function speedCharts(markdown: string): Record<string, string> {
     }),
     "speed-first-token.svg": barChart("Time to the first token, by batch × context", barsOf(4), { step: 2500, textOf }),
   };
+}
+
+/** All charts by the name of their file in infra/docs. `read` returns the text of a file of the project, by its path. */
+export function documentCharts(read: (file: string) => string): Record<string, string> {
+  const figures = JSON.parse(read("gpu-backend/models/smollm2-135m/own-figures.json")) as MemoryFigures;
+  return { ...memoryCharts(figures), ...speedCharts(read("gpu-backend/SPEED.md")) };
 }

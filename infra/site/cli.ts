@@ -1,9 +1,10 @@
 /** `npm run docs`: draws the charts, builds the documents site, which the next start serves at /docs, and counts its words. */
+import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite, siteFolder } from "./build.ts";
-import { type MemoryFigures, memoryCharts, speedCharts } from "./charts.ts";
+import { documentCharts } from "./charts.ts";
 import { pages } from "./pages.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -15,9 +16,7 @@ const measured = ["gpu-backend/SPEED.md", "gpu-backend/models/smollm2-135m/MODEL
 const program = createCommand("docs", "Build the documents site, which the next start serves at /docs", [
   "npm run docs",
 ]).action(async () => {
-  const figures = await readFile(path.join(root, "gpu-backend/models/smollm2-135m/own-figures.json"), "utf8");
-  const speed = await readFile(path.join(root, "gpu-backend/SPEED.md"), "utf8");
-  const charts = { ...memoryCharts(JSON.parse(figures) as MemoryFigures), ...speedCharts(speed) };
+  const charts = documentCharts((file) => readFileSync(path.join(root, file), "utf8"));
   for (const [name, chart] of Object.entries(charts)) {
     await writeFile(path.join(root, "infra/docs", name), chart);
   }

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { anchorOf } from "../../../infra/site/anchors.mjs";
-import { type MemoryFigures, memoryCharts, speedCharts } from "../../../infra/site/charts.ts";
+import { documentCharts } from "../../../infra/site/charts.ts";
 import { documents, isCheckout } from "../../support/documents.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
@@ -23,9 +23,7 @@ describe.skipIf(!isCheckout)("documents", () => {
   });
 
   test("the charts show the figures beside the model card and in the table of speed", () => {
-    const figures = readFileSync(path.join(root, "gpu-backend/models/smollm2-135m/own-figures.json"), "utf8");
-    const speed = readFileSync(path.join(root, "gpu-backend/SPEED.md"), "utf8");
-    const charts = { ...memoryCharts(JSON.parse(figures) as MemoryFigures), ...speedCharts(speed) };
+    const charts = documentCharts((file) => readFileSync(path.join(root, file), "utf8"));
     for (const [name, chart] of Object.entries(charts)) {
       expect(readFileSync(path.join(root, "infra/docs", name), "utf8"), `${name}: npm run docs draws it`).toBe(chart);
     }
