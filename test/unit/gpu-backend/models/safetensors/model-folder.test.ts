@@ -25,15 +25,10 @@ beforeEach(() => {
   folder = temporaryFolder();
 });
 
+const dimensions = { vocabularySize: 11, hiddenSize: 4, layers: 1, heads: 2, contextTokens: 8, stopIds: [10] };
+
 async function write(settings: object, change: (weights: TensorFile) => void = () => {}, prefix = ""): Promise<void> {
-  const shape = gpt2Config({
-    vocabularySize: 11,
-    hiddenSize: 4,
-    layers: 1,
-    heads: 2,
-    contextTokens: 8,
-    stopIds: [10],
-  });
+  const shape = gpt2Config(dimensions);
   const weights: TensorFile = new Map();
   for (const [name, dims] of gpt2Shapes(shape)) {
     weights.set(prefix + name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
@@ -49,14 +44,7 @@ const beyond = (field: string, most: number) => new RegExp(`${field} is ${most +
 test.each(["", "transformer."])("reads config and tensors named with the prefix %j", async (prefix) => {
   await write(config, undefined, prefix);
   const model = await readModelFolder(folder);
-  expect(model.config).toMatchObject({
-    vocabularySize: 11,
-    hiddenSize: 4,
-    layers: 1,
-    heads: 2,
-    contextTokens: 8,
-    stopIds: [10],
-  });
+  expect(model.config).toMatchObject(dimensions);
   expect(model.weights.get("model.embed_tokens.weight")?.shape).toEqual([11, 4]);
   expect(model.weightsHash).toMatch(/^[0-9a-f]{64}$/);
 });
