@@ -10,13 +10,13 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
-import type { HostRunner, Pass, PassOutput } from "../kv/host-runner.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
+import type { Pass, PassOutput, Runner } from "../kv/runner.ts";
 import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
 import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
-import { chooseBrakes, memoriesOfHeads, passagesFor } from "./memory-steps.ts";
+import { chooseBrakes, memoriesOfHeads, passagesFor, queryOf } from "./memory-steps.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf } from "./pass.ts";
@@ -26,14 +26,14 @@ import { readHead } from "./read-head.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import { Sequence } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { type Traced, type TracedValues, tracedValues } from "./traces.ts";
+import { readKeys, type Traced, type TracedValues, tracedValues } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** Maximum milliseconds that a step waits for grammars: a grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
 const grammarGraceMs = 1;
 
 export interface EngineParts {
-  runner: HostRunner;
+  runner: Runner;
   adapters: AdapterCache;
   /** Absent: sequences with memories are refused. */
   memories?: { cache: MemoryCache; rule: MemoryRule };
@@ -119,7 +119,7 @@ export class Engine {
         if (refusal) throw refusal;
         const from = traced?.kind === "hidden" ? traced.from[i] : 1;
         const take = (values: TracedValues) => traced?.take(request.id, values);
-        const trace = traced && { kind: traced.kind, from, hidden: [], take };
+        const trace = traced && { kind: traced.kind, from, hidden: [], keys: new Int8Array(0), take };
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
@@ -183,8 +183,9 @@ export class Engine {
       counts.sequences++;
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
-      this.#guard(sequence, () => this.#retrieve(sequence));
+      await this.#retrieve(sequence);
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
+      await readKeys(sequence, this.#parts.runner.kv);
       if (sequence.awaitsMixture) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
       this.#flush(null);
@@ -259,16 +260,19 @@ export class Engine {
   }
 
   /** Puts the wanted passages into a prompt that is cached; the sequence then starts again. */
-  #retrieve(sequence: Sequence): void {
-    if (!sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
+  async #retrieve(sequence: Sequence): Promise<void> {
+    if (sequence.ended || !sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
-    sequence.insertPassages(passagesFor(sequence, kv, config.contextTokens));
-    if (this.#endIfFinished(sequence)) return;
-    kv.close(sequence.row);
-    sequence.kv = null;
-    this.#prefixes?.leave(sequence);
-    this.#planner.restart(sequence);
-    this.#prefixes?.arrive(sequence);
+    const states = await kv.states(queryOf(sequence));
+    this.#guard(sequence, () => {
+      sequence.insertPassages(passagesFor(sequence, states, config.contextTokens));
+      if (this.#endIfFinished(sequence)) return;
+      kv.close(sequence.row);
+      sequence.kv = null;
+      this.#prefixes?.leave(sequence);
+      this.#planner.restart(sequence);
+      this.#prefixes?.arrive(sequence);
+    });
   }
 
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
@@ -292,9 +296,7 @@ export class Engine {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
     if (sequence.finish === null) return false;
-    const { trace, promptTokens } = sequence;
-    const stateAt = (position: number) => this.#parts.runner.kv.state(sequence.row, position);
-    trace?.take(tracedValues(trace, promptTokens, stateAt));
+    sequence.trace?.take(tracedValues(sequence.trace));
     this.#end(sequence, sequence.doneFrame(this.#parts.now(), this.#parts.memories?.rule ?? null));
     return true;
   }

@@ -4,7 +4,7 @@
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
-import type { Pass } from "../kv/host-runner.ts";
+import type { Pass } from "../kv/runner.ts";
 import type { HeadInput, HiddenChange } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";

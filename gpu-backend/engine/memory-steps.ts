@@ -2,8 +2,7 @@
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
-import type { HostKv } from "../kv/host-kv.ts";
-import type { HostRunner, Pass } from "../kv/host-runner.ts";
+import type { KvPosition, KvStore, Pass, Runner } from "../kv/runner.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import { type InsertedPassages, meanOfStates, retrievePassages } from "../memory/retrieval.ts";
 import type { Head } from "./head-rows.ts";
@@ -17,21 +16,21 @@ import type { Sequence } from "./sequence.ts";
 export async function memoriesOfHeads(
   heads: readonly Head[],
   states: Pass["states"],
-  { kv, rule }: { kv: HostKv; rule: MemoryRule },
+  { kv, rule }: { kv: KvStore; rule: MemoryRule },
 ): Promise<Map<Head, MemorySays[]>> {
   const readers = heads.filter(({ sequence, readsMemories }) => readsMemories && !sequence.ended);
   const asked = readers.map(({ sequence, hiddenRow }) => {
     const { kv: row, position } = states[hiddenRow];
-    return { memories: sequence.memories, state: kv.state(row, position) };
+    return { memories: sequence.memories, kv: row, position };
   });
-  const says = await searchAll(asked, rule);
+  const says = await searchAll(asked, kv, rule);
   return new Map(readers.map((head, i) => [head, says[i]]));
 }
 
 /** Weighs the memories' brakes by what memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
-  runner: Pick<HostRunner, "run" | "gates" | "kv">,
+  runner: Pick<Runner, "run" | "gates" | "kv">,
   rule: MemoryRule,
 ): Promise<ServiceError | null> {
   const { tokens, spans } = sequence.evidenceTokens;
@@ -46,32 +45,34 @@ export async function chooseBrakes(
   return null;
 }
 
+/** The positions of a sequence whose states are the query for passages. */
+export function queryOf({ row, request }: Sequence): KvPosition[] {
+  const [start, end] = request.retrieval!.query;
+  return Array.from({ length: end - start }, (_, i) => ({ kv: row, position: start + i }));
+}
+
 /** The passages to put into a sequence's prompt, which is cached. They have at most as many tokens as the context has room for. */
 export function passagesFor(
-  { row, request, memories, indexes }: Sequence,
-  kv: Pick<HostKv, "state">,
+  { request, memories, indexes }: Sequence,
+  query: readonly Float32Array[],
   contextTokens: number,
 ): InsertedPassages {
   const { promptIds, maxTokens } = request;
   const retrieval = request.retrieval!;
-  const [start, end] = retrieval.query;
-  const query = meanOfStates(Array.from({ length: end - start }, (_, i) => kv.state(row, start + i)));
   const indexed = memories.map(({ search }, m) => ({ memory: search.memory, index: indexes[m] }));
   const room = Math.min(retrieval.tokens, contextTokens - promptIds.length - maxTokens);
-  return retrievePassages(indexed, query, retrieval, room);
+  return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }
 
 /** Returns what the memories say of the prompt token after `positions[x]`, given the model's greatest probability there. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
-  kv: Pick<HostKv, "state">,
+  kv: Pick<KvStore, "states">,
   rule: MemoryRule,
 ): Promise<(x: number, greatest: number) => MemoryEvidence[]> {
-  const says = await searchAll(
-    positions.map((t) => ({ memories, state: kv.state(row, t) })),
-    rule,
-  );
+  const asked = positions.map((position) => ({ memories, kv: row, position }));
+  const says = await searchAll(asked, kv, rule);
   return (x, greatest) =>
     says[x].map((one) => ({
       weight: weightOf(one, greatest, rule),
@@ -79,11 +80,13 @@ export async function memoriesAt(
     }));
 }
 
-/** Searches each memory once, with all states that ask it. */
+/** Searches each memory once, with the states of all positions that ask it. */
 async function searchAll(
-  asked: readonly { memories: readonly OpenMemory[]; state: Float32Array }[],
+  asked: readonly (KvPosition & { memories: readonly OpenMemory[] })[],
+  kv: Pick<KvStore, "states">,
   rule: MemoryRule,
 ): Promise<MemorySays[][]> {
+  const states = await kv.states(asked);
   const answers = asked.map(({ memories }) => new Array<MemorySays>(memories.length));
   const askers = new Map<OpenMemory, { s: number; m: number }[]>();
   for (const [s, { memories }] of asked.entries()) {
@@ -94,7 +97,7 @@ async function searchAll(
     }
   }
   for (const [{ search }, own] of askers) {
-    const found = await search.nearest(own.map(({ s }) => asked[s].state));
+    const found = await search.nearest(own.map(({ s }) => states[s]));
     for (const [i, { s, m }] of own.entries()) answers[s][m] = saysOf(found[i], rule);
   }
   return answers;

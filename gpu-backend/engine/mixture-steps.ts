@@ -2,7 +2,7 @@
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";
-import type { HostRunner, Pass, PassOutput } from "../kv/host-runner.ts";
+import type { Runner as KvRunner, Pass, PassOutput } from "../kv/runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { greatestOf } from "./memory-mixing.ts";
 import { memoriesAt } from "./memory-steps.ts";
@@ -14,7 +14,7 @@ import type { Sequence } from "./sequence.ts";
 /** Maximum positions of one run, because each row of its output is as wide as the vocabulary. */
 const runPositions = 32;
 
-type Runner = Pick<HostRunner, "run" | "gates" | "kv">;
+type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
  * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. If there is an own adapter, which may have

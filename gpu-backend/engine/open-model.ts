@@ -1,6 +1,9 @@
-/** Opens a session over a model's graph. Drops files, matrices and graph once they are read, so a loaded model takes only its session. */
+/** Opens runners over a model. Drops files, matrices and graph once they are read, so a loaded model takes only its sessions. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
+import { openDeviceRunner } from "../kv/device-runner.ts";
+import { HostRunner } from "../kv/host-runner.ts";
+import type { Runner } from "../kv/runner.ts";
 import { chooseDevice } from "../runtime/device.ts";
 import { probeDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
@@ -15,16 +18,44 @@ import type { EngineSettings } from "./messages.ts";
 import { graphKey, preparedGraph } from "./prepared-graph.ts";
 import { readSmoothing } from "./smoothing-file.ts";
 
-type OpenSettings = Pick<
-  EngineSettings,
-  "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat" | "device"
-> &
+type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat"> &
   Partial<Pick<EngineSettings, "dataDirectory">>;
 
 /** Graphs of models with fewer parameters are not kept: to build one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
-/** `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws an Error that names the file or setting at fault. */
+/** The runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
+export async function openRunner(settings: EngineSettings, now: () => number) {
+  const { weightFormat, threads, kvBytes, limits } = settings;
+  const { device, warning } = await chooseDevice(settings.device, weightFormat, (one) =>
+    probeDevice(one, threads, now),
+  );
+  if (device === "cuda") throw new Error("DEVICE=cuda does not serve; use DEVICE=webgpu or DEVICE=cpu");
+  const warnings = warning ? [warning] : [];
+  if (device === "webgpu") return { ...(await openOnDevice(settings)), device, warnings };
+  const { runner: steps, ...opened } = await openModel(settings, now);
+  const runner: Runner = new HostRunner(steps, { ...limits, kvBytes });
+  return { ...opened, runner, device, warnings: [...warnings, ...opened.warnings] };
+}
+
+/** A runner whose keys and values are on a device. */
+async function openOnDevice({ modelDirectory, artifactsDirectory, threads, kvBytes, limits }: EngineSettings) {
+  const { model, ...artifacts } = await readArtifacts(modelDirectory, artifactsDirectory);
+  try {
+    const { contextTokens } = artifacts.manifest.model;
+    const { config, weights } = model;
+    const served = { config: { ...config, contextTokens }, weights, bank: bankOf(artifacts.hyperNetwork) };
+    const runner: Runner = await openDeviceRunner(served, { ...limits, kvBytes, threads });
+    return { ...artifacts, runner };
+  } finally {
+    model.close();
+  }
+}
+
+/**
+ * Opens a session over a model's graph, for a runner that keeps keys and values in the host's memory. `warnings` and `now` as above.
+ * Throws an Error that names the file or setting at fault.
+ */
 export async function openModel(settings: OpenSettings, now: () => number) {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
@@ -32,7 +63,7 @@ export async function openModel(settings: OpenSettings, now: () => number) {
   // Drops the graph's bytes.
   built.graph = "";
   collectGarbage();
-  return { ...artifacts, runner, device: built.options.device, warnings: built.warnings };
+  return { ...artifacts, runner, warnings: built.warnings };
 }
 
 /** A function of its own, so that the weights are garbage when it returns. */
@@ -43,25 +74,24 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const { model, ...artifacts } = await readArtifacts(modelDirectory, artifactsDirectory, record);
   try {
     const { config, weights } = model;
-    const { device, warning } = await chooseDevice(settings.device, format, (one) => probeDevice(one, threads, now));
     const bank = bankOf(artifacts.hyperNetwork);
     const kv = kvFormatFor(format);
     const smoothing = format === "int8" ? await readSmoothing(modelDirectory) : null;
     const build = (file?: ConstantFile) => {
       const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
-      return buildServingGraph(config, stored, bank, { format, device, kv, file });
+      return buildServingGraph(config, stored, bank, { format, kv, file });
     };
     const { contextTokens } = artifacts.manifest.model;
-    const options = { config: { ...config, contextTokens }, bank, threads, format, device, kv };
+    const options = { config: { ...config, contextTokens }, bank, threads, format, kv };
     if (!folder || parametersOf(config) < preparedParameters) {
-      return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
+      return { artifacts, graph: build() as Uint8Array | string, options, warnings: [] };
     }
     const key = await graphKey({
-      ...{ config, format, device, weights: model.weightsHash },
+      ...{ config, format, weights: model.weightsHash },
       ...{ manifest: artifacts.manifestHash, smoothing: smoothing?.hash },
     });
     const prepared = await preparedGraph(join(folder, "prepared"), key, build, unixNow);
-    const warnings = [warning, prepared.warning].filter((text) => text !== null);
+    const warnings = prepared.warning ? [prepared.warning] : [];
     return { artifacts, graph: prepared.graph, options, warnings };
   } finally {
     model.close();

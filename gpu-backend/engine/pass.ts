@@ -1,7 +1,7 @@
 /** Composes one pass (the trunk's tokens and the head's rows), and finds sequences whose results are not finite. Pure. */
 import type { ServiceError } from "../../shared/errors.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
-import type { HostRunner, Pass, PassOutput } from "../kv/host-runner.ts";
+import type { Pass, PassOutput, Runner } from "../kv/runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import { type HeadResult, headResult } from "./sampler.ts";
@@ -40,7 +40,7 @@ export async function scorePrompt(
   sequence: Sequence,
   positions: readonly number[],
   experts: readonly (RowAdapter | null)[],
-  runner: Pick<HostRunner, "run" | "gates">,
+  runner: Pick<Runner, "run" | "gates">,
 ): Promise<HeadResult[][]> {
   if (positions.length === 0) return [];
   const rows = new HeadRows(runner.gates);

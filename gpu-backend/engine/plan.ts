@@ -30,7 +30,7 @@
  * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served less. It keeps its
  * keys and values and resumes from them, so parking changes no result.
  */
-import type { HostKv } from "../kv/host-kv.ts";
+import type { KvStore } from "../kv/runner.ts";
 
 /** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
@@ -64,7 +64,7 @@ export interface PlanLimits {
 
 /** What sequences need besides tokens of the step. `plan` only reads it. */
 export interface PlanResources<S> {
-  kv: Pick<HostKv, "holds">;
+  kv: Pick<KvStore, "holds">;
   /** SharedPrefixes; null if no prefixes are shared. */
   prefixes: {
     /** Prompt tokens that are computed already, in whole chunks. */
@@ -283,7 +283,7 @@ class Room<S extends Plannable> {
     const victim = richest?.[1].findLast(mayPark);
     if (!victim || !this.holds(next, victim)) return undefined;
     // Beside all parked sequences there must be room for one sequence of any length.
-    return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
+    return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedLengths(next, victim)) ? victim : undefined;
   }
 
   #count(tenant: string, change: 1 | -1): void {
@@ -295,12 +295,11 @@ class Room<S extends Plannable> {
     if (this.running.size === this.#maxSequences && !victim) return false;
     const rows = [...this.running].filter((one) => one !== victim);
     const lengths = [...rows, next].map(({ maxPositions }) => maxPositions);
-    return this.#resources.kv.holds(lengths, this.#parkedTokens(next, victim));
+    return this.#resources.kv.holds(lengths, this.#parkedLengths(next, victim));
   }
 
-  #parkedTokens(next?: S, victim?: S): number {
-    let tokens = victim?.cachedTokens ?? 0;
-    for (const one of this.#parked) if (one !== next) tokens += one.cachedTokens;
-    return tokens;
+  #parkedLengths(next: S, victim?: S): number[] {
+    const parked = [...this.#parked, ...(victim ? [victim] : [])].filter((one) => one !== next);
+    return parked.map(({ cachedTokens }) => cachedTokens);
   }
 }

@@ -11,7 +11,6 @@ import { removeUnfinished, unfinishedPrefix } from "../files.ts";
 import type { ConstantFile } from "../runtime/graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { WeightFormat } from "../runtime/products.ts";
-import type { Device } from "../runtime/session.ts";
 
 /** Number of folders that are kept: one for the served set, and one for a set before or beside it. */
 const kept = 2;
@@ -117,7 +116,6 @@ export interface GraphSource {
   manifest: string;
   smoothing: string | undefined;
   format: WeightFormat;
-  device: Device;
 }
 
 /** The key of the graph that the code builds from `source`. */

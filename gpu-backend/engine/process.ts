@@ -9,7 +9,6 @@ import { defaultMemoryRule } from "../../shared/math/memory.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
-import { HostRunner } from "../kv/host-runner.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { LruCache } from "../lru.ts";
 import { MemoryCache } from "../memory/memory-cache.ts";
@@ -17,7 +16,7 @@ import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
 import { Engine } from "./engine.ts";
 import { Grammars } from "./grammars.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
-import { openModel } from "./open-model.ts";
+import { openRunner } from "./open-model.ts";
 import { answerStartPrompt } from "./start-prompt.ts";
 import type { TracedValues } from "./traces.ts";
 import { sharedPieces } from "./vocabulary.ts";
@@ -48,18 +47,17 @@ const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
-  const opened = await openModel(settings, now);
-  const { manifest, manifestHash, tokenizer, hyperNetwork, device, warnings } = opened;
+  const opened = await openRunner(settings, now);
+  const { manifest, manifestHash, tokenizer, hyperNetwork, runner, device, warnings } = opened;
   const filesOf = (kind: "adapters" | "memories", tenantBytes: number) => {
     const files = new TenantFiles({ directory: tenantDirectory(settings.dataDirectory, kind), tenantBytes });
     const read = async (tenant: string, hash: string) =>
       unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash);
     return { read };
   };
-  const shape = { manifestHash, ...opened.runner.config };
+  const shape = { manifestHash, ...runner.config };
   const adapterFiles = filesOf("adapters", settings.tenantAdapterBytes);
   const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), adapterFiles, shape);
-  const runner = new HostRunner(opened.runner, { ...settings.limits, kvBytes: settings.kvBytes });
   let wake = () => {};
   const parts = {
     ...{ runner, now, limits: settings.limits },
@@ -73,7 +71,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     ...{ source: filesOf("memories", settings.tenantMemoryBytes), shape },
     ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
   };
-  const { vocabularySize, stopIds } = opened.runner.config;
+  const { vocabularySize, stopIds } = runner.config;
   const threadData = () => ({ ...sharedPieces(vocabularySize, parts.textPieceOf), stopIds });
   const engine = new Engine({
     ...parts,

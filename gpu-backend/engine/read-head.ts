@@ -2,7 +2,7 @@
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import type { PassOutput } from "../kv/host-runner.ts";
+import type { PassOutput } from "../kv/runner.ts";
 import { passageOf } from "../memory/passages.ts";
 import type { Head } from "./head-rows.ts";
 import { maskedRow } from "./masking.ts";

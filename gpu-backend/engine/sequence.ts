@@ -20,7 +20,7 @@ import { type BrakeWeights, type MemoryRule, meanBrake } from "../../shared/math
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
-import type { KvRow } from "../kv/arena.ts";
+import type { Kv } from "../kv/runner.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
 import type { GrammarRow } from "./grammars.ts";
@@ -62,7 +62,7 @@ export class Sequence implements Plannable {
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
   /** Its keys and values; null before its first start and after its end. */
-  kv: KvRow | null = null;
+  kv: Kv | null = null;
   /** Tokens whose keys and values came from the prefix cache. */
   reusedTokens = 0;
   /** Acquired memories, in the request's order. */
@@ -134,7 +134,7 @@ export class Sequence implements Plannable {
     for (const id of continuedIds) if (!this.#finish) this.#append(id);
   }
 
-  get row(): KvRow {
+  get row(): Kv {
     if (!this.kv) throw new Error("the sequence has no row");
     return this.kv;
   }

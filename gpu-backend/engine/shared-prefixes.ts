@@ -3,8 +3,9 @@
  * sequence whose next block is being computed by another (its leader) waits for the whole block. Each sequence computes the rest of its
  * prompt itself, at least the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
  */
-import type { KvBlock } from "../kv/host-kv.ts";
+
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
+import type { KvBlock } from "../kv/runner.ts";
 import type { Sequence } from "./sequence.ts";
 
 export class SharedPrefixes {
@@ -16,7 +17,7 @@ export class SharedPrefixes {
   /** The sequence that computes a block, by the block's name. */
   readonly #leaders = new Map<string, Sequence>();
 
-  /** `sharesParts`: a part of a block may be reused, too (HostKv.continuesChunks). */
+  /** `sharesParts`: a part of a block may be reused, too (KvStore.continuesChunks). */
   constructor(cache: PrefixCache, blockTokens: number, sharesParts = true) {
     this.#cache = cache;
     this.#blockTokens = blockTokens;

@@ -1,5 +1,6 @@
 /** Prompts that are computed for their states or keys, without an answer. */
 import { joinArrays } from "../../shared/bytes.ts";
+import type { Kv, KvStore } from "../kv/runner.ts";
 import { writeKey } from "../memory/keys.ts";
 
 /** What is wanted of each prompt: a memory's keys, or the hidden states before the tokens from index `from` on. */
@@ -14,19 +15,25 @@ export interface Trace {
   readonly from: number;
   /** Hidden states [D] of the wanted positions, in order; passes add them. No adapter changes them. */
   readonly hidden: Float32Array<ArrayBuffer>[];
+  /** A key [D] of each token of a computed prompt, for the kind `keys`. */
+  keys: Int8Array<ArrayBuffer>;
   /** Called once, when the prompt is computed. */
   take(values: TracedValues): void;
 }
 
-/** The values of a computed prompt. `stateAt` returns the state [D] that enters the last feed-forward part at a position. */
-export function tracedValues(
-  { kind, hidden }: Trace,
-  tokens: number,
-  stateAt: (position: number) => Float32Array,
-): TracedValues {
-  if (kind === "hidden") return joinArrays<Float32Array<ArrayBuffer>>(Float32Array, hidden);
-  const D = stateAt(0).length;
-  const keys = new Int8Array(tokens * D);
-  for (let t = 0; t < tokens; t++) writeKey(stateAt(t), keys.subarray(t * D, (t + 1) * D));
-  return keys;
+/** Reads the keys of a computed prompt, if they are wanted. */
+export async function readKeys(
+  { trace, row, promptTokens }: { trace: Trace | null; row: Kv; promptTokens: number },
+  kv: Pick<KvStore, "states">,
+): Promise<void> {
+  if (trace?.kind !== "keys") return;
+  const states = await kv.states(Array.from({ length: promptTokens }, (_, position) => ({ kv: row, position })));
+  const D = states[0].length;
+  trace.keys = new Int8Array(promptTokens * D);
+  for (const [t, state] of states.entries()) writeKey(state, trace.keys.subarray(t * D, (t + 1) * D));
+}
+
+/** The values of a computed prompt. */
+export function tracedValues({ kind, hidden, keys }: Trace): TracedValues {
+  return kind === "keys" ? keys : joinArrays<Float32Array<ArrayBuffer>>(Float32Array, hidden);
 }

@@ -6,9 +6,9 @@ import type { StepInput, StepRunner } from "../runtime/step.ts";
 import { KvArena, KvRow } from "./arena.ts";
 import { bytesPerPosition, KvBudget, kvShapeOf } from "./kv-budget.ts";
 import { free, type KvCopy, KvMemory } from "./kv-memory.ts";
+import type { KvBlock, KvPosition, KvStore } from "./runner.ts";
 
-/** A copy of some positions of a row, for other rows that begin with the same tokens. Read only. */
-export class KvBlock {
+class HostBlock implements KvBlock {
   readonly arrays: KvCopy;
   readonly positions: number;
   readonly bytes: number;
@@ -24,9 +24,8 @@ export class KvBlock {
   }
 }
 
-export class HostKv {
+export class HostKv implements KvStore {
   readonly capacityBytes: number;
-  /** Whether a prefill chunk that continues in its middle gives the same bits as the chunk computed at once. */
   readonly continuesChunks: boolean;
   readonly #budget: KvBudget;
   readonly #memory: KvMemory;
@@ -34,7 +33,7 @@ export class HostKv {
   readonly #short: KvArena;
   readonly #long: KvArena;
   /** The positions that the last pass appended, if it had one row without padding. `copy` hands out these arrays instead of a copy. */
-  #fresh: { row: KvRow; block: KvBlock } | null = null;
+  #fresh: { row: KvRow; block: HostBlock } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
@@ -53,28 +52,25 @@ export class HostKv {
     this.#long = new KvArena(memoryShape, this.#memory, "end");
   }
 
-  /** Bytes allocated for all rows, parked ones included. */
   get bytes(): number {
     return this.#memory.bytes;
   }
 
-  /** Bytes of the positions that hold keys and values. */
   get usedBytes(): number {
     const { parkedPositions } = this.#memory;
     return (this.#short.usedPositions + this.#long.usedPositions + parkedPositions) * this.#positionBytes;
   }
 
-  /** True if rows that grow to these lengths fit beside `parked` positions of parked ones. Pure. */
-  holds(lengths: readonly number[], parked: number): boolean {
-    return this.#budget.holds(lengths, parked);
+  holds(lengths: readonly number[], parked: readonly number[]): boolean {
+    const positions = parked.reduce((sum, length) => sum + length, 0);
+    return this.#budget.holds(lengths, positions);
   }
 
-  /** An empty row without memory, which will soon hold `wanted` positions. */
+  /** An empty row without memory. */
   open(wanted: number): KvRow {
     return new KvRow(wanted);
   }
 
-  /** Frees a row and its memory. */
   close(row: KvRow): void {
     row.arena?.close(row);
     if (row.parked) this.#memory.drop(row.parked);
@@ -87,10 +83,7 @@ export class HostKv {
     row.arena?.close(row);
   }
 
-  /**
-   * Gives a place to every row that the next step runs, new and parked ones too: `positions` is what each holds at the end of the step.
-   * `holds` must be true for these lengths.
-   */
+  /** Gives a place in an arena to every row that the next step runs. */
   place(rows: readonly { kv: KvRow; positions: number }[]): void {
     const running = rows.map(({ kv: row, positions }) => {
       const isLong = row.arena && row.arena === this.#long;
@@ -107,27 +100,28 @@ export class HostKv {
     }
   }
 
-  /** Copies the positions [from, to) of a row. */
-  copy(row: KvRow, from: number, to: number): KvBlock {
+  copy(row: KvRow, from: number, to: number): HostBlock {
     const fresh = this.#fresh;
     if (fresh?.row !== row || row.positions !== to || fresh.block.positions !== to - from) {
-      return new KvBlock(this.#arenaOf(row).read(row, from, to), to - from);
+      return new HostBlock(this.#arenaOf(row).read(row, from, to), to - from);
     }
     this.#fresh = null;
     return fresh.block;
   }
 
-  /** What enters the last feed-forward part at a position of a row, [D]: a view that is valid until the next pass. */
+  async states(positions: readonly KvPosition[]): Promise<Float32Array[]> {
+    return positions.map(({ kv, position }) => this.state(kv as KvRow, position));
+  }
+
+  /** The state at a position of a row, [D]: a view that is valid until the next pass. */
   state(row: KvRow, position: number): Float32Array {
     return this.#arenaOf(row).state(row, position);
   }
 
-  /** Appends the first `positions` of a block to a row. */
-  write(row: KvRow, block: KvBlock, positions: number): void {
-    this.#arenaOf(row).append([row], [positions], block.arrays, block.positions);
+  write(row: KvRow, { arrays, positions: tokens }: HostBlock, positions: number): void {
+    this.#arenaOf(row).append([row], [positions], arrays, tokens);
   }
 
-  /** Releases memory that is not needed soon. Call it between two steps. */
   trim(): void {
     this.#short.trim();
     this.#long.trim();
@@ -167,7 +161,7 @@ export class HostKv {
       arena.append(own, counts.slice(begin, begin + own.length), fresh, tokens, begin);
     }
     this.#fresh?.block.free();
-    const block = new KvBlock(fresh, tokens);
+    const block = new HostBlock(fresh, tokens);
     const isWhole = rows.length === 1 && counts[0] === tokens;
     this.#fresh = isWhole ? { row: rows[0], block } : null;
     // Freed at once: while memory waits for the garbage collector, the system has to clear new pages for each run.

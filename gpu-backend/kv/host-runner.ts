@@ -5,35 +5,11 @@
  * d head width, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
-import {
-  type HeadInput,
-  type ModelShape,
-  minPrefillTokens,
-  noTokens,
-  type RowOutput,
-  type StepRunner,
-} from "../runtime/step.ts";
+import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
 import type { KvRow } from "./arena.ts";
 import { HostKv } from "./host-kv.ts";
 import { storedAs } from "./kv-format.ts";
-
-/** One pass of the trunk and the head; without rows, of the head alone. */
-export interface Pass {
-  /** A prefill has one row. A decode has every row whose prompt is cached, with one token each. */
-  phase: "prefill" | "decode";
-  /** The next tokens of S rows. */
-  rows: readonly { kv: KvRow; tokens: readonly number[] }[];
-  /** The M positions of the head: first those of this pass, then earlier ones. */
-  states: readonly { kv: KvRow; position: number }[];
-  head: HeadInput;
-}
-
-export interface PassOutput extends RowOutput {
-  /** Final hidden states (after the last layer norm), [M, D]; null unless they are wanted. */
-  hidden: Float32Array | null;
-  /** 1 for each row whose new keys and values are finite, [S]. The tokens of other rows are not kept. */
-  finite: Uint8Array;
-}
+import type { Pass, PassOutput, Runner } from "./runner.ts";
 
 interface HostLimits {
   maxSequences: number;
@@ -43,7 +19,7 @@ interface HostLimits {
   kvBytes: number;
 }
 
-export class HostRunner {
+export class HostRunner implements Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: HostKv;
@@ -59,7 +35,7 @@ export class HostRunner {
   }
 
   async run({ phase, rows, states, head }: Pass): Promise<PassOutput> {
-    const tokensOf = new Map(rows.map(({ kv, tokens }) => [kv, tokens]));
+    const tokensOf = new Map(rows.map(({ kv, tokens }) => [kv as KvRow, tokens]));
     const order = this.kv.inOrder([...tokensOf.keys()], phase);
     const counts = order.map((row) => tokensOf.get(row)!.length);
     const S = order.length;
@@ -73,8 +49,10 @@ export class HostRunner {
       });
     });
     const isNew = ({ kv, position }: Pass["states"][number]) => position >= kv.positions;
-    const headRows = states.filter(isNew).map(({ kv, position }) => order.indexOf(kv) * T + position - kv.positions);
-    const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv, position));
+    const headRows = states
+      .filter(isNew)
+      .map(({ kv, position }) => order.indexOf(kv as KvRow) * T + position - kv.positions);
+    const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv as KvRow, position));
     // Tokens of this prompt chunk that earlier passes have computed.
     const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
     const {
@@ -90,7 +68,7 @@ export class HostRunner {
     const areFinite = counts.map((count, s) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D)));
     const kept = counts.map((count, s) => (areFinite[s] ? count : 0));
     if (S > 0) this.kv.append(order, kept, [...storedAs(this.#steps.kvFormat, present, this.config), fresh], T);
-    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(kv)])) };
+    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(kv as KvRow)])) };
   }
 
   release(): Promise<void> {

@@ -10,7 +10,7 @@
  * Not here: sequences that wait for another one's prefix (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";
-import type { KvBlock } from "./host-kv.ts";
+import type { KvBlock } from "./runner.ts";
 
 export interface PrefixCacheStats {
   /** Prompt tokens looked up. */

@@ -7,13 +7,11 @@
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import type { RotaryTables } from "./rotary.ts";
-import type { Device } from "./session.ts";
 import type { KvFormat, ModelShape } from "./step.ts";
 
 export interface Target {
   g: GraphBuilder;
   config: ModelShape;
-  device: Device;
   /** How the past's keys and values are stored. */
   kv: KvFormat;
   /** null for learned positions; then 1/√d is in the weights that make the queries. */
@@ -31,34 +29,27 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** Inputs that only the CPU's graph has. */
-  cpu: {
-    /** The past of the step's last rows, if `has` is true. Then the fields above hold the past of the other rows. */
-    long: PastRows & { has: string };
-    /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
-    isChunk: string;
-    /** If `isChunk`: valid positions of the past plus the step's own tokens, int32. */
-    positionCount: string;
-  } | null;
+  /** The past of the step's last rows, if `has` is true. Then the fields above hold the past of the other rows. */
+  long: PastRows & { has: string };
+  /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
+  isChunk: string;
+  /** If `isChunk`: valid positions of the past plus the step's own tokens, int32. */
+  positionCount: string;
   /** Keys, then values, of the tokens of this chunk that earlier steps have computed, for each layer: 2L × [S, K, G, d]. */
   begun: string[];
 }
 
-/** Inputs of the past: SS rows with P positions and, on the CPU, SL rows with PL positions (`longPast` of step.ts). */
+/** Inputs of the past: SS rows with P positions, and SL rows with PL positions (`longPast` of step.ts). */
 export function pastInputs(target: Target) {
-  const { g, config, device } = target;
+  const { g, config } = target;
   const { kvHeads: K, headWidth: d } = config;
-  const rows = {
+  return {
     ...rowInputs(target, names.past, "SS", "P"),
     begun: g.input(names.begun, "float32", ["2L*S", K, "G", d]),
-  };
-  if (device !== "cpu") return { ...rows, cpu: null };
-  const cpu = {
     long: { ...rowInputs(target, names.long, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
     isChunk: g.input(names.isChunk, "bool", []),
     positionCount: g.input(names.positionCount, "int32", []),
   };
-  return { ...rows, cpu };
 }
 
 function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: string, P: string): PastRows {
@@ -79,7 +70,7 @@ function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: strin
  * Attention of one layer: queries, keys and values, [S × T, (H + 2K) · d] → the result, [S × T, H · d], and the step's keys and values,
  * each [S, K, T, d].
  */
-type Attention = (layer: number, qkv: string) => string[];
+export type Attention = (layer: number, qkv: string) => string[];
 
 /** A step's tokens. */
 export interface StepTokens {
@@ -98,13 +89,12 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const byHeads = addByHeads(target, step, positions);
   if (!past) {
     return byHeads((_, q, k, v) => {
-      const scores = g.node("Add", [products(target, q, k), causalMask]);
+      const scores = g.node("Add", [products(g, q, k), causalMask]);
       return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
     });
   }
   const { short, apart } = addPastAttention(target, past, causalMask);
-  if (!past.cpu || !apart) return byHeads(short);
-  const { long, isChunk, positionCount } = past.cpu;
+  const { long, isChunk, positionCount } = past;
   const chunk = { positions, positionCount, tokenCount };
   const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, chunk) : null;
   const isOther = g.node("Or", [isChunk, long.has]);
@@ -190,7 +180,7 @@ type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 /**
  * Attention over the past and over the chunk, that is `begun` and then the step's own keys and values. One sum runs over the whole
  * chunk, so that the bits do not depend on how it was divided into steps. `short` is for rows of one P. `apart` is for a step with
- * `past.cpu.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows
+ * `past.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows
  * to the larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
@@ -215,7 +205,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
     const mask = g.node("Concat", [spread(pastMask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
     const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
     const attend: PastAttention = (l, q, toOwn) => {
-      const ofPast = scaled(products(target, q, plain(keys[l])), scales?.keys[l]);
+      const ofPast = scaled(products(g, q, plain(keys[l])), scales?.keys[l]);
       const scores = g.node("Concat", [ofPast, toOwn], { axis: -1 });
       const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
       const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
@@ -226,13 +216,12 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   const withChunk = (attend: PastAttention): HeadAttention => {
     return (l, q, k, v) => {
       const [keys, values] = [k, v].map((own, i) => g.node("Concat", [past.begun[2 * l + i], own], { axis: 2 }));
-      const [ofPast, toChunk] = attend(l, q, products(target, q, keys));
+      const [ofPast, toChunk] = attend(l, q, products(g, q, keys));
       return g.node("Add", [ofPast, g.node("MatMul", [toChunk, values])]);
     };
   };
   const short = among(past);
-  if (!past.cpu) return { short: withChunk(short.attend), apart: null };
-  const long = among(past.cpu.long);
+  const long = among(past.long);
   const counts = g.node("Concat", [short.count, long.count], { axis: 0 });
   const apart = withChunk((l, q, toOwn) => {
     const [queries, own] = [q, toOwn].map((all) => g.nodes("Split", [all, counts], 2, { axis: 0 }));
@@ -243,8 +232,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   return { short: withChunk(short.attend), apart };
 }
 
-/** Q·Kᵀ. Only the CPU has the fused kernel; with another device, ONNX Runtime would copy the keys to the CPU for it. */
-export function products({ g, device }: Pick<Target, "g" | "device">, q: string, k: string): string {
-  if (device === "cpu") return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
-  return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
+/** Q·Kᵀ */
+function products(g: GraphBuilder, q: string, k: string): string {
+  return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
 }

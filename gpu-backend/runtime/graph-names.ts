@@ -56,6 +56,22 @@ export const names = {
   present: "present",
   states: "states",
   hidden: "hidden",
+  /** Only graphs of device-graph.ts have the names below. The token embedding, [V, D], is shared by trunk and head. */
+  embedding: "embedding",
+  /** Keys and values of all rows before and after a run, which are the same buffers. */
+  kept: (array: number) => `kept.${array}`,
+  grown: (array: number) => `grown.${array}`,
+  /** Index of each row's last position after the run, and the positions of the longest row. */
+  lastPositions: "last_positions",
+  longest: "longest",
+  /** [S, T, (H + 2K) · d], the shape of the packed queries, keys and values. */
+  packedShape: "packed_shape",
+  /** States of all rows' positions before and after a run, and which of them a run writes or reads. */
+  keptStates: "kept_states",
+  grownStates: "grown_states",
+  statesAt: "states_at",
+  /** Sum of the magnitudes of each new state: not finite if any element is not. */
+  magnitudes: "magnitudes",
   /** Sums of squares of a product's input channels over a step's tokens, for calibration. */
   inputSquares: (product: string) => `input_squares.${product}`,
 } as const;

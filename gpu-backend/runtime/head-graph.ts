@@ -32,7 +32,7 @@ export function addHead(
   const gates = g.input(names.gates, "float32", ["N", bank.gates]);
   const own = ownInputs(g, config);
   const changes = {
-    indices: g.input(names.biasIndices, "int32", ["A", 2]),
+    indices: g.node("Cast", [g.input(names.biasIndices, "int32", ["A", 2])], { to: 7 }),
     penalties: g.input(names.biasPenalties, "float32", ["A"]),
     values: g.input(names.biasValues, "float32", ["A"]),
   };
@@ -145,21 +145,18 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
   const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
   const oneIfFinite = g.node("Add", [g.node("Mul", [sum, g.scalar(0)]), g.scalar(1)]);
-  // Not IsInf, because WebGPU has no kernel for it.
   const isLowest = g.node("Less", [sum, g.scalar(lowestFloat)]);
   const one = g.node("Where", [isLowest, g.scalar(1), oneIfFinite]);
   const score = g.node("GatherElements", [scores, top], { axis: 1 });
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Applies `LogitChanges` to A logits. It costs next to nothing for small A, so steps without changes need no branch of their own. */
-function changedLogits(
+/** Applies `LogitChanges` to A logits at `indices`, int64. It costs next to nothing for small A, so steps without changes need no branch of their own. */
+export function changedLogits(
   g: GraphBuilder,
   logits: string,
-  changes: Record<"indices" | "penalties" | "values", string>,
+  { indices, penalties, values }: Record<"indices" | "penalties" | "values", string>,
 ): string {
-  const { penalties, values } = changes;
-  const indices = g.node("Cast", [changes.indices], { to: 7 });
   const x = g.node("GatherND", [logits, indices]);
   const isPositive = g.node("Greater", [x, g.scalar(0)]);
   const own = g.node("Where", [isPositive, g.node("Div", [x, penalties]), g.node("Mul", [x, penalties])]);

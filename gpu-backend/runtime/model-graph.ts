@@ -3,7 +3,7 @@
  * blocks of norm, attention, norm and feed-forward part. Attention is in attention-graph.ts, products with weights in products.ts, the
  * head with its adapters (arXiv 2502.04315) in head-graph.ts. The past is a read-only input; the graph outputs only new keys and values.
  */
-import { addAttention, type Past, pastInputs, type Target } from "./attention-graph.ts";
+import { type Attention, addAttention, pastInputs, type StepTokens, type Target } from "./attention-graph.ts";
 import { type ConstantFile, GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addHead } from "./head-graph.ts";
@@ -19,19 +19,18 @@ import {
   type WeightFormat,
 } from "./products.ts";
 import { addRotaryTables } from "./rotary.ts";
-import type { Device } from "./session.ts";
 import type { Bank, KvFormat } from "./step.ts";
 
-interface Build extends Target {
+export interface Build extends Target {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
   observe?: ProductTarget["observe"];
 }
 
-type BuildOptions = Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & { file?: ConstantFile };
+type BuildOptions = Pick<Build, "config" | "weights" | "format" | "kv"> & { file?: ConstantFile };
 
-function startBuild(name: string, { config, weights, file, ...rest }: BuildOptions): Build {
+export function startBuild(name: string, { config, weights, file, ...rest }: BuildOptions): Build {
   const g = new GraphBuilder(name, file);
   const { positions } = config;
   const rotary = positions === "learned" ? null : addRotaryTables(g, config, positions, weights);
@@ -46,7 +45,7 @@ export function buildServingGraph(
   config: ModelConfig,
   weights: ModelWeights,
   bank: Bank,
-  options: { format: WeightFormat; device: Device; kv?: KvFormat; file?: ConstantFile },
+  options: { format: WeightFormat; kv?: KvFormat; file?: ConstantFile },
 ): Uint8Array {
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
   const build = startBuild("serving", { kv: "fp32", config, weights, ...options });
@@ -74,7 +73,7 @@ export function buildTrunkGraph(
   weights: ModelWeights,
   { format = "fp32", withSquares = false }: { format?: WeightFormat; withSquares?: boolean } = {},
 ): Uint8Array {
-  const build = startBuild("trunk", { config, weights, format, device: "cpu", kv: "fp32" });
+  const build = startBuild("trunk", { config, weights, format, kv: "fp32" });
   if (withSquares) {
     build.observe = (name, x) => {
       const squares = build.g.node("ReduceSumSquare", [x, build.g.integers(0)], { keepdims: 0 });
@@ -82,7 +81,9 @@ export function buildTrunkGraph(
     };
   }
   const { g } = build;
-  const { states } = addTrunk(build, tokenInputs(build), null, addEmbedding(build));
+  const { tokenIds, positions, shape } = tokenInputs(build);
+  const attention = addAttention(build, null, stepTokens(build, positions, shape));
+  const { states } = addTrunk(build, tokenIds, positions, attention, addEmbedding(build));
   g.output(names.states, states, "float32", ["S*T", config.hiddenSize]);
   g.output(names.hidden, addLastFeedForward(build, states), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
@@ -92,7 +93,7 @@ export function buildTrunkGraph(
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
-  const inputs = tokenInputs(build);
+  const { tokenIds, positions, shape } = tokenInputs(build);
   const { begun, ...past } = pastInputs(build);
   const outputs = [
     { type: "float32", shape: ["2L*S", K, "T", d] },
@@ -101,7 +102,8 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
     const parts = 2 * config.layers;
     const split = g.nodes("Split", [begun], parts, { axis: 0, num_outputs: parts });
-    const trunk = addTrunk(build, inputs, { ...past, begun: split }, embedding);
+    const attention = addAttention(build, { ...past, begun: split }, stepTokens(build, positions, shape));
+    const trunk = addTrunk(build, tokenIds, positions, attention, embedding);
     return [g.node("Concat", trunk.fresh, { axis: 0 }), trunk.states];
   });
   return { present, states };
@@ -113,15 +115,22 @@ function tokenInputs({ g }: Build) {
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
 }
 
+function stepTokens({ g }: Build, positions: string, shape: string): StepTokens {
+  const rowCount = g.node("Slice", [shape, g.integers(0), g.integers(1)]); // S
+  const tokenCount = g.node("Slice", [shape, g.integers(1), g.integers(2)]); // T
+  return { positions, rowCount, tokenCount };
+}
+
 /**
  * Embeddings and blocks, without the last block's feed-forward part, which is computed only for positions with a head. Returns the input
- * of that part, [S × T, D], and the step's keys, then values, of each layer: 2L × [S, K, T, d].
+ * of that part, [S × T, D], and the keys, then values, that `attention` returns for each layer.
  */
-function addTrunk(
+export function addTrunk(
   build: Build,
-  { tokenIds, positions, shape }: ReturnType<typeof tokenInputs>,
-  past: Past | null,
-  { embed }: Embedding,
+  tokenIds: string,
+  positions: string,
+  attention: Attention,
+  { embed }: Pick<Embedding, "embed">,
 ): { states: string; fresh: string[] } {
   const { g, config } = build;
   const { hiddenSize: D, layers } = config;
@@ -130,9 +139,6 @@ function addTrunk(
     const rows = g.node("Gather", [weight(build, "model.embed_positions.weight"), positions], { axis: 0 });
     embedded = g.node("Add", [embedded, rows]);
   }
-  const rowCount = g.node("Slice", [shape, g.integers(0), g.integers(1)]); // S
-  const tokenCount = g.node("Slice", [shape, g.integers(1), g.integers(2)]); // T
-  const attention = addAttention(build, past, { positions, rowCount, tokenCount });
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
   const product = addProducts(build, states);
@@ -183,7 +189,7 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
 }
 
 /** The rest of the trunk, for positions with a head: the last feed-forward part and the last norm. */
-function addLastFeedForward(build: Build, states: string): string {
+export function addLastFeedForward(build: Build, states: string): string {
   const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
   return addNorm(build, "model.norm", last);
 }

@@ -3,7 +3,7 @@ import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { bool, noRows, ownFeeds, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
-import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
+import { openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
   type KvFormat,
@@ -29,8 +29,6 @@ export interface RunnerOptions {
   config: ModelConfig;
   bank: Bank;
   threads: number;
-  device?: Device;
-  /** fp32 on every device but the CPU. */
   kv?: KvFormat;
 }
 
@@ -45,16 +43,13 @@ class OnnxRunner implements StepRunner {
   readonly classBytes: number;
   readonly kvFormat: KvFormat;
   readonly #session: Session;
-  readonly #device: Device;
   readonly #causalMasks = new Map<string, Tensor>();
 
-  constructor(session: Session, { config, bank, device = "cpu", kv = "fp32" }: RunnerOptions) {
+  constructor(session: Session, { config, bank, kv = "fp32" }: RunnerOptions) {
     this.config = config;
     this.gates = bank.gates;
-    // Graphs for other devices have no inputs for `longPast`.
-    this.classBytes = device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
+    this.classBytes = layerClassBytes * config.layers;
     this.kvFormat = kv;
-    this.#device = device;
     this.#session = session;
   }
 
@@ -108,13 +103,11 @@ class OnnxRunner implements StepRunner {
 
   #past(input: StepInput): Record<string, Tensor> {
     const { sequences: S, pastTokens, past, pastLengths } = input;
-    const short = (sequences: number) => this.#pastRows(names.past, { sequences, pastTokens, past });
-    if (this.#device !== "cpu") return short(S);
     const long = input.longPast ?? noLongPast;
     const { sequences: longS, pastTokens: longP } = long;
     const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
     return {
-      ...short(S - longS),
+      ...this.#pastRows(names.past, { sequences: S - longS, pastTokens, past }),
       ...this.#pastRows(names.long, long),
       [names.hasLong]: bool(longS > 0),
       [names.isChunk]: bool(this.#isChunk(input)),
@@ -144,7 +137,7 @@ class OnnxRunner implements StepRunner {
   /** Whether the step is a chunk of one prompt, for which attention-graph.ts has an operator of its own. */
   #isChunk({ sequences, tokens, longPast }: StepInput): boolean {
     const isOne = sequences === 1 && tokens >= minPrefillTokens && !longPast;
-    return isOne && this.#device === "cpu" && hasChunkOperator(this.config);
+    return isOne && hasChunkOperator(this.config);
   }
 
   #causalMask(T: number, G: number): Tensor {

@@ -8,7 +8,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
 /** GatherND needs at least one entry. This one changes nothing. */
-const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+export const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
 const noChanges: OwnChanges = { rows: none, changes: [], indexes: none, weights: new Float32Array(0) };

@@ -6,23 +6,30 @@ export type Device = "cpu" | "webgpu" | "cuda";
 export type Session = ort.InferenceSession;
 export type SessionResults = ort.InferenceSession.ReturnType;
 export type Tensor = ort.Tensor;
-type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
+export type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/**
- * Opens a session over a serialised ModelProto or the path of one, with `threads` threads inside each operator that runs on the CPU.
- * Rejects if `device` (default: the CPU) is not available. Operators that the device lacks run on the CPU.
- */
-export function openSession(
-  model: Uint8Array | string,
-  options: { threads: number; device?: Device },
-): Promise<Session> {
+interface SessionOptions {
+  /** Threads inside each operator that runs on the CPU. */
+  threads: number;
+  /** Absent: the CPU. */
+  device?: Device;
+  /** Rejects a graph with an operator that the device lacks. Otherwise such operators run on the CPU. */
+  onDeviceOnly?: boolean;
+  /** Leaves all outputs on the device. Such a session ignores output tensors that a run names. */
+  outputsStay?: boolean;
+  /** Logs everything on stderr, and not only errors. */
+  isVerbose?: boolean;
+}
+
+/** Opens a session over a serialised ModelProto or the path of one. Rejects if the device is not available. */
+export function openSession(model: Uint8Array | string, options: SessionOptions): Promise<Session> {
   const settings: ort.InferenceSession.SessionOptions = {
     executionProviders: [options.device ?? "cpu"],
     graphOptimizationLevel: "all",
     intraOpNumThreads: options.threads,
     interOpNumThreads: 1,
     executionMode: "sequential",
-    logSeverityLevel: 3,
+    logSeverityLevel: options.isVerbose ? 0 : 3,
     extra: {
       session: {
         // Threads that spin briefly between operators make a step of two threads 9% faster. They stop when the run ends; otherwise
@@ -31,8 +38,10 @@ export function openSession(
         force_spinning_stop: "1",
         // Masked positions make denormal numbers in the softmax, with which the CPU calculates a hundred times slower than with zeros.
         set_denormal_as_zero: "1",
+        disable_cpu_ep_fallback: options.onDeviceOnly ? "1" : "0",
       },
     },
+    preferredOutputLocation: options.outputsStay ? "gpu-buffer" : undefined,
   };
   // `create` has no overload for the union of both types.
   return ort.InferenceSession.create(model as string, settings);
@@ -41,4 +50,9 @@ export function openSession(
 /** A tensor that shares the array's memory. */
 export function tensor(elements: Elements, shape: readonly number[], type?: "bool"): Tensor {
   return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
+}
+
+/** The first elements of a tensor's buffer on the device, in another shape. The buffer is freed with `whole`, not with the view. */
+export function deviceView(whole: Tensor, shape: readonly number[]): Tensor {
+  return ort.Tensor.fromGpuBuffer(whole.gpuBuffer, { dataType: "float32", dims: shape });
 }

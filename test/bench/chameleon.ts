@@ -9,7 +9,8 @@ import { chunkTokens } from "../../gpu-backend/config.ts";
 import { preparedGraph } from "../../gpu-backend/engine/prepared-graph.ts";
 import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
 import type { KvRow } from "../../gpu-backend/kv/arena.ts";
-import { HostRunner, type Pass, type PassOutput } from "../../gpu-backend/kv/host-runner.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
+import type { Pass, PassOutput } from "../../gpu-backend/kv/runner.ts";
 import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
 import type { ConstantFile } from "../../gpu-backend/runtime/graph.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
@@ -55,8 +56,7 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
   const smoothing = format === "int8" ? await readSmoothing(dirname(path)) : null;
   const stored = smoothing ? smoothed(served, weights, smoothing.magnitudes) : weights;
   const folder = await mkdtemp(join(tmpdir(), "bench-"));
-  const build = (constants?: ConstantFile) =>
-    buildServingGraph(served, stored, bank, { format, device: "cpu", file: constants });
+  const build = (constants?: ConstantFile) => buildServingGraph(served, stored, bank, { format, file: constants });
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
   const runner = await openStepRunner(graph, { config: served, bank, threads });

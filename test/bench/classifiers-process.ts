@@ -65,7 +65,7 @@ async function openEngine(): Promise<Engine> {
   const { runner, manifest, manifestHash, hyperNetwork } = await openModel(
     {
       ...{ modelDirectory: embeddedBase, artifactsDirectory: artifactsOf(embeddedBase), dataDirectory },
-      ...{ threads, weightFormat: "int8", device: "cpu" },
+      ...{ threads, weightFormat: "int8" },
     },
     now,
   );

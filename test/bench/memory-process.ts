@@ -9,7 +9,7 @@ import { promptsOf } from "./model.ts";
 
 const [settings, cell] = process.argv.slice(2).map((text) => JSON.parse(text));
 const { batch, context, steps } = cell as Cell;
-const { runner } = await openModel({ device: "cpu", ...settings }, () => performance.now());
+const { runner } = await openModel(settings, () => performance.now());
 const gates = Array.from({ length: batch }, () => new Float32Array(runner.gates));
 const rows = new Batch(runner, batch, context);
 const meter = new BatchMeter();

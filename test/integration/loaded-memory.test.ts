@@ -22,7 +22,6 @@ test("an open model keeps no copy of its weights beside the session", async () =
     modelDirectory,
     artifactsDirectory: artifactsOf(modelDirectory),
     threads: 1,
-    device: "cpu",
   } as const;
   const { runner } = await openModel({ ...settings, weightFormat: "fp32" }, () => 0);
   const weightBytes = 4 * parametersOf(await readModelConfig(modelDirectory));
@@ -46,7 +45,7 @@ test("the session has its own copy of the graph and its weights", async () => {
   const bank = randomBank(tinyConfig, 2, 1, random);
   const weights = randomWeights(tinyConfig, random);
   for (const format of ["fp32", "int8"] as const) {
-    const graph = buildServingGraph(tinyConfig, weights, bank, { format, device: "cpu" });
+    const graph = buildServingGraph(tinyConfig, weights, bank, { format });
     const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1 });
     const before = await scoresOf(runner);
     graph.fill(0);

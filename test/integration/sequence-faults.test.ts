@@ -6,8 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
-import type { Device } from "../../gpu-backend/runtime/session.ts";
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { allFrames, startBackend } from "../support/backend-process.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
@@ -30,11 +30,15 @@ afterAll(() => Promise.all([whole, broken].map((folder) => rm(folder, { recursiv
 
 async function withEngine<T>(
   folder: string,
-  { format, device }: { format: WeightFormat; device: Device },
+  format: WeightFormat | "webgpu",
   use: (harness: EngineHarness) => Promise<T>,
 ) {
   const { model, manifest, hyperNetwork, tokenizer } = await readArtifacts(folder);
-  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads: 1, format, device });
+  const built = { ...model, bank: bankOf(hyperNetwork), threads: 1 };
+  const runner =
+    format === "webgpu"
+      ? await openDeviceRunner(built, { maxSequences: 6, kvBytes: 2 ** 26, threads: 1 })
+      : await createStepRunner({ ...built, format });
   const source = generatedAdapters(manifest, hyperNetwork);
   const textPieceOf = (id: number) => tokenizer.textPieceOf(id);
   const harness = createEngineHarness({ runner, source, textPieceOf, limits: { maxSequences: 6 } });
@@ -72,7 +76,7 @@ describe.each<WeightFormat>(["fp32", "int8"])("in %s", (format) => {
   test("the others' tokens and logprobs are bit for bit those of the model that is whole", async () => {
     const all = work();
     const frames = (folder: string) =>
-      withEngine(folder, { format, device: "cpu" }, async (harness) => {
+      withEngine(folder, format, async (harness) => {
         for (const { request, centroid } of all) {
           await harness.engine.submit(centroid, [request]);
           await harness.engine.step();
@@ -96,7 +100,7 @@ describe.each<WeightFormat>(["fp32", "int8"])("in %s", (format) => {
 
 test.skipIf(await webgpuFailure())("on WebGPU every other one is served", async () => {
   const all = work();
-  await withEngine(broken, { format: "fp32", device: "webgpu" }, async (harness) => {
+  await withEngine(broken, "webgpu", async (harness) => {
     for (const { request, centroid } of all) {
       await harness.engine.submit(centroid, [request]);
       await harness.engine.step();

@@ -1,96 +1,405 @@
+/** A runner on a WebGPU device against the one in the host's memory, for every part of a pass and for all that is done with rows. */
+import { fileURLToPath } from "node:url";
+import protobuf from "protobufjs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
-import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { type DeviceRunner, openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
+import type { Kv, PassOutput, Runner } from "../../gpu-backend/kv/runner.ts";
+import { readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
+import { buildCopy, buildDeviceHead, buildDeviceTrunk, buildRead } from "../../gpu-backend/runtime/device-graph.ts";
+import { DeviceMemory } from "../../gpu-backend/runtime/device-memory.ts";
+import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { floatsOf, type ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
+import type { Bank, HeadInput, HiddenChange, ModelShape } from "../../gpu-backend/runtime/step.ts";
+import { tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
 import { createStepRunner } from "../support/step-runner.ts";
-import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
-import { tinyLlama } from "../support/tiny-families.ts";
+import { maxDifference, randomBank, seededRandom } from "../support/steps.ts";
+import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
 /** Float32 sums of a few hundred products in different orders; logits are about 10. */
 const tolerance = 1e-4;
 const seed = 20_261_125;
-const random = seededRandom(seed);
+const limits = { maxSequences: 40, chunkTokens: 64, kvBytes: 2 ** 27, threads: 1 };
+const noChanges = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
 const failure = await webgpuFailure();
 
-describe.skipIf(failure).each(["GPT-2", "Llama"])(
-  `a %s on WebGPU${failure ? `, skipped: ${failure}` : ""}`,
-  (family) => {
-    let model: Pick<ModelFolder, "config" | "weights">;
-    let bank: Bank;
-    let onCpu: StepRunner;
-    let onGpu: StepRunner;
+interface Model {
+  config: ModelConfig;
+  weights: ModelWeights;
+  bank: Bank;
+}
 
-    beforeAll(async () => {
-      const random = seededRandom(seed);
-      if (family === "GPT-2") model = await readModelFolder(smallBase);
-      else model = { config: tinyLlama, weights: randomWeights(tinyLlama, random, 0.25) };
-      bank = randomBank(model.config, 12, 3, random);
-      onCpu = await createStepRunner({ ...model, bank, threads: 1 });
-      onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });
-    });
-    afterAll(() => Promise.all([onCpu?.release(), onGpu?.release()]));
+async function modelOf(family: "GPT-2" | "Llama"): Promise<Model> {
+  const random = seededRandom(seed);
+  const model =
+    family === "GPT-2"
+      ? await readModelFolder(smallBase)
+      : { config: tinyLlama, weights: randomWeights(tinyLlama, random, 0.25) };
+  return { ...model, bank: randomBank(model.config, 12, 3, random) };
+}
 
-    const rowOf = (length: number): StepRow => ({
-      tokenIds: Array.from({ length }, () => Math.floor(random() * model.config.vocabularySize)),
-      gates: Float32Array.from({ length: bank.gates }, () => random() * 4 - 2),
-      ...noPast(model.config),
-    });
+async function openHostRunner(model: Model): Promise<HostRunner> {
+  return new HostRunner(await createStepRunner({ ...model, threads: 1 }), limits);
+}
 
-    /** Asks for every output that a step can give. */
-    function askedOf(input: StepInput): StepInput {
-      const N = input.headRows.length;
-      input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
-      input.targetIds = Int32Array.from({ length: N }, () => Math.floor(random() * model.config.vocabularySize));
-      input.bias = {
+/** The same random passes on several runners: rows are numbered, since each runner has handles of its own. */
+class Twins {
+  readonly #runners: readonly Runner[];
+  readonly #random: () => number;
+  readonly #rows: Kv[][] = [];
+  readonly #config: ModelShape;
+
+  constructor(random: () => number, ...runners: Runner[]) {
+    [this.#random, this.#runners, this.#config] = [random, runners, runners[0].config];
+  }
+
+  open(): number {
+    return this.#rows.push(this.#runners.map(({ kv }) => kv.open(1))) - 1;
+  }
+
+  /** The handles of a row, by runner. */
+  handles(row: number): readonly Kv[] {
+    return this.#rows[row];
+  }
+
+  close(...rows: number[]): void {
+    for (const row of rows) for (const [r, { kv }] of this.#runners.entries()) kv.close(this.#rows[row][r]);
+  }
+
+  park(row: number): void {
+    for (const [r, { kv }] of this.#runners.entries()) kv.park(this.#rows[row][r]);
+  }
+
+  /** A row that begins with a copy of another's first positions. */
+  fork(row: number, from: number, to: number, taken = to - from): number {
+    const copy = this.open();
+    for (const [r, { kv }] of this.#runners.entries()) {
+      const own = this.#rows[copy][r];
+      kv.place([{ kv: own, positions: taken }]);
+      const block = kv.copy(this.#rows[row][r], from, to);
+      kv.write(own, block, taken);
+      block.free();
+    }
+    return copy;
+  }
+
+  /** Largest difference of the states at some positions of a row. */
+  async states(row: number, positions: readonly number[]): Promise<number> {
+    const found = this.#runners.map(({ kv }, r) =>
+      kv.states(positions.map((position) => ({ kv: this.#rows[row][r], position }))),
+    );
+    const [expected, ...others] = await Promise.all(found);
+    return Math.max(...others.flatMap((states) => states.map((state, i) => maxDifference(state, expected[i]))));
+  }
+
+  positions(row: number): number {
+    return this.#rows[row][0].positions;
+  }
+
+  ids(count: number): number[] {
+    return Array.from({ length: count }, () => Math.floor(this.#random() * this.#config.vocabularySize));
+  }
+
+  /** Head rows that ask for every output: all of a pass' numbers are compared. */
+  head(N: number, changes: Partial<HeadInput> = {}): HeadInput {
+    const { vocabularySize: V } = this.#config;
+    const { gates } = this.#runners[0];
+    return {
+      gates: Float32Array.from({ length: N * gates }, () => this.#random() * 4 - 2),
+      inverseTemperatures: Float32Array.from({ length: N }, (_, n) => (n === 0 ? 1 : 0.5 + this.#random())),
+      targetIds: Int32Array.from(this.ids(N)),
+      bias: {
         rows: Int32Array.of(0, N - 1),
-        ids: Int32Array.of(11, model.config.vocabularySize - 1),
-        values: Float32Array.of(3, -2),
-      };
-      return input;
+        ids: Int32Array.of(11, V - 1),
+        values: Float32Array.of(3, Number.NEGATIVE_INFINITY),
+        penalties: Float32Array.of(1.3, 1),
+      },
+      want: { scores: true, hidden: true },
+      ...changes,
+    };
+  }
+
+  /** Runs a pass on all runners. `states`: positions of the head as [row, position]. Returns the largest difference from the first. */
+  async run(
+    phase: "prefill" | "decode",
+    tokens: ReadonlyMap<number, readonly number[]>,
+    states: readonly [number, number][],
+    head: HeadInput,
+  ): Promise<number> {
+    const outputs: PassOutput[] = [];
+    for (const [r, runner] of this.#runners.entries()) {
+      const rows = [...tokens].map(([row, ids]) => ({ kv: this.#rows[row][r], tokens: ids }));
+      runner.kv.place(rows.map(({ kv, tokens: ids }) => ({ kv, positions: kv.positions + ids.length })));
+      const positions = states.map(([row, position]) => ({ kv: this.#rows[row][r], position }));
+      outputs.push(await runner.run({ phase, rows, states: positions, head }));
     }
+    const [expected, ...others] = outputs;
+    return Math.max(...others.map((found) => differenceOf(found, expected)));
+  }
 
-    /** Largest difference among the float outputs. The ranked ids must be equal. */
-    function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
-      expect(gpu.topIds).toEqual(cpu.topIds);
-      const sums = ["logSumExp", "scaledLogSumExp", "targetScores"] as const;
-      const floats = ["present", "topScores", ...sums, "scores", "hidden"] as const;
-      return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
+  /** A prompt in chunks, then nothing: the head of each chunk is at its first and last token. */
+  async prefill(row: number, ids: readonly number[]): Promise<number> {
+    let difference = 0;
+    for (let start = 0; start < ids.length; start += limits.chunkTokens) {
+      const at = this.positions(row);
+      const chunk = ids.slice(start, start + limits.chunkTokens);
+      const states: [number, number][] = [0, chunk.length - 1].map((t) => [row, at + t]);
+      difference = Math.max(difference, await this.run("prefill", new Map([[row, chunk]]), states, this.head(2)));
     }
+    return difference;
+  }
 
-    test("a ragged prefill and the decode step after it are the CPU's, in every output", async () => {
-      const rows = [40, 3, 17, 2].map(rowOf);
-      const prefill = askedOf(stepOf(model.config, rows, { pastTokens: 64 }));
-      const prefilled = await onCpu.run(prefill);
-      const prefillDifference = differenceOf(await onGpu.run(prefill), prefilled);
-      const grown = rows.map((row, s) => ({
-        ...rowOf(1),
-        past: grownPast(model.config, row, s, prefill, prefilled),
-        pastLength: row.tokenIds.length,
-      }));
-      const decode = askedOf(stepOf(model.config, grown, { pastTokens: 64 }));
-      const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
-      expect(prefillDifference).toBeLessThan(tolerance);
-      expect(decodeDifference).toBeLessThan(tolerance);
-    });
+  /** A random next token of each row. */
+  async decode(rows: readonly number[], changes: Partial<HeadInput> = {}): Promise<number> {
+    const states = rows.map((row): [number, number] => [row, this.positions(row)]);
+    return this.run("decode", new Map(rows.map((row) => [row, this.ids(1)])), states, this.head(rows.length, changes));
+  }
+}
 
-    test("the engine generates the same tokens on GPU and CPU, also for sequences that join while others decode", async () => {
-      const prompts = [5, 70, 1, 33, 12].map((length) => rowOf(length).tokenIds);
-      const generate = async (runner: StepRunner) => {
-        const harness = createEngineHarness({ runner });
-        for (const [i, prompt] of prompts.entries()) {
-          const request = sequenceRequest(`s${i}`, prompt, { maxTokens: 4 + 3 * i });
-          await harness.engine.submit(["c0", "c1", null][i % 3], [request]);
-          for (let step = 0; step < 3; step++) if (harness.engine.busy) await harness.engine.step();
-        }
-        await harness.finish();
-        return prompts.map((_, i) => harness.tokensOf(`s${i}`));
-      };
-      const expected = await generate(onCpu);
-      expect(expected.flat().length).toBeGreaterThan(20);
-      expect(await generate(onGpu)).toEqual(expected);
-    });
-  },
-);
+/** Largest difference among the float outputs. Ranked ids must be equal, except where logits are equal within the tolerance. */
+function differenceOf(found: PassOutput, expected: PassOutput): number {
+  expect(found.finite).toEqual(expected.finite);
+  const { topCount, topScores, topIds } = expected;
+  topIds.forEach((id, i) => {
+    const gaps = [i - 1, i + 1]
+      .filter((other) => Math.floor(other / topCount) === Math.floor(i / topCount))
+      .map((other) => Math.abs(topScores[other] - topScores[i]));
+    // The last candidate may be as likely as the next token, which is not among the candidates.
+    const isLast = i % topCount === topCount - 1;
+    if (!isLast && Math.min(...gaps) > tolerance) expect(found.topIds[i]).toBe(id);
+  });
+  const names = ["topScores", "logSumExp", "scaledLogSumExp", "targetScores", "scores", "hidden"] as const;
+  const differences = names.map((name) => {
+    const [own, other] = [found[name], expected[name]];
+    expect(own === null).toBe(other === null);
+    return own && other ? maxDifference(finiteOf(own), finiteOf(other)) : 0;
+  });
+  return Math.max(...differences);
+}
+
+const finiteOf = (values: Float32Array) => values.map((value) => (value === Number.NEGATIVE_INFINITY ? -1e9 : value));
+
+const title = failure ? `, skipped: ${failure}` : "";
+describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${title} (seed ${seed})`, (family) => {
+  const random = seededRandom(seed);
+  let model: Model;
+  let onCpu: HostRunner;
+  let device: DeviceRunner;
+  let twins: Twins;
+
+  beforeAll(async () => {
+    model = await modelOf(family);
+    onCpu = await openHostRunner(model);
+    device = await openDeviceRunner(model, limits);
+    twins = new Twins(random, onCpu, device);
+  });
+  afterAll(() => Promise.all([onCpu?.release(), device?.release()]));
+
+  const promptOf = async (length: number) => {
+    const row = twins.open();
+    expect(await twins.prefill(row, twins.ids(length))).toBeLessThan(tolerance);
+    return row;
+  };
+
+  // A run of 32 tokens or more is wrong by .01 where subgroups have 8 lanes, as those of the software adapter.
+  test("prompts in chunks and ragged decode passes are the CPU's, in every output", async () => {
+    const rows: number[] = [];
+    for (const length of [150, 3, 64, 1, 31, 32]) rows.push(await promptOf(length));
+    for (let step = 0; step < 3; step++) expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    // The rows between these do not decode, and must not change.
+    expect(await twins.decode([rows[3], rows[1]])).toBeLessThan(tolerance);
+    expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    twins.close(...rows);
+  });
+
+  test("two prompts whose chunks take turns are the CPU's", async () => {
+    const rows = [twins.open(), twins.open()];
+    const texts = rows.map(() => twins.ids(160));
+    for (let start = 0; start < 160; start += 40) {
+      for (const [i, row] of rows.entries()) {
+        expect(await twins.prefill(row, texts[i].slice(start, start + 40))).toBeLessThan(tolerance);
+      }
+    }
+    expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    twins.close(...rows);
+  });
+
+  test("a row that is as long as the context does not disturb the rows after it", async () => {
+    const full = await promptOf(model.config.contextTokens);
+    const rows = [await promptOf(20), await promptOf(9)];
+    expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    expect(await twins.states(full, [0, model.config.contextTokens - 1])).toBeLessThan(tolerance);
+    twins.close(full, ...rows);
+  });
+
+  test("own adapters, alone and beside rows without, are the CPU's, also after they gave up their places", async () => {
+    const rows = [await promptOf(5), await promptOf(7), await promptOf(2), await promptOf(9)];
+    const { hiddenSize: D } = model.config;
+    const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
+    const changes = Array.from({ length: 150 }, (): HiddenChange => ({ a: floats(D * 8), b: floats(9 * D) }));
+    const weights = Float32Array.of(1, 0.5, 0.25, 0);
+    for (let first = 0; first < 150; first += 15) {
+      const own = { rows: Int32Array.of(1, 2), changes: changes.slice(first, first + 2) };
+      expect(await twins.decode(rows, { own: { ...own, indexes: Int32Array.of(0, 1, 1, 0), weights } })).toBeLessThan(
+        tolerance,
+      );
+    }
+    const one = { rows: Int32Array.of(3), indexes: Int32Array.of(149), weights: Float32Array.of(1) };
+    expect(await twins.decode(rows, { own: { ...one, changes } })).toBeLessThan(tolerance);
+    expect(
+      await twins.decode(rows, { own: { ...one, changes: changes.slice(0, 1), indexes: new Int32Array(1) } }),
+    ).toBeLessThan(tolerance);
+    expect(await twins.decode(rows)).toBeLessThan(tolerance);
+    twins.close(...rows);
+  });
+
+  test("the head alone, several rows at a position of an earlier pass, and states are the CPU's", async () => {
+    const rows = [await promptOf(70), await promptOf(70)];
+    const states = [3, 40, 69].map((position): [number, number] => [rows[1], position]);
+    const head = twins.head(5, { rows: Int32Array.of(2, 0, 0, 1, 2) });
+    expect(await twins.run("decode", new Map(), states, head)).toBeLessThan(tolerance);
+    expect(await twins.states(rows[1], [0, 69, 5])).toBeLessThan(tolerance);
+    twins.close(...rows);
+  });
+
+  test("copied, parked, moved and resumed rows continue as the CPU's", async () => {
+    const rows = [await promptOf(100), await promptOf(10), await promptOf(40), await promptOf(3), await promptOf(64)];
+    const copies = [twins.fork(rows[0], 0, 64), twins.fork(rows[0], 64, 100, 20), twins.fork(rows[2], 0, 40, 17)];
+    // A prompt continues after a copied beginning, also after one that ends within a chunk.
+    for (const copy of [copies[0], copies[2]]) expect(await twins.prefill(copy, twins.ids(30))).toBeLessThan(tolerance);
+    twins.close(copies[1]);
+    expect(await twins.decode([...rows, copies[0]])).toBeLessThan(tolerance);
+    twins.park(rows[0]);
+    twins.close(rows[1], rows[2], rows[3]);
+    const others = [rows[4], copies[0], copies[2]];
+    for (const runner of [onCpu, device]) runner.kv.trim();
+    expect(await twins.decode(others)).toBeLessThan(tolerance);
+    const late = await promptOf(33);
+    expect(await twins.decode([rows[0], late, ...others])).toBeLessThan(tolerance);
+    twins.close(rows[0], late, ...others);
+  });
+
+  test("a decode pass of 32 rows moves 64 kB at most, and allocates nothing on the device", async () => {
+    const rows: number[] = [];
+    for (let row = 0; row < 32; row++) rows.push(await promptOf(2 + row));
+    const want = { scores: false, hidden: false };
+    const handles = rows.map((row) => twins.handles(row)[1]);
+    const decode = () =>
+      device.run({
+        phase: "decode",
+        rows: handles.map((kv, i) => ({ kv, tokens: [i] })),
+        states: handles.map((kv) => ({ kv, position: kv.positions })),
+        head: {
+          ...twins.head(32),
+          want,
+          bias: noChanges,
+        },
+      });
+    await decode();
+    const [before, allocated] = [{ ...device.traffic }, device.allocated];
+    for (let step = 0; step < 10; step++) await decode();
+    const bytes = (device.traffic.upBytes + device.traffic.downBytes - before.upBytes - before.downBytes) / 10;
+    expect(bytes).toBeLessThanOrEqual(64_000);
+    expect(device.allocated).toEqual(allocated);
+    twins.close(...rows);
+  });
+
+  test("the engine gives the CPU's tokens to 300 sequences, and leaves no row and no block", async () => {
+    const { kv, allocated: idle } = device;
+    expect(kv.usedBytes).toBe(0);
+    const { layers, kvHeads, headWidth, hiddenSize } = model.config;
+    const positionBytes = 4 * (2 * layers * kvHeads * headWidth + hiddenSize);
+    const prompts = Array.from({ length: 300 }, (_, i) => twins.ids(1 + ((i * 7) % 50)));
+    const shared = twins.ids(64);
+    const generate = async (runner: Runner) => {
+      const harness = createEngineHarness({ runner, prefixBytes: 400 * positionBytes, limits: { maxSequences: 20 } });
+      let most = 0;
+      for (const [i, prompt] of prompts.entries()) {
+        const ids = i % 5 === 0 ? [...shared, ...prompt] : prompt;
+        const request = sequenceRequest(`s${i}`, ids, { tenant: `t${i % 5}`, maxTokens: 1 + (i % 6) });
+        await harness.engine.submit(["c0", "c1", null][i % 3], [request]);
+        if (harness.engine.busy) await harness.engine.step();
+        most = Math.max(most, device.allocated.bytes);
+      }
+      await harness.finish();
+      return { tokens: prompts.map((_, i) => harness.tokensOf(`s${i}`)), most, blocks: harness.engine.stats.prefixes! };
+    };
+    const expected = await generate(onCpu);
+    const { tokens, most, blocks } = await generate(device);
+    expect(tokens).toEqual(expected.tokens);
+    expect(blocks.reusedTokens).toBeGreaterThan(64);
+    expect(blocks.evictions).toBeGreaterThan(10);
+    expect(kv.usedBytes).toBe(0);
+    // Blocks of the prefix cache are all that is left, and all that came beside the rows.
+    expect(device.allocated.bytes).toBe(idle.bytes + blocks.bytes);
+    expect(most).toBeLessThanOrEqual(idle.bytes + 500 * positionBytes);
+  }, 120_000);
+});
+
+describe.skipIf(failure)("on WebGPU", () => {
+  test("a row that becomes NaN is told, and leaves nothing that changes later rows in its place", async () => {
+    const random = seededRandom(seed);
+    // Its head is not the embedding, so that a token can have an embedding of NaN without making a logit NaN.
+    const config = tinyFamilies["Llama 3.1"];
+    const weights = new Map(randomWeights(config, random, 0.25));
+    const nanId = 5;
+    const name = "model.embed_tokens.weight";
+    const embedding = floatsOf(weights.get(name)!).slice();
+    embedding.fill(Number.NaN, nanId * config.hiddenSize, (nanId + 1) * config.hiddenSize);
+    weights.set(name, tensorFrom(embedding, [config.vocabularySize, config.hiddenSize]));
+    const model = { config, weights, bank: randomBank(config, 12, 3, random) };
+    const runners = [await openHostRunner(model), await openDeviceRunner(model, { ...limits, maxSequences: 4 })];
+    const twins = new Twins(random, ...runners);
+    const lost = [twins.open(), twins.open()];
+    const none = { bias: noChanges, want: { scores: false, hidden: false } };
+    for (const row of lost) {
+      await twins.prefill(
+        row,
+        twins.ids(20).map((id) => (id === nanId ? 6 : id)),
+      );
+    }
+    await twins.run("prefill", new Map([[lost[0], [6, nanId, 7]]]), [], twins.head(0, none));
+    await twins.run("decode", new Map([[lost[1], [nanId]]]), [], twins.head(0, none));
+    twins.close(...lost);
+    const rows = [3, 60, 5].map((length) => ({ row: twins.open(), ids: Array.from({ length }, (_, t) => 6 + t) }));
+    for (const { row, ids } of rows) expect(await twins.prefill(row, ids)).toBeLessThan(tolerance);
+    const next = new Map(rows.map(({ row }) => [row, [9]]));
+    const states = rows.map(({ row }): [number, number] => [row, twins.positions(row)]);
+    expect(await twins.run("decode", next, states, twins.head(3))).toBeLessThan(tolerance);
+    for (const runner of runners) await runner.release();
+  });
+
+  test("a graph with a node that has no kernel is refused by the node's name", async () => {
+    const g = new GraphBuilder("inexact");
+    const isInfinite = g.node("IsInf", [g.input("x", "float32", ["n"])]);
+    g.output("y", g.node("Where", [isInfinite, g.scalar(0), g.scalar(1)]), "float32", ["n"]);
+    const memory = await DeviceMemory.open(1);
+    await expect(memory.session(g.bytes())).rejects.toThrow(/no kernel for IsInf \(IsInf_\d+\)/);
+    await memory.release();
+  });
+});
+
+test("no output of a device's graph is a view, which a replayed graph would not renew", async () => {
+  const { config, weights, bank } = await modelOf("GPT-2");
+  const head = { bank, hasOwn: true };
+  const onnx = await protobuf.load(fileURLToPath(new URL("../../gpu-backend/runtime/onnx.proto", import.meta.url)));
+  for (const bytes of [
+    buildDeviceTrunk(config, weights),
+    buildDeviceHead(config, weights, head),
+    buildCopy(2),
+    buildRead(),
+  ]) {
+    const { graph } = onnx.lookupType("onnx.ModelProto").decode(bytes).toJSON();
+    for (const { name } of graph.output) {
+      const maker = graph.node.find(({ output }: { output: string[] }) => output.includes(name));
+      expect(maker.opType).toBeTruthy();
+      expect(maker.opType).not.toMatch(/^(Reshape|Squeeze|Unsqueeze|Flatten|Identity)$/);
+    }
+  }
+});

@@ -76,7 +76,7 @@ const backendLayers: Record<string, string[]> = {
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     // Long prompts are computed by the backend's own code.
-    ...["engine/open-model.ts", "kv/host-kv.ts", "kv/host-runner.ts"],
+    ...["engine/open-model.ts", "kv/host-runner.ts", "kv/runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],
   // Prepares a model offline. It may use training, and it reads the result with the code that serves.

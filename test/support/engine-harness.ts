@@ -6,6 +6,7 @@ import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
+import type { Runner } from "../../gpu-backend/kv/runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { SamplingChanges } from "../../shared/contracts/sampling.ts";
@@ -31,7 +32,8 @@ export interface EngineHarness {
 }
 
 export function createEngineHarness(options: {
-  runner: StepRunner;
+  /** Steps in the host's memory, or a runner with keys and values of its own. */
+  runner: StepRunner | Runner;
   source?: AdapterSource;
   limits?: Partial<PlanLimits>;
   /** Bytes of a token's text. By default a letter for every id, and nothing for stop ids. */
@@ -51,11 +53,11 @@ export function createEngineHarness(options: {
   const now = () => clock++;
   const { stopIds } = options.runner.config;
   const source = options.source ?? fakeAdapters(options.runner.gates);
-  const { prefixBytes = 2 ** 28 } = options;
+  const { prefixBytes = 2 ** 28, kvBytes = 2 ** 30 } = options;
   const adapters = new AdapterCache(source, now);
   const limits = { ...testLimits, ...options.limits };
   const engine = new Engine({
-    runner: new HostRunner(options.runner, { ...limits, kvBytes: options.kvBytes ?? 2 ** 30 }),
+    runner: "kv" in options.runner ? options.runner : new HostRunner(options.runner, { ...limits, kvBytes }),
     adapters,
     memories: options.memories,
     grammars: options.grammars,

@@ -9,6 +9,7 @@ import {
 } from "../../gpu-backend/engine/plan.ts";
 import { Planner } from "../../gpu-backend/engine/planner.ts";
 import { KvBudget, positionsFor } from "../../gpu-backend/kv/kv-budget.ts";
+import type { KvStore } from "../../gpu-backend/kv/runner.ts";
 
 export const chunkTokens = 64;
 export const shape = { arrays: [{ heads: 2, width: 1 }], contextTokens: 512 };
@@ -41,13 +42,16 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
 /** Checks a condition without `expect`, which takes longer than a plan does. */
 const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
 
+const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+
 /** Memory for `positions`. Decoding rows of two length classes costs a step as much as `classPositions` more positions. */
 export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
   const classBytes = classPositions * bytesPerPosition;
   const budget = new KvBudget(kvShape, positions * bytesPerPosition, { classBytes });
-  return Object.assign(budget, { positions, shape: kvShape });
+  const holds: KvStore["holds"] = (lengths, parked) => budget.holds(lengths, sum(parked));
+  return { budget, holds, positions, shape: kvShape };
 }
 
 /** Positions that a sequence holds at the end of a step. */
@@ -174,13 +178,13 @@ export class Simulation {
       ...{ one, positions: neededBy(one), cachedTokens: one.cachedTokens },
       isLong: ran.has(one) ? this.#long.has(one) : null,
     }));
-    const boundary = this.kv.boundaryFor(rows, this.#parkedTokens);
+    const boundary = this.kv.budget.boundaryFor(rows, sum(this.#parkedLengths));
     this.#long = new Set(rows.filter(({ positions }) => positions > boundary).map(({ one }) => one));
     this.moves += rows.filter(({ one, isLong }) => isLong !== null && isLong !== this.#long.has(one)).length;
   }
 
-  get #parkedTokens(): number {
-    return this.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
+  get #parkedLengths(): number[] {
+    return this.parked.map(({ cachedTokens }) => cachedTokens);
   }
 
   #compute(one: Fake): number {
@@ -202,13 +206,13 @@ export class Simulation {
   #checkRoom(): void {
     const { running } = this;
     holds(running.length <= this.limits.maxSequences, `${running.length} sequences run`);
-    const parkedTokens = this.#parkedTokens;
+    const parked = this.#parkedLengths;
     const lengths = running.map(({ maxPositions }) => maxPositions);
-    holds(running.length === 0 || this.kv.holds(lengths, parkedTokens), "memory does not hold what runs");
+    holds(running.length === 0 || this.kv.holds(lengths, parked), "memory does not hold what runs");
     const classes = [running.filter((one) => this.#long.has(one)), running.filter((one) => !this.#long.has(one))];
     const positions = classes.map(
       (rows) => rows.length * positionsFor(Math.max(0, ...rows.map(neededBy)), this.kv.shape),
     );
-    holds(positions[0] + positions[1] + parkedTokens <= this.kv.positions, "memory does not hold the length classes");
+    holds(positions[0] + positions[1] + sum(parked) <= this.kv.positions, "memory does not hold the length classes");
   }
 }

@@ -3,7 +3,6 @@ import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
 import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
-import type { Device } from "../../gpu-backend/runtime/session.ts";
 import type { Bank, KvFormat, StepRunner } from "../../gpu-backend/runtime/step.ts";
 
 /** Builds the graph of a model and opens its session. The weights are not needed afterwards. */
@@ -13,9 +12,8 @@ export function createStepRunner(options: {
   bank: Bank;
   threads: number;
   format?: WeightFormat;
-  device?: Device;
   kv?: KvFormat;
 }): Promise<StepRunner> {
-  const { config, weights, bank, format = "fp32", device = "cpu", kv } = options;
-  return openStepRunner(buildServingGraph(config, weights, bank, { format, device, kv }), options);
+  const { config, weights, bank, format = "fp32", kv } = options;
+  return openStepRunner(buildServingGraph(config, weights, bank, { format, kv }), options);
 }

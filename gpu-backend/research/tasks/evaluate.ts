@@ -52,7 +52,7 @@ export async function evaluateTasks(options: TaskOptions, run: Run): Promise<Tas
   const served = await readServedBank(artifacts);
   const session = await openFits(base, served, 1);
   const folders = { modelDirectory: model, artifactsDirectory: artifacts };
-  const { runner } = await openModel({ ...folders, threads: run.threads, weightFormat: "int8", device: "cpu" }, now);
+  const { runner } = await openModel({ ...folders, threads: run.threads, weightFormat: "int8" }, now);
   const models: Models = { base, session, prefill: new Prefill(runner) };
   const parts = labelledSets.flatMap((set) =>
     sizes.flatMap((examples) =>

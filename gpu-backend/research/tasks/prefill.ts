@@ -1,10 +1,10 @@
 /** Computes hidden states with the runner that serves. The common beginning of several texts is computed once. */
-import type { KvBlock } from "../../kv/host-kv.ts";
 import { HostRunner } from "../../kv/host-runner.ts";
+import type { KvBlock, Runner } from "../../kv/runner.ts";
 import type { StepRunner } from "../../runtime/step.ts";
 
 export class Prefill {
-  readonly #runner: HostRunner;
+  readonly #runner: Runner;
 
   constructor(steps: StepRunner) {
     this.#runner = new HostRunner(steps, { maxSequences: 1, chunkTokens: 1, kvBytes: 2 ** 30 });

@@ -54,7 +54,7 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
   const { chunkTokens }: typeof import("../../../gpu-backend/config.ts") = await from("config.ts");
   const weights = randomWeights(gpt2Config, seededRandom(124));
   const bank = randomBank(gpt2Config, 64, 8, seededRandom(8));
-  const graph = buildServingGraph(gpt2Config, weights, bank, { format, device: "cpu" });
+  const graph = buildServingGraph(gpt2Config, weights, bank, { format });
   const runner = await openStepRunner(graph, { config: gpt2Config, bank, threads });
   /** The defaults of a server. */
   const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };

@@ -43,7 +43,7 @@ function spoiltRunner(spoil: (output: StepOutput, row: Marked) => void): StepRun
   };
   return {
     ...from,
-    async run(input) {
+    async run(input: StepInput) {
       for (const array of [...input.past, ...(input.longPast?.past ?? [])]) {
         if (!array.every(Number.isFinite)) throw new Error("the past is not finite");
       }
@@ -159,7 +159,7 @@ test("a row that is not a number while its states are collected for an adapter g
   const harness = createEngineHarness({
     runner: {
       ...runner,
-      async run(input) {
+      async run(input: StepInput) {
         const output = await runner.run(input);
         return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
       },
@@ -185,7 +185,7 @@ test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that 
   const harness = createEngineHarness({
     runner: {
       ...fake,
-      async run(input) {
+      async run(input: StepInput) {
         const output = await fake.run(input);
         return what === "logits" ? { ...output, scores: null } : output;
       },

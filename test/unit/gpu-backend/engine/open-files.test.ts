@@ -35,7 +35,7 @@ function openFiles(): string[] {
 
 const settings = (): Parameters<typeof openModel>[0] => ({
   ...{ modelDirectory: folder, artifactsDirectory: join(folder, "artifacts") },
-  ...{ threads: 1, weightFormat: "int8", device: "cpu" },
+  ...{ threads: 1, weightFormat: "int8" },
 });
 const clock = () => performance.now();
 const quiet = { note() {}, stage() {}, advance() {}, end() {} };

@@ -91,7 +91,6 @@ class RandomRun {
   #checkWork(tokens: number, pairs: number, passedSince: ReadonlyMap<Fake, number>): void {
     const { simulation } = this;
     const { waiting, running, limits } = simulation;
-    const parkedTokens = simulation.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
     const lengths = running.map(({ maxPositions }) => maxPositions);
     this.waiting += waiting.length;
     for (const one of waiting) {
@@ -99,7 +98,10 @@ class RandomRun {
       if (one.cachedTokens === 0 && one.prefix !== null) continue;
       const isMemory =
         running.length < limits.maxSequences &&
-        simulation.kv.holds([...lengths, one.maxPositions], parkedTokens - one.cachedTokens);
+        simulation.kv.holds(
+          [...lengths, one.maxPositions],
+          simulation.parked.filter((other) => other !== one).map(({ cachedTokens }) => cachedTokens),
+        );
       const chunk = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
       if (pairs + chunk * one.cachedTokens > limits.stepTokens ** 2) continue;
       if (!isMemory || chunk > limits.stepTokens - tokens) continue;

@@ -20,7 +20,7 @@ function stepsToFirstToken(simulation: Simulation, sequence: Fake): number {
 test("the plan imports nothing with side effects, is short, and its loop fits a screen", () => {
   const source = readFileSync(`${import.meta.dirname}/../../../../gpu-backend/engine/plan.ts`, "utf8");
   const imports = [...source.matchAll(/^import (?:type )?.* from "(.*)";$/gm)].map(([line]) => line);
-  expect(imports).toEqual(['import type { HostKv } from "../kv/host-kv.ts";']);
+  expect(imports).toEqual(['import type { KvStore } from "../kv/runner.ts";']);
   expect(source).not.toMatch(/\b(Date|performance|Math\.random|process|await|async|Float32Array)\b/);
   expect(source.split("\n").length).toBeLessThanOrEqual(350);
   const [body] = source.match(/^export function plan<[\s\S]*?^}$/m)!;

@@ -47,8 +47,7 @@ const now = () => 1_700_000_000_000;
 const random = seededRandom(3);
 const weights = randomWeights(tinyConfig, random);
 const bank = randomBank(tinyConfig, 4, 0, random);
-const build = (file?: ConstantFile) =>
-  buildServingGraph(tinyConfig, weights, bank, { format: "int8", device: "cpu", file });
+const build = (file?: ConstantFile) => buildServingGraph(tinyConfig, weights, bank, { format: "int8", file });
 
 async function scoresOf(graph: string | Uint8Array): Promise<number[]> {
   const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1 });
@@ -163,7 +162,7 @@ test("constants begin on pages of their file, which is as long as they are", asy
 test("the key is of the whole configuration: the same weights make another graph with other positions or norms", async () => {
   const source: GraphSource = {
     ...{ config: tinyLlama, weights: "w", manifest: "m", smoothing: undefined },
-    ...{ format: "int8", device: "cpu" },
+    ...{ format: "int8" },
   };
   const others: Partial<ModelConfig>[] = [
     { positions: { theta: 10_000, scaling: null } },

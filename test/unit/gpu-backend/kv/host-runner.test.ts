@@ -1,7 +1,8 @@
 /** Rows behind handles: whatever order a pass names them in, each gets its own tokens, positions and states. */
 import { expect, test } from "vitest";
 import type { KvRow } from "../../../../gpu-backend/kv/arena.ts";
-import { HostRunner, type Pass } from "../../../../gpu-backend/kv/host-runner.ts";
+import { HostRunner } from "../../../../gpu-backend/kv/host-runner.ts";
+import type { Pass } from "../../../../gpu-backend/kv/runner.ts";
 import type { StepInput, StepOutput } from "../../../../gpu-backend/runtime/step.ts";
 import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { beforeEach, expect, test } from "vitest";
-import type { KvBlock } from "../../../../gpu-backend/kv/host-kv.ts";
 import { blockNames, PrefixCache } from "../../../../gpu-backend/kv/prefix-cache.ts";
+import type { KvBlock } from "../../../../gpu-backend/kv/runner.ts";
 
 const seed = 1720;
 const blockTokens = 16;
@@ -21,7 +21,7 @@ beforeEach(() => live.clear());
 
 function blockOf(marks: number[]): MarkedBlock {
   const block = {
-    ...{ marks, arrays: [], positions: marks.length, bytes: marks.length * tokenBytes },
+    ...{ marks, positions: marks.length, bytes: marks.length * tokenBytes },
     free: () => expect(live.delete(block)).toBe(true),
   };
   live.add(block);

@@ -1,0 +1,252 @@
+/**
+ * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states (device-kv.ts). A pass moves token ids and
+ * settings of rows to the device, and what the sampler reads back. Hidden states and logits stay there unless they are wanted.
+ * Shapes: S rows of a run, T tokens, M positions that the head is computed at, N rows of the head, K candidates, V vocabulary, D hidden.
+ */
+import { buildDeviceHead, buildDeviceTrunk } from "../runtime/device-graph.ts";
+import { type DeviceBuffer, DeviceMemory, view } from "../runtime/device-memory.ts";
+import { names } from "../runtime/graph-names.ts";
+import type { ModelConfig } from "../runtime/model-config.ts";
+import { floatsOf, type ModelWeights, weightOf } from "../runtime/model-weights.ts";
+import { noRows, zeroBias } from "../runtime/row-feeds.ts";
+import { type Session, type SessionResults, type Tensor, tensor } from "../runtime/session.ts";
+import type { Bank, HeadInput, LogitChanges, ModelShape, RowOutput } from "../runtime/step.ts";
+import { DeviceKv } from "./device-kv.ts";
+import { DeviceOwn } from "./device-own.ts";
+import type { Pass, PassOutput, Runner } from "./runner.ts";
+
+/** Tokens of a run of one row: from 32 on, ONNX Runtime 1.30 takes a kernel that is wrong where subgroups have 8 lanes. */
+export const maxRunTokens = 31;
+
+export interface DeviceModel {
+  config: ModelConfig;
+  weights: ModelWeights;
+  bank: Bank;
+}
+
+interface DeviceLimits {
+  maxSequences: number;
+  /** Bound on the memory of keys and values of running and parked rows. */
+  kvBytes: number;
+  /** CPU threads. */
+  threads: number;
+}
+
+interface Sessions {
+  trunk: Session;
+  head: Session;
+  /** The head for passes in which a row has a tenant's own adapter. */
+  mixedHead: Session;
+}
+
+/** Rejects if there is no WebGPU device, if a node of a graph has no kernel on it, or if memory is short. */
+export async function openDeviceRunner(
+  { config, weights, bank }: DeviceModel,
+  limits: DeviceLimits,
+): Promise<DeviceRunner> {
+  const memory = await DeviceMemory.open(limits.threads);
+  const sessions = {
+    trunk: await memory.session(buildDeviceTrunk(config, weights)),
+    head: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: false })),
+    mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: true })),
+  };
+  const embedding = await memory.upload(floatsOf(weightOf(weights, "model.embed_tokens.weight")));
+  const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
+  const own = await DeviceOwn.open(config, memory);
+  return new DeviceRunner({ config, gates: bank.gates, memory, sessions, embedding, kv, own });
+}
+
+interface Parts {
+  config: ModelConfig;
+  gates: number;
+  memory: DeviceMemory;
+  sessions: Sessions;
+  embedding: DeviceBuffer;
+  kv: DeviceKv;
+  own: DeviceOwn;
+}
+
+export class DeviceRunner implements Runner {
+  readonly config: ModelShape;
+  readonly gates: number; // Q
+  readonly kv: DeviceKv;
+  readonly #parts: Parts;
+  readonly #embedding: Tensor;
+  readonly #hasLearnedPositions: boolean;
+
+  constructor(parts: Parts) {
+    const { config, gates, kv, embedding } = parts;
+    [this.config, this.gates, this.kv] = [config, gates, kv];
+    this.#parts = parts;
+    this.#embedding = view(embedding, config.vocabularySize, config.hiddenSize);
+    this.#hasLearnedPositions = config.positions === "learned";
+  }
+
+  /** Bytes that runs have moved to the device and back since the start. */
+  get traffic(): DeviceMemory["traffic"] {
+    return this.#parts.memory.traffic;
+  }
+
+  /** Buffers on the device and their bytes, without weights. */
+  get allocated(): { buffers: number; bytes: number } {
+    const { buffers, bytes } = this.#parts.memory;
+    return { buffers, bytes };
+  }
+
+  async run({ phase, rows, states, head }: Pass): Promise<PassOutput> {
+    await this.kv.settled();
+    const finite = phase === "prefill" ? await this.#prefill(rows) : await this.#decode(rows);
+    return { ...(await this.#head(states, head)), finite };
+  }
+
+  async release(): Promise<void> {
+    await this.kv.settled().catch(() => undefined);
+    await this.#parts.memory.release();
+  }
+
+  async #prefill(rows: Pass["rows"]): Promise<Uint8Array> {
+    const finite = new Uint8Array(rows.length).fill(1);
+    for (const [s, { kv, tokens }] of rows.entries()) {
+      const arrays = await this.kv.stage(kv);
+      const place = this.kv.placeOf(kv);
+      for (let start = 0; start < tokens.length && finite[s]; start += maxRunTokens) {
+        const ids = tokens.slice(start, start + maxRunTokens);
+        const [isValid] = await this.#trunk(arrays, [{ place, position: kv.positions + start, ids }]);
+        finite[s] = Number(isValid);
+      }
+      if (!finite[s]) continue;
+      this.kv.advance(kv, tokens.length);
+      await this.kv.unstage();
+    }
+    return finite;
+  }
+
+  async #decode(rows: Pass["rows"]): Promise<Uint8Array> {
+    if (rows.length === 0) return new Uint8Array(0);
+    const { arrays, positions } = this.kv.first(this.kv.placesFor(rows.map(({ kv }) => kv)));
+    const runs: RowTokens[] = positions.map((position, place) => ({ place, position, ids: [0] }));
+    for (const { kv, tokens } of rows) runs[this.kv.placeOf(kv)].ids = tokens;
+    const areFinite = await this.#trunk(arrays, runs);
+    return Uint8Array.from(rows, ({ kv }) => {
+      const isValid = areFinite[this.kv.placeOf(kv)];
+      if (isValid) this.kv.advance(kv, 1);
+      return Number(isValid);
+    });
+  }
+
+  /** Runs the trunk on rows with equally many tokens. Returns whether the states of each row are finite. */
+  async #trunk(arrays: readonly Tensor[], rows: readonly RowTokens[]): Promise<boolean[]> {
+    const { heads, kvHeads, headWidth, contextTokens } = this.config;
+    const [S, T] = [rows.length, rows[0].ids.length];
+    const positions = rows.flatMap(({ position, ids }) => ids.map((_, t) => position + t));
+    const places = rows.flatMap(({ place, ids }) => ids.map(() => place));
+    const last = rows.map(({ position }) => position + T - 1);
+    const feeds: Record<string, Tensor> = {
+      [names.embedding]: this.#embedding,
+      [names.tokenIds]: tensor(Int32Array.from(rows.flatMap(({ ids }) => ids)), [S, T]),
+      [names.packedShape]: tensor(BigInt64Array.of(...[S, T, (heads + 2 * kvHeads) * headWidth].map(BigInt)), [3]),
+      [names.lastPositions]: tensor(Int32Array.from(last), [S]),
+      [names.longest]: tensor(Int32Array.of(Math.max(...last) + 1), [1]),
+      [names.keptStates]: this.kv.allStates,
+      [names.statesAt]: tensor(
+        BigInt64Array.from(positions, (position, i) => BigInt(this.kv.stateIndex(places[i], position))),
+        [S * T, 1],
+      ),
+    };
+    if (this.#hasLearnedPositions) {
+      // A full row among the first places has no position of its own for the token whose results are dropped.
+      const known = positions.map((position) => Math.min(position, contextTokens - 1));
+      feeds[names.positions] = tensor(Int32Array.from(known), [S, T]);
+    }
+    const written: Record<string, Tensor> = { [names.grownStates]: feeds[names.keptStates] };
+    arrays.forEach((array, i) => {
+      feeds[names.kept(i)] = array;
+      written[names.grown(i)] = array;
+    });
+    const { memory, sessions } = this.#parts;
+    const results = await memory.run(sessions.trunk, feeds, [names.magnitudes], written);
+    const magnitudes = results[names.magnitudes].data as Float32Array;
+    return rows.map((_, s) => magnitudes.subarray(s * T, (s + 1) * T).every(Number.isFinite));
+  }
+
+  async #head(states: Pass["states"], head: HeadInput): Promise<RowOutput & { hidden: Float32Array | null }> {
+    const { want } = head;
+    const rows = head.rows ?? Int32Array.from(states.keys());
+    if (rows.length === 0 && !want.hidden) return { ...noRows(want.scores), hidden: null };
+    const { memory, sessions, own, config } = this.#parts;
+    const at = Int32Array.from(states, ({ kv, position }) => this.kv.stateIndex(this.kv.placeOf(kv), position));
+    const feeds: Record<string, Tensor> = {
+      [names.keptStates]: this.kv.allStates,
+      [names.statesAt]: tensor(at, [at.length]),
+      ...(config.tiedHead ? { [names.embedding]: this.#embedding } : {}),
+      ...rowFeeds(rows.length > 0 ? { ...head, rows } : oneRow(head, this.gates), this.gates),
+      ...(head.own ? await own.feeds(head.own, rows.length) : {}),
+    };
+    const fetched = [
+      ...(rows.length > 0 ? ranking : []),
+      ...(want.scores ? [names.scores] : []),
+      ...(want.hidden ? [names.hidden] : []),
+    ];
+    const results = await memory.run(head.own ? sessions.mixedHead : sessions.head, feeds, fetched);
+    const hidden = want.hidden ? (results[names.hidden].data as Float32Array) : null;
+    if (rows.length === 0) return { ...noRows(want.scores), hidden };
+    return { ...readRows(results, head), hidden };
+  }
+}
+
+/** The next tokens of the row at a place, the first of them at `position`. */
+interface RowTokens {
+  place: number;
+  position: number;
+  ids: readonly number[];
+}
+
+const ranking = [
+  ...[names.topScores, names.topIds, names.topProbability, names.scaledTopProbability, names.targetScores],
+];
+
+/** The graph requires at least one row. The results of this one are not read. */
+function oneRow(head: HeadInput, gates: number): HeadInput & { rows: Int32Array } {
+  const row = { rows: Int32Array.of(0), gates: new Float32Array(gates) };
+  return { ...head, ...row, inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) };
+}
+
+function rowFeeds({ rows, gates, inverseTemperatures, targetIds, bias }: HeadInput & { rows: Int32Array }, Q: number) {
+  const N = rows.length;
+  const feeds: Record<string, Tensor> = {
+    [names.rows]: tensor(rows, [N]),
+    [names.inverseTemperatures]: tensor(inverseTemperatures, [N, 1]),
+    [names.targetIds]: tensor(targetIds, [N, 1]),
+    ...biasFeeds(bias),
+  };
+  if (Q > 0) feeds[names.gates] = tensor(gates, [N, Q]);
+  return feeds;
+}
+
+function biasFeeds(bias: LogitChanges): Record<string, Tensor> {
+  const { rows, ids, values, penalties } = bias.values.length > 0 ? bias : zeroBias;
+  const A = values.length;
+  const indices = BigInt64Array.from({ length: 2 * A }, (_, i) => BigInt((i % 2 === 0 ? rows : ids)[i >> 1]));
+  return {
+    [names.biasIndices]: tensor(indices, [A, 2]),
+    [names.biasPenalties]: tensor(penalties ?? new Float32Array(A).fill(1), [A]),
+    [names.biasValues]: tensor(values, [A]),
+  };
+}
+
+function readRows(results: SessionResults, { inverseTemperatures, want }: HeadInput): RowOutput {
+  const floats = (name: string) => results[name].data as Float32Array;
+  const topCount = results[names.topIds].dims[1];
+  const topScores = floats(names.topScores);
+  // log Σ exp(x) = x of the likeliest token − log of its probability.
+  const logSums = (probabilities: Float32Array, inverseOf: (n: number) => number) =>
+    probabilities.map((probability, n) => topScores[n * topCount] * inverseOf(n) - Math.log(probability));
+  return {
+    ...{ topCount, topScores },
+    topIds: Int32Array.from(results[names.topIds].data as BigInt64Array, Number),
+    logSumExp: logSums(floats(names.topProbability), () => 1),
+    scaledLogSumExp: logSums(floats(names.scaledTopProbability), (n) => inverseTemperatures[n]),
+    targetScores: floats(names.targetScores),
+    scores: want.scores ? floats(names.scores) : null,
+  };
+}

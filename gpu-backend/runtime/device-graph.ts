@@ -1,0 +1,148 @@
+/**
+ * Builds the graphs of a runner that keeps keys, values and states on a device. Trunk and head are separate graphs without branches, and
+ * every node has a WebGPU kernel: an index that a kernel takes as int64 is fed as int64, since WebGPU has no Cast to it, and shapes are
+ * fed, since they are computed on the CPU. No output is made by a Reshape (or Squeeze), which is a view without a kernel.
+ * Shapes: S rows, T tokens, H heads of queries, K of keys and values, d head width, P positions that a row has room for, X positions of
+ * all rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits, E own
+ * adapters, of which a row uses up to U.
+ */
+import { ownRank } from "../../shared/artifacts/limits.ts";
+import type { Attention } from "./attention-graph.ts";
+import { GraphBuilder } from "./graph.ts";
+import { names } from "./graph-names.ts";
+import { addBank, changedLogits } from "./head-graph.ts";
+import type { ModelConfig } from "./model-config.ts";
+import { addLastFeedForward, addTrunk, type Build, startBuild } from "./model-graph.ts";
+import type { ModelWeights } from "./model-weights.ts";
+import { addEmbedding } from "./products.ts";
+import { type Bank, topCandidates } from "./step.ts";
+
+const options = { format: "fp32", kv: "fp32" } as const;
+
+/** The trunk: writes keys and values of S × T tokens after those of their rows, and their states at `states_at`. */
+export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Uint8Array {
+  const { vocabularySize: V, hiddenSize: D } = config;
+  const build = startBuild("trunk", { config, weights, ...options });
+  const { g } = build;
+  const embedding = g.input(names.embedding, "float32", [V, D]);
+  const embed = (ids: string) => g.node("Gather", [embedding, ids], { axis: 0 });
+  const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
+  const positions = config.positions === "learned" ? g.input(names.positions, "int32", ["S", "T"]) : "";
+  const { states, fresh } = addTrunk(build, tokenIds, positions, addAttentionInPlace(build), { embed });
+  fresh.forEach((grown, i) => {
+    g.output(names.grown(i), grown, "float32", ["S", config.kvHeads, "P", config.headWidth]);
+  });
+  const kept = g.input(names.keptStates, "float32", ["X", D]);
+  const at = g.input(names.statesAt, "int64", ["S*T", 1]);
+  g.output(names.grownStates, g.node("ScatterND", [kept, at, states]), "float32", ["X", D]);
+  const magnitudes = g.node("ReduceSum", [g.node("Abs", [states]), g.integers(1)], { keepdims: 0 });
+  g.output(names.magnitudes, magnitudes, "float32", ["S*T"]);
+  return g.bytes();
+}
+
+/** Attention whose operator also rotates, and appends keys and values to those of their rows. With T > 1 it takes one row only. */
+function addAttentionInPlace({ g, config, rotary }: Build): Attention {
+  const { heads: H, kvHeads: K, headWidth: d, layers } = config;
+  const shape = g.input(names.packedShape, "int64", [3]);
+  const last = g.input(names.lastPositions, "int32", ["S"]);
+  const longest = g.input(names.longest, "int32", [1]);
+  const kept = Array.from({ length: 2 * layers }, (_, i) => g.input(names.kept(i), "float32", ["S", K, "P", d]));
+  const scale = { float: rotary ? 1 / Math.sqrt(d) : 1 };
+  const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
+  return (l, qkv) => {
+    const packed = [g.node("Reshape", [qkv, shape]), "", ""];
+    const turning = rotary ? [rotary.cosines, rotary.sines] : [];
+    const inputs = [...packed, kept[2 * l], kept[2 * l + 1], last, longest, ...turning];
+    const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
+    return [g.node("Reshape", [result, g.integers(-1, H * d)]), ...grown];
+  };
+}
+
+/** The head, on states at `states_at`. `hasOwn`: rows may have tenants' own adapters. */
+export function buildDeviceHead(
+  config: ModelConfig,
+  weights: ModelWeights,
+  { bank, hasOwn }: { bank: Bank; hasOwn: boolean },
+): Uint8Array {
+  const { vocabularySize: V, hiddenSize: D } = config;
+  const build = startBuild("head", { config, weights, ...options });
+  const { g } = build;
+  const states = g.input(names.keptStates, "float32", ["X", D]);
+  const here = g.node("Gather", [states, g.input(names.statesAt, "int32", ["M"])], { axis: 0 });
+  const hidden = addLastFeedForward(build, here);
+  g.output(names.hidden, hidden, "float32", ["M", D]);
+  const ofRows = g.node("Gather", [hidden, g.input(names.rows, "int32", ["N"])], { axis: 0 });
+  const gates = bank.gates > 0 ? g.input(names.gates, "float32", ["N", bank.gates]) : "";
+  const adapted = addBank(g, config, bank)(ofRows, gates);
+  const changed = hasOwn ? g.node("Add", [adapted, addOwn(g, D, ofRows)]) : adapted;
+  const logits = config.tiedHead
+    ? g.node("Gemm", [changed, g.input(names.embedding, "float32", [V, D])], { transB: 1 })
+    : addEmbedding(build).baseLogits(changed);
+  const scores = changedLogits(g, logits, {
+    indices: g.input(names.biasIndices, "int64", ["A", 2]),
+    penalties: g.input(names.biasPenalties, "float32", ["A"]),
+    values: g.input(names.biasValues, "float32", ["A"]),
+  });
+  g.output(names.scores, scores, "float32", ["N", V]);
+  const targets = g.node("GatherElements", [scores, g.input(names.targetIds, "int32", ["N", 1])], { axis: 1 });
+  g.output(names.targetScores, targets, "float32", ["N", 1]);
+  const K = Math.min(topCandidates, V);
+  const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
+  g.output(names.topScores, topScores, "float32", ["N", K]);
+  g.output(names.topIds, topIds, "int64", ["N", K]);
+  // The probability of the likeliest token.
+  const greatest = (x: string) =>
+    g.node("ReduceMax", [g.node("Softmax", [x], { axis: -1 }), g.integers(1)], { keepdims: 1 });
+  const inverse = g.input(names.inverseTemperatures, "float32", ["N", 1]);
+  g.output(names.topProbability, greatest(scores), "float32", ["N", 1]);
+  g.output(names.scaledTopProbability, greatest(g.node("Mul", [scores, inverse])), "float32", ["N", 1]);
+  return g.bytes();
+}
+
+/** Sum of w·(B(A·h) + c) over each row's own adapters, [N, D]. A row without any reads an adapter of zeros at weight 0. */
+function addOwn(g: GraphBuilder, D: number, states: string): string {
+  const indexes = g.input(names.ownIndexes, "int32", ["N", "U"]);
+  const weights = g.input(names.ownWeights, "float32", ["N", "U", 1, 1]);
+  const a = g.input(names.ownA, "float32", ["E", D, ownRank]);
+  const b = g.input(names.ownB, "float32", ["E", ownRank + 1, D]);
+  const apart = g.node("Unsqueeze", [states, g.integers(1, 2)]); // [N, 1, 1, D]
+  const inner = g.node("MatMul", [apart, g.node("Gather", [a, indexes], { axis: 0 })]); // [N, U, 1, R]
+  const weighted = g.node("Concat", [g.node("Mul", [inner, weights]), weights], { axis: 3 }); // [N, U, 1, R + 1]
+  const changes = g.node("MatMul", [weighted, g.node("Gather", [b, indexes], { axis: 0 })]); // [N, U, 1, D]
+  return g.node("ReduceSum", [changes, g.integers(1, 2)], { keepdims: 0 });
+}
+
+/** y [b × c] = the scalar x everywhere. */
+export function buildFill(): Uint8Array {
+  const g = new GraphBuilder("fill");
+  const shape = g.input("shape", "int64", ["rank"]);
+  g.output("y", g.node("Expand", [g.input("x", "float32", [1]), shape]), "float32", ["b", "c"]);
+  return g.bytes();
+}
+
+/** y = x, [b, c]. */
+export function buildUpload(): Uint8Array {
+  const g = new GraphBuilder("upload");
+  g.output("y", g.node("Add", [g.input("x", "float32", ["b", "c"]), g.scalar(0)]), "float32", ["b", "c"]);
+  return g.bytes();
+}
+
+/** y [n, w] = rows `from` of x [m, w]. */
+export function buildRead(): Uint8Array {
+  const g = new GraphBuilder("read");
+  const x = g.input("x", "float32", ["m", "w"]);
+  g.output("y", g.node("Gather", [x, g.input("from", "int32", ["n"])], { axis: 0 }), "float32", ["n", "w"]);
+  return g.bytes();
+}
+
+/** For each of `arrays` arrays: rows `to` [n, 1] of y [m, w] become the rows `from` [n] of x [k, w]; x and y may be one buffer. */
+export function buildCopy(arrays: number): Uint8Array {
+  const g = new GraphBuilder("copy");
+  const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];
+  for (let i = 0; i < arrays; i++) {
+    const read = g.node("Gather", [g.input(`x.${i}`, "float32", ["k", "w"]), from], { axis: 0 });
+    const kept = g.input(names.kept(i), "float32", ["m", "w"]);
+    g.output(names.grown(i), g.node("ScatterND", [kept, to, read]), "float32", ["m", "w"]);
+  }
+  return g.bytes();
+}

@@ -1,0 +1,122 @@
+/**
+ * Memory of a WebGPU device, and sessions that read and write it. A session that was opened without `outputsStay` writes outputs into
+ * buffers of the device that the run names for them, which may be buffers that it also reads: so keys and values grow in place.
+ * ONNX Runtime does not document this; self-tests at the start check it.
+ */
+
+import { buildFill, buildUpload } from "./device-graph.ts";
+import { nodesOnCpu } from "./placement.ts";
+import {
+  deviceView,
+  type Elements,
+  openSession,
+  type Session,
+  type SessionResults,
+  type Tensor,
+  tensor,
+} from "./session.ts";
+
+/** A buffer of float32 elements. */
+export interface DeviceBuffer {
+  readonly tensor: Tensor;
+  readonly elements: number;
+}
+
+export class DeviceMemory {
+  readonly #threads: number;
+  readonly #fill: Session;
+  readonly #upload: Session;
+  readonly #sessions: Session[] = [];
+  readonly #buffers = new Set<DeviceBuffer>();
+  /** Bytes that runs have moved to the device and back, and the number of runs. */
+  readonly traffic = { upBytes: 0, downBytes: 0, runs: 0 };
+
+  private constructor(threads: number, fill: Session, upload: Session) {
+    this.#threads = threads;
+    [this.#fill, this.#upload] = [fill, upload];
+    this.#sessions.push(fill, upload);
+  }
+
+  /** Rejects if there is no device. */
+  static async open(threads: number): Promise<DeviceMemory> {
+    const options = { threads, device: "webgpu", outputsStay: true } as const;
+    return new DeviceMemory(
+      threads,
+      await openSession(buildFill(), options),
+      await openSession(buildUpload(), options),
+    );
+  }
+
+  /** Bytes of all buffers. */
+  get bytes(): number {
+    return 4 * this.#buffers.values().reduce((sum, { elements }) => sum + elements, 0);
+  }
+
+  get buffers(): number {
+    return this.#buffers.size;
+  }
+
+  /** A buffer of zeros. */
+  async allocate(elements: number): Promise<DeviceBuffer> {
+    const feeds = { x: tensor(Float32Array.of(0), [1]), shape: tensor(BigInt64Array.of(1n, BigInt(elements)), [2]) };
+    return this.#keep((await this.run(this.#fill, feeds, ["y"])).y, elements);
+  }
+
+  /** A buffer with the elements of an array. */
+  async upload(elements: Float32Array): Promise<DeviceBuffer> {
+    const feeds = { x: tensor(elements, [1, elements.length]) };
+    return this.#keep((await this.run(this.#upload, feeds, ["y"])).y, elements.length);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    if (this.#buffers.delete(buffer)) buffer.tensor.dispose();
+  }
+
+  /** A session all of whose nodes run on the device. Throws an Error that names the nodes for which it has no kernel. */
+  async session(graph: Uint8Array): Promise<Session> {
+    const options = { threads: this.#threads, device: "webgpu", onDeviceOnly: true } as const;
+    const session = await openSession(graph, options).catch(async (cause: unknown) => {
+      const nodes = await nodesOnCpu(graph).catch(() => []);
+      throw nodes.length > 0 ? new Error(`WebGPU has no kernel for ${nodes.join(", ")}`, { cause }) : cause;
+    });
+    this.#sessions.push(session);
+    return session;
+  }
+
+  /** Runs a session. `outputs`: the names of outputs that are fetched, or a view that an output is written to instead. */
+  async run(
+    session: Session,
+    feeds: Readonly<Record<string, Tensor>>,
+    fetched: readonly string[],
+    written: Readonly<Record<string, Tensor>> = {},
+  ): Promise<SessionResults> {
+    const outputs: Record<string, Tensor | null> = { ...written };
+    for (const name of fetched) outputs[name] = null;
+    const results = await session.run(feeds, outputs);
+    this.traffic.runs++;
+    this.traffic.upBytes += hostBytes(Object.values(feeds));
+    this.traffic.downBytes += hostBytes(fetched.map((name) => results[name]));
+    return results;
+  }
+
+  async release(): Promise<void> {
+    for (const buffer of this.#buffers) this.free(buffer);
+    for (const session of this.#sessions) await session.release();
+  }
+
+  #keep(whole: Tensor, elements: number): DeviceBuffer {
+    const buffer = { tensor: whole, elements };
+    this.#buffers.add(buffer);
+    return buffer;
+  }
+}
+
+/** The first elements of a buffer, in a shape. */
+export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tensor {
+  return deviceView(whole, shape);
+}
+
+function hostBytes(tensors: readonly Tensor[]): number {
+  const onHost = tensors.filter(({ location }) => location === "cpu");
+  return onHost.reduce((sum, { data }) => sum + (data as Elements).byteLength, 0);
+}

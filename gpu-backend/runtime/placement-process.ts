@@ -1,0 +1,5 @@
+/** Opens a session over a graph, so that ONNX Runtime logs on stderr where each node runs: node placement-process.ts GRAPH */
+import { openSession } from "./session.ts";
+
+const session = await openSession(process.argv[2], { threads: 1, device: "webgpu", isVerbose: true });
+await session.release();

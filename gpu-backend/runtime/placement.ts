@@ -1,0 +1,33 @@
+/** Finds out which nodes of a graph a device has no kernel for. Only ONNX Runtime's log tells, so a process of its own writes one. */
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+const script = fileURLToPath(new URL("./placement-process.ts", import.meta.url));
+/** Bound on the log, in bytes. It has a few lines for each node. */
+const maxLogBytes = 2 ** 28;
+
+/** Operator and name of each node that runs on the CPU. Rejects if the graph cannot be opened at all. */
+export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
+  const folder = await mkdtemp(join(tmpdir(), "placement-"));
+  try {
+    const path = join(folder, "graph.onnx");
+    await writeFile(path, graph);
+    const { stderr, stdout } = await promisify(execFile)(process.execPath, [script, path], { maxBuffer: maxLogBytes });
+    return nodesPlacedOnCpu(`${stdout}${stderr}`);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Reads the log: after the line that tells how many nodes are on the CPU, each has a line of its own. */
+function nodesPlacedOnCpu(log: string): string[] {
+  const lines = log.split("\n");
+  const at = lines.findIndex((line) => line.includes("placed on [CPUExecutionProvider]"));
+  if (at < 0) return [];
+  const count = Number(/Number of nodes: (\d+)/.exec(lines[at])?.[1] ?? 0);
+  return lines.slice(at + 1, at + 1 + count).map((line) => line.slice(line.lastIndexOf("]") + 1).trim());
+}
