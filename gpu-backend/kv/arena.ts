@@ -1,12 +1,11 @@
 /**
- * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], each with its own H and d, so
- * that a step is fed views without a copy. Attention reads all P positions of every row, so P follows the longest row, in few sizes.
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], so that a step is fed views
+ * without a copy. Attention reads all P positions of every row; P follows the longest row, in few sizes.
  *
- * Rows have places 0, 1, 2, … without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. Memory is
- * filled from one side of the arrays: place p is row number p from their start or, in the other arena, row number -1 - p from their end.
- * Row number r begins r × H × P × d elements after that side.
- * Not here: how many sequences may run (kv-budget.ts), and who owns the arrays (kv-memory.ts).
- * Shapes: H heads, d floats of a head, P positions, S sequences, T tokens.
+ * Rows have places 0, 1, 2, … without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. An arena
+ * fills memory from one side: place p is row number p from the start of the arrays or, in the other arena, row number -1 - p from their
+ * end. Row number r begins r × H × P × d elements after that side.
+ * Shapes: H heads, d floats of a head (both differ between arrays), P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
 import { positionsFor } from "./kv-budget.ts";
@@ -15,14 +14,13 @@ import type { KvArray, KvCopy, KvMemory, KvMemoryShape, ParkedKv, Side } from ".
 /** `trim` takes a smaller size only if the longest row fills at most this share of it, so that sizes do not alternate. */
 const fullShare = 0.75;
 
-/** Keys and values of one sequence: in an arena, or parked, or nowhere while it has none. */
+/** One sequence's place in an arena, or its parked keys and values; neither while it has none. */
 export class KvRow {
-  /** Positions that hold keys and values. */
+  /** Positions with keys and values. */
   positions = 0;
-  /** Positions that it is expected to need soon. */
+  /** Positions that the sequence is expected to need soon. */
   wanted: number;
   arena: KvArena | null = null;
-  /** Its place in `arena`. */
   place = -1;
   parked: ParkedKv | null = null;
 
@@ -35,11 +33,10 @@ export class KvArena {
   readonly #shape: KvMemoryShape;
   readonly #memory: KvMemory;
   readonly #side: Side;
-  /** P, positions of each row: the `pastTokens` of the next `feed`. */
+  /** P, positions of each row. */
   positions: number;
-  /** Rows by place. */
   readonly #rows: KvRow[] = [];
-  /** How many of the rows are decoding. */
+  /** The first `#decoding` rows are decoding. */
   #decoding = 0;
   /** Buffer for the head that `#move` replaces, [contextTokens, d]. */
   readonly #replaced: Float32Array;
@@ -53,7 +50,7 @@ export class KvArena {
     memory.join(this, side);
   }
 
-  /** Positions that its rows take in the arrays. */
+  /** Positions that the rows take in the arrays. */
   get span(): number {
     return this.#rows.length * this.positions;
   }
@@ -78,7 +75,7 @@ export class KvArena {
     this.#fit(this.#rows.length > 1 ? Math.max(this.positions, least) : least, least);
   }
 
-  /** Removes a row. The last decoding row moves to its place, and the last row of all to the place that becomes free by that. */
+  /** Removes a row. The last decoding row moves to its place, and the last row to the place that this leaves empty. */
   close(row: KvRow): void {
     let gap = row.place;
     const fillFrom = (from: number) => {
@@ -93,7 +90,7 @@ export class KvArena {
     row.arena = null;
   }
 
-  /** Makes the arena's rows among `rows` the decoding ones. Other rows stop decoding, for example while they wait for a grammar. */
+  /** Makes the arena's rows among `rows` the decoding ones. Other rows stop decoding, for example if their grammar's mask is late. */
   decodeOnly(rows: ReadonlySet<KvRow>): void {
     for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
     for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);
@@ -145,7 +142,7 @@ export class KvArena {
     });
   }
 
-  /** A copy of a row's positions [from, to), as `append` takes it. */
+  /** Copies a row's positions [from, to), for `append`. */
   read(row: KvRow, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
       const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
@@ -158,7 +155,7 @@ export class KvArena {
     });
   }
 
-  /** The state at a position of a row, [D]: a view. */
+  /** A view of the state at a position of a row, [D]. */
   state(row: KvRow, position: number): Float32Array {
     const last = this.#memory.arrays.length - 1;
     const { width: D } = this.#shape.arrays[last];
@@ -173,7 +170,7 @@ export class KvArena {
     }
   }
 
-  /** Moves rows together: takes the smallest P that the longest row allows. */
+  /** Moves rows together, to the smallest P that the longest row allows. */
   shrink(): void {
     this.#spread(Math.min(this.positions, positionsFor(this.#longest, this.#shape)));
   }
@@ -194,7 +191,7 @@ export class KvArena {
     return this.#side === "end" ? -1 - place : place;
   }
 
-  /** Number of the first of these rows. Throws an Error if they do not follow each other. */
+  /** Row number of the first row. Throws an Error if the rows do not follow each other. */
   #firstOf(rows: readonly KvRow[]): number {
     const first = this.#indexOf(rows[0].place);
     const gap = rows.findIndex((row, s) => row.arena !== this || this.#indexOf(row.place) !== first + s);
@@ -207,7 +204,6 @@ export class KvArena {
     row.place = place;
   }
 
-  /** Swaps a row with the one at another place. */
   #swap(row: KvRow, place: number): void {
     const from = row.place;
     if (from === place) return;
@@ -232,7 +228,7 @@ export class KvArena {
     });
   }
 
-  /** Where a row's head begins in array i, with room for P positions in every row. */
+  /** Index in array i at which a row's head begins, if every row has P positions. */
   #startOf(i: number, index: number, head = 0, P = this.positions): number {
     const { heads: H, width: d } = this.#shape.arrays[i];
     return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (index * H + head) * P * d;
@@ -259,7 +255,7 @@ export class KvArena {
       const { heads: H, width: d } = this.#shape.arrays[i];
       const rows = [...this.#rows];
       const heads = Array.from({ length: H }, (_, head) => head);
-      // The farthest move comes first when rows move apart, and last when they move together, so that none overwrites another.
+      // When rows move apart, the farthest move comes first; when they move together, it comes last. So none overwrites another row.
       if (this.#side === "end") heads.reverse();
       if (P > oldP) for (const order of [rows, heads]) order.reverse();
       for (const row of rows) {

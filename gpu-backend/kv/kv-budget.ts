@@ -1,5 +1,5 @@
 /**
- * Calculates whether keys and values fit in memory, and which rows are in which length class. Pure.
+ * Decides whether keys and values fit in memory, and which rows are in which length class. Pure.
  *
  * Every row of an arena has as many positions, P, as the longest row, and attention reads all of them. So rows are divided by length into
  * two classes, each with an arena of its own, if that saves more than the second class costs.
@@ -19,8 +19,8 @@ export interface KvShape {
 /** P is a multiple of this number, so that a row fills whole vector registers: then padding does not change any sum. */
 export const positionUnit = 64;
 /**
- * Cost of moving one position to the other class, in positions of attention per step. Its two copies take as long as attention over the
- * position in four steps, and should pay off within 16 steps.
+ * Cost of moving one position to the other class, in positions of attention per step. Copying a position takes as long as attending to it
+ * in four steps, which should pay off within 16 steps.
  */
 const moveShare = 1 / 4;
 
@@ -38,7 +38,9 @@ export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/** P for a longest row of `longest` positions: a multiple of an eighth of the next power of two, so that P is close and changes rarely. */
+/**
+ * P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P is close but changes rarely.
+ */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
@@ -56,24 +58,23 @@ export interface RunningRow {
 
 export class KvBudget {
   readonly #shape: KvShape;
-  /** Capacity of the memory, in positions. */
-  readonly #positions: number;
+  readonly #capacityPositions: number;
   /** Cost of a second class, in positions that attention reads; Infinity for one class only. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor(shape: KvShape, maximumBytes: number, { classBytes }: Pick<StepRunner, "classBytes">) {
     this.#shape = shape;
-    this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
+    this.#capacityPositions = Math.floor(maximumBytes / bytesPerPosition(shape));
     this.#classPositions = classBytes / bytesPerPosition(shape);
-    if (this.#positions >= shape.contextTokens) return;
+    if (this.#capacityPositions >= shape.contextTokens) return;
     const needed = shape.contextTokens * bytesPerPosition(shape);
     throw new Error(
       `KV memory is ${maximumBytes} bytes; one sequence of ${shape.contextTokens} positions needs ${needed}`,
     );
   }
 
-  /** True if rows of these lengths, or shorter ones, and `parked` positions fit, with the boundary that takes least memory. */
+  /** Whether rows of at most these lengths and `parked` positions fit, with the boundary that takes least memory. */
   holds(lengths: readonly number[], parked: number): boolean {
     const sizes = lengths.map((length) => positionsFor(length, this.#shape));
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
@@ -104,7 +105,7 @@ export class KvBudget {
   }
 
   #fits(positions: number, parked: number): boolean {
-    return positions + parked <= this.#positions;
+    return positions + parked <= this.#capacityPositions;
   }
 }
 

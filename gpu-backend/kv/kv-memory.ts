@@ -1,29 +1,28 @@
 /**
  * The memory that an engine's two arenas share: an array for each layer's keys and values, and one for states. One arena's rows grow up
- * from the start of the arrays, the other's down from the end, and parked rows lie between them. The arrays are allocated once, as large
- * as the bound; the operating system provides memory only for pages that are written. During a step there are also copies of rows that
- * are parked or resumed, and one more array while arrays are replaced. Replaced arrays are freed at once, not by the garbage collector.
+ * from the start of the arrays, the other's down from the end, and parked rows lie between them. The arrays are allocated once, as large as
+ * the bound; the operating system provides memory only for pages that are written. More memory is used during a step for copies of rows
+ * that are parked or resumed, and for one array at a time while arrays are replaced.
  */
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Maximum of each arena. */
+  /** Of each arena. */
   maximumRows: number;
-  /** Maximum of both arenas and the parked rows together. */
+  /** Of both arenas and the parked rows together. */
   maximumBytes: number;
 }
 
-/** What the memory needs of an arena. */
+/** An arena. */
 interface Holder {
-  /** Positions that the rows take. */
+  /** Positions that the arena's rows take. */
   readonly span: number;
   /** Makes the span as small as possible. */
   shrink(): void;
-  /** Copies the rows of array i. */
   copyRows(i: number, to: KvArray): void;
 }
 
-/** From which side of the arrays an arena's rows grow. */
+/** The side of the arrays from which an arena's rows grow. */
 export type Side = "start" | "end";
 
 /** A copy of some positions of a row: [H, positions, d] for each array of the memory. */
@@ -34,23 +33,22 @@ export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 /** Keys and values of a parked row. */
 export interface ParkedKv {
   readonly positions: number;
-  /** Its values until the end of the step that parks it; then null. */
+  /** Keys and values until the end of the step that parks the row; then null. */
   copy: KvCopy | null;
-  /** Its first position in each array, once `copy` is null. */
+  /** First position in each array, once `copy` is null. */
   at: number;
 }
 
-/** Memory up to this multiple of what is used stays allocated, because releasing it copies all rows while sequences wait. */
+/** Allocated memory may be this multiple of used memory, because releasing it copies all rows while sequences wait. */
 const spareShare = 16;
 
-/** Positions whose memory is always allocated, enough for a row of usual length: 7.4 MB for SmolLM2's int8 keys and values. */
+/** Memory for this many positions, a row of usual length, is always allocated: 7.4 MB for SmolLM2's int8 keys and values. */
 const usualPositions = 512;
 
 export class KvMemory {
   /** In the order of `KvShape.arrays`: keys of layer l at 2l, values at 2l + 1, states last. */
   readonly arrays: KvArray[];
   readonly #shape: KvMemoryShape;
-  /** Positions that the arrays hold. */
   readonly #capacity: number;
   readonly #arenas = new Map<Side, Holder>();
   /** Positions written so far, from each side. */
@@ -133,8 +131,8 @@ export class KvMemory {
     const elements = this.#capacity * width;
     const { isInt8 } = this.#shape.arrays[i];
     const maxByteLength = elements * (isInt8 ? Int8Array : Float32Array).BYTES_PER_ELEMENT;
-    // Resizable, because V8 maps such a buffer itself. Other buffers come from the allocator, whose huge pages (config.ts) would take 2 MB
-    // of each array for the first rows.
+    // Resizable, because V8 maps such a buffer itself. The allocator of other buffers uses huge pages (config.ts), so that the first rows
+    // would take 2 MB of each array.
     const buffer = new ArrayBuffer(maxByteLength, { maxByteLength });
     const made = isInt8 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
     return made.fill(0, 0, this.#readyPositions * width);
@@ -144,13 +142,12 @@ export class KvMemory {
     return Math.min(this.#capacity, this.#shape.contextTokens, usualPositions);
   }
 
-  /** Elements of a position in array i. */
   #width(i: number): number {
     const { heads, width } = this.#shape.arrays[i];
     return heads * width;
   }
 
-  /** Parked rows that are in the arrays already. */
+  /** Parked rows that the arrays hold already. */
   get #kept(): ParkedKv[] {
     return this.#parked.filter(({ copy }) => !copy);
   }
@@ -244,7 +241,7 @@ function endOf(kept: readonly ParkedKv[], otherwise: number): number {
   return last ? last.at + last.positions : otherwise;
 }
 
-/** Start of `positions` positions between two bounds, with room on both sides, so that rows can grow before parked rows must move. */
+/** Where `positions` positions start between two bounds, with room on both sides, so that rows can grow before parked rows must move. */
 function firstOf(from: number, to: number, positions: number): number {
   return from + Math.min(Math.floor((to - from - positions) / 2), from);
 }

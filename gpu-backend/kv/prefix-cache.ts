@@ -1,13 +1,13 @@
 /**
- * Caches keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A block's name is
- * a hash of the tenant and of every token id up to its end, so that any prompt of the tenant with the same prefix finds it. After whole
- * blocks, a prompt also reuses the tokens that it has in common with the next block. Reused values have the same bits as computed ones,
- * because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found values are copied
+ * Caches keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A block's name is a
+ * hash of the tenant and of every token id up to the block's end, so that any prompt of the tenant with the same prefix finds it. After
+ * whole blocks, a prompt also reuses the tokens that it has in common with the next block. Reused values have the same bits as computed
+ * ones, because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found values are copied
  * into a row at once.
  *
- * Above the bound, the tenant with the most bytes loses its least recently used block. So a tenant within its share, the bound divided by
- * the number of tenants with blocks, loses nothing to others.
- * Not here: sequences that wait for another one's prefix (engine/shared-prefixes.ts).
+ * Above the bound, the tenant with the most bytes loses its least recently used block. So a tenant within its share, which is the bound
+ * divided by the number of tenants with blocks, loses nothing to others. Waiting for another sequence's prefix is in
+ * engine/shared-prefixes.ts.
  */
 import { createHash } from "node:crypto";
 import type { KvBlock } from "./runner.ts";
@@ -15,13 +15,12 @@ import type { KvBlock } from "./runner.ts";
 export interface PrefixCacheStats {
   /** Prompt tokens looked up. */
   queriedTokens: number;
-  /** Prompt tokens found, which were not prefilled again. */
+  /** Prompt tokens found, which were not computed again. */
   reusedTokens: number;
   /** Tenants that have a block. */
   tenants: number;
   blocks: number;
   bytes: number;
-  /** Blocks dropped to free memory. */
   evictions: number;
 }
 
@@ -37,7 +36,7 @@ export interface FoundBlock {
   tokens: number;
 }
 
-/** Minimum tokens of a block, or of a part that is found. Fewer are not worth a pass of their own. */
+/** Minimum tokens of a block, or of the found part of one. Fewer are not worth a pass of their own. */
 export const minTokens = 8;
 
 /** The names of the whole blocks at the start of `ids`. */
@@ -51,7 +50,9 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/** Stands for the name of the block before a tenant's first one. Block names have no slash, so no tenant can imitate one. */
+/**
+ * Stands for the name of the block before a tenant's first one. It has a slash, which block names have not, so no tenant can imitate one.
+ */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
@@ -63,11 +64,11 @@ function blockName(before: string, ids: Int32Array): string {
 export class PrefixCache {
   readonly #maximumBytes: number;
   #bytes = 0;
-  /** Bytes of each tenant with blocks. */
+  /** By tenant, of those with blocks. */
   readonly #bytesOf = new Map<string, number>();
-  /** By name, in order of use, oldest first. `before`: the name of the block before it. */
+  /** By name, least recently used first. `before`: the name of the block before it. */
   readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();
-  /** By a block's name or a tenant's `beginningOf`: the names of the blocks that follow. */
+  /** Names of the blocks that follow a block, by its name, or that begin a prompt, by `beginningOf`. */
   readonly #following = new Map<string, Set<string>>();
   #queriedTokens = 0;
   #reusedTokens = 0;
@@ -93,8 +94,8 @@ export class PrefixCache {
   }
 
   /**
-   * Finds the cached start of a tenant's `ids`, whose whole blocks have the names `chain`: all blocks before the first missing one and,
-   * with `sharesParts`, the part of one more block that matches the tokens after them. Counts as a use of each block.
+   * Finds the cached start of a tenant's `ids`: all blocks of `chain`, their `blockNames`, before the first missing one. With
+   * `sharesParts`, adds the part of one more block that matches the tokens after them. Counts as a use of each block.
    */
   take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
@@ -116,8 +117,8 @@ export class PrefixCache {
   }
 
   /**
-   * Caches `ids` as the block after those of `chain`, unless they are few or a cached block begins with them. Drops blocks that are
-   * prefixes of the new one, and old blocks beyond the bound. `copy` is called for the keys and values of a new block.
+   * Caches `ids` as the block after those of `chain`, unless they are fewer than `minTokens` or a cached block begins with them. Drops
+   * blocks that are prefixes of the new one, and old blocks beyond the bound. `copy` gives the keys and values of a new block.
    */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);

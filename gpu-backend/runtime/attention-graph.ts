@@ -12,9 +12,8 @@ import type { KvFormat, ModelShape } from "./step.ts";
 export interface Target {
   g: GraphBuilder;
   config: ModelShape;
-  /** How the past's keys and values are stored. */
   kv: KvFormat;
-  /** null for learned positions; then 1/√d is in the weights that make the queries. */
+  /** null for learned positions, where 1/√d is in the weights of the queries instead. */
   rotary: RotaryTables | null;
 }
 
@@ -29,7 +28,7 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, if `has` is true. Then the fields above hold the past of the other rows. */
+  /** The past of the step's last rows, if `has` is true. `PastRows` of this interface are then the past of the other rows only. */
   long: PastRows & { has: string };
   /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
   isChunk: string;
@@ -72,7 +71,6 @@ function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: strin
  */
 export type Attention = (layer: number, qkv: string) => string[];
 
-/** A step's tokens. */
 export interface StepTokens {
   positions: string; // [S, T], int32
   rowCount: string; // S
@@ -108,7 +106,7 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   };
 }
 
-/** Splits and rotates a layer's queries, keys and values, and calls `attend` with them by heads. */
+/** Splits and rotates a layer's queries, keys and values, and calls `attend` with them, [S, heads, T, d] each. */
 function addByHeads(
   { g, config, rotary }: Target,
   { rowCount, tokenCount }: StepTokens,
@@ -141,10 +139,9 @@ export function hasChunkOperator({ headWidth }: ModelShape): boolean {
 }
 
 /**
- * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which reads only valid positions of the past and
- * applies the causal mask itself. It sums over positions from 0 on, in parts that do not depend on T, so that a token gets the same
- * bits however its chunk is divided into steps. Other steps do not use it: with a past it takes one row only, and it copies the past,
- * which would slow a decode step down.
+ * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which reads only valid positions of the past and applies
+ * the causal mask itself. It sums over positions in order from 0, in parts that do not depend on T, so a token gets the same bits however
+ * its chunk is divided into steps. Other steps do not use this operator, because with a past it takes one row only, and copies the past.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,
@@ -178,10 +175,10 @@ function addChunkAttention(
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past and over the chunk, that is `begun` and then the step's own keys and values. One sum runs over the whole
- * chunk, so that the bits do not depend on how it was divided into steps. `short` is for rows of one P. `apart` is for a step with
- * `past.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows
- * to the larger P.
+ * Attention over the past and over the chunk. The chunk is `begun` and then the step's own keys and values. One sum runs over the whole
+ * chunk, so that the bits do not depend on how the chunk was divided into steps. `short` is for rows of one P. `apart` is for a step with
+ * `past.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows to the
+ * larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
@@ -195,8 +192,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   /** Attention to the past of rows with the same P. */
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
-    // Scaling scores after the product with the keys, and weights before that with the values, takes far fewer multiplications than
-    // scaling keys and values.
+    // Scales are applied to scores and weights instead of keys and values, because these have far more elements.
     const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });

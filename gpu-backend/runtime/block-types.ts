@@ -4,16 +4,12 @@
  */
 import { floatOfHalf } from "../../shared/math/float16.ts";
 
+/** A block has this many `values` and `bytes`; `group` values share a scale. Integers have `bits` bits, the smallest is `least`. */
 interface Layout {
-  /** Values of a block. */
   values: number;
-  /** Bytes of a block. */
   bytes: number;
-  /** Values that share a scale. */
   group: 16 | 32;
-  /** Bits of an integer. */
   bits: 4 | 5 | 6 | 8;
-  /** The smallest integer. */
   least: number;
   hasOffsets: boolean;
 }
@@ -28,7 +24,7 @@ export const blockLayouts = {
 } as const satisfies Record<string, Layout>;
 export type BlockType = keyof typeof blockLayouts;
 
-/** A decoded block. Scales and offsets are exact: double precision holds products of two of the file's numbers. */
+/** A decoded block. Scales and offsets are exact, because double precision holds the product of two numbers of the file. */
 export interface Block {
   integers: Int8Array; // [values]
   scales: Float64Array; // [values / group]
@@ -42,7 +38,7 @@ export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Bl
   const block: Block = {
     integers: new Int8Array(layout.values),
     scales: new Float64Array(groups),
-    // Types without offsets add -0, which keeps the sign of a zero.
+    // Types without offsets add -0, because adding 0 would turn a value of -0 into 0.
     offsets: new Float64Array(groups).fill(-0),
   };
   const read = readers[type];
@@ -54,7 +50,7 @@ export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Bl
   }
 }
 
-/** The values of whole blocks. Each is rounded to float32 once, which gives the same bits as ggml's own arithmetic. */
+/** The values of whole blocks, each rounded to float32 once. The bits are those of ggml's own arithmetic. */
 export function dequantise(type: BlockType, bytes: Uint8Array): Float32Array<ArrayBuffer> {
   const layout: Layout = blockLayouts[type];
   const values = new Float32Array((bytes.byteLength / layout.bytes) * layout.values);

@@ -28,7 +28,7 @@ export interface Surveyed {
 export interface FitStepInput extends Delta {
   hidden: Float32Array; // [N, D]
   logits: Float32Array; // of the candidates without the own adapter, [N, C]
-  /** Which candidate is the target of each position, [N]. */
+  /** Index of each position's target among the candidates, [N]. */
   targets: Int32Array;
   rows: Float32Array; // of the head, [C, D]
 }
@@ -45,9 +45,8 @@ export interface FitSession {
   release(): Promise<void>;
 }
 
-/** Positions of one run. It bounds the logits to some 25 MB at a vocabulary of 50,257. */
+/** Positions of one run: logits then take at most 25 MB at a vocabulary of 50,257. */
 const runPositions = 128;
-/** K. */
 const likeliest = 16;
 
 export async function openFitSession(

@@ -3,7 +3,7 @@ const pastNames = (rows: "past" | "long") => ({
   mask: `${rows}_mask`,
   keys: (layer: number) => `${rows}_key.${layer}`,
   values: (layer: number) => `${rows}_value.${layer}`,
-  /** Only where keys and values are int8: each is multiplied by the scale of its position and head. */
+  /** Only if keys and values are int8: each is multiplied by the scale of its position and head. */
   keyScales: (layer: number) => `${rows}_key_scale.${layer}`,
   valueScales: (layer: number) => `${rows}_value_scale.${layer}`,
 });
@@ -18,24 +18,27 @@ export const names = {
   /** The past of `longPast` (step.ts), and whether there is one. */
   long: pastNames("long"),
   hasLong: "has_long",
-  /** Whether the step is a chunk of one prompt, and how many positions the row has at its end. */
+  /** `isChunk`: the step is a chunk of one prompt. `positionCount`: how many positions that prompt's row then has. */
   isChunk: "is_chunk",
   positionCount: "position_count",
   wantsTrunk: "wants_trunk",
-  /** What the head is computed from: positions of this step, then states of earlier steps. */
+  /** Positions of this step, then states of earlier steps, that the head is computed for. */
   headRows: "head_rows",
   fedStates: "fed_states",
-  /** Whether the rest of the trunk is computed for the states of the head's positions. */
+  /** Whether the last feed-forward part is computed for the states of the head's positions. */
   wantsHidden: "wants_hidden",
-  /** The head's position of each row; whether rows are computed; whether any row has a temperature other than 1. */
+  /**
+   * `rows`: index of each row's position among those of the head. `wanted`: rows are computed. `scaled`: a row has another temperature than
+   * 1.
+   */
   rows: "rows",
   wanted: "wanted",
   scaled: "scaled",
-  /** Whether any row needs more than one candidate; if none does, whether any row needs `logSumExp`. */
+  /** `ranked`: a row needs more than one candidate. `summed`, if not `ranked`: a row needs `logSumExp`. */
   ranked: "ranked",
   summed: "summed",
   gates: "gates",
-  /** Tenants' own adapters: whether any row has one, which rows, the index and weight of each adapter of a row, and the adapters. */
+  /** Tenants' own adapters: the rows that have some, the index and weight of each adapter of such a row, and the adapters. */
   hasOwn: "has_own",
   ownRows: "own_rows",
   ownIndexes: "own_indexes",

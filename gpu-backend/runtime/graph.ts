@@ -12,13 +12,13 @@ const irVersion = 10;
 const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9 } as const;
 export type ElementType = keyof typeof elementTypes;
 
-/** A fixed size, or the name of a size that varies between runs. */
+/** A fixed size, or the name of one that varies between runs. */
 export type Dimension = number | string;
-/** A number is an INT, `{ float }` a FLOAT, an array of numbers INTS. */
+/** A number becomes ONNX's INT, `{ float }` a FLOAT, an array of numbers INTS. */
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/** A file beside the graph's file for the bytes of large constants, so that not all of them need be in memory at once. */
+/** A file beside the graph's file for the bytes of large constants, so that these need not all be in memory at once. */
 export interface ConstantFile {
   /** Relative to the graph's folder. */
   readonly name: string;
@@ -39,7 +39,6 @@ interface Node {
   attribute: EncodedAttribute[];
 }
 
-/** An AttributeProto. */
 interface EncodedAttribute {
   name: string;
   type: number;
@@ -56,7 +55,7 @@ interface Branch {
   output: object[];
 }
 
-/** One graph under construction. Values are named strings; every method that makes one returns its name. */
+/** Values are named strings; every method that makes one returns its name. */
 export class GraphBuilder {
   readonly #name: string;
   /** Nodes of the branch under construction, or of the graph itself. */
@@ -88,8 +87,8 @@ export class GraphBuilder {
   }
 
   /**
-   * A constant, whose bytes are copied into the graph or its file; once if the same array is given again in the same shape.
-   * Throws an Error when shape and length disagree.
+   * Adds a constant, whose bytes are copied into the graph or its file. The same array in the same shape is stored once. Throws an Error if
+   * shape and length disagree.
    */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
     const known = this.#constants.get(array);

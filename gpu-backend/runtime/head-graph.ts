@@ -1,8 +1,8 @@
 /**
- * The head of the serving graph: from hidden states to what the sampler reads. A row's adapter changes its hidden state, and the base's
- * head makes the logits; a mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
- * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R, of which X rows
- * use up to P each.
+ * The head of the serving graph: hidden states → the numbers that the sampler reads. A row's adapter changes its hidden state, and the
+ * base's head makes the logits; a mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
+ * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R, of which X rows use
+ * up to P each.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { GraphBuilder } from "./graph.ts";
@@ -138,8 +138,8 @@ function rankedScores(
 }
 
 /**
- * The likeliest token of each row alone, the same that `rankedScores` finds. To save the softmax over the vocabulary, its probability is
- * given as 1, or as NaN if the softmax would be NaN. A logit of -Infinity is no fault: it means a probability of 0.
+ * The likeliest token of each row, the same as that of `rankedScores`. Instead of its probability, which takes a softmax over the
+ * vocabulary, returns 1, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
@@ -151,7 +151,7 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Applies `LogitChanges` to A logits at `indices`, int64. It costs next to nothing for small A, so steps without changes need no branch of their own. */
+/** Applies `LogitChanges` to A logits at `indices`, int64. For small A this costs next to nothing, so that steps without changes need no branch. */
 export function changedLogits(
   g: GraphBuilder,
   logits: string,

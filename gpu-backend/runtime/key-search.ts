@@ -1,7 +1,7 @@
 /**
- * Finds the keys of a memory with the largest dot products with a query. Queries and keys are int8. The keys are a constant of the
- * session: as an input, ONNX Runtime would pack them again at every run, which is six times slower. The products are integers and
- * summed exactly, so a query's results do not depend on other queries, on threads or on the processor.
+ * Finds the keys of a memory with the largest dot products with a query. Queries and keys are int8. The keys are a constant of the session,
+ * because ONNX Runtime would pack an input again at every run, which is six times slower. Sums of integer products are exact, so a query's
+ * results do not depend on other queries, on threads or on the processor.
  * Shapes: S queries, D hidden, N keys of the block, K best.
  */
 import { GraphBuilder } from "./graph.ts";

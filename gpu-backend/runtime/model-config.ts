@@ -1,11 +1,10 @@
 /**
- * What a graph is built from: the sizes of a language model, and what distinguishes the supported families.
+ * Sizes of a language model, and what distinguishes the supported families.
  * Sources: GPT-2 (Radford et al. 2019), Llama (arXiv 2302.13971, 2407.21783), Qwen2 and Qwen3 (arXiv 2407.10671, 2505.09388).
  */
 import type { ModelShape } from "./step.ts";
 
 export interface ModelConfig extends ModelShape {
-  /** Width of the feed-forward part. */
   feedForwardSize: number; // F
   norm: "layer" | "rms";
   normEpsilon: number;
@@ -14,16 +13,14 @@ export interface ModelConfig extends ModelShape {
   positions: "learned" | Rotary;
   /** Whether each head's queries and keys are RMS-normalised before they are rotated. */
   queryKeyNorm: boolean;
-  /** Which products add a bias. */
   biases: { queryKeyValue: boolean; attentionOutput: boolean; feedForward: boolean };
-  /** Whether the head is the token embedding. */
   tiedHead: boolean;
 }
 
 /** Rotary positions (arXiv 2104.09864): dimensions i and i + d/2 of a head are rotated as a pair. */
 export interface Rotary {
   theta: number;
-  /** Llama 3's scaling of low frequencies for longer contexts; null: none. */
+  /** Llama 3's scaling of low frequencies for longer contexts. */
   scaling: {
     factor: number;
     lowFrequencyFactor: number;

@@ -39,7 +39,7 @@ export function startBuild(name: string, { config, weights, file, ...rest }: Bui
 
 /**
  * The graph that serves. The trunk runs if the step has tokens (`wants_trunk`). The head runs on positions of this step (`head_rows`) and
- * on states of earlier steps that the host feeds (`fed_states`). Large constants go to `file`, if there is one.
+ * on states of earlier steps (`fed_states`). Large constants go to `file`, if there is one.
  */
 export function buildServingGraph(
   config: ModelConfig,
@@ -65,8 +65,8 @@ export function buildServingGraph(
 }
 
 /**
- * The trunk without a past and without a head, for training: token ids [S, T] → states before the last feed-forward part and hidden
- * states, both [S × T, D]. `withSquares` adds outputs for calibration.ts.
+ * The trunk without a past and without a head, for training: token ids [S, T] → states before the last feed-forward part and hidden states,
+ * both [S × T, D]. `withSquares` adds `names.inputSquares`.
  */
 export function buildTrunkGraph(
   config: ModelConfig,
@@ -89,7 +89,7 @@ export function buildTrunkGraph(
   return g.bytes();
 }
 
-/** Returns new keys and values (`present`), and states. Both tensors are empty for a step without tokens. */
+/** Both results are empty for a step without tokens. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
@@ -109,7 +109,7 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   return { present, states };
 }
 
-/** Token ids and positions, both [S, T], and `shape`, which is [S, T] as a tensor of two numbers. */
+/** `shape` is [S, T] as a tensor of two numbers. */
 function tokenInputs({ g }: Build) {
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
@@ -188,7 +188,7 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
   return g.node("Add", [states, biased(g, product([down], activated()))]);
 }
 
-/** The rest of the trunk, for positions with a head: the last feed-forward part and the last norm. */
+/** The last feed-forward part and the last norm. */
 export function addLastFeedForward(build: Build, states: string): string {
   const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
   return addNorm(build, "model.norm", last);
@@ -196,7 +196,6 @@ export function addLastFeedForward(build: Build, states: string): string {
 
 const block = (l: number) => `model.layers.${l}`;
 
-/** The named norm over the last dimension of x. */
 function addNorm(build: Build, name: string, x: string): string {
   const { norm, normEpsilon } = build.config;
   const attributes = { axis: -1, epsilon: { float: normEpsilon } };

@@ -8,21 +8,20 @@ import type { ModelConfig } from "./model-config.ts";
 
 export interface Weight {
   dtype: Dtype | BlockType;
-  /** The outermost dimension first. */
   shape: readonly number[];
   /** Little-endian, row-major. */
   bytes: Uint8Array;
 }
 export type ModelWeights = ReadonlyMap<string, Weight>;
 
-/** The named weight. Throws an Error that names it if it is missing. */
+/** Throws an Error that names the weight if it is missing. */
 export function weightOf(weights: ModelWeights, name: string): Weight {
   const weight = weights.get(name);
   if (!weight) throw new Error(`the model has no tensor ${name}`);
   return weight;
 }
 
-/** The values of a weight, row-major; a copy. Throws an Error if they are not floats. */
+/** A copy of a weight's values, row-major. Throws an Error if they are not floats. */
 export function floatsOf({ dtype, shape, bytes }: Weight): Float32Array<ArrayBuffer> {
   if (isBlockType(dtype)) return dequantise(dtype, bytes);
   return toFloat32({ dtype, shape: [...shape], bytes });
@@ -71,7 +70,7 @@ export function parametersOf(config: ModelConfig): number {
   return elements;
 }
 
-/** Throws an Error that names the file (`what`) and the first tensor that is missing, has another shape or holds no floats. */
+/** Throws an Error that begins with `what`, the file, and names the first tensor that is missing, has another shape or holds no floats. */
 export function checkWeights(what: string, config: ModelConfig, weights: ModelWeights): void {
   for (const [name, shape] of weightShapes(config)) {
     const found = weights.get(name);

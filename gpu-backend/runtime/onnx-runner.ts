@@ -1,4 +1,4 @@
-/** Runs steps on ONNX Runtime: turns a step's input into feeds of the serving graph, and the graph's outputs into the step's. */
+/** Runs steps on ONNX Runtime. Turns a step's input into feeds of the serving graph, and the graph's outputs into the step's output. */
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -14,7 +14,7 @@ import {
   type StepRunner,
 } from "./step.ts";
 
-/** Added to the score of a masked position. Finite, so that the softmax of a row whose positions are all masked is not NaN. */
+/** Added to the score of a masked position. Finite, because a row may have only masked positions, whose softmax must not be NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
 /** `classBytes` of one layer: `longPast` costs it some 40 µs, and attention reads about this many bytes in that time, at 45 GB/s. */
@@ -74,10 +74,9 @@ class OnnxRunner implements StepRunner {
     await this.#session.release();
   }
 
-  /** All feeds but the past. */
   #feeds(input: StepInput, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
-    // The attention operator for chunks reads neither masks nor `begun`.
+    // `addChunkAttention` reads neither masks nor `begun`.
     const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
@@ -116,7 +115,7 @@ class OnnxRunner implements StepRunner {
     };
   }
 
-  /** Keys, values and scales of rows with the same P. */
+  /** Keys, values and scales. */
   #pastRows(
     named: typeof names.past,
     { sequences: S, pastTokens: P, past }: NonNullable<StepInput["longPast"]>,
@@ -145,7 +144,7 @@ class OnnxRunner implements StepRunner {
     let mask = this.#causalMasks.get(key);
     if (!mask) {
       mask = causalMask(T, G);
-      // A mask is small, but there may be thousands.
+      // Bounded, because there may be thousands of combinations.
       if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
@@ -153,12 +152,12 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** The hidden states of the positions that were asked for, without the one that `withEnoughRows` added. */
+/** The hidden states of the requested positions, without that which `withEnoughRows` added. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** The graph requires at least one position of the head and one row: adds them to a step that has none. Their results are not read. */
+/** Adds a position of the head and a row to a step that has none, because the graph requires them. Their results are not read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
@@ -178,7 +177,7 @@ export function causalMask(T: number, G = 0): Tensor {
   return tensor(mask, [1, 1, T, G + T]);
 }
 
-/** Masks positions past each row's length, and the last G of its past, which attention sees as `begun` instead. */
+/** Masks positions past each row's length, and the last G positions of its past, which attention reads as `begun` instead. */
 function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   const mask = new Float32Array(pastLengths.length * P);
   pastLengths.forEach((length, row) => {

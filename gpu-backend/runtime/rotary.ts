@@ -25,7 +25,7 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
-  // A chunk that ends with the context's last token may be padded, and the operator reads a row for padded positions, too.
+  // The operator also reads the rows of padded positions, and a chunk that ends with the context's last token may be padded.
   const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
     const values = new Float32Array(positions * half);
@@ -52,8 +52,8 @@ export function rotaryFrequencies(
     if (!scaling) return frequency;
     const turns = (scaling.originalContextTokens * frequency) / (2 * Math.PI);
     const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
-    // Frequencies of at most `low` turns within the original context are divided by `factor`, those of at least `high` are kept, and
-    // between the two a weighted mean is taken.
+    // Frequencies of at most `low` turns within the original context are divided by `factor`, and those of at least `high` turns are kept.
+    // Between the two, a weighted mean is used.
     const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
     return frequency * (kept + (1 - kept) / factor);
   });

@@ -1,4 +1,4 @@
-/** Feeds and results of the head's rows, which the sampler reads. */
+/** Feeds and results of the head's rows. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
@@ -15,7 +15,6 @@ const noChanges: OwnChanges = { rows: none, changes: [], indexes: none, weights:
 
 export const bool = (value: boolean): Tensor => (value ? yes : no);
 
-/** Feeds of tenants' own adapters (head-graph.ts). */
 export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string, Tensor> {
   const { rows, changes, indexes, weights } = own ?? noChanges;
   const [X, E, R] = [rows.length, changes.length, ownRank];
@@ -31,7 +30,6 @@ export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string,
   };
 }
 
-/** The output of a step without rows. */
 export function noRows(wantsScores: boolean): RowOutput {
   const none = new Float32Array(0);
   return {

@@ -1,18 +1,18 @@
 /**
  * Inputs and outputs of one run of the graph. The engine runs passes over rows instead (kv/host-runner.ts).
- * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width,
- * P past positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at,
- * N rows of the head.
+ * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width, P past
+ * positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at, N rows of
+ * the head.
  *
- * Batch invariance: a row has the same bits whatever other rows, P and padding a run has, if T is 1 in both runs, or if T is a multiple
- * of `minPrefillTokens` in both and S is 1 in both or in neither. T matters because attention takes queries in blocks of an even number,
- * and a query alone in its block has a matrix-vector kernel, which sums in another order. S matters because a chunk of one prompt has an
- * attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
+ * Batch invariance: a row has the same bits in two runs, whatever their other rows, P and padding, if (1) T is 1 in both, or a multiple of
+ * `minPrefillTokens` in both, and (2) unless T is 1, S is 1 in both or in neither. T matters because attention takes queries in blocks of
+ * an even number; a query alone in its block has a matrix-vector kernel, which sums in another order. S matters because a chunk of one
+ * prompt has an attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
  */
 
 export const minPrefillTokens = 2;
 
-/** Candidates of a row of the head, or V if that is smaller. */
+/** Candidates of a row of the head; V if that is smaller. */
 export const topCandidates = 64;
 
 export interface StepInput extends HeadInput {
@@ -26,11 +26,10 @@ export interface StepInput extends HeadInput {
   tokenIds: Int32Array;
   /** [S, T]; any valid position where padded. */
   positions: Int32Array;
-  /** Valid positions of each row's past, [S]. */
-  pastLengths: Int32Array;
+  pastLengths: Int32Array; // [S], valid positions of each row's past
   /**
-   * G: if the step continues a prompt chunk, the last G positions of every row's past belong to that chunk. Attention sums over them
-   * together with the new tokens, so that results have the same bits as the chunk computed at once. Absent: 0.
+   * G: the last G positions of every row's past belong to the prompt chunk that the step continues. Attention sums over them together with
+   * the new tokens, so that results have the same bits as the chunk computed at once. Absent: 0.
    */
   begunTokens?: number;
   /**
@@ -39,8 +38,8 @@ export interface StepInput extends HeadInput {
    */
   past: (Float32Array | Int8Array)[];
   /**
-   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then those of the other
-   * sequences. Not together with `begunTokens`.
+   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then for the other sequences. Not
+   * together with `begunTokens`.
    */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
   /** Positions of this step (row × T + column) that the head is computed at: the first of M. */
@@ -62,8 +61,8 @@ export interface HeadInput {
   targetIds: Int32Array;
   bias: LogitChanges;
   /**
-   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; "likeliest"
-   * returns in its place a number that is finite exactly if `logSumExp` would be.
+   * Optional outputs. `only` saves time if no row needs more than its likeliest token. With "likeliest", `logSumExp` is some number that is
+   * finite exactly if the true one is.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
@@ -141,8 +140,8 @@ export interface StepRunner {
   /** Q */
   readonly gates: number;
   /**
-   * Cost of a `longPast`: how many bytes of keys and values attention reads in the time by which a `longPast` lengthens a pass. Infinity
-   * if the runner takes no `longPast`.
+   * How many bytes of keys and values attention reads in the time by which a `longPast` lengthens a pass. Infinity if the runner takes no
+   * `longPast`.
    */
   readonly classBytes: number;
   /** Format of the past; absent: fp32. */
@@ -151,19 +150,16 @@ export interface StepRunner {
   release(): Promise<void>;
 }
 
-/** What the engine knows of a model: sizes, and where its text ends. */
+/** Sizes of a model, and where its text ends. */
 export interface ModelShape {
   vocabularySize: number; // V
   hiddenSize: number; // D
   layers: number; // L
-  /** Heads of queries. */
-  heads: number; // H
-  /** Heads of keys and values, a divisor of `heads`. */
-  kvHeads: number; // K
+  heads: number; // H, of queries
+  kvHeads: number; // K, of keys and values; a divisor of `heads`
   headWidth: number; // d
   contextTokens: number;
-  /** Token ids that end a text. */
-  stopIds: readonly number[];
+  stopIds: readonly number[]; // end a text
 }
 
 /** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. */

@@ -41,7 +41,6 @@ export async function createTrunkRunner(options: {
   };
 }
 
-/** Feeds of the trunk alone: `tokenIds` [S, T] from position 0. */
 export function trunkFeeds(tokenIds: Int32Array, sequences: number, tokens: number): Record<string, Tensor> {
   const positions = Int32Array.from(tokenIds, (_, i) => i % tokens);
   return {
