@@ -1,4 +1,4 @@
-/** What all `chameleon` commands share: help with examples, the version, and one sentence with an exit code for every failure. */
+/** Common parts of all `chameleon` commands: help with examples, the version, and for every failure one sentence and an exit code. */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { Command, type CommanderError, InvalidArgumentError } from "commander";
@@ -65,7 +65,7 @@ function inOneSentence(text: string): string {
 function fail(command: Command, error: unknown): never {
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(`${command.name()}: ${message}\n`);
-  // Thrown by an action that checks its arguments.
+  // An action that checks its arguments throws this.
   if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
@@ -89,7 +89,7 @@ export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
 }
 
-/** The text of a file. Rejects with an Error that names a file which cannot be read. */
+/** Rejects with an Error that names the file if it cannot be read. */
 export async function readText(file: string): Promise<string> {
   return readFile(file, "utf8").catch((cause: Error) => {
     throw new Error(`${file} cannot be read: ${cause.message}`, { cause });

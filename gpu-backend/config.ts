@@ -15,7 +15,6 @@ const MiB = 2 ** 20;
  */
 export const chunkTokens = 128;
 
-/** A bound on tenants' files on disk. */
 const storedBytes = (mebibytes: number, what: string) =>
   integer(1, 2 ** 50, mebibytes * MiB, `Bytes of ${what} in DATA_DIR, at most; beyond, what was used longest ago goes`);
 

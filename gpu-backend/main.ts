@@ -77,7 +77,7 @@ async function run(config: BackendConfig): Promise<void> {
     });
   const store = storeOf("adapters", config.tenantAdapterBytes, config.adaptersBytes);
   const memoryStore = storeOf("memories", config.tenantMemoryBytes, config.memoriesBytes);
-  // Faults of the disk are ignored here: they are reported when a tenant's files are used.
+  // Errors of the disk are ignored here, because they are reported when a tenant's files are used.
   const removeLeftovers = () => {
     for (const one of [store, memoryStore]) void one.removeLeftovers().catch(() => undefined);
   };
@@ -149,7 +149,7 @@ async function run(config: BackendConfig): Promise<void> {
     await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
   } catch (error) {
-    // The signal may also have ended an engine that did not ignore it yet.
+    // The signal may have ended the starting engine, too.
     if (isClosing) return;
     throw error;
   }

@@ -1,4 +1,4 @@
-/** Schemas of settings with their help, and a command's flags for them. Not here: the settings themselves (config.ts). */
+/** Schemas of settings with their help, and a command's flags for them. config.ts has the settings. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
 
@@ -26,7 +26,6 @@ export function integer(minimum: number, maximum: number, value: number, help: s
   return setting(schema.default(value), { help, range, preset: presetText });
 }
 
-/** `presetText` describes the default. */
 export function optionalInteger(minimum: number, maximum: number, help: string, presetText: string) {
   const { schema, range } = wholeNumber(minimum, maximum);
   return setting(schema.optional(), { help, range, preset: presetText });
@@ -50,7 +49,7 @@ export function text(preset: string, range: string, help: string, presetText = p
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }
 
-/** `presetText` describes the default. An empty value counts as not set. */
+/** An empty value counts as not set. */
 export function optionalText(pattern: RegExp, range: string, help: string, presetText: string) {
   const schema = z.string().refine((given) => given === "" || pattern.test(given), `must be ${range}`);
   return setting(schema.optional(), { help, range, preset: presetText });
@@ -60,7 +59,7 @@ export function secret(range: string, help: string) {
   return setting(z.string().optional(), { help, range, preset: "none" }, true);
 }
 
-/** The help of settings by variable. Throws an Error for a schema without help. */
+/** By variable. Throws an Error for a schema without help. */
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {
@@ -71,7 +70,6 @@ export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingH
   );
 }
 
-/** The flag of a variable that is no secret. */
 export function flagOf(name: string): string {
   return `--${name.toLowerCase().replaceAll("_", "-")}`;
 }
@@ -97,7 +95,6 @@ export function addFlags(command: Command, schemas: Record<string, z.ZodType>): 
     );
 }
 
-/** Notes on environment variables for a command's help. */
 export function environmentNotes(schemas: Record<string, z.ZodType>): string {
   const all = [...helpOf(schemas)];
   const secrets = all

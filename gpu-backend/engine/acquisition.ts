@@ -6,13 +6,13 @@ import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Ids of the adapters that a sequence needs: those of its mixture, else that of its micro-batch. */
+/** Ids of the adapters that a sequence needs: those of its mixture or, without one, that of its micro-batch. */
 export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/** Gives a sequence its tenant's memories, and their passages if some are wanted. Throws a ServiceError if one is not found. */
+/** Opens a sequence's memories and, if it wants passages, their passages. Throws a ServiceError if a memory is not found. */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,
@@ -27,7 +27,7 @@ export async function acquireMemories(
   }
 }
 
-/** Opens the grammar of the form of a sequence's text. `changed` is as in Grammars.open. Throws a ServiceError if there is no grammar. */
+/** Opens the grammar of a sequence's text, if it has one. `changed` is as in Grammars.open. Throws a ServiceError. */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

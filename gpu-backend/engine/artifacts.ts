@@ -1,4 +1,4 @@
-/** Reads and checks what is served: weights of a model folder; tokenizer, hyper-network and manifest of a folder of artifacts. */
+/** Reads and checks a model folder's weights, and the tokenizer, hyper-network and manifest of a folder of artifacts. */
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -27,12 +27,12 @@ export interface Artifacts {
   hyperNetwork: TensorFile;
 }
 
-/** The folder of a model's own artifacts. */
+/** The folder of the artifacts that come with a model. */
 export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/** The caller closes the model. Throws an Error that names the file at fault, with the found and the wanted value. */
+/** The caller closes the model. Throws an Error that names the faulty file, with the found and the expected value. */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),

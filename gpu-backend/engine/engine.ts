@@ -1,9 +1,9 @@
 /**
- * Continuous batching over one model runner. Sequences enter by `submit` and leave with their last frame, between the phases (prefill,
- * decode) of a step. The owner calls `step` while the engine is busy; frames go out through `emit` after each phase.
+ * Continuous batching over one model runner. The owner calls `step` while the engine is busy. A step has two phases, prefill and decode,
+ * and `emit` gets the frames after each. Sequences enter and leave between phases.
  *
- * A fault of one sequence (a result that is not finite, or anything thrown while only this sequence is handled) ends it in one error
- * frame and frees what it held; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
+ * A fault of one sequence (a result that is not finite, or anything thrown while only this sequence is handled) ends it in one error frame
+ * and frees its memory; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
  */
 import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -29,7 +29,7 @@ import { SharedPrefixes } from "./shared-prefixes.ts";
 import { readKeys, type Traced, type TracedValues, tracedValues } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Maximum milliseconds that a step waits for grammars: a grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
+/** Maximum milliseconds that a step waits for grammars. A grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
 const grammarGraceMs = 1;
 
 export interface EngineParts {
@@ -37,9 +37,9 @@ export interface EngineParts {
   adapters: AdapterCache;
   /** Absent: sequences with memories are refused. */
   memories?: { cache: MemoryCache; rule: MemoryRule };
-  /** null: the keys and values of prompts are not reused. */
+  /** null: no keys and values of prompts are reused. */
   prefixCache: PrefixCache | null;
-  /** Absent: sequences that are held to a schema are refused. */
+  /** Absent: sequences with a form for their text are refused. */
   grammars?: Grammars;
   limits: PlanLimits;
   textPieceOf: Vocabulary["textPieceOf"];
@@ -50,7 +50,7 @@ export interface EngineParts {
   queued?(): void;
   /** A pass has finished; more of its phase may follow before `emit`. */
   progressed?(): void;
-  /** A sequence ended because it cannot be computed. `error.cause` is what was thrown. */
+  /** A sequence ended because it cannot be computed. `error.cause` is the thrown value. */
   faulted?(error: ServiceError): void;
 }
 
@@ -59,7 +59,7 @@ export class Engine {
   readonly #vocabulary: Vocabulary;
   readonly #planner: Planner<Sequence>;
   readonly #prefixes: SharedPrefixes | null;
-  /** Every sequence that has not ended, by id. */
+  /** Sequences that have not ended, by id. */
   readonly #open = new Map<string, Sequence>();
   /** Errors of sequences that end before the next phase, by id. */
   readonly #ending = new Map<string, ServiceError>();
@@ -100,9 +100,9 @@ export class Engine {
   }
 
   /**
-   * Accepts a micro-batch. `adapterId` is a centroid's, or a tenant's own (null: the base); sequences with a mixture name their adapters
-   * themselves. A sequence that cannot be served ends in an error frame. Throws an Error if an id is open. If the prompts are traced
-   * (traces.ts), `take` is called for each before its last frame.
+   * Accepts a micro-batch. `adapterId` is a centroid's or a tenant's own adapter; null is the base. Sequences with a mixture name their
+   * adapters themselves. A sequence that cannot be served ends in an error frame. For traced prompts (traces.ts), `take` is called before
+   * the last frame of each. Throws an Error if a sequence of the same id is open.
    */
   async submit(
     adapterId: string | null,
@@ -147,13 +147,12 @@ export class Engine {
     }
   }
 
-  /** Executes one StepPlan. */
   async step(): Promise<void> {
     this.#dropEnding();
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // If nothing runs, all running sequences await their grammars, and the waiting ones lack the slots or memory that these hold.
+    // Without work, all running sequences await their grammars, and the waiting ones need the slots or memory that these hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
@@ -163,14 +162,14 @@ export class Engine {
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
-    // Sequences that got their first token in this step's prefill await their grammars again.
+    // Sequences whose first token came from this step's prefill await their grammars again.
     await this.#awaitGrammars();
     await this.#decode(plan.decode.filter(({ ended, kv, awaitsGrammar }) => !ended && kv && !awaitsGrammar));
     kv.trim();
     this.#flush(null);
   }
 
-  /** Computes the next chunk of each prompt, one prompt a pass: several prompts in a pass gain nothing, and would be padded. */
+  /** Computes the next chunk of each prompt, in a pass of its own: joining prompts gains nothing, and would need padding. */
   async #prefill(sequences: readonly Sequence[]): Promise<void> {
     const startedMs = this.#parts.now();
     const { chunkTokens } = this.#parts.limits;
@@ -194,7 +193,6 @@ export class Engine {
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence, in one pass. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
@@ -205,7 +203,7 @@ export class Engine {
     this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
   }
 
-  /** One pass of the trunk. Ends sequences whose results are not finite. Returns the number of sampled tokens. */
+  /** Runs one pass. Ends sequences whose results are not finite. Returns the number of sampled tokens. */
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[]): Promise<number> {
     const { pass, heads } = composePass(phase, chunks, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(pass);
@@ -241,7 +239,7 @@ export class Engine {
     if (fault) this.#fail(sequence, this.#reportFault(fault));
   }
 
-  /** Gives a new sequence the keys and values that are cached already. */
+  /** Gives a new sequence the cached keys and values of its prompt. */
   #start(sequence: Sequence): void {
     sequence.admittedMs ??= this.#parts.now();
     if (!this.#prefixes || sequence.cachedTokens > 0) return;
@@ -252,14 +250,14 @@ export class Engine {
     sequence.reusedTokens = sequence.cachedTokens;
   }
 
-  /** Offers the chunk that a prompt has just completed to the prefix cache. */
+  /** Offers the chunk that was just computed to the prefix cache. */
   #keepChunk(sequence: Sequence): void {
     const { cachedTokens: end, row } = sequence;
     const start = end - 1 - ((end - 1) % this.#parts.limits.chunkTokens);
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
-  /** Puts the wanted passages into a prompt that is cached; the sequence then starts again. */
+  /** Puts the wanted passages into a prompt that is cached, and restarts its sequence. */
   async #retrieve(sequence: Sequence): Promise<void> {
     if (sequence.ended || !sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
@@ -316,7 +314,7 @@ export class Engine {
     this.#flush(null);
   }
 
-  /** Waits a moment for grammars, so that a sequence whose allowed tokens are known soon does not miss the step. */
+  /** Waits up to `grammarGraceMs`, so that a sequence whose allowed tokens come soon does not miss the step. */
   async #awaitGrammars(): Promise<void> {
     const awaits = () => this.#planner.state.running.values().some(({ awaitsGrammar }) => awaitsGrammar);
     const untilMs = this.#parts.now() + grammarGraceMs;
@@ -328,7 +326,6 @@ export class Engine {
     this.#parts.queued?.();
   }
 
-  /** Throws a ServiceError if the queue is full. */
   #enqueue(sequence: Sequence, acquired: readonly AcquiredAdapter[]): void {
     sequence.queued(acquired, this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
@@ -354,13 +351,13 @@ export class Engine {
     }
   }
 
-  /** Runs `work` unless the sequence has ended. If `work` throws, only this sequence ends. */
+  /** Runs `work` unless the sequence has ended. If `work` throws, the sequence ends in an error. */
   #guard(sequence: Sequence, work: () => void): void {
     if (sequence.ended) return;
     try {
       work();
     } catch (thrown) {
-      // A failure of the cleanup may leave shared state inconsistent.
+      // `#end` has failed, which may leave shared state inconsistent.
       if (sequence.ended) throw thrown;
       this.#fail(sequence, this.#reportFault(thrown));
     }

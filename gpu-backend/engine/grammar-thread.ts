@@ -10,9 +10,9 @@ import { grammarOf } from "./grammar.ts";
 import { GrammarFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
-  /** The bytes of all token ids, one after the other. A special token has none. */
+  /** The bytes of all token ids, one after the other; none for special tokens. */
   bytes: Uint8Array<SharedArrayBuffer>;
-  /** Where the bytes of each id end, [V]. */
+  /** Offset after the bytes of each id, [V]. */
   ends: Uint32Array<SharedArrayBuffer>;
   /** Token ids that are allowed when the text is complete. */
   stopIds: readonly number[];
@@ -20,25 +20,25 @@ export interface ThreadData {
 
 export type ThreadCall =
   | { type: "compile"; form: string }
-  /** Adds tokens to a row. The first call for a row opens it with `form`. */
+  /** Adds tokens to a row. The first call for a row opens it with the grammar of `form`. */
   | { type: "advance"; row: number; form: string; tokens: number[] }
   | { type: "close"; row: number };
 
 /**
- * `allowed`: bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. `isRefusal`: the form or its tokens are refused;
- * any other fault ends the thread. `isOver`: the thread ended before it answered this call.
+ * `allowed`: a bit for each token id, [⌈V / 32⌉]; null for `compile` and `close`. `isRefusal`: the form or its tokens are refused; any
+ * other fault ends the thread. `isOver`: the thread ended before this call's turn.
  */
 export type ThreadAnswer =
   | { allowed: Uint32Array<ArrayBuffer> | null }
   | { fault: string; isRefusal?: boolean; isOver?: boolean };
 
-/** Maximum bytes of the forms whose compiled grammars are kept. A grammar takes up to 100 times as many. */
+/** Maximum bytes of the forms whose compiled grammars are kept. A compiled grammar is up to 100 times as large. */
 const keptFormBytes = 2 ** 18;
 
-/** A piece that can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
+/** Matches a piece that can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
 const utf8 =
   /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
-/** First bytes after which UTF-8 allows fewer second bytes than the grammar does: the least and the greatest that UTF-8 allows. */
+/** First bytes after which UTF-8 allows fewer second bytes than XGrammar does, with the least and the greatest allowed second byte. */
 const seconds = new Map([
   [0xe0, [0xa0, 0xbf]],
   [0xed, [0x80, 0x9f]],
@@ -48,11 +48,11 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
-/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and no class of XGrammar leaves out only them. */
+/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and XGrammar has no class without just these two. */
 const separator = /\xe2\x80[\xa8\xa9]/;
 // On Linux this lowers the priority of this thread alone. Beside a busy thread, this one then gets about a third of a core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
-/** The package is a script for browsers: it reads the global `location` and sets the global `xgrammar`. */
+/** The package is a browser script, which reads the global `location` and sets the global `xgrammar`. */
 const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
@@ -104,7 +104,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   let row = rows.get(call.row);
   if (!row) {
     const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));
-    // A matcher holds its grammar, so a grammar that is dropped from the cache lives as long as its rows.
+    // A matcher holds its grammar, so a grammar that leaves the cache lives as long as its rows.
     compiled.set(call.form, grammar, call.form.length);
     row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), last: Buffer.alloc(0) };
     rows.set(call.row, row);
@@ -120,7 +120,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   if (greatest < 255 || isFirst || isSecond) {
     pieces.forEach((piece, id) => {
       const isOut = piece[0] < least || piece[0] > greatest;
-      // The third byte of a separator, if its first byte or its first two bytes end the text.
+      // The piece's byte that would be the third byte of a separator, if the text ends with the separator's first byte or first two.
       const third = isSecond ? piece[0] : isFirst && piece[0] === 0x80 ? piece[1] : 0;
       if (isOut || third === 0xa8 || third === 0xa9) allowed[id >>> 5] &= ~(1 << (id & 31));
     });

@@ -1,8 +1,7 @@
 /**
- * The grammar of the texts that a form allows, in the EBNF of XGrammar. A form comes from a JSON Schema
- * (shared/contracts/json-schema.ts) or from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon,
- * as Python's `json.dumps` writes it, so that white space cannot go on without end; the digits of a number are bounded, too. Characters
- * are written as themselves or as an escape of one letter. Pure.
+ * The grammar of the texts that a form allows, in XGrammar's EBNF. A form comes from a JSON Schema (shared/contracts/json-schema.ts) or
+ * from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it, and
+ * numbers have a maximum of digits, so that neither white space nor a number can go on without end. Escapes have one letter. Pure.
  */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
@@ -23,7 +22,7 @@ const charactersAtMost = 2 ** 20;
 
 type Root = Form & { $defs?: Record<string, Form> };
 
-/** `form` is what `schemaForm` or `askedCalls` returns. Throws GrammarFault. */
+/** `form` is a result of `schemaForm` or `askedCalls`. Throws GrammarFault. */
 export function grammarOf(form: string): string {
   const rules = new Rules();
   const parsed = JSON.parse(form) as Root | CallsForm;
@@ -34,7 +33,7 @@ export function grammarOf(form: string): string {
 /** The root rule of tool calls: calls alone, calls after any text, or either calls or a text of another form. */
 function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
   const { start, beforeName, beforeArguments, end } = callFormat;
-  // The beginning that all calls share stands before the alternatives, which are names.
+  // The common beginning of all calls is written before the alternatives, which begin with their names.
   const called = Object.entries(calls).map(
     ([name, form], i) => `${literal(name + beforeArguments)} ${rules.ofRoot(form, `f${i}_`)}`,
   );
@@ -50,7 +49,7 @@ class Rules {
   /** Prefix of the names of definitions, so that two forms do not share them. */
   #prefix = "";
   #names = 0;
-  /** Names of rules by the key that `#once` was called with. */
+  /** By key of `#once`: the name of its rule. */
   readonly #known = new Map<string, string>();
 
   /** Adds the definitions of a form, and returns its expression. */
@@ -95,7 +94,7 @@ class Rules {
     }
   }
 
-  /** Returns the name of a rule for an expression. Equal expressions share a rule, which saves time to compile. */
+  /** Returns the name of a rule for an expression. Equal expressions share a rule, which makes compilation faster. */
   #named(expression: string): string {
     return this.#once(expression, (name) => {
       this.add(name, expression);
@@ -109,7 +108,7 @@ class Rules {
     return known;
   }
 
-  /** The rest of a string after its first quote. Each number of characters left has a rule, because `{n,m}` compiles slowly in XGrammar. */
+  /** The rest of a string after its first quote. A rule for each number of remaining characters, since `{n,m}` compiles slowly. */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -153,7 +152,7 @@ class Rules {
     });
   }
 
-  /** Properties in the schema's order. Each rule is the rest of the object after one property, which may leave out optional ones. */
+  /** Properties in the schema's order. Each rule is the rest of the object after one property, and skips optional ones. */
   #object({ properties, required = [], propertyNames = {}, additionalProperties = {} }: Form): string {
     if (!properties) {
       const name = propertyNames.type || propertyNames.anyOf ? this.of(propertyNames) : "string";
@@ -164,7 +163,7 @@ class Rules {
       text: `${literal(`${JSON.stringify(name)}: `)} ${this.of(form)}`,
       isRequired: required.includes(name),
     }));
-    // `tail` follows a member; `head` begins with the first member. They are named rules, because XGrammar's stack is small.
+    // `tail` follows a member; `head` begins with the first member. Both consist of named rules, because XGrammar's stack is small.
     let [tail, head] = [`""`, `""`];
     for (const { text, isRequired } of members.reverse()) {
       const after = this.#named(tail);
@@ -180,7 +179,6 @@ function anyOf(expressions: readonly string[]): string {
   return `(${expressions.join(" | ")})`;
 }
 
-/** JSON in one line with a space after each comma and colon. */
 function spelled(value: unknown): string {
   const lines = JSON.stringify(value, null, 1);
   return lines
@@ -189,7 +187,6 @@ function spelled(value: unknown): string {
     .replace(/\n */g, " ");
 }
 
-/** A text as a string literal of the grammar. */
 function literal(text: string): string {
   const escaped = Array.from(text, (character) => {
     const code = character.codePointAt(0)!;
@@ -199,7 +196,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** Greatest magnitude of integers on a side without a bound, unless the schema's other bound is beyond: then the largest safe integer. */
+/** Bound of integers where the schema has none. If its other bound lies beyond this, the largest safe integer is the bound. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -212,11 +209,11 @@ function integersFrom({ minimum, maximum }: Form): string {
   ]);
 }
 
-/** Numbers from `low` to `high`, at least 0. No alternatives begin alike: XGrammar 0.1.27 allows wrong numbers where they do. */
+/** Numbers from `low` ≥ 0 to `high`. No two alternatives begin alike, because XGrammar 0.1.27 then allows wrong numbers. */
 function digitsBetween(low: number, high: number): string[] {
   const [least, most] = [String(low), String(high)];
   const between = (text: string) => low <= Number(text) && Number(text) <= high;
-  /** What may follow these first digits; null if no number begins with them. */
+  /** The rest of numbers that begin with the digits `first`; null if there are none. */
   const after = (first: string): string | null => {
     const { length } = first;
     if (!least.startsWith(first) && !most.startsWith(first)) {
@@ -228,7 +225,7 @@ function digitsBetween(low: number, high: number): string[] {
     const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
     return parts.length > 0 ? anyOf(parts) : null;
   };
-  /** Alternatives for the next digit, at least `from`, and all after it. Neighbouring digits with the same continuation share one. */
+  /** Alternatives for the next digit, at least `from`, and everything after it. Neighbouring digits with the same rest share one. */
   const digits = (first: string, from: number): string[] => {
     const parts: string[] = [];
     const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));

@@ -2,7 +2,7 @@
  * Finds the tokens that may come next in rows (sequences) whose text is held to a form: a JSON Schema or tool calls. Compiling a form's
  * grammar may take long, so three threads beside the engine's do the work. The trial thread compiles each new form once, to measure the
  * time, and is ended if it takes too long. Then the quick thread serves the rows of forms that compiled quickly, and the slow thread all
- * others. So a row of a quick form waits only for other quick ones. The tenant whose trials have taken the least time is next.
+ * others. So rows of quick forms wait only for each other. The tenant whose trials took the least time has its trial next.
  */
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
@@ -15,34 +15,31 @@ import type { ThreadAnswer, ThreadCall, ThreadData } from "./grammar-thread.ts";
 export const grammarLimits = {
   /** Timeout of a trial, in milliseconds. */
   compileMs: 2000,
-  /** A form is quick if its trial takes at most this many milliseconds. */
+  /** Maximum milliseconds of a quick form's trial. */
   quickMs: 50,
-  /** Timeout for the allowed tokens of a row in the slow thread, in milliseconds. An answer may include a compilation. */
+  /** Timeout for a row's allowed tokens in the slow thread, in milliseconds, a compilation included. */
   answerMs: 5000,
-  /** `answerMs` of the quick thread. A form that takes longer is served by the slow thread from then on. */
+  /** `answerMs` of the quick thread. A form that takes longer moves to the slow thread. */
   quickAnswerMs: 250,
   /** Maximum waiting trials of one tenant. */
   waitingTrials: 16,
-  /** Maximum bytes of forms whose trial is remembered. */
+  /** Maximum bytes of the forms whose trials are remembered. */
   knownFormBytes: 2 ** 20,
 };
 
-/** The state of a row in its grammar. */
 export interface GrammarRow {
   /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
   readonly allowed: Uint32Array | null;
-  /** Adds the sampled token to the text. */
   advance(tokenId: number): void;
   close(): void;
 }
 
-/** The thread that serves a form. `slower` takes its place once an answer was late. */
+/** The thread that serves a form. After a late answer, `slower` replaces it. */
 interface Served {
   thread: Thread;
   slower: Thread | null;
 }
 
-/** The result of a trial. */
 type Known = Served | { fault: string };
 
 interface Trial extends PromiseWithResolvers<Known> {
@@ -58,7 +55,7 @@ export class Grammars {
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
   /** The first trial runs, the others wait. */
   readonly #trials: Trial[] = [];
-  /** Milliseconds that trials took, by tenant; forgotten when no trial waits. */
+  /** Milliseconds that trials took, by tenant; cleared when no trial waits. */
   readonly #spentMs = new Map<string, number>();
   #isTrying = false;
   #rows = 0;
@@ -71,7 +68,7 @@ export class Grammars {
     [this.#trial, this.#quick, this.#slow] = [open(true), open(false), open(true)];
   }
 
-  /** Opens a row after the text `tokens`. `changed` is called when `allowed` is known again or the row fails. Throws `invalid_request`. */
+  /** Opens a row whose text is `tokens` so far. `changed` is called when `allowed` is known or the row fails. Throws `invalid_request`. */
   async open(
     { tenant, form, tokens }: { tenant: string; form: string; tokens: readonly number[] },
     changed: Changed,
@@ -155,7 +152,7 @@ class Row implements GrammarRow {
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row was opened last, the `starts` of the thread at that time, and how many of the row's tokens it has. */
+  /** The thread in which the row was last opened, the `starts` of that thread then, and the number of the row's tokens that it has. */
   #thread: Thread | null = null;
   #start = 0;
   #sent = 0;
@@ -188,11 +185,11 @@ class Row implements GrammarRow {
     void this.#thread.call({ type: "close", row: this.#text.id }, grammarLimits.answerMs);
   }
 
-  /** Sends the tokens that the thread does not know, and asks what may follow. Returns what went wrong, or null. */
+  /** Sends the thread the row's new tokens, and waits for `allowed`. Returns the fault, or null. */
   async #learn(): Promise<string | null> {
     const { id: row, form, tokens: all } = this.#text;
     let fault = "";
-    // If the thread was started anew, or ends meanwhile because of another row, all tokens are sent to it again.
+    // All tokens are sent again if the thread was restarted, or ends meanwhile because of another row.
     for (let attempt = 0; attempt < 3; attempt++) {
       const { thread, slower } = this.#served;
       const starts = thread.start();
@@ -214,14 +211,13 @@ class Row implements GrammarRow {
   }
 }
 
-/** A worker thread that starts when it is needed, and ends if it fails or a call takes too long. */
+/** A worker thread. Starts when it is needed, and ends if it fails or a call takes too long. */
 class Thread {
   readonly #data: () => ThreadData;
   readonly #isPatient: boolean;
   #worker: Worker | null = null;
   #isReady: Promise<unknown> = Promise.resolve();
   readonly #calls = new Map<number, (answer: ThreadAnswer) => void>();
-  /** The answer to the latest call. */
   #latest: Promise<unknown> = Promise.resolve();
   #ids = 0;
   starts = 0;
@@ -236,7 +232,7 @@ class Thread {
   start(): number {
     if (this.#worker) return this.starts;
     const workerData = { ...this.#data(), isPatient: this.#isPatient };
-    // XGrammar's output, which may contain text of a schema, stays out of this process's output.
+    // XGrammar's output may contain text of a schema, so it is kept out of this process's output.
     const options = { workerData, stdout: true, stderr: true };
     const worker = new Worker(new URL("./grammar-thread.ts", import.meta.url), options);
     worker.unref();
@@ -266,7 +262,7 @@ class Thread {
     if (this.starts !== starts || !this.#worker) return { fault: "its thread ended", isOver: true };
     const id = this.#ids++;
     const { promise, resolve } = Promise.withResolvers<ThreadAnswer>();
-    // Calls are answered in order, so a call's time begins when the call before it is answered.
+    // The thread handles calls in order, so a call's time begins when the call before it has ended.
     let timer: NodeJS.Timeout | undefined;
     void this.#latest.then(() => {
       if (!this.#calls.has(id)) return;

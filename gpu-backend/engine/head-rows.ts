@@ -9,14 +9,14 @@ import type { HeadInput, HiddenChange } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The head row of a sequence's next token, or of the score of a prompt token. */
+/** The head row for a sequence's next token, or for the score of a prompt token. */
 export interface Head {
   sequence: Sequence;
   /** Index among the N rows. */
   row: number;
   /** Index among the M positions. */
   hiddenRow: number;
-  /** Index of the base's row; null if the base is not compared. */
+  /** Index of the base's row; null without a comparison. */
   baseRow: number | null;
   /** The prompt token to score; null: the next token is sampled. */
   scoredId: number | null;
@@ -37,10 +37,9 @@ export class HeadRows {
   /** The M positions. */
   readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
-  /** Logit changes as one array of each field: with a repetition penalty a row has hundreds. */
+  /** An array for each field of the logit changes, because with a repetition penalty a row has hundreds. */
   readonly #changes = { rows: [] as number[], ids: [] as number[], penalties: [] as number[], values: [] as number[] };
 
-  /** `gates` is Q. */
   constructor(gates: number) {
     this.#gates = gates;
   }
@@ -50,7 +49,7 @@ export class HeadRows {
     return this.states.push({ kv: row, position }) - 1;
   }
 
-  /** Adds a row of the adapter that answers, and a row of the base if it is compared. */
+  /** Adds a row of the adapter that answers and, for a comparison, a row of the base. */
   add(sequence: Sequence, at: number, scoredId: number | null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
     const readsMemories = sequence.readsMemories(scoredId !== null);
@@ -96,7 +95,6 @@ export class HeadRows {
     const { sampling } = sequence;
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#rows.push({ at, adapter, inverseTemperature, targetId: scoredId ?? 0 });
-    // Prompt tokens are scored without logit changes.
     for (const { id, penalty, value } of scoredId === null ? sequence.logitChanges() : []) {
       this.#changes.rows.push(row);
       this.#changes.ids.push(id);
@@ -107,7 +105,7 @@ export class HeadRows {
   }
 }
 
-/** Changes of own adapters by row: all rows have one place or, if any needs more, `mixtureAdapters`, since a row's sum is equal in both. */
+/** Own adapters by row. All rows have as many places as one row needs: 1 or `mixtureAdapters`. A row's sum is equal in both. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -133,26 +131,26 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   };
 }
 
-/** What is read of every row; undefined: everything. */
+/** What is read of the rows; undefined: everything. */
 function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
   if (heads.every(readsLikeliestOnly)) return "likeliest";
   return heads.every(readsOneCandidate) ? "sums" : undefined;
 }
 
-/** Whether no candidate but the likeliest is read. */
+/** Whether only the likeliest candidate is read. */
 function readsOneCandidate({ sequence: { sampling, grammar }, scoredId }: Head): boolean {
   if (scoredId === null && grammar) return false;
   return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
-/** Whether only the likeliest token is read, without its logprob. */
+/** Whether only the likeliest token's id is read. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
   if (readsMemories || sequence.grammar) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Whether a token outside the top K may be read: one allowed by a grammar, drawn, compared with the base, or of a memory. */
+/** Whether a token outside the top K may be read: a drawn one, the base's for a comparison, or one of a grammar or memory. */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;

@@ -1,9 +1,9 @@
-/** Restricts a head row to the tokens that a grammar allows: all others get probability 0. Pure. */
+/** Restricts a head row to the tokens that a grammar allows. Pure. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type HeadResult, isGreedy } from "./sampler.ts";
 
-/** The row with only the allowed tokens. Changes the row's scores [V] in place. Throws a ServiceError if no token is allowed. */
+/** Gives all other tokens probability 0. Changes the row's scores [V] in place. Throws a ServiceError if no token is allowed. */
 export function maskedRow(
   row: HeadResult,
   { allowed }: { allowed: Uint32Array | null },
@@ -39,7 +39,7 @@ export function maskedRow(
   };
 }
 
-/** The row's candidates that are allowed or, if they are fewer than `count`, the best of all tokens; best first, equals by id. */
+/** The allowed candidates of the row or, if these are fewer than `count`, the best of all tokens; best first, equals by id. */
 function bestOf(row: HeadResult, scores: Float32Array, count: number): Int32Array {
   const left = row.topIds.filter((id) => scores[id] > Number.NEGATIVE_INFINITY);
   if (left.length >= count) return left;

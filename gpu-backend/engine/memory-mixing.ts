@@ -1,6 +1,6 @@
 /**
- * Mixes the distribution of a head row with what memories say (shared/math/memory.ts). The mixture is exact: only the logits of the
- * memories' tokens are raised, so whatever is computed from logits afterwards follows it. Pure.
+ * Mixes the distribution of a head row with those of memories (shared/math/memory.ts). The mixture is exact: only the logits of the
+ * memories' tokens are raised, and everything that is computed from logits later follows the mixture. Pure.
  * Shapes: V vocabulary, K candidates.
  */
 import type { TokenSources } from "../../shared/contracts/inference.ts";
@@ -18,12 +18,11 @@ import type { Found } from "../memory/search.ts";
 import type { HeadResult } from "./sampler.ts";
 import { forbidden, type LogitChange } from "./sequence.ts";
 
-/** What a memory says at one position. */
+/** A memory's prediction at one position. */
 export interface MemorySays {
   found: Found;
-  /** Probability of each token id as the next token. */
+  /** By token id, of the next token. */
   probabilities: Map<number, number>;
-  /** The greatest probability. */
   greatest: number;
 }
 
@@ -58,15 +57,15 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
 
 export interface MixedRow {
   row: HeadResult;
-  /** For each memory, what it adds to each token id's probability before the division by `total`. */
+  /** For each memory: by token id, what it adds to the probability before the division by `total`. */
   added: ReadonlyMap<number, number>[];
   /** Sum of the mixed distribution before the division. */
   total: number;
 }
 
 /**
- * Mixes a head row with what each memory says. The row already has the request's logit changes; here they are applied to the memories'
- * probabilities, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place; without scores, only the
+ * Mixes a head row with the prediction of each memory. The row already has the request's logit changes. They are applied to the memories'
+ * probabilities here, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place. Without scores, only the
  * target's score and the sums are mixed.
  */
 export function mixMemories(
@@ -80,7 +79,7 @@ export function mixMemories(
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
-  // A token that the changes leave alone has `scale` times the probability that it had before them.
+  // The probability of a token without changes is `scale` times what it was before the changes of others.
   const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>
@@ -99,7 +98,7 @@ export function mixMemories(
   return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
 }
 
-/** Raises logits by `sums`, the probability added to each token. The model has the share `left`, and the sum of all is `total`. */
+/** Raises logits by `sums`, the probability added to each token. `left`: the model's share. `total`: the sum of both. */
 function raised(
   row: HeadResult,
   sums: ReadonlyMap<number, number>,
@@ -133,7 +132,7 @@ function raised(
   };
 }
 
-/** Updates `sum`, which is log Σ exp(score · scale), after some scores rose from `before` to `after`. */
+/** Updates `sum`, that is log Σ exp(score · scale), after some scores rose from `before` to `after`. */
 function replacedSum(sum: number, before: readonly number[], after: readonly number[], scale: number): number {
   const highest = Math.max(sum, ...after.map((score) => score * scale));
   const risen = after.reduce(
@@ -143,7 +142,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
-/** What memories contributed to a token with this logprob in a mixed row. `passageOf` returns the passage of a memory's key. */
+/** The memories' contributions to a token with this logprob in a mixed row. `passageOf` returns the passage of a memory's key. */
 export function sourcesOf(
   { added, total }: Pick<MixedRow, "added" | "total">,
   says: readonly MemorySays[],
@@ -163,7 +162,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The neighbours whose next token is `tokenId`, and each one's part of the probability that they give the token together. */
+/** The neighbours whose next token is `tokenId`, each with its part of the probability that they give the token together. */
 function partsOf(
   { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
   tokenId: number,

@@ -1,4 +1,4 @@
-/** Searches memories at positions of sequences, and chooses memories' brakes (shared/math/memory.ts). Other sequences change no result. */
+/** Searches memories at positions of sequences, and chooses memories' brakes (shared/math/memory.ts), for each sequence by itself. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
@@ -12,7 +12,7 @@ import { notFinite } from "./refusals.ts";
 import { logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** What memories say to each head whose sequence reads any, in the order of the sequence's memories. */
+/** The predictions for each head whose sequence reads memories, in the order of the sequence's memories. */
 export async function memoriesOfHeads(
   heads: readonly Head[],
   states: Pass["states"],
@@ -27,7 +27,7 @@ export async function memoriesOfHeads(
   return new Map(readers.map((head, i) => [head, says[i]]));
 }
 
-/** Weighs the memories' brakes by what memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
+/** Weighs the brakes by the memories' predictions of the prompt's own tokens. Returns an error if the model's part is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
   runner: Pick<Runner, "run" | "gates" | "kv">,
@@ -51,7 +51,7 @@ export function queryOf({ row, request }: Sequence): KvPosition[] {
   return Array.from({ length: end - start }, (_, i) => ({ kv: row, position: start + i }));
 }
 
-/** The passages to put into a sequence's prompt, which is cached. They have at most as many tokens as the context has room for. */
+/** The passages to put into a sequence's prompt, which is cached. They fit into the context with the prompt and the maximum answer. */
 export function passagesFor(
   { request, memories, indexes }: Sequence,
   query: readonly Float32Array[],
@@ -64,7 +64,7 @@ export function passagesFor(
   return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }
 
-/** Returns what the memories say of the prompt token after `positions[x]`, given the model's greatest probability there. */
+/** Returns a function of x and the model's greatest probability at `positions[x]`: the memories' evidence for the prompt token after it. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
@@ -80,7 +80,7 @@ export async function memoriesAt(
     }));
 }
 
-/** Searches each memory once, with the states of all positions that ask it. */
+/** Searches each memory once, with the states of all its readers. */
 async function searchAll(
   asked: readonly (KvPosition & { memories: readonly OpenMemory[] })[],
   kv: Pick<KvStore, "states">,

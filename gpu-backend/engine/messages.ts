@@ -30,7 +30,7 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message. Others follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` as in Engine.submit. `traced` prompts are answered by "traced". `unwritten`: adapters and memories that the disk refused. */
+  /** `adapterId` as in Engine.submit. `traced` prompts get "traced" messages. `unwritten`: adapters and memories not on disk. */
   | {
       type: "submit";
       adapterId: string | null;
@@ -44,15 +44,15 @@ export type ToEngine =
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
-  /** The last message: the error that ends the process. */
+  /** The last message: the error ends the process. */
   | { type: "failed"; message: string; stack: string }
   /** The values of a traced prompt. Its last frame follows. */
   | { type: "traced"; id: string; values: TracedValues }
-  /** A pass has finished, so the engine does not hang. */
+  /** A pass has finished, so the engine is not stalled. */
   | { type: "progress" }
   /** A sequence ended because it cannot be computed. */
   | { type: "fault"; description: string }
-  /** Frames of one phase, or of what happened between two phases (then `report` is null). */
+  /** Frames of one phase or, if `report` is null, from between two phases. */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 
 export interface EngineInfo {
@@ -76,17 +76,15 @@ export interface PhaseReport {
 
 export interface EngineStats {
   waiting: number;
-  /** Waiting sequences that ran before and gave way to another tenant. */
+  /** Waiting sequences that were parked. */
   parked: number;
-  /** How often a sequence was parked. */
   preemptions: number;
   running: number;
   slots: number;
   /** Bytes allocated for keys and values of running and parked sequences. */
   kvBytes: number;
-  /** Part of `kvBytes` that holds positions. */
+  /** The part of `kvBytes` that holds positions. */
   kvUsedBytes: number;
-  /** Maximum of `kvBytes`. */
   kvCapacityBytes: number;
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;

@@ -1,4 +1,4 @@
-/** Runs of the head alone for a mixture whose prompt is cached. They read states of the prefill, so other sequences change nothing. */
+/** Runs of the head alone, over states of the prefill, for a mixture whose prompt is cached. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";
@@ -17,9 +17,8 @@ const runPositions = 32;
 type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
- * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. If there is an own adapter, which may have
- * learnt what the tenant's memories know, the experts are judged together with the memories. Returns an error if the evidence is not
- * finite.
+ * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. An own adapter may have learnt the text of
+ * the tenant's memories; so with one, experts are weighed as mixtures with the memories. Returns an error if the evidence is not finite.
  */
 export async function weighMixture(
   sequence: Sequence,

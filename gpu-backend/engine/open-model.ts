@@ -1,4 +1,4 @@
-/** Opens runners over a model. Drops files, matrices and graph once they are read, so a loaded model takes only its sessions. */
+/** Opens runners over a model. Drops files, matrices and graph once they are read, so only the sessions remain in memory. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -21,7 +21,7 @@ import { readSmoothing } from "./smoothing-file.ts";
 type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat"> &
   Partial<Pick<EngineSettings, "dataDirectory">>;
 
-/** Graphs of models with fewer parameters are not kept: to build one takes no longer than the rest of a start. */
+/** Graphs of models with fewer parameters are not kept, because building one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
 /** The runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
@@ -60,13 +60,12 @@ export async function openModel(settings: OpenSettings, now: () => number) {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
   const runner = await openStepRunner(built.graph, built.options);
-  // Drops the graph's bytes.
-  built.graph = "";
+  built.graph = ""; // frees its bytes
   collectGarbage();
   return { ...artifacts, runner, warnings: built.warnings };
 }
 
-/** A function of its own, so that the weights are garbage when it returns. */
+/** Apart from `openModel`, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
   const { modelDirectory, artifactsDirectory, dataDirectory: folder, threads, weightFormat: format } = settings;
   const unixNow = () => performance.timeOrigin + now();

@@ -7,13 +7,12 @@ import { notFinite } from "./refusals.ts";
 import { type HeadResult, headResult } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The next tokens of a sequence. */
 export interface Chunk {
   sequence: Sequence;
   tokens: number;
 }
 
-/** `gates` is Q. The first token of a mixture that awaits its weights is sampled in mixture-steps.ts. */
+/** The first token of a mixture that awaits its weights is sampled in mixture-steps.ts instead. */
 export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gates: number) {
   const head = new HeadRows(gates);
   const rows = chunks.map(({ sequence, tokens }) => {
@@ -35,7 +34,7 @@ export function composeHead(head: HeadRows): Pass {
   return { phase: "decode", rows: [], states: head.states, head: head.tensors() };
 }
 
-/** Scores the prompt token after each position under each expert (null: the base): a list by expert for each position. */
+/** Scores the prompt token after each position under each expert (null: the base). For each position, returns a result for each expert. */
 export async function scorePrompt(
   sequence: Sequence,
   positions: readonly number[],
@@ -62,7 +61,7 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
     : null;
 }
 
-/** The error of each sequence whose results are not finite. A run of the head alone has no chunks. */
+/** The error of each sequence whose results are not finite. `chunks` is empty for a run of the head alone. */
 export function faultsOf(
   chunks: readonly Chunk[],
   heads: readonly Head[],

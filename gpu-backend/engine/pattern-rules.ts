@@ -1,10 +1,10 @@
 /**
- * Rules in XGrammar's EBNF for strings that match regular expressions. Each rule is a state of the smallest deterministic automaton for
- * all expressions, so that no two alternatives begin alike: XGrammar 0.1.27 may confuse those that do. Pure.
+ * Rules in XGrammar's EBNF for strings that match regular expressions. Each rule is a state of the smallest deterministic automaton for all
+ * expressions, so that no two alternatives begin alike, which XGrammar 0.1.27 may confuse. Pure.
  */
 import { DFA, JS, NFA } from "refa";
 
-/** A form has no grammar: an expression is not supported or matches nothing, or the grammar is too long. */
+/** A form has no grammar, because an expression is not supported or matches nothing, or because the grammar would be too long. */
 export class GrammarFault extends Error {}
 
 const maxCharacter = 0x10ffff;
@@ -16,7 +16,7 @@ const ascii = Array.from({ length: 0x80 }, (_, code) => code);
 /** More states take XGrammar too long to compile. */
 const statesAtMost = 256;
 
-/** The rules, whose names begin with `prefix`. `start` is the rule of a string after its first quote. Throws GrammarFault. */
+/** The names of the rules begin with `prefix`. `start` is the rule of a string after its first quote. Throws GrammarFault. */
 export function patternRules(patterns: readonly string[], prefix: string): { text: string; start: string } {
   const automaton = [writable, ...patterns].map(languageOf).reduce((all, one) => DFA.fromIntersection(all, one));
   automaton.minimize();
@@ -37,7 +37,7 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
           .map(hex)
           .join("");
       const alone = isIn(maxCharacter) ? [] : entries.filter(([{ min }]) => min > 0x7f);
-      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII, and any other class none.
+      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII, and other classes none.
       if (isIn(maxCharacter)) parts.push(`[^${classOf(false)}] ${nameOf(next)}`);
       else if (ascii.some(isIn)) parts.push(`[${classOf(true)}] ${nameOf(next)}`);
       for (const [{ min }] of alone) parts.push(`"${hex(min)}" ${nameOf(next)}`);
@@ -47,12 +47,12 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
   return { text: rules.join(""), start: nameOf(automaton.initial) };
 }
 
-/** A character in a string or a class of a grammar. */
+/** Escapes a character for a string or a class of a grammar. */
 export function hex(code: number): string {
   return `\\U${code.toString(16).padStart(8, "0")}`;
 }
 
-/** Drops transitions by some characters beyond ASCII, because a grammar can only express one of these characters or all. */
+/** Drops transitions by several but not all characters beyond ASCII, because a grammar can only express one of these or all. */
 function dropPartial(out: DFA.Node["out"]): void {
   for (const entries of [...Map.groupBy(out, ([, one]) => one).values()]) {
     const ranges = entries
@@ -63,7 +63,6 @@ function dropPartial(out: DFA.Node["out"]): void {
   }
 }
 
-/** The texts that an expression matches. */
 function languageOf(pattern: string): DFA {
   try {
     const parser = JS.Parser.fromLiteral({ source: pattern, flags: "u" });

@@ -39,22 +39,21 @@ export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** When the sequence is due, on the engine's clock. Orders the sequences of a tenant. */
+  /** On the engine's clock. Orders the sequences of a tenant. */
   readonly dueMs: number;
   /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
-  /** True while its grammar has not told which tokens may come next; then it does not decode. */
+  /** True while the allowed next tokens of its grammar are unknown; then it does not decode. */
   readonly awaitsGrammar?: boolean;
-  /** Tokens whose keys and values are cached; of a waiting sequence, above 0 if it was parked. */
+  /** Tokens whose keys and values are cached. A waiting sequence has some if it was parked. */
   readonly cachedTokens: number;
-  /** Maximum tokens of the sequence, prompt and completion. */
+  /** Maximum tokens of prompt and completion together. */
   readonly maxPositions: number;
 }
 
 export interface PlanLimits {
-  /** Number of slots. */
   maxSequences: number;
-  /** Maximum waiting sequences. A tenant may take at most as many places as it leaves free. */
+  /** Maximum waiting sequences. Those of a tenant may be at most as many as the places left free. */
   maxQueue: number;
   /** Maximum prompt tokens computed in a step. */
   stepTokens: number;
@@ -62,12 +61,12 @@ export interface PlanLimits {
   chunkTokens: number;
 }
 
-/** What sequences need besides tokens of the step. `plan` only reads it. */
+/** Read only. */
 export interface PlanResources<S> {
   kv: Pick<KvStore, "holds">;
   /** SharedPrefixes; null if no prefixes are shared. */
   prefixes: {
-    /** Prompt tokens that are computed already, in whole chunks. */
+    /** Prompt tokens in whole chunks that are cached already. */
     reusableTokens(sequence: S): number;
     /** Whether another sequence, or one of `starting`, computes a chunk that this one can reuse. */
     mustWait(sequence: S, starting: readonly S[]): boolean;
@@ -79,23 +78,22 @@ export interface PlanState<S> {
   waiting: readonly S[];
   /** In order of their start. */
   running: ReadonlySet<S>;
-  /** Counters by tenant. */
-  service: ReadonlyMap<string, number>;
+  service: ReadonlyMap<string, number>; // counters by tenant
   /** By passed sequence: its tenant's counter when it was first passed. */
   passedSince: ReadonlyMap<S, number>;
 }
 
-/** What a step does, in this order. */
+/** The parts of a step, in this order. */
 export interface StepPlan<S> {
-  /** These give up their slots. */
+  /** Give up their slots. */
   parked: S[];
-  /** These get a slot: new ones, and parked ones that resume. */
+  /** Get a slot: new sequences, and parked ones that resume. */
   started: S[];
-  /** The next chunk of each of these prompts is computed. */
+  /** Prompts whose next chunk is computed. */
   prefill: S[];
-  /** The next token of each of these is computed, if it has not ended in the prefill phase. */
+  /** Sequences that decode a token, unless they end in the prefill phase. */
   decode: S[];
-  /** What each tenant has been served, counted after the step. */
+  /** Counters by tenant after the step. */
   service: Map<string, number>;
   passedSince: Map<S, number>;
 }
@@ -116,7 +114,7 @@ export function plan<S extends Plannable>(
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
-  /** What passed sequences lack, and the counter up to which other tenants may still take it. */
+  /** What passed sequences lack, and the highest counter at which another tenant may still take it. */
   const passed: { tenant: string; lack: Lack; maxCounter: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
@@ -179,10 +177,10 @@ interface Candidate<S> {
   finishes: boolean;
 }
 
-/** What keeps a sequence from running. Memory includes slots. */
+/** Memory includes slots. */
 type Lack = "tokens" | "memory";
 
-/** The candidates of each tenant, in the order in which the plan considers them. */
+/** Candidates by tenant, in the order in which the plan considers them. */
 function candidatesOf<S extends Plannable>(
   state: PlanState<S>,
   chunkTokens: number,
@@ -204,7 +202,7 @@ function candidatesOf<S extends Plannable>(
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** Yields candidates one by one: the first of the tenant with the lowest counter or, among equals, of the tenant that runs least. */
+/** Yields the first candidate of the tenant with the lowest counter, again and again. Of equal tenants, that which runs least is next. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -214,7 +212,7 @@ function* inTurn<S extends Plannable>(
     service.get(a.tenant)! - service.get(b.tenant)! ||
     room.rowsOf(a.tenant) - room.rowsOf(b.tenant) ||
     a.dueMs - b.dueMs;
-  /** In reverse order: the next tenant is the last. */
+  /** The next tenant is last. */
   const tenants = [...candidates.values()].sort((a, b) => order(b, a));
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
@@ -241,11 +239,10 @@ class Room<S extends Plannable> {
   readonly running: Set<S>;
   readonly #maxSequences: number;
   readonly #resources: PlanResources<S>;
-  /** Waiting sequences with keys and values. */
   readonly #parked: Set<S>;
   /** Number of running sequences by tenant. */
   readonly #rows = new Map<string, number>();
-  /** Sequences that this plan has parked. */
+  /** How many sequences this plan has parked. */
   parkings = 0;
 
   constructor({ running, waiting }: PlanState<S>, maxSequences: number, resources: PlanResources<S>) {
@@ -282,7 +279,7 @@ class Room<S extends Plannable> {
       .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
     const victim = richest?.[1].findLast(mayPark);
     if (!victim || !this.holds(next, victim)) return undefined;
-    // Beside all parked sequences there must be room for one sequence of any length.
+    // One sequence of any length must fit beside all parked ones.
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedLengths(next, victim)) ? victim : undefined;
   }
 

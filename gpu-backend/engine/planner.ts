@@ -30,7 +30,7 @@ export class Planner<S extends Plannable> {
     const free = maxQueue - this.#waiting.length;
     if (own >= free) {
       const message = `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`;
-      // An estimate: a second for each full batch in the queue.
+      // Estimate: a second for each full batch in the queue.
       throw new ServiceError("overloaded", message, {
         retryAfterSeconds: Math.ceil((maxQueue - free + 1) / maxSequences),
       });
@@ -39,7 +39,7 @@ export class Planner<S extends Plannable> {
     this.#insert(sequence);
   }
 
-  /** Plans the next step, which counts as done from then on. */
+  /** Plans the next step, and assumes that it will be executed. */
   nextStep(): StepPlan<S> {
     const step = plan(this.state, this.#limits, this.#resources);
     for (const sequence of step.parked) {
@@ -53,7 +53,7 @@ export class Planner<S extends Plannable> {
     return step;
   }
 
-  /** Puts a running sequence, which starts again from its first token, back into the queue. */
+  /** Puts a running sequence back into the queue, to start again from its first token. */
   restart(sequence: S): void {
     this.#running.delete(sequence);
     this.#passedSince.delete(sequence);
@@ -72,13 +72,13 @@ export class Planner<S extends Plannable> {
     this.#waiting.splice(after + 1, 0, sequence);
   }
 
-  /** Raises a tenant's counter to the lowest of the tenants that wait; if none waits, to the highest of all. */
+  /** Raises a tenant's counter to the lowest counter of the waiting tenants or, if none waits, to the highest of all. */
   #lift(tenant: string): void {
     const waiting = new Set(this.#waiting.map((one) => one.tenant));
     const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);
     const level = waiting.size === 0 ? Math.max(0, ...counters) : Math.min(...counters);
     const active = waiting.union(new Set([...this.#running].map((one) => one.tenant)));
-    // Inactive tenants at or below this level need no counter: they would be lifted to it.
+    // Inactive tenants at or below this level need no counter, because they would be raised to it.
     for (const [name, counter] of this.#service) if (counter <= level && !active.has(name)) this.#service.delete(name);
     this.#service.set(tenant, Math.max(this.#service.get(tenant) ?? 0, level));
   }

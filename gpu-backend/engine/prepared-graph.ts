@@ -1,7 +1,7 @@
 /**
  * Keeps the graph that was built from a model, so that the next start opens it without reading the weights. Each graph has a folder named
- * by its key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and the sizes of both files. The folder gets
- * its name when it is whole; if it is not whole any more, the graph is built again. If the disk fails, the graph is built in memory.
+ * by its key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and the sizes of both files. A folder gets its
+ * name only when it is complete, and is built again if a file is missing or shorter. If the disk fails, the graph is built in memory.
  */
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, fsyncSync, mkdirSync, mkdtempSync, openSync, writeFileSync, writeSync } from "node:fs";
@@ -12,23 +12,23 @@ import type { ConstantFile } from "../runtime/graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 
-/** Number of folders that are kept: one for the served set, and one for a set before or beside it. */
+/** Number of kept folders: one for the served set, and one for a set before or beside it. */
 const kept = 2;
-/** Age after which an unfinished folder is that of a killed process, in milliseconds. */
+/** Milliseconds after which an unfinished folder must belong to a killed process. */
 const oldUnfinishedMs = 3_600_000;
-/** A page of memory, so that each constant can be mapped by itself. */
+/** A page of memory, because constants are mapped one by one. */
 const alignment = 4096;
 const graphFile = "graph.onnx";
 const constantsFile = "constants.bin";
-/** Sizes of both files in bytes, written last. */
+/** Bytes of both files, written last. */
 const sizesFile = "sizes.txt";
 
-/** Returns the graph's bytes, without its constants if they are written to `file`. */
+/** Returns the graph's bytes, without the constants written to `file`. */
 type BuildGraph = (file?: ConstantFile) => Uint8Array;
 
 /**
- * Returns the path of the graph of `key` (hexadecimal) in `folder`, which is built if it is missing; or, with a warning, the graph's
- * bytes if it cannot be kept there. `now` is a clock of Unix milliseconds. If `build` throws, so does this, and leaves nothing.
+ * Returns the path of the graph of `key` (hexadecimal) in `folder`, which is built if it is missing. If the graph cannot be kept there,
+ * returns its bytes and a warning. `now` is a clock of Unix milliseconds. If `build` throws, so does this, and leaves nothing.
  */
 export async function preparedGraph(
   folder: string,
@@ -46,7 +46,7 @@ export async function preparedGraph(
       unfinished = mkdtempSync(join(folder, unfinishedPrefix));
       writeGraph(unfinished, build);
       await rename(unfinished, path).catch(async (error) => {
-        // Another process was faster, and its graph is the same.
+        // Another process has written the same graph meanwhile.
         if (!(await isWhole(path))) throw error;
       });
     }
@@ -56,13 +56,13 @@ export async function preparedGraph(
   } finally {
     if (unfinished) await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
   }
-  // `removeOthers` reads when a graph was last used.
+  // `removeOthers` removes the graphs whose time is oldest.
   await utimes(graph, new Date(now()), new Date(now())).catch(() => undefined);
   if (unfinished) await removeOthers(folder, now()).catch(() => undefined);
   return { graph, warning: null };
 }
 
-/** Whether both files are there and as long as they were written. Throws other errors of the file system. */
+/** Whether both files have their written sizes. Throws errors of the file system other than a missing file. */
 async function isWhole(path: string): Promise<boolean> {
   try {
     return (await readFile(join(path, sizesFile), "utf8")) === (await sizesOf(path));
@@ -98,7 +98,7 @@ function writeGraph(folder: string, build: BuildGraph): void {
   }
 }
 
-/** Removes all folders but those used last, and unfinished ones of killed processes. */
+/** Removes all but the last used folders, and unfinished folders of killed processes. */
 async function removeOthers(folder: string, nowMs: number): Promise<void> {
   const names = (await readdir(folder)).filter((name) => !name.startsWith("."));
   const used = new Map<string, number>();
@@ -108,17 +108,16 @@ async function removeOthers(folder: string, nowMs: number): Promise<void> {
   await removeUnfinished(folder, nowMs - oldUnfinishedMs);
 }
 
-/** Everything but the code that a graph depends on. */
+/** Everything that a graph depends on but the code. */
 export interface GraphSource {
   config: ModelConfig;
-  /** The next three are SHA-256 of the weights, the manifest, and the file that int8 is smoothed by. */
+  /** SHA-256 of the weights. The next two: of the manifest, and of the file that int8 is smoothed by. */
   weights: string;
   manifest: string;
   smoothing: string | undefined;
   format: WeightFormat;
 }
 
-/** The key of the graph that the code builds from `source`. */
 export async function graphKey(source: GraphSource): Promise<string> {
   return createHash("sha256")
     .update(JSON.stringify([await graphCodeHash(), source]))
@@ -131,7 +130,7 @@ const codeFolders = [
   ...["shared", "shared/math", "shared/artifacts"],
 ];
 
-/** SHA-256 of that code, which is JavaScript in a package: other code may build another graph of the same weights. */
+/** SHA-256 of the code in `codeFolders`, because other code may build another graph of the same weights. */
 export async function graphCodeHash(code = join(import.meta.dirname, "../..")): Promise<string> {
   const hash = createHash("sha256");
   for (const folder of codeFolders) {

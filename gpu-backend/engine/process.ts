@@ -1,7 +1,7 @@
 /**
- * The engine's process. It is apart from HTTP, because a step blocks its thread and a native fault ends its process. Anything thrown
- * here concerns all sequences (for example a failed run of the session) and ends the process: then EngineClient ends every open sequence
- * in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
+ * The engine's process. It is apart from HTTP, because a step blocks its thread and a native fault ends its process. Any error here
+ * concerns all sequences (for example a failed run of the session) and ends the process. Then EngineClient ends every open sequence in
+ * `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
  */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -23,7 +23,7 @@ import { sharedPieces } from "./vocabulary.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// The parent decides when this process ends. A terminal or a service manager signals both.
+// Ignored, because a terminal or a service manager signals the parent too, and the parent ends this process.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 process.on("uncaughtException", fail);
@@ -42,7 +42,7 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters and memories that the disk refused, by id. Any may be dropped, because a batch brings the ones that it names. */
+/** Own adapters and memories that are not on disk, by id. Any may be dropped, because each batch brings those that it names. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
@@ -64,7 +64,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
-  // The prefix shows in a log why two fingerprints differ.
+  // The prefix shows in logs why fingerprints differ.
   const numerics = `${device}-${settings.weightFormat}-${answer}`;
   const rule = manifest.memory ?? defaultMemoryRule;
   const memories = {
@@ -109,7 +109,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Handles messages that came during the step.
+      // Lets messages be handled that came during the step.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {
@@ -119,7 +119,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** A description for the log. Of an unknown error it has only the name and places, because the message may contain tokens. */
+/** A description for the log. An unknown error's message may contain tokens, so only its name and places are used. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));

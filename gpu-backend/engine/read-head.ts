@@ -19,7 +19,7 @@ import {
 import type { Score } from "./sequence.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Returns the frames to send. Memories are mixed into a row, by `rule`, before a grammar masks it. `says`: what the memories say. */
+/** Returns the frames to send. First mixes the memories' predictions `says` into the row, by `rule`; then a grammar masks it. */
 export function readHead(
   head: Head,
   output: PassOutput,

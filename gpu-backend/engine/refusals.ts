@@ -1,11 +1,11 @@
-/** The errors that refuse calls and end sequences. Pure. */
+/** Errors that refuse calls and end sequences. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { EngineInfo } from "./messages.ts";
 
-/** The error that refuses a sequence; null if it can be served. */
+/** null if the sequence can be served. */
 export function sequenceRefusal(
   request: SequenceRequest,
   { contextTokens, vocabularySize }: ModelShape,
@@ -39,7 +39,7 @@ export function sequenceRefusal(
   );
 }
 
-/** What is wrong with a request for passages in the prompt; null if nothing is. */
+/** The fault in a request for passages in the prompt, or null. */
 function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: SequenceRequest): string | null {
   if (!retrieval) return null;
   if (!memories) return "Passages are found in memories; the sequence names none.";
@@ -50,7 +50,7 @@ function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: Se
   return `The prompt has ${tokens} tokens; the query is [${query.join(", ")}) of them and passages come before token ${at}.`;
 }
 
-/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint `begun` is not `own`. */
+/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint, `begun`, is not `own`. */
 export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
   if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;
   throw new ServiceError(
@@ -63,7 +63,7 @@ export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
-/** Returns what an engine serves. Throws `manifest_mismatch` if a call was made for another manifest. */
+/** Throws `manifest_mismatch` if a call was made for another manifest than the engine's. */
 export function requireManifest(info: EngineInfo | null, wanted: string): EngineInfo {
   if (!info) throw unavailable("The engine is not ready.");
   if (info.manifestHash === wanted) return info;
@@ -71,7 +71,7 @@ export function requireManifest(info: EngineInfo | null, wanted: string): Engine
   throw new ServiceError("manifest_mismatch", message);
 }
 
-/** The error for a value of the model, described by `what`, that is not finite. */
+/** The error for a value, `what`, that is not finite. */
 export function notFinite(what: string): ServiceError {
   return new ServiceError(
     "generation_failed",
@@ -79,7 +79,7 @@ export function notFinite(what: string): ServiceError {
   );
 }
 
-/** The error of a sequence that threw. An unknown error is `generation_failed`, which the edge does not retry: it would recur elsewhere. */
+/** An unknown error becomes `generation_failed`, which the edge does not retry, because the error would recur elsewhere. */
 export function faultOf(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("generation_failed", "The engine failed on this sequence; the others go on.", {

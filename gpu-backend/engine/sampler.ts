@@ -1,4 +1,4 @@
-/** Samples the next token over the whole vocabulary. Scores include adapter, penalties and logit_bias. Pure. Not here: when to stop. */
+/** Samples the next token over the whole vocabulary. Scores already include adapter, penalties and logit_bias. Pure. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
@@ -10,15 +10,15 @@ export interface HeadResult {
   logSumExp: number;
   scaledLogSumExp: number;
   targetScore: number;
-  /** [V]; null if they were not requested. */
+  /** [V]; null if not requested. */
   scores: Float32Array | null;
 }
 
-/** A lower temperature counts as 0, because float32 could not hold logits divided by it. */
+/** Lower temperatures count as 0, because logits divided by them would not fit float32. */
 const minTemperature = 1e-3;
 /** The logprob of a token of probability 0: the lowest float32, because JSON has no infinity. */
 const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
-/** Tokens outside the top K are sorted in bands of scores, each `bandWidth` × temperature wide. */
+/** Tokens outside the top K are sorted in bands of scores, each `bandWidth` · temperature wide. */
 const bandWidth = 2;
 
 /** The result of head row `n`, as views. */
@@ -35,7 +35,6 @@ export function headResult(output: RowOutput, n: number): HeadResult {
   };
 }
 
-/** Parameters of the distribution that a token is drawn from. */
 export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
 /** Whether only the likeliest token can be drawn. */
@@ -43,15 +42,14 @@ export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "
   return temperature < minTemperature || top_k === 1;
 }
 
-/** Whether only the top K can be drawn, so that no scores need to be copied out. */
+/** Whether only the top K can be drawn, so that the scores of others are not needed. */
 export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return isGreedy({ temperature, top_k }) || (top_k > 0 && top_k <= topCandidates);
 }
 
 /**
- * The sampled token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equal ones by id). Of these, `top_p`
- * leaves the likeliest whose probabilities sum to `top_p`. `uniform` in [0, 1) draws one by inverse cumulative probability. Greedy
- * sampling takes the likeliest token.
+ * Returns a token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equal ones by id). Of these, `top_p`
+ * leaves the likeliest whose probabilities sum to `top_p`. Then `uniform` in [0, 1) draws one by inverse cumulative probability.
  */
 export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {
   if (isGreedy(sampling)) return row.topIds[0];
@@ -86,7 +84,6 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
 }
 
-/** Logprob of a token id at temperature 1. */
 export function logprobOf(row: HeadResult, tokenId: number): number {
   const rank = row.topIds.indexOf(tokenId);
   if (rank >= 0) return logprob(row, row.topScores[rank]);
@@ -94,7 +91,6 @@ export function logprobOf(row: HeadResult, tokenId: number): number {
   return logprob(row, row.scores[tokenId]);
 }
 
-/** Logprob of the target token (HeadInput.targetIds). */
 export function logprobOfTarget(row: HeadResult): number {
   return logprob(row, row.targetScore);
 }
@@ -108,7 +104,7 @@ export function alternativesOf(row: HeadResult, count: number): [number, number]
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
 }
 
-/** All scores in falling order: the top K, then sorted bands of scores, so that a draw need not sort the whole vocabulary. */
+/** All scores in falling order: first the top K, then sorted bands of the others, so that a draw need not sort the whole vocabulary. */
 function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Array> {
   const { topScores, scores } = row;
   yield topScores;
@@ -126,17 +122,15 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
         if (score > next) next = score;
       } else if (score < above) band[size++] = score;
     }
-    // The first band contains the top K, which came before.
     yield band.subarray(0, size).sort().reverse().subarray(known);
     known = 0;
     left -= size;
     above = floor;
-    // The next band contains at least one score.
     floor = Math.min(next, floor) - bandWidth * temperature;
   }
 }
 
-/** The token id at a rank of `ranked`. Equal scores are ranked by id. */
+/** The token id at a rank of `ranked`; equal scores by id. */
 function idAtRank({ topIds, scores }: HeadResult, ranked: readonly number[], rank: number): number {
   if (rank < topIds.length) return topIds[rank];
   let equalBefore = 0;

@@ -1,4 +1,4 @@
-/** One sequence from its request to its last frame: ids, logit changes, stops and times. Pure. Not here: slots, steps, and sampling. */
+/** One sequence from its request to its last frame: ids, logit changes, stops and times. Pure. */
 import type {
   DoneFrame,
   FinishReason,
@@ -28,17 +28,16 @@ import type { Plannable } from "./plan.ts";
 import type { Trace } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** The score of one token. */
 export interface Score {
   logprob: number;
-  /** The likeliest tokens at its position, with their logprobs. */
+  /** The likeliest token ids at its position, with logprobs. */
   alternatives: [number, number][];
-  /** Its logprob under the base; null if it is not compared. */
+  /** null without a comparison with the base. */
   baseLogprob: number | null;
   sources?: TokenSources;
 }
 
-/** Change of one token's logit before sampling. */
+/** A change of one logit before sampling. */
 export interface LogitChange {
   id: number;
   /** Repetition penalty, applied first; 1: none. */
@@ -47,10 +46,10 @@ export interface LogitChange {
   value: number;
 }
 
-/** Added to the logit of a forbidden token. Its exponential is 0; it is finite because some devices cannot compute with infinity. */
+/** Added to the logit of a forbidden token, whose probability becomes 0. Finite, because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
-/** Milliseconds after which a sequence without a deadline counts as due, for the order among the sequences of its tenant. */
+/** Milliseconds after which a sequence without a deadline counts as due. Orders the sequences of its tenant. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
@@ -61,50 +60,46 @@ export class Sequence implements Plannable {
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
-  /** Its keys and values; null before its first start and after its end. */
+  /** null before its first start and after its end. */
   kv: Kv | null = null;
-  /** Tokens whose keys and values came from the prefix cache. */
+  /** Tokens found in the prefix cache. */
   reusedTokens = 0;
   /** Acquired memories, in the request's order. */
   readonly memories: OpenMemory[] = [];
-  /** The passages of these memories, if some are wanted in the prompt. */
+  /** The passages of `memories`, if some are to go into the prompt. */
   readonly indexes: PassageIndex[] = [];
-  /** Its place in the grammar that its text is held to. */
   grammar: GrammarRow | null = null;
-  /** True once its last frame is made. */
   ended = false;
-  /** Its adapter, or those of its mixture; empty for the base. */
+  /** Its adapter, or those of its mixture; empty: the base. */
   adapters: readonly AcquiredAdapter[] = [];
-  /** The adapter that answers: its only one, or the mean of its mixture. null: the base, also until a mixture has weights. */
+  /** Its only adapter, or the mean of its mixture. null: the base, which also answers until a mixture has weights. */
   answering: RowAdapter | null = null;
-  /** Weights of its memories' brakes; null until the prompt has chosen them. */
+  /** Weights of the memories' brakes; null until the prompt has chosen them. */
   brakes: BrakeWeights | null = null;
-  /** The prompt's tokens that may be evidence. */
   evidenceTokens: EvidenceTokens;
-  /** Weights of its mixture, once they are known. */
+  /** null until the weights are known. */
   #mixture: MixtureWeights | null = null;
-  /** null if the weights are given by the request or not known yet. */
+  /** null also if the request gives the weights. */
   #evidence: PromptEvidence | null = null;
-  /** The passages in its prompt, nearest first; null until they are found. */
+  /** The passages in the prompt, nearest first; null until they are found. */
   #retrieved: RetrievedPassage[] | null = null;
   #retrievedTokens = 0;
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
-  /** Token ids that end it. */
   readonly #stopIds: Set<number>;
   /** The sum of logit bias, presence and frequency penalty, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
-  /** Token ids under the repetition penalty; empty if there is none. */
+  /** Token ids under the repetition penalty; empty without one. */
   readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
   #promptSent = false;
   readonly #submittedMs: number;
   #adapterMs = 0;
-  /** When it first got a slot; null before. */
+  /** When it first got a slot. */
   admittedMs: number | null = null;
-  /** When its prompt was cached; null before. */
+  /** When its prompt was cached. */
   decodingMs: number | null = null;
 
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
@@ -147,7 +142,7 @@ export class Sequence implements Plannable {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
   }
 
-  /** Maximum positions that it holds after the next step. */
+  /** Maximum positions after the next step. */
   get nextPositions(): number {
     return Math.min(this.cachedTokens + this.pendingPromptTokens + 1, this.maxPositions);
   }
@@ -156,7 +151,7 @@ export class Sequence implements Plannable {
     return this.#submittedMs + (this.request.deadlineMs ?? patienceMs);
   }
 
-  /** True if it ends in an error unless it starts before `dueMs`. */
+  /** Whether it ends in an error if it does not start before `dueMs`. */
   get expires(): boolean {
     return this.request.deadlineMs !== undefined && this.admittedMs === null;
   }
@@ -173,7 +168,7 @@ export class Sequence implements Plannable {
     return this.ids.length - this.cachedTokens;
   }
 
-  /** Without continued tokens, which are decoded one by one: a prefill would give other bits (infra/docs/architecture.md). */
+  /** Continued tokens do not count: they are decoded one by one, because a prefill would give other bits. */
   get pendingPromptTokens(): number {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }
@@ -182,22 +177,22 @@ export class Sequence implements Plannable {
     return this.grammar?.allowed === null;
   }
 
-  /** Whether every prompt position is computed for its score, so that no cached prefix is reused. */
+  /** Whether every prompt position is computed, for its score, so no cached prefix is reused. */
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
 
-  /** Index of the first prompt token that may be scored. The very first has no context, so no score. */
+  /** Index of the first prompt token that may be scored. The prompt's first token has no context, so it has no score. */
   get scoredFrom(): number {
     return this.trace?.from ?? 1;
   }
 
-  /** Whether its prompt may come again: not if it is traced, such as an adapter's example. */
+  /** Whether its prompt may come again. A traced prompt, such as an adapter's example, does not. */
   get keepsPrefix(): boolean {
     return this.trace === null;
   }
 
-  /** Changes of the next token's logits that the request asks for, each token id once. */
+  /** The request's changes of the next token's logits, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const forbiddenIds = this.completionTokens >= min_tokens ? null : this.#stopIds;
@@ -210,33 +205,33 @@ export class Sequence implements Plannable {
     }
   }
 
-  /** Whether a token is to be sampled once all `ids` are cached. */
+  /** Whether a token is sampled when all `ids` are cached. */
   get wantsToken(): boolean {
     return this.#finish === null;
   }
 
-  /** Whether its mixture gets weights when its prompt is cached. */
+  /** Whether its mixture still needs weights from the prompt. */
   get awaitsMixture(): boolean {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
   }
 
-  /** Whether the brakes of its memories are to be chosen now. */
+  /** Whether the brakes of its memories must be chosen now. */
   get awaitsBrakes(): boolean {
     if (this.memories.length === 0 || this.brakes || this.awaitsMixture || this.awaitsPassages) return false;
     return this.pendingPromptTokens === 0;
   }
 
-  /** Whether passages are put into its prompt when the prompt is cached. */
+  /** Whether passages are still to go into its prompt. */
   get awaitsPassages(): boolean {
     return this.request.retrieval !== undefined && this.#retrieved === null;
   }
 
-  /** Whether memories are mixed into the next token or, if `isScore`, into the score of a prompt token, which needs the brakes. */
+  /** Whether memories are mixed into the next token or, if `isScore`, into a prompt token's score, which needs the brakes. */
   readsMemories(isScore: boolean): boolean {
     return this.request.memories !== undefined && (this.brakes !== null || !isScore);
   }
 
-  /** Why it ends, once everything is sampled and scored; null before. */
+  /** null until everything is sampled and scored. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
     if (this.awaitsPassages || (this.trace && this.pendingPromptTokens > 0)) return null;
@@ -247,7 +242,6 @@ export class Sequence implements Plannable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** Sets its adapters when it is queued. */
   queued(adapters: readonly AcquiredAdapter[], nowMs: number): void {
     this.adapters = adapters;
     this.#adapterMs = nowMs - this.#submittedMs;
@@ -261,7 +255,6 @@ export class Sequence implements Plannable {
     }
   }
 
-  /** Sets the weights of its mixture. */
   weighed(weights: MixtureWeights, evidence: PromptEvidence | null): void {
     this.#mixture = weights;
     this.#evidence = evidence;
@@ -269,7 +262,7 @@ export class Sequence implements Plannable {
     this.answering = meanAdapter(adapters, weights.adapters);
   }
 
-  /** Puts passages, which are no evidence, into its prompt, which must be cached again. */
+  /** Puts passages into its prompt, which must be cached again. Passages are no evidence. */
   insertPassages({ ids, passages }: InsertedPassages): void {
     const { at } = this.request.retrieval!;
     this.ids.splice(at, 0, ...ids);
@@ -285,14 +278,14 @@ export class Sequence implements Plannable {
     this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
   }
 
-  /** Returns the prompt frame once, if it was requested and every prompt token is scored; else null. */
+  /** Returns the prompt frame once, if it is requested and every prompt token is scored. */
   takePromptFrame(): PromptFrame | null {
     if (!this.request.promptLogprobs || !this.promptScored || this.#promptSent) return null;
     this.#promptSent = true;
     return { type: "prompt", id: this.id, ...this.#prompt };
   }
 
-  /** Adds a sampled token. Returns its frame, or null at the end. Logprobs are at temperature 1 after all logit changes, as OpenAI's. */
+  /** Adds a token. Returns its frame; null for a stop token. Logprobs are at temperature 1 after all logit changes, as OpenAI's. */
   addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";
@@ -313,7 +306,7 @@ export class Sequence implements Plannable {
     return frame;
   }
 
-  /** `rule`: how memories are mixed; null if the engine reads none. */
+  /** `rule` is null if the engine reads no memories. */
   doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
     const [admittedMs, decodingMs] = [this.admittedMs ?? nowMs, this.decodingMs ?? nowMs];
     const [first = null] = this.adapters;

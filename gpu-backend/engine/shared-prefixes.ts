@@ -1,7 +1,7 @@
 /**
- * Lets sequences that share a prompt prefix compute it only once. A sequence whose first blocks are cached starts after them. A
- * sequence whose next block is being computed by another (its leader) waits for the whole block. Each sequence computes the rest of its
- * prompt itself, at least the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
+ * Lets sequences that share a prompt prefix compute it only once. A sequence whose first blocks are cached starts after them. If another
+ * sequence (its leader) is computing its next block, it waits for the whole block. Each sequence computes the rest of its prompt itself, at
+ * least the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
  */
 
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
@@ -12,25 +12,24 @@ export class SharedPrefixes {
   readonly #cache: PrefixCache;
   readonly #blockTokens: number;
   readonly #sharesParts: boolean;
-  /** Names of the whole blocks of each sequence that is not prefilled. */
+  /** The `blockNames` of each sequence whose prompt is not cached yet. */
   readonly #chains = new Map<Sequence, string[]>();
-  /** The sequence that computes a block, by the block's name. */
+  /** By block name: the sequence that computes the block. */
   readonly #leaders = new Map<string, Sequence>();
 
-  /** `sharesParts`: a part of a block may be reused, too (KvStore.continuesChunks). */
+  /** `sharesParts`: parts of blocks are reused, too (KvStore.continuesChunks). */
   constructor(cache: PrefixCache, blockTokens: number, sharesParts = true) {
     this.#cache = cache;
     this.#blockTokens = blockTokens;
     this.#sharesParts = sharesParts;
   }
 
-  /** Registers a sequence that was queued. */
   arrive(sequence: Sequence): void {
     const { tenant, ids, promptTokens } = sequence;
     this.#chains.set(sequence, blockNames(tenant, ids.slice(0, promptTokens), this.#blockTokens));
   }
 
-  /** Prompt tokens in the cached whole blocks that the sequence may skip. */
+  /** Prompt tokens in cached whole blocks at the start. */
   reusableTokens(sequence: Sequence): number {
     const chain = this.#reusable(sequence);
     const missing = chain.findIndex((name) => !this.#cache.has(name));
@@ -44,7 +43,7 @@ export class SharedPrefixes {
     return this.#leaders.has(next) || starting.some((other) => this.#chains.get(other)?.includes(next));
   }
 
-  /** Makes a starting sequence the leader of its blocks that are neither cached nor being computed. */
+  /** Makes a starting sequence the leader of those of its blocks that are neither cached nor being computed. */
   lead(sequence: Sequence): void {
     if (!sequence.keepsPrefix) return;
     for (const name of this.#chainOf(sequence)) {
@@ -59,12 +58,12 @@ export class SharedPrefixes {
     return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1), this.#sharesParts);
   }
 
-  /** Caches the positions [start, end), which are a block or the end of the prompt; `copy` returns a copy of them. */
+  /** Caches the positions [start, end), a block or the end of the prompt; `copy` copies them. */
   computed(sequence: Sequence, start: number, end: number, copy: () => KvBlock): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
-    // undefined at the end of the prompt, which is no whole block.
+    // undefined at the end of the prompt, if that is no whole block.
     const name = chain.at(at);
     if (name === undefined ? this.#sharesParts : !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
@@ -73,7 +72,7 @@ export class SharedPrefixes {
     if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }
 
-  /** Unregisters a sequence that is prefilled or has ended. */
+  /** Unregisters a sequence whose prompt is cached, or which has ended. */
   leave(sequence: Sequence): void {
     for (const name of this.#chains.get(sequence) ?? []) {
       if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);
@@ -81,7 +80,7 @@ export class SharedPrefixes {
     this.#chains.delete(sequence);
   }
 
-  /** The names of the blocks that a sequence may skip. The last token is always computed, because its logits are needed. */
+  /** Names of the blocks that a sequence may skip. The last token is always computed, for its logits. */
   #reusable(sequence: Sequence): string[] {
     if (sequence.scoresPrompt) return [];
     return this.#chainOf(sequence).slice(0, Math.floor((sequence.promptTokens - 1) / this.#blockTokens));

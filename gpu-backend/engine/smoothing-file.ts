@@ -5,7 +5,7 @@ import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-f
 import { nullIfMissing, readFileAtMost } from "../files.ts";
 
 export const smoothingFile = "smoothing.safetensors";
-/** Each input channel takes four bytes: 390 kB for SmolLM2-135M, 6 MB for 80 layers of 8,192 channels. */
+/** Bound on the file. SmolLM2-135M takes 390 kB; 80 layers of 8,192 channels would take 6 MB. */
 const maxBytes = 2 ** 25;
 
 /** null if the folder has no such file. Throws an Error that names the file if it cannot be read. */

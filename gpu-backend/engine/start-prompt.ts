@@ -1,9 +1,9 @@
 /**
- * The fixed prompt that an engine answers before it takes traffic. It shows that the engine works, and the hash of the answer's numbers
- * is the numerics fingerprint: backends with equal fingerprints continue each other's sequences bit for bit. The numbers are logprobs of
- * the base for the prompt and generated tokens, and tokens, weights and evidence of a mixture. So the hash depends on weights, weight
- * format, device, driver, instruction set, ONNX Runtime's version and the graph, but not on the number of threads. It does not detect
- * a difference that rounding hides in all of these numbers.
+ * The fixed prompt that an engine answers before it takes traffic. It shows that the engine works, and the hash of the answer's numbers is
+ * the numerics fingerprint: backends with equal fingerprints continue each other's sequences bit for bit. The numbers are logprobs of the
+ * base for the prompt and generated tokens, and tokens, weights and evidence of a mixture. So the hash depends on weights, weight format,
+ * device, driver, instruction set, ONNX Runtime's version and the graph, but not on the number of threads. A difference that rounding hides
+ * in all these numbers is not detected.
  */
 import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -55,7 +55,7 @@ function requestsOf(promptIds: number[], stopId: number, centroidId: string | nu
   return [token, base, { ...base, id: "mixture", promptLogprobs: false, compare: true, mixture }];
 }
 
-/** The part of a frame that depends on the computation alone. */
+/** The part of a frame that depends on computed numbers alone. */
 function numbersOf(frame: Frame): unknown {
   if (frame.type === "error") return frame.kind;
   return frame.type === "done" ? (frame.mixture ?? null) : frame;

@@ -1,15 +1,14 @@
-/** Prompts that are computed for their states or keys, without an answer. */
+/** Prompts that are computed for their hidden states or keys, without an answer. */
 import { joinArrays } from "../../shared/bytes.ts";
 import type { Kv, KvStore } from "../kv/runner.ts";
 import { writeKey } from "../memory/keys.ts";
 
-/** What is wanted of each prompt: a memory's keys, or the hidden states before the tokens from index `from` on. */
+/** For each prompt: a memory's keys, or the hidden states before the tokens from index `from` on. */
 export type Traced = { kind: "keys" } | { kind: "hidden"; from: readonly number[] };
 
 /** Hidden states [N, D], or a key for each of the n tokens of a prompt, [n, D]. */
 export type TracedValues = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
-/** The trace of one prompt. */
 export interface Trace {
   readonly kind: Traced["kind"];
   readonly from: number;

@@ -1,4 +1,4 @@
-/** What a sequence needs to know of the model. */
+/** Properties of the model that a sequence reads. */
 
 export interface Vocabulary {
   contextTokens: number;
@@ -7,7 +7,7 @@ export interface Vocabulary {
   textPieceOf(id: number): Uint8Array;
 }
 
-/** The pieces of all token ids in memory that threads can share (ThreadData). */
+/** The pieces of all token ids, in memory that threads share (ThreadData). */
 export function sharedPieces(vocabularySize: number, textPieceOf: Vocabulary["textPieceOf"]) {
   const pieces = Array.from({ length: vocabularySize }, (_, id) => textPieceOf(id));
   const ends = new Uint32Array(new SharedArrayBuffer(4 * vocabularySize));
