@@ -1,33 +1,35 @@
-/** An adapter as the engine applies it. Not here: how adapters are made (generated/, own/), and how long they are cached. */
+/** An adapter as the engine applies it. generated/ and own/ make adapters. */
 import type { WeightedChange } from "../runtime/step.ts";
 
+/** Approximate bytes of an adapter without its arrays: an object, two strings, headers of typed arrays. */
+export const recordBytes = 512;
+
 export interface Adapter {
-  /** SHA-256 of everything that the adapter is made from. */
+  /** SHA-256 of everything that determines the adapter. */
   readonly hash: string;
   /** Gates of the bank, [Q]; null if all are zero. */
   readonly gates: Float32Array | null;
-  /** What a tenant's own adapter adds to hidden states. */
+  /** A tenant's own adapter: changes of hidden states. */
   readonly changes: readonly WeightedChange[];
-  /** Scale at which the gates of a centroid are added to those of the static adapter. */
+  /** Factor of a centroid's gates, which are added to the static adapter's. */
   readonly scale: number;
-  /** Size in memory while it is cached. */
   readonly bytes: number;
 }
 
-/** Makes adapters by id, of a centroid or of a tenant's own adapter. */
+/** Makes adapters by the id of a centroid or of an own adapter. */
 export interface AdapterSource {
-  /** Cheap: makes no adapter. null for an id that does not exist. */
+  /** Makes no adapter. null for an unknown id. */
   hashOf(id: string): string | null;
-  /** Throws an Error for an id that does not exist. */
+  /** Throws an Error for an unknown id. */
   generate(id: string): Promise<Adapter>;
 }
 
-/** What an adapter, or a mixture of adapters, does to a row of the head. */
+/** The effect of an adapter, or of a mixture, on a row of the head. */
 export type RowAdapter = Pick<Adapter, "gates" | "changes">;
 
 /**
- * The weighted mean of adapters. All gates are of the same bank and act linearly, so the mean adapter has the mean gates. Weights may
- * add up to less than 1; the rest is the base's, which adds nothing. null if no adapter has weight.
+ * The weighted mean of adapters; null if none has weight. All gates are of the same bank and act linearly, so the mean adapter has the mean
+ * gates. Weights may add up to less than 1; the rest is the base's, which adds nothing.
  */
 export function meanAdapter(adapters: readonly RowAdapter[], weights: readonly number[]): RowAdapter | null {
   const used = adapters.flatMap((adapter, j) => (weights[j] > 0 ? [{ ...adapter, weight: weights[j] }] : []));

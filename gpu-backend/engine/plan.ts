@@ -53,7 +53,7 @@ export interface Plannable {
 
 export interface PlanLimits {
   maxSequences: number;
-  /** Maximum waiting sequences. Those of a tenant may be at most as many as the places left free. */
+  /** Maximum waiting sequences. Those of a tenant are at most as many as the free places. */
   maxQueue: number;
   /** Maximum prompt tokens computed in a step. */
   stepTokens: number;

@@ -1,4 +1,4 @@
-/** Interface to an engine in its own process. Every accepted sequence gets a last frame, even if the process ends. Not here: restarts. */
+/** Interface to an engine in its own process. Every accepted sequence gets a last frame, even if the process ends. */
 import { staticId } from "../../shared/artifacts/manifest.ts";
 import {
   type BatchRequest,
@@ -18,7 +18,7 @@ import type { Traced, TracedValues } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver, type SupervisorParts } from "./supervisor.ts";
 
-/** The request of a prompt that is traced (engine/traces.ts): computed for its states or keys, without an answer. */
+/** The request of a traced prompt (engine/traces.ts). */
 export function tracedPrompt(id: string, tenant: string, promptIds: number[]): SequenceRequest {
   return {
     ...{ id, tenant, promptIds, continuedIds: [], maxTokens: 0 },
@@ -26,14 +26,13 @@ export function tracedPrompt(id: string, tenant: string, promptIds: number[]): S
   };
 }
 
-/** Receives frames of a micro-batch in order. */
 export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
   /** The engine's latest stats and the previous ones; `before` is null for the first stats of a process. */
   statsChanged(after: EngineStats, before: EngineStats | null): void;
-  /** A sequence's first token came `ms` after its submission, or another one `ms` after the one before. */
+  /** "first": `ms` after the sequence's submission. "next": `ms` after its token before. */
   tokenArrived(which: "first" | "next", ms: number): void;
   sequenceEnded(last: DoneFrame | ErrorFrame): void;
   /** A sequence ended because it cannot be computed. `description` contains no tokens. */
@@ -49,25 +48,24 @@ export interface EngineClientParts extends Pick<SupervisorParts, "now" | "enviro
   observer: EngineObserver;
   /** Milliseconds without a finished pass, while a sequence is open, after which the engine's process is killed. */
   stallMs: number;
-  /** The bytes of a tenant's own adapter or memory that the disk refused; null for any other. */
+  /** The bytes of an own adapter or memory that is not on disk; null for any other. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
 }
 
 interface OpenSequence {
   sink: FrameSink;
   submittedMs: number;
-  /** True if another backend made its first tokens. */
+  /** Whether another backend made its first tokens. */
   isResumed: boolean;
-  /** Time of its last token; null before. */
   lastTokenMs: number | null;
 }
 
 export class EngineClient {
   readonly #supervisor: EngineSupervisor;
   readonly #parts: EngineClientParts;
-  /** Open sequences by id, in the order of submission. */
+  /** By id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
-  /** States or keys of traced prompts whose last frame has not come, by id. */
+  /** By id: values of traced prompts whose last frame has not come. */
   readonly #traced = new Map<string, TracedValues>();
   readonly #watch: NodeJS.Timeout;
   /** null before the first stats of a process. */
@@ -83,16 +81,15 @@ export class EngineClient {
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });
-    // setImmediate lets reports that came while this process was busy be read first.
+    // First reads reports that came while this process was busy.
     this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
-  /** Resolves when the engine serves; rejects if its first start fails. */
   get ready(): Promise<EngineInfo> {
     return this.#supervisor.first;
   }
 
-  /** What is served, also during a restart; null before `ready`. */
+  /** Set also during a restart; null before `ready`. */
   get info(): EngineInfo | null {
     return this.#supervisor.info;
   }
@@ -106,7 +103,7 @@ export class EngineClient {
     return this.#open.size;
   }
 
-  /** Returns what is served. Throws `backend_unavailable` while the engine is starting, restarting or closing. */
+  /** Throws `backend_unavailable` while the engine is starting, restarting or closing. */
   requireServing(): EngineInfo {
     if (this.#isClosing) throw unavailable("The backend is shutting down.");
     return this.#supervisor.requireRunning();
@@ -136,7 +133,7 @@ export class EngineClient {
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
-  /** Hidden states before the tokens of each prompt from `from` on, [N, D]. Rejects, and cancels all, if one fails or takes too long. */
+  /** Hidden states before the tokens of each prompt from index `from` on, [N, D]. If one fails or is late, rejects and cancels all. */
   async hiddenStates(
     sequences: SequenceRequest[],
     from: readonly number[],
@@ -145,7 +142,7 @@ export class EngineClient {
     return (await this.#trace({ kind: "hidden", from }, sequences, signal, hiddenStatesMs)) as Float32Array[];
   }
 
-  /** A memory's key for each token of each prompt, [n, D] (memory/keys.ts): like `hiddenStates`, without a timeout. */
+  /** A memory's key (memory/keys.ts) for each token of each prompt, [n, D]. Rejects as `hiddenStates`, but has no timeout. */
   async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
     return (await this.#trace({ kind: "keys" }, sequences, signal)) as Int8Array[];
   }
@@ -189,14 +186,14 @@ export class EngineClient {
     }
   }
 
-  /** Cancels the open sequences among `ids` and returns their ids. Each still gets its last frame. */
+  /** Returns the open sequences among `ids`, which it cancels. Each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
   }
 
-  /** Drops the engine's copy of a tenant's memory, or of all of the tenant's (null), and ends the sequences that read it. */
+  /** Drops the engine's copy of one or (null) all memories of a tenant, and ends the sequences that read them. */
   dropMemory(tenant: string, hash: string | null): void {
     if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }
@@ -286,7 +283,7 @@ export class EngineClient {
   }
 }
 
-/** The memories that a batch names, each once, with their tenants. */
+/** The memories that a batch names, each once. */
 export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
   const named = sequences.flatMap(({ tenant, memories = [] }) => memories.map(({ hash }) => ({ tenant, hash })));
   return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];

@@ -1,4 +1,4 @@
-/** One child process, which never outlives the backend: messages both ways, and the cause of its end. Not here: restarts. */
+/** A child process that never outlives the backend: messages both ways, and the cause of its end. Restarts are in supervisor.ts. */
 import { type ChildProcess, fork, type Serializable } from "node:child_process";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
@@ -6,19 +6,19 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 export const stopMs = 2000;
 
 export interface EndCause {
-  /** A phrase without data of a request, such as "was ended by SIGSEGV". */
+  /** A phrase without request data, such as "was ended by SIGSEGV". */
   how: string;
-  /** For the log only, because it may contain data of a request. */
+  /** For the log only, because it may contain request data. */
   error: Error | null;
 }
 
 interface ForkedProcessParts<Received> {
   script: URL;
-  /** The only argument; other users of the machine can see it. */
+  /** Other users of the machine can see it. */
   argument: string;
   environment: NodeJS.ProcessEnv;
   onMessage(message: Received): void;
-  /** The process has ended or cannot be started. Called once, after the last message, and never by the constructor. */
+  /** The process has ended or could not be started. Called once, after the last message, and never by the constructor. */
   onEnd(cause: EndCause): void;
 }
 
@@ -45,17 +45,17 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child.on("close", (code, signal) => this.#end(signal ? `was ended by ${signal}` : `ended with code ${code}`));
   }
 
-  /** undefined if the process could not be created. */
+  /** undefined if no process could be created. */
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** Why the process is ending or has ended; null while it runs. */
+  /** null while the process runs. */
   get cause(): EndCause | null {
     return this.#cause;
   }
 
-  /** Does nothing if the process has ended or was not created; then `onEnd` follows. */
+  /** Does nothing if the process has ended or was not created; `onEnd` then follows. */
   send(message: Sent): void {
     if (this.#child?.connected) this.#child.send(message as Serializable, () => {});
   }
@@ -86,7 +86,7 @@ export class ForkedProcess<Sent extends object, Received> {
   #fork(): ChildProcess | null {
     const { script, argument, environment } = this.#parts;
     try {
-      // On stdout only the backend itself writes.
+      // Only the backend itself writes to stdout.
       const stdio = ["ignore", 2, 2, "ipc"] as ("ignore" | "ipc" | number)[];
       return fork(script, [argument], { env: environment, serialization: "advanced", stdio });
     } catch (thrown) {

@@ -1,4 +1,4 @@
-/** Estimates the memory of the backend, and how much of it keys and values get if KV_BYTES is not set. Pure. */
+/** Plans the backend's memory, also for keys and values if KV_BYTES is not set. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
@@ -17,16 +17,16 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
 };
 /** Bytes for each parameter of a process that fits adapters. It holds the head in fp32, and ends when it is idle. */
 const fitterBytesPerParameter = 10;
-/** Bytes of each process without a model. The processes are the HTTP process, an engine for each set, and one fitter. */
+/** Bytes of each process without a model: the HTTP process, an engine for each set, and one fitter. */
 const processBytes = 120e6;
-/** Share of the remaining memory for keys and values. The rest is for garbage, and for copies within a step. */
+/** Share of the remaining memory for keys and values. The rest is for garbage and for copies within a step. */
 const kvShare = 0.8;
 
 /** Maximum sets of artifacts side by side, while one replaces another. */
 export const maxSets = 2;
 
 export interface MemorySettings {
-  /** Limit of the backend's processes together: the container's limit or the machine's memory. */
+  /** Limit of all processes together: the container's limit or the machine's memory. */
   limitBytes: number;
   model: ModelConfig;
   weightFormat: WeightFormat;
@@ -35,7 +35,7 @@ export interface MemorySettings {
   /** 1 if no published artifacts are followed, else `maxSets`. */
   sets: number;
   maxSequences: number;
-  /** null: what remains. */
+  /** null: the remaining memory. */
   kvBytes: number | null;
   prefixCacheBytes: number;
   memoryCacheBytes: number;
@@ -56,11 +56,10 @@ export interface MemoryPlan {
     adapter_caches: number;
     memories: number;
   };
-  /** The sum of the parts. */
   plannedBytes: number;
 }
 
-/** Keys and values get room for at least one sequence as long as the context, even if that exceeds the limit. */
+/** Keys and values get room for one sequence as long as the context, even if that exceeds the limit. */
 export function planMemory(settings: MemorySettings): MemoryPlan {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
     settings;
@@ -82,7 +81,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 
-/** `constrained` is the limit of the process's control group, which may be 0 (none) or more than the machine's memory, `total`. */
+/** `constrained`: the limit of the process's control group, which may be 0 (none) or more than the machine's memory, `total`. */
 export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }

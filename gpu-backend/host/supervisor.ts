@@ -1,4 +1,4 @@
-/** Keeps an engine running in a child process, and restarts it with a growing delay if it fails. Not here: sequences (client.ts). */
+/** Keeps an engine running in a child process. Restarts it with a growing delay if it fails. */
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
 import { type EndCause, ForkedProcess } from "./forked-process.ts";
@@ -8,15 +8,14 @@ export const startMs = 600_000;
 /** Delay of the first restart, in milliseconds: short, because most faults do not recur. It doubles with each failure in a row. */
 export const firstRestartMs = 250;
 const maxRestartMs = 30_000;
-/** The failure of an engine that has run this long, in milliseconds, counts as the first in a row. */
+/** A failure after this many milliseconds of running counts as the first in a row. */
 export const stableMs = 60_000;
 
-/** Messages that the supervisor passes on. */
 export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
 /** An unexpected end of an engine's process. */
 export interface EngineFailure extends EndCause {
-  /** Hash of the manifest of the set that the engine serves. */
+  /** Of the set that the engine serves. */
   manifestHash: string;
   /** Failures in a row, this one included. */
   failures: number;
@@ -25,7 +24,7 @@ export interface EngineFailure extends EndCause {
 }
 
 export interface SupervisorObserver {
-  /** A process serves, at first or after a restart. */
+  /** Called at the first start and after each restart. */
   engineReady(info: EngineInfo, pid: number): void;
   engineFailed(failure: EngineFailure): void;
 }
@@ -46,14 +45,14 @@ export class EngineSupervisor {
   readonly #parts: SupervisorParts;
   readonly #first = Promise.withResolvers<EngineInfo>();
   #process: ForkedProcess<ToEngine, FromEngine>;
-  /** What is served, also during a restart; null before the first process serves. */
+  /** Set also during a restart; null before the first process serves. */
   info: EngineInfo | null = null;
   isRunning = false;
-  /** When the current process became ready; null before. */
+  /** When the current process became ready. */
   #readyMs: number | null = null;
   #failure: EngineFailure | null = null;
   #isClosed = false;
-  /** Runs until the restart, or until a start has taken too long. */
+  /** Timeout of a start, or delay of a restart. */
   #timer: NodeJS.Timeout | undefined;
 
   constructor(settings: EngineSettings, parts: SupervisorParts) {
@@ -69,7 +68,7 @@ export class EngineSupervisor {
     return this.#first.promise;
   }
 
-  /** Returns what is served. Throws `backend_unavailable` with the reason while no engine runs. */
+  /** Throws `backend_unavailable` with the reason while no engine runs. */
   requireRunning(): EngineInfo {
     if (this.info && this.isRunning) return this.info;
     const last = this.#process.cause ?? this.#failure;

@@ -20,8 +20,8 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   );
 
   /**
-   * The head of the response is sent when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller
-   * leaves. An adapter whose answer the caller did not receive is removed, because the edge does not know of it.
+   * The head of the response is sent when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves. If
+   * the caller did not receive the answer, the adapter is removed, because the edge does not know of it.
    */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
@@ -33,7 +33,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
         log("info", "adapter", { tokens, kept, nats: gain?.nats ?? 0, ...timings });
         const failed = ({ message }: Error) => log("error", "adapter_not_removed", { message });
         const removeUndelivered = () => void adapters.store.remove(request.tenant, made.hash).catch(failed);
-        // The signal does not abort after the response is sent.
+        // The signal never aborts after the response is sent.
         if (signal.aborted) removeUndelivered();
         else signal.addEventListener("abort", removeUndelivered, { once: true });
         return made;
@@ -55,14 +55,14 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   });
 }
 
-/** Throws a ServiceError "adapter_not_found" if the store lacks an own adapter that the batch names. */
+/** Throws a ServiceError "adapter_not_found" if the store lacks an own adapter of the batch. */
 export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {
   for (const hash of ownAdaptersOf(batch)) {
     if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing("adapters", hash);
   }
 }
 
-/** A JSON body after a line feed, which makes the head leave before `value` is there. */
+/** The line feed before the JSON body makes the head leave before `value` is there. */
 async function* jsonAfterHead(value: Promise<unknown>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new TextEncoder();
   yield encoder.encode("\n");

@@ -43,7 +43,6 @@ type Sets = Pick<ServingSets, "cancel" | "requireServing" | "serving"> & {
 };
 
 export interface AppParts {
-  /** Name of this process (`nameHeader`). */
   name: string;
   sets: Sets;
   load(): BackendLoad;
@@ -51,7 +50,7 @@ export interface AppParts {
   memories: Pick<MemoryService, "begin" | "remove" | "store">;
   metrics: Metrics;
   log: Log;
-  /** null if no secret is set: then anybody may call. */
+  /** null without a secret: anybody may call. */
   verifyCall: VerifyCall | null;
   /** A monotonic clock, in milliseconds. */
   now(): number;
@@ -100,7 +99,7 @@ export function createApp(parts: AppParts): Hono {
     return context.json({ cancelled: sets.cancel(ids) });
   });
 
-  /** Always live: the supervisor restarts an engine that fails or hangs, so a restart of this process would not help. */
+  /** Always live, because the supervisor restarts an engine that fails or hangs. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
   /** Ready if a batch of the manifest that the answer names would be accepted now. */
@@ -137,7 +136,7 @@ export function createApp(parts: AppParts): Hono {
   return app;
 }
 
-/** If a frame reports an adapter or memory that could not be read, has the files of this batch checked before their next use. */
+/** If a frame reports an unreadable adapter or memory, the batch's files are checked before their next use. */
 function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories }: AppParts): void {
   if (frame.type !== "error") return;
   const [{ tenant }] = batch.sequences;

@@ -1,4 +1,4 @@
-/** The NDJSON answer to one micro-batch. Tokens wait as long as `gatherMs` allows; blank lines (heartbeats) show that the process lives. */
+/** The NDJSON answer to one micro-batch. Tokens wait up to `gatherMs`. Blank lines (heartbeats) show that the process lives. */
 import {
   type BatchRequest,
   type Frame,
@@ -9,19 +9,19 @@ import {
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
 
-/** Maximum unread bytes of one answer: the prompt frames of a full micro-batch with five alternatives a token. */
+/** Maximum unread bytes of one answer. The prompt frames of a full micro-batch with five alternatives a token have as many. */
 export const unreadFrameBytes = 16 * 2 ** 20;
 
-/** How a micro-batch ended, for the log. */
+/** For the log. */
 export interface BatchOutcome {
   tokens: number;
-  /** Sequences that ended in a done frame, and in an error frame. */
+  /** Sequences that ended in a done frame; `failed`: in an error frame. */
   done: number;
   failed: number;
   clientGone: boolean;
 }
 
-/** Submits a micro-batch, and cancels it when the client stops reading. Throws a ServiceError if the engine refuses it. */
+/** Submits a micro-batch, and cancels it if the client stops reading. Throws a ServiceError if the engine refuses it. */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,
@@ -89,12 +89,12 @@ function count({ type }: Frame, outcome: BatchOutcome): void {
 export class FrameGathering {
   readonly #send: (frames: Frame[]) => void;
   readonly #gatherMs: ReadonlyMap<string, number>;
-  /** Milliseconds that a token may wait, of each sequence that has a first token and not its last frame. */
+  /** `gatherMs` of each sequence between its first token and its last frame. */
   readonly #waitsMs = new Map<string, number>();
   #waiting: Frame[] = [];
   #timer: NodeJS.Timeout | undefined;
 
-  /** `send` gets every frame once, in order; each call gets the frames to be sent together. */
+  /** `send` gets every frame once, in order; the frames of a call are to be sent together. */
   constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
     this.#send = send;
     this.#gatherMs = new Map(sequences.map(({ id, gatherMs = 0 }) => [id, gatherMs]));
@@ -103,7 +103,7 @@ export class FrameGathering {
   push(frames: readonly Frame[]): void {
     let isUrgent = false;
     for (const frame of frames) {
-      // Only a token that is not its sequence's first may wait.
+      // Only tokens after a sequence's first may wait.
       isUrgent ||= frame.type !== "token" || !this.#waitsMs.has(frame.id);
       if (isLast(frame)) this.#waitsMs.delete(frame.id);
       else if (frame.type === "token") this.#waitsMs.set(frame.id, this.#gatherMs.get(frame.id)!);

@@ -23,7 +23,7 @@ export function addMemoryRoutes(
 ): void {
   addTenantPaths(app, "memories", (tenant, hash) => memories.remove(tenant, hash));
 
-  /** Responds with lines of `memoryProgressSchema`. The work ends when the caller leaves; keys computed until then stay. */
+  /** Responds with lines of `memoryProgressSchema`. The work ends when the caller leaves; keys that are computed by then stay. */
   app.put("/v1/memories/:tenant/:hash", async (context) => {
     const { tenant, hash } = context.req.param();
     const request = await readBody(context, memoryRequestSchema);
@@ -53,14 +53,14 @@ export function addMemoryRoutes(
   });
 }
 
-/** Throws a ServiceError "memory_not_found" if the store lacks a memory that a sequence of the batch names. */
+/** Throws a ServiceError "memory_not_found" if the store lacks a memory of the batch. */
 export async function requireMemories(batch: BatchRequest, store: Memories["store"]): Promise<void> {
   for (const { tenant, hash } of memoriesByTenant(batch)) {
     if (!(await store.has(tenant, hash))) throw missing("memories", hash);
   }
 }
 
-/** A line of progress at once and every `heartbeatMs`, then the outcome. Aborts `left` when the caller leaves. */
+/** Sends progress at once and every `heartbeatMs`, then the outcome. Aborts `left` when the caller leaves. */
 function progressStream(
   { build }: RunningBuild,
   outcome: Promise<MemoryProgress>,

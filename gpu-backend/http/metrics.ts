@@ -1,4 +1,4 @@
-/** Prometheus metrics, under vLLM's names where the number means the same, so that its dashboards and alerts fit. */
+/** Prometheus metrics. Those with the meaning of a metric of vLLM have its name, so that dashboards and alerts for vLLM fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
@@ -7,29 +7,28 @@ import type { EngineObserver } from "../host/client.ts";
 import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
-/** Buckets of a phase: from a small model's decode step to a large model's long prefill. */
+/** For phases: from a small model's decode step to a large model's long prefill. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
-/** Buckets of a request's parts, for example its wait in the queue, which may be as long as the edge waits. */
+/** For a request's parts. Its wait in the queue may be as long as the edge waits. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
-/** Counters of centroids are raised after this many sequences, so that frequent scrapes do not reveal single requests. */
+/** Counters by centroid change only after this many sequences, so that frequent scrapes do not reveal single requests. */
 export const sequencesPerStep = 50;
 
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   batchAccepted(batch: BatchRequest): void;
-  /** A memory was made or failed, after the keys of `computedTokens` tokens were computed. */
+  /** Called when a memory was made or failed; it computed the keys of `computedTokens` tokens. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   setRefused(): void;
-  /** All metrics in Prometheus' text format. */
+  /** In Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }
 
 export interface MetricsView {
-  /** Stats of every engine that runs. */
   stats(): readonly EngineStats[];
-  /** Hashes of the manifests that are served, and the preferred one. */
+  /** Hashes of the served manifests, and of the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
   disk: { adapter(): DiskState; memory(): DiskState };
@@ -115,7 +114,7 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
     `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
     ["centroid"],
   );
-  /** Centroids of sequences that are not counted yet. */
+  /** Centroids of uncounted sequences. */
   let uncounted: string[] = [];
 
   return {
@@ -155,7 +154,7 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   };
 }
 
-/** A metric that is read from the stats of an engine. */
+/** A metric read from an engine's stats. */
 type Entry = [name: string, help: string, read: (stats: EngineStats) => number];
 
 const gauges: Entry[] = [

@@ -8,7 +8,7 @@ import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Sends the name and the load of this process with every answer, refusals included. The load is read after the call was handled. */
+/** Sends this process's name and load with every answer, refusals included. The load is read after the call was handled. */
 export function sendState(name: string, load: () => BackendLoad): MiddlewareHandler {
   return async (context, next) => {
     await next();
@@ -17,7 +17,7 @@ export function sendState(name: string, load: () => BackendLoad): MiddlewareHand
   };
 }
 
-/** Throws a ServiceError "misdirected" for a call that names another process. */
+/** Throws a ServiceError "misdirected" for a call to another process. */
 export function requireOwnName(name: string): MiddlewareHandler {
   return async ({ req }, next) => {
     const wanted = req.header(nameHeader);
@@ -28,12 +28,12 @@ export function requireOwnName(name: string): MiddlewareHandler {
   };
 }
 
-/** Maximum difference between the time of a signature, by the edge's clock, and this process's clock, in milliseconds. */
+/** Maximum milliseconds between a signature's time, by the edge's clock, and this process's clock. */
 export const clockToleranceMs = 60_000;
 
 export type VerifyCall = ReturnType<typeof callVerifier>;
 
-/** `now` in milliseconds since 1970. The returned function throws a ServiceError "bad_signature" that says what is wrong. */
+/** `now`: Unix milliseconds. The returned function throws a ServiceError "bad_signature" with the reason. */
 export function callVerifier(secrets: readonly string[], now: () => number) {
   const known = Promise.all(secrets.map(signingKey));
   return async (method: string, path: string, header: string | undefined, backendName: string | null = null) => {
@@ -51,7 +51,7 @@ export function callVerifier(secrets: readonly string[], now: () => number) {
   };
 }
 
-/** Checks the signature of every call but probes, before the body is read. */
+/** Checks the signature of a call before its body is read. */
 export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   return async ({ req }, next) => {
     await verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
@@ -68,7 +68,7 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   await next();
 };
 
-/** Checks probes, which need no signature. If a probe has one, it must be valid, so that a probe of the edge detects a wrong secret. */
+/** Checks a probe's signature if it has one, so that a probe of the edge detects a wrong secret. */
 export function checkSignature(verify: VerifyCall): MiddlewareHandler {
   const check = requireSignature(verify);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));
@@ -83,7 +83,7 @@ function refused(why: string): ServiceError {
   return new ServiceError("bad_signature", `The call's signature is not accepted: ${why}.`);
 }
 
-/** Reads and checks the JSON body. Throws a ServiceError that names the field at fault. */
+/** Reads and checks the JSON body. Throws a ServiceError that names the faulty field. */
 export async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
   const value = parseCallerJson(await context.req.text());
   const { version } = (value ?? {}) as { version?: unknown };

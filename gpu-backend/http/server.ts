@@ -4,23 +4,22 @@ import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Clients without a secret can open connections, too. */
+/** Also for clients without a secret. */
 export const connectionLimits = {
-  /** Time to receive a request's head. */
+  /** For a request's head. */
   headMs: 10_000,
-  /** Time to receive a whole request; an adapter's file is the largest. */
+  /** For a whole request; an adapter's file is the largest. */
   requestMs: 120_000,
   /** Interval at which the two timeouts are checked. */
   checkMs: 1000,
   /** Maximum connections without the complete head of a first request. One more closes the oldest. */
   waiting: 1024,
-  /** Maximum connections; further ones are refused. */
   open: 8192,
 };
 
 export type ConnectionLimits = typeof connectionLimits;
 
-/** Rejects with an Error that names host and port if it cannot listen there. */
+/** Rejects with an Error that names host and port if they cannot be listened on. */
 export function listen(
   fetch: Parameters<typeof serve>[0]["fetch"],
   { host, port }: { host: string; port: number },

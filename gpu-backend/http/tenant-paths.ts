@@ -1,4 +1,4 @@
-/** What the paths of tenants' adapters and memories have in common: checked names, and deletion. */
+/** Common parts of the paths of tenants' adapters and memories: checked names, and deletion. */
 import type { Hono } from "hono";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
@@ -6,13 +6,12 @@ import { ServiceError } from "../../shared/errors.ts";
 
 const kinds = { adapters: "adapter", memories: "memory" } as const;
 
-/** The error for an adapter or memory that the tenant does not have. */
 export function missing(kind: keyof typeof kinds, name: string): ServiceError {
   const one = kinds[kind];
   return new ServiceError(`${one}_not_found`, `There is no ${one} ${name.slice(0, 64)} of this tenant.`);
 }
 
-/** Adds DELETE of one file or of all files of a tenant (`hash` null). Refuses invalid names, also for routes that are added later. */
+/** Adds DELETE of one file or of all files of a tenant (`hash` null). Refuses invalid names, also on routes that are added later. */
 export function addTenantPaths(
   app: Hono,
   kind: keyof typeof kinds,

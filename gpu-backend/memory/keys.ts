@@ -1,8 +1,8 @@
-/** The keys of a memory: states before the last feed-forward part, scaled to length 1 and rounded to int8. Pure. */
+/** A memory's keys: states before the last feed-forward part, scaled to length 1 and rounded to int8. Pure. */
 
 /**
- * Factor from a key of length 1 to int8. A smaller range than [−1, 1] would be more precise for most values, but some models have
- * states in which one value is nearly the whole length, and cutting that off would change the cosines of all keys.
+ * Factor from a key of length 1 to int8. Covering less than [−1, 1] would make most values more precise. But in states of some models one
+ * value is nearly the whole length, and clipping it would change the cosines of all keys.
  */
 export const keyScale = 127;
 

@@ -1,19 +1,14 @@
-/**
- * Keeps memories open for search. Their bytes are bounded; the least recently used memory is closed first, but none that a sequence
- * reads, which is pinned. Not here: where the bytes of a memory come from.
- */
+/** Keeps memories open for search. Sequences pin the memories that they read. At a bound on bytes, the least recently used others close. */
 import { ServiceError } from "../../shared/errors.ts";
 import { type MemoryShape, unpackMemory } from "./memory.ts";
 import { type MemorySearch, openMemorySearch } from "./search.ts";
 
 export interface MemoryCacheParts {
-  /** `read` returns the bytes of a tenant's memory; null if it is missing or damaged. */
   source: { read(tenant: string, hash: string): Promise<Uint8Array | null> };
   shape: MemoryShape;
-  /** Number of nearest keys that a search returns. */
   neighbours: number;
   threads: number;
-  /** Bound on the bytes of open memories. A single memory may exceed it. */
+  /** Bound on open memories. A single memory may exceed it. */
   maximumBytes: number;
 }
 
@@ -27,13 +22,12 @@ export interface OpenMemory {
 export interface MemoryCacheStats {
   entries: number;
   bytes: number;
-  /** Bytes of the pinned memories. */
   pinnedBytes: number;
   opened: number;
   evictions: number;
 }
 
-/** A memory that is open, or that is being opened. */
+/** An open memory, or one that is being opened. */
 interface Entry {
   readonly tenant: string;
   readonly hash: string;
@@ -41,21 +35,21 @@ interface Entry {
   search: MemorySearch | null;
   /** 0 until the size is known. */
   bytes: number;
-  /** Number of sequences that read the memory or wait for it. */
+  /** How many sequences read the memory or wait for it. */
   pins: number;
   isDeleted: boolean;
   /** Settles when the memory is open, or cannot be opened. */
   opened: Promise<void>;
 }
 
-/** The keys are in memory twice: in the session that searches, and as an array, from which exact cosines are computed. */
+/** Keys are in memory twice: in the session that searches, and as an array for exact cosines. */
 const copies = 2;
 
 export class MemoryCache {
   readonly #parts: MemoryCacheParts;
   /** By tenant and hash, least recently used first. */
   readonly #entries = new Map<string, Entry>();
-  /** Settles when the last opening has ended: one memory is opened at a time. */
+  /** Settles when the last opening has ended, because memories are opened one by one. */
   #last: Promise<unknown> = Promise.resolve();
   readonly #counts = { opened: 0, evictions: 0 };
 
@@ -69,8 +63,8 @@ export class MemoryCache {
   }
 
   /**
-   * Opens a tenant's memory, if it is not open, and pins it. Throws a ServiceError: `memory_not_found`, `memory_deleted` if it was
-   * deleted meanwhile, or `overloaded` if the pinned memories leave no room for it.
+   * Opens a tenant's memory, if it is not open, and pins it. Throws a ServiceError: `memory_not_found`, `memory_deleted` if it is deleted
+   * meanwhile, or `overloaded` if pinned memories leave no room for it.
    */
   async acquire(tenant: string, hash: string): Promise<OpenMemory> {
     const key = `${tenant}/${hash}`;
@@ -89,7 +83,6 @@ export class MemoryCache {
     return entry as OpenMemory;
   }
 
-  /** Ends a pin of `acquire`. */
   release(memory: OpenMemory): void {
     const entry = memory as Entry & OpenMemory;
     entry.pins--;
@@ -97,7 +90,7 @@ export class MemoryCache {
     this.#evict();
   }
 
-  /** Deletes a tenant's memory, or all of them (null). Memories that sequences read are closed when the last of these ends. */
+  /** Deletes one or (null) all memories of a tenant. A pinned memory is closed when its last sequence ends. */
   delete(tenant: string, hash: string | null): void {
     for (const [key, entry] of this.#entries) {
       if (entry.tenant === tenant && (hash === null || entry.hash === hash)) this.#forget(key, entry);
@@ -139,7 +132,7 @@ export class MemoryCache {
     entry.search = search;
   }
 
-  /** Closes memories that no sequence reads, until all fit. */
+  /** Closes memories without a pin until all fit. */
   #evict(): void {
     let total = this.#bytes;
     for (const [key, entry] of this.#entries) {

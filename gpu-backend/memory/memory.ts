@@ -1,6 +1,6 @@
 /**
- * A memory (`shared/math/memory.ts` explains memories) as arrays, and as a safetensors file with a tensor per array. Pure. Not here:
- * where files are kept, and the search. Shapes: N keys, D hidden, C documents, V vocabulary.
+ * A memory (explained in shared/math/memory.ts) as arrays, and as a safetensors file with a tensor per array. Pure.
+ * Shapes: N keys, D hidden, C documents, V vocabulary.
  */
 import {
   alignedCopy,
@@ -18,7 +18,7 @@ export interface Memory {
   keys: Int8Array;
   /** The token after each key, [N]. */
   nextIds: Int32Array;
-  /** Byte range [start, end) of that token in the text of its document, [N]. */
+  /** Byte range [start, end) of that token in its document's text, [N]. */
   starts: Int32Array;
   ends: Int32Array;
   /** In the order of their keys, [C]. */
@@ -27,13 +27,12 @@ export interface Memory {
 
 export interface MemoryDocument {
   name: string;
-  /** The first token, which no key precedes. The other tokens are the `nextIds` of the document's keys. */
+  /** The first token, which no key precedes. `nextIds` has the others. */
   firstId: number;
-  /** Index after the document's last key. Its first key is at `end` of the document before. */
+  /** Index after the document's last key. Its first key follows the document before. */
   end: number;
 }
 
-/** What a memory must fit. */
 export interface MemoryShape {
   manifestHash: string;
   hiddenSize: number;
@@ -42,15 +41,13 @@ export interface MemoryShape {
 
 const what = "memory";
 
-/** A document of n tokens. */
 export interface DocumentTokens {
   name: string;
   ids: Int32Array; // [n], at least one
-  /** Offset in bytes at which each token ends in the text, [n]. */
-  ends: Int32Array;
+  ends: Int32Array; // [n], byte offset of each token's end
 }
 
-/** The beginning of a memory's file. The keys follow it, document by document, [n − 1, D] for each. */
+/** The beginning of a memory's file, which the keys of each document of n tokens, [n − 1, D], follow. */
 export function packMemoryHead(
   documents: readonly DocumentTokens[],
   hiddenSize: number,
@@ -76,7 +73,7 @@ export function packMemoryHead(
   return writeTensorFile(file, { name: "keys", dtype: "I8", shape: [end, hiddenSize] });
 }
 
-/** Reads a memory, whose keys are a view of `bytes`. Throws an Error for another manifest or shape, and for invalid bytes. */
+/** Reads a memory; its keys are a view of `bytes`. Throws an Error for another manifest or shape, and for invalid bytes. */
 export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, vocabularySize }: MemoryShape): Memory {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");

@@ -1,4 +1,4 @@
-/** The passage of a document that ends with a token of a memory, to show where the token comes from. Pure. */
+/** The passage of a document before a memory's token, as a source of that token. Pure. */
 import type { Memory } from "./memory.ts";
 
 /** Maximum words before the token. */
@@ -14,7 +14,7 @@ export interface Passage {
   end: number;
 }
 
-/** The passage that ends with the token after the key at `position`. `textPieceOf` returns the bytes of a token. */
+/** The passage that ends with the token after the key at `position`. */
 export function passageOf(
   { documents, nextIds, starts, ends }: Memory,
   position: number,
@@ -29,7 +29,7 @@ export function passageOf(
   return { document: documents[c].name, start: at === first ? 0 : starts[at], end: ends[position] };
 }
 
-/** Binary search: the first index below `count` for which `holds` is true. It must be true for all later ones as well. */
+/** Binary search for the first index below `count` at which `holds` is true; it must be true for all later ones, too. */
 function firstThat(count: number, holds: (i: number) => boolean): number {
   let [low, high] = [0, count];
   while (low < high) {
@@ -40,7 +40,7 @@ function firstThat(count: number, holds: (i: number) => boolean): number {
   return low;
 }
 
-/** Whether a token begins with white space, as the first token of a word does. */
+/** Whether a token begins with white space, as words do. */
 function beginsWord([byte]: Uint8Array): boolean {
   return byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
 }

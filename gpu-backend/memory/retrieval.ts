@@ -1,7 +1,6 @@
 /**
- * Retrieval of passages: cuts a memory's documents into passages, finds those nearest to a prompt by the mean of their keys, and puts
- * their tokens together for the prompt. The result depends only on the memories' bytes and the prompt. Not here: the search of each
- * token's neighbours (search.ts). Shapes: P passages, D hidden.
+ * Cuts a memory's documents into passages, finds those nearest to a prompt by the mean of their keys, and joins their tokens for the
+ * prompt. The result depends only on the memories' bytes and the prompt. Shapes: P passages, D hidden.
  */
 import { setImmediate } from "node:timers/promises";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -9,10 +8,10 @@ import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retriev
 import { inverseLength, writeKey } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 
-/** Maximum tokens of a passage. `limits.passageTokens` also counts the text that is put around it. */
+/** `limits.passageTokens` also counts the text around a passage. */
 export const passageTokens = limits.passageTokens - 16;
 
-/** Keys that are read at a time, in about 10 ms, before other work of the thread may run. */
+/** Keys that are read, in about 10 ms, before other work of the thread may run. */
 const keysAtOnce = 16_384;
 
 /** Tokens [from, to) of a document. */
@@ -22,28 +21,27 @@ interface Place {
   to: number;
 }
 
-/** The passages of a memory, in order. */
 export interface PassageIndex {
   places: Place[];
-  /** The mean of each passage's keys, itself a key (keys.ts), [P, D]. */
+  /** The mean of each passage's keys, as a key (keys.ts), [P, D]. */
   vectors: Int8Array;
 }
 
 export interface InsertedPassages {
-  /** Tokens for the prompt: the passages with the text around them. Empty if no passage fits. */
+  /** The passages with the text around them. Empty if no passage fits. */
   ids: number[];
   /** Nearest first. */
   passages: RetrievedPassage[];
 }
 
-/** Cuts the documents of a memory into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. */
+/** Cuts documents into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. */
 export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
   const places: Place[] = [];
   for (const document of documents.keys()) {
     const ids = idsOf(memory, document);
-    // The last token has no key, so it never is a passage by itself.
+    // The last token has no key, so it is never a passage by itself.
     for (let from = 0; from < ids.length - 1; ) {
       const to = endOfPassage(ids, from, textPieceOf);
       places.push({ document, from, to });
@@ -87,7 +85,7 @@ export function retrievePassages(
   const found = memories.flatMap(({ index }, m) =>
     index.places.map((place, p) => ({ m, place, similarity: scale * projectionOf(query, index.vectors, p) })),
   );
-  // The sort is stable: equally near passages stay in the order of memories and documents.
+  // The sort is stable, so equally near passages stay in the order of memories and documents.
   found.sort((a, b) => b.similarity - a.similarity);
   const passages: RetrievedPassage[] = [];
   const ids: number[] = [];
@@ -104,10 +102,7 @@ export function retrievePassages(
   return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
 }
 
-/**
- * Index after the passage that begins at `from`. If the rest of the document is longer than `passageTokens`, the passage ends after the
- * last line end in the second half of these tokens; without one, it has all of them.
- */
+/** Index after the passage that begins at `from`: the last line end in the second half of `passageTokens`, or else all of them. */
 function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
   const longest = Math.min(ids.length, from + passageTokens);
   if (longest === ids.length) return longest;
@@ -121,7 +116,6 @@ function firstKeyOf({ documents }: Memory, document: number): number {
   return document > 0 ? documents[document - 1].end : 0;
 }
 
-/** The tokens of a document. */
 function idsOf(memory: Memory, document: number): Int32Array {
   const { firstId, end } = memory.documents[document];
   const next = memory.nextIds.subarray(firstKeyOf(memory, document), end);
@@ -131,11 +125,11 @@ function idsOf(memory: Memory, document: number): Int32Array {
   return ids;
 }
 
-/** The document's name, and the byte range [start, end) of the tokens in its text. */
+/** The tokens' byte range [start, end) in the document's text. */
 function bytesOf(memory: Memory, { document, from, to }: Place) {
   const before = firstKeyOf(memory, document) - 1;
   const start = from === 0 ? 0 : memory.starts[before + from];
-  // The first token has no key and so no entry in `ends`; it ends where the second one starts.
+  // The first token has no key, so no entry in `ends`; it ends where the second one starts.
   const end = to === 1 ? memory.starts[before + 1] : memory.ends[before + to - 1];
   return { document: memory.documents[document].name, start, end };
 }

@@ -1,6 +1,6 @@
 /**
- * Searches all keys of an open memory for those nearest to each state. The keys with the largest int8 dot products are candidates; of
- * these the ones with the largest exact cosines are kept. A state's result does not depend on the other states of the search.
+ * Finds the keys of an open memory that are nearest to each state. The keys with the largest int8 dot products are candidates; of these,
+ * the ones with the largest exact cosines are kept. A state's result does not depend on the other states.
  * Shapes: S states, D hidden, N keys.
  */
 import type { Neighbours } from "../../shared/math/memory.ts";
@@ -9,17 +9,15 @@ import { inverseLength, keyScale } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 import { indexPassages, type PassageIndex } from "./retrieval.ts";
 
-/** Candidates for each neighbour that a search returns. */
 const candidatesPerNeighbour = 2;
 
 export interface Found extends Neighbours {
-  /** Index of each neighbour among the memory's keys. */
+  /** Indexes among the memory's keys. */
   positions: Int32Array;
 }
 
 export type MemorySearch = Awaited<ReturnType<typeof openMemorySearch>>;
 
-/** Opens a session for each block of keys. */
 export async function openMemorySearch(
   memory: Memory,
   { hiddenSize: D, neighbours, threads }: { hiddenSize: number; neighbours: number; threads: number },
@@ -33,7 +31,7 @@ export async function openMemorySearch(
   let index: Promise<PassageIndex> | null = null;
   return {
     memory,
-    /** The nearest keys of each state [D], nearest first; equally near keys in the order of their positions. */
+    /** The nearest keys of each state [D], nearest first; equally near ones by position. */
     async nearest(states: readonly Float32Array[]): Promise<Found[]> {
       const queries = new Uint8Array(states.length * D);
       states.forEach((state, s) => {
@@ -43,7 +41,7 @@ export async function openMemorySearch(
       for (const block of blocks) results.push(await block.search(queries));
       return states.map((state, s) => keepNearest(memory, state, candidatesOf(results, s, best), neighbours));
     },
-    /** The memory's passages, which are computed at the first call. `textPieceOf` returns the bytes of a token. */
+    /** Computed at the first call. `textPieceOf` returns the bytes of a token. */
     passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
       index ??= indexPassages(memory, textPieceOf);
       return index;
@@ -63,7 +61,7 @@ function candidatesOf(results: readonly BlockResult[], s: number, count: number)
     indices: indices.subarray(s * best, (s + 1) * best),
   }));
   if (rows.length === 1) return rows[0].indices;
-  // Blocks are in the order of positions, and the sort is stable: equal dot products stay in that order.
+  // Blocks are in the order of positions and the sort is stable, so equal dot products stay in that order.
   const found = rows.flatMap(({ dots, indices }, b) =>
     Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
   );
@@ -93,7 +91,7 @@ function keepNearest(
   };
 }
 
-/** Dot product of a state [D] with a key, in double precision. It uses four sums, which a processor can add to in parallel. */
+/** Dot product of a state [D] with a key, in double precision. A processor can add to the four sums in parallel. */
 function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
   const D = state.length;
   const start = position * D;

@@ -1,7 +1,4 @@
-/**
- * Reads a base model from a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json beside model.safetensors.
- * Not here: the folder's artifacts (engine/artifacts.ts).
- */
+/** Reads a base model from a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json and model.safetensors. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -15,7 +12,7 @@ import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 import { tokenizerOfGguf } from "./tokenizer-source.ts";
 import { type HashRecord, recordedHash } from "./weights-record.ts";
 
-/** The name of GGUF weights in a model folder. */
+/** In a model folder. */
 export const ggufFile = "model.gguf";
 const chunkBytes = 1 << 20;
 
@@ -23,14 +20,13 @@ export interface Base {
   config: ModelConfig;
   /** Weights of a GGUF file are read from it when their bytes are accessed, until `close`. */
   weights: ModelWeights;
-  /** Name of the file with the weights. */
   weightsFile: string;
   /** SHA-256 of that file, or of its parts one after the other. */
   weightsHash: string;
   close(): void;
 }
 
-/** Opens a base. With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the field or tensor at fault. */
+/** With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the faulty field or tensor. */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))
@@ -45,7 +41,7 @@ export async function openBase(directory: string, record?: HashRecord): Promise<
   }
 }
 
-/** The configuration alone, and whether all matrices are in GGUF's blocks. Reads no weights. */
+/** Reads no weights. `isInBlocks`: all matrices are in GGUF's blocks. */
 export async function readBaseConfig(directory: string): Promise<{ model: ModelConfig; isInBlocks: boolean }> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path)) return { model: await readModelConfig(directory), isInBlocks: false };
@@ -55,19 +51,18 @@ export async function readBaseConfig(directory: string): Promise<{ model: ModelC
   return { model: config, isInBlocks };
 }
 
-/** What a base's own files say about its texts. */
+/** From the base's own files. */
 export interface BaseText {
   /** The content of tokenizer.safetensors. */
   tokenizer: TensorFile;
-  /** Ids that end a choice. */
   stopIds: number[];
-  /** Jinja, if the GGUF file has it. */
+  /** Jinja, from a GGUF file. */
   chatTemplate: string | undefined;
-  /** Sampling that generation_config.json proposes for requests that name none. */
+  /** Proposed by generation_config.json for requests that name none. */
   sampling: Awaited<ReturnType<typeof readSampling>>;
 }
 
-/** Throws an Error of one line that names the file and the first entry at fault, or both vocabularies' sizes. */
+/** Throws an Error of one line that names the file and the first faulty entry, or both vocabularies' sizes. */
 export async function readBaseText(directory: string, config: ModelConfig): Promise<BaseText> {
   const path = join(directory, ggufFile);
   const sampling = await readSampling(directory);
@@ -88,7 +83,6 @@ function ggufText(path: string): Omit<BaseText, "sampling"> {
   }
 }
 
-/** SHA-256 of a GGUF file, or of its parts one after the other. */
 export function hashOfGguf(path: string): string {
   const file = openPartFiles(path);
   try {
@@ -98,7 +92,7 @@ export function hashOfGguf(path: string): string {
   }
 }
 
-/** SHA-256 of the open files, one after the other. A file that is replaced under its name meanwhile is not read. */
+/** SHA-256 of the open files, one after the other, even if one is replaced under its name meanwhile. */
 export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));

@@ -1,4 +1,4 @@
-/** Reads the tokenizer of a Hugging Face model folder, the ids that end a text, and the sampling that its authors propose. */
+/** Reads the tokenizer of a Hugging Face model folder, its stop ids, and the sampling that its authors propose. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -22,7 +22,7 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/** Content of tokenizer.safetensors, and stop ids. Throws an Error that names the file and the invalid entry, or both vocabulary sizes. */
+/** `tokenizer`: content of tokenizer.safetensors. Throws an Error that names the file and the invalid entry, or both vocabulary sizes. */
 export async function readTokenizerFiles(
   folder: string,
   config: ModelConfig,
@@ -39,7 +39,7 @@ export async function readTokenizerFiles(
   throw new Error(`${folder}/${tokenizerJsonFile} has ${found} entries, config.json says ${vocabularySize}`);
 }
 
-/** Sampling that generation_config.json proposes for requests that name none; undefined if it proposes none. */
+/** Proposed by generation_config.json for requests that name none; undefined without a proposal. */
 export async function readSampling(folder: string) {
   const { do_sample, eos_token_id: _, ...sampling } = await readGeneration(folder);
   return do_sample && Object.keys(sampling).length > 0 ? sampling : undefined;

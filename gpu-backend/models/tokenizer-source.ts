@@ -1,6 +1,6 @@
 /**
- * Reads the vocabulary of a published model from the metadata of a GGUF file or from Hugging Face's tokenizer.json. Supports byte-level
- * BPE with the pre-tokenisers of pre-tokens.ts; any other tokenizer is refused by name. Not here: the packed form (pack.ts).
+ * Reads a published model's vocabulary from the metadata of a GGUF file or from Hugging Face's tokenizer.json. Supports byte-level BPE with
+ * the pre-tokenisers of pre-tokens.ts, and refuses any other tokenizer by name.
  */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../shared/artifacts/checked-json.ts";
@@ -12,7 +12,7 @@ import type { GgufHeader } from "./gguf/header.ts";
 
 export interface TokenizerSource {
   vocabulary: VocabularySource;
-  /** Ids that end a choice. The first is the chat template's `eos_token`. */
+  /** The first is the chat template's `eos_token`. */
   stopIds: number[];
 }
 
@@ -25,11 +25,11 @@ const ggufPreTokenizers: Record<string, PreTokenizerName> = {
 /** llama.cpp's token types. */
 const tokenTypes = { normal: 1, control: 3, userDefined: 4 };
 
-/** Spellings of special tokens that end a text or a turn, in addition to the ids that a file's own fields name. */
+/** Special tokens that end a text or a turn, besides those that a file's own fields name. */
 const endTexts = new Set(["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>"]);
 const endOfTextTexts = ["<|endoftext|>", "<|end_of_text|>"];
 
-/** Throws an Error of one line that names the key at fault and its value. */
+/** Throws an Error of one line that names the faulty key and its value. */
 export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
   const key = (name: string) => `tokenizer.ggml.${name}`;
   const required = <T>(name: string, value: T | null): T => {
@@ -62,7 +62,7 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
     {
       eosIds: [required("eos_token_id", idOf("eos")), idOf("eot"), idOf("eom")].filter((id) => id !== null),
       bosId: idOf("bos"),
-      // Without the key, llama.cpp decides by the pre-tokeniser.
+      // As llama.cpp decides without the key.
       addsBos: (metadata.scalar(key("add_bos_token")) ?? preTokenizer === "llama3") === true,
     },
   );
@@ -115,8 +115,8 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
 };
 
 /**
- * Reads the text of tokenizer.json. `vocabularySize` is V of the model: ids that the file does not name are unused. `eosIds` and `bosId`
- * come from config.json or generation_config.json. Throws an Error of one line that names the first field at fault.
+ * `text`: of tokenizer.json. Ids below `vocabularySize` that it does not name are unused. `eosIds` and `bosId` come from config.json or
+ * generation_config.json. Throws an Error of one line that names the first faulty field.
  */
 export function tokenizerOfJson(
   text: string,
@@ -155,7 +155,7 @@ function describePart(one: z.infer<typeof part>): string {
   return one.type === "ByteLevel" ? `ByteLevel(${one.use_regex})` : one.type;
 }
 
-/** True if a template processor puts this special token before a text. */
+/** Whether a template processor puts this special token before a text. */
 function beginsWith(processor: z.infer<typeof tokenizerJson>["post_processor"], text: string | undefined): boolean {
   const steps = (processor?.type === "Sequence" ? processor.processors : [processor]) as Record<string, unknown>[];
   return steps.some((step) => {

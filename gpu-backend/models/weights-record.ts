@@ -1,16 +1,15 @@
 /**
- * Remembers the SHA-256 of a base's weights, so that the next start does not read them. The record holds while every file has the same
- * device, inode, size and times. Content that is replaced under the old size and modification time is noticed by the time of the file's
- * last change (ctime), which only the system sets.
+ * Keeps the SHA-256 of a base's weights, so that the next start does not read them. The record is valid while every file has the same
+ * device, inode, size and times. One of these is the change time (ctime), which only the system sets.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
 import type { PartFiles } from "./gguf/part-files.ts";
 
-/** A line with the hash, then a line for each file with what identifies its content. */
+/** The hash, then a line of `identityOf` for each file. */
 const recordFile = "weights.sha256";
-/** The coarsest time stamp of a file system, in milliseconds: a younger file may change once more without a new time. */
+/** The coarsest time stamp of file systems, in milliseconds. A younger file may change again without a new time. */
 const timestampMs = 2000;
 
 export interface HashRecord {
@@ -19,10 +18,7 @@ export interface HashRecord {
   now(): number;
 }
 
-/**
- * The hash of `file` by the record or, if the record does not hold, by `hash`, which reads the file. A record that cannot be read or
- * written costs time only.
- */
+/** The hash of `file` from the record or, if that is not valid, by `hash`. A record that cannot be read or written costs time only. */
 export async function recordedHash(
   file: PartFiles,
   { folder, now }: HashRecord,

@@ -1,6 +1,6 @@
 /**
- * Writes a tenant's file record by record, under a temporary name until it is finished. If the process is killed meanwhile, the next
- * write continues after the last whole record. If the disk refuses a record and the file is small, it continues in memory.
+ * Writes a tenant's file record by record, under a temporary name until it is finished. If the process is killed, the next write continues
+ * after the last whole record. If the disk refuses a record, a small file continues in memory.
  */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
@@ -8,20 +8,18 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { WriteSystem } from "../files.ts";
 import { endAt, recordAt, type SealedRecords, seal, sealedBytes } from "./sealed-records.ts";
 
-/** Maximum bytes of files kept in memory because the disk refused them. */
+/** Maximum bytes of files in memory that the disk refused. */
 export const unwrittenBytes = 64 * 2 ** 20;
 
-/** What is known of a file before it is written. */
 export interface FilePlan {
-  /** Describes the file and can be read without the rest; not part of the content. */
+  /** Describes the file, and can be read without the rest. Not part of the content. */
   label: Uint8Array;
   /** The first record of the content. */
   head: Uint8Array;
-  /** Size in bytes of each record after the head. */
+  /** Of each record after the head. */
   recordBytes: readonly number[];
 }
 
-/** Size in bytes of the finished file. */
 export function plannedBytes({ label, head, recordBytes }: FilePlan): number {
   return sealedBytes([label.length, head.length, ...recordBytes]);
 }
@@ -34,7 +32,7 @@ export interface PartialFileParts {
   system: WriteSystem;
   /** Runs a write. Resolves to false if the disk refuses it. */
   onDisk(write: () => Promise<void>): Promise<boolean>;
-  /** Called when the file is complete: on disk (null), or with this content in memory. */
+  /** Called when the file is complete: on disk (null), or in memory with this content. */
   finished(unwritten: Uint8Array | null): void;
   closed(): Promise<void>;
 }
@@ -46,7 +44,7 @@ export class PartialFile {
   #file: FileHandle | null = null;
   /** The content so far; null if the whole file would be too large for memory. */
   #content: Uint8Array[] | null;
-  /** Number of records so far, including label and head. */
+  /** Records so far, label and head included. */
   #records = 0;
 
   constructor(parts: PartialFileParts) {
@@ -54,12 +52,12 @@ export class PartialFile {
     this.#content = plannedBytes(parts.plan) <= unwrittenBytes ? [] : null;
   }
 
-  /** Number of records after the head so far. */
+  /** Records after the head so far. */
   get length(): number {
     return this.#records - 2;
   }
 
-  /** Opens the file. Continues the records on disk, `found`, if their label and head are those of the plan. */
+  /** Opens the file. Continues the records on disk, `found`, if they have the plan's label and head. */
   async open(found: SealedRecords | null, requireKey: () => Promise<Uint8Array>): Promise<void> {
     const { plan, system, partialPath } = this.#parts;
     const isContinued = found?.at(0)?.equals(plan.label) && found.at(1)?.equals(plan.head);
@@ -71,7 +69,7 @@ export class PartialFile {
       if (content?.length !== plan.recordBytes[this.length]) break;
       this.#content?.push(content);
       this.#records++;
-      // Lets other work of the process run after each decrypted record.
+      // Lets other work run after each decrypted record.
       await setImmediate();
     }
     await this.#write(async () => {

@@ -11,7 +11,7 @@ const cipher = "aes-256-gcm";
 const [lengthBytes, ivBytes, tagBytes] = [4, 12, 16];
 const overheadBytes = lengthBytes + ivBytes + tagBytes;
 
-/** Size in bytes of a complete file with records of these sizes, the label included. */
+/** Bytes of a complete file with records of these sizes, the label included. */
 export function sealedBytes(recordBytes: readonly number[]): number {
   return recordBytes.reduce((sum, bytes) => sum + bytes + overheadBytes, overheadBytes);
 }
@@ -27,7 +27,7 @@ export function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array):
   return Buffer.concat([length, iv, sealed, sealing.getAuthTag()]);
 }
 
-/** `place` is the number of the record in the file, from 0 for the label. */
+/** `place`: number of the record in the file; the label is 0. */
 export function recordAt(name: string, place: number): Uint8Array {
   return Buffer.from(`${name} record ${place}`);
 }
@@ -36,7 +36,7 @@ export function endAt(name: string, records: number): Uint8Array {
   return Buffer.from(`${name} end ${records}`);
 }
 
-/** Reads the records of a file, whose bytes may be damaged. */
+/** Reads the records of a file that may be damaged. */
 export class SealedRecords {
   readonly #key: Uint8Array;
   readonly #name: string;
@@ -57,12 +57,12 @@ export class SealedRecords {
     }
   }
 
-  /** Number of records, including the label and the end record. */
+  /** Number of records, with label and end record. */
   get length(): number {
     return this.#spans.length;
   }
 
-  /** Whether the file is complete: it ends with an end record of the right number. */
+  /** Whether the file ends with an end record of the right number. */
   get isFinished(): boolean {
     const last = this.length - 1;
     return (

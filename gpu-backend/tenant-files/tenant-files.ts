@@ -12,20 +12,19 @@ import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
-/** Bytes that are decrypted at a time, which takes some milliseconds, before other work of the process may run. */
+/** Bytes that are decrypted, in some milliseconds, before other work of the process may run. */
 const yieldBytes = 8 * 2 ** 20;
 
 const keyFile = "key";
-/** Ends the name of a file that is not finished. */
+/** Suffix of an unfinished file. */
 export const partialSuffix = ".partial";
 
 export interface TenantFilesSettings {
   directory: string;
-  /** Maximum bytes of a tenant's files together. A larger file was not written by this program. */
+  /** Maximum bytes of a tenant's files together, so no file may be larger. */
   tenantBytes: number;
 }
 
-/** The folder with all tenants' files of a kind. */
 export function tenantDirectory(dataDirectory: string, kind: "adapters" | "memories"): string {
   return join(dataDirectory, "tenants", kind);
 }
@@ -55,9 +54,9 @@ export class TenantFiles {
     return contents.length === 1 ? contents[0] : Buffer.concat(contents);
   }
 
-  /** The records of a file, each decrypted when it is read; null if the file cannot be read. */
+  /** Each record is decrypted when it is read. null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
-    // Any error counts as missing: the edge then has the file made or uploaded again.
+    // After any error the file counts as missing; the edge then has it made or uploaded again.
     const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#settings.tenantBytes).catch(
       () => null,
     );
@@ -65,7 +64,7 @@ export class TenantFiles {
     return bytes && key && new SealedRecords(key, hash, bytes);
   }
 
-  /** The label of a file, without reading the rest; null if it is missing or damaged. */
+  /** Reads only the label of a file; null if it is missing or damaged. */
   async label(tenant: string, hash: string, suffix = ""): Promise<Buffer | null> {
     const key = await this.keyOf(tenant);
     const file = key && (await open(this.pathOf(tenant, hash) + suffix).catch(() => null));
@@ -81,7 +80,6 @@ export class TenantFiles {
     }
   }
 
-  /** The tenant's key; null if it has none. */
   async keyOf(tenant: string): Promise<Uint8Array | null> {
     const key = await readFileAtMost(this.keyPathOf(tenant), keyBytes).catch(() => null);
     return key?.length === keyBytes ? key : null;
@@ -91,7 +89,7 @@ export class TenantFiles {
     return join(this.folderOf(tenant), keyFile);
   }
 
-  /** Throws an Error for a name that is no hash, so that no input can become another path. */
+  /** Throws an Error for a name that is no hash, so that no input can lead to another path. */
   pathOf(tenant: string, hash: string): string {
     if (!hashPattern.test(hash)) throw new Error("not a hash");
     return join(this.folderOf(tenant), hash);
@@ -102,7 +100,6 @@ export class TenantFiles {
     return join(this.#settings.directory, createHash("sha256").update(tenant).digest("hex"));
   }
 
-  /** The folders of all tenants. */
   async folders(): Promise<string[]> {
     const { directory } = this.#settings;
     const names = await readdir(directory).catch(() => []);

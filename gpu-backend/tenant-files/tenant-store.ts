@@ -1,7 +1,7 @@
 /**
- * Writes and removes tenants' files of one kind, such as memories (tenant-files.ts has their layout). Their bytes are bounded per tenant
- * and in all; at a bound the least recently used files are removed, which is safe because the edge can have them made again. A file that
- * the disk refuses is kept in memory. Only one process may write to a folder.
+ * Writes and removes tenants' files of one kind, such as memories. Their bytes are bounded per tenant and in all. At a bound, the least
+ * recently used files are removed, which is safe because the edge can have them made again. A file that the disk refuses is kept in memory.
+ * Only one process may write to a folder.
  */
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs/promises";
@@ -14,33 +14,33 @@ import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./part
 import { keyBytes } from "./sealed-records.ts";
 import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
-/** Partial files that were not written to for this long, in milliseconds, are removed. */
+/** Milliseconds after the last write until a partial file is removed. */
 export const leftoverMs = 86_400_000;
 
 export interface TenantStoreSettings extends TenantFilesSettings {
   /** Maximum bytes of all tenants' files together. */
   totalBytes: number;
   now(): Date;
-  /** What writes to the disk; tests replace it. */
+  /** For tests. */
   system?: WriteSystem;
 }
 
 export interface DiskState {
-  /** The code of the error with which the last write failed, such as `ENOSPC`; null if it succeeded, and before the first. */
+  /** Error code of the last write, such as `ENOSPC`; null if it succeeded, and before the first. */
   fault: string | null;
   failures: number;
-  /** Bytes of the files that are kept in memory. */
+  /** Bytes of files in memory. */
   unwrittenBytes: number;
-  /** Number of files on disk, including partial ones. */
+  /** On disk, partial ones included. */
   files: number;
   bytes: number;
 }
 
 interface Entry {
   bytes: number;
-  /** Whether this process has written the file or checked that all of it decrypts. */
+  /** Whether this process has written the file or checked that it decrypts. */
   isIntact: boolean;
-  /** Whether this process is writing the file, which is then not removed for room. */
+  /** Whether this process is writing the file. It is then not removed for room. */
   isWriting?: boolean;
 }
 
@@ -49,7 +49,7 @@ type Index = Map<string, Entry>;
 
 const planOf = (content: Uint8Array): FilePlan => ({ label: new Uint8Array(0), head: content, recordBytes: [] });
 
-/** Size in bytes of a file that `keep` writes. */
+/** Bytes of a file that `keep` writes. */
 export function fileBytes(content: Uint8Array): number {
   return plannedBytes(planOf(content));
 }
@@ -62,7 +62,7 @@ export class TenantStore {
   #index: Index = new Map();
   /** Contents that the disk refused, by path. */
   readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
-  /** For each folder, settles when its last queued change has ended: changes of a folder run one after the other. */
+  /** By folder: settles when its last queued change has ended, because changes of a folder run one by one. */
   readonly #turns = new Map<string, Promise<unknown>>();
   #fault: string | null = null;
   #failures = 0;
@@ -83,7 +83,7 @@ export class TenantStore {
     return this.#settings.tenantBytes;
   }
 
-  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure the next call tries again. */
+  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure, the next call tries again. */
   load(): Promise<Index> {
     this.#indexing ??= this.#readIndex().catch((error) => {
       this.#indexing = null;
@@ -105,8 +105,8 @@ export class TenantStore {
   }
 
   /**
-   * Begins a file that is written record by record. If an earlier write with the same label and head was closed or its process was
-   * killed, that write is continued. Until the file is closed, it is not removed for room.
+   * Begins a file that is written record by record, or continues an earlier write with the same label and head that was closed or whose
+   * process was killed. Until the file is closed, it is not removed for room.
    */
   async begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
     await this.removeLeftovers();
@@ -146,12 +146,12 @@ export class TenantStore {
     return file;
   }
 
-  /** The content of a file that is kept in memory, where no other process can read it; null for any other file. */
+  /** The content of a file in memory, which no other process can read; null for any other file. */
   unwritten(tenant: string, hash: string): Uint8Array | null {
     return this.#unwritten.get(this.files.pathOf(tenant, hash)) ?? null;
   }
 
-  /** Size of a file in bytes, which also counts as a use of it; null if it is missing. A damaged file is removed and counts as missing. */
+  /** Bytes of a file; null if it is missing. Removes a damaged file, which counts as missing. Counts as a use of the file. */
   async bytesOf(tenant: string, hash: string): Promise<number | null> {
     const path = this.files.pathOf(tenant, hash);
     const unwritten = this.#unwritten.get(path);
@@ -163,7 +163,7 @@ export class TenantStore {
       return null;
     }
     const known = index.get(path);
-    // The file is useless if the tenant's key was lost since the check.
+    // Without the tenant's key, which may be lost, the file is useless.
     const isKnown = known?.isIntact && known.bytes === about.size && (await this.files.keyOf(tenant)) !== null;
     if (!isKnown) {
       if (known) known.isIntact = false;
@@ -171,12 +171,12 @@ export class TenantStore {
     }
     this.#used(path, { bytes: about.size, isIntact: true });
     const now = this.#settings.now();
-    // After a restart the order of use is read from these times. A failure is harmless.
+    // After a restart the order of use comes from these times. A failure is harmless.
     await utimes(path, now, now).catch(() => undefined);
     return about.size;
   }
 
-  /** Makes the next `bytesOf` check a file. For readers in other processes that found the file missing or damaged. */
+  /** Makes the next `bytesOf` check a file that a reader in another process found missing or damaged. */
   doubt(tenant: string, hash: string): void {
     const known = this.#index.get(this.files.pathOf(tenant, hash));
     if (known) known.isIntact = false;
@@ -186,7 +186,7 @@ export class TenantStore {
     return (await this.bytesOf(tenant, hash)) !== null;
   }
 
-  /** The files of a tenant on disk, most recently used first. `suffix` is `partialSuffix` or "". */
+  /** Files on disk, most recently used first. `suffix` is `partialSuffix` or "". */
   async list(tenant: string): Promise<{ hash: string; suffix: string }[]> {
     const folder = this.files.folderOf(tenant) + sep;
     const own = [...(await this.load()).keys()].filter((path) => path.startsWith(folder)).reverse();
@@ -204,7 +204,6 @@ export class TenantStore {
     });
   }
 
-  /** Removes a file and its partial file, if they exist. */
   async remove(tenant: string, hash: string): Promise<void> {
     const path = this.files.pathOf(tenant, hash);
     await this.#inTurn(tenant, async () => {
@@ -212,7 +211,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes partial files that are older than `leftoverMs` and not being written. */
+  /** Removes partial files older than `leftoverMs` that are not being written. */
   async removeLeftovers(): Promise<void> {
     for (const [path, { isWriting }] of await this.load()) {
       if (!path.endsWith(partialSuffix) || isWriting) continue;
@@ -223,10 +222,10 @@ export class TenantStore {
     }
   }
 
-  /** Whether all of a file decrypts. Removes a file that does not. */
+  /** Whether a file decrypts. Removes it if it does not. */
   async #check(tenant: string, hash: string, size: number): Promise<boolean> {
     const path = this.files.pathOf(tenant, hash);
-    // Another call may have checked it while this one waited for its turn.
+    // Another call may have checked it before this one's turn.
     const known = this.#index.get(path);
     if (known?.isIntact && known.bytes === size) return true;
     if (await this.files.read(tenant, hash)) return true;
@@ -235,7 +234,7 @@ export class TenantStore {
     return false;
   }
 
-  /** Runs a write. If the file system refuses it, records the fault and resolves to false. Rethrows other errors. */
+  /** Runs a write. If the file system refuses it, records the fault and resolves to false. */
   async #onDisk(write: () => Promise<void>): Promise<boolean> {
     try {
       await write();
@@ -250,12 +249,12 @@ export class TenantStore {
     }
   }
 
-  /** The tenant's key, which is made if it has none. */
+  /** Makes the tenant's key if it has none. */
   async #requireKey(tenant: string): Promise<Uint8Array> {
     const known = await this.files.keyOf(tenant);
     if (known) return known;
     const key = randomBytes(keyBytes);
-    // Files that were sealed with a lost key cannot be read any more.
+    // Files sealed with a lost key cannot be read any more.
     for (const [path, entry] of this.#index) if (path.startsWith(this.files.folderOf(tenant))) entry.isIntact = false;
     await writeWhole(this.files.keyPathOf(tenant), key, { mode: 0o600, system: this.#system });
     return key;
@@ -273,14 +272,14 @@ export class TenantStore {
     await rm(path);
   }
 
-  /** Removes files until a file of `bytes` fits at `path`, where it replaces the one that is there. */
+  /** Removes files until one of `bytes` fits at `path`, where it replaces the old one. */
   async #makeRoom(path: string, bytes: number): Promise<void> {
     const { tenantBytes, totalBytes } = this.#settings;
     await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
     await this.#dropOldest("", totalBytes - bytes, path);
   }
 
-  /** Removes the least recently used files below `folder` until all but `kept` and its partial file have at most `maxBytes`. */
+  /** Removes the least recently used files below `folder` until all but `kept` and its partial file have `maxBytes` at most. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
     const own = [...index].filter(([path]) => path.startsWith(folder) && !path.startsWith(kept));
@@ -304,7 +303,7 @@ export class TenantStore {
     for (const other of this.#unwritten.keys.filter(isMeant)) this.#unwritten.delete(other);
     const index = await this.load();
     for (const other of [...index.keys()].filter(isMeant)) index.delete(other);
-    // If a parent of the path is a file, there is nothing to remove.
+    // A path whose parent is a file does not exist.
     await rm(path, { recursive: true, force: true }).catch(nullIfNowhere);
   }
 
@@ -324,7 +323,7 @@ export class TenantStore {
   async #readIndex(): Promise<Index> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.files.folders()) {
-      // No write is running: this process has not begun one, and no other process writes here.
+      // Unfinished writes are old: this process has not begun one, and no other writes here.
       await removeUnfinished(folder, Number.POSITIVE_INFINITY, this.#system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);
@@ -338,7 +337,7 @@ export class TenantStore {
   }
 }
 
-/** For `catch`: null if the file or a folder of its path does not exist. Throws every other error. */
+/** For `catch`: null if the file or a folder of its path does not exist. */
 function nullIfNowhere(error: NodeJS.ErrnoException): null {
   return error.code === "ENOTDIR" ? null : nullIfMissing(error);
 }

@@ -1,4 +1,4 @@
-/** Reads what training needs of a base model: its tokenizer, its trunk and its tied head. */
+/** Reads a base model for training: its tokenizer, trunk and tied head. */
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
@@ -17,23 +17,21 @@ import { servedModel } from "./publish.ts";
 
 export interface TrainingBase {
   name: string;
-  /** The `model` of its manifest, without the hash of the weights. */
+  /** The manifest's `model` without the hash of the weights. */
   served: Omit<Manifest["model"], "weights">;
-  /** The rule of memories in its manifest, if there is one. It was fitted to the base, so newly trained artifacts keep it. */
+  /** The manifest's rule of memories. It was fitted to the base, so new artifacts keep it. */
   memory?: Manifest["memory"];
   config: ModelShape;
-  /** SHA-256 of the weights. */
   weightsHash: string;
-  /** The tied head, [V, D]. */
-  tokenEmbedding: Float32Array;
+  tokenEmbedding: Float32Array; // [V, D], the tied head
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
-  /** The default format is fp32. int8 weights are smoothed, as for serving. */
+  /** Default: fp32. int8 weights are smoothed, as for serving. */
   openTrunk(threads: number, format?: WeightFormat): Promise<TrunkRunner>;
 }
 
-/** What newly trained artifacts keep of a base's artifacts: names, context, sampling and the rule of memories. */
+/** The parts of a base's artifacts that new artifacts keep. */
 async function formerlyServed(
   directory: string,
 ): Promise<Pick<Manifest, "memory"> & { model: Partial<Manifest["model"]> }> {
@@ -44,7 +42,7 @@ async function formerlyServed(
   return { model: { name, servedAs, contextTokens, ...(sampling && { sampling }) }, memory };
 }
 
-/** Reads a model folder. Throws an Error that names the file at fault. */
+/** Throws an Error that names the faulty file. */
 export async function readBase(directory: string): Promise<TrainingBase> {
   const { config, weightsHash, tokenEmbedding } = await readHead(directory);
   const text = await readBaseText(directory, config);
@@ -76,7 +74,7 @@ async function readHead(directory: string) {
   }
 }
 
-/** Opens the weights only now: a resumed training that has its hidden states needs no trunk. Throws an Error if the weights changed. */
+/** Opens the weights only now, because a resumed training may have its hidden states already. Throws an Error if the weights changed. */
 async function openTrunk(
   directory: string,
   wantedHash: string,

@@ -61,7 +61,6 @@ const command = createCommand("train", "Train adapters on text and write the art
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
 
-/** The evidence rule of the embedded artifacts. */
 async function embeddedEvidence() {
   return parseManifest(await readFile(join(embeddedModel, "artifacts", manifestFile), "utf8")).evidence;
 }

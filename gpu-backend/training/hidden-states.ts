@@ -7,27 +7,22 @@ import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window } from "./corpus/windows.ts";
 import { type Run, resultsOf } from "./run.ts";
 
-/** Windows per pass of the trunk. Fixed, because other batches may change the last bit, and a resumed run must give the same bytes. */
+/** Windows per pass. Fixed, because other batches may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
 
-/** Windows of one split. */
 export interface WindowSet {
   windows: readonly Window[];
-  /** Hidden states of a window, [scoredTokens, D]. */
-  statesOf(window: Window): Float32Array;
+  statesOf(window: Window): Float32Array; // [scoredTokens, D]
 }
 
 export interface PlacedSet extends WindowSet {
-  /** Prompt embeddings of the windows' prefixes, [windows, P]. */
+  /** Of the windows' prefixes, [windows, P]. */
   embeddings: Float32Array;
 }
 
 type Trunk = Pick<TrunkRunner, "hidden" | "release">;
 
-/**
- * Computes the windows' hidden states, or reads them from `run.folder`. The trunk is opened only if some are missing there. `weightsHash`
- * identifies the trunk's weights.
- */
+/** Computes the windows' hidden states, or reads them from `run.folder`. Opens the trunk only if some are missing there. */
 export async function hiddenStatesOf(
   windows: readonly Window[],
   weightsHash: string,
@@ -55,7 +50,7 @@ export async function hiddenStatesOf(
   }
 }
 
-/** One pass of the trunk. Returns the bits of each window's float16 values, [scoredTokens, D]. */
+/** Returns the bits of each window's float16 values, [scoredTokens, D]. */
 async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16Array[]> {
   const { tokenIds, T } = rightPadded(windows.map((window) => window.tokenIds));
   const hidden = await trunk.hidden(tokenIds, windows.length, T); // [S, T, D]
@@ -67,7 +62,7 @@ async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16A
   });
 }
 
-/** Token ids of S texts in one array [S, T], where T is the longest length. Rows are padded at their end with id 0. */
+/** Token ids of S texts, [S, T], where T is the longest length. Rows are padded with id 0. */
 export function rightPadded(texts: readonly ArrayLike<number>[]): { tokenIds: Int32Array; T: number } {
   const T = Math.max(...texts.map(({ length }) => length));
   const tokenIds = new Int32Array(texts.length * T);

@@ -13,14 +13,14 @@ import { keyOf, type Run } from "./run.ts";
 
 interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  /** Decides which windows are drawn if there are more than wanted. */
+  /** For the draw if there are more windows than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }
 
 export type Prepared = Awaited<ReturnType<typeof prepare>>;
 
-/** Returns `rows` [V, P], from which the edge's table starts, and a `key`: equal keys mean the same model and the same windows. */
+/** `rows` [V, P]: start of the edge's table. Equal `key`s mean the same model and windows. */
 export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run) {
   const { hiddenSize: D, vocabularySize: V } = base.config;
   const { corpora, chosen } = await readWindows(base, options, run.progress);
@@ -42,12 +42,12 @@ function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
   return { train: of("train"), validation: of("validation"), test: of("test") };
 }
 
-/** The clusters of the training windows and the table, with the prompt embeddings of every split's windows. */
+/** `sets` have the prompt embeddings of their windows. */
 export interface Placed extends Placement {
   sets: Record<Split, PlacedSet>;
 }
 
-/** Clusters the training text. The same seed gives the same result. */
+/** The same seed gives the same result. */
 export function place({ head, sets, rows }: Prepared, clusters: number, seed: number): Placed {
   const { windows } = sets.train;
   const dimensions = rows.length / head.vocabularySize;
@@ -56,11 +56,11 @@ export function place({ head, sets, rows }: Prepared, clusters: number, seed: nu
   return { ...placement, sets: bySplit((split) => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
-/** Windows that are read from each corpus, as a multiple of its equal share, because other corpora may have fewer. */
+/** Each corpus is read up to this multiple of its equal share, because other corpora may have fewer windows. */
 const spareWindows = 4;
-/** Characters that are read of each document, unless its corpus has too few documents. */
+/** Characters read of a document, unless its corpus has too few documents. */
 const documentCharacters = 20_000;
-/** Upper bound on the mean number of characters of a token. */
+/** Upper bound on the mean characters of a token. */
 const tokenCharacters = 8;
 
 async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {

@@ -3,16 +3,15 @@ import { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
-  /** Begins a stage of `total` units, and ends the one before. */
+  /** Ends the stage before. */
   stage(name: string, total: number): void;
-  /** Shows that `done` units of the stage are done, with a short remark such as the loss. */
+  /** `remark`: short, such as the loss. */
   advance(done: number, remark?: string): void;
-  /** Prints a permanent line. */
   note(line: string): void;
   end(): void;
 }
 
-/** Shows progress on stderr: a bar on a terminal, else a line every ten seconds. */
+/** On stderr: a bar on a terminal, else a line every ten seconds. */
 export function commandProgress(): Progress {
   const stream = process.stderr;
   let current = { name: "", total: 0 };
@@ -45,7 +44,7 @@ export function commandProgress(): Progress {
   };
 }
 
-/** Aborts with `Interrupted` when this process is asked to end, so that work can be saved. A second request exits. `now`: a clock in ms. */
+/** Aborts with `Interrupted` at a request to end this process, so that work can be saved. A second request exits. `now`: milliseconds. */
 export function interruptionSignal(now: () => number): AbortSignal {
   const interruption = new AbortController();
   onStopRequest(now, () => {

@@ -1,4 +1,4 @@
-/** Writes a trained set of artifacts: three tensor files and the manifest that names them. Layout: FORMAT.md. */
+/** Writes a set of artifacts: three tensor files and the manifest that names them. Layout: FORMAT.md. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import {
@@ -21,12 +21,11 @@ import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Adapters } from "./bank/measure.ts";
 
-/** The content of hyper-network.safetensors. */
+/** Content of hyper-network.safetensors. */
 interface TrainedBank extends Adapters {
   scales: Float32Array; // [K]
 }
 
-/** Tensors, named as in FORMAT.md. */
 function hyperNetworkTensors({ bank, network, centroids, scales }: TrainedBank): TensorFile {
   const { gates: Q, hidden: H, dimensions: P } = network;
   const D = bank.a.length / Q;
@@ -52,17 +51,17 @@ function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorF
   ]);
 }
 
-/** Context that is served, if the model has as much. Keys and values of a longer one would not fit in a small machine's memory. */
+/** Bound on the served context: keys and values of a longer one would not fit in a small machine's memory. */
 const maxContextTokens = 2048;
 
-/** The `model` of a manifest for a base that has no artifacts yet, without the hash of the weights. */
+/** For a base without artifacts, the manifest's `model` without the hash of the weights. */
 export function servedModel(
   name: string,
   config: ModelShape,
   { stopIds, sampling }: Pick<BaseText, "stopIds" | "sampling">,
 ) {
   const { vocabularySize, hiddenSize, contextTokens } = config;
-  // The last part of the name, in the characters that a request's `model` may have.
+  // The last part of the name, in the characters that are allowed in a request's `model`.
   const written = name
     .split("/")
     .at(-1)!
@@ -73,7 +72,7 @@ export function servedModel(
   return { name, servedAs, vocabularySize, hiddenSize, contextTokens: served, stopIds, sampling };
 }
 
-/** Writes the files and then manifest.json, each atomically. Throws an Error if the manifest would be invalid. */
+/** Writes manifest.json last, each file atomically. Throws an Error if the manifest would be invalid. */
 export async function publish(
   directory: string,
   bank: TrainedBank,

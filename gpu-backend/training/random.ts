@@ -1,18 +1,18 @@
-/** Seeded random draws for training, by the counter-based generator that serving uses. */
+/** Seeded random draws for training, by the same counter-based generator as serving. */
 import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
 
-/** Number of the stream that each purpose draws from, so that a change of one does not change the draws of the others. */
+/** A stream for each purpose, so that a change of one does not change the draws of the others. */
 export const streams = {
   windows: 2,
   kMeans: 3,
   initialise: 4,
   bootstrap: 5,
   placement: 7,
-  /** Training step s draws from stream `firstStep + s`. */
+  /** Step s draws from stream `firstStep + s`. */
   firstStep: 1000,
 } as const;
 
-/** A stream of draws. The same seed and stream give the same draws, so a resumed run needs no saved state. */
+/** The same seed and stream give the same draws, so a resumed run needs no saved state. */
 export class Random {
   readonly #seed: number;
   #position = 0;
@@ -26,7 +26,7 @@ export class Random {
     return uniformAt(this.#seed, this.#position++);
   }
 
-  /** A whole number in [0, below). */
+  /** In [0, below). */
   integer(below: number): number {
     return Math.floor(this.uniform() * below);
   }
@@ -37,12 +37,12 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** `count` different whole numbers in [0, below), ascending; all of them if there are fewer. */
+  /** `count` different whole numbers in [0, below), or all if there are fewer; ascending. */
   subset(below: number, count: number): Int32Array {
     return Int32Array.from(this.shuffled([...Array(below).keys()]).slice(0, count)).sort();
   }
 
-  /** A new array with the items in random order (Fisher–Yates). */
+  /** Fisher–Yates. */
   shuffled<T>(items: readonly T[]): T[] {
     const result = [...items];
     for (let i = result.length - 1; i > 0; i--) {

@@ -1,4 +1,4 @@
-/** Runs of trainings and measurements. Finished parts are kept in a folder, so that an interrupted run resumes. */
+/** Trainings and measurements keep finished parts in a folder, so that an interrupted run resumes. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -8,20 +8,20 @@ import type { Progress } from "./progress.ts";
 
 export interface Run {
   threads: number;
-  /** Folder with the finished parts. */
+  /** Has the finished parts. */
   folder: string;
   progress: Progress;
   signal?: AbortSignal;
 }
 
 export interface Part {
-  /** Shown with the progress. */
+  /** For the progress. */
   name: string;
-  /** Everything that the result depends on, as JSON. */
+  /** All that the result depends on, as JSON. */
   key: unknown;
 }
 
-/** Computes the parts in order, or reads those that an earlier run finished. Throws the signal's reason when aborted. */
+/** Computes the parts, or reads those of an earlier run. Throws the signal's reason when aborted. */
 export async function resultsOf<P extends Part, T>(
   stage: string,
   parts: readonly P[],
@@ -42,7 +42,7 @@ export async function resultsOf<P extends Part, T>(
   return results;
 }
 
-/** A short hash of values that identify a result, for file names. */
+/** A short hash, for file names. */
 export function keyOf(...choices: unknown[]): string {
   return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
 }

@@ -1,4 +1,4 @@
-/** Trains artifacts. The same command resumes an interrupted run from hidden states and checkpoints in `<out>/cache`, to the same bytes. */
+/** Trains artifacts. The same command resumes an interrupted run from `<out>/cache`, to the same bytes. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -23,16 +23,16 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  /** K; null: `maxCentroids`, or fewer if there is too little text to measure so many. */
+  /** K; null: `maxCentroids`, or fewer if the text is too little to measure as many. */
   clusters: number | null;
   threads: number;
-  /** The rule by which prompts weigh adapters; undefined: the default of `shared/math/evidence.ts`. */
+  /** undefined: the default of `shared/math/evidence.ts`. */
   evidence?: Manifest["evidence"];
 }
 
 export const maxCentroids = 24;
 
-/** Trains and writes artifacts. When aborted, saves the current state and throws the signal's reason. */
+/** When aborted, saves the current state and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
   const base = await readBase(options.modelDirectory);
@@ -52,7 +52,7 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   return manifest;
 }
 
-/** Throws an Error, before anything is trained, if a size exceeds the limits of a manifest. */
+/** Throws an Error if a size exceeds the limits of a manifest. */
 function requirePublishable(options: TrainOptions): void {
   const { clusters, staticRank, rank, biases, hidden, dimensions, corpora } = options;
   const sizes = {
@@ -66,7 +66,7 @@ function requirePublishable(options: TrainOptions): void {
   }
 }
 
-/** The number of clusters: as many as have enough test documents for their gain to be measured. */
+/** As many as have enough test documents for their gain to be measured. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
@@ -75,7 +75,7 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
 
 type Measured = Awaited<ReturnType<typeof measure>>;
 
-/** Returns the scale and gain of each centroid [K], the static adapter's gain, and the losses of each test window. */
+/** `centroids`: scale and gain of each, [K]. */
 async function measure(
   { head }: Prepared,
   { sets }: Placed,
@@ -86,7 +86,7 @@ async function measure(
   const reader = await openReader(plainHead(head), adapters.bank, threads);
   progress.stage("measuring", 2);
   const chosen = await chooseScales(reader, sets.validation, adapters);
-  // A centroid with too few test documents to be measured is off.
+  // Centroids with too few test documents are off.
   const documents = documentsByCentroid(sets.test, adapters.centroids);
   const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");

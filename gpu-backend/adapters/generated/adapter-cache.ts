@@ -1,10 +1,10 @@
-/** Caches adapters up to a number of bytes. An adapter that several callers want at the same time is made once. */
+/** Caches adapters up to a number of bytes. Makes an adapter once for all callers that want it at the same time. */
 import { LruCache } from "../../lru.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** "generated" even if another caller had already begun to make the adapter. */
+  /** "generated" also if another caller had begun to make the adapter. */
   cache: "hit" | "generated";
 }
 
@@ -13,13 +13,11 @@ export interface AdapterCacheStats {
   bytes: number;
   hits: number;
   generated: number;
-  /** Adapters that were dropped to keep within the bound. */
   evictions: number;
-  /** Total time of all generations, in milliseconds. */
   generationMs: number;
 }
 
-/** Default bound on the cached adapters. Sequences also hold the adapters that they use. */
+/** Sequences also hold the adapters that they use. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {
@@ -30,7 +28,6 @@ export class AdapterCache {
   readonly #underWay = new Map<string, Promise<Adapter>>();
   readonly #counts = { hits: 0, generated: 0, evictions: 0, generationMs: 0 };
 
-  /** `now`: a monotonic clock in milliseconds. */
   constructor(source: AdapterSource, now: () => number, maximumBytes = maxCacheBytes) {
     this.#source = source;
     this.#now = now;
@@ -41,7 +38,7 @@ export class AdapterCache {
     return { entries: this.#adapters.size, bytes: this.#adapters.bytes, ...this.#counts };
   }
 
-  /** Returns the adapter of an id. Throws an Error for an id that does not exist. A failed generation is not cached. */
+  /** Throws an Error for an unknown id. A failed generation is not cached. */
   async acquire(id: string): Promise<AcquiredAdapter> {
     const hash = this.#source.hashOf(id);
     if (hash === null) throw new Error(`no adapter ${id}`);

@@ -1,4 +1,4 @@
-/** Makes the adapters of the centroids with the hyper-network, and the static adapter, to which they are added. */
+/** Makes the adapters of centroids with the hyper-network, and the static adapter, which is part of each. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
@@ -10,7 +10,7 @@ import {
 } from "../../../shared/artifacts/manifest.ts";
 import { requireTensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import type { Adapter, AdapterSource } from "../adapter.ts";
+import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
 interface Entry {
@@ -20,13 +20,7 @@ interface Entry {
   hash: string;
 }
 
-/** Approximate size in memory of an adapter without its gates: an object, two strings, headers of typed arrays. */
-const recordBytes = 512;
-
-/**
- * Makes the adapters of `manifest` from hyper-network.safetensors. Throws an Error if the file's centroids or scales differ from the
- * manifest's.
- */
+/** `file`: hyper-network.safetensors. Throws an Error if its centroids or scales differ from the manifest's. */
 export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
   const network = readHyperNetwork(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];

@@ -1,6 +1,6 @@
 /**
- * The hyper-network, which computes the gates of a centroid's adapter, for serving and for evaluation. Not here: its training
- * (training/bank), and the bank of directions that the gates weigh (runtime/head-graph.ts).
+ * The hyper-network, which computes the gates of a centroid's adapter. training/bank trains it; runtime/head-graph.ts has the bank of
+ * directions that gates weigh.
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, K centroids.
  */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
@@ -19,7 +19,7 @@ export interface HyperNetwork {
   staticGates: Float32Array; // [Q]
 }
 
-/** Reads the network's layers from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
+/** `file`: hyper-network.safetensors. Throws an Error that names the faulty tensor. */
 export function readHyperNetwork(file: TensorFile): HyperNetwork {
   const [hidden, dimensions] = tensorOf(file, "w1").shape;
   const [gates] = tensorOf(file, "w2").shape;
@@ -35,7 +35,7 @@ export function readHyperNetwork(file: TensorFile): HyperNetwork {
   };
 }
 
-/** Reads the bank from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
+/** As `readHyperNetwork`. */
 export function bankOf(file: TensorFile): Bank {
   const [gates, hiddenSize] = tensorOf(file, "a").shape;
   return {
@@ -74,12 +74,12 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/** A tensor of hyper-network.safetensors. Throws an Error for a missing tensor, another shape, or a value beyond the limit. */
+/** Throws an Error for a missing tensor, another shape, or a value beyond the limit. */
 function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }
 
-/** Checks all tensors against the manifest. Throws an Error that names the tensor, its shape and the expected one. */
+/** Throws an Error that names the tensor, its shape and the expected one. */
 export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
   const [K, P, D] = [manifest.centroids.length, manifest.embedding.dimensions, manifest.model.hiddenSize];
   const { hidden: H, rank, biases } = manifest.hyperNetwork;

@@ -1,4 +1,4 @@
-/** An own adapter as a safetensors file and as an adapter of the engine. Not here: where files are kept. */
+/** An own adapter as a safetensors file, and as an adapter of the engine. */
 import { createHash } from "node:crypto";
 import { ownRank } from "../../../shared/artifacts/limits.ts";
 import { staticId } from "../../../shared/artifacts/manifest.ts";
@@ -14,9 +14,9 @@ import { joinArrays } from "../../../shared/bytes.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import type { Delta } from "../../runtime/fit-session.ts";
 import type { HiddenChange } from "../../runtime/step.ts";
-import type { Adapter, AdapterSource } from "../adapter.ts";
+import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 
-/** What an adapter must fit: the manifest that it was made for, and the hidden size D of its model. */
+/** Of the manifest that an adapter was made for. */
 interface OwnAdapterShape {
   manifestHash: string;
   hiddenSize: number;
@@ -24,7 +24,7 @@ interface OwnAdapterShape {
 
 const what = "own adapter";
 
-/** Writes the file of an adapter; with `delta` null, of one that changes nothing. */
+/** The file of an adapter; `delta` null: of one that changes nothing. */
 export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (delta) {
@@ -36,7 +36,7 @@ export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8
   return writeTensorFile(file);
 }
 
-/** Reads the file of an adapter. Throws a ServiceError `adapter_outdated` for another manifest, an Error for invalid bytes. */
+/** Throws a ServiceError `adapter_outdated` for another manifest, an Error for invalid bytes. */
 export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): Delta | null {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
@@ -60,13 +60,7 @@ export function ownAdapterId(tenant: string, hash: string): string {
   return `${tenant}/${hash}`;
 }
 
-/** Approximate size in memory of an adapter without its arrays, as in generated.ts. */
-const recordBytes = 512;
-
-/**
- * A source of generated and own adapters. An own adapter also has the gates of the static adapter, unless it changes nothing: then it is
- * the base. `store.read` returns the file of an adapter; null if the file is missing.
- */
+/** An own adapter has the gates of the static adapter, too, unless it changes nothing: then it is the base. */
 export function withOwnAdapters(
   generated: AdapterSource,
   store: { read(tenant: string, hash: string): Promise<Uint8Array | null> },
@@ -94,7 +88,7 @@ export function withOwnAdapters(
   };
 }
 
-/** The layout of the serving graph: `a` transposed, and `c` after `b`. */
+/** In the layout of the serving graph: `a` transposed, `c` after `b`. */
 function servedChange({ a, b, c }: Delta): HiddenChange {
   const D = c.length;
   const turned = a.map((_, i) => a[(i % ownRank) * D + Math.floor(i / ownRank)]);

@@ -1,7 +1,7 @@
 /**
- * Fits an own adapter to examples. The adapter is a change of the hidden state, added to the static adapter's, and it is trained on the
- * tokens that the examples teach. Cross-validation over folds of the examples decides when to stop, and measures the gain on examples
- * that an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure but for the session.
+ * Fits an own adapter to examples. The adapter is a change of the hidden state in addition to the static adapter's. It is trained on the
+ * tokens that the examples teach. Cross-validation over folds of the examples decides when to stop, and measures the gain on examples that
+ * an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure but for the session.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank.
  */
 import { ownRank } from "../../../shared/artifacts/limits.ts";
@@ -32,26 +32,26 @@ export interface OwnAdapterFit {
 }
 
 const maxFolds = 5;
-/** With more positions than this, only one fold is held out: it is large enough, and the other folds would take too long. */
+/** With more positions, only one fold is held out: it is large enough, and the others would take too long. */
 const crossedPositions = 4096;
-/** Steps after which the held-out loss is measured. Training ends when the loss has not fallen for `patience` measurements. */
+/** Steps after which the held-out loss is measured. Training ends when `patience` measurements in a row are no minimum. */
 const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
 const patience = 3;
-/** Maximum positions of a training step. If there are more, each step draws this many. */
+/** Maximum positions of a training step. Of more, each step draws this many. */
 const stepPositions = 1024;
 /** Bound on N · C, the logits of the candidates at all positions: 64 MB. */
 const maxLogits = 2 ** 24;
 const maxCandidates = 2048;
-/** About how much one training step changes a logit, if its changes of all D values of a hidden state add up. */
+/** How much a training step changes a logit, roughly, if its changes of all D values of a hidden state add up. */
 const learningRate = 0.12;
-/** Share of each parameter that one step removes (weight decay). */
+/** Weight decay: the share of each parameter that a step removes. */
 const decay = 0.004;
 /** Positions in one survey of the whole vocabulary. */
 const surveyPositions = 128;
-/** Training steps of the adapter that only finds candidates (`prepare`). */
+/** Training steps of the adapter that finds candidates (`prepare`). */
 const miningSteps = 32;
 
-/** Holds out `validation`, or if it is null each fold of the examples in turn. */
+/** Holds out `validation` or, if it is null, each fold of the examples in turn. */
 export async function fitOwnAdapter(
   examples: readonly Example[],
   validation: readonly Example[] | null,
@@ -80,7 +80,7 @@ export async function fitOwnAdapter(
     const best = losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
     if (losses.indexOf(best) <= losses.length - 1 - patience) break;
   }
-  // A fold's own loss does not choose the step at which its gain is measured, so that the gain is not biased.
+  // The step at which a fold's gain is measured is chosen without that fold's loss, so that the gain is not biased.
   const bestFor = (fold: number) =>
     kept.reduce((least, one) => (lossWithout(one.heldOut, fold) < lossWithout(least.heldOut, fold) ? one : least));
   const gains: ExampleGain[] = [];
@@ -96,38 +96,38 @@ export async function fitOwnAdapter(
   return { delta: whole.delta, gain, losses };
 }
 
-/** Sum of the held-out losses of all folds but one; with a single fold, its own loss. */
+/** Sum of the held-out losses of all folds but `fold`; with a single fold, of that one. */
 function lossWithout(heldOut: readonly number[], fold: number): number {
   return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
 }
 
 /**
- * All positions of the examples. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for all tokens
- * that are not candidates.
+ * All positions of the examples. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for
+ * all tokens that are no candidates.
  */
 interface FitData {
-  /** First position of each example, and at the end N. */
+  /** First position of each example, then N. */
   offsets: number[];
   hidden: Float32Array; // [N, D]
   targetIds: Int32Array; // [N]
-  /** Log-likelihood of the targets under the static adapter, [N]. */
+  /** Of the targets under the static adapter, [N]. */
   logprobs: Float32Array;
   /** Logits of the candidates under the static adapter, [N, C]. */
   logits: Float32Array;
   targets: Int32Array; // indexes of candidates, [N]
   /** The candidates' rows of the head, [C, D]. */
   rows: Float32Array;
-  /** Root mean square of the values of `hidden` and of `rows`. */
+  /** Root mean square of `hidden` and of `rows`. */
   scales: { hidden: number; rows: number };
 }
 
-/** All positions under the static adapter, before candidates are chosen. */
+/** Before candidates are chosen. */
 interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
   adapted: Float32Array; // [N, D]
   logSumExp: Float32Array; // [N]
   /** Probability of each token, summed over the positions, [V]. */
   expected: Float64Array;
-  /** Score of each token id. The tokens with the highest scores become candidates. */
+  /** Score of each token id. The highest become candidates. */
   wanted: Map<number, number>;
 }
 
@@ -135,7 +135,7 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
 async function prepare(all: readonly Example[], learnt: number, session: FitSession): Promise<FitData> {
   const base = await surveyAll(all, session);
   for (const id of base.targetIds) want(base, id, all.length);
-  // A first adapter makes some tokens likely that are not candidates, which the loss would not see. They become candidates.
+  // Some tokens that are no candidates are likely under a first adapter. The loss would not see them, so they become candidates.
   const data = await withCandidates(base, session);
   const pilot = new Training(data, (i) => i < learnt);
   await pilot.trainTo(miningSteps, session);
@@ -211,7 +211,7 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
   return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
 }
 
-/** Mean head row [D] of the tokens, each weighted by its expected count. It stands for all of them as one candidate. */
+/** Mean head row [D] of all tokens, weighted by their expected counts. */
 function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
   const total = expected.reduce((sum, mass) => sum + mass, 0);
@@ -227,10 +227,9 @@ function rms(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length) || 1;
 }
 
-/** An adapter in training on some of the examples. */
 class Training {
   readonly delta: Delta;
-  /** Mean loss in nats per token at the last measurement. */
+  /** At the last measurement, in nats per token. */
   heldOut = 0;
   train = 0;
   readonly #data: FitData;
@@ -278,7 +277,7 @@ class Training {
     this.heldOut = await this.#meanLoss(this.#held, session);
   }
 
-  /** Uses every second, third, … position if there are more than fit in a step. */
+  /** Uses every n-th position if there are more than fit in a step. */
   async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);
@@ -327,7 +326,7 @@ function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolea
   return Int32Array.from(positions);
 }
 
-/** The gain of each of these examples, over the whole vocabulary. */
+/** The gain of each example over the whole vocabulary. */
 async function exactGains(
   examples: readonly number[],
   { offsets, hidden, targetIds, logprobs }: FitData,
@@ -362,7 +361,7 @@ export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array
   return change;
 }
 
-/** The numbers below `length`, shuffled, because examples may be sorted by label. The same `length` gives the same order. */
+/** Shuffles the numbers below `length`, always alike, because examples may be sorted by label. */
 function shuffled(length: number): number[] {
   const keys = Array.from({ length }, (_, i) => uniformAt(deriveSeed(3, 0), i));
   const ranks = new Map(keys.toSorted((x, y) => x - y).map((key, rank) => [key, rank]));

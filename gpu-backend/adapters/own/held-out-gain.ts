@@ -1,12 +1,11 @@
 /** The gain of an adapter on examples that it was not trained on, with an interval. Pure. */
 
-/** One example: its number of tokens, and the gain summed over them, in nats. */
+/** Of one example; `nats` is the sum over its tokens. */
 export interface ExampleGain {
   tokens: number;
   nats: number;
 }
 
-/** The gain of an adapter on held-out text. */
 export interface Gain {
   /** Mean gain in nats per token; positive is better. */
   nats: number;
@@ -14,7 +13,7 @@ export interface Gain {
   tokens: number;
 }
 
-/** Two-sided 95% quantiles of Student's t, for 1, 2, … degrees of freedom. The last one is used for all higher numbers. */
+/** Two-sided 95% quantiles of Student's t, for 1, 2, … degrees of freedom; the last also for more. */
 const studentT = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11,
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -26,8 +25,8 @@ export function studentReach(values: number): number {
 }
 
 /**
- * The gain over all examples: total nats over total tokens. Its standard error is estimated from how much the examples differ, and the
- * interval is Student's t because examples may be few; for a single example it is infinite.
+ * The gain over all examples: total nats over total tokens. Its standard error comes from how much the examples differ. The interval is
+ * Student's t, because examples may be few; for a single example it is infinite.
  */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);

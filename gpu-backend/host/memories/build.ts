@@ -1,4 +1,4 @@
-/** Makes the file of a memory, one window of a document at a time. Each window is a record, so an unfinished file can be continued. */
+/** Makes the file of a memory, window by window. Each window is a record, so an unfinished file can be continued. */
 import { ServiceError } from "../../../shared/errors.ts";
 import { packMemoryHead } from "../../memory/memory.ts";
 import { type FilePlan, plannedBytes } from "../../tenant-files/partial-file.ts";
@@ -6,7 +6,7 @@ import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, type Window, windowsOf } from "./document-windows.ts";
 import { findKnownKeys, type KnownKeys, memoryLabel } from "./known-keys.ts";
 
-/** Windows that are computed together: enough to keep the engine busy, and few to lose if the build ends early. */
+/** Windows computed together: enough to keep the engine busy, and few to lose if the build ends early. */
 const groupWindows = 4;
 
 export interface BuildParts {
@@ -23,9 +23,8 @@ export interface BuildParts {
 
 export class MemoryBuild {
   readonly totalTokens: number;
-  /** Tokens that are done. */
   tokens: number;
-  /** Tokens whose keys this build computed. */
+  /** Without tokens whose keys were found. */
   computedTokens = 0;
   readonly #parts: BuildParts;
   readonly #windows: Window[];
@@ -54,7 +53,7 @@ export class MemoryBuild {
     }
   }
 
-  /** Bytes of the finished memory; null if there is none yet. */
+  /** Bytes of the finished memory; null before. */
   async find(): Promise<number | null> {
     const { tenant, hash, store } = this.#parts;
     const bytes = await store.bytesOf(tenant, hash);
@@ -62,10 +61,10 @@ export class MemoryBuild {
     return bytes;
   }
 
-  /** Resolves to the bytes of the memory. Rejects with a ServiceError; keys computed until then stay on disk. */
+  /** Resolves to the bytes of the memory. Rejects with a ServiceError; keys that are computed by then stay on disk. */
   async run(signal: AbortSignal): Promise<number> {
     const { tenant, hash, store, contextTokens } = this.#parts;
-    // Another build may have made the memory while this one waited.
+    // Another build may have made the memory meanwhile.
     const found = await this.find();
     if (found !== null) return found;
     const file = await store.begin(tenant, hash, this.#plan);
@@ -83,7 +82,6 @@ export class MemoryBuild {
     }
   }
 
-  /** The keys of each window, as records. */
   async #keysOf(group: readonly Window[], known: KnownKeys, signal: AbortSignal): Promise<Uint8Array[]> {
     const { documents, hiddenSize: D, keysOf } = this.#parts;
     const records: (Uint8Array | null)[] = [];
@@ -108,7 +106,7 @@ export class MemoryBuild {
   }
 }
 
-/** Tokens that are done with a window: one for each of its keys; the document's last token, which has no key, with the first window. */
+/** Tokens that a window completes: one for each of its keys. A first window also completes the document's last token, without a key. */
 function tokensOf({ part, from, end }: Window): number {
   return end - from + (part === 0 ? 1 : 0);
 }

@@ -1,4 +1,4 @@
-/** Encodes documents, and cuts them into the windows of tokens whose keys make a memory. Pure. */
+/** Encodes documents, and cuts them into windows of tokens. Pure. */
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { Documents } from "../../../shared/contracts/inference.ts";
@@ -50,16 +50,15 @@ function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentToken
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
 }
 
-/** Maximum tokens of a window, and how many of them repeat the end of the window before as context. */
+/** Maximum tokens of a window, the first of which repeat the end of the window before, as context. */
 const [windowTokens, overlapTokens] = [512, 64];
 
-/** Tokens of a document that are computed as one prompt, and become one record of a memory's file. */
+/** Tokens of a document that are computed as one prompt. Their keys are one record of a memory's file. */
 export interface Window {
-  /** Index of the document. */
   document: number;
-  /** Index among the document's windows. */
+  /** Index among the windows of `document`, an index too. */
   part: number;
-  /** Tokens [start, end) are the prompt; the keys of [from, end) are kept. The document's last token has no key: nothing follows it. */
+  /** Tokens [start, end) are the prompt; the keys of [from, end) are kept. The document's last token has no key. */
   start: number;
   from: number;
   end: number;

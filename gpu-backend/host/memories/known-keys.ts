@@ -1,13 +1,13 @@
 /**
- * Finds keys of documents in a tenant's other memories, finished or not, by the labels of their files. A label lists the documents: the
- * manifest's hash, then each document's hash and number of tokens (U32, little-endian).
+ * Finds keys of documents in a tenant's other memories, finished or not, by the labels of their files. A label is the manifest's hash, then
+ * each document's hash and number of tokens (U32, little-endian).
  */
 import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, windowsOf } from "./document-windows.ts";
 
 const [hashBytes, countBytes] = [32, 4];
-/** Index of the first record that is a window; label and head precede it. */
+/** Label and head precede it. */
 const firstWindow = 2;
 
 export function memoryLabel(manifestHash: string, documents: readonly Pick<EncodedDocument, "hash" | "ids">[]): Buffer {
@@ -21,14 +21,12 @@ export function memoryLabel(manifestHash: string, documents: readonly Pick<Encod
 
 interface KnownDocument {
   file: { hash: string; suffix: string };
-  /** Index of the record with the document's first window. */
-  place: number;
+  place: number; // of the document's first window
 }
 
-/** Returns the keys of one window (`part`) of a document; null if they are unknown. */
+/** Returns the keys of window `part` of a document; null if they are unknown. */
 export type KnownKeys = (document: EncodedDocument, part: number) => Promise<Uint8Array | null>;
 
-/** Finds keys for the memory `hash`, whose label is `label`. */
 export async function findKnownKeys(
   store: TenantStore,
   { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
@@ -48,7 +46,6 @@ export async function findKnownKeys(
       known.set(found, { file, place: firstWindow + place });
     }
   }
-  /** The file that was read last. */
   let open: { file: KnownDocument["file"]; records: SealedRecords | null } | null = null;
   return async (document, part) => {
     const found = known.get(Buffer.from(document.hash).toString("hex"));

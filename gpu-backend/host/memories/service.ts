@@ -1,4 +1,4 @@
-/** Makes and removes tenants' memories; the engine computes the keys. Not here: HTTP, the file of a memory (build.ts), and the search. */
+/** Makes and removes tenants' memories. The engine computes the keys. */
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -15,17 +15,17 @@ interface MemorySet {
 }
 
 export interface MemoryServiceParts {
-  /** The set of a manifest, or another one if none serves it. Throws a ServiceError if nothing is served. */
+  /** As in ServingSets.of. */
   setOf(manifestHash: string): MemorySet;
   store: TenantStore;
-  /** Has every engine drop its copy of a tenant's memory, or of all of the tenant's (null). */
+  /** As in EngineClient.dropMemory, in every engine. */
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
 }
 
 export interface RunningBuild {
   build: Pick<MemoryBuild, "tokens" | "totalTokens" | "computedTokens">;
-  /** Resolves to the bytes of the memory. */
+  /** Resolves to the memory's bytes. */
   ready: Promise<number>;
 }
 
@@ -40,7 +40,7 @@ export class MemoryService {
     this.store = parts.store;
   }
 
-  /** Begins to make a memory, or its missing part. `ready` rejects with `cancelled` on abort, with `memory_deleted` after `remove`. */
+  /** Begins to make a memory or its missing part. `ready` rejects with `cancelled` on abort, with `memory_deleted` after `remove`. */
   async begin(tenant: string, hash: string, request: MemoryRequest, signal: AbortSignal): Promise<RunningBuild> {
     const { manifestHash, documents } = request;
     const { engine, tokenizer } = this.#parts.setOf(manifestHash);
@@ -64,7 +64,7 @@ export class MemoryService {
         keysOf: (prompts, stop) => {
           const batch = this.#parts.newId();
           const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
-          // Another set may have taken the place of this one.
+          // Another set may have replaced this one.
           const { engine } = this.#parts.setOf(manifestHash);
           requireManifest(engine.info, manifestHash);
           return engine.keysOf(sequences, stop);
@@ -78,7 +78,7 @@ export class MemoryService {
     }
   }
 
-  /** Removes a memory, or all of a tenant's (null): first on disk, then in every engine. */
+  /** Removes one or (null) all memories of a tenant: first on disk, then in every engine. */
   async remove(tenant: string, hash: string | null): Promise<void> {
     const meant = [...this.#running].filter((one) => one.tenant === tenant && (hash === null || one.hash === hash));
     const deleted = new ServiceError("memory_deleted", "The memory was deleted while it was made.");

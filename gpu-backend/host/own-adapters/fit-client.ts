@@ -1,4 +1,4 @@
-/** Interface to the process that fits own adapters. It is no thread, because ending a thread in native code would end the backend, too. */
+/** Interface to the process that fits own adapters. A thread would not do, because ending it in native code would end the backend. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { ForkedProcess } from "../forked-process.ts";
@@ -6,9 +6,9 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Timeout for the next answer, in milliseconds, the start of the process included. The longest fit takes a minute, and two may run. */
+/** Milliseconds until the next answer, the start of the process included. The longest fit takes a minute, and two may run. */
 const fitMs = 240_000;
-/** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32 (GPT-2 124M: .15 GB). */
+/** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32. */
 export const idleMs = 60_000;
 
 interface FitClientParts {
@@ -26,7 +26,7 @@ export class FitClient {
   #process: FitterProcess | null = null;
   readonly #pending = new Map<number, PromiseWithResolvers<FitResult>>();
   #fits = 0;
-  /** Runs until the next answer is late or, while no fit is pending, until the idle process ends. */
+  /** Timeout of the next answer or, while no fit is pending, of the idle process. */
   #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
@@ -35,7 +35,6 @@ export class FitClient {
     this.#parts = parts;
   }
 
-  /** Id of the process; null while there is none. */
   get pid(): number | null {
     return this.#process?.pid ?? null;
   }
@@ -62,7 +61,7 @@ export class FitClient {
     }
   }
 
-  /** Fails all fits, refuses new ones and kills the process. Resolves when it has ended, or after a timeout. */
+  /** Fails all fits, refuses new ones and kills the process. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#drop(closed());
@@ -75,7 +74,6 @@ export class FitClient {
     return pending;
   }
 
-  /** Restarts the timer. */
   #watch(): void {
     clearTimeout(this.#timer);
     if (!this.#process) return;
@@ -85,7 +83,7 @@ export class FitClient {
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
 
-  /** Fails all fits and kills the process; the next fit starts another one. */
+  /** Fails all fits and kills the process. The next fit starts another one. */
   async #drop(error: ServiceError): Promise<void> {
     clearTimeout(this.#timer);
     const dropped = this.#process;
@@ -100,7 +98,7 @@ export class FitClient {
       script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       argument: JSON.stringify(this.#folders),
       environment: this.#parts.environment,
-      // Ignores answers of a dropped process, whose fits were rejected.
+      // Answers of a dropped process are ignored, because its fits were rejected.
       onMessage: (answer) => {
         const pending = started === this.#process ? this.#remove(answer.id) : undefined;
         if (answer.ok) pending?.resolve(answer.result);

@@ -9,7 +9,7 @@ import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
 
 export interface FitRequest {
   examples: Example[];
-  /** null: some of the examples are held out instead. */
+  /** null: some examples are held out instead. */
   validation: Example[] | null;
 }
 
@@ -18,10 +18,10 @@ export interface FitResult extends Pick<OwnAdapterFit, "gain" | "losses"> {
   kept: boolean;
 }
 
-/** Runs an expensive step of a fit, over a number of positions, at its turn. */
+/** Runs a step of a fit, over a number of positions, at its turn. */
 type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
-/** Returns the function that fits an adapter. The model may be closed afterwards, because the session holds its head. */
+/** Returns the function that fits an adapter. The model may be closed afterwards. */
 export async function openFitter({ manifest, manifestHash, model, hyperNetwork }: Artifacts) {
   const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
   const gates = manifest.static ? readHyperNetwork(hyperNetwork).staticGates : null;
@@ -46,14 +46,14 @@ interface Step {
   reject(error: Error): void;
 }
 
-/** Runs the steps of all fits one by one. Next is a step of the fit with the lowest count (`#computed`). */
+/** Runs the steps of all fits one by one. The fit with the lowest count is next. */
 export class FitTurns {
-  /** Positions that each open fit has computed, plus the count at which it began. */
+  /** By open fit: the positions that it has computed, plus the count at which it began. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;
 
-  /** Begins a fit at the count of the open fit that computed least, so that a series of small fits does not delay a long one. */
+  /** Begins a fit at the lowest count, so that a series of small fits does not delay a long one. */
   open(id: number): void {
     const others = [...this.#computed.values()];
     this.#computed.set(id, others.length === 0 ? 0 : Math.min(...others));
@@ -64,7 +64,6 @@ export class FitTurns {
     this.#computed.delete(id);
   }
 
-  /** Runs one step over `positions` positions at its turn. */
   run<T>(id: number, positions: number, work: () => Promise<T>): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     this.#waiting.push({ id, positions, reject, run: () => work().then(resolve, reject) });
@@ -75,7 +74,7 @@ export class FitTurns {
   async #runAll(): Promise<void> {
     this.#isRunning = true;
     while (this.#waiting.length > 0) {
-      // Lets the process read messages: new fits and cancellations.
+      // Lets messages be handled: new fits and cancellations.
       await setImmediate();
       const next = this.#waiting.reduce((least, step) => (this.#of(step) < this.#of(least) ? step : least));
       this.#waiting = this.#waiting.filter((step) => step !== next);

@@ -1,4 +1,4 @@
-/** Makes and stores own adapters: the engine computes hidden states, another process fits. Not here: HTTP, and names, which the edge has. */
+/** Makes and stores own adapters. The engine computes hidden states, another process fits. */
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -16,7 +16,7 @@ interface AdapterSet {
 }
 
 export interface OwnAdapterServiceParts {
-  /** The set that serves a manifest; if none does, another set. Throws a ServiceError if nothing is served. */
+  /** As in ServingSets.of. */
   setOf(manifestHash: string): AdapterSet;
   store: TenantStore;
   newId(): string;
@@ -33,7 +33,7 @@ export class OwnAdapterService {
     this.store = parts.store;
   }
 
-  /** Resolves when the work begins. Throws a ServiceError if it is refused; the answer rejects with `cancelled` on abort. */
+  /** Resolves when the work begins. Throws a ServiceError if it is refused; `answer` rejects with `cancelled` on abort. */
   async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
     const set = this.#parts.setOf(request.manifestHash);
     const prompts = this.#promptsOf(request, set.engine.info);
@@ -66,7 +66,7 @@ export class OwnAdapterService {
     };
   }
 
-  /** Stores an adapter that another backend made. Throws a ServiceError if its hash is another. */
+  /** Stores an adapter of another backend. Throws a ServiceError if its hash differs. */
   async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
@@ -75,7 +75,7 @@ export class OwnAdapterService {
     await this.#keep(tenant, bytes);
   }
 
-  /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's bound. */
+  /** Returns the hash. Throws a ServiceError if the adapter alone exceeds the tenant's bound. */
   async #keep(tenant: string, file: Uint8Array): Promise<string> {
     const { store } = this.#parts;
     const bytes = fileBytes(file);

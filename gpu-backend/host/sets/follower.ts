@@ -1,12 +1,12 @@
-/** Follows the pointer to the published artifacts: downloads, starts and ends sets. Refuses and reports a set that cannot be served. */
+/** Follows the pointer to the published artifacts: downloads, starts and ends sets. Reports a set that cannot be served. */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
 import type { ReadObject, setDownloads } from "./set-folder.ts";
 
-/** Milliseconds until an incomplete set is tried again: its upload may have been completed. */
+/** Milliseconds until an incomplete set is tried again, because its upload may go on. */
 export const refusedMs = 30_000;
-/** Milliseconds until a set whose engine did not start is tried again: the cause rarely disappears soon. */
+/** Milliseconds until a set whose engine did not start is tried again. The cause rarely disappears soon. */
 export const failedMs = 600_000;
 
 export interface FollowerParts {
@@ -19,7 +19,7 @@ export interface FollowerParts {
   now(): number;
   observer: {
     adopted(manifestHash: string): void;
-    /** A set was refused or, if `manifestHash` is null, the pointer. */
+    /** null: the pointer was refused. */
     refused(manifestHash: string | null, cause: unknown): void;
     retired(manifestHash: string): void;
   };
@@ -35,7 +35,6 @@ export class Follower {
     this.#parts = parts;
   }
 
-  /** Applies the pointer now, and again `pollMs` after each time. */
   follow(pollMs: number): void {
     const next = async () => {
       await this.applyPointer();
@@ -61,7 +60,7 @@ export class Follower {
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const folder = plan.start ? await this.#download(wanted) : null;
-    // No set ends to make room before the wanted set is downloaded.
+    // Sets end only after the wanted one is downloaded.
     if (plan.start && !folder) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;
@@ -80,7 +79,7 @@ export class Follower {
     }
   }
 
-  /** Returns the folder of a set; null if it was refused. */
+  /** Returns the set's folder; null if the set was refused. */
   async #download(manifestHash: string): Promise<string | null> {
     const { download, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;

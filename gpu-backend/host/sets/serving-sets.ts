@@ -1,4 +1,4 @@
-/** The sets of artifacts that this backend serves side by side, and which of them start and end. Not here: publications (follower.ts). */
+/** The sets of artifacts that this backend serves side by side, and the choice of sets to start and end. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { readTokenizer } from "../../engine/artifacts.ts";
 import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
@@ -17,7 +17,7 @@ export interface ServingSet {
 }
 
 export class ServingSets {
-  /** Sets by the hash of their manifest, each with the time of its last use, as in HeldSet. */
+  /** By manifest hash. `usedMs` as in HeldSet. */
   readonly #held = new Map<string, { set: ServingSet; usedMs: number }>();
   readonly #now: () => number;
   /** Manifest hash of the preferred set, which `adopt` and `prefer` choose. */
@@ -28,24 +28,22 @@ export class ServingSets {
     this.#now = now;
   }
 
-  /** What the preferred set serves; null if there is no set. */
   get info(): EngineInfo | null {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
-  /** What the preferred set serves or, while its engine restarts, the newest that runs. Throws `backend_unavailable` if none does. */
+  /** Of the preferred set or, while its engine restarts, of the newest that runs. Throws `backend_unavailable` if none runs. */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
     if (!first || this.#isClosing) throw this.#unavailable();
     return (first.engine.isServing ? first : (this.#set(this.serving.at(-1) ?? null) ?? first)).engine.requireServing();
   }
 
-  /** Manifest hashes of all sets. */
   get manifests(): string[] {
     return [...this.#held.keys()];
   }
 
-  /** Manifest hashes of the sets whose engine runs. */
+  /** Manifest hashes of sets whose engine runs. */
   get serving(): string[] {
     return this.held.flatMap(({ manifestHash, isServing }) => (isServing ? [manifestHash] : []));
   }
@@ -66,7 +64,7 @@ export class ServingSets {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
   }
 
-  /** The set of a manifest. For an unknown one, the preferred set, whose engine will refuse it. Throws a ServiceError without any set. */
+  /** The set of a manifest or, if there is none, the preferred set, whose engine will refuse it. Throws a ServiceError without any set. */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
     if (!set) throw this.#unavailable();
@@ -84,7 +82,6 @@ export class ServingSets {
     for (const { set } of this.#held.values()) set.engine.dropMemory(tenant, hash);
   }
 
-  /** Adds a set and prefers it. */
   adopt(set: ServingSet): void {
     const { manifestHash } = set.info;
     this.#held.set(manifestHash, { set, usedMs: this.#now() });
@@ -101,7 +98,7 @@ export class ServingSets {
     if (held) held.usedMs = this.#now();
   }
 
-  /** Ends a set, unless it has an open sequence; then returns false. */
+  /** Ends a set. Returns false instead if it has an open sequence. */
   async retire(manifestHash: string): Promise<boolean> {
     const set = this.#set(manifestHash);
     if (!set || set.engine.openSequences > 0) return false;
@@ -130,18 +127,18 @@ export interface HeldSet {
   openSequences: number;
   /** When it last got a batch or was the published set. */
   usedMs: number;
-  /** False while its engine restarts. */
+  /** false while its engine restarts. */
   isServing: boolean;
 }
 
 export interface SetLimits {
-  /** Maximum sets side by side; each takes the memory of a model. */
+  /** Maximum sets; each takes the memory of a model. */
   sets: number;
-  /** Milliseconds that an idle set which is no longer published is kept after its last use. */
+  /** Milliseconds after its last use until an idle set that is no longer published ends. */
   graceMs: number;
 }
 
-/** Which sets to end (`retire`, by manifest hash), and whether to start the wanted set after that. */
+/** `retire`: manifest hashes of sets to end. `start`: whether to start the wanted set then. */
 export function planSets(
   held: readonly HeldSet[],
   wanted: string,
@@ -155,13 +152,13 @@ export function planSets(
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  // An idle set ends to make room, unless it is the only one: then it serves until the new one does.
+  // An idle set ends to make room, unless it is the only one, which serves until the new one does.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
   const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
 }
 
-/** Resolves when the engine serves; rejects if the folder is invalid or the engine does not start in time. */
+/** Resolves when the engine serves. Rejects if the folder is invalid or the engine does not start in time. */
 export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<ServingSet> {
   const { modelDirectory, artifactsDirectory } = settings;
   const engine = new EngineClient(settings, parts);
@@ -171,7 +168,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
     let tokenizer: Promise<DocumentTokenizer> | null = null;
     return {
       ...{ info, engine, fitter },
-      // Read when the first documents come, because nothing else in this process needs it.
+      // Read for the first documents, because nothing else in this process needs it.
       tokenizer() {
         tokenizer ??= readTokenizer(artifactsDirectory, info.manifest).catch((error) => {
           tokenizer = null;

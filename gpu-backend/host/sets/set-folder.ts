@@ -1,7 +1,7 @@
 /**
- * Reads the bucket of published artifacts (shared/artifacts/bucket.ts), and downloads a set into a folder of its own, in the layout
- * that training writes. Checks the size and hash of every file, also of those that only the edge reads. The manifest is checked before
- * anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
+ * Reads the bucket of published artifacts (shared/artifacts/bucket.ts), and downloads a set into a folder in training's layout. Checks the
+ * size and hash of every file, also of those for the edge. The manifest is checked before anything is written, and written last, so a
+ * folder with a manifest is complete. An interrupted download resumes.
  */
 import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,19 +14,18 @@ import { readAtMost, requireFile, requireManifest } from "../../../shared/artifa
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
-/** Returns at most `maxBytes + 1` bytes of an object, to detect an oversized one; null if there is none. Rejects with the cause. */
+/** Returns at most `maxBytes + 1` bytes, to detect an oversized object; null if there is none. Rejects with the cause. */
 export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
-  /** An http, https or file URL. */
-  url: string;
+  url: string; // http, https or file
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Timeouts for reading the pointer and a file, in milliseconds. The first is short, because the pointer delays the start. */
+/** Timeouts in milliseconds. That of the pointer is short, because it delays the start. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
-/** Age after which an unfinished write is that of a killed process, in milliseconds. */
+/** Milliseconds after which an unfinished write must belong to a killed process. */
 const abandonedMs = 600_000;
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
@@ -52,10 +51,10 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
   };
 }
 
-/** Maximum number of sets' folders that are kept, unfinished downloads included. */
+/** Maximum kept folders of sets, unfinished downloads included. */
 const maxFolders = 8;
 
-/** Returns the function that downloads a set into a folder of `directory`, which backends on one machine may share. */
+/** Returns the function that downloads a set into a folder of `directory`, which backends of a machine may share. */
 export function setDownloads(directory: string, read: ReadObject, now: () => Date) {
   const fetchObject = async (hash: string, name: string, maxBytes: number, check: Check) => {
     const bytes = await read(objectName(hash), maxBytes);
@@ -69,7 +68,7 @@ export function setDownloads(directory: string, read: ReadObject, now: () => Dat
     if (await presentFile(path, record.bytes, isWhole)) return;
     await writeWhole(path, await fetchObject(record.sha256, name, record.bytes, isWhole));
   };
-  /** Rejects with an Error that names the object at fault. Keeps the folders of the manifests in `inUse`. */
+  /** Rejects with an Error that names the faulty object. Keeps the folders of the manifests in `inUse`. */
   return async (manifestHash: string, inUse: readonly string[]) => {
     const folder = join(directory, manifestHash);
     const path = join(folder, manifestFile);
@@ -102,10 +101,10 @@ async function tidy(directory: string, kept: readonly string[]): Promise<void> {
   }
 }
 
-/** Rejects if the bytes are not those of the file. */
+/** Rejects if the bytes are not the file's. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
-/** The bytes of a file; null if it is missing, cannot be read or fails the check. */
+/** null if the file is missing, cannot be read or fails the check. */
 async function presentFile(path: string, maxBytes: number, check: Check): Promise<Uint8Array | null> {
   try {
     const bytes = await readFileAtMost(path, maxBytes);

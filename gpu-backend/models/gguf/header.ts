@@ -1,8 +1,7 @@
 /**
- * Reads the header of a GGUF file, versions 2 and 3: metadata, and the place of each tensor. Layout: docs/gguf.md of ggml.
- * The file is not trusted. Every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded
- * on demand. Arrays of arrays, which no supported model has, are refused.
- * Not here: the meaning of keys and tensors (model.ts), and the tensors' values (runtime/block-types.ts).
+ * Reads the header of a GGUF file, versions 2 and 3: metadata, and the place of each tensor. Layout: docs/gguf.md of ggml. The file is not
+ * trusted: every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded on demand. Arrays
+ * of arrays, which no supported model has, are refused.
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
@@ -15,21 +14,21 @@ export const ggufLimits = {
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** Maximum bytes of one text. The longest is a chat template. */
+  /** Of one text. The longest is a chat template. */
   textBytes: 2 ** 20,
-  /** Maximum over all arrays together. Llama 3's tokens, types and merges are 536,000. */
+  /** Of all arrays together. Llama 3's tokens, types and merges are 536,000. */
   arrayElements: 2 ** 20,
   alignment: 65_536,
   dimensions: 4,
 } as const;
 
-/** Values and bytes of the smallest part of a tensor that can be decoded by itself. */
+/** Of the smallest part of a tensor that can be decoded by itself. */
 const tensorLayouts = {
   ...{ F32: { values: 1, bytes: 4 }, F16: { values: 1, bytes: 2 }, BF16: { values: 1, bytes: 2 } },
   ...blockLayouts,
 } as const;
 export type TensorType = "F32" | "F16" | "BF16" | BlockType;
-/** ggml's types by their number in the file; null for numbers that are no longer used. */
+/** ggml's types by their number in the file; null: no longer used. */
 const typeNames: readonly (string | null)[] = [
   ...["F32", "F16", "Q4_0", "Q4_1", null, null, "Q5_0", "Q5_1", "Q8_0", "Q8_1"],
   ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"],
@@ -44,14 +43,14 @@ const windowBytes = 2 ** 16;
 export interface TensorInfo {
   name: string;
   type: TensorType;
-  /** Outermost dimension first, as everywhere in this project; the file has the reverse order. */
+  /** Outermost dimension first. The file has the reverse order. */
   shape: readonly number[];
   /** Offset in the file. */
   at: number;
   bytes: number;
 }
 
-/** A metadata array that is not decoded yet. */
+/** A metadata array before it is decoded. */
 interface StoredArray {
   elementType: number;
   count: number;
@@ -75,7 +74,7 @@ export class GgufHeader {
   readonly #file: PartFiles;
   readonly #metadata: ReadonlyMap<string, MetadataValue>;
 
-  /** Throws an Error of one line that names the file and what in it is wrong. */
+  /** Throws an Error of one line that names the file and the fault. */
   constructor(file: PartFiles) {
     const cursor = new Cursor(file);
     const { tensorCount, metadataCount } = readPreamble(cursor);
@@ -88,7 +87,7 @@ export class GgufHeader {
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);
   }
 
-  /** null if the key is missing. Throws an Error if its value is not a number, or an integer that a double cannot hold exactly. */
+  /** null if the key is missing. Throws an Error unless its value is a number and, if an integer, exact in a double. */
   number(key: string): number | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -217,7 +216,7 @@ function readTensorInfo(cursor: Cursor, name: string) {
   if (dimensions < 1 || dimensions > ggufLimits.dimensions) {
     throw cursor.error(`${shown} has ${dimensions} dimensions, 1 to ${ggufLimits.dimensions} are supported`);
   }
-  // Twice as many elements as the file has bits: more than any block type can hold.
+  // Twice as many elements as the file has bits, so more than any block type can hold.
   const maxElements = Math.min(Number.MAX_SAFE_INTEGER, cursor.file.bytes * 16);
   const sizes = Array.from({ length: dimensions }, () => cursor.size(`a dimension of ${shown}`, maxElements));
   const elements = sizes.reduce((a, b) => a * b, 1);
@@ -240,7 +239,7 @@ function isSupported(type: string): type is TensorType {
   return Object.hasOwn(tensorLayouts, type);
 }
 
-/** Reads the header forwards, a window of the file at a time. */
+/** Reads the header forwards, window by window. */
 class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));
@@ -295,7 +294,7 @@ class Cursor {
     return type === boolType ? value !== 0 : value;
   }
 
-  /** Skips the next `length` bytes, and returns their offset in the window, which holds all of them. */
+  /** Skips `length` bytes, and returns their offset in the window, which then holds all of them. */
   #take(length: number): number {
     const from = this.at;
     this.skip(length);

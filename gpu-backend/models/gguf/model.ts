@@ -1,6 +1,6 @@
 /**
- * Reads a GGUF file as a model: metadata become the configuration, and tensors get the names of `ModelWeights` instead of llama.cpp's.
- * Keys and names: gguf-py/gguf/constants.py of llama.cpp.
+ * Reads a GGUF file as a model: its metadata as the configuration, its tensors under the names of `ModelWeights`. llama.cpp's keys and
+ * names: gguf-py/gguf/constants.py.
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
@@ -17,9 +17,8 @@ import { GgufHeader, type TensorInfo } from "./header.ts";
 import { openPartFiles, type PartFiles } from "./part-files.ts";
 
 /**
- * Opens a model and checks it. Reads only the header, which also describes the tokenizer and the chat template, and the tensor
- * `rope_freqs.weight`. The caller closes `file`.
- * Throws an Error of one line that names the file, and the key or tensor at fault with its value.
+ * Opens a model and checks it. Reads only the header and the tensor `rope_freqs.weight`. The caller closes `file`. Throws an Error of one
+ * line that names the file, and the faulty key or tensor with its value.
  */
 export function openGgufModel(path: string) {
   const file = openPartFiles(path);
@@ -36,7 +35,7 @@ export function openGgufModel(path: string) {
   }
 }
 
-/** Properties of each supported architecture of llama.cpp. `pairsInterleave`: see `interleavedRow`. */
+/** llama.cpp's names of supported architectures. `pairsInterleave`: see `interleavedRow`. */
 const architectures = {
   llama: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: true },
   qwen2: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: false },
@@ -45,7 +44,7 @@ const architectures = {
 } as const;
 type Architecture = keyof typeof architectures;
 
-/** Keys with their allowed values. Any other value means a model that the graphs do not compute. */
+/** Keys with their allowed values. The graphs do not compute models with other values. */
 const refused: [key: string, allowed: (value: number | boolean | string) => boolean][] = [
   ["expert_count", (count) => count === 0],
   ["attention.sliding_window", (width) => width === 0],
@@ -137,7 +136,7 @@ function readRotary(path: string, header: GgufHeader, architecture: Architecture
   throw new Error(`${path}: ${architecture}.rope.freq_base is ${theta}, not between 1 and 1e12`);
 }
 
-/** Ids that end a text, a turn or a message. A file may name any of them. */
+/** Ids that end a text, a turn or a message; a file need not have all three. */
 function readStopIds(path: string, header: GgufHeader, vocabularySize: number): number[] {
   const keys = ["eos", "eot", "eom"].map((end) => `tokenizer.ggml.${end}_token_id`);
   const ids = new Set<number>();
@@ -177,10 +176,7 @@ const fused = "attn_qkv";
 /** Llama 3's scaling: divisors of the rotary frequencies, [d / 2]. */
 const frequencyFactors = "rope_freqs.weight";
 
-/**
- * The file's tensors by the names of `ModelWeights`. Throws an Error that names a tensor that the model does not have, or that has
- * another number of rows.
- */
+/** Throws an Error that names a tensor that the model does not have, or that has another number of rows. */
 function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): ModelWeights {
   const weights = new Map<string, Weight>();
   const shapes = weightShapes(config);
@@ -192,12 +188,12 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
     if (shape && !weights.has(name)) return shape;
     throw refuse(info, "has no place in the model that the metadata describe");
   };
-  /** Adds a weight made of rows of the tensor, from row `from` on. The tensor must have `allRows` rows. */
+  /** Adds a weight of the tensor's rows from row `from` on. The tensor must have `allRows` rows. */
   const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
     const shape = shapeOf(info, name);
     const wanted = [allRows, ...shape.slice(1)];
     if (`${info.shape}` !== `${wanted}`) throw refuse(info, `is [${info.shape}], not [${wanted}]`);
-    // The rows of a bias are single values, which cannot be taken out of a block.
+    // The rows of a bias are single values, which cannot be cut out of a block.
     if (info.shape.length === 1 && isBlockType(info.type))
       throw refuse(info, `has blocks of ${info.type} across its rows`);
     weights.set(name, rowsOf(file, info, { shape, from, turnedBy: isTurned ? headWidth : null }));
@@ -225,7 +221,7 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
   return weights;
 }
 
-/** Throws an Error unless `rope_freqs.weight`, if there is one, has a finite number above 0 for each pair of dimensions. */
+/** Throws an Error if `rope_freqs.weight` has anything but a finite number above 0 for each pair of dimensions. */
 function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights: ModelWeights): void {
   const factors = weights.get(frequencyFactors);
   if (!factors) return;
@@ -241,15 +237,15 @@ function wholeOf(file: PartFiles, info: TensorInfo): Weight {
 }
 
 interface Rows {
-  /** Shape of the weight that the rows make. */
+  /** Of the weight. */
   shape: readonly number[];
-  /** The first row in the tensor. */
+  /** First row in the tensor. */
   from: number;
-  /** Head width, if llama.cpp has reordered the rows of each head (`interleavedRow`); else null. */
+  /** Head width if llama.cpp has reordered the rows of each head (`interleavedRow`), else null. */
   turnedBy: number | null;
 }
 
-/** A weight of consecutive rows of a tensor. Bytes are read at each access, so that no more than one tensor need be in memory. */
+/** A weight of consecutive rows of a tensor. Bytes are read at each access, so that only one tensor need be in memory. */
 function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
   const { shape, from, turnedBy } = rows;
   const rowBytes = size / all[0];
@@ -269,7 +265,7 @@ function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorIn
   };
 }
 
-/** Index in llama.cpp's file of our row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
+/** The file's index of row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
 function interleavedRow(row: number, headWidth: number): number {
   const half = headWidth / 2;
   const i = row % headWidth;

@@ -1,31 +1,26 @@
-/**
- * Reads a large file that may be stored in parts: `model.gguf`, or `model.gguf.part-1`, `model.gguf.part-2` and so on. Reads are
- * synchronous, because models are imported and loaded while nothing else runs.
- */
+/** Reads a large file, or its parts `model.gguf.part-1`, `model.gguf.part-2` and so on. Synchronous: nothing else runs meanwhile. */
 import { type BigIntStats, closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
 const maxParts = 1000;
 
 export interface PartFiles {
-  /** The name without a part's number. */
+  /** Without a part's number. */
   readonly path: string;
-  /** Bytes of all parts together. */
   readonly bytes: number;
-  /** The files that hold the bytes, in order. */
+  /** Paths of the files, in order. */
   readonly parts: readonly string[];
-  /** `length` bytes from `at` on. Throws an Error that names the file and both positions if the file ends before. */
+  /** Throws an Error that names the file and both positions if the file ends before. */
   read(at: number, length: number): Uint8Array<ArrayBuffer>;
-  /** Current file status of each open part. */
+  /** Of each open part. */
   stats(): BigIntStats[];
   close(): void;
 }
 
-/** True if `path` or its first part exists. */
 export function existsInParts(path: string): boolean {
   return existsSync(path) || existsSync(partPath(path, 1));
 }
 
-/** Opens `path` or, if it does not exist, its parts. Throws an Error that names what is missing or not a file. */
+/** Opens `path` or, if there is none, its parts. Throws an Error that names what is missing or not a file. */
 export function openPartFiles(path: string): PartFiles {
   const parts = partsOf(path);
   const opened: { handle: number; start: number; bytes: number }[] = [];
@@ -64,7 +59,7 @@ export function openPartFiles(path: string): PartFiles {
   return { path, bytes: total, parts, read, stats, close };
 }
 
-/** The files that `path` consists of, in order. Throws an Error if there is none. */
+/** Throws an Error if there is neither the file nor a part. */
 function partsOf(path: string): string[] {
   if (existsSync(path)) return [path];
   const parts: string[] = [];

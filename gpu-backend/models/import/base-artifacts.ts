@@ -1,6 +1,6 @@
 /**
- * Makes artifacts for an untrained model: its own tokenizer, a prompt embedding, and one centroid with scale 0. They serve the base alone,
- * until `npm run train` makes better ones.
+ * Makes artifacts for an untrained model: its tokenizer, a prompt embedding, and one centroid with scale 0. Only the base answers until
+ * `npm run train` makes better ones.
  */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
@@ -23,10 +23,10 @@ import { type BaseText, openBase, readBaseText } from "../base.ts";
 
 /** P, unless the hidden size is smaller. */
 export const baseDimensions = 64;
-/** Pieces that the prompt embedding is fitted to: those of lowest id, which are the most frequent in byte-pair encoding. */
+/** The prompt embedding is fitted to the pieces of lowest id, which are the most frequent in byte-pair encoding. */
 const fittedPieces = 4096;
 
-/** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
+/** Writes `<folder>/artifacts`. Throws an Error that names the faulty file. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
   const { config, weightsHash, text, tokenEmbedding } = await readAndSmooth(folder);
   const { vocabularySize: V, hiddenSize: D } = config;
@@ -78,7 +78,7 @@ async function readAndSmooth(folder: string) {
   }
 }
 
-/** Throws an Error that names the first weight that is not finite: one is enough to make sequences fail. */
+/** Throws an Error that names the first value that is not finite. One is enough to make sequences fail. */
 function requireFinite(folder: string, weights: ModelWeights): void {
   for (const [name, weight] of weights) {
     const values = floatsOf(weight);
@@ -88,7 +88,7 @@ function requireFinite(folder: string, weights: ModelWeights): void {
   }
 }
 
-/** Writes the file that smoothing for int8 needs (runtime/calibration.ts), measured on calibration.txt, unless the folder has one. */
+/** Measures smoothing for int8 (runtime/calibration.ts) on calibration.txt and writes its file, unless the folder has one. */
 async function smooth(
   folder: string,
   model: { config: ModelConfig; weights: ModelWeights },

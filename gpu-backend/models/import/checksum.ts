@@ -17,7 +17,6 @@ export async function checksumOf(path: string, kind: Checksum["kind"]): Promise<
   return { kind, hex: hash.digest("hex") };
 }
 
-/** True if the file exists and has this checksum. */
 export async function hasChecksum(path: string, { kind, hex }: Checksum): Promise<boolean> {
   const found = await checksumOf(path, kind).catch(nullIfMissing);
   return found?.hex === hex;

@@ -1,4 +1,4 @@
-/** `chameleon import`: brings a base from GGUF, a folder or the hub, ready to be served. */
+/** `chameleon import` */
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";

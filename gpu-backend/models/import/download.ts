@@ -1,5 +1,5 @@
 /**
- * Downloads one file from the hub into `<name>.<checksum>.partial`, resumes after a broken connection or an interruption, and renames the
+ * Downloads a file from the hub into `<name>.<checksum>.partial`, resumes after a broken connection or an interruption, and renames the
  * file when size and checksum are right. The URL names a commit, so its content cannot change and no If-Range is needed.
  */
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
@@ -9,9 +9,8 @@ import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
 /**
- * Downloads `file` to `folder`, unless it is there already.
- * @param onBytes called with the bytes of the file that are on the disk
- * @throws HubError of one line; the signal's reason when aborted. The partial file stays, unless its content is wrong.
+ * Downloads `file` to `folder`, unless it is there. Throws a HubError of one line, or the signal's reason when aborted; the partial file
+ * stays, unless its content is wrong. `onBytes` gets the number of the file's bytes on disk.
  */
 export async function download(
   file: RemoteFile,
@@ -35,7 +34,7 @@ export async function download(
   await removeOtherPartials(folder, file.name);
 }
 
-/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row that brought none. */
+/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row without one. */
 async function fetchWhole(
   file: RemoteFile,
   partial: string,
@@ -66,7 +65,7 @@ async function fetchWhole(
   }
 }
 
-/** Appends a body to the partial file. Returns why the body ended. Throws if the disk fails. */
+/** Appends a body to the partial file. Returns why the body ended. */
 async function append(
   response: Response,
   file: RemoteFile,
@@ -109,12 +108,12 @@ function diskError(error: NodeJS.ErrnoException, file: RemoteFile, partial: stri
   });
 }
 
-/** Bytes of a file; 0 if it does not exist. */
+/** 0 if there is no file. */
 async function sizeOf(path: string): Promise<number> {
   return (await stat(path).catch(() => null))?.size ?? 0;
 }
 
-/** Removes partial files that an interrupted import of another revision left. */
+/** Removes partial files of interrupted imports of other revisions. */
 async function removeOtherPartials(folder: string, name: string): Promise<void> {
   for (const entry of await readdir(folder)) {
     if (entry.startsWith(`${name}.`) && entry.endsWith(".partial")) await rm(join(folder, entry));

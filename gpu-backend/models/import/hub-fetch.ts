@@ -1,6 +1,6 @@
 /**
  * `fetch` for the hub: adds the token, retries a bounded number of times after rate limits and short failures, and turns refusals into
- * errors of one line that name the model, the URL and the remedy. Not here: bodies that break off (download.ts).
+ * errors of one line that name the model, the URL and the remedy. download.ts resumes bodies that break off.
  */
 import type { HubConfig } from "../../config.ts";
 
@@ -9,19 +9,19 @@ export interface HubAccess extends HubConfig {
   /** Resolves after `ms` milliseconds; rejects when the import is interrupted. */
   wait(ms: number): Promise<void>;
   now(): Date;
-  /** Shows the user a line, such as why the import takes longer. */
+  /** Shows the user a line. */
   note(line: string): void;
   signal?: AbortSignal;
 }
 
 export const maxTries = 5;
-/** If the hub asks for a longer wait, the request fails. */
+/** A request fails if the hub asks for a longer wait. */
 const maxWaitMs = 300_000;
 
-/** A refusal that no further try would change; its message is for the user. */
+/** A refusal for the user, which another try would not change. */
 export class HubError extends Error {}
 
-/** A fetch for model `id`. Resolves with answers of status 2xx only, and throws a HubError for all others. */
+/** Resolves with answers of status 2xx only, and throws a HubError for all others. `id`: the model. */
 export function hubFetch(id: string, access: HubAccess): typeof fetch {
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input);
@@ -49,7 +49,6 @@ export function hubFetch(id: string, access: HubAccess): typeof fetch {
   };
 }
 
-/** 1, 2, 4 … seconds after the first, second, third … try. */
 export function backOffMs(tries: number): number {
   return 1000 * 2 ** (tries - 1);
 }
@@ -66,7 +65,7 @@ function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Da
   return reset && status === 429 ? Number(reset[1]) * 1000 : backOffMs(tries);
 }
 
-/** Failures that may pass. Others, such as an unknown host or a bad certificate, are reported at once. */
+/** Failures that may pass. Others, such as an unknown host, are reported at once. */
 const passing = /ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
 
 function unreached(url: URL, thrown: unknown) {

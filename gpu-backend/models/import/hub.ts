@@ -17,7 +17,6 @@ export async function openRepository(name: string, revision: string, access: Hub
     // The hub's own spelling: `gpt2` is `openai-community/gpt2`.
     const { name: id, sha } = await modelInfo({ ...common, name, revision, additionalFields: ["sha"] });
     if (!/^[0-9a-f]{40}$/.test(sha)) throw new HubError(`${access.endpoint} names no commit of ${name}: ${sha}`);
-    /** Files of the top folder, by name. */
     const files = new Map<string, RemoteFile>();
     for await (const { type, path, size, oid, lfs } of listFiles({ ...common, repo: id, revision: sha })) {
       if (type !== "file") continue;

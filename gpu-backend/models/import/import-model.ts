@@ -1,6 +1,6 @@
 /**
- * Makes a folder that can be served from a hub id, a local folder or a GGUF file: first the files, then artifacts. A file gets its final
- * name only when it is complete and verified, and whatever can be refused is refused before the weights are downloaded.
+ * Makes a folder that can be served from a hub id, a folder or a GGUF file: first the files, then artifacts. A file gets its final name
+ * only when it is complete and verified. Whatever can be refused is refused before the weights are downloaded.
  */
 import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
@@ -23,11 +23,10 @@ import type { HubAccess } from "./hub-fetch.ts";
 import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
 
 export interface ImportOptions {
-  /** A hub id, a folder or a GGUF file. */
   source: string;
-  /** Target folder; null: the source folder itself, or `.cache/models/<hub id or file name>`. */
+  /** null: the source folder itself, or `.cache/models/<hub id or file name>`. */
   out: string | null;
-  /** Branch, tag or commit on the hub; null: main. */
+  /** On the hub; null: main. */
   revision: string | null;
 }
 
@@ -54,7 +53,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
-  // Artifacts that the folder has are kept, because training may have made them.
+  // Existing artifacts are kept, because training may have made them.
   const keptArtifacts = existsSync(manifestOf(folder));
   if (!keptArtifacts) {
     progress.note("making artifacts; up to a minute at 768 dimensions…");
@@ -88,7 +87,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.end();
 }
 
-/** Checks config, tokenizer and chat template, before the weights are fetched. */
+/** Runs before the weights are fetched. */
 async function checkSmallFiles(folder: string, weightsBytes: number): Promise<void> {
   const { model: config } = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
@@ -108,7 +107,7 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
 
-/** Checks a GGUF file, and copies it or its parts to the folder under the name that is served. */
+/** Checks a GGUF file, and copies it or its parts to the folder under `ggufFile`. */
 async function copyGguf(source: string, folder: string): Promise<void> {
   const { file } = openGgufModel(source);
   file.close();
@@ -122,7 +121,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
-/** Copies a file, which gets its name only when it is complete. */
+/** The copy gets its name only when it is complete. */
 async function copyWhole(from: string, to: string): Promise<void> {
   if (resolve(from) === resolve(to)) return;
   const partial = `${to}.partial`;
@@ -135,10 +134,7 @@ async function copyWhole(from: string, to: string): Promise<void> {
   }
 }
 
-/**
- * Removes files of another base, which an import that was killed may have left in the folder. Throws an Error if the folder has
- * artifacts, which were made for that base.
- */
+/** Removes files of another base, which a killed import may have left. Throws an Error if the folder has artifacts for that base. */
 async function removeOtherBase(folder: string): Promise<void> {
   if (existsSync(manifestOf(folder))) {
     throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);

@@ -7,14 +7,14 @@ export const weightsFile = "model.safetensors";
 const optionalFiles = ["tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
-/** Maximum bytes of each file: several times what a vocabulary of 150,000 entries takes. */
+/** Several times the sizes for a vocabulary of 150,000 entries. */
 const maxFileBytes: Record<string, number> = {
   [configFile]: MiB,
   [tokenizerJsonFile]: 32 * MiB,
   "tokenizer_config.json": 4 * MiB,
   [chatTemplateFile]: MiB,
   "generation_config.json": MiB,
-  /** The most that Node reads in one piece and that an ONNX graph can hold. */
+  /** The maximum that Node reads at once and that an ONNX graph can hold. */
   [weightsFile]: 2 ** 31 - 1,
 };
 
@@ -26,7 +26,7 @@ const otherWeights = [
   ["flax_model.msgpack", "only as flax_model.msgpack"],
 ];
 
-/** The files to import among those present, the weights last. Throws an Error of one line that names `where` and the missing file. */
+/** Weights are last. Throws an Error of one line that names `where` and the missing file. */
 export function chooseFiles(present: ReadonlySet<string>, where: string): string[] {
   if (!present.has(configFile)) {
     const why = present.has("adapter_config.json")
@@ -48,7 +48,7 @@ export function checkFileSize(name: string, bytes: number, where: string): void 
   if (bytes > max) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${max} can be served`);
 }
 
-/** Throws an Error with both figures if the weights file is too short for the parameters, which take at least two bytes each. */
+/** Throws an Error with both numbers if the file is too short for the parameters, at two bytes each or more. */
 export function checkWeightsHold(parameters: number, bytes: number, where: string): void {
   if (bytes >= 2 * parameters) return;
   throw new Error(

@@ -1,5 +1,5 @@
 /**
- * Reads Hugging Face's config.json as a model's configuration. Models that the graphs do not compute are refused by the name of a field.
+ * Reads Hugging Face's config.json as a model's configuration. Refuses models that the graphs do not compute, by the name of a field.
  * Fields: configuration_gpt2.py, configuration_llama.py, configuration_qwen2.py and configuration_qwen3.py of transformers.
  */
 import { z } from "zod";
@@ -8,9 +8,9 @@ import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
 
-/** Beyond this range, the sum of epsilon and variance in float32 loses one of the two. */
+/** Outside this range, the sum of epsilon and a variance loses one of them in float32. */
 const epsilon = z.number().min(1e-12).max(0.1);
-/** Sizes are bounded as in a manifest, because config.json is not trusted and memory is allocated by them. */
+/** Bounded as in a manifest, because config.json is not trusted and memory is allocated by it. */
 const size = (max: number) => z.int().positive().max(max);
 const architectures = (name: string) =>
   z
@@ -84,7 +84,7 @@ interface Family {
   /** Default of `head_dim`; absent: hidden_size / num_attention_heads. */
   headWidth?: number;
   queryKeyNorm: boolean;
-  /** True if queries, keys and values have biases and attention's output has none, whatever `attention_bias` says. */
+  /** Queries, keys and values have biases and attention's output has none, whatever `attention_bias` is. */
   hasOwnBiases: boolean;
 }
 const families = new Map<unknown, Family>([
@@ -93,10 +93,7 @@ const families = new Map<unknown, Family>([
   ["qwen3", { architecture: "Qwen3ForCausalLM", headWidth: 128, queryKeyNorm: true, hasOwnBiases: false }],
 ]);
 
-/**
- * The configuration in the text of a config.json; `file` names it in errors.
- * Throws an Error of one line that names the first field at fault with its value.
- */
+/** `text`: of a config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
 export function configOf(text: string, file: string): ModelConfig {
   const json = parseJson(text, file);
   const type = (json as { model_type?: unknown } | null)?.model_type;
@@ -120,7 +117,7 @@ export function configOf(text: string, file: string): ModelConfig {
   return config;
 }
 
-/** Names the feature for which a well-known model type is not supported. */
+/** The feature for which a well-known model type is not supported. */
 function whyNot(type: unknown): string {
   if (typeof type !== "string") return "";
   if (/moe|mixtral|dbrx|deepseek_v|gpt_oss/.test(type)) return ", a mixture of experts";

@@ -1,6 +1,6 @@
 /**
  * GPT-2's tensors under the names of model-weights.ts. GPT-2 stores matrices as [in, out], and queries, keys and values in one matrix.
- * A matrix is transposed when its bytes are accessed, so that at most one is in memory twice.
+ * Matrices are transposed when their bytes are accessed, so that at most one is in memory twice.
  */
 import { isFloat, type Tensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
@@ -21,14 +21,14 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** Some files have this before every name. */
+/** Before every name in some files. */
 const prefix = "transformer.";
 
 export function isGpt2(file: TensorFile): boolean {
   return file.has("wte.weight") || file.has(`${prefix}wte.weight`);
 }
 
-/** Throws an Error that names the file (`what`) and a tensor that is missing or not of floats. */
+/** Throws an Error that begins with `what`, the file, and names a tensor that is missing or not of floats. */
 export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: TensorFile, what: string): ModelWeights {
   const tensorOf = (name: string): Tensor => {
     const tensor = file.get(name) ?? file.get(prefix + name);

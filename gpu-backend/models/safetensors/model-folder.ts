@@ -1,4 +1,4 @@
-/** Reads a Hugging Face model folder: config.json and model.safetensors of a family that config.ts knows. */
+/** Reads a Hugging Face model folder: config.json and model.safetensors. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -8,17 +8,16 @@ import { checkWeights, type ModelWeights, parametersOf } from "../../runtime/mod
 import { configOf } from "./config.ts";
 import { gpt2Weights, isGpt2 } from "./gpt2-weights.ts";
 
-/** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
+/** Two bytes each in model.safetensors, of which Node reads 2 GiB at once. */
 const maxParameters = 2 ** 30 - 1;
 
 export interface ModelFolder {
   config: ModelConfig;
   weights: ModelWeights;
-  /** SHA-256 of model.safetensors. */
   weightsHash: string;
 }
 
-/** Reads and checks a model folder. Throws an Error that names the file and the field or tensor at fault. */
+/** Throws an Error that names the file and the faulty field or tensor. */
 export async function readModelFolder(directory: string): Promise<ModelFolder> {
   const config = await readModelConfig(directory);
   const file = join(directory, "model.safetensors");
@@ -29,7 +28,7 @@ export async function readModelFolder(directory: string): Promise<ModelFolder> {
   return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
 }
 
-/** Reads and checks config.json alone. Throws an Error of one line that names the file, and the first field at fault with its value. */
+/** Throws an Error of one line that names the file, and the first faulty field with its value. */
 export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const file = join(directory, "config.json");
   const config = configOf(await readFile(file, "utf8"), file);

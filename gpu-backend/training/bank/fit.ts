@@ -14,21 +14,20 @@ import type { BankSettings } from "./settings.ts";
 import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
 interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
-  /** Identifies everything that the result depends on besides these options. */
+  /** Hash of everything else that the result depends on. */
   key: string;
 }
 
-/** Of the checkpoints' shape. */
 const stateVersion = 2;
 
-/** Learning rates that are tried. Gains of centroids are measured against the static adapter, so it must be as good as it can be. */
+/** All are tried: gains of centroids are measured against the static adapter, so it must be as good as it can be. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
-/** Steps of the static adapter as a share of the hyper-network's: it has fewer parameters. */
+/** As a share of the hyper-network's steps, because the static adapter has fewer parameters. */
 const staticSteps = 0.5;
 const stepsBetweenCheckpoints = 50;
 
-/** Trains the static adapter at each learning rate, and returns the one with the lowest loss on `validation`. */
+/** Trains a static adapter at each learning rate. Returns the one with the lowest loss on `validation`. */
 export async function fitStatic(
   text: TrainingText,
   validation: WindowSet,

@@ -1,10 +1,9 @@
-/** The gain of an adapter on held-out text, and the choice of its scale, both from losses of windows. Pure. */
+/** The gain of an adapter on held-out text, and the choice of its scale, from losses of windows. Pure. */
 import type { Gain } from "../../adapters/own/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
-/** Losses of a window under the base and under the adapter, in nats, each summed over its tokens. */
+/** Losses of a window in nats, summed over its tokens. */
 export interface WindowLoss {
-  /** Identifies the document of the window. */
   document: string;
   tokens: number;
   base: number;
@@ -13,14 +12,14 @@ export interface WindowLoss {
 
 const resamples = 1000;
 
-/** A value that is summed over the tokens of a window. */
+/** `sum`: of a value over the tokens of a window. */
 export interface WindowSum {
   document: string;
   tokens: number;
   sum: number;
 }
 
-/** Mean per token; null without tokens. The 95% interval is a bootstrap over documents, because windows of one document are alike. */
+/** Mean per token; null without tokens. The interval is a bootstrap over documents, because windows of a document are alike. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
   const total = (of: typeof sums, what: "sum" | "tokens") => of.reduce((sum, document) => sum + document[what], 0);
@@ -33,14 +32,13 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
 /** Resamples items: draws as many as there are, with replacement. */
 export type Redraw = <T>(items: readonly T[]) => T[];
 
-/** The 95% interval of a value that `draw` computes from items which it resamples with `drawn`. */
+/** The 95% interval of a value that `draw` computes from items that it resamples with `drawn`. */
 export function bootstrap(draw: (drawn: Redraw) => number, random: Random): [number, number] {
   const drawn: Redraw = (items) => items.map(() => items[random.integer(items.length)]);
   const sorted = Array.from({ length: resamples }, () => draw(drawn)).sort((a, b) => a - b);
   return [sorted[Math.floor(0.025 * sorted.length)], sorted[Math.ceil(0.975 * sorted.length) - 1]];
 }
 
-/** Adds up the windows of each document. */
 export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "document">[] {
   const documents = new Map<string, { sum: number; tokens: number }>();
   for (const { document, tokens, sum } of windows) {
@@ -50,12 +48,12 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
   return [...documents.values()];
 }
 
-/** Fewest test documents from which a gain is measured. Resampling a single one would give an interval without width. */
+/** Fewest test documents for a gain. Resampling a single one would give an interval without width. */
 export const minMeasuredDocuments = 2;
-/** Documents that a centroid needs, so that about two are in the tenth that is held out for test. */
+/** Documents of a centroid: about two are in the tenth that is held out for test. */
 export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
-/** Gain of an adapter over the base; null with fewer than two documents. */
+/** null with fewer than `minMeasuredDocuments`. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
   if (new Set(losses.map(({ document }) => document)).size < minMeasuredDocuments) return null;
   return documentMean(
@@ -65,23 +63,23 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
-/** Least gain on validation text for which a centroid is on, in nats per token. Smaller gains are often noise. */
+/** Least gain on validation text, in nats per token, for which a centroid is on. Smaller gains are often noise. */
 const requiredGain = 0.005;
-/** Most that a corpus may lose under the chosen scale, in nats per token. */
+/** Greatest loss of a corpus under the chosen scale, in nats per token. */
 const toleratedLoss = 0.005;
-/** A corpus may lose more if it has a smaller share of the centroid's validation tokens than this. */
+/** Corpora with a smaller share of the centroid's validation tokens may lose more. */
 const judgedShare = 0.1;
 
-/** The validation text of one corpus that is nearest to one centroid. */
+/** The validation text of a corpus that is nearest to a centroid. */
 export interface ScaleTrial {
   tokens: number;
-  /** Loss in nats under each of `scaleChoices`, summed over the tokens. */
+  /** Under each of `scaleChoices`, in nats, summed over the tokens. */
   losses: number[];
 }
 
 /**
  * Chooses the scale of a centroid: the one with the lowest loss among those that harm no corpus, or 0 (off) if it gains too little. A
- * corpus that the base knows by heart can only lose, so a larger gain on other text must not outweigh its loss.
+ * corpus that the base knows by heart can only lose; a gain on other text must not outweigh its loss.
  */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);

@@ -1,4 +1,4 @@
-/** Chooses each centroid's scale on validation text and measures the result on test text. Text is assigned to centroids as by the edge. */
+/** Chooses each centroid's scale on validation text and measures gains on test text. Assigns text to centroids as the edge does. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf } from "../../adapters/generated/hyper-network.ts";
 import { assignAll } from "../clustering/placement.ts";
@@ -8,18 +8,18 @@ import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./g
 import type { ServedParameters } from "./parameters.ts";
 import type { Reader } from "./reader.ts";
 
-/** What makes the adapters of the centroids. */
+/** The centroids' adapters. */
 export interface Adapters extends ServedParameters {
   centroids: CentroidVectors;
 }
 
-/** Gates of centroid k at a scale, [Q]; scale 0 gives those of the static adapter. */
+/** Gates of centroid k at a scale, [Q]; at 0 those of the static adapter. */
 export function gatesAt({ network, centroids }: Adapters, k: number, scale: number): Float32Array {
   const { dimensions: P, vectors } = centroids;
   return gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);
 }
 
-/** Loss of each window in nats, summed over its scored tokens. `gatesOf` returns the gates [Q] of a window; zeros are the base. */
+/** Loss of each window in nats, summed over its scored tokens. `gatesOf` returns a window's gates [Q]; zeros are the base. */
 export async function lossesOf(
   reader: Reader,
   { windows, statesOf }: WindowSet,
@@ -53,7 +53,7 @@ export async function chooseScales(reader: Reader, validation: PlacedSet, adapte
   return Float32Array.from(trials, (ofCentroid) => chooseScale([...ofCentroid.values()]));
 }
 
-/** Number of documents of `set` that are assigned to each centroid, [K]. */
+/** Number of documents of each centroid, [K]. */
 export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroids: CentroidVectors): number[] {
   const documents = Array.from({ length: centroids.count }, () => new Set<string>());
   for (const [i, k] of assignAll(embeddings, centroids).entries()) documents[k].add(documentKey(windows[i]));
@@ -66,7 +66,7 @@ export interface AssignedLoss extends WindowLoss {
   centroid: number;
 }
 
-/** Losses of each window of `set` under the base, the static adapter, and the adapter of its centroid at that centroid's scale. */
+/** Losses under the base, the static adapter, and the adapter of the window's centroid at that centroid's scale. */
 export async function measureWindows(
   reader: Reader,
   set: PlacedSet,

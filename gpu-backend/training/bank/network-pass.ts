@@ -1,4 +1,4 @@
-/** A feed-forward network with its gradients in closed form, for training. Serving uses adapters/generated/hyper-network.ts. */
+/** A feed-forward network with gradients in closed form, for training. Serving uses adapters/generated/hyper-network.ts. */
 
 /** W·x + b */
 interface Layer {
@@ -6,15 +6,15 @@ interface Layer {
   b: Float32Array; // [outputs]
 }
 
-/** An activation function: its value and its slope at x. */
+/** Value and slope at x. */
 export type Activation = (x: number) => readonly [value: number, slope: number];
 
-/** The layers (w1, b1), (w2, b2), … of named parameters or of their gradients. */
+/** Layers (w1, b1), (w2, b2), … of named parameters or of their gradients. */
 export function layersOf(values: ReadonlyMap<string, Float32Array>, count: number): Layer[] {
   return Array.from({ length: count }, (_, i) => ({ w: values.get(`w${i + 1}`)!, b: values.get(`b${i + 1}`)! }));
 }
 
-/** Runs the layers on one input. All but the last are followed by the activation. */
+/** Runs the layers on one input. The activation follows all but the last. */
 export function networkPass(layers: readonly Layer[], input: Float32Array, activate: Activation) {
   const inputs = [input]; // of each layer
   const slopes: Float32Array[] = [];
@@ -27,7 +27,7 @@ export function networkPass(layers: readonly Layer[], input: Float32Array, activ
   }
   return {
     output,
-    /** Adds the gradients of the layers to `sums`, given the gradient of the output. */
+    /** Adds the layers' gradients to `sums`, given the output's. */
     backward(dOutput: Float32Array, sums: readonly Layer[]): void {
       let d = dOutput;
       for (let i = layers.length - 1; i >= 0; i--) {

@@ -1,4 +1,4 @@
-/** The trainable parameters of a static adapter, and of the hyper-network with its bank: shapes and initial values. */
+/** Trainable parameters of a static adapter, and of the hyper-network with its bank. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import type { HyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -25,12 +25,11 @@ export function bankShape(options: { rank: number; biases: number; hidden?: numb
   return { rank, biases, hidden, dimensions, gates, a0 };
 }
 
-/** An array of zeros for each name, as long as the array of that name in `values`. */
 export function zerosLike<Name>(values: ReadonlyMap<Name, Float32Array>): Map<Name, Float32Array> {
   return new Map([...values].map(([name, { length }]) => [name, new Float32Array(length)]));
 }
 
-/** A ~ N(0, 1/D); B = 0, so adapters start at zero change. A hyper-network's gates start near 1 and vary little with the input. */
+/** A ~ N(0, 1/D). B = 0, so adapters change nothing at first. A hyper-network's gates are near 1 at first and vary little. */
 export function initialParameters(shape: BankShape, hiddenSize: number, seed: number): Parameters {
   const random = new Random(seed, streams.initialise);
   const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
@@ -58,7 +57,7 @@ export interface Trained {
   parameters: Parameters;
 }
 
-/** What is served. The bank has the directions of the static adapter first, then those of the hyper-network. */
+/** The bank has the directions of the static adapter first, then those of the hyper-network. */
 export interface ServedParameters {
   bank: Bank;
   network: HyperNetwork;
@@ -68,7 +67,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins a static adapter and a hyper-network. Each has gates of 0 for the other's directions; the static adapter has 1 for its own. */
+/** Joins a static adapter and a hyper-network. The gates of each for the other's directions are 0; the static adapter's own are 1. */
 export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

@@ -5,11 +5,10 @@ import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
 import type { HeadWeights } from "./training-graph.ts";
 
-/** The head of a base. */
 export interface Head {
   hiddenSize: number; // D
   vocabularySize: number; // V
-  /** Adds nodes to the graph that compute logits [N, V] from adapted states [N, D]. */
+  /** Adds nodes for the logits [N, V] of adapted states [N, D]. */
   addLogits(g: GraphBuilder, adapted: string): string;
 }
 
@@ -25,12 +24,12 @@ export interface Reading {
   logprobs: Float32Array;
   /** Log-likelihoods of `others`, [N, K]. */
   otherLogprobs: Float32Array;
-  /** The likeliest token at each position, [N]. */
+  /** Likeliest token of each position, [N]. */
   topIds: Int32Array;
   topLogprobs: Float32Array;
 }
 
-/** Maximum number of logits in one run of the graph, which bounds its memory to about 64 MB. */
+/** Logits of one run of the graph, 64 MB. */
 const maxLogits = 2 ** 24;
 
 export type Reader = Awaited<ReturnType<typeof openReader>>;
@@ -39,8 +38,8 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildReadingGraph(head, bank), { threads });
   /**
-   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D]. `gates`: [N, Q], or [Q] for all positions; zeros are
-   * the base. `change`: what own adapters add to the adapted states, [N, D].
+   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D]. `gates`: [N, Q], or [Q] for all positions; zeros are the
+   * base. `change` [N, D], of own adapters, is added to the adapted states.
    */
   async function read(
     hidden: Float32Array,
@@ -57,7 +56,7 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
     const perRun = Math.max(1, Math.floor(maxLogits / V));
     for (let from = 0; from < N; from += perRun) {
       const rows = Math.min(perRun, N - from);
-      // A single row is used for all positions.
+      // A single row is for all positions.
       const part = (values: Float32Array, width: number) =>
         values.length === width
           ? tensor(values, [1, width])
@@ -80,7 +79,7 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
   return { read, release: () => session.release() };
 }
 
-/** Inputs: hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K]. Outputs: those of `Reading`. */
+/** Inputs: hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K]. Outputs as in `Reading`. */
 function buildReadingGraph({ hiddenSize, addLogits }: Head, bank: Bank): Uint8Array {
   const g = new GraphBuilder("reading");
   const hidden = g.input("hidden", "float32", ["N", hiddenSize]);

@@ -1,4 +1,4 @@
-/** Reads the adapters of a set of artifacts, for measurements. */
+/** Reads the adapters of a set of artifacts, to measure them. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network
 
 export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
-/** Returns also `scales` [K], the centroids' scales (0 for one that is off), and `manifestHash`, the SHA-256 of manifest.json. */
+/** `scales`: [K], 0 for centroids that are off. `manifestHash`: SHA-256 of manifest.json. */
 export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);

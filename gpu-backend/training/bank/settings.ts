@@ -1,29 +1,27 @@
-/** Settings of training. */
 export interface BankSettings {
   seed: number;
   clusters: number; // K
-  /** Low-rank directions of the static adapter, which also has one bias direction. */
+  /** Low-rank directions of the static adapter, which has one bias direction, too. */
   staticRank: number;
-  /** Low-rank and bias directions of the centroids' adapters. */
+  /** Low-rank directions of the centroids' adapters; `biases`: bias directions. */
   rank: number; // R
   biases: number; // M
   hidden: number; // H
   dimensions: number; // P
-  /** Steps of the hyper-network. The static adapter takes half as many at each learning rate that is tried. */
+  /** Of the hyper-network. The static adapter takes half as many at each learning rate. */
   steps: number;
-  /** Learning rate of the hyper-network. */
+  /** Of the hyper-network. */
   learningRate: number;
   weightDecay: number;
 }
 
-/** Maximum number of windows of 256 tokens that are used of each split. */
+/** Maximum windows of 256 tokens of each split. */
 export interface TextSettings {
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
 }
 
-/** Settings of the embedded artifacts. */
 export const embeddedSettings: BankSettings & TextSettings = {
   ...{ seed: 1, clusters: 24, staticRank: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64 },
   ...{ steps: 250, learningRate: 1.5e-3, weightDecay: 0.3 },

@@ -1,4 +1,4 @@
-/** Trains a static adapter, or a hyper-network above one, on cached hidden states. Draws depend on seed and step, so a run can resume. */
+/** Trains a static adapter, or a hyper-network above one, on cached hidden states. Draws depend on seed and step: a run can resume. */
 import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -18,43 +18,43 @@ export interface TrainingText {
   set: WindowSet;
 }
 
-/** What training a hyper-network needs, and training a static adapter does not. */
+/** Only for a hyper-network. */
 export interface TrainingClusters {
-  /** Prompt embeddings of the windows, [windows, P]. */
+  /** Of the windows' prompts, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
   centroids: Float32Array; // [K, P]
   /** Cluster of each window. */
   memberOf: Int32Array;
-  /** The static adapter that generated adapters are added to. It is not trained any more. */
+  /** The static adapter, which is not trained any more. */
   above: Bank;
 }
 
-/** All that is needed to resume. */
+/** Enough to resume. */
 export interface TrainerState {
   step: number;
   parameters: Parameters;
-  /** First and second moments of AdamW. */
+  /** AdamW's moments. */
   first: Parameters;
   second: Parameters;
 }
 
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
-/** Tokens drawn from each window. Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few. */
+/** Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
-/** Maximum number of logits in one run of the graph, which bounds its memory to about 32 MB. */
+/** Logits of one run of the graph, 32 MB. */
 const maxLogits = 8_000_000;
 
 interface DrawnWindow {
   window: Window;
-  /** Which of the window's scored tokens are used, ascending. */
+  /** Indexes among the window's scored tokens, ascending. */
   tokens: Int32Array;
-  /** Input of the hyper-network, [P]; empty for a static adapter. */
+  /** [P]; empty for a static adapter. */
   input: Float32Array;
 }
 
-/** `clusters`: null to train a static adapter. `resumed`: the state of an interrupted run, or null. */
+/** `clusters`: null for a static adapter. `resumed`: the state of an interrupted run, or null. */
 export async function openTrainer(
   { head, set }: TrainingText,
   shape: BankShape,
@@ -71,7 +71,7 @@ export async function openTrainer(
   const [a, b] = (["a", "b"] as const).map((name) => tensor(parameters.get(name)!, [Q, D]));
   const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
-  /** Runs the graph on drawn tokens with `gates` [windows, Q]; adds to `gradients` and `dGates` [windows, Q]. Returns mean nats per token. */
+  /** Runs the graph with `gates` [windows, Q]. Adds to `gradients` and `dGates` [windows, Q]. Returns mean nats per token. */
   async function runHead(
     drawn: readonly DrawnWindow[],
     gates: Float32Array,
@@ -111,7 +111,7 @@ export async function openTrainer(
     return loss;
   }
 
-  /** Takes one step. Returns the mean loss before it, in nats per token. */
+  /** Returns the mean loss before the step, in nats per token. */
   async function step(): Promise<number> {
     const next = state.step + 1;
     const random = new Random(seed, streams.firstStep + next);
@@ -136,7 +136,7 @@ export async function openTrainer(
   return { state, step, release: () => session.release() };
 }
 
-/** The hyper-network on one input [P]: gates = w2·gelu(w1·(√P·input) + b1) + b2. */
+/** gates = w2·gelu(w1·(√P·input) + b1) + b2 */
 export function hyperNetworkPass(parameters: Parameters, input: Float32Array) {
   const scaled = input.map((value) => Math.sqrt(input.length) * value);
   return networkPass(layersOf(parameters, 2), scaled, gelu);
@@ -153,7 +153,6 @@ function drawTokens(window: Window, random: Random): Int32Array {
   return random.subset(scoredTokens(window), tokensPerWindow);
 }
 
-/** Draws windows for a static adapter. */
 function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   return Array.from({ length: clustersPerStep * windowsPerCluster }, () => {
     const window = windows[random.integer(windows.length)];
@@ -161,7 +160,7 @@ function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   });
 }
 
-/** Draws some clusters and windows of each. Inputs lie between the centroid and the window's own embedding, so that gates vary smoothly. */
+/** Draws clusters and windows of each. Inputs lie between the centroid and the window's own embedding, so that gates vary smoothly. */
 function drawOfClusters(
   windows: readonly Window[],
   { embeddings, centroids, memberOf }: TrainingClusters,

@@ -7,10 +7,9 @@
  * with dh' = Wᵀ·(softmax(logits) − onehot(target)):
  *   dB = u·dh'ᵀ,  du = B·dh',  dp = du ⊙ g,  dA = dp·hᵀ,  dg = du ⊙ p
  *
- * The gates of a static adapter are 1. When a hyper-network is trained, the Bᵀ·u of the static adapter below it is also added to h'.
- *
- * The softmax is over the whole vocabulary. A softmax over candidate tokens, with a constant for all others, would take a tenth of the
- * time. But then adapters learn to raise all candidates together, which measurably harms the loss over the whole vocabulary.
+ * The gates of a static adapter are 1. If a hyper-network is trained, the static adapter's Bᵀ·u is also added to h'. The softmax is over
+ * the whole vocabulary. Over candidate tokens, with a constant for all others, it would take a tenth of the time; but then adapters learn
+ * to raise all candidates together, which measurably harms the loss over the whole vocabulary.
  * Shapes: N tokens, V vocabulary, D hidden size, Q gates.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";

@@ -1,18 +1,17 @@
-/** What the manifest shows of a centroid: a label of characteristic words, and its position on a map. */
+/** The manifest's description of a centroid: a label of characteristic words, and a position on a map. */
 import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./prompt-space.ts";
 
-/** Weight of the whole corpus as a prior, in tokens. It keeps rare pieces from becoming labels by chance. */
+/** Weight of the whole corpus as a prior, in tokens, against rare pieces that become labels by chance. */
 const priorTokens = 1000;
 const labelWords = 5;
-/** A piece that begins a word. Other pieces are fragments that tell a reader nothing. */
+/** Begins a word. Other pieces tell a reader nothing. */
 const wordStart = /^ \p{L}{3,}$/u;
 
 /**
- * The most characteristic pieces of each cluster, by log-odds against the whole corpus, with the corpus as a prior and in standard
- * errors (Monroe, Colaresi & Quinn 2008). Only pieces that begin a word are used, and each once whatever its case.
- * @param counts how often each token id occurs in each cluster, K × [V]
+ * The most characteristic pieces of each cluster, by log-odds against the whole corpus, with the corpus as a prior and in standard errors
+ * (Monroe, Colaresi & Quinn 2008). Only pieces that begin a word count, once whatever their case. `counts`: K × [V], `countsByCluster`.
  */
 export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string): string[][] {
   const V = counts[0].length;
@@ -47,7 +46,7 @@ export function countsByCluster(windows: readonly Window[], memberOf: Int32Array
   return counts;
 }
 
-/** Positions of the centroids on a map: their first two principal components, [K]. */
+/** The first two principal components of each centroid, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const points = Matrix.from1DArray(centroids.length / dimensions, dimensions, centroids);
   const centred = points.subRowVector(points.mean("column"));

@@ -2,19 +2,19 @@
 import { Random, streams } from "../random.ts";
 
 export interface Clusters {
-  /** [K, P], unit rows. */
+  /** Unit rows, [K, P]. */
   centroids: Float32Array;
-  /** Cluster of each point. */
+  /** Of each point. */
   memberOf: Int32Array;
   /** Mean similarity of a point to its centroid, which k-means maximises. */
   meanSimilarity: number;
 }
 
-/** Number of independent starts; the best result is kept. */
+/** Independent starts, of which the best result is kept. */
 const starts = 8;
 const maxRounds = 50;
 
-/** Clusters unit rows `points` [n, P], seeded. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
+/** `points`: unit rows [n, P]. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
 export function kMeans(
   points: Float32Array,
   dimensions: number,
@@ -54,7 +54,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, at most `maxRounds` times. */
+/** Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, or `maxRounds` times. */
 function refine(points: Float32Array, P: number, centroids: Float32Array): Clusters {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {

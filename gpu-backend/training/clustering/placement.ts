@@ -1,4 +1,4 @@
-/** Clusters whole documents, whose kind is clearer than a prefix's, and fits the edge's table so that 64-token prefixes find the clusters. */
+/** Clusters whole documents, whose kind is clearer than a prefix's. Fits the edge's table so that 64-token prefixes find the clusters. */
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -12,16 +12,16 @@ import { kMeans, unitVector } from "./k-means.ts";
 export interface Placement {
   table: EdgeTable;
   centroids: CentroidVectors;
-  /** Cluster of each training window. */
+  /** Of each training window. */
   memberOf: Int32Array;
 }
 
 const epochs = 5;
 const learningRate = 1;
-/** Similarities lie in [−1, 1] and are multiplied by this before the softmax. */
+/** Factor of similarities, in [−1, 1], before the softmax. */
 const sharpness = 10;
 
-/** The same seed gives the same placement. Throws an Error for fewer windows than clusters. `rows` [V, P]: of `fitPromptRows`. */
+/** `rows` [V, P]: of `fitPromptRows`. The same seed gives the same placement. Throws an Error for fewer windows than clusters. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
@@ -36,7 +36,7 @@ export function placeText(
   return { table: quantised(fitted, P), centroids: vectors, memberOf };
 }
 
-/** Rows [V, P] as int8, with one scale per row. */
+/** Rows [V, P] as int8, with a scale per row. */
 export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   const P = dimensions;
   const V = rows.length / P;
@@ -51,7 +51,7 @@ export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   return table;
 }
 
-/** Prompt embeddings of the windows' prefixes, [windows, P], computed as the edge computes them. */
+/** Of the windows' prefixes, [windows, P], as the edge computes them. */
 export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
   const P = table.dimensions;
   const embeddings = new Float32Array(windows.length * P);
@@ -68,7 +68,7 @@ export function assignAll(embeddings: Float32Array, centroids: CentroidVectors):
   );
 }
 
-/** For each window its document's direction: the sum of the embeddings of all windows of the document, scaled to length 1, [n, P]. */
+/** For each window the direction of its document: the summed embeddings of the document's windows, scaled to length 1, [n, P]. */
 function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Array {
   const P = table.dimensions;
   const sums = new Map<string, Float32Array>();
@@ -88,7 +88,7 @@ function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Ar
   return points;
 }
 
-/** Fits `rows` in place by softmax regression: the direction of the sum of 64 drawn tokens predicts the cluster. Adagrad, for rare tokens. */
+/** Fits `rows` in place by softmax regression: the direction of the sum of 64 drawn tokens predicts the cluster. Uses Adagrad. */
 function fitRows(
   rows: Float32Array,
   windows: readonly Window[],
@@ -118,8 +118,8 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // The gradient for the direction (the sum divided by its length), then for the sum. The part along the direction drops out,
-      // because it only changes the sum's length.
+      // The gradient for the direction, that is the sum divided by its length, then for the sum. Its part along the direction is 0, because
+      // it would only change the length.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {

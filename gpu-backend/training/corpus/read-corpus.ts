@@ -4,13 +4,12 @@ import { glob, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Document, documentsOf, isCorpusFile, withEnoughDocuments } from "./documents.ts";
 
-/** Where the text of a corpus is. */
 export interface CorpusSource {
   name: string;
   path: string;
   /** null if unknown. */
   licence: string | null;
-  /** What a corpus of the lock must hash to (`corpusHash`). */
+  /** The lock's `corpusHash`. */
   sha256?: string;
 }
 
@@ -22,14 +21,14 @@ export interface Corpus {
   documents: Document[];
 }
 
-/** `PATH` or `NAME=PATH`. The name is the last part of the path unless it is given. */
+/** `PATH` or `NAME=PATH`. The default name is the last part of the path. */
 export function parseSource(argument: string): CorpusSource {
   const named = /^([\w.-]+)=(.+)$/.exec(argument);
   const path = named ? named[2] : argument;
   return { name: named ? named[1] : basename(path), path, licence: null };
 }
 
-/** Reads documents in path order, each text once. Throws an Error without text, and if a locked corpus is missing or has other bytes. */
+/** Reads documents in path order, each text once. Throws an Error without text, or if a locked corpus is missing or differs. */
 export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource): Promise<Corpus> {
   const files = await filesOf(path).catch((cause: unknown) => {
     if (!locked) throw cause;

@@ -1,4 +1,4 @@
-/** How lock.json's corpora are made of packages. Corpora to measure on were chosen before any score; no score may change a recipe. */
+/** How lock.json's corpora are made of packages. Corpora for measurements were chosen before any score; scores never change a recipe. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
@@ -6,22 +6,22 @@ import { sectionsOf } from "./documents.ts";
 import { type FoundFile, filesOf, outputOf, pagesOf } from "./packages.ts";
 
 interface Recipe {
-  /** One glob pattern per package, in the order of the lock. */
+  /** A glob pattern per package, in the order of the lock. */
   files: readonly string[];
-  /** Paths that are left out. */
+  /** Paths to leave out. */
   without?: RegExp;
-  /** Turns files into documents. By default each file is a document. */
+  /** Default: each file is a document. */
   as?: (files: FoundFile[]) => string[];
 }
 
-/** For corpora that need more than a recipe: makes the documents from the folders that the packages were unpacked into. */
+/** For corpora that need more than a recipe. `folders`: those of the unpacked packages. */
 type Program = (...folders: string[]) => Promise<string[]>;
 
 const sections = (characters: number) => (files: FoundFile[]) =>
   files.flatMap(({ text }) => sectionsOf(text, characters));
 const rubyGem = "usr/share/rubygems-integration/all/gems/*/lib/**/*.rb";
 const fortunes = (files: FoundFile[]) => files.flatMap(({ text }) => text.split(/^%$/m));
-/** A translation of Apache's manual, without the pages that are not translated and repeat the English ones. */
+/** A translation of Apache's manual, without untranslated pages, which repeat the English ones. */
 const translated = (code: string): Recipe => ({
   files: [`usr/share/doc/apache2-doc/manual/${code}/**/*.html`],
   as: (files) => pagesOf(files.filter(({ text }) => text.slice(0, 600).includes(`lang="${code}"`))),
@@ -82,7 +82,7 @@ export const recipes: Record<string, Recipe | Program> = {
   acronyms: { files: ["usr/share/dictd/vera.dict.dz"], as: sections(4000) },
 };
 
-/** The texts of a corpus' documents, from the folders that its packages were unpacked into. */
+/** `folders`: those of the unpacked packages. */
 export async function documentTexts(name: string, folders: readonly string[]): Promise<string[]> {
   const recipe = recipes[name];
   if (typeof recipe === "function") return recipe(...folders);
@@ -92,7 +92,7 @@ export async function documentTexts(name: string, folders: readonly string[]): P
   return as(files.filter(({ path }) => !without?.test(path)));
 }
 
-/** Each book is a document. The program of one package prints the data file of the other. */
+/** A document per book. The program of one package prints the data file of the other. */
 async function bible(program: string, data: string): Promise<string[]> {
   const verses = await outputOf(join(program, "usr/bin/bible"), ["-p", join(data, "usr/lib"), "-f", "gen1:1-rev22:21"]);
   const books = new Map<string, string[]>();
@@ -106,7 +106,7 @@ async function bible(program: string, data: string): Promise<string[]> {
   return [...books.values()].map((lines) => `${lines.join("\n")}\n`);
 }
 
-/** Each chapter of Jane Austen's novels is a document. */
+/** A document per chapter of Jane Austen's novels. */
 async function austen(folder: string): Promise<string[]> {
   const database = await readFile(join(folder, "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"));
   return novelsOf(database).flatMap((lines) => chaptersOf(lines));
@@ -126,7 +126,7 @@ export function novelsOf(database: Uint8Array): string[][] {
   return novels;
 }
 
-/** The result of inflateSync with `info`, which Node's types lack. */
+// Node's types lack this result of inflateSync.
 interface Inflated {
   buffer: Buffer;
   engine: { bytesWritten: number };
@@ -156,7 +156,7 @@ function chaptersOf(lines: readonly string[]): string[] {
   return chapters.map((chapter) => `${chapter.join("\n").trim()}\n`);
 }
 
-/** A text of the Brown corpus without its part-of-speech tags, and with normal spaces around punctuation. */
+/** A text of the Brown corpus without part-of-speech tags, and with normal spaces around punctuation. */
 export function withoutTags(tagged: string): string {
   const paragraphs = tagged.split(/\n\s*\n\s*\n/).map((paragraph) =>
     paragraph

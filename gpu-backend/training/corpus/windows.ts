@@ -1,23 +1,22 @@
 /**
- * Windows: stretches of up to 256 tokens of a document, the unit of training. The first 64 tokens of a window, its prefix, assign it
- * to a centroid; the tokens after the prefix are predicted and scored. Windows do not overlap, and each is of one document.
+ * Windows: stretches of up to 256 tokens of a document, the unit of training. A window's first 64 tokens, its prefix, assign it to a
+ * centroid; the tokens after the prefix are predicted and scored. Windows do not overlap.
  */
 import type { Random } from "../random.ts";
 
 export const prefixTokens = 64;
 export const windowTokens = 256;
-/** The last window of a document may be shorter. It is kept if it has at least this many tokens after the prefix. */
+/** A document's last window is kept if it has at least this many tokens after the prefix. */
 const minScoredTokens = 16;
 
 export interface Window {
   corpus: number;
-  /** Index of the document within its corpus. */
+  /** Index in its corpus. */
   document: number;
-  /** Up to `windowTokens` ids. */
+  /** At most `windowTokens`. */
   tokenIds: Int32Array;
 }
 
-/** Number of tokens after the prefix. */
 export function scoredTokens(window: Window): number {
   return window.tokenIds.length - prefixTokens;
 }
@@ -26,12 +25,11 @@ export function prefixOf(window: Window): Int32Array {
   return window.tokenIds.subarray(0, prefixTokens);
 }
 
-/** Identifies the document of a window. */
 export function documentKey({ corpus, document }: Window): string {
   return `${corpus}/${document}`;
 }
 
-/** The token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts it. */
+/** Token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts it. */
 export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
@@ -44,7 +42,7 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
   return windows;
 }
 
-/** Draws at most `limit` windows, the same number from each corpus; larger corpora fill up for smaller ones. Keeps their order. */
+/** Draws at most `limit` windows, as many of each corpus; larger corpora make up for smaller ones. Keeps their order. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
   const chosen = new Set<Window>();
