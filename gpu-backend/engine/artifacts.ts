@@ -18,14 +18,7 @@ import { readFileAtMost } from "../files.ts";
 import { type Base, openBase } from "../models/base.ts";
 import type { HashRecord } from "../models/weights-record.ts";
 
-export interface Artifacts {
-  model: Base;
-  manifest: Manifest;
-  /** SHA-256 of manifest.json. */
-  manifestHash: string;
-  tokenizer: Tokenizer;
-  hyperNetwork: TensorFile;
-}
+export type Artifacts = Awaited<ReturnType<typeof readArtifacts>>;
 
 /** The folder of the artifacts that come with a model. */
 export function artifactsOf(modelDirectory: string): string {
@@ -37,7 +30,7 @@ export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
   record?: HashRecord,
-): Promise<Artifacts> {
+) {
   const base = await openBase(modelDirectory, record);
   try {
     const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);

@@ -18,15 +18,10 @@ import type { Found } from "../memory/search.ts";
 import type { HeadResult } from "./sampler.ts";
 import { forbidden, type LogitChange } from "./sequence.ts";
 
-/** A memory's prediction at one position. */
-export interface MemorySays {
-  found: Found;
-  /** By token id, of the next token. */
-  probabilities: Map<number, number>;
-  greatest: number;
-}
+export type MemorySays = ReturnType<typeof saysOf>;
 
-export function saysOf(found: Found, rule: MemoryRule): MemorySays {
+/** A memory's prediction at one position: probabilities of the next token by id, and the greatest of these. */
+export function saysOf(found: Found, rule: MemoryRule) {
   const probabilities = memoryProbabilities(found, rule);
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
@@ -55,25 +50,18 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
   return { topScores: Float32Array.of(highest), logSumExp: highest + Math.log(sum) };
 }
 
-export interface MixedRow {
-  row: HeadResult;
-  /** For each memory: by token id, what it adds to the probability before the division by `total`. */
-  added: ReadonlyMap<number, number>[];
-  /** Sum of the mixed distribution before the division. */
-  total: number;
-}
-
 /**
  * Mixes a head row with the prediction of each memory. The row already has the request's logit changes. They are applied to the memories'
  * probabilities here, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place. Without scores, only the
- * target's score and the sums are mixed.
+ * target's score and the sums are mixed. Returns, by memory and token id, what is `added` to the probability before the division by
+ * `total`, the sum of the mixed distribution.
  */
 export function mixMemories(
   row: HeadResult,
   says: readonly MemorySays[],
   { rule, brakes }: { rule: MemoryRule; brakes: BrakeWeights },
   { changes = [], targetId, temperature }: { changes?: Iterable<LogitChange>; targetId: number; temperature: number },
-): MixedRow {
+) {
   const changed = [...changes];
   const before = unchanged(row, changed);
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
@@ -144,7 +132,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
 
 /** The memories' contributions to a token with this logprob in a mixed row. `passageOf` returns the passage of a memory's key. */
 export function sourcesOf(
-  { added, total }: Pick<MixedRow, "added" | "total">,
+  { added, total }: Pick<ReturnType<typeof mixMemories>, "added" | "total">,
   says: readonly MemorySays[],
   { tokenId, logprob, theta }: { tokenId: number; logprob: number; theta: number },
   passageOf: (memory: number, position: number) => Passage,

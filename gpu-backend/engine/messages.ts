@@ -1,9 +1,9 @@
 /** Messages between the backend's process and an engine's process. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
-import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
-import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
-import type { MemoryCacheStats } from "../memory/memory-cache.ts";
+import type { AdapterCache } from "../adapters/generated/adapter-cache.ts";
+import type { PrefixCache } from "../kv/prefix-cache.ts";
+import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
@@ -86,7 +86,7 @@ export interface EngineStats {
   /** The part of `kvBytes` that holds positions. */
   kvUsedBytes: number;
   kvCapacityBytes: number;
-  prefixes: PrefixCacheStats | null;
-  adapters: AdapterCacheStats;
-  memories: MemoryCacheStats | null;
+  prefixes: PrefixCache["stats"] | null;
+  adapters: AdapterCache["stats"];
+  memories: MemoryCache["stats"] | null;
 }

@@ -2,17 +2,7 @@
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
-/** The result of one head row (RowOutput); K candidates, V vocabulary. */
-export interface HeadResult {
-  /** [K], best first. */
-  topIds: Int32Array;
-  topScores: Float32Array;
-  logSumExp: number;
-  scaledLogSumExp: number;
-  targetScore: number;
-  /** [V]; null if not requested. */
-  scores: Float32Array | null;
-}
+export type HeadResult = ReturnType<typeof headResult>;
 
 /** Lower temperatures count as 0, because logits divided by them would not fit float32. */
 const minTemperature = 1e-3;
@@ -21,8 +11,8 @@ const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
 /** Tokens outside the top K are sorted in bands of scores, each `bandWidth` · temperature wide. */
 const bandWidth = 2;
 
-/** The result of head row `n`, as views. */
-export function headResult(output: RowOutput, n: number): HeadResult {
+/** The result of head row `n`: views of [K] candidates, best first, and [V] scores; null if these were not requested. */
+export function headResult(output: RowOutput, n: number) {
   const { topCount: K, scores } = output;
   const V = scores ? scores.length / output.logSumExp.length : 0;
   return {

@@ -41,26 +41,11 @@ export interface MemorySettings {
   memoryCacheBytes: number;
 }
 
-export interface MemoryPlan {
-  limitBytes: number;
-  /** Bound on keys and values of one set. */
-  kvBytes: number;
-  /** Bytes that may be in use at the same time, of all sets. */
-  parts: {
-    processes: number;
-    sessions: number;
-    /** Additional memory of the start of one set, or of a fitter, whichever is larger. Nothing enforces that only one runs at a time. */
-    loading: number;
-    kv: number;
-    prefix_caches: number;
-    adapter_caches: number;
-    memories: number;
-  };
-  plannedBytes: number;
-}
-
-/** Keys and values get room for one sequence as long as the context, even if that exceeds the limit. */
-export function planMemory(settings: MemorySettings): MemoryPlan {
+/**
+ * Returns the bound on keys and values of one set, and the bytes that parts of all sets may use at the same time. Keys and values get
+ * room for one sequence as long as the context, even if that exceeds the limit.
+ */
+export function planMemory(settings: MemorySettings) {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
     settings;
   const parameters = parametersOf(model);
@@ -68,6 +53,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   const taken = {
     processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
+    // For the start of one set, or for a fitter. Nothing enforces that only one runs at a time.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: sets * prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,
@@ -86,7 +72,7 @@ export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }
 
-export function memorySentence({ limitBytes, parts, plannedBytes }: MemoryPlan): string {
+export function memorySentence({ limitBytes, parts, plannedBytes }: ReturnType<typeof planMemory>): string {
   const named = Object.entries(parts).map(([name, bytes]) => `${name.replace("_", " ")} ${megabytes(bytes)}`);
   const verdict = plannedBytes > limitBytes ? "which is more than the limit" : "within the limit";
   return `Up to ${megabytes(plannedBytes)} may be taken (${named.join(", ")}), ${verdict} of ${megabytes(limitBytes)}.`;

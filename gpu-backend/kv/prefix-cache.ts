@@ -12,18 +12,6 @@
 import { createHash } from "node:crypto";
 import type { KvBlock } from "./runner.ts";
 
-export interface PrefixCacheStats {
-  /** Prompt tokens looked up. */
-  queriedTokens: number;
-  /** Prompt tokens found, which were not computed again. */
-  reusedTokens: number;
-  /** Tenants that have a block. */
-  tenants: number;
-  blocks: number;
-  bytes: number;
-  evictions: number;
-}
-
 /** Keys and values of t tokens; read only. */
 export interface Block {
   ids: Int32Array; // [t]
@@ -78,7 +66,7 @@ export class PrefixCache {
     this.#maximumBytes = maximumBytes;
   }
 
-  get stats(): PrefixCacheStats {
+  get stats() {
     return {
       queriedTokens: this.#queriedTokens,
       reusedTokens: this.#reusedTokens,

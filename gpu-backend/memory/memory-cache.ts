@@ -19,14 +19,6 @@ export interface OpenMemory {
   readonly search: MemorySearch;
 }
 
-export interface MemoryCacheStats {
-  entries: number;
-  bytes: number;
-  pinnedBytes: number;
-  opened: number;
-  evictions: number;
-}
-
 /** An open memory, or one that is being opened. */
 interface Entry {
   readonly tenant: string;
@@ -57,7 +49,7 @@ export class MemoryCache {
     this.#parts = parts;
   }
 
-  get stats(): MemoryCacheStats {
+  get stats() {
     const entries = this.#entries.values().filter(({ search }) => search);
     return { entries: [...entries].length, bytes: this.#bytes, pinnedBytes: this.#pinnedBytes, ...this.#counts };
   }

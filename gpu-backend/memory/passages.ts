@@ -6,20 +6,14 @@ const passageWords = 12;
 /** Maximum tokens of a passage, for text without spaces. */
 const passageTokens = 48;
 
-export interface Passage {
-  /** Name of the document. */
-  document: string;
-  /** Byte range [start, end) of its text. */
-  start: number;
-  end: number;
-}
+export type Passage = ReturnType<typeof passageOf>;
 
-/** The passage that ends with the token after the key at `position`. */
+/** The byte range [start, end) of the passage that ends with the token after the key at `position`. */
 export function passageOf(
   { documents, nextIds, starts, ends }: Memory,
   position: number,
   textPieceOf: (id: number) => Uint8Array,
-): Passage {
+) {
   const c = firstThat(documents.length, (i) => documents[i].end > position);
   const first = c > 0 ? documents[c - 1].end : 0;
   let at = position;

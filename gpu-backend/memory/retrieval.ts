@@ -21,21 +21,14 @@ interface Place {
   to: number;
 }
 
-export interface PassageIndex {
-  places: Place[];
-  /** The mean of each passage's keys, as a key (keys.ts), [P, D]. */
-  vectors: Int8Array;
-}
+export type PassageIndex = Awaited<ReturnType<typeof indexPassages>>;
+export type InsertedPassages = ReturnType<typeof retrievePassages>;
 
-export interface InsertedPassages {
-  /** The passages with the text around them. Empty if no passage fits. */
-  ids: number[];
-  /** Nearest first. */
-  passages: RetrievedPassage[];
-}
-
-/** Cuts documents into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. */
-export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
+/**
+ * Cuts documents into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. Returns also the mean of each
+ * passage's keys, as a key (keys.ts), [P, D].
+ */
+export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array) {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
   const places: Place[] = [];
@@ -74,13 +67,13 @@ export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   return mean;
 }
 
-/** The passages of all memories that are nearest to `query` [D], in at most `room` tokens. */
+/** The passages of all memories that are nearest to `query` [D], nearest first, in at most `room` tokens with the text around them. */
 export function retrievePassages(
   memories: readonly { memory: Memory; index: PassageIndex }[],
   query: Float32Array,
   { passages: count, prefixIds, separatorIds }: Retrieval,
   room: number,
-): InsertedPassages {
+) {
   const scale = inverseLength(query);
   const found = memories.flatMap(({ index }, m) =>
     index.places.map((place, p) => ({ m, place, similarity: scale * projectionOf(query, index.vectors, p) })),

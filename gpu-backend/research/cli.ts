@@ -1,4 +1,4 @@
-/** `chameleon eval`, `eval:own`, `eval:tasks` and `paper`, by the first argument. Each writes its figures to a file and prints tables. */
+/** `chameleon eval`, `eval:own`, `eval:tasks` and `paper`, by the first argument. Each writes figures to a file and prints tables. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
@@ -32,11 +32,9 @@ interface Flags {
 }
 
 interface Measurement {
-  /** One line of help. */
-  what: string;
+  what: string; // help
   examples: string[];
   addOptions(command: Command): Command;
-  /** Returns figures for the file, and tables for the terminal. */
   measure(flags: Flags, run: Run): Promise<{ figures: unknown; tables: string[] }>;
 }
 

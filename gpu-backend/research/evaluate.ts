@@ -6,12 +6,10 @@ import { logprobsUnder, mixtureOf } from "./mixtures.ts";
 import { type OpenArtifacts, openArtifacts } from "./open-artifacts.ts";
 import {
   estimateText,
-  type Group,
   groupOf,
   hasInk,
   markdownTable,
   type Pieces,
-  type Row,
   rounded,
   rowOf,
   signed,
@@ -20,42 +18,26 @@ import {
 import { kinds, measuredCorpora, promptLengths, readTexts, type Source, scoredTokens, withPrompt } from "./texts.ts";
 
 export interface EvalOptions {
-  /** Folder of the base. */
   model: string;
   artifacts: string;
-  /** Corpora whose test documents are measured; null: the corpora of the lock. */
+  /** Their test documents are measured; null: the lock's corpora. */
   corpora: readonly CorpusSource[] | null;
-  /** Folder with the corpora of the lock. */
   corpusFolder: string;
-  /** Maximum number of texts of each corpus. */
+  /** Of each corpus, at most. */
   texts: number;
 }
 
-/** What scores a text: the base, the static adapter, the nearest centroid's adapter, or the mixture that `auto` serves. */
+/** `nearest`: the nearest centroid's adapter. `mixture`: as `auto` serves it. */
 const methods = ["base", "static", "nearest", "mixture"] as const;
-/** By method the log-likelihood of each scored token in nats, [texts][scoredTokens]. */
+/** By method: log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
-/** Which methods are compared. A single name compares that method with the base. */
+/** A single name compares a method with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
-interface PromptFigures {
-  /** Length of the prompts in tokens. */
-  prompt: number;
-  rows: Row[];
-  groups: Group[];
-}
+export type Evaluation = Awaited<ReturnType<typeof evaluate>>;
 
-export interface Evaluation {
-  model: string;
-  /** SHA-256 of manifest.json. */
-  artifacts: string;
-  /** SHA-256 of the corpus lock. */
-  lock: string;
-  prompts: PromptFigures[];
-}
-
-/** Scores the corpora's texts by every method, with the adapters and the evidence rule of `artifacts`. */
-export async function evaluate(options: EvalOptions, run: Run): Promise<Evaluation> {
+/** Uses the adapters and the evidence rule of `artifacts`. */
+export async function evaluate(options: EvalOptions, run: Run) {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
   const { lock, hash } = await readLock();
   const opened = await openArtifacts(model, artifacts, { threads: run.threads, format: "fp32" });
@@ -72,21 +54,21 @@ export async function evaluate(options: EvalOptions, run: Run): Promise<Evaluati
   }
 }
 
-/** Scores all sources after prompts of each length. `key` names what the scores depend on besides texts and prompts. */
+/** `key`: everything that scores depend on besides texts and prompts. */
 export async function measureSources(
   sources: readonly Source[],
   score: (source: Source, prompt: number) => Promise<Scores>,
   key: string,
   tokenizer: Pieces,
   run: Run,
-): Promise<PromptFigures[]> {
+) {
   const parts = sources.flatMap((source) =>
     promptLengths.map((prompt) => {
       return { source, prompt, name: `${source.name}, ${prompt}`, key: [key, prompt, source.texts] };
     }),
   );
   const scores = await resultsOf("texts", parts, ({ source, prompt }) => score(source, prompt), run);
-  return promptLengths.map((prompt): PromptFigures => {
+  return promptLengths.map((prompt) => {
     const scored = parts.flatMap((part, i) =>
       part.prompt === prompt ? [{ ...part.source, logprobs: scores[i] }] : [],
     );
@@ -99,7 +81,7 @@ export async function measureSources(
   });
 }
 
-/** Parts of the scored tokens for which gains are also shown: tokens other than white space, and tokens that the prompt has or lacks. */
+/** Parts of the scored tokens for which gains are also shown. */
 const partNames = ["no white space", "in the prompt", "not in the prompt"] as const;
 
 function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames)[number], TokenTest> {
@@ -114,7 +96,6 @@ function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames
   };
 }
 
-/** Texts in one pass of the trunk. */
 const textsPerPass = 8;
 
 async function scoresOf({ trunk, reader, served }: OpenArtifacts, { texts }: Source, prompt: number): Promise<Scores> {
@@ -142,10 +123,10 @@ const titles: Record<string, string> = {
   "left-out": "families that were left out",
   new: "unknown sources",
 };
-/** Length of the prompts, in tokens, for the tables of single sources and of parts of the tokens. */
+/** Prompt tokens of the tables of single sources and of parts of the tokens. */
 const comparedPrompt = 64;
 
-/** Three tables of gains: of each group of sources, of parts of the tokens, and of each source. */
+/** Gains by group of sources, by part of the tokens, and by source. */
 export function evaluationTables({ prompts }: Evaluation): string[] {
   const { rows, groups } = prompts.find(({ prompt }) => prompt === comparedPrompt)!;
   const ofGroups = kinds.flatMap((kind) =>

@@ -20,15 +20,14 @@ import type { ServedBank } from "../training/bank/served-bank.ts";
 /** A tenant's own adapter. */
 export interface OwnAdapter {
   delta: Delta;
-  /** Mean prompt embedding of the text that it was fitted to, of length 1, [P]. */
+  /** Mean prompt embedding of its text, scaled to length 1, [P]. */
   centroid: Float32Array;
 }
 
-/** An adapter, or a mixture of adapters. */
 export interface Mixed {
   /** Gates of the generated adapters, [Q]. */
   gates: Float32Array;
-  /** Weight of the own adapter, from 0 to 1. */
+  /** Weight of the own adapter, 0 to 1. */
   own: number;
 }
 
@@ -38,14 +37,14 @@ interface HiddenText {
   hidden: Float32Array;
 }
 
-/** A memory beside which the experts are weighed. */
+/** Experts are weighed beside this memory. */
 interface EvidentMemory {
-  /** The nearest keys at each position of the prompt that is evidence. */
+  /** The nearest keys at each evidence position of the prompt. */
   found: readonly Neighbours[];
   rule: MemoryRule;
 }
 
-/** The experts of a prompt: the base, the static adapter, the own adapter if there is one, and the nearest centroids that are not off. */
+/** The base, the static adapter, the own adapter if there is one, and the nearest centroids that are not off. */
 export function expertsOf(
   promptIds: readonly number[],
   { manifest, table, adapters, scales }: ServedBank,
@@ -76,7 +75,7 @@ export function expertsOf(
   return { all, priors: [priors.base, priors.fixed, ...priors.adapters], nearest, calibration };
 }
 
-/** What `auto` answers with after the first `promptTokens` tokens of a text, and the gates of the nearest centroid's adapter. */
+/** The mixture of `auto` after the first `promptTokens` of a text, and the gates of the nearest centroid's adapter. */
 export async function mixtureOf(
   reader: Pick<Reader, "read">,
   served: ServedBank,
@@ -98,7 +97,7 @@ export async function mixtureOf(
   };
 }
 
-/** Log-likelihoods of the tokens after these positions of a text under each expert, [experts][positions]. */
+/** Log-likelihoods of the tokens after the positions, [experts][positions]. */
 export async function logprobsUnder(
   experts: readonly Mixed[],
   own: OwnAdapter | null,
@@ -134,15 +133,15 @@ export async function logprobsUnder(
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }
 
-/** One position of a text: what λ, the weight of a memory, is computed from, and how well memory and model predict the next token. */
+/** At one position of a text. */
 export interface Observation extends MemoryMatch {
-  /** Probability of the text's own next token under the memory. */
+  /** Of the text's own next token under the memory. */
   ofMemory: number;
-  /** Probability of that token under the model. */
+  /** Of that token under the model. */
   ofModel: number;
 }
 
-/** The observation at position `at` of a reading. `found`: the nearest keys there; `target`: the text's own next token. */
+/** At position `at` of a reading. `found`: the nearest keys there. `target`: the text's own next token. */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,
@@ -160,7 +159,7 @@ export function observationAt(
   };
 }
 
-/** The change of states [N, D] by an own adapter of this weight, [N, D]. */
+/** Change of states [N, D] by an own adapter of weight `share`. */
 export function ownChange(share: number, own: OwnAdapter | null, states: Float32Array): Float32Array {
   return own && share > 0 ? changeOf(own.delta, states).map((x) => x * share) : new Float32Array(states.length);
 }

@@ -1,4 +1,4 @@
-/** Opens what evaluations measure: a base, and artifacts with the scales that they are served at. */
+/** Opens a base and artifacts for measurements, with the scales at which they are served. */
 import { openBase } from "../models/base.ts";
 import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
 import { type Head, openReader } from "../training/bank/reader.ts";
@@ -7,7 +7,7 @@ import { readBase } from "../training/base.ts";
 
 export type OpenArtifacts = Awaited<ReturnType<typeof openArtifacts>>;
 
-/** The returned `reader` computes log-likelihoods by the base's head with the adapters of the artifacts. */
+/** `reader` computes log-likelihoods by the base's head with the artifacts' adapters. */
 export async function openArtifacts(
   model: string,
   artifacts: string,

@@ -4,75 +4,33 @@ import { bootstrap, documentMean, type Redraw, sumsByDocument, type WindowSum } 
 import { Random, streams } from "../training/random.ts";
 import type { Text } from "./texts.ts";
 
-/** A mean and its 95% interval. */
 export interface Estimate {
   mean: number;
   ci95: [number, number];
 }
 
 export type Pieces = Pick<Tokenizer, "pieceOf">;
-/** By method a value for each scored token, [texts][tokens]. The scored tokens are the last ones of a text. */
+/** By method: a value for each scored token, [texts][tokens]. Scored tokens are the last of a text. */
 export type Values = Record<string, readonly ArrayLike<number>[]>;
 /** Whether the token `ids[at]` of a text counts. */
 export type TokenTest = (ids: readonly number[], at: number) => boolean;
 
-/** A source is a corpus whose texts every method has scored. */
+/** A corpus whose texts every method has scored. */
 export interface ScoredSource {
-  /** Results are averaged over the sources of a group. */
+  /** Results are averaged over its sources. */
   group: string;
   name: string;
   texts: readonly Text[];
-  /** Log-likelihoods in nats. `base` is one of the methods. */
+  /** Log-likelihoods in nats, also of the method `base`. */
   logprobs: Values;
   /** 1 where the likeliest token is the text's own, else 0. */
   correct?: Values;
 }
 
-/** Mean loss of the scored tokens under the base: nats per token, and bits per byte of their text. */
-interface BaseLoss {
-  nats: number;
-  bitsPerByte: number;
-}
-
-/** Results of one source, by comparison (`gainsOf`): gains in nats per token, with intervals over documents. */
-export interface Row {
-  group: string;
-  name: string;
-  documents: number;
-  texts: number;
-  base: BaseLoss;
-  gains: Record<string, Estimate>;
-  /** Mean gain of the 5% of texts that gain least. */
-  worst: Record<string, number>;
-}
-
-/** One comparison over the sources of a group. Each source counts once; intervals are over sources and their documents. */
-interface GroupGain {
-  gain: Estimate;
-  /** Median over the sources. */
-  median: number;
-  /** The source that gains least. */
-  lowest: { name: string; gain: number };
-  /** Mean over the sources of `Row.worst`. */
-  worst: number;
-  /** 1st and 5th percentile of the gains of all texts. */
-  lowTexts: [number, number];
-  /** The gain on parts of the tokens. A part without any token is missing. */
-  parts: Record<string, Estimate>;
-  /** Gain in the share of tokens that are predicted right. */
-  accuracy?: Estimate;
-}
-
-export interface Group {
-  group: string;
-  sources: number;
-  base: BaseLoss;
-  gains: Record<string, GroupGain>;
-}
-
 const worstShare = 0.05;
 
-export function rowOf(source: ScoredSource, comparisons: readonly string[], tokenizer: Pieces): Row {
+/** Results of one source, by comparison (`gainsOf`): gains in nats per token, with intervals over documents. */
+export function rowOf(source: ScoredSource, comparisons: readonly string[], tokenizer: Pieces) {
   const { group, name, texts, logprobs } = source;
   const documents = new Set(texts.map(({ document }) => document)).size;
   const gains = (of: string) => gainsOf(texts, logprobs, of);
@@ -83,15 +41,18 @@ export function rowOf(source: ScoredSource, comparisons: readonly string[], toke
   };
 }
 
-/** Results of the sources of one group. `parts` says by name which tokens are in each part. */
+/**
+ * Results of the sources of one group, by comparison. Each source counts once; intervals are over sources and their documents. `parts`: the
+ * tokens of each named part; a part without tokens has no gain. `accuracy`: gain in the share of tokens predicted right.
+ */
 export function groupOf(
   sources: readonly ScoredSource[],
   comparisons: readonly string[],
   tokenizer: Pieces,
   parts: Record<string, TokenTest>,
-): Group {
+) {
   const bases = sources.map((source) => baseLossOf(source, tokenizer));
-  const gain = (of: string): GroupGain => {
+  const gain = (of: string) => {
     const gains = sources.map(({ texts, logprobs }) => gainsOf(texts, logprobs, of));
     const means = gains.map((own) => gainOf(own).mean);
     const ofTexts = gains.flat().map(({ sum, tokens }) => sum / tokens);
@@ -125,7 +86,7 @@ function record<T>(keys: readonly string[], of: (key: string) => T): Record<stri
   return Object.fromEntries(keys.map((key) => [key, of(key)]));
 }
 
-/** For each text, the number of tokens that count and the sum of their gains. A comparison is "A" (method A with the base) or "A over B". */
+/** The counted tokens of each text and the sum of their gains. A comparison is "A" (method A with the base) or "A over B". */
 export function gainsOf(
   texts: readonly Text[],
   values: Values,
@@ -150,14 +111,15 @@ export function hasInk(tokenizer: Pieces): TokenTest {
   return (ids, at) => new TextDecoder().decode(tokenizer.pieceOf(ids[at])).trim().length > 0;
 }
 
-function baseLossOf({ texts, logprobs: { base } }: ScoredSource, tokenizer: Pieces): BaseLoss {
+/** Mean loss of the scored tokens under the base, per token and per byte of their text. */
+function baseLossOf({ texts, logprobs: { base } }: ScoredSource, tokenizer: Pieces) {
   const scored = texts.flatMap(({ ids }, s) => ids.slice(-base[s].length));
   const nats = -sumOf(base.map((own) => sumOf(Array.from(own))));
   const bytes = sumOf(scored.map((id) => tokenizer.pieceOf(id).length));
   return { nats: nats / scored.length, bitsPerByte: nats / Math.LN2 / bytes };
 }
 
-/** Mean gain per token of a source's texts, with an interval over documents. */
+/** Mean gain per token, with an interval over documents. */
 export function gainOf(texts: readonly WindowSum[]): Estimate {
   const { nats: mean, ci95 } = documentMean(texts, new Random(1, streams.bootstrap))!;
   return { mean, ci95 };
@@ -169,7 +131,7 @@ export function worstOf(texts: readonly WindowSum[]): number {
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
-/** Mean gain per token over the sources that have tokens that count; null if none has. The 95% interval resamples sources and documents. */
+/** Mean gain per token over the sources with counted tokens; null if none has. The 95% interval resamples sources and documents. */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
     .map((texts) => sumsByDocument(texts).filter(({ tokens }) => tokens > 0))
@@ -182,12 +144,12 @@ export function overSources(sources: readonly (readonly WindowSum[])[]): Estimat
   return resampled((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
 }
 
-/** `mean` with a bootstrap interval: `draw` computes the mean of items that it resamples with `drawn`. */
+/** `draw` computes a mean from items that it resamples with `drawn`, for the interval. */
 export function resampled(draw: (drawn: Redraw) => number, mean: number): Estimate {
   return { mean, ci95: bootstrap(draw, new Random(1, streams.bootstrap)) };
 }
 
-/** A quantile, linearly interpolated. */
+/** Linearly interpolated. */
 export function quantile(values: readonly number[], share: number): number {
   const rising = values.toSorted((a, b) => a - b);
   const at = share * (rising.length - 1);
@@ -203,7 +165,7 @@ function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
 }
 
-/** The same data with every number rounded to three decimals. */
+/** Rounds every number to three decimals. */
 export function rounded<T>(value: T): T {
   return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
 }

@@ -1,33 +1,29 @@
-/** The texts that `eval` scores: each is a prompt and the tokens after it, which are scored. */
+/** The texts of `eval`: a prompt, then the scored tokens. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type Document, splitDocuments } from "../training/corpus/documents.ts";
 import { type CorpusLock, lockedSources } from "../training/corpus/lock.ts";
 import { type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
 import { Random } from "../training/random.ts";
 
-/** Lengths of the prompts, in tokens. The same tokens are scored after each. */
+/** In tokens. The same tokens are scored after each. */
 export const promptLengths = [8, 32, 64, 128] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
 export const scoredTokens = 64;
 const textTokens = longestPrompt + scoredTokens;
-/** Texts are cut from this many characters of each document, unless that gives too few texts. */
+/** Of each document, from which texts are cut unless that gives too few. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 
 export type TextTokenizer = Pick<Tokenizer, "encode">;
 
-/** Consecutive tokens of one document. */
+/** Consecutive tokens of a document. */
 export interface Text {
-  /** Name of the document. */
   document: string;
-  /** For `eval`: the longest prompt, then the tokens that are scored. */
+  /** For `eval`: the longest prompt, then the scored tokens. */
   ids: number[];
 }
 
-/**
- * "trained": held-out documents of corpora that adapters were trained on. "left-out": families of text that training could have used.
- * "new": text that is unlike the training text.
- */
+/** "trained": held-out documents of training corpora. "left-out": families that training could have used. "new": other text. */
 export const kinds = ["trained", "left-out", "new"] as const;
 type Kind = (typeof kinds)[number];
 
@@ -37,7 +33,7 @@ export interface Source {
   texts: Text[];
 }
 
-/** All corpora of the lock that are measured, in `folder`. */
+/** The lock's measured corpora, in `folder`. */
 export function measuredCorpora({ corpora }: CorpusLock, folder: string): (CorpusSource & { group: Kind })[] {
   return kinds.flatMap((group) => {
     const role = group === "trained" ? "training" : group;
@@ -46,7 +42,7 @@ export function measuredCorpora({ corpora }: CorpusLock, folder: string): (Corpu
   });
 }
 
-/** Reads up to `count` texts of each corpus; of a trained one only from its test documents. */
+/** Up to `count` texts of each corpus; of trained ones only from test documents. */
 export async function readTexts(
   corpora: readonly (CorpusSource & { group: Kind })[],
   tokenizer: TextTokenizer,
@@ -63,9 +59,8 @@ export async function readTexts(
 }
 
 /**
- * Cuts up to `count` texts of `tokens` tokens: one from each document in random order, then a second from each, and so on. They come
- * from the first 20,000 characters of each document, or from whole documents if that gives fewer than `count`. Texts do not overlap;
- * the last one of a document is kept if it has at least `least` tokens.
+ * Cuts up to `count` texts of `tokens` tokens: one from each document in random order, then a second from each, and so on. They are from
+ * the first 20,000 characters of each document, or from whole documents if that gives too few. A document's last text needs `least` tokens.
  */
 export function cutTexts(
   documents: readonly Document[],
@@ -105,7 +100,7 @@ export function tokensOf(texts: readonly Text[]): number {
   return texts.reduce((sum, { ids }) => sum + ids.length, 0);
 }
 
-/** The scored tokens of a text, after the last `promptTokens` tokens of its prompt. */
+/** The scored tokens, after the last `promptTokens` tokens of the prompt. */
 export function withPrompt({ ids }: Text, promptTokens: number): number[] {
   return ids.slice(ids.length - scoredTokens - promptTokens);
 }

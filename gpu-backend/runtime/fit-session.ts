@@ -15,17 +15,7 @@ export interface Delta {
   c: Float32Array; // [D]
 }
 
-export interface Surveyed {
-  /** Hidden states plus the static adapter and `change`. */
-  adapted: Float32Array; // [N, D]
-  logprobs: Float32Array; // of the targets, [N]
-  logSumExp: Float32Array; // [N]
-  topIds: Int32Array; // [N, K]
-  /** Probability of each token of the vocabulary, summed over the positions. */
-  expected: Float64Array; // [V]
-}
-
-export interface FitStepInput extends Delta {
+interface FitStepInput extends Delta {
   hidden: Float32Array; // [N, D]
   logits: Float32Array; // of the candidates without the own adapter, [N, C]
   /** Index of each position's target among the candidates, [N]. */
@@ -33,17 +23,7 @@ export interface FitStepInput extends Delta {
   rows: Float32Array; // of the head, [C, D]
 }
 
-export interface FitSession {
-  readonly hiddenSize: number;
-  readonly embedding: Float32Array; // [V, D]
-  /** `change` [N, D] is added to the hidden states; null adds nothing. */
-  survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array): Promise<Surveyed>;
-  /** Logits of states under rows of the head, [N, C]. */
-  logits(states: Float32Array, rows: Float32Array): Promise<Float32Array>;
-  /** −log p of each target [N], and the gradients of their mean. */
-  step(input: FitStepInput): Promise<{ nll: Float32Array; gradients: Delta }>;
-  release(): Promise<void>;
-}
+export type FitSession = Awaited<ReturnType<typeof openFitSession>>;
 
 /** Positions of one run: logits then take at most 25 MB at a vocabulary of 50,257. */
 const runPositions = 128;
@@ -54,7 +34,7 @@ export async function openFitSession(
   hiddenSize: number,
   { bank, gates }: { bank: Bank; gates: Float32Array | null },
   threads: number,
-): Promise<FitSession> {
+) {
   const D = hiddenSize;
   const V = embedding.length / D;
   const K = Math.min(likeliest, V);
@@ -65,7 +45,12 @@ export async function openFitSession(
   return {
     hiddenSize,
     embedding,
-    async survey(hidden, change, targets) {
+    /**
+     * `change` [N, D], or null for none, is added to the hidden states. Returns these with the static adapter, `adapted` [N, D];
+     * `logprobs` of the targets and `logSumExp`, both [N]; the likeliest ids, [N, K]; and `expected` [V], the probability of each token
+     * summed over the positions.
+     */
+    async survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array) {
       const N = targets.length;
       const result = {
         ...{ adapted: new Float32Array(N * D), logprobs: new Float32Array(N), logSumExp: new Float32Array(N) },
@@ -90,11 +75,12 @@ export async function openFitSession(
       }
       return result;
     },
-    async logits(states, rows) {
+    /** Logits of states under rows of the head, [N, C]. */
+    async logits(states: Float32Array, rows: Float32Array) {
       const feeds = { states: tensor(states, [states.length / D, D]), rows: tensor(rows, [rows.length / D, D]) };
       return floatsOf(await products.run(feeds), "logits");
     },
-    step: (input) => runStep(step, input, D),
+    step: (input: FitStepInput) => runStep(step, input, D),
     async release() {
       await survey.release();
       await products.release();
@@ -103,6 +89,7 @@ export async function openFitSession(
   };
 }
 
+/** Returns −log p of each target [N], and the gradients of their mean. */
 async function runStep(session: Session, { hidden, logits, targets, rows, a, b, c }: FitStepInput, D: number) {
   const [N, C, R] = [targets.length, rows.length / D, a.length / D];
   const outputs = await session.run({
@@ -121,7 +108,7 @@ function floatsOf(outputs: SessionResults, name: string): Float32Array {
   return outputs[name].data as Float32Array;
 }
 
-/** hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D] → the fields of `Surveyed` for these positions. */
+/** Inputs: hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D]. Outputs: the results of `survey` for these positions. */
 function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Float32Array | null): Uint8Array {
   const g = new GraphBuilder("survey");
   const hidden = g.input("hidden", "float32", ["N", D]);

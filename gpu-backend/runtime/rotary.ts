@@ -7,21 +7,18 @@ import type { ModelConfig, Rotary } from "./model-config.ts";
 import { floatsOf, type ModelWeights } from "./model-weights.ts";
 import { minPrefillTokens } from "./step.ts";
 
-/** Constants with the cosines and sines of every position, [positions, d / 2]. */
-export interface RotaryTables {
-  cosines: string;
-  sines: string;
-  /** The same times 1/√d, for queries, so that attention scores need not be scaled. */
-  scaledCosines: string;
-  scaledSines: string;
-}
+export type RotaryTables = ReturnType<typeof addRotaryTables>;
 
+/**
+ * Adds constants with the cosines and sines of every position, [positions, d / 2]. Scaled ones are multiplied by 1/√d: used for queries,
+ * they scale the attention scores.
+ */
 export function addRotaryTables(
   g: GraphBuilder,
   { headWidth, contextTokens }: ModelConfig,
   rotary: Rotary,
   weights: ModelWeights,
-): RotaryTables {
+) {
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;

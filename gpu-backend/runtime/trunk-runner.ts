@@ -7,20 +7,14 @@ import { causalMask } from "./onnx-runner.ts";
 import type { WeightFormat } from "./products.ts";
 import { openSession, type Tensor, tensor } from "./session.ts";
 
-export interface TrunkRunner {
-  /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
-  hidden(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Float32Array>;
-  /** Final hidden states, and the states before the last feed-forward part, [S, T, D]. */
-  states(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Record<"states" | "hidden", Float32Array>>;
-  release(): Promise<void>;
-}
+export type TrunkRunner = Awaited<ReturnType<typeof createTrunkRunner>>;
 
 export async function createTrunkRunner(options: {
   config: ModelConfig;
   weights: ModelWeights;
   threads: number;
   format?: WeightFormat;
-}): Promise<TrunkRunner> {
+}) {
   const session = await openSession(buildTrunkGraph(options.config, options.weights, options), options);
   const run = (tokenIds: Int32Array, sequences: number, tokens: number, fetches: readonly string[]) => {
     if (tokens > options.config.contextTokens) {
@@ -29,12 +23,14 @@ export async function createTrunkRunner(options: {
     return session.run(trunkFeeds(tokenIds, sequences, tokens), fetches);
   };
   return {
-    async hidden(...input) {
-      const results = await run(...input, [names.hidden]);
+    /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
+    async hidden(tokenIds: Int32Array, sequences: number, tokens: number) {
+      const results = await run(tokenIds, sequences, tokens, [names.hidden]);
       return results[names.hidden].data as Float32Array;
     },
-    async states(...input) {
-      const results = await run(...input, [names.states, names.hidden]);
+    /** Final hidden states, and the states before the last feed-forward part, [S, T, D]. */
+    async states(tokenIds: Int32Array, sequences: number, tokens: number) {
+      const results = await run(tokenIds, sequences, tokens, [names.states, names.hidden]);
       return { states: results[names.states].data as Float32Array, hidden: results[names.hidden].data as Float32Array };
     },
     release: () => session.release(),

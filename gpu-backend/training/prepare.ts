@@ -1,7 +1,7 @@
 /** Prepares corpora for training: token ids, windows by split, hidden states, and clusters. */
 import type { TextSettings } from "./bank/settings.ts";
 import type { TrainingBase } from "./base.ts";
-import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
+import { embedWindows, placeText } from "./clustering/placement.ts";
 import { fitPromptRows } from "./clustering/prompt-space.ts";
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
@@ -42,18 +42,15 @@ function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
   return { train: of("train"), validation: of("validation"), test: of("test") };
 }
 
-/** `sets` have the prompt embeddings of their windows. */
-export interface Placed extends Placement {
-  sets: Record<Split, PlacedSet>;
-}
+export type Placed = ReturnType<typeof place>;
 
 /** The same seed gives the same result. */
-export function place({ head, sets, rows }: Prepared, clusters: number, seed: number): Placed {
+export function place({ head, sets, rows }: Prepared, clusters: number, seed: number) {
   const { windows } = sets.train;
   const dimensions = rows.length / head.vocabularySize;
   const placement = placeText(rows, windows, { dimensions, clusters: Math.min(clusters, windows.length), seed });
   const embedded = (split: Split) => embedWindows(sets[split].windows, placement.table);
-  return { ...placement, sets: bySplit((split) => ({ ...sets[split], embeddings: embedded(split) })) };
+  return { ...placement, sets: bySplit((split): PlacedSet => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
 /** Each corpus is read up to this multiple of its equal share, because other corpora may have fewer windows. */

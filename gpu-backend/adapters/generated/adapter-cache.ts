@@ -8,15 +8,6 @@ export interface AcquiredAdapter {
   cache: "hit" | "generated";
 }
 
-export interface AdapterCacheStats {
-  entries: number;
-  bytes: number;
-  hits: number;
-  generated: number;
-  evictions: number;
-  generationMs: number;
-}
-
 /** Sequences also hold the adapters that they use. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
@@ -34,7 +25,7 @@ export class AdapterCache {
     this.#adapters = new LruCache(maximumBytes);
   }
 
-  get stats(): AdapterCacheStats {
+  get stats() {
     return { entries: this.#adapters.size, bytes: this.#adapters.bytes, ...this.#counts };
   }
 

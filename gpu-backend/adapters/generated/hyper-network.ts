@@ -7,26 +7,16 @@ import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manif
 import { requireFloats, requireTensor, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import type { Bank } from "../../runtime/step.ts";
 
-export interface HyperNetwork {
-  dimensions: number; // P
-  hidden: number; // H
-  gates: number; // Q
-  w1: Float32Array; // [H, P]
-  b1: Float32Array; // [H]
-  w2: Float32Array; // [Q, H]
-  b2: Float32Array; // [Q]
-  /** Gates of the static adapter, to which those of every centroid are added. */
-  staticGates: Float32Array; // [Q]
-}
+export type HyperNetwork = ReturnType<typeof readHyperNetwork>;
 
-/** `file`: hyper-network.safetensors. Throws an Error that names the faulty tensor. */
-export function readHyperNetwork(file: TensorFile): HyperNetwork {
+/** `file`: hyper-network.safetensors. The gates of every centroid are added to `staticGates`. Throws an Error that names the faulty tensor. */
+export function readHyperNetwork(file: TensorFile) {
   const [hidden, dimensions] = tensorOf(file, "w1").shape;
   const [gates] = tensorOf(file, "w2").shape;
   return {
-    dimensions,
-    hidden,
-    gates,
+    dimensions, // P
+    hidden, // H
+    gates, // Q
     w1: floatsOf(file, "w1", [hidden, dimensions]),
     b1: floatsOf(file, "b1", [hidden]),
     w2: floatsOf(file, "w2", [gates, hidden]),

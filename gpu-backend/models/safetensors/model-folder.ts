@@ -11,19 +11,15 @@ import { gpt2Weights, isGpt2 } from "./gpt2-weights.ts";
 /** Two bytes each in model.safetensors, of which Node reads 2 GiB at once. */
 const maxParameters = 2 ** 30 - 1;
 
-export interface ModelFolder {
-  config: ModelConfig;
-  weights: ModelWeights;
-  weightsHash: string;
-}
+export type ModelFolder = Awaited<ReturnType<typeof readModelFolder>>;
 
 /** Throws an Error that names the file and the faulty field or tensor. */
-export async function readModelFolder(directory: string): Promise<ModelFolder> {
+export async function readModelFolder(directory: string) {
   const config = await readModelConfig(directory);
   const file = join(directory, "model.safetensors");
   const bytes = await readFile(file);
   const tensors = readTensorFile(bytes, file);
-  const weights = isGpt2(tensors) ? gpt2Weights(config, tensors, file) : tensors;
+  const weights: ModelWeights = isGpt2(tensors) ? gpt2Weights(config, tensors, file) : tensors;
   checkWeights(file, config, weights);
   return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
 }

@@ -3,20 +3,17 @@ import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
 import { readLock } from "../../training/corpus/lock.ts";
 import { type Run, resultsOf } from "../../training/run.ts";
-import { type Observation, observationAt } from "../mixtures.ts";
+import { observationAt } from "../mixtures.ts";
 import { openArtifacts } from "../open-artifacts.ts";
 import {
   averageOf,
-  type Estimate,
   estimateText,
-  type Group,
   gainsOf,
   groupOf,
   hasInk,
   markdownTable,
   overSources,
   type Pieces,
-  type Row,
   rounded,
   rowOf,
   type ScoredSource,
@@ -38,47 +35,23 @@ import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./re
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
 interface OwnOptions {
-  /** Folder of the base and its artifacts. */
+  /** With its artifacts. */
   model: string;
   corpusFolder: string;
-  /** Maximum number of texts of each kind. */
+  /** Of each kind, at most. */
   texts: number;
 }
 
-interface Fit {
-  theta: number;
-  /** Fitted on all development kinds. */
-  weights: MemoryRule["weights"];
-  /** By memory, the mean gain of the development kinds. Each kind is measured with weights that are fitted on the other kinds. */
-  gains: Record<string, Estimate>;
-}
-
-/** `suggested` has the mean of `suggestedTokens` for each comparison, by the comparison's name. */
-type OwnGroup = Group & { suggested: Record<string, number> };
-
-interface OwnEvaluation {
-  model: string;
-  /** SHA-256 of the corpus lock. */
-  lock: string;
-  /** Names of the fresh kinds. */
-  fresh: string[];
-  fits: Fit[];
-  /** The best of the fitted rules, which the other results use. */
-  rule: MemoryRule;
-  rows: Row[];
-  groups: OwnGroup[];
-}
-
-/** Values of θ that are tried; the rule gets the one with the greatest gain on the development kinds (`Fit.gains`). */
+/** All are tried; the rule gets the one with the greatest gain on the development kinds. */
 const thetas = [20, 40];
-/** Of finished parts; another one measures again. */
+/** Of finished parts. Another number measures again. */
 const partVersion = 2;
-/** Number format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
+/** Of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
-/** Compares a memory and an own adapter of the same text together with the one of the two that gains more on the kind. */
+/** Compares memory and own adapter together with the one of the two that gains more on the kind. */
 const bothOverBetter = "both over better alone";
 
-export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run): Promise<OwnEvaluation> {
+export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run) {
   const { threads } = run;
   const { lock, hash } = await readLock();
   const opened = await openArtifacts(model, join(model, "artifacts"), { threads, format });
@@ -86,7 +59,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   const fits = await openFits(base, served, threads);
   try {
     const kinds = await lockedKinds(lock, corpusFolder, base.tokenizer, texts);
-    // States of the known text of a kind and of the next kind; more are not needed at the same time.
+    // Of a kind and the next one; more are not needed at a time.
     const known = new Map<Kind, StatedText[]>();
     const knownOf = async (kind: Kind) => {
       const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
@@ -122,7 +95,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   }
 }
 
-/** The kind whose known text is the foreign memory of `kind`: the next one of the group. */
+/** The next kind of the group, whose known text is the foreign memory of `kind`. */
 function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
   const own = kinds.filter(({ group }) => group === kind.group);
   return own[(own.indexOf(kind) + 1) % own.length];
@@ -134,10 +107,7 @@ interface ReadKind {
 }
 
 /** Fits the rule on the development kinds and measures all kinds. Pure. */
-function summarise(
-  read: readonly ReadKind[],
-  tokenizer: Pieces,
-): Pick<OwnEvaluation, "fits" | "rule" | "rows" | "groups"> {
+function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   const development = read.filter(({ kind }) => kind.group === "development");
   const tried = thetas.map((theta) => fitOn(development, { ...defaultMemoryRule, theta }));
   const size = memoryNames.own(comparedSize("development"));
@@ -157,7 +127,8 @@ function summarise(
   };
 }
 
-export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces): OwnGroup {
+/** `suggested`: by comparison, the mean of `suggestedTokens`. */
+export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   const comparisons = comparisonsOf(sources[0]);
   const suggested = comparisons.map((of) => {
     const [method] = of.split(" over ");
@@ -169,15 +140,15 @@ export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces):
   };
 }
 
-/** The comparisons of a group (`gainsOf`): its methods with the base, and some with another method. */
+/** All methods with the base, and some with another method (`gainsOf`). */
 function comparisonsOf({ logprobs }: ScoredSource): string[] {
   const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
   return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
-/** Fits a rule on all kinds, and scores each kind with a rule that is fitted on the others. */
-function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule: MemoryRule; scored: ScoredSource[] } {
+/** Fits a rule on all kinds. Scores each kind with a rule that is fitted on the others, and measures gains by memory with these. */
+function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   const observed = kinds.map((kind) => observationsOf(kind, start));
   const fitted = (isUsed: (i: number) => boolean) => {
     const used = observed.filter((_, i) => isUsed(i));
@@ -198,11 +169,8 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule:
   return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
 }
 
-/** Observations of the base beside each memory of a kind, at the positions that are scored. */
-function observationsOf(
-  { kind, readings: { base } }: ReadKind,
-  rule: MemoryRule,
-): { own: Observation[][]; foreign: Observation[] } {
+/** Of the base beside each memory of a kind, at the scored positions. */
+function observationsOf({ kind, readings: { base } }: ReadKind, rule: MemoryRule) {
   const targets = targetsOf(kind.texts);
   const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);
   const of = (name: string) =>
@@ -240,8 +208,8 @@ function scored({ kind, readings }: ReadKind, rule: MemoryRule): ScoredSource {
   return { group: kind.group, name: kind.name, texts: kind.texts, logprobs, correct };
 }
 
-/** Three tables: the fits, the gains of each method by group, and the gains of each kind. */
-export function ownTables({ fits, rows, groups: ofGroups }: OwnEvaluation): string[] {
+/** The fits, the gains of each method by group, and the gains of each kind. */
+export function ownTables({ fits, rows, groups: ofGroups }: Awaited<ReturnType<typeof evaluateOwn>>): string[] {
   const fitted = Object.keys(fits[0].gains);
   const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));
   const columns = [...names].filter((name) => !name.includes(" over ") || name === bothOverBetter);

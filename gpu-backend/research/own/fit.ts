@@ -1,4 +1,4 @@
-/** Fits the six weights of λ (`memoryWeight`) by gradient descent on the negative log-likelihood of the observed tokens. Pure. */
+/** Fits the six weights of λ (`memoryWeight`) by gradient descent on the negative log-likelihood of observed tokens. Pure. */
 import { adamWStep } from "../../../shared/math/adamw.ts";
 import { type MemoryRule, memoryFeatures } from "../../../shared/math/memory.ts";
 import type { Observation } from "../mixtures.ts";
@@ -8,8 +8,8 @@ const steps = 300;
 const learningRate = 0.15;
 
 /**
- * Returns the rule with fitted weights; the fit starts from the weights of `rule`. The loss weighs own and foreign memories equally, and
- * within each of the two all lists of observations equally. Brakes are left out, because each prompt chooses its own.
+ * Starts from the weights of `rule`. The loss weighs own and foreign memories equally, and within each of these all lists of observations.
+ * Brakes are left out, because each prompt chooses its own.
  */
 export function fitWeights(
   rule: MemoryRule,
@@ -30,7 +30,7 @@ export function fitWeights(
   return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
-/** `share`: weight of the observation in the loss; `ahead`: p_memory − p_model of the observed token. */
+/** `share`: weight in the loss. `ahead`: p_memory − p_model of the observed token. */
 function rowOf(one: Observation, share: number) {
   return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
 }

@@ -1,7 +1,4 @@
-/**
- * Kinds of text to measure memories on. Method and rule were developed on ten kinds. Twelve fresh kinds were used neither for that nor to
- * train an adapter.
- */
+/** Kinds of text to measure memories on: ten that method and rule were developed on, and twelve fresh ones without any such use. */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";
@@ -10,7 +7,7 @@ import { type CorpusLock, type LockedCorpus, lockedSources } from "../../trainin
 import { readCorpus } from "../../training/corpus/read-corpus.ts";
 import { cutTexts, type Text, type TextTokenizer, tokensOf } from "../texts.ts";
 
-/** A development kind is measured with the rule that is fitted on the other nine. */
+/** A development kind is measured with the rule fitted on the other nine. */
 export const groups = ["development", "fresh"] as const;
 export type Group = (typeof groups)[number];
 
@@ -22,46 +19,46 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
-/** Positions in the prompt whose next tokens choose the brakes of memories (`shared/math/memory.ts`). */
+/** The next tokens of these positions of the prompt choose the brakes of memories. */
 export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
-/** Positions of a text whose next token is predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
+/** Next tokens of these positions are predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
 export const readPositions = [
   ...evidencePositions,
   ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
 ];
 
-/** Sizes of the memories, in tokens of known text. A smaller memory is the beginning of a larger one. */
+/** In tokens of known text. A smaller memory is the beginning of a larger one. */
 export const knownSizes: Record<Group, readonly number[]> = {
   development: [1000, 4000, 16_000],
   fresh: [1000, 4000, 6000],
 };
 
-/** The size of memory, in tokens of known text, at which memories are compared with other methods. */
+/** The size at which memories are compared with other methods. */
 export function comparedSize(group: Group): number {
   return Math.max(...knownSizes[group]);
 }
 
-/** Maximum tokens of an excerpt of known text. An excerpt is also what goes into a prompt as a passage. */
+/** Maximum tokens of an excerpt of known text, also as a passage in a prompt. */
 const excerptTokens = 256;
 const leastExcerptTokens = 16;
 
 export interface Kind {
   group: Group;
   name: string;
-  /** Excerpts that a memory is made of, in the order of `cutTexts`. */
+  /** Excerpts for a memory, in the order of `cutTexts`. */
   known: Text[];
-  /** Texts of other documents: 64 tokens of prompt and 96 that are scored. */
+  /** Of other documents: 64 tokens of prompt and 96 scored ones. */
   texts: Text[];
 }
 
-/** Names of the fresh kinds: among corpora that no training and no choice has used, those whose names have the lowest SHA-256. */
+/** Names of the fresh kinds: of the corpora that no training and no choice has used, those whose names have the lowest SHA-256. */
 export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">[]): string[] {
   const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
   const candidates = corpora.filter(({ role }) => role === "new" || role === "left-out").map(({ name }) => name);
   return candidates.toSorted((a, b) => (hashOf(a) < hashOf(b) ? -1 : 1)).slice(0, freshCount);
 }
 
-/** Reads the kinds from the fetched corpora of the lock. */
+/** `folder`: with the fetched corpora of the lock. */
 export async function lockedKinds(
   { corpora }: CorpusLock,
   folder: string,
@@ -83,8 +80,8 @@ export async function lockedKinds(
 }
 
 /**
- * Cuts the known excerpts from documents of the training split, and the texts from test documents. Validation documents are used for
- * texts only if no adapter was trained on the corpus, because training makes choices with them.
+ * Excerpts are from documents of the training split, texts from test documents. Validation documents are used for texts only if no adapter
+ * was trained on the corpus, because training makes choices with them.
  */
 export function kindOf(
   group: Group,
@@ -107,7 +104,7 @@ export function kindOf(
   };
 }
 
-/** Excerpts with `tokens` tokens in all, or all that the documents have. */
+/** Excerpts with `tokens` tokens in all, or all of the documents. */
 function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, tokens: number): Text[] {
   const cut = { tokens: excerptTokens, least: leastExcerptTokens };
   for (let count = Math.ceil(tokens / excerptTokens); ; count *= 2) {
@@ -116,7 +113,7 @@ function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, to
   }
 }
 
-/** The first `tokens` tokens of the texts; the last text is cut. */
+/** The first `tokens` tokens of the texts. */
 export function firstTokens<T extends Text>(texts: readonly T[], tokens: number): T[] {
   const result: T[] = [];
   let left = tokens;

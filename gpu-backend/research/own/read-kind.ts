@@ -29,7 +29,6 @@ import type { ModelReading, Readings } from "./score.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
 
-/** A text after the trunk. */
 export interface StatedText extends Text {
   /** States before the last feed-forward part, [T, D]: the keys and queries of memories. */
   states: Float32Array;
@@ -37,7 +36,6 @@ export interface StatedText extends Text {
   hidden: Float32Array;
 }
 
-/** Texts in one pass of the trunk. */
 const textsPerPass = 8;
 
 export async function statesOf(texts: readonly Text[], trunk: Pick<TrunkRunner, "states">): Promise<StatedText[]> {
@@ -56,13 +54,13 @@ export async function statesOf(texts: readonly Text[], trunk: Pick<TrunkRunner, 
 }
 
 export interface Known {
-  /** Keys of a memory, [N, D]. */
+  /** Of a memory, [N, D]. */
   keys: Int8Array;
   /** The token after each key, [N]. */
   nextIds: Int32Array;
 }
 
-/** A memory of excerpts, each of which is a document of the memory. */
+/** A memory with each excerpt as a document. */
 export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[], D: number): Known {
   const nextIds = Int32Array.from(excerpts.flatMap(({ ids }) => ids.slice(1)));
   const keys = new Int8Array(nextIds.length * D);
@@ -75,7 +73,7 @@ export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[]
   return { keys, nextIds };
 }
 
-/** Puts before each text the excerpt whose mean hidden state is nearest to the mean hidden state of the text's prompt. */
+/** Puts before each text the excerpt whose mean hidden state is nearest to that of the text's prompt. */
 export function afterPassages(
   texts: readonly Omit<StatedText, "states">[],
   excerpts: readonly Omit<StatedText, "states">[],
@@ -96,13 +94,13 @@ function meanDirection(rows: Float32Array, D: number): Float32Array {
   return unitVector(sum);
 }
 
-/** Opens what fits own adapters above the static adapter, as backends do. */
+/** For own adapters above the static adapter, as in backends. */
 export function openFits(base: TrainingBase, { adapters }: ServedBank, threads: number): Promise<FitSession> {
   const fixed = { bank: adapters.bank, gates: adapters.network.staticGates };
   return openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, threads);
 }
 
-/** Fits an own adapter to excerpts: each is an example, and all its tokens are learnt. null if the fit keeps no adapter. */
+/** Each excerpt is an example, all of whose tokens are learnt. null if the fit keeps no adapter. */
 async function ownAdapterOf(
   excerpts: readonly StatedText[],
   fits: FitSession,
@@ -125,7 +123,7 @@ async function ownAdapterOf(
 
 type ReadOptions = Omit<OpenArtifacts, "release"> & { fits: FitSession; threads: number };
 
-/** `known`: the excerpts of the kind; `foreign`: the excerpts of another kind. */
+/** `known`: excerpts of the kind. `foreign`: excerpts of another kind. */
 export async function readKind(
   kind: Kind,
   known: readonly StatedText[],
@@ -136,7 +134,7 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** The rows [D] of each text at `positions` of its last 160 tokens. A text may begin with a passage before them. */
+  /** Rows [D] of each text at `positions` of its last 160 tokens, which may follow a passage. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;

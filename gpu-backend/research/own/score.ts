@@ -1,4 +1,4 @@
-/** Scores texts by a method and a rule of memories, from the predictions that read-kind.ts has collected. Pure. */
+/** Scores texts by a method and a rule of memories, from the predictions of read-kind.ts. Pure. */
 import {
   type MemoryRule,
   memoryProbabilities,
@@ -12,13 +12,13 @@ import { observationAt } from "../mixtures.ts";
 import { evidencePositions, readPositions } from "./kinds.ts";
 
 /**
- * What predicts the next token before any memory is mixed in. "static" is the static adapter and "mixture" the adapters that `auto`
- * serves. With an own adapter of the known text: "adapter" has it at full strength, "auto" as `auto` weighs it, and "both" as `auto`
- * weighs it beside the memory. "passage" is the base after a passage of the known text.
+ * Predicts the next token before any memory is mixed in. "static" is the static adapter and "mixture" the adapters that `auto` serves. With
+ * an own adapter of the known text: "adapter" has it at full strength, "auto" as `auto` weighs it, and "both" as `auto` weighs it beside
+ * the memory. "passage" is the base after a passage of the known text.
  */
 export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" | "passage";
 
-/** What a model predicts at the positions of all texts, [S × P]. `otherLogprobs` has the next tokens of all neighbours. */
+/** At the positions of all texts, [S × P]. `otherLogprobs` has the next tokens of all neighbours. */
 export interface ModelReading extends Reading {
   /** By memory, the nearest keys at each position. */
   memories: Record<string, readonly Neighbours[]>;
@@ -28,11 +28,10 @@ export type Readings = Record<Model, ModelReading>;
 
 export interface Method {
   model: Model;
-  /** Name of the memory in the readings; absent: none is mixed in. */
+  /** Name of a memory in the readings. */
   memory?: string;
 }
 
-/** Scores of a text, [scoredTokens]. */
 interface TextScore {
   logprobs: ArrayLike<number>;
   /** 1 where the likeliest token is the text's own, else 0. */
@@ -42,7 +41,7 @@ interface TextScore {
 const P = readPositions.length;
 const E = evidencePositions.length;
 
-/** Scores every text of a kind. `targets`: the texts' own next tokens, [S × P]. */
+/** `targets`: the texts' own next tokens, [S × P]. */
 export function scoreKind(
   readings: Readings,
   { model, memory }: Method,
@@ -98,10 +97,10 @@ function scoreWithMemory(
   return { logprobs, correct };
 }
 
-/** Maximum tokens of a greedy continuation that are compared with the text. */
+/** Maximum compared tokens of a greedy continuation. */
 const suggestionTokens = 32;
 
-/** How many tokens of a greedy continuation of the prompt agree with the text before the first that does not. */
+/** How many tokens of a greedy continuation agree with the text before the first that does not. */
 export function suggestedTokens(correct: ArrayLike<number>): number {
   const wrong = Array.from(correct).slice(0, suggestionTokens).indexOf(0);
   return wrong < 0 ? suggestionTokens : wrong;

@@ -1,11 +1,11 @@
 /**
- * The two adapters that the paper (arXiv 2502.04315) trains, with their gradients in closed form: static LoRA of the LM head, and the
+ * The two adapters that the paper (arXiv 2502.04315) trains, with gradients in closed form: static LoRA of the LM head, and the
  * hyper-network, which turns the mean embedding e of a batch into a low-rank pair [A | B]:
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. B has a column for each of the V vocabulary entries. The adapters that this project serves have both
- * factors in the hidden space of D values instead (training-graph.ts).
+ * m₁ and m₂ are dropout masks. B has a column for each of the V vocabulary entries. The adapters that this project serves have both factors
+ * in the hidden space of D values instead (training-graph.ts).
  * Shapes: N tokens, P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
 import { joinArrays } from "../../../shared/bytes.ts";
@@ -20,22 +20,22 @@ export const rank = 4;
 const [H1, H2] = [64, 32];
 const dropout = 0.5;
 
-/** Parameters by name, row-major. */
+/** By name, row-major. */
 export type Weights = Map<string, Float32Array>;
 
 export interface Trainable {
   initial(seed: number): Weights;
-  /** The adapter of a batch with mean embedding `input` [P]. `random` draws the dropout masks; without it there is no dropout. */
+  /** `input` [P]: mean embedding of the batch. `random` draws the dropout masks; without it there is no dropout. */
   forward(weights: Weights, input: Float32Array, random?: Random): Made;
 }
 
 interface Made {
   pair: Pair;
-  /** Gradients of the loss with respect to the parameters, from its gradients with respect to the pair. */
+  /** From the loss's gradients by the pair to those by the parameters. */
   backward(gradients: Pair): Weights;
 }
 
-/** Static LoRA: the same trained pair for all text. */
+/** The same trained pair for all text. */
 export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): Trainable {
   const weightsOf = ({ a, b }: Pair): Weights => new Map(Object.entries({ a, b }));
   return {
@@ -48,7 +48,7 @@ export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): T
   };
 }
 
-/** The paper's hyper-network. Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
+/** Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
 export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, P: number): Trainable {
   return {
     initial(seed) {
@@ -90,12 +90,12 @@ interface Pair {
 
 export type PairHead = Awaited<ReturnType<typeof openPairHead>>;
 
-/** Computes the LM head under pairs of rank `rank`. */
+/** The LM head under pairs. */
 export async function openPairHead(head: HeadWeights, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildPairGraph(head), { threads });
   return {
-    /** The loss of each target [N] after the hidden states [N, D], in nats, and the gradients of the mean loss by the pair. */
+    /** Loss of each target [N] after hidden states [N, D], in nats, and gradients of the mean loss by the pair. */
     async run(hidden: Float32Array, targets: Int32Array, { a, b }: Pair) {
       const N = targets.length;
       const results = await session.run({

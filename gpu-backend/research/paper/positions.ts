@@ -1,4 +1,4 @@
-/** Positions at which a token is predicted, in batches that share an adapter. Shapes: N positions, D hidden size, P embedding dimensions. */
+/** Positions with a predicted token, in batches that share an adapter. Shapes: N positions, D hidden size, P embedding dimensions. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
@@ -12,17 +12,16 @@ import type { Progress } from "../../training/progress.ts";
 export interface Batch {
   hidden: Float32Array; // [N, D]
   targets: Int32Array; // [N]
-  /** Mean of the batch's embeddings, scaled to length 1, [P]: the input of the paper's hyper-network. */
+  /** Mean of the batch's embeddings, scaled to length 1, [P]; input of the paper's hyper-network. */
   input: Float32Array;
 }
 
 const linesPerBatch = 16;
 const lineClusters = 8;
-/** Lines in one pass of the trunk. */
 const linesPerPass = 8;
 const windowsPerBatch = 5;
 
-/** At most `limit` paragraphs of the windows, evenly spaced, as token ids without padding. */
+/** At most `limit` paragraphs of the windows, evenly spaced, without padding. */
 export function paragraphsOf(
   windows: readonly Window[],
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">,
@@ -41,9 +40,9 @@ export function paragraphsOf(
 }
 
 /**
- * Paragraphs as the paper's code scores them. Each is padded to 256 tokens, and the hidden state of the last position predicts the
- * token at that same position, which is the padding unless the paragraph fills the line. Clusters and the batches' mean embeddings
- * come from the scored text itself.
+ * Paragraphs as the paper's code scores them. Each is padded to 256 tokens, and the hidden state of the last position predicts the token at
+ * that same position, which is the padding unless the paragraph fills the line. Clusters and the batches' mean embeddings come from the
+ * scored text itself.
  */
 export async function linePositions(
   paragraphs: readonly Int32Array[],
@@ -81,7 +80,7 @@ export async function linePositions(
   });
 }
 
-/** All tokens after the windows' prefixes. A batch has windows whose prefixes are nearest to the same centroid. */
+/** All tokens after the windows' prefixes. The prefixes of a batch are nearest to the same centroid. */
 export function windowPositions(
   { windows, statesOf }: WindowSet,
   table: EdgeTable,
@@ -96,7 +95,7 @@ export function windowPositions(
   });
 }
 
-/** Cuts each cluster into batches of at most `size` members. */
+/** Batches have at most `size` members of a cluster. */
 function batchesOf(memberOf: Int32Array, embeddings: Float32Array, P: number, size: number) {
   const clusters = [...Map.groupBy(memberOf.keys(), (i) => memberOf[i]).entries()].sort(([j], [k]) => j - k);
   return clusters.flatMap(([, members]) =>

@@ -23,29 +23,8 @@ import { markdownTable } from "../statistics.ts";
 import { openPairHead, type PairHead, paperNetwork, staticLora, type Trainable, type Weights } from "./network.ts";
 import { type Batch, linePositions, paragraphsOf, windowPositions } from "./positions.ts";
 
-interface PaperRow {
-  regime: string;
-  /** What the paper reports, for GPT-2 and WikiText-2; null for a regime that the paper does not have. */
-  published: { parameters: number; loss: number; perplexity: number } | null;
-  /** Number of parameters that are trained here. */
-  trainable: number;
-  /** Mean loss by the paper's measure, in nats per line. */
-  paperLoss: number;
-  /** Mean loss of the same adapter on ordinary text, in nats per token. */
-  honestLoss: number;
-}
-
-interface PaperResult {
-  rows: PaperRow[];
-  steps: number;
-  /** Number of lines that were scored. */
-  lines: number;
-  /** Share of these lines whose scored token is the padding. */
-  paddedShare: number;
-}
-
 interface PaperOptions {
-  /** Number of lines to train on; a quarter as many are scored. */
+  /** For training; a quarter as many are scored. */
   lines: number;
   steps: number;
   learningRate: number;
@@ -54,25 +33,29 @@ interface PaperOptions {
 }
 
 const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.meta.url));
-/** Numbers of windows of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
+/** Of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
 const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
 const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
 
-/** Runs the protocol on the base of the tests, which has 1.8 million parameters. */
-export async function reproducePaper(corpora: readonly CorpusSource[], run: Run): Promise<PaperResult> {
+/** On the base of the tests, which has 1.8 million parameters. */
+export async function reproducePaper(corpora: readonly CorpusSource[], run: Run) {
   const { seed, dimensions } = embeddedSettings;
   const prepared = await prepare(await readBase(model), { ...windows, corpora, windowSeed: seed, dimensions }, run);
   const served = await readServedBank(join(model, "artifacts"));
   return paperProtocol(prepared, served, { ...training, seed, threads: run.threads }, run.progress);
 }
 
-/** Trains LoRA and the paper's hyper-network with the paper's loss, and scores all regimes by both measures. */
+/**
+ * Trains LoRA and the paper's hyper-network with the paper's loss. Scores all regimes by the paper's measure, in nats per line, and on
+ * ordinary text, in nats per token. `published`: the paper's numbers, for GPT-2 and WikiText-2. `lines`: number of scored lines, of which
+ * `paddedShare` end in padding.
+ */
 export async function paperProtocol(
   { base: { openTrunk, config, tokenizer }, head, sets }: Prepared,
   { table, adapters, scales }: ServedBank,
   options: PaperOptions,
   progress: Progress,
-): Promise<PaperResult> {
+) {
   const { seed, threads, lines, steps } = options;
   const { bank, centroids } = adapters;
   const [padId] = config.stopIds;
@@ -98,7 +81,7 @@ export async function paperProtocol(
       [parameters, loss, perplexity]: number[],
       trainable: number,
       lossesOf: (batch: Batch) => Promise<Float32Array>,
-    ): Promise<PaperRow> => ({
+    ) => ({
       ...{ regime, published: parameters ? { parameters, loss, perplexity } : null, trainable },
       paperLoss: await meanLoss(scored, lossesOf),
       honestLoss: await meanLoss(honest, lossesOf),
@@ -129,7 +112,6 @@ export async function paperProtocol(
   }
 }
 
-/** Trains one regime; each step takes one batch of lines. */
 async function trainOnLines(
   name: string,
   trainable: Trainable,
@@ -165,7 +147,7 @@ async function meanLoss(batches: readonly Batch[], lossesOf: (batch: Batch) => P
   return sum / count;
 }
 
-export function paperTable({ rows, steps, lines, paddedShare }: PaperResult): string {
+export function paperTable({ rows, steps, lines, paddedShare }: Awaited<ReturnType<typeof paperProtocol>>): string {
   const number = (value: number) => value.toLocaleString("en");
   const loss = (nats: number) => `${nats.toFixed(3)} (${number(Number(Math.exp(nats).toPrecision(3)))})`;
   const table = markdownTable(

@@ -1,4 +1,4 @@
-/** `chameleon eval:tasks`: labels texts by an own adapter, without examples ("zero-shot"), and with examples in the prompt ("few-shot"). */
+/** `chameleon eval:tasks`: labels texts by an own adapter, without examples ("zero-shot"), and by examples in the prompt ("few-shot"). */
 import { join } from "node:path";
 import { joinArrays } from "../../../shared/bytes.ts";
 import { changeOf, fitOwnAdapter } from "../../adapters/own/fit.ts";
@@ -16,16 +16,16 @@ interface TaskOptions {
   model: string;
   corpusFolder: string;
   seeds: number;
-  /** Number of texts that are labelled. */
+  /** Texts to label. */
   tests: number;
-  /** Number of texts that are also labelled few-shot, which is slow. */
+  /** Texts to label few-shot, too, which is slow. */
   promptTests: number;
   /** A clock in milliseconds. */
   now(): number;
 }
 
 interface Score {
-  /** For each text 1 if its label is right, else 0. */
+  /** For each text: 1 if its label is right, else 0. */
   right: number[];
   /** Expected calibration error, over ten bins of confidence. */
   calibrationError: number;
@@ -36,7 +36,7 @@ export interface TaskRow {
   examples: number;
   seed: number;
   zeroShot: Score;
-  /** With as many examples in the prompt as fit (`shown`), on the first `promptTests` texts. */
+  /** On the first `promptTests` texts, with as many examples in the prompt as fit (`shown`). */
   fewShot: Score & { shown: number };
   /** `kept`: whether the fit kept an adapter. */
   own: Score & { kept: boolean };
@@ -79,7 +79,7 @@ interface Models {
   prefill: Prefill;
 }
 
-/** Calls `compute` once per argument and then returns the same result. */
+/** Calls `compute` once per argument. */
 function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => Promise<V> {
   const known = new Map<K, Promise<V>>();
   return (argument) => {
@@ -89,7 +89,7 @@ function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => 
   };
 }
 
-/** Returns a function that measures the set with `count` examples, drawn by `seed`. */
+/** The returned function measures the set with `count` examples, drawn by `seed`. */
 async function openTask(
   set: LabelledSet,
   items: readonly Item[],
@@ -110,7 +110,7 @@ async function openTask(
   const rowOfHead = (id: number) => base.tokenEmbedding.subarray(id * D, (id + 1) * D);
   const labelRows = joinArrays(Float32Array, labelIds.map(rowOfHead)); // [L, D]
 
-  /** An example as the edge encodes it: the prompt, then the label and an end token as the completion that is learnt. */
+  /** As the edge encodes examples: the prompt, then label and end token, which are learnt. */
   const exampleOf = memoised(async (item: Item) => {
     const answer = [...encode(` ${item.label}`), stopIds[0]];
     const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
@@ -119,13 +119,13 @@ async function openTask(
   const testedStates: Float32Array[] = [];
   for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
   const states = joinArrays(Float32Array, testedStates);
-  // Scores are kept, because two numbers of examples give the same prompt if neither number fits into the context.
+  // Kept, because two numbers of examples give the same prompt if neither fits into the context.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
   });
 
-  /** As many of the examples as fit into the context before the longest text. */
+  /** As many examples as fit into the context before the longest text. */
   function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
     const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
     const room = base.served.contextTokens - longest - 1;
@@ -140,7 +140,7 @@ async function openTask(
     return { shown, prompt };
   }
 
-  /** Labels texts from their states [N, D] before the label. `model`: "base"; else the static adapter, with this own adapter or none. */
+  /** `states` [N, D]: before the labels. `model`: "base"; else the static adapter, with this own adapter or none. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;
@@ -175,8 +175,8 @@ async function openTask(
 
 /**
  * Means over the draws of examples, with 95% intervals over draws and texts. "Removed": share of the zero-shot errors that the adapter
- * removes. "Over the prompt": points of accuracy by which the adapter is ahead of few-shot on the same texts. "ECE": expected
- * calibration error zero-shot, few-shot and of the adapter. "Kept": share of the draws in which the fit kept an adapter.
+ * removes. "Over the prompt": points of accuracy by which the adapter exceeds few-shot on the same texts. "ECE": expected calibration error
+ * zero-shot, few-shot and of the adapter. "Kept": share of draws in which an adapter was kept.
  */
 export function taskTable(rows: readonly TaskRow[]): string {
   const sets = Map.groupBy(rows, ({ set, examples }) => `${set}, ${examples}`);
@@ -205,10 +205,10 @@ export function taskTable(rows: readonly TaskRow[]): string {
 }
 
 type Way = "zeroShot" | "fewShot" | "own";
-/** Rows of one set and size, each with the indexes of the texts that are averaged. */
+/** Rows of one set and size, each with indexes of its texts. */
 type Draw = { row: TaskRow; texts: readonly number[] }[];
 
-/** The interval resamples the draws of examples, and the texts, which all draws have in common. */
+/** The interval resamples draws of examples, and texts, which all draws have in common. */
 export function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));

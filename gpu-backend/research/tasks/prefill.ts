@@ -10,7 +10,7 @@ export class Prefill {
     this.#runner = new HostRunner(steps, { maxSequences: 1, chunkTokens: 1, kvBytes: 2 ** 30 });
   }
 
-  /** Final hidden states of the last `count` tokens of a text, [count, D]. */
+  /** Final hidden states of the last `count` tokens, [count, D]. */
   async states(ids: readonly number[], count: number): Promise<Float32Array> {
     return (await this.#run(ids, null, count)).hidden;
   }
@@ -31,7 +31,7 @@ export class Prefill {
     return all;
   }
 
-  /** `begun`: keys and values of the first tokens. `keeps`: returns keys and values of all tokens as `block`, which the caller frees. */
+  /** `begun`: keys and values of the first tokens. `keeps`: returns those of all tokens as `block`, which the caller frees. */
   async #run(ids: readonly number[], begun: { block: KvBlock; tokens: number } | null, count: number, keeps = false) {
     const { kv: store, gates } = this.#runner;
     const kv = store.open(ids.length);

@@ -6,7 +6,7 @@ import { type FoundFile, filesOf, type PinnedPackage, unpackPinned } from "../..
 export interface Item {
   text: string;
   label: string;
-  /** The items of a document are either all examples or all tested. */
+  /** Items of a document are either all examples or all tested. */
   document: string;
 }
 
@@ -15,18 +15,17 @@ export interface LabelledSet {
   licence: string;
   pinned: PinnedPackage;
   labels: readonly string[];
-  /** What a prompt has between the text and the label. */
+  /** Between text and label in a prompt. */
   question: string;
   items(folder: string): Promise<Item[]>;
 }
 
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
 const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
-/** Number of definitions per field. */
+/** Of each field. */
 const definitions = 200;
-/** Words of a passage, and words from the start of a passage to the start of the next. */
+/** Words of a passage, and from the start of one passage to the next. */
 const [passageWords, passageStep] = [90, 400];
-/** Number of mails from each folder. */
 const mails = { "easy-ham-1": 280, "hard-ham-1": 70, "spam-1": 350 };
 
 export const labelledSets: readonly LabelledSet[] = [
@@ -106,7 +105,7 @@ export async function readItems({ pinned, items }: LabelledSet, folder: string):
   return items(await unpackPinned(pinned, folder));
 }
 
-/** A number in [0, 1) from a hash of the texts: the same on every machine, and unrelated to what the texts say. */
+/** In [0, 1), from a hash of the texts. */
 export function placeOf(...texts: string[]): number {
   return createHash("sha256").update(texts.join("\n")).digest().readUInt32LE() / 2 ** 32;
 }
@@ -115,7 +114,7 @@ function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string):
   return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
 }
 
-/** An entry of the dictionary: the word, and its first sense that is marked with one of the fields. Empty if there is none. */
+/** An entry's word with its first sense of one of the fields. Empty without such a sense. */
 function definitionOf(entry: string): Item[] {
   const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
   const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);
@@ -124,7 +123,7 @@ function definitionOf(entry: string): Item[] {
   return [{ text: `${word}: ${meaning.slice(0, 300)}`, label: fields[sense![1]], document: word }];
 }
 
-/** The subject and the beginning of the body, without markup. */
+/** Subject and beginning of the body, without markup. */
 function mailOf({ path, text }: FoundFile, label: string): Item {
   const subject = /^Subject: (.*)$/m.exec(text)?.[1] ?? "";
   const body = text
@@ -136,7 +135,7 @@ function mailOf({ path, text }: FoundFile, label: string): Item {
   return { text: `${subject}\n${body}`.slice(0, 600), label, document: path };
 }
 
-/** Four passages of a text of the Brown corpus, without its part-of-speech tags. */
+/** Four passages of a text of the Brown corpus, without part-of-speech tags. */
 function passagesOf({ path, text }: FoundFile): Item[] {
   const words = text.split(/\s+/).flatMap((word) => (word ? [word.slice(0, word.lastIndexOf("/"))] : []));
   const starts = [60, 60 + passageStep, 60 + 2 * passageStep, 60 + 3 * passageStep];

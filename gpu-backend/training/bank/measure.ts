@@ -60,19 +60,13 @@ export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroid
   return documents.map(({ size }) => size);
 }
 
-export interface AssignedLoss extends WindowLoss {
-  /** Loss under the static adapter. */
-  fixed: number;
-  centroid: number;
-}
-
-/** Losses under the base, the static adapter, and the adapter of the window's centroid at that centroid's scale. */
+/** Losses under the base, the static adapter (`fixed`), and the adapter of the window's centroid at that centroid's scale. */
 export async function measureWindows(
   reader: Reader,
   set: PlacedSet,
   adapters: Adapters,
   scales: Float32Array,
-): Promise<AssignedLoss[]> {
+) {
   const memberOf = assignAll(set.embeddings, adapters.centroids);
   const closed = new Float32Array(adapters.bank.gates);
   const base = await lossesOf(reader, set, () => closed);

@@ -57,18 +57,17 @@ export interface Trained {
   parameters: Parameters;
 }
 
-/** The bank has the directions of the static adapter first, then those of the hyper-network. */
-export interface ServedParameters {
-  bank: Bank;
-  network: HyperNetwork;
-}
+export type ServedParameters = ReturnType<typeof servedParameters>;
 
 export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins a static adapter and a hyper-network. The gates of each for the other's directions are 0; the static adapter's own are 1. */
-export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
+/**
+ * Joins a static adapter and a hyper-network: the bank has the directions of both in this order. The gates of each for the other's
+ * directions are 0; the static adapter's own are 1.
+ */
+export function servedParameters(fixed: Trained, generated: Trained): { bank: Bank; network: HyperNetwork } {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;
   const { hidden: H, dimensions: P } = generated.shape;

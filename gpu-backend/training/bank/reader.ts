@@ -19,37 +19,28 @@ export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWe
   return { hiddenSize, vocabularySize, addLogits };
 }
 
-export interface Reading {
-  /** Log-likelihood of each target, [N]. */
-  logprobs: Float32Array;
-  /** Log-likelihoods of `others`, [N, K]. */
-  otherLogprobs: Float32Array;
-  /** Likeliest token of each position, [N]. */
-  topIds: Int32Array;
-  topLogprobs: Float32Array;
-}
-
 /** Logits of one run of the graph, 64 MB. */
 const maxLogits = 2 ** 24;
 
 export type Reader = Awaited<ReturnType<typeof openReader>>;
+export type Reading = Awaited<ReturnType<Reader["read"]>>;
 
 export async function openReader(head: Head, bank: Bank, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildReadingGraph(head, bank), { threads });
   /**
-   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D]. `gates`: [N, Q], or [Q] for all positions; zeros are the
-   * base. `change` [N, D], of own adapters, is added to the adapted states.
+   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D], and the likeliest tokens, [N]. `gates`: [N, Q], or [Q]
+   * for all positions; zeros are the base. `change` [N, D], of own adapters, is added to the adapted states.
    */
   async function read(
     hidden: Float32Array,
     gates: Float32Array,
     targets: Int32Array,
     { change, others = new Int32Array(0) }: { change?: Float32Array; others?: Int32Array } = {},
-  ): Promise<Reading> {
+  ) {
     const N = targets.length;
     const K = others.length / N;
-    const reading: Reading = {
+    const reading = {
       ...{ logprobs: new Float32Array(N), otherLogprobs: new Float32Array(N * K) },
       ...{ topIds: new Int32Array(N), topLogprobs: new Float32Array(N) },
     };

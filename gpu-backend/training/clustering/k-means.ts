@@ -1,29 +1,16 @@
 /** Spherical k-means: points and centroids have length 1, and a point belongs to the centroid with the largest dot product. */
 import { Random, streams } from "../random.ts";
 
-export interface Clusters {
-  /** Unit rows, [K, P]. */
-  centroids: Float32Array;
-  /** Of each point. */
-  memberOf: Int32Array;
-  /** Mean similarity of a point to its centroid, which k-means maximises. */
-  meanSimilarity: number;
-}
-
 /** Independent starts, of which the best result is kept. */
 const starts = 8;
 const maxRounds = 50;
 
 /** `points`: unit rows [n, P]. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
-export function kMeans(
-  points: Float32Array,
-  dimensions: number,
-  options: { clusters: number; seed: number },
-): Clusters {
+export function kMeans(points: Float32Array, dimensions: number, options: { clusters: number; seed: number }) {
   const n = points.length / dimensions;
   if (n < options.clusters) throw new Error(`${options.clusters} clusters need as many windows, there are ${n}`);
   const random = new Random(options.seed, streams.kMeans);
-  let best: Clusters | null = null;
+  let best: ReturnType<typeof refine> | null = null;
   for (let i = 0; i < starts; i++) {
     const start = spreadStart(points, dimensions, options.clusters, random);
     const found = refine(points, dimensions, start);
@@ -54,8 +41,11 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, or `maxRounds` times. */
-function refine(points: Float32Array, P: number, centroids: Float32Array): Clusters {
+/**
+ * Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, or `maxRounds` times. Returns the centroids, unit rows
+ * [K, P], the cluster of each point, and the mean similarity of points to their centroids, which k-means maximises.
+ */
+function refine(points: Float32Array, P: number, centroids: Float32Array) {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {
     let moved = 0;

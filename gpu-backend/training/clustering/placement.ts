@@ -9,24 +9,19 @@ import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/wind
 import { Random, streams } from "../random.ts";
 import { kMeans, unitVector } from "./k-means.ts";
 
-export interface Placement {
-  table: EdgeTable;
-  centroids: CentroidVectors;
-  /** Of each training window. */
-  memberOf: Int32Array;
-}
-
 const epochs = 5;
 const learningRate = 1;
 /** Factor of similarities, in [−1, 1], before the softmax. */
 const sharpness = 10;
 
-/** `rows` [V, P]: of `fitPromptRows`. The same seed gives the same placement. Throws an Error for fewer windows than clusters. */
+/**
+ * `rows` [V, P]: of `fitPromptRows`. `memberOf`: cluster of each window. Deterministic. Throws an Error for fewer windows than clusters.
+ */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
   options: { dimensions: number; clusters: number; seed: number },
-): Placement {
+) {
   const { dimensions: P, clusters: K, seed } = options;
   const points = documentPoints(quantised(rows, P), windows);
   const { centroids, memberOf } = kMeans(points, P, { clusters: K, seed });

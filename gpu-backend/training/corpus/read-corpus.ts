@@ -13,13 +13,7 @@ export interface CorpusSource {
   sha256?: string;
 }
 
-export interface Corpus {
-  name: string;
-  licence: string | null;
-  /** `corpusHash` of the documents' texts. */
-  sha256: string;
-  documents: Document[];
-}
+export type Corpus = Awaited<ReturnType<typeof readCorpus>>;
 
 /** `PATH` or `NAME=PATH`. The default name is the last part of the path. */
 export function parseSource(argument: string): CorpusSource {
@@ -29,7 +23,7 @@ export function parseSource(argument: string): CorpusSource {
 }
 
 /** Reads documents in path order, each text once. Throws an Error without text, or if a locked corpus is missing or differs. */
-export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource): Promise<Corpus> {
+export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource) {
   const files = await filesOf(path).catch((cause: unknown) => {
     if (!locked) throw cause;
     throw new Error(`corpus ${name} is not in ${dirname(path)}: run npm run corpora -- ${dirname(path)}`, { cause });
