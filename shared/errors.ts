@@ -1,10 +1,10 @@
-/** Every kind of error that a caller can get, with its HTTP status and its type and code in OpenAI's error body. */
+/** Every error that a caller can get, with HTTP status, and type and code in OpenAI's error body. */
 
 export const errorTable = {
   invalid_request: { status: 400, type: "invalid_request_error", code: null },
   context_length_exceeded: { status: 400, type: "invalid_request_error", code: "context_length_exceeded" },
   unauthorized: { status: 401, type: "authentication_error", code: "invalid_api_key" },
-  /** Between edge and backend: the signature of a call is missing or wrong. */
+  /** Between edge and backend: a call's signature is missing or wrong. */
   bad_signature: { status: 401, type: "authentication_error", code: "bad_signature" },
   forbidden: { status: 403, type: "permission_error", code: "insufficient_permissions" },
   not_found: { status: 404, type: "invalid_request_error", code: "not_found" },
@@ -13,20 +13,20 @@ export const errorTable = {
   adapter_outdated: { status: 400, type: "invalid_request_error", code: "adapter_outdated" },
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
   memory_not_found: { status: 404, type: "invalid_request_error", code: "memory_not_found" },
-  /** A running answer ends, because a memory that it reads was deleted. */
+  /** A running answer reads a deleted memory. */
   memory_deleted: { status: 410, type: "invalid_request_error", code: "memory_deleted" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
-  /** Between edge and backend: they have different versions of their contract. */
+  /** Between edge and backend: versions of the contract differ. */
   version_mismatch: { status: 409, type: "server_error", code: "version_mismatch" },
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
-  /** A running answer ends: its backend was lost, and no other computes the same bits. */
+  /** A running answer lost its backend, and no other computes the same bits. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
-  /** The Idempotency-Key was used for another request. */
+  /** The key was used for another request. */
   idempotency_conflict: { status: 409, type: "invalid_request_error", code: "idempotency_conflict" },
   /** Two `chameleon publish` at once. */
   switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
-  /** Between edge and backend: the call names another process than the one that it reached. */
+  /** Between edge and backend: the call names another process. */
   misdirected: { status: 421, type: "server_error", code: "misdirected" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },
@@ -37,7 +37,7 @@ export const errorTable = {
   quota_exceeded: { status: 429, type: "insufficient_quota", code: "insufficient_quota" },
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
-  /** No backend can compute this sequence, so it is not retried. */
+  /** Not retried, because no backend can compute the sequence. */
   generation_failed: { status: 500, type: "server_error", code: "generation_failed" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
   deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },
@@ -50,12 +50,12 @@ export interface ErrorEnvelope {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
 
-/** An error that is shown to the caller. `message` names the limit and the value that exceeds it. */
+/** Shown to the caller. `message` names the limit and the value that exceeds it. */
 export class ServiceError extends Error {
   readonly kind: ErrorKind;
-  /** The bad field of the request, such as `messages[0].content`, or null. */
+  /** Such as `messages[0].content`. */
   readonly param: string | null;
-  /** Seconds for a Retry-After header; null if a retry is pointless. */
+  /** For a Retry-After header; null if a retry is pointless. */
   readonly retryAfterSeconds: number | null;
 
   constructor(
@@ -71,12 +71,12 @@ export class ServiceError extends Error {
   }
 }
 
-/** An error of a bad request. `message` says what is wrong, without a full stop; `param` names the field. */
+/** `message` has no full stop. `param`: the bad field. */
 export function invalidRequest(message: string, param: string | null = null, cause?: unknown): ServiceError {
   return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
 }
 
-/** Makes a handler that rethrows any failure as backend_unavailable. `message` says what cannot be used now. */
+/** Makes a handler that rethrows failures as backend_unavailable. `message`: what cannot be used now. */
 export function unavailable(message: string): (cause: unknown) => never {
   return (cause) => {
     throw new ServiceError("backend_unavailable", `${message}; try again.`, { retryAfterSeconds: 1, cause });
@@ -87,13 +87,13 @@ export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;
 }
 
-/** The error in OpenAI's form, for a response's body. */
+/** For a response's body. */
 export function envelopeOf(error: ServiceError): ErrorEnvelope {
   const { type, code } = errorTable[error.kind];
   return { error: { message: error.message, type, param: error.param, code } };
 }
 
-/** Turns anything thrown into an error that is safe to show. Details of an unexpected one are only its `cause`, for logs. */
+/** Turns anything thrown into an error that is safe to show. Details of an unknown one are in `cause` only, for logs. */
 export function toServiceError(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("internal", "The server failed on this request.", { cause: thrown });

@@ -1,4 +1,4 @@
-/** Waits until `work` settles, at most `limitMs`. Returns whether it did. Never rejects. */
+/** Returns whether `work` settles within `limitMs`. Never rejects. */
 export async function settlesWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
   const late = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => late.resolve(false), limitMs);

@@ -1,6 +1,6 @@
 /**
  * Names and formats in the bucket of published artifacts. Each file is stored under the hash of its bytes, so that nothing is ever
- * overwritten, and one pointer says which set is served. Edge and backends read the bucket; only the admin API writes to it.
+ * overwritten; one pointer names the served set. Edge and backends read the bucket; only the admin API writes to it.
  */
 import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";
@@ -10,24 +10,24 @@ import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 /** The one object that changes. */
 export const pointerName = "artifacts/current.json";
 
-/** Name of a file, manifest.json included, by SHA-256 of its bytes. */
+/** `sha256`: of the bytes of a file, manifest.json included. */
 export function objectName(sha256: string): string {
   return `artifacts/sha256/${sha256}`;
 }
 
-/** SHA-256 of each file of a set that the edge reads. The first is the manifest's. */
+/** SHA-256 of each file of a set that the edge reads, the manifest's first. */
 export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): string[] {
   return [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256];
 }
 
 const edgeFilesKey = "edge-files";
 
-/** The pointer's metadata: the hashes of the edge's files, so that a reader can request all of them at once. Older pointers have none. */
+/** Metadata of the pointer, with which a reader can request all of the edge's files at once. Older pointers have none. */
 export function metadataOf(edgeFiles: readonly string[]): Record<string, string> {
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** The hashes of the edge's files in a pointer's metadata; null if they are absent or invalid. */
+/** null if the hashes are absent or invalid. */
 export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
@@ -38,7 +38,7 @@ const pointerFormat = 1;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
-  /** Which set was switched to, and when, newest first. The first entry's set is served. */
+  /** Newest first. The first entry's set is served. */
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)
@@ -47,7 +47,7 @@ const pointerSchema = z.strictObject({
 
 export type Pointer = z.infer<typeof pointerSchema>;
 
-/** Throws an Error that names the fields at fault. */
+/** Throws an Error that names the faulty fields. */
 export function parsePointer(json: string): Pointer {
   // JSON has fewer values than characters, so the characters are the only limit.
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
@@ -58,7 +58,7 @@ export function currentOf({ switches }: Pointer): string {
   return switches[0].manifest;
 }
 
-/** Hash of the manifest that was served before; null if there was none. */
+/** Hash of the manifest that was served before, or null. */
 export function previousOf({ switches }: Pick<Pointer, "switches">): string | null {
   return switches.find(({ manifest }) => manifest !== switches[0].manifest)?.manifest ?? null;
 }

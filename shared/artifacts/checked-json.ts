@@ -5,14 +5,13 @@ import { describe } from "../describe.ts";
 const reportedIssues = 3;
 const reportedCharacters = 80;
 
-interface JsonBounds {
-  characters: number;
-  /** Values in total, including nested ones. */
-  values: number;
-}
-
-/** Parses and checks JSON within bounds. Throws an Error as `requireValid` does, or one that names the bound. */
-export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, bounds: JsonBounds): T {
+/** `bounds.values` also counts nested values. Throws an Error as `requireValid` does, or one that names the bound. */
+export function parseChecked<T>(
+  schema: z.ZodType<T>,
+  text: string,
+  what: string,
+  bounds: { characters: number; values: number },
+): T {
   if (text.length > bounds.characters) {
     throw new Error(`${what} has ${text.length} characters, the maximum is ${bounds.characters}`);
   }

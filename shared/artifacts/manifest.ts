@@ -12,7 +12,6 @@ export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
 
-/** Id of the static adapter. */
 export const staticId = "static";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -32,37 +31,37 @@ const fileRecord = (bytes: number) =>
     ),
   });
 
-/** Gain in nats a token: how much lower the mean negative log-likelihood is (positive: better), with its 95% interval. */
+/** How much lower the mean negative log-likelihood is (positive: better), in nats a token, with its 95% interval. */
 const nats = within(setLimits.gainNats);
 const gain = z.strictObject({ nats, ci95: z.tuple([nats, nats]), tokens: count });
 
 export const centroidSchema = z.strictObject({
   /** `c<k>` for centroid k. */
   id: z.string().regex(/^c(0|[1-9][0-9]{0,3})$/),
-  /** SHA-256 over the centroid's vector [P] and scale, little-endian float32. */
+  /** SHA-256 of the centroid's vector [P] and scale, little-endian float32. */
   hash: sha256,
-  /** Characteristic pieces, most characteristic first. */
+  /** Characteristic pieces, the most characteristic first. */
   label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
-  /** Training windows assigned to it. */
+  /** Number of training windows. */
   size: count,
-  /** The first two principal components, by which the page's map shows the centroid. */
+  /** Place on the page's map: the first two principal components. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Factor of what the hyper-network adds to the static adapter's gates; 0: auto-off (`isAutoOff`). */
+  /** Factor of the hyper-network's gates, which are added to the static adapter's; 0: auto-off (`isAutoOff`). */
   scale: z.number().min(0).max(1),
   /** Gain over the base on held-out text; null if nothing was held out. */
   gain: gain.nullable(),
 });
 
 const share = z.number().min(0).max(1);
-/** How prompts weigh experts (shared/math/evidence.ts), as training calibrated it. */
+/** How prompts weigh experts (shared/math/evidence.ts), calibrated by training. */
 export const evidenceSchema = z.strictObject({
-  /** How many of the nearest centroids become experts. */
+  /** The nearest so many centroids become experts. */
   adapters: upTo(limits.mixtureAdapters - 1),
   /** A centroid's prior is proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   /** Prior of the base. */
   base: share,
-  /** η, the factor of each token's log-likelihood. Plain Bayes would be 1. */
+  /** η, the factor of each token's log-likelihood. 1 would be plain Bayes. */
   temper: share,
   /** Minimum weight of the base. */
   floor: z.number().gt(0).max(1),
@@ -71,22 +70,22 @@ export const evidenceSchema = z.strictObject({
 const weight = within(100);
 /** How memories are mixed with the model (shared/math/memory.ts). */
 const memoryRuleSchema = z.strictObject({
-  /** Number of nearest keys in each memory. */
+  /** Nearest keys of each memory. */
   neighbours: upTo(256),
   /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Weights of the features in `memoryFeatures`. A logistic function of their weighted sum is λ, a memory's share in a step. */
+  /** Of `memoryFeatures`. A logistic function of their weighted sum is λ, a memory's share in a step. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
-  /** Factors of λ among which the prompt chooses, the first of them 0. Their priors add up to 1. */
+  /** Factors of λ, of which the prompt chooses; the first is 0. Their priors add up to 1. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
-  /** Maximum share of all memories together in a token's probability. */
+  /** Of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
-/** The hyper-network makes a centroid's gates, which scale the directions of a bank that all centroids share. */
+/** Makes a centroid's gates, which scale the directions of a bank that all centroids share. */
 const hyperNetworkSchema = z.strictObject({
-  /** SHA-256 of the tensor file. */
+  /** Of the tensor file. */
   hash: sha256,
   /** R low-rank directions and M bias directions: Q = R + M gates. */
   rank: upTo(setLimits.gates, 0),
@@ -98,16 +97,16 @@ const shape = z.strictObject({
   format: z.literal(manifestFormat),
   model: z.strictObject({
     name,
-    /** The `model` that public requests name. */
+    /** The `model` of public requests. */
     servedAs: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$/),
-    /** SHA-256 of the weights file (models/base.ts). */
+    /** Of the weights file (models/base.ts). */
     weights: sha256,
     vocabularySize: upTo(setLimits.vocabulary),
     hiddenSize: upTo(setLimits.hiddenSize),
     contextTokens: upTo(setLimits.contextTokens),
-    /** Token ids that end a choice, such as the end of text and the end of a turn. */
+    /** End a choice, such as the end of text and the end of a turn. */
     stopIds: z.array(count).min(1).max(setLimits.stopIds),
-    /** The model's chat template, in Jinja. Absent: conversations are rendered in Alpaca's style. */
+    /** In Jinja. Absent: conversations are rendered in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
     /** Sampling of requests that name none; absent: `defaultSampling`. */
     sampling: samplingSchema
@@ -122,13 +121,13 @@ const shape = z.strictObject({
   }),
   hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
-  /** The adapter for texts of all kinds, to which a centroid's adapter adds. Absent: its gates are zeros. */
+  /** The adapter for texts of all kinds, which a centroid's adds to. Absent: its gates are zeros. */
   static: z.strictObject({ gain: gain.nullable() }).optional(),
   /** Absent: `defaultCalibration` of shared/math/evidence.ts. */
   evidence: evidenceSchema.optional(),
-  /** Weights of memories; absent: `defaultMemoryRule` of shared/math/memory.ts. */
+  /** Absent: `defaultMemoryRule` of shared/math/memory.ts. */
   memory: memoryRuleSchema.optional(),
-  /** Exactly these files: a set cannot choose the name of a file. */
+  /** Exactly these files, so a set cannot choose the name of a file. */
   files: z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),
     [tokenizerFile]: fileRecord(setLimits.tokenizerBytes),
@@ -142,7 +141,7 @@ const shape = z.strictObject({
       corpora: z
         .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
         .max(setLimits.corpora),
-      /** Held-out perplexity of the base and of the adapters over all corpora. */
+      /** Held-out perplexity over all corpora. */
       basePerplexity: z.number(),
       adaptedPerplexity: z.number(),
     })
@@ -174,21 +173,20 @@ export type Manifest = z.infer<typeof manifestSchema>;
 export type CentroidRecord = z.infer<typeof centroidSchema>;
 export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
 export type SetFile = keyof Manifest["files"];
-/** The files that a manifest lists. */
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** True if the static adapter or the base replaces a centroid's adapter: no scale gained in validation, or it lost on held-out text. */
+/** Whether the static adapter or the base replaces a centroid's adapter: no scale gained in validation, or it lost on held-out text. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
-/** Everything that an adapter is made from, as a text whose SHA-256 is the adapter's hash. `source`: the centroid's hash, or `staticId`. */
+/** A text whose SHA-256 is an adapter's hash: everything that it is made from. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
   return [hash, source, rank, biases, "F32"].join("\n"); // F32 is the dtype that adapters are computed in
 }
 
-/** Parses manifest.json. Throws an Error that names the fields at fault with their values. */
+/** Throws an Error that names the faulty fields with their values. */
 export function parseManifest(json: string): Manifest {
   const bounds = { characters: setLimits.manifestBytes, values: setLimits.manifestValues };
   return parseChecked(manifestSchema, json, manifestFile, bounds);

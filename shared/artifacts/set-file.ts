@@ -1,9 +1,9 @@
-/** Reads and checks files of a set. Shared by publisher, edge and backend. */
+/** Reads and checks files of a set, for publisher, edge and backend. */
 import { sha256Hex } from "../bytes.ts";
 import { setLimits } from "./limits.ts";
 import { manifestFile } from "./manifest.ts";
 
-/** Returns at most `maxBytes + 1` bytes of a stream, so the caller can detect an oversized file; cancels the rest. */
+/** Returns at most `maxBytes + 1` bytes of a stream, to detect an oversized file, and cancels the rest. */
 export async function readAtMost(
   stream: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   maxBytes: number,
@@ -24,7 +24,7 @@ export async function readAtMost(
   return bytes;
 }
 
-/** Throws an Error that names the file if its size or hash differs from the manifest's record. */
+/** Throws an Error that names the file if size or hash differ from the record. */
 export async function requireFile(
   name: string,
   bytes: Uint8Array,

@@ -6,7 +6,7 @@ import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
-  // Masks and positions in a model's file have these types. They are read, but nothing computes with them.
+  // Masks and positions in model files have these types. Nothing computes with them.
   ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
 };
 export type Dtype = keyof typeof bytesPerElement;
@@ -19,7 +19,7 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-/** Reads a safetensors file without copying tensors. Throws an Error with `what`, tensor and sizes if it is truncated or inconsistent. */
+/** Tensors are views of `file`. Throws an Error with `what`, tensor and sizes if the file is truncated or inconsistent. */
 export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFile {
   if (file.byteLength < 8) throw new Error(`${what}: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
@@ -95,7 +95,7 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   return requireValid(entrySchema, entry, `${what}: ${name}`);
 }
 
-/** Writes a safetensors file, widest elements first to align them. `last` is a tensor after all others, whose bytes the caller appends. */
+/** Widest elements come first, to align them. `last` is a tensor after all others, whose bytes the caller appends. */
 export function writeTensorFile(
   tensors: TensorFile,
   last?: { name: string; dtype: Dtype; shape: number[] },
@@ -122,14 +122,14 @@ export function writeTensorFile(
   return file;
 }
 
-/** The named tensor. Throws an Error that lists the file's tensors if it is missing. */
+/** Throws an Error that lists the file's tensors if the named one is missing. */
 export function tensorOf(file: TensorFile, name: string): Tensor {
   const tensor = file.get(name);
   if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].slice(0, 20).join(", ")}`);
   return tensor;
 }
 
-/** The named tensor. Throws an Error unless it has this dtype and shape; null in a shape stands for any size. `what` names the file. */
+/** Throws an Error unless the named tensor has this dtype and shape, in which null is any size. `what` names the file. */
 export function requireTensor(
   file: TensorFile,
   name: string,
@@ -146,7 +146,7 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/** Like `requireTensor` for F32, but returns a checked copy. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
+/** As `requireTensor`, for a copy of F32. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
 export function requireFloats(
   file: TensorFile,
   name: string,
@@ -159,18 +159,18 @@ export function requireFloats(
   throw new Error(`${what}: ${name}: value ${bad} is ${values[bad]}, the limit is ±${setLimits.tensorValue}`);
 }
 
-/** True for the dtypes that `toFloat32` reads. */
+/** Whether `toFloat32` reads a dtype. */
 export function isFloat(dtype: Dtype): boolean {
   return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
-/** Copies bytes to a new buffer, because a typed array needs an alignment that a view into a file may lack. */
+/** Copies bytes to a new buffer, because a typed array needs an alignment that a view of a file may lack. */
 export function alignedCopy(bytes: Uint8Array): ArrayBuffer {
   // Not `slice`, which is a view for Node's Buffer.
   return new Uint8Array(bytes).buffer;
 }
 
-/** The values of a float32, float16 or bfloat16 tensor; always a copy. */
+/** A copy of the values of a float32, float16 or bfloat16 tensor. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   const buffer = alignedCopy(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(buffer);
@@ -179,21 +179,21 @@ export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   return widenHalf(new Uint16Array(buffer));
 }
 
-/** float16 bit patterns to float32, exactly. A loop, because `Float32Array.from` with a function takes six times as long. */
+/** Exact. A loop, because `Float32Array.from` with a function takes six times as long. */
 function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const values = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) values[i] = floatOfHalf(halves[i]);
   return values;
 }
 
-/** bfloat16 bit patterns to float32, exactly: they are the upper halves of float32's. */
+/** Exact: bfloat16 has the upper half of float32's bits. */
 function widenBrainFloat(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(halves.length);
   for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;
   return new Float32Array(words.buffer);
 }
 
-/** A typed array as a tensor; shares its memory. */
+/** The tensor shares the array's memory. */
 export function tensorFrom(
   array: Float32Array | Int8Array | Uint8Array | Uint16Array | Int32Array | Uint32Array,
   shape: number[],

@@ -6,7 +6,7 @@ import { tenantSchema } from "./tenant-name.ts";
 import { aliasesSchema, keyIdPattern, planNames, scopes } from "./tenants.ts";
 
 const time = z.iso.datetime();
-/** End of a key's validity, in UTC or with an offset. */
+/** In UTC or with an offset. */
 const end = z.iso.datetime({ offset: true }).nullable().optional().describe("null: never");
 const keyStates = ["active", "expires", "expired", "revoked"] as const;
 
@@ -76,7 +76,7 @@ export const tenantSettingsSchema = z.object({
   aliases: z.record(z.string(), z.string()),
 });
 
-/** The tenant's keys have been revoked, but caches accept them for `retry_after` seconds. After that the same call erases the tenant. */
+/** The tenant's keys are revoked, but caches accept them for `retry_after` seconds. The same call after that erases the tenant. */
 const tenantErasingSchema = z.object({
   object: z.literal("tenant.erasing"),
   tenant: z.string(),

@@ -1,11 +1,11 @@
 /**
- * Signatures of the edge's calls to backends: how the edge makes them, and how a backend checks them.
+ * Signatures of the edge's calls to backends, for both.
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,body=SHA256,signature=HMAC
  *
- * The HMAC covers, one a line, the scheme, key id, time, method, path, the body's hash, and the name of the process if the call is for
- * one. The header holds the body's hash, so a caller without a secret is refused before its body is read. The backend decides how old a
- * call may be (gpu-backend/http/middleware.ts).
+ * The HMAC covers, one a line, the scheme, key id, time, method, path, the body's hash, and the name of the process if the call is for one.
+ * The header has the body's hash, so a caller without a secret is refused before its body is read. The backend limits the age of a call
+ * (gpu-backend/http/middleware.ts).
  */
 import { hexOf, sha256Hex } from "../bytes.ts";
 
@@ -17,22 +17,22 @@ const headerPattern = new RegExp(
 /** Longer headers are refused unread. */
 export const signatureCharacters = 300;
 
-/** A secret as a key of Web Crypto. Its id is an HMAC, which reveals nothing of the secret. */
+/** A secret for Web Crypto. The id is an HMAC, which reveals nothing of the secret. */
 export interface SigningKey {
   id: string;
   hmac: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
 }
 
-/** A call as its header describes it. All but `signature` is signed. */
+/** All but `signature` is signed. */
 export interface SignedCall {
   method: string;
-  /** Path of the URL, with its query. */
+  /** With the query. */
   path: string;
   keyId: string;
-  /** Milliseconds since 1970. */
+  /** Unix milliseconds. */
   timeMs: number;
   bodySha256: string;
-  /** Name of the process that the call is for (`nameHeader`); null if any process at the address may answer. */
+  /** `nameHeader` of the call; null if any process at the address may answer. */
   backendName: string | null;
   /** 64 hex digits. */
   signature: string;
@@ -42,8 +42,8 @@ const minSecretCharacters = 32;
 const maxSecrets = 2;
 
 /**
- * Reads the secrets in a variable. The edge signs with the first, and a backend accepts each of them, so that a secret can be replaced
- * without an interruption. Throws an Error that names the variable and never repeats a secret.
+ * Reads the secrets in a variable. The edge signs with the first, and a backend accepts each, so that a secret can be replaced without an
+ * interruption. Throws an Error that names the variable and never repeats a secret.
  */
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
@@ -69,7 +69,7 @@ export async function signingKey(secret: string): Promise<SigningKey> {
   return { id, hmac };
 }
 
-/** Reads the header of a call, which `isSignedBy` then checks; null if it has another form. */
+/** Reads the header of a call, for `isSignedBy`; null if it has another form. */
 export function parseSignature(
   header: string,
   method: string,
@@ -88,7 +88,7 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-/** The signed text. No field can hold a line break, so no two calls have the same text. */
+/** The signed text. No field can have a line break, so no two calls have the same text. */
 function canonical({
   keyId,
   timeMs,
@@ -102,8 +102,8 @@ function canonical({
 }
 
 /**
- * Returns a function that returns the headers which sign a call. `backendName`: the process that the call is for; by default any at the
- * address. Signs with the first secret; without secrets, calls are not signed. `now` in milliseconds since 1970.
+ * The returned function makes the headers that sign a call for the process `backendName`, by default for any at the address. Uses the first
+ * secret; without secrets, calls are not signed. `now`: Unix milliseconds.
  */
 export function createSigner([secret]: readonly string[], now: () => number) {
   let key: Promise<SigningKey> | null = null;

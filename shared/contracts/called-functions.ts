@@ -1,4 +1,4 @@
-/** Calls of functions, as answers have them: in a chat completion, in a chunk of its stream, and in a response. */
+/** Calls of functions in answers: in a chat completion, in a chunk of its stream, and in a response. */
 import * as z from "zod";
 
 const json = z.string().describe("JSON, whole unless it was cut");

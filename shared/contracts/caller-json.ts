@@ -1,8 +1,8 @@
-/** Parses JSON that a caller sent. A scan before parsing refuses texts that are expensive to parse or to process. */
+/** Parses a caller's JSON. A scan before that refuses texts that are expensive to parse or to process. */
 import { invalidRequest, ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
-/** Throws invalid_request for a text that is not JSON, is nested too deeply, or has too many strings of digits or more than `maxValues` values. */
+/** Throws invalid_request for a text that is not JSON, is nested too deeply, or has too many strings of digits or values. */
 export function parseCallerJson(text: string, maxValues?: number): unknown {
   checkCallerJson(text, maxValues);
   try {
@@ -13,7 +13,7 @@ export function parseCallerJson(text: string, maxValues?: number): unknown {
   }
 }
 
-/** The scan alone. The text may be several JSON texts, such as JSONL. Throws invalid_request as `parseCallerJson` does. */
+/** The scan alone, also of several JSON texts, such as JSONL. Throws invalid_request as `parseCallerJson` does. */
 export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
   const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
@@ -35,11 +35,11 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero
 
 /**
  * A string of 1 to 10 digits, escaped or not. V8 takes it for an array index, interns it, and hashes it by its value without a seed. So a
- * caller can choose strings that all have one hash: 85,000 of them took seconds to parse.
+ * caller can choose strings with equal hashes: 85,000 of them took seconds to parse.
  */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
-/** The nesting depth of a JSON text, the number of its strings of digits, and an upper bound on the number of its values. */
+/** Nesting depth, number of strings of digits, and an upper bound on the number of values. */
 function scan(json: string): { levels: number; digitStrings: number; values: number } {
   let level = 0;
   let values = 0;
@@ -66,7 +66,7 @@ function mayBeDigits(first: number): boolean {
   return (first >= zero && first <= nine) || first === backslash;
 }
 
-/** Index of the quote that ends the string beginning at `start`; the length of the text if the string does not end. */
+/** Index of the quote that ends the string at `start`, or the length of the text. */
 function endOfString(json: string, start: number): number {
   for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
     let backslashes = 0;

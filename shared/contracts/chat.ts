@@ -9,9 +9,9 @@ import { limits } from "./limits.ts";
 import { askedCalls, callText, isFunctionName, toolFields, toolsFault } from "./tools.ts";
 
 export interface ChatMessage {
-  /** `tool`: results of calls. A chat template gets them as messages of the user. */
+  /** `tool`: results of calls. Chat templates get these as messages of the user. */
   role: "system" | "user" | "assistant" | "tool";
-  /** The text. Calls and results of calls are part of it, in the format of tools.ts. */
+  /** Includes calls and results of calls, in the format of tools.ts. */
   content: string;
 }
 
@@ -23,7 +23,7 @@ const roles: Record<string, ChatMessage["role"]> = {
   tool: "tool",
 };
 
-/** Types of text parts: of a chat, and of the input of a response. */
+/** Types of text parts of a chat, and of the input of a response. */
 const textTypes = ["text", "input_text", "output_text"];
 const textPart = {
   type: "object",
@@ -100,13 +100,12 @@ export const chatRequestSchema = z
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-/** Reads the messages of the field `name`. */
 export function readMessages(value: unknown, context: z.RefinementCtx, name = "messages"): ChatMessage[] {
   const read = messagesIn(value, name);
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 
-/** Reads the messages of a list called `name`, or returns what is wrong and where. */
+/** Reads the messages of the list `name`, or returns what is wrong, and the index. */
 export function messagesIn(
   value: unknown,
   name: string,
@@ -123,14 +122,14 @@ export function messagesIn(
     const read = readMessage(message, `${name}[${i}]`, callIds);
     if (typeof read === "string") return fault(read, [i]);
     const last = messages.at(-1);
-    // Consecutive results of calls are one turn of the user.
+    // Consecutive results of calls become one turn of the user.
     if (read.role === "tool" && last?.role === "tool") last.content += `\n${read.content}`;
     else messages.push(read);
   }
   return { messages };
 }
 
-/** Reads a message, or returns what is wrong with it. `at` is its place; `callIds` has the ids of calls in earlier messages. */
+/** Reads the message at the place `at`, or returns what is wrong with it. `callIds`: ids of calls in earlier messages. */
 function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
@@ -155,7 +154,7 @@ function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMess
   return { role: known, content: `<tool_response>\n${read.content}\n</tool_response>` };
 }
 
-/** Reads the calls of a message as texts, and adds their ids to `callIds`; or returns what is wrong with them. */
+/** Reads the calls of a message as texts, or returns what is wrong with them. Adds their ids to `callIds`. */
 function readCalls(value: unknown, at: string, callIds: Set<string>): string[] | string {
   if (!Array.isArray(value)) return `${at} is ${kindOf(value)}; it must be a list of calls`;
   if (value.length > limits.toolCalls) return `${at} has ${value.length} entries, the maximum is ${limits.toolCalls}`;

@@ -1,4 +1,4 @@
-/** How an answer cites passages of documents: those that made a token likelier, and those that were put into the prompt. */
+/** Passages of documents in answers: those that made a token likelier, and those in the prompt. */
 import * as z from "zod";
 import { passageFields } from "./retrieval.ts";
 

@@ -1,4 +1,4 @@
-/** Requests of `POST /v1/classify`. Not here: how labels become tokens (edge/plan/labels.ts). */
+/** Requests of `POST /v1/classify`. edge/plan/labels.ts encodes the labels. */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
@@ -42,7 +42,7 @@ export const classifyRequestSchema = z
     chameleon: generationFields.chameleon,
   })
   .transform(({ input, labels, ...request }) => {
-    // At each place where labels differ, one greedy token is generated. Penalties are off: a model's defaults would change probabilities.
+    // One greedy token is generated where labels differ. Penalties are off, because a model's defaults would change probabilities.
     const sampling = {
       temperature: 0,
       ignore_eos: true,

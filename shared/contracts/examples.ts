@@ -1,14 +1,14 @@
-/** Examples that an adapter is fitted to: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
+/** Examples for an adapter: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
 import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-/** What is learnt: all tokens of a string; the completion; or a chat's last message, which must be the assistant's. */
+/** All tokens of a string are learnt; or the completion; or a chat's last message, which must be the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
 
-/** Reads an example, or returns what is wrong with it. `at` is its place in the request. Other fields are ignored. */
+/** Reads the example at the place `at`, or returns what is wrong with it. Ignores other fields. */
 export function readExample(value: unknown, at: string): Example | { fault: string } {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -29,16 +29,16 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
 }
 
-/** A classification that examples teach: its labels, and the form of its prompts. */
+/** A classification that examples teach. */
 export interface Task {
   labels: string[];
-  /** The system message before the text, null for none. Absent: a text is a prompt as it is, not a chat. */
+  /** The system message before a text, null for none. Absent: texts are prompts as they are, not chats. */
   system?: string | null;
 }
 
 /**
- * The task that examples teach. null unless all have the same form, and there are at least twice as many examples as labels. A chat must
- * have one message of the user and its answer, which is the label.
+ * null unless all examples have the same form, and there are at least twice as many examples as labels. A chat must have one message of the
+ * user and its answer, which is the label.
  */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);

@@ -1,16 +1,16 @@
-/** Schemas of fields that several public requests have in common. A null field counts as absent, as in OpenAI's API. */
+/** Schemas of fields of several public requests. A null field counts as absent, as in OpenAI's API. */
 import * as z from "zod";
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
 
 export { describe };
 
-/** A prompt of a request: text or token ids. */
+/** Text or token ids. */
 export type Prompt = string | number[];
 
 /**
- * A field that is `fallback` if it is null or absent. A scalar fallback is shown in the API document. Most fields are absent, so `default`
- * is outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
+ * A field that is `fallback` if it is null or absent. The API document shows a scalar fallback. Most fields are absent, so `default` is
+ * outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
  */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
@@ -24,7 +24,7 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
 
 export const modelField = (description: string) => absentAs(z.string().max(limits.modelCharacters), null, description);
 
-/** OpenAI's `user`. Its length is checked, its value is ignored. */
+/** OpenAI's `user`. Only its length is checked. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
 const metadataEntries = 16;
@@ -36,7 +36,7 @@ export const metadataSchema = z
     error: `metadata has more than ${metadataEntries} entries, the maximum`,
   });
 
-/** A string, strings, token ids or lists of token ids; `maximum` limits the number of prompts. */
+/** A string, strings, token ids or lists of token ids, of at most `maximum` prompts. */
 export function promptField(name: string, maximum: number) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
@@ -71,7 +71,7 @@ function readPrompts(value: unknown, context: z.RefinementCtx, name: string, max
   return prompts as Prompt[];
 }
 
-/** Returns a function that reports `input` as invalid and ends a transform. */
+/** The returned function reports `input` as invalid and ends a transform. */
 export function refuser(context: z.RefinementCtx, input: unknown) {
   return (message: string, path: PropertyKey[] = []): never => {
     context.addIssue({ code: "custom", path, message, input });
@@ -101,7 +101,7 @@ export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, m
   }, entries.min(min).max(max));
 }
 
-/** A field that a request must not set, because it would change the answer and is not supported. `why` says what to do instead. */
+/** A field that a request must not set: it would change the answer and is not supported. `why` tells what to do instead. */
 export function refused(name: string, why: string, isHarmless: (value: unknown) => boolean = () => false) {
   return z
     .unknown()

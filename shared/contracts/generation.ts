@@ -1,11 +1,11 @@
-/** Fields and checks that all requests for generated text have in common: sampling, streaming, and the extension `chameleon`. */
+/** Common fields and checks of requests for generated text: sampling, streaming, and the extension `chameleon`. */
 import * as z from "zod";
 import { absentAs, describe, kindOf, modelField, refuser, userField } from "./fields.ts";
 import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
-/** An expert that a request lists. If its weight is null, the prompt decides. */
+/** An expert of a request's list. The prompt decides a weight of null. */
 export interface ListedExpert {
   id: string;
   weight: number | null;
@@ -67,7 +67,7 @@ const chameleonField = absentAs(
   "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
 
-/** `response_format`. Its parsed value is the form that the text must have (json-schema.ts); null for any text. */
+/** `response_format`. Its parsed value is the form of the text (json-schema.ts); null for any text. */
 const responseFormatField = absentAs(
   z
     .unknown()
@@ -128,7 +128,7 @@ const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
 
 type SamplingField = keyof typeof samplingFields;
 
-/** A checked request, with its sampling parameters in one object. `withBlock`: whether choices get the block `chameleon`. */
+/** Moves sampling parameters into one object. `withBlock`: whether choices get the block `chameleon`. */
 export function asGeneration<
   Request extends { chameleon: z.output<typeof chameleonField>; response_format?: string | null },
 >(request: Request) {
@@ -148,10 +148,9 @@ export function asGeneration<
   };
 }
 
-/** Reports that the field `param` is invalid. */
 export type Refuse = (param: string, message: string) => void;
 
-/** Checks fields that depend on each other. `prompts`: number of prompts. */
+/** Checks fields that depend on each other. `prompts`: their number. */
 export function refuseTogether(
   request: {
     n: number;
@@ -182,7 +181,7 @@ export function refuseTogether(
   }
 }
 
-/** Reads the format in `field` as a form. `within`: the format's property that has its name and schema; null if the format has them. */
+/** Reads the format in `field` as a form. `within`: the format's property with its name and schema; null if the format itself has them. */
 export function readFormat(
   value: unknown,
   context: z.RefinementCtx,

@@ -1,14 +1,13 @@
 /**
- * The contract between edge and backend. Not here: anything that a public client sees. Headers of calls and answers are
- * `numericsHeader` and those of backend-headers.ts.
+ * The contract between edge and backend. Headers of calls and answers are `numericsHeader` and those of backend-headers.ts.
  *
  * - POST `/v1/batches`: a `BatchRequest`. Answers `Frame`s as NDJSON, with blank lines as heartbeats. If an adapter or memory of the batch
- *   is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT it, and send the batch again. A sequence
- *   whose memory cannot be read ends in `memory_not_found`, too.
+ * is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT it, and send the batch again. A sequence
+ * whose memory cannot be read ends in `memory_not_found`, too.
  * - POST `/v1/cancellations`: a `CancelRequest`.
  * - GET `/readyz`: answers a `Readiness`.
  * - POST `/v1/adapters`: fits a tenant's adapter (`AdapterRequest`). The head of the answer comes when fitting begins, its body when it
- *   ends (`adapterOutcomeSchema`). Closing the connection cancels it.
+ * ends (`adapterOutcomeSchema`). Closing the connection cancels it.
  * - PUT, DELETE `/v1/adapters/TENANT/HASH`: PUT stores the bytes of an adapter that another backend fitted.
  * - PUT `/v1/memories/TENANT/HASH`: makes a memory of documents, or the missing part of it. Answers `memoryProgressSchema` lines.
  * - DELETE `/v1/memories/TENANT/HASH`, `/v1/memories/TENANT`: one memory, or all memories of a tenant.
@@ -20,22 +19,22 @@ import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Version of the contract. A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
+/** A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
 export const contractVersion = 3;
 
 /**
- * Interval of heartbeats in an answer to a batch, in milliseconds: a backend writes a blank line after each interval without a frame.
- * Heartbeats show that the backend's process is alive. Whether its engine hangs is the backend's supervisor to find out.
+ * Milliseconds without a frame after which a backend writes a blank line into the answer to a batch. Such a heartbeat shows that the
+ * process is alive. The backend's supervisor detects an engine that hangs.
  */
 export const heartbeatMs = 500;
 
-/** Maximum sequences of one micro-batch: as many as one request may have choices. */
+/** As many as one request may have choices. */
 export const sequencesPerBatch = 128;
 
 /**
- * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts). Backends with equal fingerprints compute the same bits. The
- * answer to a batch has the backend's fingerprint. A batch that continues sequences has the fingerprint of the backend that began them; a
- * backend with another fingerprint refuses it with `numerics_mismatch`. As a header, not a field, older backends and edges ignore it.
+ * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends with equal ones compute the same bits. The answer to a
+ * batch has the backend's. A batch that continues sequences has that of the backend which began them; a backend with another one refuses it
+ * with `numerics_mismatch`. Older backends and edges ignore a header, where they would refuse a field.
  */
 export const numericsHeader = "x-chameleon-numerics";
 
@@ -47,11 +46,11 @@ export const hashPattern = /^[0-9a-f]{64}$/;
 const hash = z.string().regex(hashPattern);
 
 const share = z.number().min(0).max(1);
-/** The mixture of the base and adapters that an answer is drawn from (`shared/math/evidence.ts`). */
+/** The mixture of base and adapters that answers (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
-  /** Weight of the base. With `evidence` it is a prior, else the weight that is served. */
+  /** With `evidence` a prior, else the served weight. */
   base: share,
-  /** Adapters of centroids, or of the tenant. The weights of base and adapters add up to 1. */
+  /** Of centroids, or of the tenant. All weights, the base's included, add up to 1. */
   adapters: z
     .array(
       z.union([
@@ -60,12 +59,12 @@ export const mixtureSchema = z.strictObject({
       ]),
     )
     .max(limits.mixtureAdapters),
-  /** How the prompt's own tokens set the weights. Absent: the weights are fixed. */
+  /** How the prompt's own tokens set the weights. Absent: weights are fixed. */
   evidence: z
     .strictObject({
-      /** Number of leading prompt tokens that are evidence. */
+      /** The first so many prompt tokens are evidence. */
       tokens: z.int().min(0),
-      /** Ascending token ranges [start, end): only these of the first `tokens` are evidence. Absent: all of them. */
+      /** Ascending token ranges [start, end): only these of the first `tokens` are evidence. */
       spans: z
         .array(z.tuple([z.int().min(0), z.int().min(0)]))
         .max(limits.chatMessages)
@@ -82,47 +81,47 @@ export const sequenceRequestSchema = z.strictObject({
   tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
-   * Tokens that the client already has; the sequence resumes after them. The backend decodes them again one by one, so that the
-   * following tokens are bit for bit those of the first backend, if their numerics agree (`numericsHeader`).
+   * Tokens that the client already has; the sequence resumes after them. The backend decodes them again one by one, so that the following
+   * tokens have the bits of the first backend, if their numerics agree (`numericsHeader`).
    */
   continuedIds: z.array(tokenId),
-  /** Most tokens of the completion, `continuedIds` included. */
+  /** Maximum tokens of the completion, `continuedIds` included. */
   maxTokens: z.int().min(0),
   /** Parameters that differ from `defaultSampling`. */
   sampling: samplingSchema.partial(),
   /**
-   * Milliseconds from arrival within which the sequence must start; otherwise it ends in an error. The sequences of a tenant start in
-   * the order of their deadlines, where a sequence without one counts as due after a minute.
+   * Milliseconds from arrival within which the sequence must start, or it ends in an error. A tenant's sequences start in the order of
+   * their deadlines; one without a deadline counts as due after a minute.
    */
   deadlineMs: z.int().min(1).optional(),
   /**
-   * Milliseconds for which a token's frame may wait, so that several tokens are sent at once. The first token is sent at once, and the
-   * end of the sequence sends everything. Absent: no frame waits.
+   * Milliseconds that a token's frame may wait, so that several are sent at once. The first token, and everything at the end of the
+   * sequence, is sent at once. Absent: no frame waits.
    */
   gatherMs: z.int().min(1).max(heartbeatMs).optional(),
-  /** Whether to send a `prompt` frame with the logprob of each prompt token. */
+  /** Whether to send a `prompt` frame. */
   promptLogprobs: z.boolean(),
-  /** Whether to report each token's logprob under the base as well. */
+  /** Whether to report each token's logprob under the base, too. */
   compare: z.boolean(),
-  /** The mixture to serve, instead of the batch's adapter at full strength. */
+  /** Instead of the batch's adapter at full strength. */
   mixture: mixtureSchema.optional(),
   /**
-   * Memories that raise the probability of the tokens that follow similar text in their documents (`shared/math/memory.ts`). How much they
-   * count is set by the same prompt tokens as the mixture's weights; without `mixture.evidence`, by all prompt tokens.
+   * Memories raise the probability of the tokens that follow similar text in their documents (`shared/math/memory.ts`). Their weight is set
+   * by the same prompt tokens as the mixture's weights; without `mixture.evidence`, by all prompt tokens.
    */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
-  /** Whether to report the passages that made each token likelier. */
+  /** Whether to report passages that made each token likelier. */
   sources: z.boolean().optional(),
-  /** Passages of `memories` to put into the prompt. They are never evidence. Not with `promptLogprobs`. */
+  /** Passages of `memories` to put into the prompt, which are no evidence. Not with `promptLogprobs`. */
   retrieval: retrievalSchema.optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** The centroid whose adapter serves sequences without a mixture; null for the base. Sequences with a mixture name their adapters themselves. */
+  /** For sequences without a mixture: the centroid whose adapter serves; null for the base. */
   centroidId: id.nullable(),
-  /** A tenant's own adapter instead of the centroid's. Then all sequences must be of that tenant. */
+  /** An own adapter instead of the centroid's. Then all sequences must be of its tenant. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
@@ -130,7 +129,7 @@ export const batchRequestSchema = z.strictObject({
 const exampleSchema = z
   .strictObject({
     ids: z.array(tokenId).min(2),
-    /** Index of the first token that is learnt. */
+    /** Index of the first learnt token. */
     from: z.int().min(1),
   })
   .refine(({ ids, from }) => from < ids.length, "from must be less than the number of ids");
@@ -139,21 +138,21 @@ export const adapterRequestSchema = z.strictObject({
   manifestHash: hash,
   tenant: tenantSchema,
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
-  /** Examples to measure the gain on. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
+  /** For measuring the gain. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
-  /** Name of the adapter. It depends on the tenant, so that equal adapters of two tenants have different names. */
+  /** Depends on the tenant, too, so that equal adapters of two tenants have different hashes. */
   hash,
-  /** Gain over the static adapter on held-out examples; null if only one was held out. */
+  /** Over the static adapter on held-out examples; null if only one was held out. */
   gain: gain.nullable(),
   /** Whether the gain's 95% interval is above zero. Otherwise the adapter changes nothing. */
   kept: z.boolean(),
-  /** Losses in nats a learnt token, on the fitted and on the held-out examples. */
+  /** In nats a learnt token. */
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })),
   tokens: z.int(),
-  /** The adapter's bytes in base64, to be stored at other backends. */
+  /** The adapter's bytes in base64, for other backends. */
   file: z.string(),
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
@@ -162,21 +161,21 @@ export const adapterAnswerSchema = z.object({
 export const memoryRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** HASH in the path is the `memoryHash` of these documents, in this order. */
+  /** Their `memoryHash` is HASH in the path. */
   documents: z
     .array(z.strictObject({ name: z.string().min(1).max(limits.documentNameCharacters), text: z.string().min(1) }))
     .min(1)
     .max(limits.documents),
 });
-/** A line of the answer to that PUT: `progress` at least every `heartbeatMs`, and at the end `ready` or `error`. */
+/** A line of the answer to that PUT: `progress` at least every `heartbeatMs`, and last `ready` or `error`. */
 export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
   z.object({
     type: z.literal("ready"),
     tokens: z.int(),
-    /** Size of the memory on disk. */
+    /** On disk. */
     bytes: z.int(),
-    /** Tokens whose keys had to be computed; 0 if the memory was stored already. */
+    /** Tokens whose keys had to be computed; 0 if the memory was stored. */
     computedTokens: z.int(),
   }),
   z.object({
@@ -198,10 +197,10 @@ export const finishReasonSchema = z.enum(["stop", "length"]);
 export const promptFrameSchema = z.object({
   type: z.literal("prompt"),
   id,
-  /** One for each prompt token; null for the first, which has no context. */
+  /** Of each prompt token; null for the first, which has no context. */
   logprobs: z.array(z.number().nullable()),
   alternatives: z.array(alternatives),
-  /** Logprobs under the base, with `compare`. */
+  /** With `compare`. */
   baseLogprobs: z.array(z.number().nullable()).optional(),
 });
 export const tokenFrameSchema = z.object({
@@ -213,19 +212,19 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
-  /** With `retrieval`, on the token of index 0: number of prompt tokens that the passages and the text around them take. */
+  /** With `retrieval`, on the token of index 0: prompt tokens of the passages and the text around them. */
   retrievedTokens: z.int().min(0).optional(),
   /** With `sources`, if the sequence has memories. */
   sources: z
     .object({
-      /** Part of the token's probability that came from memories, from 0 to 1. */
+      /** Part of the token's probability that came from memories. */
       share: z.number(),
-      /** The passages that made the token likelier, largest share first. `share` is a part of the token's probability. */
+      /** Largest share first. `share` is a part of the token's probability. */
       passages: z.array(
         z.object({
           /** Index in the request's `memories`. */
           memory: z.int(),
-          /** Name of the document. Bytes [start, end) of its text are the token and some words before it. */
+          /** Its name. Bytes [start, end) of its text are the token and some words before it. */
           document: z.string(),
           start: z.int(),
           end: z.int(),
@@ -239,11 +238,11 @@ export const doneFrameSchema = z.object({
   type: z.literal("done"),
   id,
   finishReason: finishReasonSchema,
-  /** null for the base. `cache`: whether the adapter was in the cache, or was generated for this batch. */
+  /** null for the base. "generated": for this batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * The mixture that was served, with adapters in the request's order. `evidence.nats` is a lower bound on its gain over the base on the
-   * prompt's tokens, in nats a token; null if the weights were fixed.
+   * The served mixture, adapters in the request's order. `evidence.nats` is a lower bound on its gain over the base on the prompt's tokens,
+   * in nats a token; `evidence` is null if the weights were fixed.
    */
   mixture: z
     .object({
@@ -252,14 +251,14 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** The memories in the request's order. `brake`: how much the memory counted, as the prompt chose; 0 is not at all. */
+  /** In the request's order. `brake`: factor of the memory's weight, as the prompt chose; 0 is not at all. */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
-  /** With `retrieval`: the passages in the prompt, nearest first. */
+  /** With `retrieval`: passages in the prompt, nearest first. */
   retrieved: z.array(retrievedPassageSchema).optional(),
-  /** Prompt tokens, those of passages included. */
+  /** Those of passages included. */
   promptTokens: z.int(),
   completionTokens: z.int(),
-  /** Prompt tokens whose keys and values were cached. */
+  /** Prompt tokens found in the prefix cache. */
   reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
@@ -270,9 +269,9 @@ export const errorFrameSchema = z.object({
   message: z.string(),
   retryAfterSeconds: z.number().nullable(),
 });
-/** The body of an answer to POST `/v1/adapters`. The `id` of the error frame means nothing. */
+/** Body of the answer to POST `/v1/adapters`. The error frame's `id` means nothing. */
 export const adapterOutcomeSchema = z.union([adapterAnswerSchema, errorFrameSchema]);
-/** A frame of a sequence. Their order: at most one `prompt`, any number of `token`, then one `done` or `error`. */
+/** A sequence's frames in order: at most one `prompt`, any number of `token`, then one `done` or `error`. */
 export const frameSchema = z.discriminatedUnion("type", [
   promptFrameSchema,
   tokenFrameSchema,
@@ -280,18 +279,18 @@ export const frameSchema = z.discriminatedUnion("type", [
   errorFrameSchema,
 ]);
 
-/** What `GET /readyz` answers once a token was generated. Until then it answers an error. */
+/** Answer of `GET /readyz` once a token was generated; an error before. */
 export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
-  /** The manifest that is served by default. */
+  /** Served by default. */
   manifestHash: hash,
-  /** All manifests that batches may name. There are two during a roll-out. */
+  /** All manifests of which batches are accepted, two during a roll-out. */
   manifests: z.array(hash).optional(),
-  /** The numerics fingerprint of the set `manifestHash`; absent if the backend does not measure it. */
+  /** Numerics fingerprint of the set `manifestHash`; absent: not measured. */
   numerics: id.optional(),
-  /** Why own adapters cannot be written to disk, such as `ENOSPC`; null if they can. The backend then keeps them in memory. */
+  /** Why own adapters cannot be written to disk, such as `ENOSPC`, and are kept in memory; null if they can. */
   diskFault: z.string().nullable().optional(),
 });
 
@@ -315,7 +314,7 @@ export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
 /**
- * Returns `value` if it is a token frame without alternatives and sources, as nearly all frames are; null for any other value, which
+ * Returns `value` if it is a token frame without alternatives and sources, as nearly all frames are; null for other values, which
  * `frameSchema` must check. Takes a tenth of the schema's time.
  */
 export function plainTokenFrame(value: unknown): TokenFrame | null {
@@ -346,7 +345,7 @@ function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Hashes of the tenant's own adapters that a batch needs, each once. */
+/** Hashes of own adapters that a batch needs, each once. */
 export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[] {
   const hashes = new Set<string>();
   if (adapterHash) hashes.add(adapterHash);
@@ -356,7 +355,7 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
   return [...hashes];
 }
 
-/** Hashes of the tenant's own memories that a batch needs, each once. */
+/** Hashes of memories that a batch needs, each once. */
 export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
 }
@@ -366,17 +365,16 @@ export function holds({ manifestHash, manifests = [] }: Readiness, wanted: strin
   return manifestHash === wanted || manifests.includes(wanted);
 }
 
-/** The numerics fingerprint in a header; null if it is absent or not valid. */
+/** null if the fingerprint is absent or not valid. */
 export function readNumerics(header: string | null | undefined): string | null {
   return header && idPattern.test(header) ? header : null;
 }
 
-/** Whether a sequence can move between backends of these numerics fingerprints. An unknown one (null) agrees with all. */
+/** Whether a sequence can move between backends of these numerics fingerprints; null, an unknown one, agrees with all. */
 export function numericsAgree(one: string | null, other: string | null): boolean {
   return one === null || other === null || one === other;
 }
 
-/** Whether a sequence ends with this frame. */
 export function isLast(frame: Frame): boolean {
   return frame.type === "done" || frame.type === "error";
 }

@@ -1,8 +1,8 @@
 /**
- * Turns a request's JSON Schema (2020-12, and what draft 7 has in common with it) into a form: a simpler schema, from which a backend
- * makes a grammar (schema-form.ts). Every value that the form admits is valid by the request's schema. The form may admit less: an object
- * with `properties` has no others, and an array with `prefixItems` but without `items` has exactly these entries. Annotations are dropped.
- * Any other keyword is refused. Pure.
+ * Turns a request's JSON Schema (2020-12, and the common part of draft 7) into a form: a simpler schema, from which a backend makes a
+ * grammar (schema-form.ts). Every value that the form admits is valid by the request's schema. The form may admit less: an object with
+ * `properties` has no others, and an array with `prefixItems` but without `items` has exactly these entries. Annotations are dropped. Any
+ * other keyword is refused. Pure.
  */
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
@@ -24,19 +24,18 @@ import {
   unescaped,
 } from "./schema-keywords.ts";
 
-/** What is wrong with a schema, and where, as a JSON pointer. */
+/** A fault in a schema, at a JSON pointer. */
 export interface SchemaFault {
   pointer: string;
   fault: string;
 }
 
-/** Keywords that restrict no value. */
 const annotations = new Set(
   "$schema $id $comment $anchor $dynamicAnchor $defs definitions title description default examples deprecated readOnly writeOnly format discriminator contentMediaType contentEncoding contentSchema".split(
     " ",
   ),
 );
-/** Keywords that restrict values of one kind only. */
+/** Each restricts values of one kind only. */
 const keywordsOf: Record<Kind, readonly string[]> = {
   null: [],
   boolean: [],
@@ -51,7 +50,7 @@ const assertions = new Set([...Object.values(keywordsOf), "$ref allOf anyOf oneO
 /** The form of `json_object`: any object. */
 export const anyObject = JSON.stringify({ type: "object", additionalProperties: {} } satisfies Form);
 
-/** Returns the form of a schema as JSON, or the first fault in it. */
+/** Returns the form as JSON, or the schema's first fault. */
 export function schemaForm(schema: unknown): string | SchemaFault {
   const bytes = new TextEncoder().encode(JSON.stringify(schema)).length;
   if (bytes > limits.schemaBytes)
@@ -69,21 +68,21 @@ export function schemaForm(schema: unknown): string | SchemaFault {
 
 interface Place {
   depth: number;
-  /** The definition whose whole value this schema describes; null inside a property or an entry. Used to find loops of references. */
+  /** The definition whose whole value this schema describes; null inside a property or an entry. For finding loops of references. */
   within: string | null;
 }
 
 class FormReader {
   readonly #root: unknown;
-  /** Reference in the schema → its definition in the form. Definitions get new names, because names in the schema may be any text. */
+  /** Reference in the schema → its definition in the form, under a new name, because names in the schema may be any text. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
   /** Reference in the form → the form of a completed definition. */
   readonly #referredForms = new Map<string, Form>();
-  /** Reference → references that stand for the same whole value. A cycle of them would describe nothing. */
+  /** Reference → references that stand for the same whole value. A cycle describes nothing. */
   readonly #leads = new Map<string, Set<string>>();
-  /** References that are known to be in no cycle of `#leads`. */
+  /** References that are in no cycle of `#leads`. */
   readonly #loopFree = new Set<string>();
-  /** Forms that admit fewer kinds of values than their schemas do. */
+  /** Forms that admit fewer kinds of values than their schemas. */
   readonly #narrow = new WeakSet<Form>();
   #schemas = 0;
   #values = 0;
@@ -101,7 +100,7 @@ class FormReader {
     throw new Fault("", `has a form of ${text.length} characters, the maximum is ${limits.schemaFormCharacters}`);
   }
 
-  /** Reads a definition, once. Returns its name in the form. */
+  /** Reads a definition, once. Returns its name. */
   #define(reference: string, part: Part<unknown>, depth: number): string {
     const known = this.#definitions.get(reference);
     if (known) return known.name;
@@ -125,7 +124,7 @@ class FormReader {
       throw new Fault(pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
   }
 
-  /** The form of the values that all of these schemas admit. */
+  /** Of the values that all of these schemas admit. */
   #form(given: readonly Part<unknown>[], place: Place): Form {
     const { depth, within } = place;
     if (depth > limits.schemaDepth)
@@ -164,8 +163,8 @@ class FormReader {
   }
 
   /**
-   * Adds a schema to `parts`, and the schemas of its `allOf` and `$ref`, which must hold as well. `path`: references that led here. A
-   * referenced schema counts towards the limit each time, because it is read each time.
+   * Adds a schema to `parts`, and those of its `allOf` and `$ref`, which must hold, too. `path`: references that led here. A referenced
+   * schema counts towards the limit at each reference, because it is read each time.
    */
   #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
     const told = this.#keywords(part);
@@ -227,7 +226,7 @@ class FormReader {
     return areDisjoint(referred(a), referred(b), this.#narrow);
   }
 
-  /** The form of schemas without references and unions. */
+  /** Of schemas without references and unions. */
   #plain(parts: readonly Part[], place: Place): Form {
     const listed = parts.filter(({ schema }) => "enum" in schema || "const" in schema);
     if (listed.length > 0) return this.#listed(parts, listed, place);
@@ -248,7 +247,7 @@ class FormReader {
     return form;
   }
 
-  /** The form of schemas with `enum` or `const`: the values that all of them and the types admit. */
+  /** Of schemas with `enum` or `const`: the values that all of these and the types admit. */
   #listed(parts: readonly Part[], listed: readonly Part[], place: Place): Form {
     const lists = listed.flatMap(({ schema, pointer }) => [
       ...("enum" in schema ? [listOf(schema, "enum", pointer)] : []),
@@ -293,7 +292,7 @@ class FormReader {
     const prefixes = parts.map(({ schema, pointer }) =>
       "prefixItems" in schema ? entriesOf(schema, "prefixItems", pointer) : [],
     );
-    /** The schemas of the entry `i`. */
+    /** Of the entry `i`. */
     const said = (i: number) =>
       parts.flatMap(({ schema, pointer }, p): Part<unknown>[] => {
         if (Array.isArray(schema.items))
@@ -309,7 +308,7 @@ class FormReader {
       else prefixItems.push(this.#form(said(i), within));
     }
     const rest = said(Infinity);
-    // Without `items`, entries after `prefixItems` may be anything. The form has them only if `minItems` needs them.
+    // Without `items`, any entries may follow `prefixItems`. The form has them only if `minItems` needs them.
     const isOpen = listed === 0 || rest.length > 0 || listed < minItems;
     const hasMore = isOpen && listed < most && rest.every(({ schema }) => schema !== false);
     if (!hasMore) most = prefixItems.length;
@@ -361,7 +360,7 @@ class FormReader {
     const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
     const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
     const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
-    // Properties that are left out count towards the limit, too, because each branch of a union reads all of them again.
+    // Left out properties count towards the limit, too, because each branch of a union reads all of them again.
     this.#schemas += names.size - kept.length;
     const { pointer } = parts[0];
     if (names.size === 0 && !isFalse(null))

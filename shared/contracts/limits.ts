@@ -1,11 +1,8 @@
-/**
- * Limits of the public API. The edge enforces them, and a backend checks those of the inference contract again. Documents show the table;
- * code uses the numbers in `limits`.
- */
+/** Limits of the public API. The edge enforces them; a backend checks those of the inference contract again. Documents show this table. */
 
 type Unit = "bytes" | "characters" | "chunks" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
-/** The largest accepted value, and what it applies to, in Markdown without `|`. */
+/** `value`: the largest accepted one. `bounds`: what it applies to, in Markdown without `|`. */
 type Limit = readonly [value: number, unit: Unit, bounds: string];
 
 export const limitTable = {
@@ -15,7 +12,7 @@ export const limitTable = {
   bodyBytes: [1_048_576, "bytes", "The body, and so each text and list in it"],
   bodyChunks: [4096, "chunks", "Chunks in which the body arrives: each takes CPU time"],
   bodyNesting: [64, "levels", "Nested lists and objects, the body included"],
-  // Strings of equal hash stay in V8's string table between requests. At 4,096, a body after eight such bodies took up to 200 ms to parse.
+  // V8's string table keeps strings of equal hash between requests. At 4,096, a body after eight such bodies took up to 200 ms.
   digitStrings: [1024, "entries", "Strings of 1 to 10 digits in the body, keys included: they are slow to parse"],
   bodyBytesAtOnce: [
     8_388_608,
@@ -119,7 +116,6 @@ export const limitTable = {
   unreadMs: [60_000, "milliseconds", "Time in which nothing of an answer is read; it is cancelled then"],
 } as const satisfies Record<string, Limit>;
 
-/** The largest accepted values, by name. */
 export const limits = Object.fromEntries(Object.entries(limitTable).map(([name, [value]]) => [name, value])) as {
   readonly [Name in keyof typeof limitTable]: (typeof limitTable)[Name][0];
 };

@@ -2,8 +2,8 @@ import { sha256Hex } from "../bytes.ts";
 import type { Documents } from "./inference.ts";
 
 /**
- * The name of a tenant's memory, which edge and backends compute: SHA-256 over tenant, manifest and documents, each field as UTF-8 after
- * its length in bytes. The tenant is part of it, so that equal documents of two tenants share nothing.
+ * The name of a tenant's memory, for edge and backends: SHA-256 over tenant, manifest and documents, each field as UTF-8 after its length
+ * in bytes. The tenant is part of it, so that equal documents of two tenants share nothing.
  */
 export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
   const encoder = new TextEncoder();

@@ -1,24 +1,24 @@
-/** The stream between backend and edge: one JSON value on each line, in UTF-8. Pure. */
+/** The stream between backend and edge: a JSON value a line, in UTF-8. Pure. */
 import { joinArrays } from "../bytes.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Longer than the longest valid frame, and short enough that a faulty peer cannot fill the memory. */
+/** Longer than any valid frame, and short enough that a faulty peer cannot fill the memory. */
 export const maximumLineBytes = 8 * 2 ** 20;
 
-/** One frame as a line, newline included. */
+/** Newline included. */
 export function frameLine(frame: Frame): string {
   return `${JSON.stringify(frame)}\n`;
 }
 
-/** Cuts a byte stream into lines. A chunk may end anywhere, even within a character. */
+/** Cuts a byte stream into lines. Chunks may end anywhere, even within a character. */
 export class LineSplitter {
-  /** The beginning of an unfinished line. */
+  /** Of an unfinished line. */
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
 
-  /** The lines that this chunk completes, without their newline. Throws an Error for an overlong line or bad UTF-8. */
+  /** Returns completed lines, without newline. Throws an Error for an overlong line or bad UTF-8. */
   push(chunk: Uint8Array): string[] {
     const lines: string[] = [];
     let start = 0;
@@ -31,12 +31,12 @@ export class LineSplitter {
       }
       start = end + 1;
     }
-    // A copy: the caller may reuse its buffer.
+    // A copy, because the caller may reuse its buffer.
     if (start < chunk.length) this.#append(new Uint8Array(chunk.subarray(start)));
     return lines;
   }
 
-  /** The last line if the stream ended without a newline, else "". */
+  /** The last line if the stream ended without a newline; else "". */
   end(): string {
     return this.#flush();
   }
@@ -61,11 +61,11 @@ export class LineSplitter {
   }
 }
 
-/** Reads frames from a byte stream, and skips blank lines. Its errors go to logs, so they never repeat a line. */
+/** Reads frames from a byte stream, and skips blank lines. Errors go to logs, so they never repeat a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
 
-  /** The frames that this chunk completes. Throws an Error for a line that is not a frame. */
+  /** Returns completed frames. Throws an Error for a line that is no frame. */
   push(chunk: Uint8Array): Frame[] {
     return this.#lines
       .push(chunk)

@@ -1,6 +1,6 @@
 /**
- * Requests of OpenAI's completions and embeddings, as far as they are supported, and of this project's own routes. Unknown fields are
- * ignored, so that clients may send more. Not here: checks that need the model (edge/plan/plan.ts).
+ * The supported part of OpenAI's completions and embeddings, and this project's own routes: requests. Unknown fields are ignored, so that
+ * clients may send more. edge/plan/plan.ts checks what needs the model.
  */
 import * as z from "zod";
 import { messagesSchema } from "./chat.ts";

@@ -1,7 +1,4 @@
-/**
- * Answers of `POST /v1/responses`: OpenAI's response object, and the events of its stream that occur here. The edge uses the types; the
- * API document and tests use the schemas.
- */
+/** Answers of `POST /v1/responses`: OpenAI's response object, and its stream's events that occur here. The edge uses only the types. */
 import * as z from "zod";
 import { functionCallSchema } from "./called-functions.ts";
 import { chameleonBlockSchema, chatTokenSchema, unixSeconds } from "./responses.ts";
@@ -131,7 +128,7 @@ export type ResponseObject = z.infer<typeof responseSchema>;
 export type ResponseEvent = z.infer<typeof responseEventSchema>;
 export type ResponseItem = z.infer<typeof itemSchema>;
 export type Citation = z.infer<typeof citationSchema>;
-/** Fields of the request that a response repeats. `query`: text to search in the caller's documents; null for no search. */
+/** Fields of the request that a response repeats. `query`: text to search in the caller's documents, or null. */
 export type ResponseSettings = Pick<
   ResponseObject,
   | "instructions"

@@ -1,7 +1,6 @@
 /**
- * Requests of `POST /v1/responses`, of which the part without stored state is supported. A request becomes a chat request, and
- * settings that the answer repeats. Fields that would change the answer but are not supported are refused by name; other unknown fields
- * are ignored.
+ * Requests of `POST /v1/responses`, without stored state. A request becomes a chat request, and settings that the answer repeats.
+ * Unsupported fields that would change the answer are refused by name; other unknown fields are ignored.
  */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
@@ -12,7 +11,7 @@ import { askedCalls, functionFields, hasCalls, toolChoiceField, toolFields, tool
 
 const logprobsIncluded = "message.output_text.logprobs";
 const nothingStored = "nothing is stored here, so send the whole conversation as input";
-/** `max_num_results` of a search: the default, and OpenAI's maximum. */
+/** `max_num_results`: default, and OpenAI's maximum. */
 const [searchedPassages, maxResults] = [2, 50];
 
 const fileSearchSchema = z.object({
@@ -144,7 +143,6 @@ export const responseRequestSchema = z
         max_completion_tokens: request.max_output_tokens,
         max_tokens: null,
       },
-      /** Fields that the answer repeats. */
       settings: {
         instructions,
         max_output_tokens: request.max_output_tokens,
@@ -160,7 +158,7 @@ export const responseRequestSchema = z
         ],
         top_logprobs: request.top_logprobs ?? 0,
       },
-      /** Text to search in the caller's documents; null for no search. */
+      /** null: no search. */
       query: search ? (input.findLast(({ role }) => role === "user")?.content ?? "") : null,
     };
   });
@@ -170,7 +168,7 @@ const isReported = ({ top_logprobs, include }: { top_logprobs: number | null; in
 
 const formOf = (text: { format: { form: string | null } | null } | null) => text?.format?.form ?? null;
 
-/** Reads `text.format`: the form that the text must have, and what the answer repeats of the format. */
+/** Reads `text.format`: the form of the text, and what the answer repeats of the format. */
 function readTextFormat(value: unknown, context: z.RefinementCtx) {
   const form = readFormat(value, context, "text.format", null);
   const {
@@ -190,17 +188,17 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   if (typeof value === "string") return [{ role: "user", content: value }];
   if (!Array.isArray(value)) return refuse(`input is ${kindOf(value)}; it must be a text or a list of items`);
   const messages: unknown[] = [];
-  /** Calls of the assistant's current message; null unless the last item was a call. */
+  /** Calls of the assistant's current message; null if the last item was no call. */
   let calls: unknown[] | null = null;
   for (const [i, item] of (value as unknown[]).entries()) {
     if (typeof item !== "object" || item === null) return refuse(`input[${i}] is ${kindOf(item)}; it must be an item`);
     const { type = "message", call_id, ...fields } = item as Record<string, unknown>;
-    // A search of an earlier answer. Its passages are in no message, so there is nothing to repeat.
+    // A search of an earlier answer, whose passages are in no message.
     if (type === "file_search_call") continue;
     if (type === "function_call") {
       const call = { id: call_id, type: "function", function: fields };
       if (calls === null) {
-        // The calls belong to a message of the assistant directly before them.
+        // Calls belong to a message of the assistant directly before them.
         const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown } | null | undefined;
         const isTurn = last?.role === "assistant" && last.tool_calls === undefined;
         calls = [];

@@ -1,6 +1,6 @@
 /**
  * Answers of the public API, in OpenAI's shapes, with the extension `chameleon`. The API document and tests use the schemas. The edge
- * imports only the types, so that the schemas are not in its bundle.
+ * imports only types, so that the schemas are not in its bundle.
  */
 import * as z from "zod";
 import { toolCallDeltaSchema, toolCallSchema } from "./called-functions.ts";
@@ -115,7 +115,7 @@ export const usageSchema = z.object({
     .describe("Where some of the prompt need not be computed"),
 });
 
-/** A completion or a chunk of one: both have these fields. */
+/** A completion or a chunk of one. */
 function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
   return z.object({
     id: z.string(),

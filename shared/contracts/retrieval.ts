@@ -1,28 +1,28 @@
 /**
- * Retrieval: passages of an answer's memories that are put into its prompt. They are the passages whose mean hidden state is nearest to
- * the mean hidden state of the prompt tokens `query`. Every backend finds the same ones. Not here: the search (gpu-backend/memory/retrieval.ts).
+ * Retrieval: passages of an answer's memories that are put into its prompt, nearest by mean hidden state to the prompt tokens `query`.
+ * Every backend finds the same ones (gpu-backend/memory/retrieval.ts).
  */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);
-/** Token ids of text before or after a passage. Their number is at most an eighth of a passage's. */
+/** Text before or after a passage: at most an eighth of a passage. */
 const framing = z.array(count).max(limits.passageTokens / 8);
 
 export const retrievalSchema = z.strictObject({
   passages: z.int().min(1).max(limits.retrievedPassages),
-  /** Most tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
+  /** Maximum tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
   tokens: count,
-  /** Prompt tokens [start, end) whose mean hidden state is the query. */
+  /** Prompt tokens [start, end). */
   query: z.tuple([count, count]),
-  /** Before this prompt token come `prefixIds` and, nearest first, each passage with `separatorIds`. A small model heeds the first passage most. */
+  /** `prefixIds` come before this prompt token, then each passage with `separatorIds`, nearest first: a small model heeds that most. */
   at: count,
   prefixIds: framing,
   separatorIds: framing,
 });
 
 export const passageFields = {
-  /** Name of the document. */
+  /** Its name. */
   document: z.string(),
   start: z.int().describe("Bytes [start, end) of the document's text"),
   end: z.int(),

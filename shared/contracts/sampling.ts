@@ -1,7 +1,6 @@
 /**
- * How tokens are drawn. A parameter has OpenAI's name, or vLLM's where OpenAI has none, all the way from the request to the sampler. To
- * add one: add it here, give it an effect in gpu-backend/engine/sampler.ts, and raise `contractVersion`, because a backend refuses a
- * parameter that it does not know.
+ * How tokens are drawn. A parameter has OpenAI's name or, without one, vLLM's, all the way from the request to the sampler. A new one also
+ * needs an effect in gpu-backend/engine/sampler.ts, and a higher `contractVersion`, because a backend refuses unknown parameters.
  */
 import * as z from "zod";
 import { describe, kindOf, listOf, refuser } from "./fields.ts";
@@ -12,7 +11,7 @@ const stopString = z.string().min(1).max(limits.stopCharacters);
 const stopText = { type: "string", minLength: 1, maxLength: limits.stopCharacters };
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
 
-/** Parameters that are one number or boolean: type, default, and what the API document says of them. */
+/** Parameters of one number or boolean: type, default, and description in the API document. */
 const scalars = {
   temperature: [z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"],
   top_p: [z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"],
@@ -45,26 +44,26 @@ type Scalars = typeof scalars;
 const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
   Object.fromEntries(Object.entries(scalars).map(([name, scalar]) => [name, map(scalar)]));
 
-/** The parameters of a sequence, in the contract between edge and backend. */
+/** Of a sequence, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
-  /** The seed and the position in the text are the whole state of the random number generator (`shared/math/sampling.ts`). */
+  /** Seed and position in the text are the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
-  /** The strings of the request, and one more of the chat template. */
+  /** The request's strings, and one of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
-  /** Token ids that end the text. They are not part of it. */
+  /** End the text, and are not part of it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
-  /** Alternatives reported per token; null reports no logprob at all. */
+  /** Alternatives reported per token; null: no logprob at all. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
   logit_bias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
     .max(limits.logitBiasEntries),
-  /** The form that the text must have: of JSON (json-schema.ts) or with calls of functions (tools.ts). null for any text. */
+  /** The form of the text: JSON (json-schema.ts) or calls of functions (tools.ts). null for any text. */
   text_form: z.string().max(limits.schemaFormCharacters).nullable(),
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** Parameters that differ from `defaultSampling`. A model's manifest may set other defaults for requests. */
+/** Differences from `defaultSampling`. A model's manifest may have other defaults for requests. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {
@@ -81,7 +80,7 @@ export function samplingWith(changes: SamplingChanges): Sampling {
   return { ...defaultSampling, ...changes };
 }
 
-/** The parameters as fields of public requests. A null field counts as absent. */
+/** As fields of public requests. A null field counts as absent. */
 export const samplingFields = {
   ...(mapScalars(([type, preset, description]) => type.nullish().meta({ description, default: preset })) as {
     [Name in keyof Scalars]: z.ZodOptional<z.ZodNullable<Scalars[Name][0]>>;

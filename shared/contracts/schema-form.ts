@@ -1,12 +1,12 @@
 /**
- * The form of a JSON Schema: a simpler schema that a grammar can express. It admits the values of the schema, or some of them. Pure. Not
- * here: how a schema becomes a form (json-schema.ts), and a form a grammar (gpu-backend/engine/grammar.ts).
+ * The form of a JSON Schema: a simpler schema that a grammar can express (gpu-backend/engine/grammar.ts). It admits the values of the
+ * schema, or some of them (json-schema.ts). Pure.
  */
 
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];
 
-/** A form without any field admits every value. */
+/** Without any field it admits every value. */
 export interface Form {
   /** `#/$defs/NAME`, a definition of the root. */
   $ref?: string;
@@ -17,17 +17,17 @@ export interface Form {
   maximum?: number;
   minLength?: number;
   maxLength?: number;
-  /** Regular expressions with the flag `u`. Each must match somewhere in the text. */
+  /** With the flag `u`. Each must match somewhere in the text. */
   patterns?: string[];
-  /** The first entries. None may be absent. */
+  /** Of the first entries, all of which must be there. */
   prefixItems?: Form[];
-  /** Further entries; absent: there are none. */
+  /** Of further entries; absent: there are none. */
   items?: Form;
   minItems?: number;
   maxItems?: number;
-  /** `items` is an enum, whose values come at most once each and in its order. */
+  /** The values of `items`, an enum, come at most once each and in its order. */
   uniqueItems?: boolean;
-  /** All properties. Absent: any names that `propertyNames` admits, with values that `additionalProperties` admits. */
+  /** All properties. Absent: names by `propertyNames`, values by `additionalProperties`. */
   properties?: Record<string, Form>;
   required?: string[];
   propertyNames?: Form;
@@ -38,7 +38,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** JSON with sorted properties, so that equal values have equal texts. */
+/** JSON with sorted properties: equal values have equal texts. */
 export function textOf(value: unknown): string {
   const ordered = (_: string, one: unknown) =>
     isObject(one) ? Object.fromEntries(Object.entries(one).sort(([a], [b]) => (a < b ? -1 : 1))) : one;
@@ -50,8 +50,7 @@ export function unionOf(forms: Form[]): Form {
 }
 
 /**
- * Whether it is certain that no value is valid by the schemas of both forms. `narrow` has forms that admit fewer kinds of values than
- * their schemas. About these nothing is certain.
+ * Whether it is certain that no value is valid by both schemas. It never is for `narrow` forms: their schemas admit more kinds of values.
  */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
@@ -69,7 +68,7 @@ function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
   return b.every((value) => !texts.has(textOf(value)));
 }
 
-/** Kinds of the values of a form's schema; null if they are not certain. */
+/** Of the values of a form's schema; null if they are not certain. */
 function formKinds(form: Form, narrow: WeakSet<Form>): string[] | null {
   if (narrow.has(form)) return null;
   const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);

@@ -5,7 +5,7 @@ import { type Form, isObject, type Kind, kinds } from "./schema-form.ts";
 
 export type Schema = Record<string, unknown>;
 
-/** A schema and its JSON pointer. */
+/** `pointer`: a JSON pointer. */
 export interface Part<Of = Schema> {
   schema: Of;
   pointer: string;
@@ -35,7 +35,7 @@ export function numbers(type: "integer" | "number", parts: readonly Part[]): For
       const rule = "it must be a number of at most 2^53 - 1, of either sign";
       throw new Fault(at(pointer, keyword), `is ${describe(value)}; ${rule}`);
     });
-  // A grammar can bound integers, but not fractions, which have any number of digits. So a bounded number becomes an integer.
+  // A grammar can bound integers, but not fractions, which have any number of digits. So bounded numbers become integers.
   const above = bounds("exclusiveMinimum").map((one) => Math.floor(one) + 1);
   const below = bounds("exclusiveMaximum").map((one) => Math.ceil(one) - 1);
   const minimum = Math.max(...bounds("minimum").map(Math.ceil), ...above);
@@ -96,7 +96,7 @@ export function isAmong(kind: Kind, types: readonly Kind[]): boolean {
   return types.includes(kind) || (kind === "integer" && types.includes("number"));
 }
 
-/** Checks a pattern without running it, since it could take forever on some text. */
+/** Does not run the pattern, which could take forever on some text. */
 function supportedPattern(pattern: unknown, pointer: string): string {
   if (typeof pattern !== "string") throw new Fault(pointer, "must be a string");
   try {
@@ -110,7 +110,7 @@ function supportedPattern(pattern: unknown, pointer: string): string {
   return pattern;
 }
 
-/** The strictest bounds that parts set by keywords `least` and `most`. A `most` above `max` counts as `max`; such a `least` is refused. */
+/** The strictest bounds of the keywords `least` and `most`. A `most` above `max` counts as `max`; such a `least` is refused. */
 export function lengths(
   parts: readonly Part[],
   [least, most]: readonly [string, string],

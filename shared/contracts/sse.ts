@@ -3,13 +3,13 @@
 /** The event that ends every stream. */
 export const sseDone = "data: [DONE]\n\n";
 
-/** An event. Each line of `data` becomes a field of its own, so that a line break cannot end the event. */
+/** Each line of `data` becomes a field of its own, so that a line break cannot end the event. */
 export function sseEvent(data: string, id: string | null = null, name: string | null = null): string {
   const [idLine, nameLine] = [id === null ? "" : `id: ${id}\n`, name === null ? "" : `event: ${name}\n`];
   return `${idLine}${nameLine}${fields("data: ", data)}\n`;
 }
 
-/** A comment. Clients ignore it; writing one fails if the client has gone. */
+/** Clients ignore a comment. Writing one fails if the client has gone. */
 export function sseComment(text: string): string {
   return `${fields(": ", text)}\n`;
 }

@@ -1,10 +1,10 @@
 /**
- * Names of tenants. A prefix is a jurisdiction: requests of `eu:acme` are answered in the EU, and its data is kept there. Because the
- * jurisdiction is part of the name, it is known wherever the name is, and never changes.
+ * Names of tenants. A prefix is a jurisdiction: requests of `eu:acme` are answered in the EU, and its data is kept there. As a part of the
+ * name, the jurisdiction is known wherever the name is, and never changes.
  */
 import * as z from "zod";
 
-/** Jurisdictions of Durable Objects that Cloudflare offers. */
+/** Of Durable Objects at Cloudflare. */
 export const jurisdictions = ["eu"] as const;
 export type Jurisdiction = (typeof jurisdictions)[number];
 
@@ -17,7 +17,7 @@ export const tenantSchema = z
   .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
   .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
-/** The jurisdiction in the name of a tenant or of an object (edge/platform/objects.ts); null for none. */
+/** In the name of a tenant or of an object (edge/platform/objects.ts); null for none. */
 export function jurisdictionOf(name: string): Jurisdiction | null {
   return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
 }

@@ -1,29 +1,28 @@
 /**
  * Records in the KV namespace TENANTS, which the admin API writes: one for each tenant; one for each key, with a copy of its tenant's
- * record; one for the end and one for the revocation of a key. They hold SHA-256 hashes of keys, never keys. Not here: what a tenant
- * has used, which its ledger counts.
+ * record; one for the end and one for the revocation of a key. They have SHA-256 hashes of keys, never keys. Use is in ledgers.
  */
 import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** What a key allows. `edge/tenants/keys.ts` says which scope a route needs. */
+/** Of a key. `edge/tenants/keys.ts` has the scope of each route. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
-/** Limits of a tenant's use; null is no limit. */
+/** null is no limit. */
 export interface TenantLimits {
   /** In any 60 seconds, like `tokensPerMinute`. */
   requestsPerMinute: number | null;
-  /** Tokens of prompts and completions. While a request runs, all that it may still generate counts. */
+  /** Of prompts and completions. While a request runs, all that it may still generate counts. */
   tokensPerMinute: number | null;
   concurrentRequests: number | null;
   /** In a calendar month, UTC. */
   tokensPerMonth: number | null;
 }
 
-/** Plans: limits that hold unless a tenant's record sets others. */
+/** Limits that hold unless a tenant's record has others. */
 export const plans = {
   standard: {
     requestsPerMinute: 600,
@@ -36,14 +35,14 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Most tokens of all memories of a tenant, unless its record sets another limit; null is no limit. */
+/** Tokens of all memories of a tenant, unless its record has another limit; null is no limit. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
-/** Most bytes of all files of a tenant; null is no limit. */
+/** Bytes of all files of a tenant; null is no limit. */
 const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
 
 const modelName = z.string().min(1).max(limits.modelCharacters);
-/** Alias → the model that it stands for, which must not be an alias. */
+/** Alias → model, which must not be an alias. */
 export const aliasesSchema = z
   .record(modelName, modelName)
   .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` })
@@ -55,36 +54,36 @@ const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
-  /** Limits that differ from those of the plan. */
+  /** Differences from the plan. */
   limits: z.object({
     requestsPerMinute: bound,
     tokensPerMinute: bound,
     concurrentRequests: bound,
     tokensPerMonth: bound,
   }),
-  /** Most tokens of all memories; absent: that of the plan. */
+  /** Tokens of all memories; absent: that of the plan. */
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** The tenant's aliases, which take precedence over the deployment's. */
+  /** Take precedence over the deployment's. */
   aliases: aliasesSchema.optional(),
 });
 
 export const keyRecordSchema = z.object({
-  /** SHA-256 of the key, lower-case hex. */
+  /** SHA-256, lower-case hex. */
   hash: z.string().regex(hashPattern),
   tenant: tenantSchema,
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
-  /** When the key becomes invalid; null for never. */
+  /** null for never. */
   expiresAt: time.nullable(),
-  /** A copy of its tenant's record, so that a request reads one record. */
+  /** A copy, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,
 });
 
 /**
  * Rotation and revocation of a key are records of their own, because KV has no transactions: in the key's record, a concurrent change of
- * its tenant's limits could overwrite them.
+ * the tenant's limits could overwrite them.
  */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
@@ -92,28 +91,28 @@ export const revocationSchema = z.object({ revokedAt: time });
 export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
-/** A key's record, together with its end and revocation. */
+/** With the end and revocation of the key. */
 export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
-/** Pattern of the deployment's admin key. */
+/** Of the deployment. */
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
-/** A key's id is the first 64 bits of its hash. It names the key in lists, logs and records. Authentication compares the whole hash. */
+/** The first 64 bits of a key's hash name it in lists, logs and records. Authentication compares the whole hash. */
 export const keyIdPattern = /^[0-9a-f]{16}$/;
 
 export function keyIdOf(hash: string): string {
   return hash.slice(0, 16);
 }
 
-/** Joins the records of a key. It expires at the earlier of `expiresAt` in record and end. */
+/** Joins the records of a key. Record and end both have an `expiresAt`, of which the earlier holds. */
 export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
   return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
-/** Prefixes of the records' names in the namespace. */
+/** Of the records' names. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
 export const revokedPrefix = "revoked:";

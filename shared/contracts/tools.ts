@@ -1,8 +1,7 @@
 /**
- * Functions that a model may call: their fields in requests, and their format in texts. The format is that of Hermes, whatever the chat
- * template of the model supports: the system message lists the functions as JSON in `<tools>`, a call is in `<tool_call>`, and its result
- * is in `<tool_response>` in the next message of the user. Pure. Not here: the grammar of calls (gpu-backend/engine/grammar.ts), and how
- * calls are read from an answer (edge/answer/call-reader.ts).
+ * Functions that a model may call: their fields in requests, and their format in texts. The format is that of Hermes, whatever the model's
+ * chat template supports: the system message lists the functions as JSON in `<tools>`, a call is in `<tool_call>`, and its result is in
+ * `<tool_response>` in the next message of the user. The grammar of calls: gpu-backend/engine/grammar.ts. Pure.
  */
 import * as z from "zod";
 import { absentAs, describe, refuser } from "./fields.ts";
@@ -20,7 +19,7 @@ const functionName = z
   });
 export const isFunctionName = (name: unknown): name is string => functionName.safeParse(name).success;
 
-/** The JSON Schema of a function's arguments, and its form (json-schema.ts). */
+/** Of a function's arguments: JSON Schema and form (json-schema.ts). */
 const parametersField = absentAs(
   z.looseObject({ type: z.literal("object") }).meta({ maxProperties: limits.schemaNodes }),
   // As at OpenAI, a function without `parameters` takes no arguments.
@@ -31,7 +30,7 @@ const parametersField = absentAs(
   if (typeof form === "string") return { schema, form };
   return refuser(context, schema)(`parameters at ${describe(form.pointer)} ${form.fault}`);
 });
-/** Fields of a function. In a chat they are in the tool's property `function`, in a response in the tool itself. */
+/** In a chat these are in the tool's property `function`, in a response in the tool itself. */
 export const functionFields = {
   name: functionName,
   description: absentAs(z.string().max(limits.bodyBytes), null, "What it does, for the model"),
@@ -39,7 +38,7 @@ export const functionFields = {
 };
 export type FunctionTool = z.output<z.ZodObject<typeof functionFields>>;
 
-/** A list of tools. Its size is checked first, because zod makes an issue of each bad entry. */
+/** The size is checked first, because zod makes an issue of each bad entry. */
 export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: string) =>
   absentAs(
     z.preprocess((value, context) => {
@@ -57,7 +56,7 @@ export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: stri
 
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
 
-/** The field `tool_choice`. `named`: schema of a choice that names one tool. */
+/** `named`: schema of a choice that names a tool. */
 export const toolChoiceField = <Named extends z.ZodType<ToolChoice>>(named: Named) =>
   absentAs(
     z.union([z.enum(["none", "auto", "required"]), named], {
@@ -83,7 +82,7 @@ export const toolFields = {
   parallel_tool_calls: absentAs(z.boolean(), true, `false: one call at most; else up to ${limits.toolCalls}`),
 };
 
-/** Texts around the name and the arguments of a call. The arguments are JSON in one line. */
+/** Texts around name and arguments of a call. Arguments are JSON in one line. */
 export const callFormat = {
   start: "<tool_call>",
   beforeName: '\n{"name": "',
@@ -96,24 +95,22 @@ export function callText(name: string, argumentsText: string): string {
   return `${start}${beforeName}${name}${beforeArguments}${argumentsText}${end}`;
 }
 
-/** The form of answers that may call functions. Its JSON begins with `text`, by which `hasCalls` recognizes it. */
+/** The form of answers that may call functions. `hasCalls` recognizes the beginning of its JSON, `text`. */
 export interface CallsForm {
-  /** Text instead of calls: "none", "any" text (then also before the first call), or JSON of this form. */
+  /** Text instead of calls: "none"; "any" text, then also before the first call; or JSON of this form. */
   text: "none" | "any" | object;
   /** Function name → form of its arguments. */
   calls: Record<string, object>;
-  /** Most calls of one answer. */
+  /** Maximum calls of one answer. */
   most: number;
 }
 
-/** Whether texts of this form may call functions. */
 export const hasCalls = (form: string | null | undefined): boolean => form?.startsWith('{"text":') === true;
 /** Whether texts of this form may call functions and have any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
 /**
- * What a request with functions adds to the system message (`text`; null if no function may be called), and the form of its answer.
- * `format` is the form of text that is no call; null for any text.
+ * `text`: addition to the system message; null if no function may be called. `form`: of the answer. `format`: form of text without calls.
  */
 export function askedCalls(
   functions: readonly FunctionTool[],
@@ -130,7 +127,7 @@ export function askedCalls(
   return { text: toolsText(functions), form: JSON.stringify(form) };
 }
 
-/** The wording is that of Qwen 2.5's chat template, since Qwen 2.5 was trained on this format. */
+/** The wording of Qwen 2.5's chat template, because that model was trained on this format. */
 function toolsText(functions: readonly FunctionTool[]): string {
   const shown = functions.map(({ name, description, parameters: { schema } }) =>
     JSON.stringify({
@@ -151,7 +148,7 @@ For each function call, return a json object with function name and arguments wi
 ${callText("<function-name>", "<args-json-object>").replace('"<function-name>"', "<function-name>")}`;
 }
 
-/** Checks fields that depend on each other. Returns the bad field and what is wrong with it, or null. */
+/** Checks fields that depend on each other. Returns the bad field and its fault, or null. */
 export function toolsFault(
   functions: readonly FunctionTool[],
   choice: ToolChoice,

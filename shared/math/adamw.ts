@@ -1,16 +1,15 @@
-/** AdamW (Loshchilov & Hutter 2019): Adam with weight decay that is independent of the gradient. */
+/** AdamW (Loshchilov & Hutter 2019): Adam with weight decay that does not depend on the gradient. */
 
 const beta1 = 0.9;
 const beta2 = 0.98;
 const epsilon = 1e-8;
 
-/** First and second moments of one parameter. */
 export interface Moments {
   first: Float32Array;
   second: Float32Array;
 }
 
-/** Updates `parameter` and `moments` in place. `step` counts from 1, and corrects the bias of moments that start at zero. */
+/** Changes `parameter` and `moments` in place. `step` counts from 1, and corrects the bias of moments that start at zero. */
 export function adamWStep(
   parameter: Float32Array,
   gradient: Float32Array,

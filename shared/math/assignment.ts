@@ -1,4 +1,4 @@
-/** Computes the prompt embedding of a text and ranks the centroids by similarity to it. Shapes: V vocabulary, P dimensions, K centroids. */
+/** Computes prompt embeddings, and ranks centroids by similarity to them. Shapes: V vocabulary, P dimensions, K centroids. */
 import { edgeTableFile } from "../artifacts/manifest.ts";
 import { requireFloats, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
 
@@ -16,16 +16,10 @@ export interface CentroidVectors {
   vectors: Float32Array; // [K, P], each of length 1
 }
 
-interface RankedCentroid {
-  index: number;
-  /** Cosine of the angle to the prompt embedding. */
-  similarity: number;
-}
-
-/** How far from 1 the squared length of a centroid may be. */
+/** Maximum distance of a centroid's squared length from 1. */
 const lengthTolerance = 1e-3;
 
-/** Reads edge-table.safetensors. Throws an Error that names the tensor and what is wrong with it. */
+/** `file`: edge-table.safetensors. Throws an Error that names the tensor and the fault. */
 export function readEdgeTable(file: TensorFile): { table: EdgeTable; centroids: CentroidVectors } {
   const { shape, bytes } = requireTensor(file, "table", "I8", [null, null], edgeTableFile);
   const [vocabularySize, dimensions] = shape;
@@ -45,10 +39,10 @@ function requireUnitLength({ count, dimensions, vectors }: CentroidVectors): voi
   }
 }
 
-/** The mean of the tokens' rows [P], scaled to length 1; zeros if it is zero. Throws a RangeError for an id out of the vocabulary. */
+/** The mean of the tokens' rows, scaled to length 1, [P]; zeros stay zeros. Throws a RangeError for an id outside the vocabulary. */
 export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): Float32Array<ArrayBuffer> {
   const { vocabularySize, dimensions, rows, rowScales } = table;
-  // The sum instead of the mean, as only the direction is kept.
+  // The sum has the same direction as the mean.
   const sum = new Float64Array(dimensions);
   for (let t = 0; t < tokenIds.length; t++) {
     const id = tokenIds[t];
@@ -73,13 +67,12 @@ export function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return sum;
 }
 
-/** All centroids by their similarity to `embedding` [P], best first, ties to the lower index. */
-export function rankCentroids(embedding: Float32Array, centroids: CentroidVectors): RankedCentroid[] {
+/** All centroids by `similarity`, their cosine to `embedding` [P], best first, ties to the lower index. */
+export function rankCentroids(embedding: Float32Array, centroids: CentroidVectors) {
   const { count, dimensions, vectors } = centroids;
-  const ranked: RankedCentroid[] = [];
-  for (let index = 0; index < count; index++) {
+  const ranked = Array.from({ length: count }, (_, index) => {
     const centroid = vectors.subarray(index * dimensions, (index + 1) * dimensions);
-    ranked.push({ index, similarity: dot(embedding, centroid) });
-  }
+    return { index, similarity: dot(embedding, centroid) };
+  });
   return ranked.sort((a, b) => b.similarity - a.similarity || a.index - b.index);
 }

@@ -1,25 +1,22 @@
 /**
  * Weighs the experts that may answer a prompt: the base and adapters. The better an expert predicts the prompt's own tokens, the more
- * weight it gets. The weights are fixed after the prompt, because generated text would favour the expert that is surest of itself.
+ * weight it gets. The weights are fixed after the prompt, because generated text would favour the most confident expert.
  * The answer's adapter is the weighted mean of the experts' (gpu-backend/adapters/adapter.ts): its probabilities are the product of the
- * experts' probabilities, each to the power of its weight, normalised. Normalising only raises them, so log p of a token is at least
- * Σ weight · log p under the experts. Pure.
+ * experts' probabilities, each to the power of its weight, normalised. Normalising only raises them, so log p of a token is at least Σ
+ * weight · log p under the experts. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
 
-/** Tokens [start, end) of a prompt. */
 export type Span = [start: number, end: number];
 
-/** The tokens of a prompt that may be evidence for an expert. */
+/** Evidence are the first `tokens` tokens of a prompt; with `spans`, only these ascending ranges [start, end) of them. */
 export interface EvidenceTokens {
-  /** Only the first `tokens` tokens of the prompt may be evidence. */
   tokens: number;
-  /** If given, only these ascending ranges of the first `tokens` tokens are evidence. */
   spans?: Span[] | undefined;
 }
 
-/** Settings of how a mixture is made; a manifest may have its own. */
+/** Settings of mixtures; a manifest may have its own. */
 export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
 /** Used for manifests without `evidence`. */
@@ -28,37 +25,28 @@ export const defaultCalibration: EvidenceCalibration = {
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
 };
 
-/** Prior odds of a tenant's own adapter against a centroid's of the same similarity. Chosen on ten kinds of text. */
+/** Prior odds of an own adapter against a centroid's of the same similarity. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
-/** A centroid near the prompt, or a tenant's own adapter. */
+/** A centroid near the prompt, or an own adapter. */
 interface NearCentroid {
   similarity: number;
-  /** Hash of the own adapter; null for a centroid. */
+  /** null for a centroid. */
   ownHash: string | null;
-  /** True if the centroid's adapter gained nothing when it was measured. Then the static adapter or the base replaces it. */
+  /** Whether the centroid's adapter gained nothing when it was measured. */
   isOff: boolean;
 }
 
-/** Priors of a mixture's experts; they add up to 1. */
-interface Priors {
-  base: number;
-  /** Prior of the static adapter; 0 if there is none. */
-  fixed: number;
-  /** Priors of the adapters that are not off, in order. */
-  adapters: number[];
-}
-
 /**
- * The static adapter, if there is one, gets half of what the base leaves, and the centroids the other half. An own adapter includes the
- * static one, so its share is taken from both halves. A centroid that is off leaves its prior to the static adapter or, without one, to
- * the base, because its adapter harms the texts that are nearest to it.
+ * Priors of the base, the static adapter (`fixed`) and, in order, the adapters that are not off; their sum is 1. A static adapter gets half
+ * of what the base leaves, and the centroids the other half. An own adapter includes the static one, so its share is taken from both
+ * halves. A centroid that is off harms the texts nearest to it, so its prior goes to the static adapter or, without one, to the base.
  */
 export function priorsOf(
   nearest: readonly NearCentroid[],
   hasStatic: boolean,
   { base, similarityScale }: Pick<EvidenceCalibration, "base" | "similarityScale">,
-): Priors {
+) {
   const highest = nearest.reduce((most, { similarity }) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
   const weights = nearest.map(
     ({ similarity, ownHash }) => (ownHash ? ownOdds : 1) * Math.exp(similarityScale * (similarity - highest)),
@@ -68,42 +56,41 @@ export function priorsOf(
   const adapters = weights.flatMap((weight, k) =>
     nearest[k].isOff ? [] : [((nearest[k].ownHash ? 1 - base : ofCentroids) * weight) / sum],
   );
-  // Rounding may make the sum a little more than 1.
+  // Rounding may make the sum exceed 1.
   const left = Math.max(0, 1 - adapters.reduce((total, prior) => total + prior, 0));
   return hasStatic
     ? { base: Math.min(base, left), fixed: Math.max(0, left - base), adapters }
     : { base: left, fixed: 0, adapters };
 }
 
-/** Weights of a mixture's experts; they add up to 1. */
+/** Of a mixture's experts; they add up to 1. */
 export interface MixtureWeights {
   base: number;
   adapters: number[];
 }
 
-/** Lower bound of the mixture's gain over the base on the tokens of evidence. Each is scored with the weights that earlier ones give. */
+/** Lower bound of the mixture's gain over the base on tokens of evidence, each scored with the weights by the tokens before it. */
 export interface PromptEvidence {
-  /** Mean, in nats a token. */
+  /** A mean, in nats a token. */
   nats: number;
-  /** Number of tokens of evidence. */
   tokens: number;
 }
 
-/** Maximum tokens of evidence. Each takes a row of the head for every expert. */
+/** Maximum tokens of evidence. Each takes a row of the head per expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
-/** Minimum log-probability of a token: about the smallest whose probability float32 holds. */
+/** Minimum log-probability of a token, about that of the smallest float32. */
 const leastLogprob = -85;
 
-/** Ascending positions whose next token is evidence. Of more than `most`, returns `most`: evenly spread, the last included. */
+/** Ascending positions whose next token is evidence; of more than `most`, so many evenly spread ones, the last included. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 
-/** The evidence after `count` tokens were inserted before token `at` of the prompt. The inserted ones are no evidence. */
+/** The evidence after `count` tokens, no evidence, were inserted before token `at`. */
 export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
   const moved = spans.flatMap(([start, bound]): Span[] => {
     const end = Math.min(bound, tokens);
@@ -118,7 +105,7 @@ export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens
   return { tokens: moved.at(-1)?.[1] ?? 0, spans: moved };
 }
 
-/** All positions whose next token is evidence. The first token of a prompt has no position before it. */
+/** The first token of a prompt has no position before it. */
 function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, tokens]]): number[] {
   return spans.flatMap(([start, end]) => {
     const first = Math.max(0, start - 1);
@@ -127,7 +114,7 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
   });
 }
 
-/** Weighs experts by prior · exp(η · Σ log p). `priors` add up to 1, the base's first. `logprobs`: [tokens of evidence][experts]. */
+/** Weighs experts by prior · exp(η · Σ log p). `priors` add up to 1, the base's is first. `logprobs`: [tokens of evidence][experts]. */
 export function weigh(
   priors: readonly number[],
   { temper, floor }: Pick<EvidenceCalibration, "temper" | "floor">,
@@ -147,7 +134,7 @@ export function weigh(
   };
 }
 
-/** Sets weights below `leastWeight` to 0, and raises the base's to its floor. */
+/** Sets weights below `leastWeight` to 0, and raises the base's to `floor`. */
 export function withFloor({ base, adapters }: MixtureWeights, floor: number): MixtureWeights {
   const kept = adapters.map((weight) => (weight < leastWeight ? 0 : weight));
   const others = kept.reduce((sum, weight) => sum + weight, 0);
@@ -155,7 +142,7 @@ export function withFloor({ base, adapters }: MixtureWeights, floor: number): Mi
   return { base: ofBase, adapters: kept.map((weight) => (others > 0 ? (weight * (1 - ofBase)) / others : 0)) };
 }
 
-/** Weights with these logarithms, normalised to add up to 1. */
+/** Weights by their logarithms, normalised to add up to 1. */
 function normalised(logWeights: readonly number[]): number[] {
   const highest = Math.max(...logWeights);
   const weights = logWeights.map((logWeight) => Math.exp(logWeight - highest));

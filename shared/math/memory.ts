@@ -1,33 +1,32 @@
 /**
- * Mixes a model with memories of documents (kNN-LM: Khandelwal et al. 2020, arXiv 1911.00172; adaptive weight: He et al. 2021,
- * arXiv 2109.04212). A memory has a key for every token of its documents: the input of the last feed-forward part at the position before
- * that token, normalised to length 1. At each step, the keys nearest to the row's own state predict the next token:
- * p = (1 − Σ λₘ) · p_model + Σ λₘ · p_memory,m. Each step has its own λ, multiplied by a brake that the prompt's own tokens choose and
- * that stays fixed afterwards. Pure. Not here: the search (gpu-backend/memory/).
+ * Mixes a model with memories of documents (kNN-LM: Khandelwal et al. 2020, arXiv 1911.00172; adaptive weight: He et al. 2021, arXiv
+ * 2109.04212). A memory has a key for every token of its documents: the input of the last feed-forward part at the position before that
+ * token, scaled to length 1. At each step, the keys nearest to the row's own state predict the next token: p = (1 − Σ λₘ) · p_model + Σ λₘ
+ * · p_memory,m. Each step has its own λ, multiplied by a brake that the prompt's own tokens choose and that stays fixed afterwards. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
 
 export type MemoryRule = NonNullable<Manifest["memory"]>;
 
-/** Fitted on many kinds of text, with memories of related and of unrelated text counting equally. */
+/** Fitted on many kinds of text, with equal weight for memories of related and of unrelated text. */
 export const defaultMemoryRule: MemoryRule = {
   ...{ neighbours: 32, theta: 20, maxShare: 0.9 },
   weights: [-5.1, 1.9, 1.9, 1.3, -1.9, 2.8],
   ...{ brakes: [0, 0.3, 1, 1.6], brakePriors: [0.25, 0.25, 0.35, 0.15] },
 };
 
-/** Maximum tokens of a prompt that choose the brakes. */
+/** Maximum prompt tokens that choose the brakes. */
 export const brakePositions = 32;
 
-/** The keys nearest to one state, best first. */
+/** Nearest keys of a state, best first. */
 export interface Neighbours {
   cosines: Float32Array;
-  /** The token that followed each key in its document. */
+  /** The token after each key in its document. */
   nextIds: Int32Array;
 }
 
-/** p_memory: probabilities of the tokens that followed the neighbours, by token id. Empty for no neighbours. */
+/** p_memory, by token id: probabilities of the tokens after the neighbours. Empty without neighbours. */
 export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }: MemoryRule): Map<number, number> {
   const probabilities = new Map<number, number>();
   const weights = Float64Array.from(cosines, (cosine) => Math.exp(theta * (cosine - cosines[0])));
@@ -38,26 +37,26 @@ export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }:
   return probabilities;
 }
 
-/** What λ depends on: the cosine of the nearest key, and the greatest probability in the memory and in the model. */
+/** λ depends on the cosine of the nearest key, and on the greatest probability in memory and model. */
 export interface MemoryMatch {
   cosine: number;
   memory: number;
   model: number;
 }
 
-/** λ of one step, before the brake. */
+/** λ of a step, before the brake. */
 export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): number {
   const z = memoryFeatures(match).reduce((sum, feature, i) => sum + feature * weights[i], 0);
   return 1 / (1 + Math.exp(-z));
 }
 
-/** The features of λ, in the order of `MemoryRule.weights`. */
+/** In the order of `MemoryRule.weights`. */
 export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[] {
   const near = 5 * (cosine - 0.7);
   return [1, near, 10 * Math.max(0, cosine - 0.9), memory, model, memory * near];
 }
 
-/** What one memory predicts for one token of a prompt. */
+/** A memory's prediction of one token of a prompt. */
 export interface MemoryEvidence {
   /** λ, before the brake. */
   weight: number;
@@ -65,15 +64,15 @@ export interface MemoryEvidence {
   probability: number;
 }
 
-/** Weight of each brake of each memory, [memories][brakes]. All of them together add up to 1. */
+/** [memories][brakes]. All weights add up to 1. */
 export type BrakeWeights = number[][];
 
-/** Brake weights before any evidence. */
+/** Without any evidence. */
 function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token after memories are mixed in, before a prompt has chosen brakes. `model`: its probability under the model. */
+/** Probability of a token with memories mixed in, before a prompt has chosen brakes. `model`: its probability under the model. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));
@@ -102,7 +101,7 @@ export function weighBrakes(
   return scaled.map((own) => own.map((weight) => weight / sum));
 }
 
-/** Share of each memory in one step, from λ before the brake (`weights`) and the brake weights; together at most `maxShare`. */
+/** Share of each memory in a step, together at most `maxShare`. `weights`: λ before the brake. */
 export function memoryShares(
   { brakes, maxShare }: MemoryRule,
   weights: readonly number[],
@@ -113,7 +112,7 @@ export function memoryShares(
   );
 }
 
-/** The mean brake of a memory under its brake weights; 0 if none was chosen. */
+/** 0 if no brake was chosen. */
 export function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
   return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
 }

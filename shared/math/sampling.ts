@@ -1,4 +1,4 @@
-/** The only randomness in serving. A number depends on (seed, position) alone: it is the same in any batch, and after resuming elsewhere. */
+/** The only randomness in serving. A number depends on (seed, position) alone: it is the same in any batch and on any backend. */
 
 const rounds = 10;
 const multiplier = 0xd256d193;
@@ -19,18 +19,18 @@ export function philox2x32(counter0: number, counter1: number, key: number): [nu
   return [left, right];
 }
 
-/** A number in [0, 1) with 53 random bits, from two uint32. */
+/** In [0, 1), with 53 random bits. */
 export function uniformAt(seed: number, position: number): number {
   const [high, low] = philox2x32(position, 0, seed);
   return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;
 }
 
-/** The seed (uint32) of one choice of a request. Seeds of a request's choices differ, because `scramble` is a permutation of uint32. */
+/** The seed (uint32) of a choice. Seeds of a request's choices differ, because `scramble` is a permutation of uint32. */
 export function deriveSeed(seed: number, choice: number): number {
   return scramble(scramble(seed) ^ choice);
 }
 
-/** MurmurHash3's 32-bit finaliser, a permutation of uint32, after an offset, because the finaliser maps 0 to 0. */
+/** MurmurHash3's 32-bit finaliser, a permutation of uint32, after an offset, because it maps 0 to 0. */
 function scramble(word: number): number {
   let x = (word + weyl) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
@@ -38,7 +38,7 @@ function scramble(word: number): number {
   return (x ^ (x >>> 16)) >>> 0;
 }
 
-/** The upper 32 bits of the 64-bit product of two uint32. */
+/** The upper 32 bits of a product of uint32. */
 function multiplyHigh(a: number, b: number): number {
   const aLow = a & 0xffff;
   const aHigh = a >>> 16;

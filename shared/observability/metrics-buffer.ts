@@ -9,7 +9,7 @@ export class MetricsBuffer {
     if (metric.kind === "sum") metric.value += value;
   }
 
-  /** Adds a value to a histogram. `bounds`: upper bounds of all buckets but the last, the same at each call. */
+  /** `bounds`: upper bounds of all buckets but the last, the same at each call. */
   observe(name: string, unit: string, bounds: readonly number[], value: number, attributes: Attributes = {}): void {
     const counts = Array<number>(bounds.length + 1).fill(0);
     const metric = this.#metric({ kind: "histogram", name, unit, attributes, bounds, counts, sum: 0 });
@@ -19,14 +19,14 @@ export class MetricsBuffer {
     metric.sum += value;
   }
 
-  /** The metrics since the last call. */
+  /** Metrics since the last call. */
   take(): Metric[] {
     const metrics = [...this.#metrics.values()];
     this.#metrics.clear();
     return metrics;
   }
 
-  /** The metric of this name and attributes; `empty` becomes it if there is none. */
+  /** The metric of this name and attributes, or else `empty`. */
   #metric(empty: Metric): Metric {
     const key = `${empty.name} ${JSON.stringify(empty.attributes)}`;
     const metric = this.#metrics.get(key) ?? empty;

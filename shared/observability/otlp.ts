@@ -2,17 +2,17 @@
 
 export type Attributes = Record<string, string | number | boolean>;
 
-/** A finished request. It never contains text of a prompt or a completion. */
+/** A finished request, without text of a prompt or a completion. */
 export interface Span {
   traceId: string;
   spanId: string;
   parentSpanId: string | null;
   name: string;
-  /** Milliseconds since 1970, with fractions. */
+  /** Unix milliseconds, with fractions. */
   startMs: number;
   endMs: number;
   attributes: Attributes;
-  /** Error message; null if the request succeeded. */
+  /** null if the request succeeded. */
   error: string | null;
 }
 
@@ -39,7 +39,7 @@ export function tracesBody(service: string, spans: readonly Span[]): string {
   return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });
 }
 
-/** Body of POST /v1/metrics, with what was counted from `startMs` to `endMs`. */
+/** Body of POST /v1/metrics, counted from `startMs` to `endMs`. */
 export function metricsBody(service: string, metrics: readonly Metric[], startMs: number, endMs: number): string {
   const times = { startTimeUnixNano: nanos(startMs), timeUnixNano: nanos(endMs) };
   const scopeMetrics = [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }];
@@ -89,19 +89,18 @@ function otlpValue(value: string | number | boolean) {
   return Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value };
 }
 
-/** Nanoseconds of a time, to the microsecond: a float64 cannot hold them exactly. */
+/** To the microsecond, because a float64 cannot hold nanoseconds exactly. */
 function nanos(ms: number): string {
   return `${Math.round(ms * 1000)}000`;
 }
 
-/** The collector that reports are sent to. */
 export interface OtlpTarget {
   /** Without a path such as /v1/traces: `https://collector.example.com`. */
   endpoint: string;
   headers: Record<string, string>;
 }
 
-/** OTEL_EXPORTER_OTLP_ENDPOINT and _HEADERS as OpenTelemetry defines them; null if there is no endpoint. Errors name the variable. */
+/** OTEL_EXPORTER_OTLP_ENDPOINT and _HEADERS as OpenTelemetry defines them; null without an endpoint. Errors name the variable. */
 export function readOtlpTarget(endpoint: string | undefined, headers: string | undefined): OtlpTarget | null {
   if (!endpoint) return null;
   if (!/^https?:\/\/[^\s]+$/.test(endpoint)) {

@@ -1,15 +1,14 @@
 /**
  * The Jinja interpreter of @huggingface/jinja with limits on steps, on text and on arguments of filters and methods, because templates of
- * imported models run in an isolate that tenants share. The interpreter's values are boxes over Maps, arrays and primitives, so a template
- * cannot reach JavaScript properties.
+ * imported models run in an isolate that tenants share. Its values are boxes, so a template cannot reach JavaScript properties.
  */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** How a node's parent uses its value: as an argument, to loop over it or to call it. */
+/** A parent's use of a node's value. */
 type Use = "argument" | "iterated" | "called";
 
-/** Fields of the node types that the limits depend on. */
+/** Fields of nodes that the limits depend on. */
 interface Parts extends SyntaxNode {
   operator: { value: string };
   left: SyntaxNode;
@@ -26,10 +25,10 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Characters of the lists and objects that were counted already. These values are immutable. */
+  /** Characters of counted lists and objects, which are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
-  /** @param conversationCharacters characters of the conversation to render */
+  /** `conversationCharacters`: of the conversation to render. */
   constructor(environment: Environment, conversationCharacters: number) {
     super(environment);
     const { characters, characterReads } = templateLimits;
@@ -42,7 +41,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#noteUses(node as Parts);
     const value = super.evaluate(node, environment);
     const use = this.#uses.get(node);
-    // Stored in a variable, a method could read its text repeatedly without being charged for it.
+    // From a variable, a method could read its text repeatedly without being charged for it.
     if (value?.type === "FunctionValue" && node.type === "MemberExpression" && use !== "called") {
       throw new Error("a method must be called where it is named");
     }
@@ -50,7 +49,7 @@ export class BoundedInterpreter extends Interpreter {
     return value;
   }
 
-  /** Charges the text that a block's statements make. */
+  /** Charges the text of a block's statements. */
   override evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue {
     const text = super.evaluateBlock(statements, environment);
     this.#charge(text);
@@ -99,14 +98,14 @@ export class BoundedInterpreter extends Interpreter {
     }
   }
 
-  /** Throws a TemplateLimitError for a value that is too large. */
+  /** Throws a TemplateLimitError if the value is too large. */
   #charactersOf(value: TemplateValue): number {
     const known = this.#sizes.get(value);
     if (known !== undefined) return known;
     let characters = value.type === "StringValue" ? (value.value as string).length : 0;
     if (itemsOf(value) > 0) {
       for (const [key, item] of entriesOf(value)) {
-        // Namespaces are mutable: one inside another value would change that value's size, or contain itself.
+        // A mutable namespace inside another value would change that value's size, or contain itself.
         if (item.type === "NamespaceValue") throw new Error("a namespace inside another value is not supported");
         characters += templateLimits.itemCharacters + key.length + this.#charactersOf(item);
       }
@@ -117,7 +116,7 @@ export class BoundedInterpreter extends Interpreter {
   }
 }
 
-/** Number of list items or object entries; 0 for other values. */
+/** Of a list or object; 0 for other values. */
 function itemsOf({ value }: TemplateValue): number {
   return Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0;
 }

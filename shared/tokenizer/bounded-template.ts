@@ -1,4 +1,4 @@
-/** A Jinja template of an imported model, rendered within the limits of template-limits.ts. */
+/** A Jinja template of an imported model, within the limits of template-limits.ts. */
 import { BoundedInterpreter } from "./bounded-interpreter.ts";
 import { Environment, parseTemplate, type SyntaxNode } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, TemplateRefusal, templateLimits } from "./template-limits.ts";
@@ -16,7 +16,7 @@ export class BoundedTemplate {
         `the chat template has ${source.length} characters, the maximum is ${sourceCharacters}`,
       );
     }
-    // Counted in a loop, because a regular expression for runs may itself take quadratic time.
+    // A loop, because a regular expression for runs may itself take quadratic time.
     for (let at = 0, run = 0; at < source.length; at++) {
       run = /\s/.test(source[at]) ? run + 1 : 0;
       if (run > whitespaceRun) {
@@ -27,9 +27,8 @@ export class BoundedTemplate {
   }
 
   /**
-   * Throws a TemplateLimitError, a TemplateRefusal if the template calls `raise_exception`, or another Error if it fails.
-   * @param conversationCharacters length of the conversation; the limit on characters grows with it
-   * @param nowMs time for `strftime_now`, which is in UTC
+   * `conversationCharacters`: the limit on characters grows with it. `nowMs`: for `strftime_now`, in UTC. Throws a TemplateLimitError, a
+   * TemplateRefusal if the template calls `raise_exception`, or another Error if it fails.
    */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
@@ -38,14 +37,14 @@ export class BoundedTemplate {
     try {
       return interpreter.evaluate(this.#program, environment).value as string;
     } catch (error) {
-      // A string that is too long, or a stack overflow.
+      // Too long a string, or a stack overflow.
       if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
       throw error;
     }
   }
 }
 
-/** The functions and constants that Transformers provides to chat templates. */
+/** Functions and constants of chat templates in Transformers. */
 function globals(nowMs: number): Record<string, unknown> {
   return {
     ...{ true: true, false: false, none: null, True: true, False: false, None: null },
@@ -67,7 +66,7 @@ function range(bounds: unknown[]): number[] {
   return Array.from({ length: count }, (_, i) => start + i * step);
 }
 
-/** The part of Python's strftime that chat templates use. */
+/** The part of Python's strftime in use. */
 function formatDate(format: string, date: Date): string {
   requireAtMost("characters of an argument", format.length, templateLimits.argumentCharacters);
   const two = (value: number) => String(value).padStart(2, "0");

@@ -4,13 +4,12 @@ import { BoundedTemplate } from "./bounded-template.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** A message as a template sees it. Results of tool calls have the role "user". */
+/** As a template sees it. Results of tool calls have the role "user". */
 type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**
  * While a template is rendered, a mark of two low surrogates stands for each special token: `markStart`, then `firstMark` plus the token's
- * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks, and a template cannot spell a special token in
- * parts.
+ * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks; and a template cannot spell a special token.
  */
 const markStart = "\udc00";
 const firstMark = 0xdc01;
@@ -22,13 +21,13 @@ const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" 
 export class ChatTemplate {
   readonly #tokenizer: Tokenizer;
   readonly #template: BoundedTemplate | null;
-  /** Ids of the special tokens that the template may write. */
+  /** Special tokens that the template may write. */
   readonly #markedIds: number[] = [];
   readonly #variables: Record<string, string>;
-  /** Texts that end the model's turn, in addition to its stop ids: in Alpaca's style, the title of the next turn. */
+  /** Texts that end the model's turn, besides its stop ids: in Alpaca's style, the title of the next turn. */
   readonly stops: readonly string[];
 
-  /** `source`: the model's own template; null for Alpaca's style. Throws an Error if it exceeds a limit or is not Jinja. */
+  /** `source`: null for Alpaca's style. Throws an Error if it exceeds a limit or is not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
     const { endOfTextId, eosId, bosId } = tokenizer.roles;
     this.#tokenizer = tokenizer;
@@ -42,8 +41,8 @@ export class ChatTemplate {
   }
 
   /**
-   * Token ids of the conversation, up to where the assistant's answer begins; at most `maxTokens + 1` of them. `nowMs` is for templates
-   * that write the date. Throws an Error if the template refuses the conversation, or would exceed a limit of template-limits.ts.
+   * Token ids of the conversation up to the assistant's answer, at most `maxTokens + 1` of them. `nowMs` is for templates that write the
+   * date. Throws an Error if the template refuses the conversation, or would exceed a limit of template-limits.ts.
    */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({
@@ -64,16 +63,16 @@ export class ChatTemplate {
     return ids;
   }
 
-  /** Start of the next mark from `from` on; the end of the text if there is none. */
+  /** Start of the next mark from `from` on, or the end of the text. */
   #nextMark(text: string, from: number): number {
     for (let at = text.indexOf(markStart, from); at >= 0; at = text.indexOf(markStart, at + 1)) {
-      // A template may cut a surrogate pair of a message in two, which leaves a low surrogate that is no mark.
+      // A template may cut a message's surrogate pair in two, which leaves a low surrogate that is no mark.
       if (text.charCodeAt(at + 1) - firstMark in this.#markedIds) return at;
     }
     return text.length;
   }
 
-  /** The source with special tokens replaced by their marks. Tokens that are shown in texts are not replaced. */
+  /** Replaces special tokens by their marks, except tokens that are shown in texts. */
   #marked(source: string): string {
     const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
     const count = new Set([...this.#markedIds, ...spelled.map(({ id }) => id)]).size;
@@ -94,7 +93,7 @@ export class ChatTemplate {
   }
 }
 
-/** A first system message replaces Alpaca's opening; others stand between the turns. */
+/** A first system message replaces Alpaca's opening. Others stand between the turns. */
 function alpaca(messages: readonly Turn[]): string {
   const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
   if (messages[0].role !== "system") turns.unshift(alpacaOpening);

@@ -1,15 +1,15 @@
-/** The parts of @huggingface/jinja in use, with types, because the package's own types do not resolve from an ES module. */
+/** The used parts of @huggingface/jinja, with types, because the package's own do not resolve from an ES module. */
 import * as jinja from "@huggingface/jinja";
 
 export interface SyntaxNode {
   type: string;
 }
 
-/** A box over a string, number, boolean, null, undefined, array or Map of boxes, or a function. */
+/** A box over a string, number, boolean, null, undefined, an array or Map of boxes, or a function. */
 export interface TemplateValue {
   type: string;
   value: unknown;
-  /** Methods, and for some `length`. */
+  /** Methods, and for some values `length`. */
   builtins: ReadonlyMap<string, TemplateValue>;
 }
 
@@ -20,14 +20,14 @@ export interface Environment {
 
 interface Interpreter {
   evaluate(node: SyntaxNode | undefined, environment: Environment): TemplateValue;
-  /** The text of statements, one after the other. */
+  /** Returns the statements' text. */
   evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue;
 }
 
 export const Environment = jinja.Environment as unknown as new () => Environment;
 export const Interpreter = jinja.Interpreter as unknown as new (environment: Environment) => Interpreter;
 
-/** The syntax tree, with whitespace treated as Transformers does. Throws an Error for what is not Jinja. */
+/** Treats whitespace as Transformers does. Throws an Error if `source` is not Jinja. */
 export function parseTemplate(source: string): SyntaxNode {
   return jinja.parse(jinja.tokenize(source, { lstrip_blocks: true, trim_blocks: true })) as unknown as SyntaxNode;
 }

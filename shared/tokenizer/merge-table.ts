@@ -2,17 +2,17 @@
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
-/** Stands in a free slot for the first id of a pair. */
+/** In place of the first id of a pair. */
 const free = 0xffffffff;
 
 export class MergeTable {
-  /** The two token ids by hash slot, [slots, 2]. */
+  /** By hash slot, [slots, 2]. */
   readonly #pairs: Uint32Array;
-  /** Rank by hash slot. */
+  /** By hash slot. */
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 
-  /** `pairs` [M, 2]: ids by rank; lower ranks merge first. Throws an Error for pairs that occur twice, or were chosen to collide. */
+  /** `pairs` [M, 2]: by rank; lower ranks merge first. Throws an Error for pairs that occur twice, or were chosen to collide. */
   constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
     // At most half full, so that look-ups are short.
@@ -31,13 +31,13 @@ export class MergeTable {
     }
   }
 
-  /** Rank of the merge of two neighbouring token ids, or -1 if they never merge. */
+  /** -1 if the two ids never merge. */
   rankOf(left: number, right: number): number {
     const slot = this.#slotOf(left, right);
     return this.#isFree(slot) ? noMerge : this.#ranks[slot];
   }
 
-  /** The slot that holds the pair, or the free slot where it would go. */
+  /** The slot of the pair, or the free slot for it. */
   #slotOf(left: number, right: number): number {
     const pairs = this.#pairs;
     const last = this.#ranks.length - 1;
@@ -53,7 +53,7 @@ export class MergeTable {
     return this.#pairs[2 * slot] === free;
   }
 
-  /** A look-up visits occupied slots until it finds its pair or a free slot, so runs of occupied slots are bounded. */
+  /** Bounds runs of occupied slots, because a look-up visits such a run until it finds its pair or a free slot. */
   #requireShortRun(slot: number): void {
     const last = this.#ranks.length - 1;
     let run = 1;

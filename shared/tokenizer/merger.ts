@@ -2,18 +2,18 @@
 import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
-/** Longest pre-token, in bytes, whose scratch memory is kept between calls. */
+/** Scratch memory for pre-tokens of so many bytes is kept between calls. */
 const scratchLength = 4096;
 
 export class Merger {
   readonly #table: MergeTable;
-  /** Token id that the merge of each rank makes. */
+  /** Token id of the merge of each rank. */
   readonly #mergedIds: Uint32Array;
   #ids = new Int32Array(0);
-  /** Neighbours of each node in the list. Entries of a node that was merged away are not read again. */
+  /** Neighbours of each node in the list. Entries of merged nodes are not read again. */
   #next = new Int32Array(0);
   #previous = new Int32Array(0);
-  /** Rank of the merge of node i with its next one, or `none`. Heap entries with another rank are stale. */
+  /** Rank of the merge of node i with the next one, or `none`. Heap entries with another rank are stale. */
   #ranks = new Int32Array(0);
   /** rank · 2³² + node, as a binary min-heap. */
   #heap = new Float64Array(0);
@@ -25,7 +25,7 @@ export class Merger {
     this.#allocate(scratchLength);
   }
 
-  /** Appends to `out` the token ids that the first `length` of `byteIds` merge into. */
+  /** Merges the first `length` of `byteIds`, and appends the token ids to `out`. */
   merge(byteIds: ArrayLike<number>, length: number, out: number[]): void {
     if (length > scratchLength) this.#allocate(length);
     for (let i = 0; i < length; i++) {
@@ -52,7 +52,7 @@ export class Merger {
     if (length > scratchLength) this.#allocate(scratchLength);
   }
 
-  /** Looks up the merge of `node` with its next one and queues it. */
+  /** Looks up the merge of `node` with the next one and queues it. */
   #rank(node: number): void {
     const next = this.#next[node];
     const rank = next === none ? none : this.#table.rankOf(this.#ids[node], this.#ids[next]);
@@ -93,7 +93,7 @@ export class Merger {
     this.#next = new Int32Array(length);
     this.#previous = new Int32Array(length);
     this.#ranks = new Int32Array(length);
-    // At first one entry per pair; each merge removes one and adds at most two.
+    // Starts with an entry per pair; each merge removes one and adds at most two.
     this.#heap = new Float64Array(2 * length);
   }
 }

@@ -18,20 +18,20 @@ import { type PreTokenizer, type PreTokenizerName, preTokenizers } from "./pre-t
 import { Tokenizer } from "./tokenizer.ts";
 import { noToken, type SpecialRoles, type SpecialToken } from "./vocabulary.ts";
 
-/** A vocabulary as published model files describe it. */
+/** From a published model's files. */
 export interface VocabularySource {
   preTokenizer: PreTokenizerName;
-  /** Token id of each piece, spelled in `byteAlphabet`, and of special tokens, which are spelled as they are. */
+  /** Token ids of pieces, spelled in `byteAlphabet`, and of special tokens, spelled as they are. */
   ids: ReadonlyMap<string, number>;
   /** Two pieces with a space between them, in order of rank. */
   merges: readonly string[];
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
-  /** True if a pre-token that is a piece gets that piece's id, even if merging would not make it. */
+  /** Whether a pre-token that is a piece gets that piece's id, even if merging would not make it. */
   looksUpWhole: boolean;
 }
 
-/** The content of tokenizer.safetensors. Throws an Error that names a missing entry, or one that is no byte, merge or special token. */
+/** Content of tokenizer.safetensors. Throws an Error that names a missing entry, or one that is no byte, merge or special token. */
 export function packTokenizer({
   preTokenizer,
   ids,
@@ -96,7 +96,7 @@ export function packTokenizer({
   return file;
 }
 
-/** Ids of pieces that can be a whole pre-token, but that merging their bytes does not make. */
+/** Ids of pieces that can be a whole pre-token, but are not made by merging their bytes. */
 function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: readonly number[]): number[] {
   return [...new Set(mergedIds)].filter((id) => {
     const text = tokenizer.decode([id]);
@@ -104,7 +104,7 @@ function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: r
   });
 }
 
-/** vocab.json's character for each byte: printable Latin-1 as itself, the other 68 as U+0100 and up (`bytes_to_unicode` in GPT-2's code). */
+/** vocab.json's character of each byte: printable Latin-1 as itself, the other 68 as U+0100 and up (`bytes_to_unicode` in GPT-2's code). */
 export function byteAlphabet(): string[] {
   let nextStandIn = 0x100;
   return Array.from({ length: 256 }, (_, byte) => {

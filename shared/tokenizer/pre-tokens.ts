@@ -1,7 +1,7 @@
 /**
- * Pre-tokenisers: they cut text into pre-tokens, which merges never cross. Each gives the same result as its model's regular expression,
- * but as a scanner, because a long run could overflow the stack of a backtracking expression. \s means Unicode's White_Space here;
- * JavaScript's own \s lacks U+0085 and includes U+FEFF.
+ * Pre-tokenisers cut text into pre-tokens, which merges never cross. Each gives the same result as its model's regular expression, but as a
+ * scanner, because a long run could overflow the stack of a backtracking expression. \\s means Unicode's White_Space here; JavaScript's own
+ * \\s lacks U+0085 and includes U+FEFF.
  */
 
 const whitespace = 1;
@@ -9,16 +9,16 @@ const letter = 2;
 const number = 3;
 const other = 4;
 
-/** Cached results of `classify` for code units; 0 means not classified yet. */
+/** Cached results of `classify` for code units; 0: not classified yet. */
 const classes = new Uint8Array(0x10000);
 
 const space = 0x20;
 const apostrophe = 0x27;
 
 export interface PreTokenizer {
-  /** End of the pre-token that begins at code unit `start` of `text`. Requires `start < text.length`. */
+  /** End of the pre-token that begins at code unit `start`, which must be below `text.length`. */
   endOf(text: string, start: number): number;
-  /** Whether texts are converted to Unicode's normal form C first. */
+  /** Whether texts are first converted to Unicode's normal form C. */
   isNormalised: boolean;
 }
 
@@ -47,13 +47,13 @@ function gpt2End(text: string, start: number): number {
   return kind === whitespace ? lastLeft(text, start, end) : end;
 }
 
-/** Each number character is a pre-token of its own. GPT-2's pattern cuts the text between numbers. */
+/** Each number character is a pre-token. GPT-2's pattern cuts the text between numbers. */
 function smollmEnd(text: string, start: number): number {
   const kind = classAt(text, start);
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // Whitespace before a number ends the text between numbers, so all of it is one pre-token.
+  // Whitespace before a number ends the text between numbers, so it is all one pre-token.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
@@ -81,7 +81,7 @@ function llama3End(text: string, start: number, digits: number): number {
   return lastLeft(text, start, end);
 }
 
-/** Leaves the last of several whitespace characters to the word that follows. */
+/** Leaves the last of several whitespace characters to the next word. */
 function lastLeft(text: string, start: number, end: number): number {
   return end < text.length && end - start > 1 ? end - 1 : end;
 }
@@ -103,7 +103,7 @@ function contractionEnd(text: string, start: number): number {
   }
 }
 
-/** End of the run of characters of one class from `start` on, of at most `most` characters. */
+/** End of the run of at most `most` characters of one class from `start` on. */
 function runEnd(text: string, start: number, kind: number, most = Number.POSITIVE_INFINITY): number {
   let i = start;
   for (let count = 0; count < most && i < text.length && classAt(text, i) === kind; count++) {
@@ -123,14 +123,13 @@ function classAt(text: string, i: number): number {
   return classes[unit];
 }
 
-/** A lone surrogate is `other`, like U+FFFD, as which it is encoded. */
+/** A lone surrogate is `other`, like U+FFFD, which replaces it. */
 function classify(character: string): number {
   if (/^\p{White_Space}/u.test(character)) return whitespace;
   if (/^\p{L}/u.test(character)) return letter;
   return /^\p{N}/u.test(character) ? number : other;
 }
 
-/** Whether code unit `i` begins a surrogate pair. */
 export function isPairAt(text: string, i: number): boolean {
   return (text.charCodeAt(i) & 0xfc00) === 0xd800 && (text.charCodeAt(i + 1) & 0xfc00) === 0xdc00;
 }

@@ -1,9 +1,9 @@
-/** Cuts long texts into parts that are encoded one by one, so that other work of the process can run in between. */
+/** Cuts long texts into parts, so that other work of the process can run between the encodings of parts. */
 
-/** Maximum characters of a part. Encoding them takes some milliseconds. */
+/** Maximum characters of a part, which take some milliseconds to encode. */
 export const partCharacters = 16_384;
 
-/** The parts of a text. Each ends after a line or, failing that, before a space, so that few tokens are cut. */
+/** Each part ends after a line or, failing that, before a space, so that few tokens are cut. */
 export function* partsOf(text: string): Generator<string> {
   for (let start = 0; start < text.length; ) {
     const part = text.slice(start, start + partCharacters);

@@ -5,13 +5,13 @@ export class TextStream {
   readonly #stops: readonly string[];
   readonly #minTokens: number;
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
-  /** Decoded text that is not emitted yet, because it is the beginning of a stop string. */
+  /** Decoded text that begins a stop string, and is not emitted yet. */
   #held = "";
   #stopped = false;
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `textPieceOf`: bytes of a token id. `stops`: no empty strings; one that is complete before `minTokens` tokens is ordinary text. */
+  /** `textPieceOf`: bytes of a token id. `stops`: not empty; one that is complete before `minTokens` tokens is ordinary text. */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
@@ -19,14 +19,14 @@ export class TextStream {
     this.#stops = stops.map((stop) => stop.toWellFormed());
   }
 
-  /** Characters (Unicode code points) emitted so far. */
+  /** In Unicode code points. */
   get emittedCharacters(): number {
     return this.#emittedCharacters;
   }
 
   /**
-   * Takes the next token id and returns the text that is now certain. The stop string that is complete first ends the text, whatever the
-   * token boundaries; of two that are complete at once, the longer. From then on `stopped` is true.
+   * Returns the text that is certain after the next token. The stop string that is complete first ends the text, whatever the token
+   * boundaries; of two that are complete at once, the longer. From then on `stopped` is true.
    */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
@@ -34,7 +34,7 @@ export class TextStream {
     return this.#take(this.#decoder.decode(this.#textPieceOf(id), { stream: true }));
   }
 
-  /** Ends the text and returns the text held back. An incomplete character becomes U+FFFD. */
+  /** Ends the text and returns the text held back, with U+FFFD for an incomplete character. */
   end(): string {
     if (this.#stopped) return "";
     const { text } = this.#take(this.#decoder.decode());
@@ -63,7 +63,7 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string that ends first after the first `known` characters, of the longest if several end there; null for none. */
+/** Start of the stop string that ends first after the first `known` characters, of the longest if several end there, or null. */
 function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;
@@ -78,7 +78,7 @@ function firstCompleted(text: string, stops: readonly string[], known: number): 
   return start;
 }
 
-/** Length of the longest end of `text` that is an incomplete beginning of a stop string. */
+/** Length of the longest end of `text` that begins a stop string. */
 export function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

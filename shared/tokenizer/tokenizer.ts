@@ -8,9 +8,9 @@ import { Merger } from "./merger.ts";
 import { isPairAt, type PreTokenizer, preTokenizers } from "./pre-tokens.ts";
 import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Vocabulary } from "./vocabulary.ts";
 
-/** Maximum cached pre-tokens. The cache pays, because words repeat, and is cleared when it is full. */
+/** The cache pays, because words repeat. It is cleared when it is full. */
 const maxCachedPreTokens = 8192;
-/** Maximum characters of a cached pre-token. From 13 characters on, V8's slices are views that keep the whole text in memory. */
+/** Maximum characters of a cached pre-token. From 13 on, V8's slices are views that keep the whole text in memory. */
 const maxCachedLength = 12;
 
 const noBytes = new Uint8Array(0);
@@ -23,22 +23,22 @@ export class Tokenizer {
   readonly #byteIds: Int32Array; // [256]
   readonly #merger: Merger;
   readonly #cache = new Map<string, readonly number[]>();
-  /** Pieces by token id. Merged pieces are made on first use. */
+  /** By token id. Merged pieces are made on first use. */
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint32Array; // [M, 2]
   readonly #rankById: Uint32Array; // [V], for merged ids
   readonly #specialById: ReadonlyMap<number, SpecialToken>;
-  /** Token ids of pre-tokens that merging does not make (`wholeIds`), by their text. */
+  /** By text: ids of pre-tokens that merging does not make (`wholeIds`). */
   readonly #wholes: ReadonlyMap<string, number>;
-  /** Bytes of the longest piece that an id is a part of, [V]. */
+  /** By id: bytes of the longest piece that it is a part of, [V]. */
   readonly #longestWith: Uint16Array;
   /** Bytes of the longest piece. */
   readonly #longestPiece: number;
-  /** True if some byte has no token. */
+  /** Whether some byte has no token. */
   readonly #losesBytes: boolean;
   #scratch = new Int32Array(256);
 
-  /** Reads the tensors of pack.ts. Throws an Error that names a tensor that is missing, misshapen or inconsistent. */
+  /** `file` has the tensors of pack.ts. Throws an Error that names a tensor that is missing, misshapen or inconsistent. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(readVocabulary(file));
   }
@@ -64,16 +64,16 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Ids before a prompt that is no conversation: the beginning-of-sequence id, if the model adds it. */
+  /** Before a prompt that is no conversation. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
     return addsBos && bosId !== null ? [bosId] : [];
   }
 
   /**
-   * Token ids of a text. The spelling of a special token is ordinary text. Bytes that the vocabulary lacks are dropped. If the text has
-   * more than `maxTokens` tokens, returns `maxTokens + 1` ids: those of the whole text, except within a pre-token that crosses the limit.
-   * The cost then depends on `maxTokens` instead of the length of the text, unless bytes are dropped.
+   * The spelling of a special token is ordinary text. Bytes that the vocabulary lacks are dropped. If the text has more than `maxTokens`
+   * tokens, returns `maxTokens + 1` ids: those of the whole text, except within a pre-token that crosses the limit. The cost then depends
+   * on `maxTokens` instead of the length of the text, unless bytes are dropped.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
     // A code unit has at least one byte, so `length` of them make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens.
@@ -83,7 +83,7 @@ export class Tokenizer {
     }
   }
 
-  /** Like `encode`, but the cost depends on the length of the text. */
+  /** As `encode`, but the cost depends on the length of the text. */
   #encodeBeginning(text: string, maxTokens: number): number[] {
     const ids: number[] = [];
     const read = this.#preTokenizer.isNormalised ? text.normalize("NFC") : text;
@@ -100,17 +100,17 @@ export class Tokenizer {
     return ids;
   }
 
-  /** The spelling of token ids. Invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
+  /** Invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
   decode(ids: readonly number[]): string {
     return decoded(ids.map((id) => this.pieceOf(id)));
   }
 
-  /** The text of token ids, without special tokens that are not shown. Throws a RangeError as `decode` does. */
+  /** Leaves out special tokens that are not shown. Throws a RangeError as `decode` does. */
   decodeText(ids: readonly number[]): string {
     return decoded(ids.map((id) => this.textPieceOf(id)));
   }
 
-  /** The bytes of a token id; do not modify them. Throws a RangeError for an id outside the vocabulary. */
+  /** Do not modify the result. Throws a RangeError for an id outside the vocabulary. */
   pieceOf(id: number): Uint8Array {
     if (!(Number.isInteger(id) && id >= 0 && id < this.vocabularySize)) {
       throw new RangeError(`token id ${id} is not in the vocabulary of ${this.vocabularySize}`);
@@ -128,18 +128,18 @@ export class Tokenizer {
     return piece;
   }
 
-  /** True for a special token, which text is never encoded to. */
+  /** Text is never encoded to a special token. */
   isSpecial(id: number): boolean {
     return this.#specialById.has(id);
   }
 
-  /** Throws an Error that names the first of a model's stop ids that is no special token. */
+  /** Throws an Error that names the first stop id that is no special token. */
   requireSpecial(stopIds: readonly number[]): void {
     const other = stopIds.find((id) => !this.isSpecial(id));
     if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
   }
 
-  /** The bytes that a token id adds to a text; none for a special token that is not shown. Throws a RangeError as `pieceOf` does. */
+  /** Bytes of a token in a text; none for a special token that is not shown. Throws a RangeError as `pieceOf` does. */
   textPieceOf(id: number): Uint8Array {
     return this.#specialById.get(id)?.isShown === false ? noBytes : this.pieceOf(id);
   }
@@ -154,7 +154,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Appends the ids of a pre-token. If it has more than `maxTokens`, appends more than `maxTokens` ids of its beginning. */
+  /** Appends the ids of a pre-token. Of more than `maxTokens`, appends more than `maxTokens` ids of its beginning. */
   #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
     if (this.#wholes.size > 0 && end - start <= setLimits.pieceBytes) {
       const whole = this.#wholes.get(text.slice(start, end));
@@ -171,9 +171,9 @@ export class Tokenizer {
   }
 
   /**
-   * The smallest n such that the first n byte ids in scratch make more than `maxTokens` tokens, however they merge; at most `length`.
-   * A lower bound of the tokens of n bytes is Σ 1 / longest(byte), where longest(byte) is the length of the longest piece that contains
-   * the byte (in GPT-2 32 bytes for "a", 17 for "z").
+   * The smallest n such that the first n byte ids in scratch make more than `maxTokens` tokens, however they merge; at most `length`. The
+   * tokens of n bytes are at least Σ 1 / longest(byte), where longest(byte) is the length of the longest piece that contains the byte (in
+   * GPT-2 32 bytes for "a", 17 for "z").
    */
   #lengthExceeding(maxTokens: number, length: number): number {
     let tokens = 0;
@@ -185,7 +185,7 @@ export class Tokenizer {
     return length;
   }
 
-  /** Writes the byte ids of text[start, end) in UTF-8, a lone surrogate as U+FFFD, and returns their number. */
+  /** Writes the byte ids of text[start, end) in UTF-8, a lone surrogate as U+FFFD. Returns their number. */
   #writeByteIds(text: string, start: number, end: number): number {
     const ids = this.#byteIds;
     const target = this.#scratch;
@@ -213,7 +213,7 @@ export class Tokenizer {
   }
 }
 
-/** Digits are not cached: V8 hashes strings of digits by value, without a seed, so a caller could choose many that collide in the cache. */
+/** Digits are not cached, because V8 hashes strings of digits by value, without a seed: a caller could choose many that collide. */
 function isDigit(codeUnit: number): boolean {
   return codeUnit >= 0x30 && codeUnit <= 0x39;
 }
@@ -222,17 +222,17 @@ function decoded(pieces: readonly Uint8Array[]): string {
   return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(joinArrays(Uint8Array, pieces));
 }
 
-/** Removes `noToken` from the first `length` ids, in place, and returns how many are left. */
+/** Removes `noToken` from the first `length` ids, in place. Returns how many are left. */
 function withoutLost(ids: Int32Array, length: number): number {
   let kept = 0;
   for (let i = 0; i < length; i++) if (ids[i] !== noToken) ids[kept++] = ids[i];
   return kept;
 }
 
-/** For each id, the bytes of the longest piece that has the id's piece as a part, or else of its own piece, [V]. */
+/** For each id: bytes of the longest piece that has the id's piece as a part, or else of its own piece, [V]. */
 function longestPieces({ pairs, mergedIds, lengths }: Vocabulary): Uint16Array {
   const longest = lengths.slice();
-  // From long to short pieces: a piece passes its maximum on to its shorter parts only after all longer pieces have reached it.
+  // From long to short pieces, because a piece passes its maximum on to its shorter parts only after all longer pieces have reached it.
   const byLength: number[][] = Array.from({ length: setLimits.pieceBytes + 1 }, () => []);
   for (let rank = 0; rank < mergedIds.length; rank++) byLength[lengths[mergedIds[rank]]].push(rank);
   for (const rank of byLength.reverse().flat()) {

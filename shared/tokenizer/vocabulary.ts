@@ -4,41 +4,41 @@ import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
 import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 
-/** A token that text is never encoded to: only chat templates and the model write it. */
+/** Text is never encoded to it: only chat templates and the model write it. */
 export interface SpecialToken {
   id: number;
-  /** The token's spelling in chat templates and in decoded text. */
+  /** Its spelling in chat templates and in decoded text. */
   text: string;
-  /** True if the answer's text includes it when the model generates it. */
+  /** Whether an answer's text includes it. */
   isShown: boolean;
 }
 
 export interface Vocabulary {
   size: number; // V
   preTokenizer: PreTokenizerName;
-  /** Token id of each byte, [256]; `noToken` for a byte that encoding drops. */
+  /** Of each byte, [256]; `noToken` for a byte that encoding drops. */
   byteIds: Int32Array;
-  /** Token ids of each pair, in order of rank. */
+  /** In order of rank. */
   pairs: Uint32Array; // [M, 2]
-  /** Token id that the merge of each rank makes. */
+  /** By rank of the merge. */
   mergedIds: Uint32Array; // [M]
-  /** Bytes of each id's piece; 0 for a special token. */
+  /** Of each id's piece in bytes; 0 for a special token. */
   lengths: Uint16Array; // [V]
-  /** Rank of the first merge that makes the id from bytes or from pieces of merges of lower rank. */
+  /** The first merge that makes the id from bytes or from pieces of merges of lower rank. */
   rankById: Uint32Array; // [V]
-  /** Pieces that merging does not make, so that whole pre-tokens are looked up among them. */
+  /** Pieces that merging does not make. Whole pre-tokens are looked up among them. */
   wholeIds: Uint32Array;
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
 }
 
-/** Which special tokens have a meaning beyond their text. */
+/** Special tokens with a meaning beyond their text. */
 export interface SpecialRoles {
   /** Separates documents, and stands for an empty prompt. */
   endOfTextId: number;
   /** A template's `eos_token`. */
   eosId: number;
-  /** A template's `bos_token`; null if the model has none. */
+  /** A template's `bos_token`. */
   bosId: number | null;
   /** Whether a prompt that is no conversation begins with `bosId`. */
   addsBos: boolean;
@@ -97,7 +97,7 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
     lengths[id] = length;
     rankById[id] = rank;
   }
-  // A second pass, because several merges may make one piece, and the parts of one may come from later merges.
+  // A second pass, because several merges may make a piece, and the parts of one may come from later merges.
   for (const [rank, id] of mergedIds.entries()) {
     const length = sum(rank);
     const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];
@@ -169,7 +169,7 @@ function textOf({ bytes }: Tensor): string {
   return new TextDecoder().decode(bytes);
 }
 
-/** Ids are stored in 16 bits if all fit, else in 32. */
+/** Ids have 16 bits if all fit, else 32. */
 function idsOf(file: TensorFile, name: string, shape: (number | null)[]): Uint32Array {
   const dtype = file.get(name)?.dtype === "U32" ? "U32" : "U16";
   const { bytes } = requireTensor(file, name, dtype, shape, tokenizerFile);

@@ -14,9 +14,7 @@ const learningRate = 1;
 /** Factor of similarities, in [−1, 1], before the softmax. */
 const sharpness = 10;
 
-/**
- * `rows` [V, P]: of `fitPromptRows`. `memberOf`: cluster of each window. Deterministic. Throws an Error for fewer windows than clusters.
- */
+/** `rows` [V, P]: of `fitPromptRows`. `memberOf`: cluster of each window. Throws an Error for fewer windows than clusters. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
