@@ -59,7 +59,7 @@ export function secret(range: string, help: string) {
   return setting(z.string().optional(), { help, range, preset: "none" }, true);
 }
 
-/** By variable. Throws an Error for a schema without help. */
+/** Returns the help of each variable. Throws an Error for a schema without help. */
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {

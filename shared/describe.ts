@@ -1,10 +1,10 @@
 /** Short descriptions of untrusted values for error messages. Pure. */
 
 const shownCharacters = 40;
-/** For shapes of tensors. */
+/** Enough for the shape of any tensor. */
 const shownNumbers = 8;
 
-/** In a few characters, whatever the value's size. */
+/** Describes a value in a few characters, whatever its size. */
 export function describe(value: unknown): string {
   if (typeof value === "string") {
     return JSON.stringify(value.length > shownCharacters ? `${value.slice(0, shownCharacters)}…` : value);

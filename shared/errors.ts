@@ -21,7 +21,7 @@ export const errorTable = {
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
   /** A running answer lost its backend, and no other computes the same bits. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
-  /** The key was used for another request. */
+  /** The Idempotency-Key was used for another request. */
   idempotency_conflict: { status: 409, type: "invalid_request_error", code: "idempotency_conflict" },
   /** Two `chameleon publish` at once. */
   switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
@@ -50,12 +50,12 @@ export interface ErrorEnvelope {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
 
-/** Shown to the caller. `message` names the limit and the value that exceeds it. */
+/** An error for the caller. `message` names the limit and the value that exceeds it. */
 export class ServiceError extends Error {
   readonly kind: ErrorKind;
-  /** Such as `messages[0].content`. */
+  /** The bad field, such as `messages[0].content`. */
   readonly param: string | null;
-  /** For a Retry-After header; null if a retry is pointless. */
+  /** Seconds for a Retry-After header; null if a retry is pointless. */
   readonly retryAfterSeconds: number | null;
 
   constructor(
@@ -87,7 +87,7 @@ export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;
 }
 
-/** For a response's body. */
+/** Returns the error in OpenAI's form, for a response's body. */
 export function envelopeOf(error: ServiceError): ErrorEnvelope {
   const { type, code } = errorTable[error.kind];
   return { error: { message: error.message, type, param: error.param, code } };

@@ -49,7 +49,7 @@ class Rules {
   /** Prefix of the names of definitions, so that two forms do not share them. */
   #prefix = "";
   #names = 0;
-  /** By key of `#once`: the name of its rule. */
+  /** Names of the rules that `#once` has made, by key. */
   readonly #known = new Map<string, string>();
 
   /** Adds the definitions of a form, and returns its expression. */

@@ -39,7 +39,7 @@ export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** On the engine's clock. Orders the sequences of a tenant. */
+  /** Time on the engine's clock, which orders the sequences of a tenant. */
   readonly dueMs: number;
   /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
@@ -79,7 +79,7 @@ export interface PlanState<S> {
   /** In order of their start. */
   running: ReadonlySet<S>;
   service: ReadonlyMap<string, number>; // counters by tenant
-  /** By passed sequence: its tenant's counter when it was first passed. */
+  /** The tenant's counter when a sequence was first passed, by sequence. */
   passedSince: ReadonlyMap<S, number>;
 }
 

@@ -14,7 +14,7 @@ export class SharedPrefixes {
   readonly #sharesParts: boolean;
   /** The `blockNames` of each sequence whose prompt is not cached yet. */
   readonly #chains = new Map<Sequence, string[]>();
-  /** By block name: the sequence that computes the block. */
+  /** The sequence that computes a block, by the block's name. */
   readonly #leaders = new Map<string, Sequence>();
 
   /** `sharesParts`: parts of blocks are reused, too (KvStore.continuesChunks). */

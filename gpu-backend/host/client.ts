@@ -63,9 +63,9 @@ interface OpenSequence {
 export class EngineClient {
   readonly #supervisor: EngineSupervisor;
   readonly #parts: EngineClientParts;
-  /** By id, in the order of submission. */
+  /** Sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
-  /** By id: values of traced prompts whose last frame has not come. */
+  /** Values of traced prompts whose last frame has not come, by id. */
   readonly #traced = new Map<string, TracedValues>();
   readonly #watch: NodeJS.Timeout;
   /** null before the first stats of a process. */
@@ -89,7 +89,7 @@ export class EngineClient {
     return this.#supervisor.first;
   }
 
-  /** Set also during a restart; null before `ready`. */
+  /** Keeps its value during a restart; null before `ready`. */
   get info(): EngineInfo | null {
     return this.#supervisor.info;
   }

@@ -15,7 +15,6 @@ export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
 /** An unexpected end of an engine's process. */
 export interface EngineFailure extends EndCause {
-  /** Of the set that the engine serves. */
   manifestHash: string;
   /** Failures in a row, this one included. */
   failures: number;
@@ -45,7 +44,7 @@ export class EngineSupervisor {
   readonly #parts: SupervisorParts;
   readonly #first = Promise.withResolvers<EngineInfo>();
   #process: ForkedProcess<ToEngine, FromEngine>;
-  /** Set also during a restart; null before the first process serves. */
+  /** Keeps its value during a restart; null before the first process serves. */
   info: EngineInfo | null = null;
   isRunning = false;
   /** When the current process became ready. */

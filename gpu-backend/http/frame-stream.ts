@@ -12,7 +12,7 @@ import type { EngineClient } from "../host/client.ts";
 /** Maximum unread bytes of one answer. The prompt frames of a full micro-batch with five alternatives a token have as many. */
 export const unreadFrameBytes = 16 * 2 ** 20;
 
-/** For the log. */
+/** Counts for the log, of a micro-batch that has ended. */
 export interface BatchOutcome {
   tokens: number;
   /** Sequences that ended in a done frame; `failed`: in an error frame. */

@@ -21,7 +21,7 @@ export interface Metrics
   /** Called when a memory was made or failed; it computed the keys of `computedTokens` tokens. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   setRefused(): void;
-  /** In Prometheus' text format. */
+  /** Returns all metrics in Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }

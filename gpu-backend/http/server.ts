@@ -4,11 +4,11 @@ import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Also for clients without a secret. */
+/** Limits that also protect against clients without a secret. */
 export const connectionLimits = {
-  /** For a request's head. */
+  /** Time to receive a request's head. */
   headMs: 10_000,
-  /** For a whole request; an adapter's file is the largest. */
+  /** Time to receive a whole request. An adapter's file is the largest. */
   requestMs: 120_000,
   /** Interval at which the two timeouts are checked. */
   checkMs: 1000,

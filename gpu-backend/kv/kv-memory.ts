@@ -7,9 +7,8 @@
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Of each arena. */
-  maximumRows: number;
-  /** Of both arenas and the parked rows together. */
+  maximumRows: number; // of each arena
+  /** Bound on both arenas and the parked rows together. */
   maximumBytes: number;
 }
 

@@ -52,7 +52,7 @@ function blockName(before: string, ids: Int32Array): string {
 export class PrefixCache {
   readonly #maximumBytes: number;
   #bytes = 0;
-  /** By tenant, of those with blocks. */
+  /** Bytes of each tenant that has blocks. */
   readonly #bytesOf = new Map<string, number>();
   /** By name, least recently used first. `before`: the name of the block before it. */
   readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();

@@ -21,8 +21,7 @@ export interface Memory {
   /** Byte range [start, end) of that token in its document's text, [N]. */
   starts: Int32Array;
   ends: Int32Array;
-  /** In the order of their keys, [C]. */
-  documents: MemoryDocument[];
+  documents: MemoryDocument[]; // [C], in the order of their keys
 }
 
 export interface MemoryDocument {

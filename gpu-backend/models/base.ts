@@ -12,7 +12,6 @@ import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 import { tokenizerOfGguf } from "./tokenizer-source.ts";
 import { type HashRecord, recordedHash } from "./weights-record.ts";
 
-/** In a model folder. */
 export const ggufFile = "model.gguf";
 const chunkBytes = 1 << 20;
 
@@ -51,7 +50,7 @@ export async function readBaseConfig(directory: string): Promise<{ model: ModelC
   return { model: config, isInBlocks };
 }
 
-/** From the base's own files. */
+/** Tokenizer and settings from the base's own files. */
 export interface BaseText {
   /** The content of tokenizer.safetensors. */
   tokenizer: TensorFile;

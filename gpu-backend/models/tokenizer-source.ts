@@ -62,7 +62,7 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
     {
       eosIds: [required("eos_token_id", idOf("eos")), idOf("eot"), idOf("eom")].filter((id) => id !== null),
       bosId: idOf("bos"),
-      // As llama.cpp decides without the key.
+      // Without the key, llama.cpp decides by the pre-tokeniser.
       addsBos: (metadata.scalar(key("add_bos_token")) ?? preTokenizer === "llama3") === true,
     },
   );

@@ -23,7 +23,7 @@ export interface EvalOptions {
   /** Their test documents are measured; null: the lock's corpora. */
   corpora: readonly CorpusSource[] | null;
   corpusFolder: string;
-  /** Of each corpus, at most. */
+  /** Maximum texts of each corpus. */
   texts: number;
 }
 

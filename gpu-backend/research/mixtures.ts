@@ -133,11 +133,11 @@ export async function logprobsUnder(
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }
 
-/** At one position of a text. */
+/** The predictions of model and memory at one position of a text. */
 export interface Observation extends MemoryMatch {
-  /** Of the text's own next token under the memory. */
+  /** Probability of the text's own next token under the memory. */
   ofMemory: number;
-  /** Of that token under the model. */
+  /** Probability of that token under the model. */
   ofModel: number;
 }
 

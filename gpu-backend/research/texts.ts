@@ -5,12 +5,12 @@ import { type CorpusLock, lockedSources } from "../training/corpus/lock.ts";
 import { type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
 import { Random } from "../training/random.ts";
 
-/** In tokens. The same tokens are scored after each. */
+/** Lengths of prompts in tokens. The same tokens are scored after each. */
 export const promptLengths = [8, 32, 64, 128] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
 export const scoredTokens = 64;
 const textTokens = longestPrompt + scoredTokens;
-/** Of each document, from which texts are cut unless that gives too few. */
+/** Texts are cut from so many characters of each document, unless that gives too few. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 
@@ -19,7 +19,7 @@ export type TextTokenizer = Pick<Tokenizer, "encode">;
 /** Consecutive tokens of a document. */
 export interface Text {
   document: string;
-  /** For `eval`: the longest prompt, then the scored tokens. */
+  /** In `eval`, the longest prompt and then the scored tokens. */
   ids: number[];
 }
 
@@ -33,7 +33,7 @@ export interface Source {
   texts: Text[];
 }
 
-/** The lock's measured corpora, in `folder`. */
+/** Returns the lock's measured corpora, whose files are in `folder`. */
 export function measuredCorpora({ corpora }: CorpusLock, folder: string): (CorpusSource & { group: Kind })[] {
   return kinds.flatMap((group) => {
     const role = group === "trained" ? "training" : group;

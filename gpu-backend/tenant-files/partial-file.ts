@@ -16,7 +16,7 @@ export interface FilePlan {
   label: Uint8Array;
   /** The first record of the content. */
   head: Uint8Array;
-  /** Of each record after the head. */
+  /** Size of each record after the head. */
   recordBytes: readonly number[];
 }
 

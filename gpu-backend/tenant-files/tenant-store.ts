@@ -21,7 +21,7 @@ export interface TenantStoreSettings extends TenantFilesSettings {
   /** Maximum bytes of all tenants' files together. */
   totalBytes: number;
   now(): Date;
-  /** For tests. */
+  /** Replaced in tests. */
   system?: WriteSystem;
 }
 
@@ -31,7 +31,7 @@ export interface DiskState {
   failures: number;
   /** Bytes of files in memory. */
   unwrittenBytes: number;
-  /** On disk, partial ones included. */
+  /** Files on disk, partial ones included. */
   files: number;
   bytes: number;
 }

@@ -16,8 +16,7 @@ export interface WindowSet {
 }
 
 export interface PlacedSet extends WindowSet {
-  /** Of the windows' prefixes, [windows, P]. */
-  embeddings: Float32Array;
+  embeddings: Float32Array; // [windows, P], prompt embeddings of the prefixes
 }
 
 type Trunk = Pick<TrunkRunner, "hidden" | "release">;

@@ -13,7 +13,7 @@ import { keyOf, type Run } from "./run.ts";
 
 interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  /** For the draw if there are more windows than wanted. */
+  /** Seed of the draw among windows, if there are more than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }

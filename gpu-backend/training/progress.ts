@@ -11,7 +11,7 @@ export interface Progress {
   end(): void;
 }
 
-/** On stderr: a bar on a terminal, else a line every ten seconds. */
+/** Shows progress on stderr: a bar on a terminal, else a line every ten seconds. */
 export function commandProgress(): Progress {
   const stream = process.stderr;
   let current = { name: "", total: 0 };

@@ -42,7 +42,7 @@ export class Random {
     return Int32Array.from(this.shuffled([...Array(below).keys()]).slice(0, count)).sort();
   }
 
-  /** Fisher–Yates. */
+  /** Returns a copy in random order (Fisher–Yates). */
   shuffled<T>(items: readonly T[]): T[] {
     const result = [...items];
     for (let i = result.length - 1; i > 0; i--) {

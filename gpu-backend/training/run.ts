@@ -8,16 +8,16 @@ import type { Progress } from "./progress.ts";
 
 export interface Run {
   threads: number;
-  /** Has the finished parts. */
+  /** Folder of the finished parts. */
   folder: string;
   progress: Progress;
   signal?: AbortSignal;
 }
 
 export interface Part {
-  /** For the progress. */
+  /** Shown with the progress. */
   name: string;
-  /** All that the result depends on, as JSON. */
+  /** Everything that the result depends on, as JSON. */
   key: unknown;
 }
 

@@ -66,7 +66,7 @@ function requirePublishable(options: TrainOptions): void {
   }
 }
 
-/** As many as have enough test documents for their gain to be measured. */
+/** Returns as many clusters as have enough test documents to measure their gain. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;

@@ -43,13 +43,13 @@ export const setLimits = {
   contextTokens: 131_072,
   /** Llama 3.2 has 3. */
   stopIds: 16,
-  /** Of the prompt space. Training uses 64. */
+  /** Dimensions of the prompt space. Training uses 64. */
   dimensions: 1024,
   /** Each request is compared with all of them, and /v1/centroids lists them. */
   centroids: 1024,
   /** Directions of the bank. Training uses 121. Each costs 2 · D multiplications per row of the head. */
   gates: 4096,
-  /** Of a hidden layer of the hyper-network. Training uses 32. */
+  /** Units of the hyper-network's hidden layer. Training uses 32. */
   hiddenUnits: 4096,
   /** Pieces in a centroid's label, and characters of each. Training writes 5. */
   labels: 16,

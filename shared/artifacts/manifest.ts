@@ -74,19 +74,18 @@ const memoryRuleSchema = z.strictObject({
   neighbours: upTo(256),
   /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Of `memoryFeatures`. A logistic function of their weighted sum is λ, a memory's share in a step. */
+  /** Weights of `memoryFeatures`. A logistic function of the weighted sum is λ, a memory's share in a step. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
   /** Factors of λ, of which the prompt chooses; the first is 0. Their priors add up to 1. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
-  /** Of all memories together in a token's probability. */
+  /** Maximum share of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
 /** Makes a centroid's gates, which scale the directions of a bank that all centroids share. */
 const hyperNetworkSchema = z.strictObject({
-  /** Of the tensor file. */
-  hash: sha256,
+  hash: sha256, // of the tensor file
   /** R low-rank directions and M bias directions: Q = R + M gates. */
   rank: upTo(setLimits.gates, 0),
   biases: upTo(setLimits.gates, 0),
@@ -99,14 +98,13 @@ const shape = z.strictObject({
     name,
     /** The `model` of public requests. */
     servedAs: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$/),
-    /** Of the weights file (models/base.ts). */
-    weights: sha256,
+    weights: sha256, // of the weights file (models/base.ts)
     vocabularySize: upTo(setLimits.vocabulary),
     hiddenSize: upTo(setLimits.hiddenSize),
     contextTokens: upTo(setLimits.contextTokens),
     /** End a choice, such as the end of text and the end of a turn. */
     stopIds: z.array(count).min(1).max(setLimits.stopIds),
-    /** In Jinja. Absent: conversations are rendered in Alpaca's style. */
+    /** Jinja. Absent: conversations are rendered in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
     /** Sampling of requests that name none; absent: `defaultSampling`. */
     sampling: samplingSchema

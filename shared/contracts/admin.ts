@@ -6,7 +6,6 @@ import { tenantSchema } from "./tenant-name.ts";
 import { aliasesSchema, keyIdPattern, planNames, scopes } from "./tenants.ts";
 
 const time = z.iso.datetime();
-/** In UTC or with an offset. */
 const end = z.iso.datetime({ offset: true }).nullable().optional().describe("null: never");
 const keyStates = ["active", "expires", "expired", "revoked"] as const;
 

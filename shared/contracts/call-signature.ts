@@ -26,8 +26,7 @@ export interface SigningKey {
 /** All but `signature` is signed. */
 export interface SignedCall {
   method: string;
-  /** With the query. */
-  path: string;
+  path: string; // with the query
   keyId: string;
   /** Unix milliseconds. */
   timeMs: number;

@@ -121,5 +121,5 @@ export type FileDeleted = z.infer<typeof fileDeletedSchema>;
 export type ModelDeleted = z.infer<typeof modelDeletedSchema>;
 export type Job = z.infer<typeof jobSchema>;
 export type JobEventObject = z.infer<typeof jobEventSchema>;
-/** In OpenAI's form. */
+/** A page of a list in OpenAI's form. */
 export type PageOf<T> = Omit<z.infer<typeof checkpointListSchema>, "data"> & { data: T[] };

@@ -28,7 +28,7 @@ export const contractVersion = 3;
  */
 export const heartbeatMs = 500;
 
-/** As many as one request may have choices. */
+/** As many sequences as one request may have choices. */
 export const sequencesPerBatch = 128;
 
 /**
@@ -48,9 +48,9 @@ const hash = z.string().regex(hashPattern);
 const share = z.number().min(0).max(1);
 /** The mixture of base and adapters that answers (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
-  /** With `evidence` a prior, else the served weight. */
+  /** Weight of the base: with `evidence` a prior, else the served weight. */
   base: share,
-  /** Of centroids, or of the tenant. All weights, the base's included, add up to 1. */
+  /** Adapters of centroids, or of the tenant. All weights, the base's included, add up to 1. */
   adapters: z
     .array(
       z.union([
@@ -103,7 +103,7 @@ export const sequenceRequestSchema = z.strictObject({
   promptLogprobs: z.boolean(),
   /** Whether to report each token's logprob under the base, too. */
   compare: z.boolean(),
-  /** Instead of the batch's adapter at full strength. */
+  /** Serves instead of the batch's adapter at full strength. */
   mixture: mixtureSchema.optional(),
   /**
    * Memories raise the probability of the tokens that follow similar text in their documents (`shared/math/memory.ts`). Their weight is set
@@ -138,19 +138,18 @@ export const adapterRequestSchema = z.strictObject({
   manifestHash: hash,
   tenant: tenantSchema,
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
-  /** For measuring the gain. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
+  /** Examples to measure the gain on. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
-  /** Depends on the tenant, too, so that equal adapters of two tenants have different hashes. */
+  /** The adapter's hash, which depends on the tenant, too, so that equal adapters of two tenants have different ones. */
   hash,
-  /** Over the static adapter on held-out examples; null if only one was held out. */
+  /** Gain over the static adapter on held-out examples; null if only one was held out. */
   gain: gain.nullable(),
   /** Whether the gain's 95% interval is above zero. Otherwise the adapter changes nothing. */
   kept: z.boolean(),
-  /** In nats a learnt token. */
-  losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })),
+  losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })), // in nats a learnt token
   tokens: z.int(),
   /** The adapter's bytes in base64, for other backends. */
   file: z.string(),
@@ -173,8 +172,7 @@ export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({
     type: z.literal("ready"),
     tokens: z.int(),
-    /** On disk. */
-    bytes: z.int(),
+    bytes: z.int(), // on disk
     /** Tokens whose keys had to be computed; 0 if the memory was stored. */
     computedTokens: z.int(),
   }),
@@ -197,11 +195,10 @@ export const finishReasonSchema = z.enum(["stop", "length"]);
 export const promptFrameSchema = z.object({
   type: z.literal("prompt"),
   id,
-  /** Of each prompt token; null for the first, which has no context. */
+  /** Logprob of each prompt token; null for the first, which has no context. */
   logprobs: z.array(z.number().nullable()),
   alternatives: z.array(alternatives),
-  /** With `compare`. */
-  baseLogprobs: z.array(z.number().nullable()).optional(),
+  baseLogprobs: z.array(z.number().nullable()).optional(), // with `compare`
 });
 export const tokenFrameSchema = z.object({
   type: z.literal("token"),
@@ -219,12 +216,12 @@ export const tokenFrameSchema = z.object({
     .object({
       /** Part of the token's probability that came from memories. */
       share: z.number(),
-      /** Largest share first. `share` is a part of the token's probability. */
+      /** Passages with the largest share first. `share` is a part of the token's probability. */
       passages: z.array(
         z.object({
           /** Index in the request's `memories`. */
           memory: z.int(),
-          /** Its name. Bytes [start, end) of its text are the token and some words before it. */
+          /** Name of the document. Bytes [start, end) of its text are the token and some words before it. */
           document: z.string(),
           start: z.int(),
           end: z.int(),
@@ -251,11 +248,11 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** In the request's order. `brake`: factor of the memory's weight, as the prompt chose; 0 is not at all. */
+  /** The memories in the request's order. `brake`: factor of a memory's weight, as the prompt chose; 0 is not at all. */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
   /** With `retrieval`: passages in the prompt, nearest first. */
   retrieved: z.array(retrievedPassageSchema).optional(),
-  /** Those of passages included. */
+  /** Prompt tokens, those of passages included. */
   promptTokens: z.int(),
   completionTokens: z.int(),
   /** Prompt tokens found in the prefix cache. */
@@ -284,7 +281,7 @@ export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
-  /** Served by default. */
+  /** The manifest that is served by default. */
   manifestHash: hash,
   /** All manifests of which batches are accepted, two during a roll-out. */
   manifests: z.array(hash).optional(),

@@ -35,7 +35,7 @@ const annotations = new Set(
     " ",
   ),
 );
-/** Each restricts values of one kind only. */
+/** Keywords that restrict values of one kind only. */
 const keywordsOf: Record<Kind, readonly string[]> = {
   null: [],
   boolean: [],
@@ -124,7 +124,7 @@ class FormReader {
       throw new Fault(pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
   }
 
-  /** Of the values that all of these schemas admit. */
+  /** Returns the form of the values that all of these schemas admit. */
   #form(given: readonly Part<unknown>[], place: Place): Form {
     const { depth, within } = place;
     if (depth > limits.schemaDepth)
@@ -226,7 +226,7 @@ class FormReader {
     return areDisjoint(referred(a), referred(b), this.#narrow);
   }
 
-  /** Of schemas without references and unions. */
+  /** Returns the form of schemas without references and unions. */
   #plain(parts: readonly Part[], place: Place): Form {
     const listed = parts.filter(({ schema }) => "enum" in schema || "const" in schema);
     if (listed.length > 0) return this.#listed(parts, listed, place);
@@ -247,7 +247,7 @@ class FormReader {
     return form;
   }
 
-  /** Of schemas with `enum` or `const`: the values that all of these and the types admit. */
+  /** Returns the form of schemas with `enum` or `const`: the values that all of these and the types admit. */
   #listed(parts: readonly Part[], listed: readonly Part[], place: Place): Form {
     const lists = listed.flatMap(({ schema, pointer }) => [
       ...("enum" in schema ? [listOf(schema, "enum", pointer)] : []),
@@ -292,7 +292,7 @@ class FormReader {
     const prefixes = parts.map(({ schema, pointer }) =>
       "prefixItems" in schema ? entriesOf(schema, "prefixItems", pointer) : [],
     );
-    /** Of the entry `i`. */
+    /** The schemas of the entry `i`. */
     const said = (i: number) =>
       parts.flatMap(({ schema, pointer }, p): Part<unknown>[] => {
         if (Array.isArray(schema.items))

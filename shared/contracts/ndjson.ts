@@ -14,7 +14,6 @@ export function frameLine(frame: Frame): string {
 
 /** Cuts a byte stream into lines. Chunks may end anywhere, even within a character. */
 export class LineSplitter {
-  /** Of an unfinished line. */
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
 

@@ -44,14 +44,14 @@ type Scalars = typeof scalars;
 const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
   Object.fromEntries(Object.entries(scalars).map(([name, scalar]) => [name, map(scalar)]));
 
-/** Of a sequence, in the contract between edge and backend. */
+/** The parameters of a sequence, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
   /** Seed and position in the text are the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
   /** The request's strings, and one of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
-  /** End the text, and are not part of it. */
+  /** Token ids that end the text, and are not part of it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
   /** Alternatives reported per token; null: no logprob at all. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
@@ -80,7 +80,7 @@ export function samplingWith(changes: SamplingChanges): Sampling {
   return { ...defaultSampling, ...changes };
 }
 
-/** As fields of public requests. A null field counts as absent. */
+/** The parameters as fields of public requests. A null field counts as absent. */
 export const samplingFields = {
   ...(mapScalars(([type, preset, description]) => type.nullish().meta({ description, default: preset })) as {
     [Name in keyof Scalars]: z.ZodOptional<z.ZodNullable<Scalars[Name][0]>>;

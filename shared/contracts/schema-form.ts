@@ -6,7 +6,7 @@
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];
 
-/** Without any field it admits every value. */
+/** A form without any field admits every value. */
 export interface Form {
   /** `#/$defs/NAME`, a definition of the root. */
   $ref?: string;
@@ -17,11 +17,11 @@ export interface Form {
   maximum?: number;
   minLength?: number;
   maxLength?: number;
-  /** With the flag `u`. Each must match somewhere in the text. */
+  /** Regular expressions with the flag `u`. Each must match somewhere in the text. */
   patterns?: string[];
-  /** Of the first entries, all of which must be there. */
+  /** Forms of the first entries, all of which must be there. */
   prefixItems?: Form[];
-  /** Of further entries; absent: there are none. */
+  /** Form of further entries; absent: there are none. */
   items?: Form;
   minItems?: number;
   maxItems?: number;
@@ -49,9 +49,7 @@ export function unionOf(forms: Form[]): Form {
   return forms.length === 1 ? forms[0] : { anyOf: forms };
 }
 
-/**
- * Whether it is certain that no value is valid by both schemas. It never is for `narrow` forms: their schemas admit more kinds of values.
- */
+/** Whether it is certain that no value is valid by both schemas. It never is for `narrow` forms, whose schemas admit more kinds. */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
   if (kindsA && kindsB && !kindsA.some((kind) => kindsB.includes(kind))) return true;
@@ -68,7 +66,7 @@ function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
   return b.every((value) => !texts.has(textOf(value)));
 }
 
-/** Of the values of a form's schema; null if they are not certain. */
+/** Kinds of the values of a form's schema; null if they are not certain. */
 function formKinds(form: Form, narrow: WeakSet<Form>): string[] | null {
   if (narrow.has(form)) return null;
   const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);

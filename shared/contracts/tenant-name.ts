@@ -4,7 +4,7 @@
  */
 import * as z from "zod";
 
-/** Of Durable Objects at Cloudflare. */
+/** Jurisdictions that Cloudflare offers for Durable Objects. */
 export const jurisdictions = ["eu"] as const;
 export type Jurisdiction = (typeof jurisdictions)[number];
 

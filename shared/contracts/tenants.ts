@@ -7,15 +7,15 @@ import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Of a key. `edge/tenants/keys.ts` has the scope of each route. */
+/** Scopes of keys. `edge/tenants/keys.ts` has the scope of each route. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
-/** null is no limit. */
+/** Limits of a tenant's use; null is no limit. */
 export interface TenantLimits {
   /** In any 60 seconds, like `tokensPerMinute`. */
   requestsPerMinute: number | null;
-  /** Of prompts and completions. While a request runs, all that it may still generate counts. */
+  /** Tokens of prompts and completions. While a request runs, all that it may still generate counts. */
   tokensPerMinute: number | null;
   concurrentRequests: number | null;
   /** In a calendar month, UTC. */
@@ -54,7 +54,7 @@ const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
-  /** Differences from the plan. */
+  /** Limits that differ from the plan's. */
   limits: z.object({
     requestsPerMinute: bound,
     tokensPerMinute: bound,
@@ -65,19 +65,19 @@ export const tenantRecordSchema = z.object({
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** Take precedence over the deployment's. */
+  /** The tenant's aliases, which take precedence over the deployment's. */
   aliases: aliasesSchema.optional(),
 });
 
 export const keyRecordSchema = z.object({
-  /** SHA-256, lower-case hex. */
+  /** SHA-256 of the key, lower-case hex. */
   hash: z.string().regex(hashPattern),
   tenant: tenantSchema,
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
-  /** null for never. */
+  /** null: the key never expires. */
   expiresAt: time.nullable(),
-  /** A copy, so that a request reads one record. */
+  /** A copy of the tenant's record, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,
 });
 
@@ -91,11 +91,10 @@ export const revocationSchema = z.object({ revokedAt: time });
 export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
-/** With the end and revocation of the key. */
+/** A key's record with its end and revocation. */
 export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
-/** Of the deployment. */
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
 /** The first 64 bits of a key's hash name it in lists, logs and records. Authentication compares the whole hash. */
@@ -112,7 +111,7 @@ export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revoc
   return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
-/** Of the records' names. */
+/** Prefixes of the records' names in the namespace. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
 export const revokedPrefix = "revoked:";

@@ -19,7 +19,7 @@ const functionName = z
   });
 export const isFunctionName = (name: unknown): name is string => functionName.safeParse(name).success;
 
-/** Of a function's arguments: JSON Schema and form (json-schema.ts). */
+/** The JSON Schema of a function's arguments, and its form (json-schema.ts). */
 const parametersField = absentAs(
   z.looseObject({ type: z.literal("object") }).meta({ maxProperties: limits.schemaNodes }),
   // As at OpenAI, a function without `parameters` takes no arguments.
@@ -109,9 +109,7 @@ export const hasCalls = (form: string | null | undefined): boolean => form?.star
 /** Whether texts of this form may call functions and have any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
-/**
- * `text`: addition to the system message; null if no function may be called. `form`: of the answer. `format`: form of text without calls.
- */
+/** `text`: addition to the system message; null if no function may be called. `form`: form of the answer. `format`: form of other text. */
 export function askedCalls(
   functions: readonly FunctionTool[],
   { tool_choice: choice, parallel_tool_calls: isParallel }: { tool_choice: ToolChoice; parallel_tool_calls: boolean },

@@ -63,7 +63,7 @@ export function priorsOf(
     : { base: left, fixed: 0, adapters };
 }
 
-/** Of a mixture's experts; they add up to 1. */
+/** Weights of a mixture's experts; they add up to 1. */
 export interface MixtureWeights {
   base: number;
   adapters: number[];

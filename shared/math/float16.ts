@@ -1,4 +1,4 @@
-/** Of an IEEE 754 half-precision bit pattern. `DataView.getFloat16` is missing before Node 24. */
+/** The value of an IEEE 754 half-precision bit pattern. `DataView.getFloat16` is missing before Node 24. */
 export function floatOfHalf(half: number): number {
   const exponent = (half >> 10) & 31;
   const fraction = half & 1023;

@@ -50,7 +50,7 @@ export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): numbe
   return 1 / (1 + Math.exp(-z));
 }
 
-/** In the order of `MemoryRule.weights`. */
+/** The features of λ, in the order of `MemoryRule.weights`. */
 export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[] {
   const near = 5 * (cosine - 0.7);
   return [1, near, 10 * Math.max(0, cosine - 0.9), memory, model, memory * near];
@@ -67,7 +67,7 @@ export interface MemoryEvidence {
 /** [memories][brakes]. All weights add up to 1. */
 export type BrakeWeights = number[][];
 
-/** Without any evidence. */
+/** Brake weights before any evidence. */
 function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }

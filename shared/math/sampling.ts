@@ -19,7 +19,7 @@ export function philox2x32(counter0: number, counter1: number, key: number): [nu
   return [left, right];
 }
 
-/** In [0, 1), with 53 random bits. */
+/** A number in [0, 1) with 53 random bits. */
 export function uniformAt(seed: number, position: number): number {
   const [high, low] = philox2x32(position, 0, seed);
   return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;

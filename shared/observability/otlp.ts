@@ -89,7 +89,7 @@ function otlpValue(value: string | number | boolean) {
   return Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value };
 }
 
-/** To the microsecond, because a float64 cannot hold nanoseconds exactly. */
+/** Nanoseconds to the microsecond, because a float64 cannot hold them exactly. */
 function nanos(ms: number): string {
   return `${Math.round(ms * 1000)}000`;
 }

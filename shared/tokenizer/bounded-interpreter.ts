@@ -116,7 +116,7 @@ export class BoundedInterpreter extends Interpreter {
   }
 }
 
-/** Of a list or object; 0 for other values. */
+/** Number of items of a list or entries of an object; 0 for other values. */
 function itemsOf({ value }: TemplateValue): number {
   return Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0;
 }

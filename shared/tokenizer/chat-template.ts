@@ -4,7 +4,7 @@ import { BoundedTemplate } from "./bounded-template.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** As a template sees it. Results of tool calls have the role "user". */
+/** A message as a template sees it. Results of tool calls have the role "user". */
 type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**

@@ -2,13 +2,13 @@
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
-/** In place of the first id of a pair. */
+/** Marks a free slot, in place of the first id of a pair. */
 const free = 0xffffffff;
 
 export class MergeTable {
-  /** By hash slot, [slots, 2]. */
+  /** The two token ids of each hash slot, [slots, 2]. */
   readonly #pairs: Uint32Array;
-  /** By hash slot. */
+  /** Rank of each hash slot. */
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 

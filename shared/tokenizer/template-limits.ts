@@ -5,19 +5,19 @@ export const templateLimits = {
   sourceCharacters: 65_536,
   /** Special tokens that a template may write. One of the 1,024 low surrogates begins every mark, and each token needs another. */
   markedTokens: 1023,
-  /** In the source. The lexer's time is quadratic in it. */
+  /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,
   /** Evaluated nodes plus loop iterations. Published templates take up to 17,000 for 256 messages; the maximum takes tenths of a second. */
   steps: 131_072,
-  /** Of one string, or of a list or object with its contents: twice the largest request body. */
+  /** Characters of one string, or of a list or object with its contents: twice the largest request body. */
   valueCharacters: 2 ** 21,
   /** Added to the text of each item of a list or object. */
   itemCharacters: 32,
-  /** Of all strings read or made, in addition to `characterReads` times those of the conversation. */
+  /** Characters of all strings read or made, in addition to `characterReads` times those of the conversation. */
   characters: 2 ** 22,
   /** How often each character of a conversation may be read or written. Published templates do so 5 to 15 times. */
   characterReads: 32,
-  /** Of an argument of a filter, a method or `in`. Lists may have four times as many. */
+  /** Characters of an argument of a filter, a method or `in`. Lists may have four times as many. */
   argumentCharacters: 256,
   /** The largest argument of a filter or method, such as the spaces of an indent. */
   argumentNumber: 64,

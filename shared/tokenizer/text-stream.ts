@@ -19,7 +19,7 @@ export class TextStream {
     this.#stops = stops.map((stop) => stop.toWellFormed());
   }
 
-  /** In Unicode code points. */
+  /** Unicode code points emitted so far. */
   get emittedCharacters(): number {
     return this.#emittedCharacters;
   }

@@ -23,14 +23,14 @@ export class Tokenizer {
   readonly #byteIds: Int32Array; // [256]
   readonly #merger: Merger;
   readonly #cache = new Map<string, readonly number[]>();
-  /** By token id. Merged pieces are made on first use. */
+  /** Pieces by token id. Merged pieces are made on first use. */
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint32Array; // [M, 2]
   readonly #rankById: Uint32Array; // [V], for merged ids
   readonly #specialById: ReadonlyMap<number, SpecialToken>;
-  /** By text: ids of pre-tokens that merging does not make (`wholeIds`). */
+  /** Ids of pre-tokens that merging does not make (`wholeIds`), by text. */
   readonly #wholes: ReadonlyMap<string, number>;
-  /** By id: bytes of the longest piece that it is a part of, [V]. */
+  /** Bytes of the longest piece that each id is a part of, [V]. */
   readonly #longestWith: Uint16Array;
   /** Bytes of the longest piece. */
   readonly #longestPiece: number;
@@ -64,7 +64,7 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Before a prompt that is no conversation. */
+  /** Ids before a prompt that is no conversation. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
     return addsBos && bosId !== null ? [bosId] : [];

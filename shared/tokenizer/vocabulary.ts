@@ -7,7 +7,7 @@ import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 /** Text is never encoded to it: only chat templates and the model write it. */
 export interface SpecialToken {
   id: number;
-  /** Its spelling in chat templates and in decoded text. */
+  /** The token's spelling in chat templates and in decoded text. */
   text: string;
   /** Whether an answer's text includes it. */
   isShown: boolean;
@@ -16,15 +16,13 @@ export interface SpecialToken {
 export interface Vocabulary {
   size: number; // V
   preTokenizer: PreTokenizerName;
-  /** Of each byte, [256]; `noToken` for a byte that encoding drops. */
+  /** Token id of each byte, [256]; `noToken` for a byte that encoding drops. */
   byteIds: Int32Array;
-  /** In order of rank. */
-  pairs: Uint32Array; // [M, 2]
-  /** By rank of the merge. */
-  mergedIds: Uint32Array; // [M]
-  /** Of each id's piece in bytes; 0 for a special token. */
+  pairs: Uint32Array; // [M, 2], token ids of each pair, in order of rank
+  mergedIds: Uint32Array; // [M], token id that each pair makes
+  /** Bytes of each id's piece; 0 for a special token. */
   lengths: Uint16Array; // [V]
-  /** The first merge that makes the id from bytes or from pieces of merges of lower rank. */
+  /** Rank of the first merge that makes the id from bytes or from pieces of merges of lower rank. */
   rankById: Uint32Array; // [V]
   /** Pieces that merging does not make. Whole pre-tokens are looked up among them. */
   wholeIds: Uint32Array;

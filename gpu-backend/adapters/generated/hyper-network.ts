@@ -25,7 +25,7 @@ export function readHyperNetwork(file: TensorFile) {
   };
 }
 
-/** As `readHyperNetwork`. */
+/** Reads the bank of directions. Throws an Error as `readHyperNetwork` does. */
 export function bankOf(file: TensorFile): Bank {
   const [gates, hiddenSize] = tensorOf(file, "a").shape;
   return {

@@ -16,7 +16,7 @@ import type { Delta } from "../../runtime/fit-session.ts";
 import type { HiddenChange } from "../../runtime/step.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 
-/** Of the manifest that an adapter was made for. */
+/** Hash and model width of the manifest that an adapter must have been made for. */
 interface OwnAdapterShape {
   manifestHash: string;
   hiddenSize: number;
@@ -88,7 +88,7 @@ export function withOwnAdapters(
   };
 }
 
-/** In the layout of the serving graph: `a` transposed, `c` after `b`. */
+/** Converts an adapter to the layout of the serving graph: `a` is transposed, and `c` follows `b`. */
 function servedChange({ a, b, c }: Delta): HiddenChange {
   const D = c.length;
   const turned = a.map((_, i) => a[(i % ownRank) * D + Math.floor(i / ownRank)]);

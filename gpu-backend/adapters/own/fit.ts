@@ -110,18 +110,18 @@ interface FitData {
   offsets: number[];
   hidden: Float32Array; // [N, D]
   targetIds: Int32Array; // [N]
-  /** Of the targets under the static adapter, [N]. */
+  /** Log-likelihoods of the targets under the static adapter, [N]. */
   logprobs: Float32Array;
   /** Logits of the candidates under the static adapter, [N, C]. */
   logits: Float32Array;
   targets: Int32Array; // indexes of candidates, [N]
   /** The candidates' rows of the head, [C, D]. */
   rows: Float32Array;
-  /** Root mean square of `hidden` and of `rows`. */
+  /** Root mean squares of `hidden` and of `rows`. */
   scales: { hidden: number; rows: number };
 }
 
-/** Before candidates are chosen. */
+/** All positions under the static adapter, before candidates are chosen. */
 interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
   adapted: Float32Array; // [N, D]
   logSumExp: Float32Array; // [N]
@@ -229,7 +229,7 @@ function rms(values: Float32Array): number {
 
 class Training {
   readonly delta: Delta;
-  /** At the last measurement, in nats per token. */
+  /** Mean losses at the last measurement, in nats per token. */
   heldOut = 0;
   train = 0;
   readonly #data: FitData;

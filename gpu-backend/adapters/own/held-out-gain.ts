@@ -1,6 +1,6 @@
 /** The gain of an adapter on examples that it was not trained on, with an interval. Pure. */
 
-/** Of one example; `nats` is the sum over its tokens. */
+/** The gain on one example. `nats` is the sum over its tokens. */
 export interface ExampleGain {
   tokens: number;
   nats: number;

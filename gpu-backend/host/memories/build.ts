@@ -24,7 +24,7 @@ export interface BuildParts {
 export class MemoryBuild {
   readonly totalTokens: number;
   tokens: number;
-  /** Without tokens whose keys were found. */
+  /** Tokens whose keys this build has computed, not found in another memory. */
   computedTokens = 0;
   readonly #parts: BuildParts;
   readonly #windows: Window[];

@@ -15,10 +15,8 @@ interface MemorySet {
 }
 
 export interface MemoryServiceParts {
-  /** As in ServingSets.of. */
-  setOf(manifestHash: string): MemorySet;
+  setOf(manifestHash: string): MemorySet; // ServingSets.of
   store: TenantStore;
-  /** As in EngineClient.dropMemory, in every engine. */
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
 }

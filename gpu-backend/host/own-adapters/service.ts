@@ -16,8 +16,7 @@ interface AdapterSet {
 }
 
 export interface OwnAdapterServiceParts {
-  /** As in ServingSets.of. */
-  setOf(manifestHash: string): AdapterSet;
+  setOf(manifestHash: string): AdapterSet; // ServingSets.of
   store: TenantStore;
   newId(): string;
   now(): number;

@@ -17,7 +17,7 @@ export interface ServingSet {
 }
 
 export class ServingSets {
-  /** By manifest hash. `usedMs` as in HeldSet. */
+  /** Sets by the hash of their manifest. HeldSet explains `usedMs`. */
   readonly #held = new Map<string, { set: ServingSet; usedMs: number }>();
   readonly #now: () => number;
   /** Manifest hash of the preferred set, which `adopt` and `prefer` choose. */
@@ -72,12 +72,12 @@ export class ServingSets {
     return set;
   }
 
-  /** As EngineClient.cancel, in every engine. */
+  /** Calls EngineClient.cancel of every engine. */
   cancel(ids: readonly string[]): string[] {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
   }
 
-  /** As EngineClient.dropMemory, in every engine. */
+  /** Calls EngineClient.dropMemory of every engine. */
   dropMemory(tenant: string, hash: string | null): void {
     for (const { set } of this.#held.values()) set.engine.dropMemory(tenant, hash);
   }

@@ -14,15 +14,15 @@ export const ggufLimits = {
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** Of one text. The longest is a chat template. */
+  /** Maximum of one text. The longest is a chat template. */
   textBytes: 2 ** 20,
-  /** Of all arrays together. Llama 3's tokens, types and merges are 536,000. */
+  /** Maximum of all arrays together. Llama 3's tokens, types and merges are 536,000. */
   arrayElements: 2 ** 20,
   alignment: 65_536,
   dimensions: 4,
 } as const;
 
-/** Of the smallest part of a tensor that can be decoded by itself. */
+/** Values and bytes of the smallest part of a tensor that can be decoded by itself. */
 const tensorLayouts = {
   ...{ F32: { values: 1, bytes: 4 }, F16: { values: 1, bytes: 2 }, BF16: { values: 1, bytes: 2 } },
   ...blockLayouts,

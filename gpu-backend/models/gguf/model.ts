@@ -237,8 +237,7 @@ function wholeOf(file: PartFiles, info: TensorInfo): Weight {
 }
 
 interface Rows {
-  /** Of the weight. */
-  shape: readonly number[];
+  shape: readonly number[]; // of the weight
   /** First row in the tensor. */
   from: number;
   /** Head width if llama.cpp has reordered the rows of each head (`interleavedRow`), else null. */

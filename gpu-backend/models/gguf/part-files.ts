@@ -4,14 +4,14 @@ import { type BigIntStats, closeSync, existsSync, fstatSync, openSync, readSync 
 const maxParts = 1000;
 
 export interface PartFiles {
-  /** Without a part's number. */
+  /** Path of the file, without a part's number. */
   readonly path: string;
   readonly bytes: number;
   /** Paths of the files, in order. */
   readonly parts: readonly string[];
   /** Throws an Error that names the file and both positions if the file ends before. */
   read(at: number, length: number): Uint8Array<ArrayBuffer>;
-  /** Of each open part. */
+  /** Returns the current file status of each open part. */
   stats(): BigIntStats[];
   close(): void;
 }

@@ -26,7 +26,7 @@ export interface ImportOptions {
   source: string;
   /** null: the source folder itself, or `.cache/models/<hub id or file name>`. */
   out: string | null;
-  /** On the hub; null: main. */
+  /** Branch, tag or commit on the hub; null: main. */
   revision: string | null;
 }
 

@@ -21,7 +21,7 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** Before every name in some files. */
+/** In some files, all names begin with this. */
 const prefix = "transformer.";
 
 export function isGpt2(file: TensorFile): boolean {

@@ -35,18 +35,18 @@ import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./re
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
 interface OwnOptions {
-  /** With its artifacts. */
+  /** Folder of the base and its artifacts. */
   model: string;
   corpusFolder: string;
-  /** Of each kind, at most. */
+  /** Maximum texts of each kind. */
   texts: number;
 }
 
 /** All are tried; the rule gets the one with the greatest gain on the development kinds. */
 const thetas = [20, 40];
-/** Of finished parts. Another number measures again. */
+/** Version of finished parts. With another number, all is measured again. */
 const partVersion = 2;
-/** Of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
+/** Format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
 /** Compares memory and own adapter together with the one of the two that gains more on the kind. */
 const bothOverBetter = "both over better alone";
@@ -59,7 +59,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   const fits = await openFits(base, served, threads);
   try {
     const kinds = await lockedKinds(lock, corpusFolder, base.tokenizer, texts);
-    // Of a kind and the next one; more are not needed at a time.
+    // States of the known text of a kind and of the next one, which are needed at the same time.
     const known = new Map<Kind, StatedText[]>();
     const knownOf = async (kind: Kind) => {
       const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
@@ -169,7 +169,7 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
 }
 
-/** Of the base beside each memory of a kind, at the scored positions. */
+/** Observations of the base beside each memory of a kind, at the scored positions. */
 function observationsOf({ kind, readings: { base } }: ReadKind, rule: MemoryRule) {
   const targets = targetsOf(kind.texts);
   const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);

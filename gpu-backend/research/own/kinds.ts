@@ -47,7 +47,7 @@ export interface Kind {
   name: string;
   /** Excerpts for a memory, in the order of `cutTexts`. */
   known: Text[];
-  /** Of other documents: 64 tokens of prompt and 96 scored ones. */
+  /** Texts of other documents: 64 tokens of prompt and 96 scored ones. */
   texts: Text[];
 }
 

@@ -54,10 +54,8 @@ export async function statesOf(texts: readonly Text[], trunk: Pick<TrunkRunner, 
 }
 
 export interface Known {
-  /** Of a memory, [N, D]. */
-  keys: Int8Array;
-  /** The token after each key, [N]. */
-  nextIds: Int32Array;
+  keys: Int8Array; // [N, D]
+  nextIds: Int32Array; // [N], the token after each key
 }
 
 /** A memory with each excerpt as a document. */
@@ -94,7 +92,7 @@ function meanDirection(rows: Float32Array, D: number): Float32Array {
   return unitVector(sum);
 }
 
-/** For own adapters above the static adapter, as in backends. */
+/** Opens a session that fits own adapters above the static adapter, as backends do. */
 export function openFits(base: TrainingBase, { adapters }: ServedBank, threads: number): Promise<FitSession> {
   const fixed = { bank: adapters.bank, gates: adapters.network.staticGates };
   return openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, threads);

@@ -20,7 +20,7 @@ export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" 
 
 /** At the positions of all texts, [S × P]. `otherLogprobs` has the next tokens of all neighbours. */
 export interface ModelReading extends Reading {
-  /** By memory, the nearest keys at each position. */
+  /** The nearest keys at each position, by memory. */
   memories: Record<string, readonly Neighbours[]>;
 }
 

@@ -20,7 +20,7 @@ export const rank = 4;
 const [H1, H2] = [64, 32];
 const dropout = 0.5;
 
-/** By name, row-major. */
+/** Parameters by name, row-major. */
 export type Weights = Map<string, Float32Array>;
 
 export interface Trainable {
@@ -31,7 +31,7 @@ export interface Trainable {
 
 interface Made {
   pair: Pair;
-  /** From the loss's gradients by the pair to those by the parameters. */
+  /** Computes the loss's gradients by the parameters from its gradients by the pair. */
   backward(gradients: Pair): Weights;
 }
 

@@ -21,7 +21,7 @@ const lineClusters = 8;
 const linesPerPass = 8;
 const windowsPerBatch = 5;
 
-/** At most `limit` paragraphs of the windows, evenly spaced, without padding. */
+/** Returns at most `limit` paragraphs of the windows, evenly spaced, as token ids without padding. */
 export function paragraphsOf(
   windows: readonly Window[],
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">,

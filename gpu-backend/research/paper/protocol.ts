@@ -24,7 +24,7 @@ import { openPairHead, type PairHead, paperNetwork, staticLora, type Trainable, 
 import { type Batch, linePositions, paragraphsOf, windowPositions } from "./positions.ts";
 
 interface PaperOptions {
-  /** For training; a quarter as many are scored. */
+  /** Lines to train on. A quarter as many are scored. */
   lines: number;
   steps: number;
   learningRate: number;
@@ -33,11 +33,11 @@ interface PaperOptions {
 }
 
 const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.meta.url));
-/** Of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
+/** Numbers of windows of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
 const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
 const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
 
-/** On the base of the tests, which has 1.8 million parameters. */
+/** Runs the protocol on the base of the tests, which has 1.8 million parameters. */
 export async function reproducePaper(corpora: readonly CorpusSource[], run: Run) {
   const { seed, dimensions } = embeddedSettings;
   const prepared = await prepare(await readBase(model), { ...windows, corpora, windowSeed: seed, dimensions }, run);

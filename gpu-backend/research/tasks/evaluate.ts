@@ -25,7 +25,7 @@ interface TaskOptions {
 }
 
 interface Score {
-  /** For each text: 1 if its label is right, else 0. */
+  /** 1 for each text whose label is right, else 0. */
   right: number[];
   /** Expected calibration error, over ten bins of confidence. */
   calibrationError: number;
@@ -125,7 +125,7 @@ async function openTask(
     return score(asked, await prefill.lastStates(texts), "base");
   });
 
-  /** As many examples as fit into the context before the longest text. */
+  /** Takes as many examples as fit into the context before the longest text. */
   function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
     const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
     const room = base.served.contextTokens - longest - 1;

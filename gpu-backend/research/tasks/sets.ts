@@ -15,15 +15,14 @@ export interface LabelledSet {
   licence: string;
   pinned: PinnedPackage;
   labels: readonly string[];
-  /** Between text and label in a prompt. */
+  /** The part of a prompt between text and label. */
   question: string;
   items(folder: string): Promise<Item[]>;
 }
 
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
 const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
-/** Of each field. */
-const definitions = 200;
+const definitions = 200; // of each field
 /** Words of a passage, and from the start of one passage to the next. */
 const [passageWords, passageStep] = [90, 400];
 const mails = { "easy-ham-1": 280, "hard-ham-1": 70, "spam-1": 350 };
@@ -105,7 +104,7 @@ export async function readItems({ pinned, items }: LabelledSet, folder: string):
   return items(await unpackPinned(pinned, folder));
 }
 
-/** In [0, 1), from a hash of the texts. */
+/** Returns a number in [0, 1) from a hash of the texts, the same on every machine. */
 export function placeOf(...texts: string[]): number {
   return createHash("sha256").update(texts.join("\n")).digest().readUInt32LE() / 2 ** 32;
 }

@@ -73,7 +73,7 @@ const judgedShare = 0.1;
 /** The validation text of a corpus that is nearest to a centroid. */
 export interface ScaleTrial {
   tokens: number;
-  /** Under each of `scaleChoices`, in nats, summed over the tokens. */
+  /** Loss under each of `scaleChoices`, in nats, summed over the tokens. */
   losses: number[];
 }
 

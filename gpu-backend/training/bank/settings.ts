@@ -8,10 +8,9 @@ export interface BankSettings {
   biases: number; // M
   hidden: number; // H
   dimensions: number; // P
-  /** Of the hyper-network. The static adapter takes half as many at each learning rate. */
+  /** Steps of the hyper-network. The static adapter takes half as many at each learning rate. */
   steps: number;
-  /** Of the hyper-network. */
-  learningRate: number;
+  learningRate: number; // of the hyper-network
   weightDecay: number;
 }
 

@@ -20,7 +20,7 @@ export interface TrainingText {
 
 /** Only for a hyper-network. */
 export interface TrainingClusters {
-  /** Of the windows' prompts, [windows, P]. */
+  /** Prompt embeddings of the windows, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
   centroids: Float32Array; // [K, P]
   /** Cluster of each window. */
@@ -29,7 +29,7 @@ export interface TrainingClusters {
   above: Bank;
 }
 
-/** Enough to resume. */
+/** A run can resume from this state. */
 export interface TrainerState {
   step: number;
   parameters: Parameters;

@@ -44,7 +44,7 @@ export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   return table;
 }
 
-/** Of the windows' prefixes, [windows, P], as the edge computes them. */
+/** Prompt embeddings of the windows' prefixes, [windows, P], computed as the edge computes them. */
 export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
   const P = table.dimensions;
   const embeddings = new Float32Array(windows.length * P);

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 
 export interface Document {
-  /** For messages: the file and, for a record of JSONL, the line. */
+  /** Shown in messages: the file and, for a record of JSONL, the line. */
   name: string;
   text: string;
 }
@@ -14,7 +14,6 @@ const sectionCharacters = 16_000;
 const recordExtensions = [".jsonl", ".ndjson"];
 const textExtensions = [".txt", ".text", ".md", ".markdown", ".rst"];
 
-/** By its name. */
 export function isCorpusFile(path: string): boolean {
   const lower = path.toLowerCase();
   return [...recordExtensions, ...textExtensions].some((extension) => lower.endsWith(extension));

@@ -10,7 +10,7 @@ import type { CorpusSource } from "./read-corpus.ts";
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
 const lockPath = join(lockFolder, "lock.json");
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
-/** In help texts, relative to the root of the checkout. */
+/** The same folder in help texts, relative to the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
 /** The fields that programs read. corpora/README.md describes the others. */

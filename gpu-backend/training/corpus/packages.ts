@@ -17,7 +17,7 @@ export const pinnedPackage = z.strictObject({
   registry: z.enum(["debian", "npm"]),
   name: z.string(),
   version: z.string(),
-  /** Of the .deb or .tgz file. */
+  /** SHA-256 of the .deb or .tgz file. */
   sha256,
   /** The text is printed by a program of the package. It differs by architecture, so the package's hash is not checked. */
   isTool: z.boolean().optional(),

@@ -13,8 +13,7 @@ export interface Window {
   corpus: number;
   /** Index in its corpus. */
   document: number;
-  /** At most `windowTokens`. */
-  tokenIds: Int32Array;
+  tokenIds: Int32Array; // at most `windowTokens`
 }
 
 export function scoredTokens(window: Window): number {
