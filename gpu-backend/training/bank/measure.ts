@@ -61,12 +61,7 @@ export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroid
 }
 
 /** Losses under the base, the static adapter (`fixed`), and the adapter of the window's centroid at that centroid's scale. */
-export async function measureWindows(
-  reader: Reader,
-  set: PlacedSet,
-  adapters: Adapters,
-  scales: Float32Array,
-) {
+export async function measureWindows(reader: Reader, set: PlacedSet, adapters: Adapters, scales: Float32Array) {
   const memberOf = assignAll(set.embeddings, adapters.centroids);
   const closed = new Float32Array(adapters.bank.gates);
   const base = await lossesOf(reader, set, () => closed);
