@@ -28,7 +28,7 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, if `has` is true. `PastRows` of this interface are then the past of the other rows only. */
+  /** The past of the step's last rows, if `has` is true. The fields of `PastRows` are then for the other rows only. */
   long: PastRows & { has: string };
   /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
   isChunk: string;
