@@ -37,7 +37,7 @@ export async function readArtifacts(
     const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
     checkModel(manifest, base);
     // Stop ids come from the manifest, because the model's own file may lack some of them.
-    const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
+    const model: Base = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
     const tokenizer = await readTokenizer(directory, manifest);
     const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
     requireHyperNetwork(manifest, hyperNetwork);

@@ -65,7 +65,7 @@ function geluTanh(x: number): number {
 }
 
 /** Throws an Error for a missing tensor, another shape, or a value beyond the limit. */
-function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
+function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }
 
