@@ -2,6 +2,7 @@
  * A step runner without a model: a row's logits are a hash of its tokens, gates and bias. Keys carry (token id, position), and every
  * step checks each row's past against its history. So a misplaced copy in the KV arena is an error, not a slightly different number.
  */
+import type { HeadResult } from "../../gpu-backend/engine/sampler.ts";
 import {
   type ModelShape,
   type StepInput,
@@ -25,6 +26,12 @@ export const fakeConfig: ModelShape = {
   contextTokens: 512,
   stopIds: [99],
 };
+
+/** Sampling without the end of text, so that answers are as long as a test says. */
+export const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
+
+/** Token ids of the fake model; each `salt` gives others. */
+export const promptOf = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
 export interface FakeRunner extends StepRunner {
   /** The shape of every step that ran. */
@@ -130,14 +137,12 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
       row[id] = (logit > 0 ? logit / penalty : logit * penalty) + input.bias.values[b];
     }
     logits.set(row, n * V);
-    const ranked = Array.from(row.keys()).sort((a, b) => row[b] - row[a] || a - b);
-    for (let rank = 0; rank < K; rank++) {
-      output.topIds[n * K + rank] = ranked[rank];
-      output.topScores[n * K + rank] = row[ranked[rank]];
-    }
-    output.logSumExp[n] = logSumExp(row, 1);
-    output.scaledLogSumExp[n] = logSumExp(row, input.inverseTemperatures[n]);
-    output.targetScores[n] = row[input.targetIds[n]];
+    const head = headRowOf(row, 1 / input.inverseTemperatures[n], K, input.targetIds[n]);
+    output.topIds.set(head.topIds, n * K);
+    output.topScores.set(head.topScores, n * K);
+    output.logSumExp[n] = head.logSumExp;
+    output.scaledLogSumExp[n] = head.scaledLogSumExp;
+    output.targetScores[n] = head.targetScore;
   }
   return output;
 }
@@ -172,7 +177,25 @@ function pastOf(input: StepInput, s: number): number[] {
   return ids;
 }
 
-function logSumExp(logits: Float32Array, scale: number): number {
+/** A row of the head with these logits [V] and its K best candidates, as a step returns it. */
+export function headRowOf(logits: Float32Array, temperature = 1, K = topCandidates, targetId = 0): HeadResult {
+  const topIds = Int32Array.from(rankedIds(logits).slice(0, K));
+  return {
+    topIds,
+    topScores: Float32Array.from(topIds, (id) => logits[id]),
+    logSumExp: logSumExp(logits),
+    scaledLogSumExp: logSumExp(logits, 1 / temperature),
+    targetScore: logits[targetId],
+    scores: logits.slice(),
+  };
+}
+
+/** Ids by falling logit; among equal logits the lower id first. */
+export function rankedIds(logits: Float32Array): number[] {
+  return Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+}
+
+export function logSumExp(logits: Float32Array, scale = 1): number {
   const highest = logits.reduce((a, b) => Math.max(a, b)) * scale;
   return highest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit * scale - highest), 0));
 }

@@ -1,7 +1,8 @@
-/** A model folder in miniature whose weights are GGUF: a seeded random Llama with the tokenizer and artifacts of the tiny GPT-2. */
+/** GGUF files of models, and a folder with one: a seeded random Llama with the tokenizer and artifacts of the tiny GPT-2. */
 import { createHash } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { floatsOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { type GgufValue, writeGguf } from "./gguf-writer.ts";
 import { randomWeights } from "./random-weights.ts";
@@ -10,26 +11,41 @@ import { tinyLlama } from "./tiny-families.ts";
 import { writeTinyModel } from "./tiny-model.ts";
 
 const names: Record<string, string> = {
-  ...{ "model.embed_tokens": "token_embd", "model.norm": "output_norm" },
+  ...{ "model.embed_tokens": "token_embd", "model.embed_positions": "position_embd" },
+  ...{ "model.norm": "output_norm", lm_head: "output" },
   ...{ input_layernorm: "attn_norm", post_attention_layernorm: "ffn_norm" },
   ...{ "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k" },
   ...{ "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output" },
+  ...{ "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm" },
   ...{ "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down" },
 };
+
+/** The name in GGUF of a tensor of Hugging Face's name. */
+export function ggufName(name: string): string {
+  const [, layer, stem, kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
+  return `${layer === undefined ? "" : `blk.${layer}.`}${names[stem]}.${kind}`;
+}
+
+/** The metadata that every file of a model with rotary positions has. */
+export function ggufSizes(architecture: string, config: ModelConfig): Record<string, GgufValue> {
+  return {
+    "general.architecture": { text: architecture },
+    [`${architecture}.context_length`]: { u32: config.contextTokens },
+    [`${architecture}.embedding_length`]: { u32: config.hiddenSize },
+    [`${architecture}.feed_forward_length`]: { u32: config.feedForwardSize },
+    [`${architecture}.block_count`]: { u32: config.layers },
+    [`${architecture}.attention.head_count`]: { u32: config.heads },
+    [`${architecture}.attention.head_count_kv`]: { u32: config.kvHeads },
+    [`${architecture}.attention.layer_norm_rms_epsilon`]: { f32: config.normEpsilon },
+  };
+}
 
 /** Writes the folder `directory`. `other` metadata replaces the model's own. */
 export async function writeGgufModel(directory: string, seed = 7, other: Record<string, GgufValue> = {}) {
   await writeTinyModel(directory, seed);
   rmSync(join(directory, "model.safetensors"));
   const tensors = [...randomWeights(tinyLlama, seededRandom(seed))].map(([name, weight]) => {
-    const [, layer, stem] = /^(?:model\.layers\.(\d+)\.)?(.*)\.weight$/.exec(name)!;
-    const prefix = layer === undefined ? "" : `blk.${layer}.`;
-    return {
-      name: `${prefix}${names[stem]}.weight`,
-      shape: [...weight.shape],
-      values: floatsOf(weight),
-      format: "f32" as const,
-    };
+    return { name: ggufName(name), shape: [...weight.shape], values: floatsOf(weight), format: "f32" as const };
   });
   const gguf = writeGguf({ ...metadataOf(directory), ...other }, tensors);
   writeFileSync(join(directory, "model.gguf"), gguf);
@@ -44,17 +60,10 @@ function metadataOf(directory: string): Record<string, GgufValue> {
   const vocabulary = Object.keys(model.vocab);
   const end = tinyLlama.stopIds[0];
   return {
-    "general.architecture": { text: "llama" },
-    "llama.context_length": { u32: tinyLlama.contextTokens },
-    "llama.embedding_length": { u32: tinyLlama.hiddenSize },
-    "llama.feed_forward_length": { u32: tinyLlama.feedForwardSize },
-    "llama.block_count": { u32: tinyLlama.layers },
-    "llama.attention.head_count": { u32: tinyLlama.heads },
-    "llama.attention.head_count_kv": { u32: tinyLlama.kvHeads },
+    ...ggufSizes("llama", tinyLlama),
     "llama.attention.key_length": { u32: tinyLlama.headWidth },
     "llama.attention.value_length": { u32: tinyLlama.headWidth },
     "llama.rope.dimension_count": { u32: tinyLlama.headWidth },
-    "llama.attention.layer_norm_rms_epsilon": { f32: tinyLlama.normEpsilon },
     "tokenizer.ggml.model": { text: "gpt2" },
     "tokenizer.ggml.pre": { text: "gpt-2" },
     "tokenizer.ggml.tokens": { texts: vocabulary },

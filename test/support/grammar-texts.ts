@@ -36,6 +36,14 @@ export async function openRow(form: string, tokens: number[] = [], tenant = "ten
   };
 }
 
+/** True if a grammar admits the whole text and lets it end there. */
+export async function isAdmitted(form: string, text: string): Promise<boolean> {
+  const opened = await openRow(form, tokenizer.encode(text)).catch(() => null);
+  const isEnd = opened !== null && allowedIds(opened.row).some((id) => stopIds.includes(id));
+  opened?.row.close();
+  return isEnd;
+}
+
 /** Draws from the allowed tokens, those that close something more often, so that texts end. `ended`: a stop id was drawn. */
 export async function drawn(form: string, random: () => number, most = 60) {
   const { row, advance } = await openRow(form);

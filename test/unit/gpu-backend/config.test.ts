@@ -9,12 +9,8 @@ test("an empty environment gives a backend on loopback with the embedded model",
 });
 
 test("variables are read as numbers", () => {
-  expect(readConfig({ BACKEND_PORT: "0", DRAIN_MS: "0", THREADS: "3", STEP_TOKENS: "128" })).toMatchObject({
-    port: 0,
-    drainMs: 0,
-    threads: 3,
-    stepTokens: 128,
-  });
+  const config = readConfig({ BACKEND_PORT: "0", DRAIN_MS: "0", THREADS: "3", STEP_TOKENS: "128" });
+  expect(config).toMatchObject({ port: 0, drainMs: 0, threads: 3, stepTokens: 128 });
 });
 
 test.each([

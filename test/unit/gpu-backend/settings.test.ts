@@ -1,4 +1,3 @@
-/** The settings of the backend as flags, and in its help. */
 import { Command, CommanderError } from "commander";
 import { describe, expect, test } from "vitest";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";

@@ -26,7 +26,6 @@ import { defaultMemoryRule, memoryWeight } from "../../../shared/math/memory.ts"
 import { embeddedBase } from "../../support/embedded-base.ts";
 import { seededRandom } from "../../support/steps.ts";
 
-/** A tokenizer that makes each letter a token. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
   pieceOf: (id: number) => Uint8Array.of(id),
@@ -192,20 +191,12 @@ test("the adapter among a prompt's experts has the prior that the edge gives it,
   const D = served.manifest.model.hiddenSize;
   const delta = { a: new Float32Array(8 * D), b: new Float32Array(8 * D), c: new Float32Array(D) };
   const { all, priors } = expertsOf(promptIds, served, { delta, centroid: embedding });
-  const candidate = (id: string, similarity: number, isOff = false) => ({
-    id,
-    ownHash: id === "own" ? "hash" : null,
-    similarity,
-    gain: null,
-    isOff,
+  const nearest = rankCentroids(embedding, served.adapters.centroids).map(({ index, similarity }) => {
+    const centroid = served.manifest.centroids[index];
+    return { id: centroid.id, ownHash: null, similarity, gain: null, isOff: isAutoOff(centroid) };
   });
-  const nearest = rankCentroids(embedding, served.adapters.centroids).map(({ index, similarity }) =>
-    candidate(served.manifest.centroids[index].id, similarity, isAutoOff(served.manifest.centroids[index])),
-  );
-  const own = candidate(
-    "own",
-    embedding.reduce((sum, x) => sum + x * x, 0),
-  );
+  const similarity = embedding.reduce((sum, x) => sum + x * x, 0);
+  const own = { id: "own", ownHash: "hash", similarity, gain: null, isOff: false };
   const { request, experts } = automaticMixture(nearest, served.manifest, { tokens: promptIds.length }, [own]);
   expect(priors[0]).toBeCloseTo(request.base, 12);
   const planned = new Map(experts.map(({ id }, e) => [id, request.adapters[e].weight]));
@@ -224,11 +215,14 @@ test("shares of errors and their intervals come from draws of examples and of th
   const right = (way: "own" | "zeroShot", draw: Parameters<Parameters<typeof overDraws>[2]>[0]) =>
     draw.flatMap(({ row, texts }) => texts.map((n) => row[way].right[n]));
   const same = [1, 1, 1, 1];
-  expect(overDraws([row(1, same), row(2, same)], "zeroShot", (draw) => averageOf(right("own", draw)))).toEqual({
-    ...{ mean: 1, ci95: [1, 1] },
-  });
-  const apart = overDraws([row(1, same), row(2, [0, 0, 0, 0])], "zeroShot", (draw) => averageOf(right("own", draw)));
-  expect(apart).toEqual({ mean: 0.5, ci95: [0, 1] });
+  const drawn = (...own: number[][]) =>
+    overDraws(
+      own.map((one, i) => row(i + 1, one)),
+      "zeroShot",
+      (draw) => averageOf(right("own", draw)),
+    );
+  expect(drawn(same, same)).toEqual({ mean: 1, ci95: [1, 1] });
+  expect(drawn(same, [0, 0, 0, 0])).toEqual({ mean: 0.5, ci95: [0, 1] });
   const table = taskTable([row(1, [1, 1, 0, 1])]);
   // The adapter removes two of three errors. Of the texts that the prompt with examples answered it has both right, the prompt one.
   expect(table).toMatch(/\| a, 8 \| 0.250 \| 0.500 \(8\) \| 0.750 \| 0.667 .*\| 50.000 /);

@@ -7,7 +7,5 @@ test("a load is read as it was written", () => {
   fc.assert(fc.property(load, (one) => void expect(readLoad(loadText(one))).toEqual(one))); // a failure prints its seed
 });
 
-test.each([null, undefined, "", "7", "7/0", "7/", "/32", "-1/32", "7/32/1", "7.5/32", "7/32, 8/32", "12345678/1"])(
-  "%j is no load",
-  (header) => expect(readLoad(header)).toBeNull(),
-);
+const headers = [null, undefined, "", "7", "7/0", "7/", "/32", "-1/32", "7/32/1", "7.5/32", "7/32, 8/32", "12345678/1"];
+test.each(headers)("%j is no load", (header) => expect(readLoad(header)).toBeNull());

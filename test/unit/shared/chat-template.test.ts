@@ -42,17 +42,18 @@ test("a model without a template of its own stops where it would speak for the u
   expect(new ChatTemplate(null, tokenizer).stops).toEqual(["### Instruction:"]);
 });
 
-const texts = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"];
+/** A tokenizer of these special tokens, then the bytes. */
+const tokenizerOf = (texts: readonly string[]) =>
+  Tokenizer.fromTensors(
+    packTokenizer({
+      ...{ preTokenizer: "gpt2", merges: [], looksUpWhole: false },
+      ids: new Map(byteAlphabet().map((spelling, byte) => [spelling, texts.length + byte])),
+      specials: texts.map((text, id) => ({ id, text, isShown: text === "<think>" })),
+      roles: { endOfTextId: 0, eosId: 2, bosId: 1, addsBos: false },
+    }),
+  );
 const [endOfText, start, end] = [0, 1, 2];
-const alphabet = byteAlphabet();
-const chatMl = Tokenizer.fromTensors(
-  packTokenizer({
-    ...{ preTokenizer: "gpt2", merges: [], looksUpWhole: false },
-    ids: new Map(alphabet.map((spelling, byte) => [spelling, texts.length + byte])),
-    specials: texts.map((text, id) => ({ id, text, isShown: text === "<think>" })),
-    roles: { endOfTextId: endOfText, eosId: end, bosId: start, addsBos: false },
-  }),
-);
+const chatMl = tokenizerOf(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]);
 const source =
   "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 const idsOf = (messages: ChatMessage[], template = source) => new ChatTemplate(template, chatMl).encode(messages, 0);
@@ -67,13 +68,8 @@ test("a model with several special tokens: its template writes them, its message
 
 test("a model with several special tokens: messages that would complete one at their edge, or hold half characters, write none", () => {
   for (const content of ["<|im_start", "|>", "\udc00", "\udc01\udc00\udc01", "\ud83d\udc00"]) {
-    const ids = idsOf(
-      [
-        { role: "user", content },
-        { role: "user", content },
-      ],
-      `{% for m in messages %}{{ m.content }}{% endfor %}|>`,
-    );
+    const message: ChatMessage = { role: "user", content };
+    const ids = idsOf([message, message], "{% for m in messages %}{{ m.content }}{% endfor %}|>");
     expect(ids.filter((id) => chatMl.isSpecial(id))).toEqual([]);
     expect(chatMl.decode(ids)).toBe(`${content.toWellFormed().repeat(2)}|>`);
   }
@@ -99,14 +95,7 @@ test("a model with several special tokens keeps to a bound that falls on a speci
 
 test("a template may write 1,023 special tokens: there is a mark for each of these", () => {
   const texts = Array.from({ length: 1024 }, (_, id) => `<|${id}|>`);
-  const many = Tokenizer.fromTensors(
-    packTokenizer({
-      ...{ preTokenizer: "gpt2", merges: [], looksUpWhole: false },
-      ids: new Map(byteAlphabet().map((spelling, byte) => [spelling, texts.length + byte])),
-      specials: texts.map((text, id) => ({ id, text, isShown: false })),
-      roles: { endOfTextId: 0, eosId: 1, bosId: null, addsBos: false },
-    }),
-  );
+  const many = tokenizerOf(texts);
   const most = new ChatTemplate(texts.slice(0, 1023).join(""), many);
   expect(most.encode([{ role: "user", content: "" }], 0)).toEqual(Array.from({ length: 1023 }, (_, id) => id));
   expect(() => new ChatTemplate(texts.join(""), many)).toThrow(

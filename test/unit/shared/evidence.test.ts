@@ -16,17 +16,11 @@ const seed = 20_261_129;
 const nearOf = (similarity: number, isOff = false, ownHash: string | null = null) => ({ similarity, isOff, ownHash });
 const sumOf = ({ base, adapters }: MixtureWeights) => adapters.reduce((a, b) => a + b, base);
 
+const span = (from: number, to: number): [number, number] => [from, to];
+
 test("positions of evidence stay at the same tokens when other tokens are inserted", () => {
   for (const at of [0, 1, 4, 7, 9, 12]) {
-    for (const spans of [
-      undefined,
-      [[1, 3]],
-      [
-        [0, 4],
-        [5, 9],
-      ],
-      [[2, 20]],
-    ] as ([number, number][] | undefined)[]) {
+    for (const spans of [undefined, [span(1, 3)], [span(0, 4), span(5, 9)], [span(2, 20)]]) {
       const moved = evidenceAround({ tokens: 9, spans }, at, 5);
       const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
         positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
@@ -39,9 +33,7 @@ test("positions of evidence stay at the same tokens when other tokens are insert
 });
 
 test("positions of evidence are all positions that have a next token, where there are few", () => {
-  expect(positionsOfEvidence(0)).toEqual([]);
-  expect(positionsOfEvidence(1)).toEqual([]);
-  expect(positionsOfEvidence(2)).toEqual([0]);
+  expect([0, 1, 2].map((tokens) => positionsOfEvidence(tokens))).toEqual([[], [], [0]]);
   expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
 });
 
@@ -57,18 +49,9 @@ test("positions of evidence are evenly spread where there are many, rising, and 
 
 test("positions of evidence are within the spans where there are some, and never beyond the first tokens", () => {
   expect(positionsOfEvidence(30, [[0, 30]])).toEqual(positionsOfEvidence(30));
-  expect(
-    positionsOfEvidence(9, [
-      [0, 2],
-      [4, 6],
-      [8, 20],
-    ]),
-  ).toEqual([0, 3, 4, 7]);
+  expect(positionsOfEvidence(9, [span(0, 2), span(4, 6), span(8, 20)])).toEqual([0, 3, 4, 7]);
   expect(positionsOfEvidence(9, [[9, 12]])).toEqual([]);
-  const many = positionsOfEvidence(1024, [
-    [500, 520],
-    [900, 910],
-  ]);
+  const many = positionsOfEvidence(1024, [span(500, 520), span(900, 910)]);
   expect([many.length, many.at(-1)]).toEqual([evidencePositions, 908]);
   expect(many.filter((t) => (t >= 499 && t < 519) || (t >= 899 && t < 909))).toEqual(many);
 });

@@ -1,4 +1,3 @@
-/** What the examples of a task have in common, such as their labels. */
 import { expect, test } from "vitest";
 import { type Example, taskOf } from "../../../shared/contracts/examples.ts";
 
@@ -21,14 +20,12 @@ test("conversations also have their system message", () => {
   expect(taskOf(examples.map((_, i) => chat("a", ["x", "y"][i % 2])))).toEqual({ labels: ["x", "y"], system: null });
 });
 
+const prompt = { prompt: "a", completion: "x" };
 test.each<[string, Example[]]>([
   ["texts", ["a", "b", "a", "b"]],
   ["many answers", ["a", "b", "c"].map((prompt) => ({ prompt, completion: prompt }))],
   ["one answer", ["a", "b"].map((prompt) => ({ prompt, completion: "x" }))],
-  [
-    "prompts and conversations",
-    [{ prompt: "a", completion: "x" }, { prompt: "a", completion: "x" }, chat("b", "y"), chat("b", "y")],
-  ],
+  ["prompts and conversations", [prompt, prompt, chat("b", "y"), chat("b", "y")]],
   ["two system messages", [chat("a", "x", "1"), chat("b", "y", "2"), chat("a", "x", "1"), chat("b", "y", "2")]],
   ["blank answers", [chat("a", " "), chat("b", "y"), chat("a", " "), chat("b", "y")]],
 ])("%s have no labels", (_, examples) => {

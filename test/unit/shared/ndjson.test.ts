@@ -67,11 +67,9 @@ it("FrameReader refuses a stream that ends inside a line", () => {
   expect(() => reader.end()).toThrow("inside a line");
 });
 
-it.each(["{", '{"type":"token","id":"secret"}', "[]", "null", "secret"])(
-  "FrameReader refuses %s by its length, and repeats nothing of it",
-  (line) => {
-    const push = () => new FrameReader().push(utf8.encode(`${line}\n`));
-    expect(push).toThrow(`a line of ${line.length} characters`);
-    expect(push).not.toThrow("secret");
-  },
-);
+const invalid = ["{", '{"type":"token","id":"secret"}', "[]", "null", "secret"];
+it.each(invalid)("FrameReader refuses %s by its length, and repeats nothing of it", (line) => {
+  const push = () => new FrameReader().push(utf8.encode(`${line}\n`));
+  expect(push).toThrow(`a line of ${line.length} characters`);
+  expect(push).not.toThrow("secret");
+});

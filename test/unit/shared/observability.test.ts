@@ -1,4 +1,3 @@
-/** Trace context and OTLP as other systems read them. */
 import { expect, test } from "vitest";
 import { MetricsBuffer } from "../../../shared/observability/metrics-buffer.ts";
 import { metricsBody, readOtlpTarget, type Span, tracesBody } from "../../../shared/observability/otlp.ts";
@@ -68,23 +67,20 @@ test("OTLP: counts add up and measures fall into buckets, once each", () => {
   buffer.add("retries", 1, { backend: "b" });
   for (const value of [1, 2, 2.5, 100]) buffer.observe("fill", "1", [1, 2, 4], value);
   const [{ metrics }] = JSON.parse(metricsBody("edge", buffer.take(), 0, 10)).resourceMetrics[0].scopeMetrics;
-  const points = metrics.map((one: { sum?: object; histogram?: object }) => one.sum ?? one.histogram);
-  expect(
-    points.map((one: { dataPoints: [{ asDouble?: number; bucketCounts?: string[] }] }) => one.dataPoints[0]),
-  ).toMatchObject([
-    { asDouble: 5 },
-    { asDouble: 1 },
-    { count: "4", sum: 105.5, bucketCounts: ["1", "1", "1", "1"], explicitBounds: [1, 2, 4] },
+  const buckets = { count: "4", sum: 105.5, bucketCounts: ["1", "1", "1", "1"], explicitBounds: [1, 2, 4] };
+  expect(metrics).toMatchObject([
+    { sum: { dataPoints: [{ asDouble: 5 }] } },
+    { sum: { dataPoints: [{ asDouble: 1 }] } },
+    { histogram: { dataPoints: [buckets] } },
   ]);
   expect(buffer.take()).toEqual([]);
 });
 
 test("OTLP: the collector is read as OpenTelemetry names it", () => {
   expect(readOtlpTarget(undefined, "a=b")).toBeNull();
-  expect(readOtlpTarget("http://c:4318/", "authorization=Basic%20x, tenant=1")).toEqual({
-    endpoint: "http://c:4318",
-    headers: { authorization: "Basic x", tenant: "1" },
-  });
+  const headers = { authorization: "Basic x", tenant: "1" };
+  const target = readOtlpTarget("http://c:4318/", "authorization=Basic%20x, tenant=1");
+  expect(target).toEqual({ endpoint: "http://c:4318", headers });
   expect(() => readOtlpTarget("c:4318", undefined)).toThrow(/OTEL_EXPORTER_OTLP_ENDPOINT is "c:4318"/);
   expect(() => readOtlpTarget("http://c", "=secret")).toThrow(/OTEL_EXPORTER_OTLP_HEADERS/);
 });

@@ -50,17 +50,14 @@ it("a tensor file is read back as it was written, from any address", () => {
   }
 });
 
-it("a tensor file puts the widest elements first, on 8-byte boundaries of the file, so that views need no copy", () => {
-  const read = readTensorFile(writeTensorFile(tensors()));
+it("a tensor file puts the widest elements first, on 8-byte boundaries, so that tensors are views without a copy", () => {
+  const file = writeTensorFile(tensors());
+  const read = readTensorFile(file);
+  expect(tensorOf(read, "bytes").bytes.buffer).toBe(file.buffer);
   const { bytes } = tensorOf(read, "floats");
   expect(bytes.byteOffset % 8).toBe(0);
   for (const name of ["floats", "ints", "wide"]) expect(tensorOf(read, name).bytes.byteOffset % 4).toBe(0);
   for (const name of ["ids", "half"]) expect(tensorOf(read, name).bytes.byteOffset % 2).toBe(0);
-});
-
-it("a tensor file shares the memory of the file", () => {
-  const file = writeTensorFile(tensors());
-  expect(tensorOf(readTensorFile(file), "bytes").bytes.buffer).toBe(file.buffer);
 });
 
 it("a tensor file refuses a header that is too long, before it reads it", () => {
@@ -111,15 +108,11 @@ it("a tensor file is refused when its header is longer than it is, or no JSON", 
   expect(() => readTensorFile(broken)).toThrow();
 });
 
+const four = entry("U8", [4], [0, 4]);
 const inRow = (count: number) =>
   Object.fromEntries(Array.from({ length: count }, (_, i) => [i, entry("U8", [0], [0, 0])]));
 it.each<[string, unknown, number, RegExp]>([
-  [
-    "two tensors share bytes",
-    { x: entry("U8", [4], [0, 4]), y: entry("U8", [4], [0, 4]) },
-    4,
-    /y begins at 0, not at 4/,
-  ],
+  ["two tensors share bytes", { x: four, y: four }, 4, /y begins at 0, not at 4/],
   ["bytes belong to no tensor", { x: entry("U8", [1], [0, 1]), y: entry("U8", [1], [3, 4]) }, 4, /y begins at 3, not/],
   ["its header is a list", [], 0, /not a JSON object/],
   ["its header is null", null, 0, /not a JSON object/],
@@ -148,10 +141,7 @@ it("tensorFrom shares the array's memory, and refuses a shape of another size", 
   expect(() => tensorFrom(whole, [2, 2])).toThrow("needs 4 elements, got 3");
 });
 
-it("toFloat32 widens float16, and refuses integers", () => {
-  expect(Array.from(toFloat32({ dtype: "F16", shape: [2], bytes: Uint8Array.of(0x00, 0x3c, 0x00, 0xc0) }))).toEqual([
-    1, -2,
-  ]);
+it("toFloat32 refuses integers", () => {
   expect(() => toFloat32(tensorFrom(Int8Array.of(1), [1]))).toThrow("I8");
 });
 
@@ -163,7 +153,7 @@ it("toFloat32 widens bfloat16, the upper half of a float32", () => {
   expect(Array.from(toFloat32(tensor))).toEqual(Array.from(floats));
 });
 
-it("float16 agrees with the platform on every bit pattern", () => {
+it("toFloat32 widens every bit pattern of float16 as the platform does", () => {
   const halves = Uint16Array.from({ length: 65536 }, (_, i) => i);
   const widened = toFloat32({ dtype: "F16", shape: [65536], bytes: new Uint8Array(halves.buffer) });
   const view = new DataView(halves.buffer);

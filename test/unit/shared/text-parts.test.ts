@@ -1,4 +1,3 @@
-/** Parts of long texts: together they are the whole text, each is bounded, and they end where few tokens are cut. */
 import { expect, test } from "vitest";
 import { partCharacters, partsOf } from "../../../shared/tokenizer/text-parts.ts";
 
@@ -7,7 +6,7 @@ test.each<[string, string, RegExp | null]>([
   ["no line", "The harbour master keeps his ledger.".repeat(3000), /\S$/],
   ["no word", "a".repeat(100_000), null],
   ["pairs", `a${"\u{1f409}".repeat(20_000)}`, null],
-])("of a text of %s", (_, text, ending) => {
+])("parts of a text of %s are well formed and bounded, and end where few tokens are cut", (_, text, ending) => {
   const parts = [...partsOf(text)];
   expect(parts.join("")).toBe(text);
   expect(Math.max(...parts.map(({ length }) => length))).toBeLessThanOrEqual(partCharacters);

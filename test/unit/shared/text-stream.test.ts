@@ -132,19 +132,15 @@ function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTo
   return [at < 0 ? null : at + 1, text + stream.end()];
 }
 
-it("before a text has its least tokens a stop string is text, and stops where it comes again", () => {
-  expect(stoppedAfter(["a", "b", "c", "a", "b", "d"], ["ab"], 3)).toEqual([5, "abc"]);
-  expect(stoppedAfter(["a", "b", "c"], ["ab"], 3)).toEqual([null, "abc"]);
-});
-
-it("before a text has its least tokens a stop string may begin that ends with the last of them or later", () => {
-  expect(stoppedAfter(["a", "b", "c"], ["ab"], 2)).toEqual([2, ""]);
-  expect(stoppedAfter(["x", "a", "bc", "d"], ["abcd"], 3)).toEqual([4, "x"]);
-});
-
-it("before a text has its least tokens a stop string that is complete already is none, though it begins a longer one", () => {
-  expect(stoppedAfter(["ab", "x", "ab"], ["ab", "abc"], 2)).toEqual([3, "abx"]);
-  expect(stoppedAfter(["ab", "c"], ["ab", "abc"], 2)).toEqual([2, ""]);
+it.each<[string, string[], string[], number, (number | string | null)[]]>([
+  ["is text, and stops where it comes again", ["a", "b", "c", "a", "b", "d"], ["ab"], 3, [5, "abc"]],
+  ["is text", ["a", "b", "c"], ["ab"], 3, [null, "abc"]],
+  ["may begin that ends with the last of them", ["a", "b", "c"], ["ab"], 2, [2, ""]],
+  ["may begin that ends after the last of them", ["x", "a", "bc", "d"], ["abcd"], 3, [4, "x"]],
+  ["is text though it begins a longer one", ["ab", "x", "ab"], ["ab", "abc"], 2, [3, "abx"]],
+  ["may begin a longer one that ends later", ["ab", "c"], ["ab", "abc"], 2, [2, ""]],
+])("before a text has its least tokens a stop string %s", (_, pieces, stops, minTokens, expected) => {
+  expect(stoppedAfter(pieces, stops, minTokens)).toEqual(expected);
 });
 
 it("an id without bytes has no text, and counts as a token", () => {

@@ -1,4 +1,3 @@
-/** What training reports of centroids: which are served, and why others are not. */
 import { expect, test } from "vitest";
 import { centroidLines } from "../../../gpu-backend/training/centroid-lines.ts";
 import type { CentroidRecord } from "../../../shared/artifacts/manifest.ts";

@@ -18,40 +18,31 @@ beforeEach(() => {
 const config = (value: object) => writeFile(path.join(folder, "tokenizer_config.json"), JSON.stringify(value));
 const read = () => readChatTemplate(folder, { tokenizer: tokenizer });
 
-test("there is none without a file, or without a word of it", async () => {
+test("no template is read without a file, or from a file without one", async () => {
   expect(await read()).toBeUndefined();
   await config({ bos_token: "<|endoftext|>", chat_template: null });
   expect(await read()).toBeUndefined();
 });
 
-test("it is what tokenizer_config.json says, of several the default", async () => {
+test("the template is what tokenizer_config.json says, of several the default; a file of its own goes first", async () => {
   await config({ chat_template: template });
   expect(await read()).toBe(template);
-  const several = [
-    { name: "tool_use", template: "{{ tools }}" },
-    { name: "default", template },
-  ];
-  await config({ chat_template: several });
+  const tools = { name: "tool_use", template: "{{ tools }}" };
+  await config({ chat_template: [tools, { name: "default", template }] });
   expect(await read()).toBe(template);
+  await writeFile(path.join(folder, "chat_template.jinja"), "{{ messages }}");
+  expect(await read()).toBe("{{ messages }}");
 });
 
-test("a file of its own goes first", async () => {
-  await config({ chat_template: "{{ messages }}" });
-  await writeFile(path.join(folder, "chat_template.jinja"), template);
-  expect(await read()).toBe(template);
-});
-
-test("it may refuse conversations other than a user's message", async () => {
-  const alternating =
-    "{% if messages|length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{{ messages[0].content }}";
-  await config({ chat_template: alternating });
-  expect(await read()).toBe(alternating);
+test("the template may refuse conversations other than a user's message", async () => {
+  const single = "{% if messages|length > 1 %}{{ raise_exception('only one') }}{% endif %}{{ messages[0].content }}";
+  await config({ chat_template: single });
+  expect(await read()).toBe(single);
 });
 
 test("the largest conversation is tried too", async () => {
-  const cubic =
-    "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}x";
-  await config({ chat_template: cubic });
+  const [begin, end] = ["{% for one in messages %}", "{% endfor %}"];
+  await config({ chat_template: `${begin.repeat(3)}${end.repeat(3)}x` });
   await expect(read()).rejects.toThrow(
     `on 255 messages: the chat template takes more than ${templateLimits.steps} steps`,
   );

@@ -16,7 +16,7 @@ function planted(K: number, perCluster: number, noise: number) {
   return { points: Float32Array.from(points), truth };
 }
 
-test("finds planted clusters, whatever their numbers", () => {
+test("k-means finds planted clusters, whatever their numbers", () => {
   const K = 6;
   const { points, truth } = planted(K, 50, 0.08);
   const { memberOf } = kMeans(points, P, { clusters: K, seed });
@@ -34,16 +34,13 @@ test("equal seeds give equal bytes; centroids have length one", () => {
   }
 });
 
-test("more clusters than there are different points leaves some empty, each with a centroid", () => {
+test("more clusters than there are different points leaves some empty, each with a centroid; more than points are refused", () => {
+  expect(() => kMeans(new Float32Array(2 * P), P, { clusters: 3, seed })).toThrow(/3 clusters.*2/);
   const points = Float32Array.from({ length: 6 * P }, (_, i) => Number(i % P === Math.floor(i / P) % 2));
   const { centroids, memberOf } = kMeans(points, P, { clusters: 4, seed });
   expect([...memberOf.subarray(2)]).toEqual([...memberOf.subarray(0, 4)]);
   expect(new Set(memberOf).size).toBe(2);
   for (let k = 0; k < 4; k++) expect(Math.hypot(...centroids.subarray(k * P, (k + 1) * P))).toBe(1);
-});
-
-test("more clusters than points is refused with both numbers", () => {
-  expect(() => kMeans(new Float32Array(2 * P), P, { clusters: 3, seed })).toThrow(/3 clusters.*2/);
 });
 
 const pieces = [" the", " whale", " query", "ing", " WHALE", " a"];

@@ -18,11 +18,8 @@ const meanOf = (rows: Float32Array, width: number, ids: Int32Array) =>
 
 test("eigenvectors are orthonormal rows, sorted, with a sign of their own, and give the matrix back", () => {
   const n = 9;
-  const half = Matrix.from1DArray(
-    n,
-    n,
-    Array.from({ length: n * n }, () => random.normal()),
-  );
+  const entries = Array.from({ length: n * n }, () => random.normal());
+  const half = Matrix.from1DArray(n, n, entries);
   const matrix = Matrix.add(half, half.transpose());
   const { values, vectors } = symmetricEigen(matrix);
   const isZero = (difference: Matrix) => expect(difference.abs().max()).toBeLessThan(1e-12);

@@ -13,13 +13,8 @@ function slowSource() {
     hashOf: (centroidId) => (centroidId === "nowhere" ? null : `hash-${centroidId}`),
     generate(centroidId) {
       return new Promise<Adapter>((resolve, reject) => {
-        const adapter = {
-          hash: `hash-${centroidId}`,
-          changes: [],
-          gates: new Float32Array(1),
-          scale: 1,
-          bytes: 100,
-        };
+        const own = { hash: `hash-${centroidId}`, gates: new Float32Array(1) };
+        const adapter = { ...own, changes: [], scale: 1, bytes: 100 };
         waiting.push({ centroidId, finish: () => resolve(adapter), fail: reject });
       });
     },
@@ -27,7 +22,7 @@ function slowSource() {
   return { source, waiting };
 }
 
-test("generates once however many ask at the same time; later ones hit", async () => {
+test("an adapter is generated once however many ask at the same time; later requests hit", async () => {
   const { source, waiting } = slowSource();
   const cache = new AdapterCache(source, now);
   const asked = Array.from({ length: 20 }, () => cache.acquire("c0"));
@@ -40,7 +35,7 @@ test("generates once however many ask at the same time; later ones hit", async (
   expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1, evictions: 0, generationMs: 5 });
 });
 
-test("does not remember a failure, and knows which centroids there are", async () => {
+test("a failure is not remembered, and an unknown centroid is refused", async () => {
   const { source, waiting } = slowSource();
   const cache = new AdapterCache(source, now);
   const first = cache.acquire("c0");
@@ -52,7 +47,7 @@ test("does not remember a failure, and knows which centroids there are", async (
   await expect(cache.acquire("nowhere")).rejects.toThrow(/no adapter nowhere/);
 });
 
-test("drops the least recently used to stay within its bytes", async () => {
+test("the least recently used adapter is dropped to stay within the bytes", async () => {
   const { source, waiting } = slowSource();
   const cache = new AdapterCache(source, now, 200);
   const get = async (centroidId: string) => {

@@ -1,4 +1,3 @@
-import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
 import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
@@ -6,16 +5,20 @@ import type { SamplingChanges } from "../../../../shared/contracts/sampling.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
-import { createFakeRunner, type FakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
+import {
+  createFakeRunner,
+  type FakeRunner,
+  fakeConfig,
+  fakeLogits,
+  logSumExp,
+  neverEnds,
+  promptOf as prompt,
+  rankedIds,
+} from "../../../support/fake-runner.ts";
 
-const seed = 1715;
 const V = fakeConfig.vocabularySize;
 /** Bytes of one position's keys, values and state. */
 const positionBytes = (2 * fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
-/** The end of text is banned, so that answers are as long as the test says. */
-const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
-
-const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
 type Options = Partial<Parameters<typeof createEngineHarness>[0]> & { centroid?: string };
 /** An engine that has served these requests. */
@@ -26,12 +29,8 @@ async function served(requests: SequenceRequest[], { centroid, ...options }: Opt
   return harness;
 }
 
-/** The text of a token, as the harness has it. */
+/** The text of a token in the harness. */
 const letterOf = (id: number) => String.fromCharCode(97 + (id % 26));
-
-/** Ids by falling logit; among equal logits the lower id first. */
-const rankedIds = (logits: Float32Array) => Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-const logSumExp = (logits: Float32Array) => Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
 
 /** Greedy decoding by the fake's definition, without an engine. */
 function greedy(promptIds: number[], count: number, bias: readonly (readonly [number, number])[]): number[] {
@@ -46,17 +45,11 @@ function greedy(promptIds: number[], count: number, bias: readonly (readonly [nu
 
 test("a sequence of any prompt length is decoded as the definition says, and counts its tokens", async () => {
   for (const length of [1, 2, 63, 64, 65, 128, 200]) {
-    const { tokensOf, lastFrameOf } = await served([
-      sequenceRequest("a", prompt(length), { maxTokens: 80, sampling: neverEnds }),
-    ]);
+    const request = sequenceRequest("a", prompt(length), { maxTokens: 80, sampling: neverEnds });
+    const { tokensOf, lastFrameOf } = await served([request]);
     expect(tokensOf("a")).toEqual(greedy(prompt(length), 80, neverEnds.logit_bias));
-    expect(lastFrameOf("a")).toMatchObject({
-      type: "done",
-      finishReason: "length",
-      promptTokens: length,
-      completionTokens: 80,
-      adapter: null,
-    });
+    const counted = { promptTokens: length, completionTokens: 80, adapter: null };
+    expect(lastFrameOf("a")).toMatchObject({ type: "done", finishReason: "length", ...counted });
   }
 });
 
@@ -93,10 +86,13 @@ test("every stop id ends a choice, unless they are ignored, and none comes befor
   for (const stopId of stopIds) {
     const request = (id: string, changes: SamplingChanges) =>
       sequenceRequest(id, prompt(5), { maxTokens: 6, sampling: { logit_bias: [[stopId, 100]], ...changes } });
-    const { tokensOf, lastFrameOf } = await served(
-      [request("ends", {}), request("waits", { min_tokens: 3 }), request("ignores", { ignore_eos: true })],
-      { runner: createFakeRunner({ config: { stopIds } }) },
-    );
+    const requests = [
+      request("ends", {}),
+      request("waits", { min_tokens: 3 }),
+      request("ignores", { ignore_eos: true }),
+    ];
+    const runner = createFakeRunner({ config: { stopIds } });
+    const { tokensOf, lastFrameOf } = await served(requests, { runner });
     expect(lastFrameOf("ends")).toMatchObject({ finishReason: "stop", completionTokens: 0 });
     expect(lastFrameOf("waits")).toMatchObject({ finishReason: "stop", completionTokens: 3 });
     expect(tokensOf("waits").filter((token) => stopIds.includes(token))).toEqual([]);
@@ -113,11 +109,9 @@ test("a sequence does not end before min_tokens: ids that would end it cannot co
   const drawn = { temperature: 2, seed: 3, logprobs: 20 };
   const ends = { min_tokens: 7, logit_bias: biasOf(endOfTextId) };
   const stops = (min_tokens: number) => ({ maxTokens: 12, sampling: { ...neverEnds, min_tokens, stop: [stop] } });
+  const either = { ...drawn, min_tokens: 7, stop_token_ids: [4], logit_bias: biasOf(endOfTextId, 4) };
   const { tokensOf, lastFrameOf } = await served([
-    sequenceRequest("end", prompt(5), {
-      maxTokens: 20,
-      sampling: { ...drawn, min_tokens: 7, stop_token_ids: [4], logit_bias: biasOf(endOfTextId, 4) },
-    }),
+    sequenceRequest("end", prompt(5), { maxTokens: 20, sampling: either }),
     sequenceRequest("string", prompt(9), stops(5)),
     sequenceRequest("just", prompt(9), stops(4)),
     sequenceRequest("most", prompt(5), { maxTokens: 6, sampling: { ...ends, min_tokens: 6 } }),
@@ -181,7 +175,7 @@ test("a sequence that was complete when it broke off ends at once, for the same 
   expect(runner.steps).toEqual([]);
 });
 
-test("sampling draws with (seed, position); logit bias and penalties enter before the draw", async () => {
+test("logit bias and penalties change the logits from which tokens, logprobs and alternatives come", async () => {
   const sampling = { temperature: 0, presence_penalty: 1.5, frequency_penalty: 0.5, repetition_penalty: 1.5 };
   const logit_bias: [number, number][] = [...neverEnds.logit_bias, [3, 2.5]];
   const { tokensOf, tokenFramesOf } = await served([
@@ -204,7 +198,7 @@ test("sampling draws with (seed, position); logit bias and penalties enter befor
   expect(new Set(tokensOf("a")).size).toBeGreaterThan(30);
 });
 
-test("sampling takes the token of the inverse distribution function, beyond the top K too", async () => {
+test("sampling draws with (seed, position) from the inverse distribution function, beyond the top K too", async () => {
   const sampling = { temperature: 2, seed: 11, logprobs: 0 };
   const { tokenFramesOf } = await served([sequenceRequest("a", prompt(6), { maxTokens: 40, sampling })], {
     runner: createFakeRunner({ topCount: 4 }),
@@ -266,13 +260,9 @@ describe("prompt logprobs", () => {
 test("compare gives each token's logprob without the adapter, of the same context and bias", async () => {
   const ids = prompt(70);
   const sampling = { logit_bias: [[5, 3]] as [number, number][], temperature: 1.5, seed: 2 };
-  const { framesOf, tokenFramesOf } = await served(
-    [
-      sequenceRequest("a", ids, { maxTokens: 20, compare: true, promptLogprobs: true, sampling }),
-      sequenceRequest("b", prompt(3), { maxTokens: 20, sampling: { temperature: 1 } }),
-    ],
-    { centroid: "c1" },
-  );
+  const compared = sequenceRequest("a", ids, { maxTokens: 20, compare: true, promptLogprobs: true, sampling });
+  const plain = sequenceRequest("b", prompt(3), { maxTokens: 20, sampling: { temperature: 1 } });
+  const { framesOf, tokenFramesOf } = await served([compared, plain], { centroid: "c1" });
   const [promptFrame] = framesOf("a");
   if (promptFrame.type !== "prompt") throw new Error("no prompt frame");
   const baseLogprob = (history: number[], id: number, bias: number) => {
@@ -292,17 +282,14 @@ test("compare gives each token's logprob without the adapter, of the same contex
   expect(tokenFramesOf("b")[0]).not.toHaveProperty("baseLogprob");
 });
 
-test.each([null, "off"])(
-  "compare with centroid %s gives the same logprob twice, and needs no second head row",
-  async (id) => {
-    const runner = createFakeRunner();
-    const request = sequenceRequest("a", prompt(3), { compare: true });
-    const { tokenFramesOf, lastFrameOf } = await served([request], { runner, centroid: id ?? undefined });
-    for (const frame of tokenFramesOf("a")) expect(frame.baseLogprob).toBe(frame.logprob);
-    expect(Math.max(...runner.steps.map((step) => step.headRows))).toBe(1);
-    expect(lastFrameOf("a")).toMatchObject({ adapter: id && { hash: "hash-off", scale: 0, cache: "generated" } });
-  },
-);
+test.each([null, "off"])("compare with centroid %s gives equal logprobs from one head row", async (id) => {
+  const runner = createFakeRunner();
+  const request = sequenceRequest("a", prompt(3), { compare: true });
+  const { tokenFramesOf, lastFrameOf } = await served([request], { runner, centroid: id ?? undefined });
+  for (const frame of tokenFramesOf("a")) expect(frame.baseLogprob).toBe(frame.logprob);
+  expect(Math.max(...runner.steps.map((step) => step.headRows))).toBe(1);
+  expect(lastFrameOf("a")).toMatchObject({ adapter: id && { hash: "hash-off", scale: 0, cache: "generated" } });
+});
 
 const refused: [string, Parameters<typeof sequenceRequest>[1], object, ErrorKind, RegExp][] = [
   ["a prompt as long as the context", prompt(512), {}, "context_length_exceeded", /512 tokens.*512/],
@@ -313,13 +300,10 @@ const refused: [string, Parameters<typeof sequenceRequest>[1], object, ErrorKind
   ["a bias on such an id", [1], { sampling: { logit_bias: [[150, 1]] } }, "invalid_request", /150.*99/],
 ];
 test.each(refused)("what cannot be served ends in one explicit error: %s", async (_, ids, rest, kind, message) => {
-  const { framesOf, tokensOf } = await served(
-    [sequenceRequest("bad", ids, rest), sequenceRequest("good", [1], { sampling: neverEnds })],
-    { centroid: "c0" },
-  );
-  expect(framesOf("bad")).toEqual([
-    { type: "error", id: "bad", kind, message: expect.stringMatching(message), retryAfterSeconds: null },
-  ]);
+  const requests = [sequenceRequest("bad", ids, rest), sequenceRequest("good", [1], { sampling: neverEnds })];
+  const { framesOf, tokensOf } = await served(requests, { centroid: "c0" });
+  const error = { type: "error", id: "bad", kind, retryAfterSeconds: null };
+  expect(framesOf("bad")).toEqual([{ ...error, message: expect.stringMatching(message) }]);
   expect(tokensOf("good").length).toBe(16);
 });
 
@@ -419,9 +403,6 @@ test("a chunk that one pass computes becomes a block of the prefix cache without
   expect([done("a").reusedTokens, done("b").reusedTokens]).toEqual([0, 140]);
   expect(read).toHaveBeenCalledTimes(1);
   read.mockRestore();
-  await engine.submit(null, [sequenceRequest("c", longer, { maxTokens: 3, sampling: neverEnds })]);
-  await finish();
-  expect(done("c").reusedTokens).toBe(159);
 });
 
 const config = { contextTokens: 1024 };
@@ -465,65 +446,4 @@ test("a long row beside short ones is in one class with them where a second clas
     await engine.step();
     expect(decodedPositions(runner.steps, from)).toEqual([32 * 1024]);
   }
-});
-
-test("any traffic gives each sequence what it gets alone, and gives every slot and adapter back", async () => {
-  const arrival = fc.record({
-    length: fc.integer({ min: 1, max: 150 }),
-    maxTokens: fc.integer({ min: 0, max: 80 }),
-    tenant: fc.constantFrom("t", "t", "t", "u"),
-    centroid: fc.constantFrom(null, "c0", "c1", "off"),
-    temperature: fc.constantFrom(0, 0.8),
-    promptLogprobs: fc.boolean(),
-    compare: fc.boolean(),
-    stepsBefore: fc.integer({ min: 0, max: 2 }),
-    cancelAfter: fc.option(fc.integer({ min: 0, max: 12 }), { freq: 2 }),
-  });
-  type Arrival = typeof arrival extends fc.Arbitrary<infer Drawn> ? Drawn : never;
-  const requestOf = ({ length, temperature, tenant, maxTokens, promptLogprobs, compare }: Arrival, i: number) => {
-    const sampling = { temperature, seed: i, stop: ["ab"], frequency_penalty: 0.4, logprobs: 1 };
-    return sequenceRequest(`s${i}`, prompt(length, i), { tenant, maxTokens, promptLogprobs, compare, sampling });
-  };
-  const oneRow = 512 * 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
-  const kvBytes = 3 * oneRow;
-  let [preemptions, splits] = [0, 0];
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(arrival, { maxLength: 12, size: "max" }),
-      fc.integer({ min: 2, max: 5 }),
-      async (arrivals, maxSequences) => {
-        const limits = { maxSequences, stepTokens: 200 };
-        const runner = createFakeRunner({ classBytes: 0 });
-        const together = createEngineHarness({ runner, limits, kvBytes });
-        const due = new Map<number, string[]>();
-        let now = 0;
-        const step = async () => {
-          together.engine.cancel(due.get(now++) ?? []);
-          const from = runner.steps.length;
-          await together.engine.step();
-          if (runner.steps.slice(from).some(({ isSplit }) => isSplit)) splits++;
-          expect(together.engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
-        };
-        for (const [i, a] of arrivals.entries()) {
-          for (let s = 0; s < a.stepsBefore; s++) await step();
-          await together.engine.submit(a.centroid, [requestOf(a, i)]);
-          if (a.cancelAfter !== null) due.set(now + a.cancelAfter, [...(due.get(now + a.cancelAfter) ?? []), `s${i}`]);
-        }
-        while (together.engine.busy) await step();
-        for (const [i, a] of arrivals.entries()) {
-          const alone = await served([requestOf(a, i)], { centroid: a.centroid ?? undefined });
-          const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
-          const expected = alone.framesOf(`s${i}`).filter((frame) => frame.type !== "done");
-          const found = together.framesOf(`s${i}`).slice(0, -1);
-          expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
-        }
-        expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
-        expect(together.engine.stats.kvBytes).toBeLessThanOrEqual(oneRow);
-        preemptions += together.engine.stats.preemptions;
-      },
-    ),
-    { seed, numRuns: 60 },
-  );
-  expect(preemptions).toBeGreaterThan(10);
-  expect(splits).toBeGreaterThan(50);
 });

@@ -1,13 +1,8 @@
-/** A fault of one sequence ends it with one explicit error. The others continue as if it had never been there. */
+/** A fault of one sequence ends it with one explicit error. The others continue as if that sequence had never been there. */
 import { expect, test } from "vitest";
 import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
 import type { Frame } from "../../../../shared/contracts/inference.ts";
-import {
-  createEngineHarness,
-  type EngineHarness,
-  fakeAdapters,
-  sequenceRequest,
-} from "../../../support/engine-harness.ts";
+import { createEngineHarness, type EngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
 /** A token that marks the sequence whose results are spoilt. */
@@ -103,10 +98,8 @@ test("each pass of a long prefill is told before the next begins, so that it doe
     limits: { stepTokens: 1000, chunkTokens: 64 },
     progressed: () => events.push("progress"),
   });
-  await engine.submit(
-    null,
-    [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i))),
-  );
+  const requests = [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i)));
+  await engine.submit(null, requests);
   await engine.step();
   // The last pass decodes. It ends its phase, so no progress is reported after it.
   expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
@@ -165,19 +158,17 @@ test("a row that is not a number while its states are collected for an adapter g
       },
     },
   });
-  const requests = [sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 }), sequenceRequest("good", [1, 2, 3])];
-  await harness.engine.submit(null, [{ ...requests[0] }, { ...requests[1], maxTokens: 0 }], {
-    kind: "hidden",
-    from: [1, 1],
-    take: (id) => traced.push(id),
-  });
+  const bad = sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 });
+  const good = sequenceRequest("good", [1, 2, 3], { maxTokens: 0 });
+  await harness.engine.submit(null, [bad, good], { kind: "hidden", from: [1, 1], take: (id) => traced.push(id) });
   await harness.finish();
   expect(traced).toEqual(["good"]);
   expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
   expectNothingLeft(harness);
 });
 
-test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that one: %s", async (what) => {
+test.each(["textPieceOf", "logits"])("an error in %s ends its sequence alone, and reaches the log", async (what) => {
+  const causes: unknown[] = [];
   const fail = () => {
     throw new Error(`${what} failed`);
   };
@@ -190,8 +181,8 @@ test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that 
         return what === "logits" ? { ...output, scores: null } : output;
       },
     },
-    source: fakeAdapters(2),
     textPieceOf: what === "textPieceOf" ? fail : undefined,
+    faulted: ({ cause }) => causes.push(cause),
   });
   await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
   const sampling = { temperature: 1, seed: 5, stop: ["#"], logit_bias: neverEnds.logit_bias };
@@ -206,22 +197,10 @@ test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that 
     expect(last).toMatchObject({ type: "error", kind: "generation_failed" });
     expect(JSON.stringify(last)).not.toContain(what);
   }
+  const cause = what === "logits" ? expect.any(Error) : expect.objectContaining({ message: "textPieceOf failed" });
+  expect(causes).toEqual([cause, cause]);
   expect(harness.lastFrameOf("good")).toMatchObject({ type: "done" });
   expectNothingLeft(harness);
-});
-
-test("an error that is thrown for one sequence reaches the log with its cause", async () => {
-  const faults: unknown[] = [];
-  const harness = createEngineHarness({
-    runner: createFakeRunner(),
-    textPieceOf: () => {
-      throw new Error("the cause");
-    },
-    faulted: (error) => faults.push(error.cause),
-  });
-  const sampling = { stop: ["#"] };
-  await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { continuedIds: [1], sampling })]);
-  expect(faults).toMatchObject([{ message: "the cause" }]);
 });
 
 test("a step that cannot run at all is no sequence's fault: it is thrown", async () => {

@@ -1,4 +1,3 @@
-/** Keys of a memory, which the engine computes from prompts. */
 import { expect, test } from "vitest";
 import { writeKey } from "../../../../gpu-backend/memory/keys.ts";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
@@ -15,7 +14,7 @@ function keyOf(id: number, position: number): Int8Array {
   return key;
 }
 
-test("a prompt gives a key for each token, without a head, before its last frame, whatever runs beside it", async () => {
+test("a prompt gives a key of a memory for each token, without a head, before its last frame, whatever runs beside it", async () => {
   const runner = createFakeRunner();
   const harness = createEngineHarness({ runner });
   const prompts = [200, 1, 64].map((length, i) => Array.from({ length }, (_, t) => (7 * t + i) % 90));
@@ -33,7 +32,6 @@ test("a prompt gives a key for each token, without a head, before its last frame
     expect(traced.get(`t${i}`)).toEqual(Int8Array.from(ids.flatMap((id, t) => [...keyOf(id, t)])));
     expect(harness.lastFrameOf(`t${i}`)).toMatchObject({ type: "done", completionTokens: 0 });
   }
-  // No pass computes a row of the head.
   expect(runner.steps.map(({ headRows }) => headRows)).toEqual(runner.steps.map(() => 0));
 
   const mixed = createEngineHarness({ runner: createFakeRunner() });

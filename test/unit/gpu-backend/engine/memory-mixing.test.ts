@@ -1,40 +1,17 @@
 /** Rows mixed with memories, against the plain formula in double precision over the whole vocabulary. */
 import { expect, test } from "vitest";
 import { type MemorySays, mixMemories, saysOf, sourcesOf } from "../../../../gpu-backend/engine/memory-mixing.ts";
-import { type HeadResult, logprobOf, sampleToken } from "../../../../gpu-backend/engine/sampler.ts";
+import { logprobOf, sampleToken } from "../../../../gpu-backend/engine/sampler.ts";
 import { forbidden, type LogitChange } from "../../../../gpu-backend/engine/sequence.ts";
+import { topCandidates } from "../../../../gpu-backend/runtime/step.ts";
 import { samplingWith } from "../../../../shared/contracts/sampling.ts";
 import { memoryShares, memoryWeight, defaultMemoryRule as rule } from "../../../../shared/math/memory.ts";
+import { headRowOf, logSumExp, rankedIds } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
 const seed = 351;
 const random = seededRandom(seed);
 const V = 300;
-const K = 64;
-
-/** A row of the head with these logits [V], as a step returns it. */
-function rowOf(logits: Float32Array, temperature: number, targetId: number): HeadResult {
-  const topIds = Int32Array.from(
-    Array.from(logits.keys())
-      .sort((a, b) => logits[b] - logits[a] || a - b)
-      .slice(0, K),
-  );
-  return {
-    topIds,
-    topScores: Float32Array.from(topIds, (id) => logits[id]),
-    logSumExp: logSum(logits, 1),
-    scaledLogSumExp: logSum(logits, 1 / temperature),
-    targetScore: logits[targetId],
-    scores: logits.slice(),
-  };
-}
-
-function logSum(logits: ArrayLike<number>, scale: number): number {
-  const scaled = Array.from(logits, (logit) => logit * scale);
-  const highest = Math.max(...scaled);
-  return highest + Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - highest), 0));
-}
-
 /** A memory's answer of 32 neighbours, some of which have the same next token. */
 function says(best: number): MemorySays {
   const cosines = Float32Array.from({ length: 32 }, (_, i) => best - 0.01 * i);
@@ -42,7 +19,6 @@ function says(best: number): MemorySays {
   return saysOf({ cosines, nextIds, positions: Int32Array.from(nextIds.keys()) }, rule);
 }
 
-/** A logit after a request's change to it. */
 function changed(logit: number, { penalty, value }: Omit<LogitChange, "id">): number {
   return (logit > 0 ? logit / penalty : logit * penalty) + value;
 }
@@ -54,7 +30,7 @@ function changed(logit: number, { penalty, value }: Omit<LogitChange, "id">): nu
 function reference(plain: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
   const isForbidden = (id: number) => changes.some((change) => change.id === id && change.value === forbidden);
   const logits = plain.map((logit, id) => (isForbidden(id) ? -Infinity : logit));
-  const sum = logSum(logits, 1);
+  const sum = logSumExp(logits);
   const model = Array.from(logits, (logit) => Math.exp(logit - sum));
   const weights = memories.map(({ found, probabilities }) =>
     memoryWeight(rule, {
@@ -95,8 +71,8 @@ const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
   ].map((changes) => ({ temperature, changes })),
 );
 
-test.each(cases)(`equals the formula at temperature $temperature, $changes.length changes (seed ${seed})`, (one) => {
-  const { temperature, changes } = one;
+test.each(cases)(`equals the formula at temperature $temperature, $changes.length changes (seed ${seed})`, (asked) => {
+  const { temperature, changes } = asked;
   const scaled = temperature || 1;
   for (let round = 0; round < 20; round++) {
     const logits = Float32Array.from({ length: V }, () => 12 * random() - 6);
@@ -104,12 +80,9 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
     const targetId = memories[0].found.nextIds[3];
     const expected = reference(logits, memories, brakes, changes);
     for (const { id, ...change } of changes) logits[id] = changed(logits[id], change);
-    const row = rowOf(logits, scaled, targetId);
-    const {
-      row: mixed,
-      added,
-      total,
-    } = mixMemories(row, memories, { rule, brakes }, { changes, targetId, temperature: scaled });
+    const row = headRowOf(logits, scaled, topCandidates, targetId);
+    const request = { changes, targetId, temperature: scaled };
+    const { row: mixed, added, total } = mixMemories(row, memories, { rule, brakes }, request);
     const served = Array.from(expected.keys(), (id) => Math.exp(mixed.scores![id] - mixed.logSumExp));
     expect(served.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 5);
     served.forEach((p, id) => {
@@ -117,14 +90,14 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
     });
     expect(Math.exp(mixed.targetScore - mixed.logSumExp)).toBeCloseTo(expected[targetId], 5);
     // The candidates are the likeliest tokens of all, with their own scores.
-    const ranked = [...expected.keys()].sort((a, b) => mixed.scores![b] - mixed.scores![a] || a - b).slice(0, K);
+    const order = rankedIds(mixed.scores!);
+    const ranked = order.slice(0, topCandidates);
     expect([...mixed.topIds]).toEqual(ranked);
     expect([...mixed.topScores]).toEqual(ranked.map((id) => mixed.scores![id]));
 
     const tempered = expected.map((p) => p ** (1 / scaled));
     const all = tempered.reduce((sum, p) => sum + p, 0);
-    expect(mixed.scaledLogSumExp).toBeCloseTo(logSum(mixed.scores!, 1 / scaled), 4);
-    const order = [...expected.keys()].sort((a, b) => mixed.scores![b] - mixed.scores![a] || a - b);
+    expect(mixed.scaledLogSumExp).toBeCloseTo(logSumExp(mixed.scores!, 1 / scaled), 4);
     for (const [sampling, nucleus] of [
       [samplingWith({ temperature }), 1],
       [samplingWith({ temperature, top_p: 0.8 }), 0.8],
@@ -141,14 +114,9 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
     const tokenId = memories[0].found.nextIds[0];
     if (expected[tokenId] === 0) continue;
     const logprob = logprobOf(mixed, tokenId);
-    const sources = sourcesOf(
-      { added, total },
-      memories,
-      { tokenId, logprob, theta: rule.theta },
-      (memory, position) => ({
-        ...{ document: `${memory}`, start: position, end: position + 1 },
-      }),
-    );
+    const drawn = { tokenId, logprob, theta: rule.theta };
+    const placeOf = (memory: number, at: number) => ({ document: `${memory}`, start: at, end: at + 1 });
+    const sources = sourcesOf({ added, total }, memories, drawn, placeOf);
     const sumOfShares = memories.reduce((part, _, m) => part + (added[m].get(tokenId) ?? 0), 0) / total;
     expect(sources.share).toBeCloseTo(sumOfShares / expected[tokenId], 4);
     expect(sources.passages[0]).toMatchObject({ memory: 0, document: "0", start: 0 });
@@ -161,25 +129,23 @@ test("without scores the target and the sum are mixed", () => {
   const memories = [says(0.9)];
   const targetId = memories[0].found.nextIds[0];
   const one = { targetId, temperature: 1 };
-  const whole = mixMemories(rowOf(logits, 1, targetId), memories, { rule, brakes }, one).row;
-  const bare = mixMemories({ ...rowOf(logits, 1, targetId), scores: null }, memories, { rule, brakes }, one).row;
+  const row = () => headRowOf(logits, 1, topCandidates, targetId);
+  const whole = mixMemories(row(), memories, { rule, brakes }, one).row;
+  const bare = mixMemories({ ...row(), scores: null }, memories, { rule, brakes }, one).row;
   expect([bare.targetScore, bare.logSumExp]).toEqual([whole.targetScore, whole.logSumExp]);
 });
 
 test("memories that have no key, or whose brake is 0, change no bit", () => {
   const logits = Float32Array.from({ length: V }, () => 6 * random());
-  const row = rowOf(logits, 0.7, 3);
+  const row = headRowOf(logits, 0.7, topCandidates, 3);
   const none = saysOf({ cosines: new Float32Array(0), nextIds: new Int32Array(0), positions: new Int32Array(0) }, rule);
   for (const [memory, chosen] of [
     [none, [0, 0, 1, 0]],
     [says(0.99), [1, 0, 0, 0]],
   ] as const) {
-    const { row: mixed } = mixMemories(
-      { ...row, scores: logits.slice() },
-      [memory],
-      { rule, brakes: [[...chosen]] },
-      { targetId: 3, temperature: 0.7 },
-    );
+    const mixing = { rule, brakes: [[...chosen]] };
+    const copy = { ...row, scores: logits.slice() };
+    const { row: mixed } = mixMemories(copy, [memory], mixing, { targetId: 3, temperature: 0.7 });
     expect(mixed).toEqual({ ...row, scaledLogSumExp: expect.closeTo(row.scaledLogSumExp, 12) });
   }
 });

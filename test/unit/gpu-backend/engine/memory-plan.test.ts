@@ -9,15 +9,8 @@ const GB = 1e9;
 /** Bytes of 1,024 positions of GPT-2 124M: int8 keys and values with a scale for each head, and states. */
 const contextBytes = 1024 * (24 * 12 * (64 + 4) + 768 * 4);
 const settings = {
-  ...({
-    model: gpt2Config,
-    weightFormat: "int8",
-    isInBlocks: false,
-    sets: 2,
-    maxSequences: 32,
-    kvBytes: null,
-  } as const),
-  ...{ prefixCacheBytes: 0.25 * GB, memoryCacheBytes: 0.25 * GB },
+  ...{ model: gpt2Config, weightFormat: "int8" as const, isInBlocks: false, sets: 2, maxSequences: 32 },
+  ...{ kvBytes: null, prefixCacheBytes: 0.25 * GB, memoryCacheBytes: 0.25 * GB },
 };
 const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
   planMemory({ ...settings, limitBytes, ...rest });
@@ -55,10 +48,8 @@ test("another set of artifacts takes memory for its session, caches, keys and va
   const [one, two] = [1, 2].map((sets) => plan(8 * GB, { sets, kvBytes: 1 * GB }));
   const { sessions, prefix_caches, adapter_caches, memories, kv } = one.parts;
   const process = two.parts.processes - one.parts.processes;
-  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(
-    sessions + prefix_caches + adapter_caches + memories + kv,
-    0,
-  );
+  const ofSet = sessions + prefix_caches + adapter_caches + memories + kv;
+  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(ofSet, 0);
   expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
 });
 

@@ -73,7 +73,7 @@ onLinux("training opens the weights again for a trunk, as often as it needs one"
   expect(openFiles()).toEqual([]);
 });
 
-onLinux("a text that cannot be read closes the weights, in training and where artifacts are made", async () => {
+onLinux("a tokenizer that cannot be read closes the weights, in training and where artifacts are made", async () => {
   await writeGgufModel(folder, 7, { "tokenizer.ggml.model": { text: "unknown" } });
   await expect(readBase(folder)).rejects.toThrow("tokenizer.ggml.model");
   await expect(publishBaseArtifacts(folder, "tiny")).rejects.toThrow("tokenizer.ggml.model");

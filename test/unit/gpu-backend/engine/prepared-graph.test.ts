@@ -1,14 +1,4 @@
-import {
-  cpSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import * as fs from "node:fs";
 import { join } from "node:path";
 import { beforeEach, expect, test, vi } from "vitest";
 import {
@@ -63,7 +53,7 @@ test("a graph with its constants in a file computes the bits of the graph in mem
   const again = await preparedGraph(folder, "aa", () => expect.fail("built twice"), now);
   expect(again).toEqual(first);
   expect(await scoresOf(first.graph)).toEqual(await scoresOf(build()));
-  const { size } = statSync(join(folder, "aa/graph.onnx"));
+  const { size } = fs.statSync(join(folder, "aa/graph.onnx"));
   expect(size).toBeLessThan(build().byteLength / 2);
 });
 
@@ -73,7 +63,7 @@ test("a failed build leaves nothing", async () => {
     throw new Error("bad weights");
   };
   await expect(preparedGraph(folder, "aa", fails, now)).rejects.toThrow("bad weights");
-  expect(readdirSync(folder)).toEqual([]);
+  expect(fs.readdirSync(folder)).toEqual([]);
 });
 
 test("where the disk refuses, the graph is built in memory and nothing is left", async () => {
@@ -84,8 +74,8 @@ test("where the disk refuses, the graph is built in memory and nothing is left",
   const prepared = await preparedGraph(folder, "aa", refuse, now);
   expect(prepared.warning).toBe("the prepared graph is not kept: ENOSPC: no space left on device");
   expect(prepared.graph).toEqual(build());
-  expect(readdirSync(folder)).toEqual([]);
-  writeFileSync(join(folder, "file"), "");
+  expect(fs.readdirSync(folder)).toEqual([]);
+  fs.writeFileSync(join(folder, "file"), "");
   expect((await preparedGraph(join(folder, "file"), "aa", build, now)).graph).toBeInstanceOf(Uint8Array);
 });
 
@@ -94,21 +84,21 @@ test("the two folders used last stay, and remains of a killed process are remove
     file?.append(new Uint8Array(4096));
     return new GraphBuilder("small").bytes();
   };
-  mkdirSync(join(folder, ".unfinished-old"));
-  utimesSync(join(folder, ".unfinished-old"), 0, 0);
-  mkdirSync(join(folder, ".unfinished-running"));
+  fs.mkdirSync(join(folder, ".unfinished-old"));
+  fs.utimesSync(join(folder, ".unfinished-old"), 0, 0);
+  fs.mkdirSync(join(folder, ".unfinished-running"));
   let clock = now();
   for (const key of ["aa", "bb", "aa", "cc"]) await preparedGraph(folder, key, small, () => (clock += 60_000));
-  expect(readdirSync(folder).sort()).toEqual([".unfinished-running", "aa", "cc"]);
+  expect(fs.readdirSync(folder).sort()).toEqual([".unfinished-running", "aa", "cc"]);
 });
 
 test.each<[string, (path: string) => void]>([
-  ["no constants", (path) => rmSync(join(path, "constants.bin"))],
-  ["fewer constants", (path) => truncateSync(join(path, "constants.bin"), 4096)],
-  ["half a graph", (path) => truncateSync(join(path, "graph.onnx"), 100)],
-  ["no graph", (path) => rmSync(join(path, "graph.onnx"))],
-  ["no sizes", (path) => rmSync(join(path, "sizes.txt"))],
-  ["nothing in its folder", (path) => readdirSync(path).forEach((name) => void rmSync(join(path, name)))],
+  ["no constants", (path) => fs.rmSync(join(path, "constants.bin"))],
+  ["fewer constants", (path) => fs.truncateSync(join(path, "constants.bin"), 4096)],
+  ["half a graph", (path) => fs.truncateSync(join(path, "graph.onnx"), 100)],
+  ["no graph", (path) => fs.rmSync(join(path, "graph.onnx"))],
+  ["no sizes", (path) => fs.rmSync(join(path, "sizes.txt"))],
+  ["nothing in its folder", (path) => fs.readdirSync(path).forEach((name) => void fs.rmSync(join(path, name)))],
 ])("a graph that has %s is built again, and kept", async (_, harm) => {
   const first = await preparedGraph(folder, "aa", build, now);
   const scores = await scoresOf(first.graph);
@@ -116,7 +106,7 @@ test.each<[string, (path: string) => void]>([
   expect(await preparedGraph(folder, "aa", build, now)).toEqual(first);
   expect(await scoresOf(first.graph)).toEqual(scores);
   expect(await preparedGraph(folder, "aa", () => expect.fail("built twice"), now)).toEqual(first);
-  expect(readdirSync(folder)).toEqual(["aa"]);
+  expect(fs.readdirSync(folder)).toEqual(["aa"]);
 });
 
 test("when two processes start at once, the slower one takes the graph of the faster one", async () => {
@@ -124,13 +114,13 @@ test("when two processes start at once, the slower one takes the graph of the fa
   let built = 0;
   const overtaken = (file?: ConstantFile) => {
     built++;
-    cpSync(join(folder, "other"), join(folder, "aa"), { recursive: true });
+    fs.cpSync(join(folder, "other"), join(folder, "aa"), { recursive: true });
     return build(file);
   };
   const prepared = await preparedGraph(folder, "aa", overtaken, now);
   expect(prepared).toEqual({ graph: join(folder, "aa/graph.onnx"), warning: null });
   expect(built).toBe(1);
-  expect(readdirSync(folder).sort()).toEqual(["aa", "other"]);
+  expect(fs.readdirSync(folder).sort()).toEqual(["aa", "other"]);
 });
 
 test("a graph is kept where old ones cannot be listed", async () => {
@@ -152,7 +142,7 @@ test("constants begin on pages of their file, which is as long as they are", asy
   };
   await preparedGraph(folder, "aa", parts, now);
   expect(starts).toEqual([0, 4096, 8192]);
-  const bytes = readFileSync(join(folder, "aa/constants.bin"));
+  const bytes = fs.readFileSync(join(folder, "aa/constants.bin"));
   expect(bytes.length).toBe(8192 + 5000);
   starts.forEach((start, i) => {
     expect(bytes.subarray(start, start + written[i]).every((byte) => byte === (written[i] & 255))).toBe(true);
@@ -183,11 +173,11 @@ test.each([
   "shared/math/float16.ts",
 ])("other code in %s has another hash", async (file) => {
   for (const name of ["models/gguf", "models/safetensors", "runtime"])
-    mkdirSync(join(folder, "gpu-backend", name), { recursive: true });
-  for (const name of ["math", "artifacts"]) mkdirSync(join(folder, "shared", name), { recursive: true });
-  writeFileSync(join(folder, file), "one");
+    fs.mkdirSync(join(folder, "gpu-backend", name), { recursive: true });
+  for (const name of ["math", "artifacts"]) fs.mkdirSync(join(folder, "shared", name), { recursive: true });
+  fs.writeFileSync(join(folder, file), "one");
   const before = await graphCodeHash(folder);
-  writeFileSync(join(folder, file), "two");
+  fs.writeFileSync(join(folder, file), "two");
   expect(await graphCodeHash(folder)).not.toBe(before);
 });
 

@@ -2,33 +2,18 @@ import { expect, test } from "vitest";
 import {
   alternativesOf,
   drawsFromCandidates,
-  type HeadResult,
   logprobOf,
   type Shaping,
   sampleToken,
 } from "../../../../gpu-backend/engine/sampler.ts";
 import { topCandidates } from "../../../../gpu-backend/runtime/step.ts";
+import { headRowOf, logSumExp, rankedIds } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
 const seed = 1714;
 const V = 500;
 
-function rowOf(logits: Float32Array, temperature: number, K = 8): HeadResult {
-  const ranked = rankedIds(logits).slice(0, K);
-  return {
-    topIds: Int32Array.from(ranked),
-    topScores: Float32Array.from(ranked, (id) => logits[id]),
-    logSumExp: logSumExp(logits, 1),
-    scaledLogSumExp: logSumExp(logits, 1 / temperature),
-    targetScore: 0,
-    scores: logits,
-  };
-}
-const rankedIds = (logits: Float32Array) => Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-function logSumExp(logits: Float32Array, scale: number): number {
-  const highest = scale * logits.reduce((a, b) => Math.max(a, b));
-  return highest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit * scale - highest), 0));
-}
+const rowOf = (logits: Float32Array, temperature: number, K = 8) => headRowOf(logits, temperature, K);
 const randomLogits = (spread: number, random = seededRandom(seed)) =>
   Float32Array.from({ length: V }, () => spread * random());
 
@@ -74,20 +59,17 @@ test.each([
   shaping({ top_k: 60, top_p: 0.8 }),
   shaping({ min_p: 0.01, top_p: 0.9, temperature: 1.2 }),
   shaping({ top_k: 40, min_p: 0.05, top_p: 0.95 }),
-])(
-  "with temperature $temperature, top_p $top_p, top_k $top_k, min_p $min_p draws what a full sort draws, inside the top K and beyond",
-  (sampling) => {
-    const random = seededRandom(seed);
-    for (let i = 0; i < 200; i++) {
-      const logits = randomLogits(10 * random(), random);
-      const uniform = random();
-      const token = sampleToken(rowOf(logits, sampling.temperature), sampling, uniform);
-      expect(token, `seed ${seed}, draw ${i}`).toBe(slowSample(logits, sampling, uniform));
-    }
-  },
-);
+])("temperature $temperature, top_p $top_p, top_k $top_k, min_p $min_p draws what a full sort draws", (sampling) => {
+  const random = seededRandom(seed);
+  for (let i = 0; i < 200; i++) {
+    const logits = randomLogits(10 * random(), random);
+    const uniform = random();
+    const token = sampleToken(rowOf(logits, sampling.temperature), sampling, uniform);
+    expect(token, `seed ${seed}, draw ${i}`).toBe(slowSample(logits, sampling, uniform));
+  }
+});
 
-test("top_k 1 and min_p 1 are greedy, whatever the logits, the temperature and the draw", () => {
+test("top_k 1, min_p 1, temperature 0 and one too small to divide by are greedy, whatever the logits and the draw", () => {
   const random = seededRandom(seed);
   for (let i = 0; i < 300; i++) {
     const temperature = 0.01 + 2 * random();
@@ -95,7 +77,9 @@ test("top_k 1 and min_p 1 are greedy, whatever the logits, the temperature and t
     for (const cut of [{ top_k: 1 }, { min_p: 1 }, { top_k: 3, min_p: 1, top_p: 0.5 }]) {
       expect(sampleToken(row, shaping({ temperature, ...cut }), random())).toBe(row.topIds[0]);
     }
-    expect(sampleToken({ ...row, scores: null }, shaping({ temperature, top_k: 1 }), random())).toBe(row.topIds[0]);
+    for (const cut of [{ temperature, top_k: 1 }, { temperature: 0 }, { temperature: 1e-30 }]) {
+      expect(sampleToken({ ...row, scores: null }, shaping(cut), random())).toBe(row.topIds[0]);
+    }
   }
 });
 
@@ -112,24 +96,11 @@ test("top_k within the candidates needs no logits, beyond them it does", () => {
   }
 });
 
-test("top_k cuts equals by id", () => {
+test("equal logits rank by id, top_k cuts them by id, and the ends of [0, 1) draw the ends", () => {
   const row = rowOf(new Float32Array(20).fill(1), 1);
   const drawn = Array.from({ length: 12 }, (_, i) => sampleToken(row, shaping({ top_k: 12 }), (i + 0.5) / 12));
   expect(drawn).toEqual(Array.from({ length: 12 }, (_, i) => i));
-});
-
-test("greedy takes the first, without logits; so does a temperature too small to divide by", () => {
-  const row = { ...rowOf(randomLogits(5), 1), scores: null };
-  expect(sampleToken(row, shaping({ temperature: 0 }), 0.99)).toBe(row.topIds[0]);
-  expect(sampleToken(row, shaping({ temperature: 1e-30 }), 0.99)).toBe(row.topIds[0]);
-});
-
-test("equal logits rank by id, and the ends of [0, 1) draw the ends", () => {
-  const logits = new Float32Array(20).fill(1);
-  const row = rowOf(logits, 1);
-  expect(sampleToken(row, shaping({}), 0)).toBe(0);
-  expect(sampleToken(row, shaping({}), 0.5001)).toBe(10);
-  expect(sampleToken(row, shaping({}), 1 - 2 ** -53)).toBe(19);
+  expect([0, 0.5001, 1 - 2 ** -53].map((uniform) => sampleToken(row, shaping({}), uniform))).toEqual([0, 10, 19]);
 });
 
 test("a wide gap below the top K is bridged, and a banned token is never drawn", () => {
@@ -146,7 +117,7 @@ test("logprobs and alternatives are of the distribution at temperature 1", () =>
   const logits = randomLogits(6);
   const row = rowOf(logits, 0.5);
   const ids = rankedIds(logits);
-  const expected = (id: number) => logits[id] - logSumExp(logits, 1);
+  const expected = (id: number) => logits[id] - logSumExp(logits);
   expect(alternativesOf(row, 3)).toEqual(ids.slice(0, 3).map((id) => [id, expected(id)]));
   expect(logprobOf(row, ids[0])).toBe(expected(ids[0]));
   expect(logprobOf(row, ids[100])).toBe(expected(ids[100]));

@@ -2,7 +2,7 @@
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, expect, test } from "vitest";
 import { schemaForm } from "../../../../shared/contracts/json-schema.ts";
-import { allowedIds, drawnValue, grammars, openRow, stopIds, tokenizer } from "../../../support/grammar-texts.ts";
+import { drawnValue, grammars, isAdmitted } from "../../../support/grammar-texts.ts";
 import { groups, servedGroups } from "../../../support/schema-suite.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -39,14 +39,6 @@ function spelled(value: unknown, schema: string): string {
   const place = (name: string) => schema.indexOf(`${JSON.stringify(name)}:`);
   const entries = Object.entries(value).sort(([a], [b]) => place(a) - place(b));
   return `{${entries.map(([name, one]) => `${JSON.stringify(name)}: ${spelled(one, schema)}`).join(", ")}}`;
-}
-
-async function isAdmitted(form: string, text: string): Promise<boolean> {
-  const opened = await openRow(form, tokenizer.encode(text)).catch(() => null);
-  if (!opened) return false;
-  const isComplete = allowedIds(opened.row).some((id) => stopIds.includes(id));
-  opened.row.close();
-  return isComplete;
 }
 
 test("no invalid instance of the suite is admitted, and most valid ones are", async () => {

@@ -1,17 +1,14 @@
-/** The engine over a prefix cache: who computes a prompt and who waits; results never change. */
+/** The engine over a prefix cache: which sequence computes a prompt, which ones wait for it, and that no result changes. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
-import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+import { createFakeRunner, fakeConfig, neverEnds, promptOf as prompt } from "../../../support/fake-runner.ts";
 
 const seed = 1721;
 const chunk = 64;
 /** Bytes of a block of keys and values of the fake model. */
 const blockBytes = 2 * fakeConfig.layers * fakeConfig.hiddenSize * chunk * 4;
-const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
-
-const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 const request = (id: string, promptIds: number[], rest: Parameters<typeof sequenceRequest>[2] = {}) =>
   sequenceRequest(id, promptIds, { maxTokens: 5, ...rest, sampling: { ...neverEnds, ...rest.sampling } });
 const harness = (options: Partial<Parameters<typeof createEngineHarness>[0]> = {}) =>
@@ -34,7 +31,7 @@ async function aloneWithout(one: SequenceRequest, centroid: string | null = null
   return alone.framesOf(one.id).filter(({ type }) => type !== "done");
 }
 
-test("a prompt whose beginning was computed before is prefilled after the last token it has in common, under any centroid, and gets what it gets without", async () => {
+test("a prompt whose beginning was computed before is prefilled after the last common token, under any centroid, with the same results", async () => {
   const target = harness();
   await serve(target, request("first", prompt(200)), "c0");
   const next = request("next", [...prompt(150), ...prompt(60, 3)], { sampling: { logprobs: 2 } });
@@ -45,14 +42,14 @@ test("a prompt whose beginning was computed before is prefilled after the last t
   expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 150, blocks: 6 });
 });
 
-test("a prompt whose beginning was computed before and is no longer still computes its last token: that is where its logits come from", async () => {
+test("a prompt that is wholly in the cache still computes its last token, from which its logits come", async () => {
   const target = harness();
   for (const id of ["a", "b"]) await serve(target, request(id, prompt(128)));
   expect(reusedBy(target, "b")).toBe(127);
   expect(target.tokensOf("b")).toEqual(target.tokensOf("a"));
 });
 
-test("a prompt whose beginning was computed before is a stranger's to another tenant", async () => {
+test("a tenant does not reuse another tenant's prompt", async () => {
   const target = harness();
   for (const tenant of ["one", "other"]) await serve(target, request(tenant, prompt(200), { tenant }));
   expect(reusedBy(target, "other")).toBe(0);
@@ -60,7 +57,7 @@ test("a prompt whose beginning was computed before is a stranger's to another te
   expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 0, blocks: 8 });
 });
 
-test("a prompt whose beginning was computed before is not kept of an adapter's example, which comes once", async () => {
+test("the prompt of an adapter's example, which comes once, is not kept in the cache", async () => {
   const target = harness();
   await target.engine.submit(null, [request("example", prompt(200), { maxTokens: 0 })], {
     kind: "hidden",
@@ -72,7 +69,7 @@ test("a prompt whose beginning was computed before is not kept of an adapter's e
   expect(target.engine.stats.prefixes).toMatchObject({ blocks: 0 });
 });
 
-test("a prompt whose beginning was computed before is computed whole where all of it is scored, and serves those after it", async () => {
+test("a prompt that is scored is computed whole, and later prompts reuse it", async () => {
   const target = harness();
   const scored = request("scored", prompt(200), { promptLogprobs: true });
   for (const one of [request("first", prompt(200)), scored, request("last", prompt(200))]) await serve(target, one);
@@ -80,7 +77,7 @@ test("a prompt whose beginning was computed before is computed whole where all o
   expect(target.framesOf("scored").slice(0, -1)).toEqual(await aloneWithout(scored));
 });
 
-test("a prompt whose beginning was computed before is the same for a resumed sequence, whose tokens are decoded again", async () => {
+test("a resumed sequence reuses its prompt and decodes its tokens again", async () => {
   const target = harness();
   await serve(target, request("whole", prompt(100), { maxTokens: 80 }));
   const continuedIds = target.tokensOf("whole").slice(0, 40);
@@ -94,7 +91,7 @@ test("a prompt whose beginning was computed before is the same for a resumed seq
 const choices = (n: number) =>
   Array.from({ length: n }, (_, i) => request(`s${i}`, prompt(300), { sampling: { temperature: 1, seed: i } }));
 
-test("sequences of one prompt at the same time compute its whole blocks once, and each its own rest, or its last token where that was there", async () => {
+test("sequences that share a prompt compute its whole blocks once, then each its rest, or its last token if the rest is cached", async () => {
   const target = harness();
   await target.engine.submit("c0", choices(8));
   await target.finish();
@@ -106,7 +103,7 @@ test("sequences of one prompt at the same time compute its whole blocks once, an
   expect(new Set(choices(8).map(({ id }) => target.tokensOf(id).join())).size).toBe(8);
 });
 
-test("sequences of one prompt at the same time hold up nobody else, and short prompts do not wait at all", async () => {
+test("sequences that wait for a shared prompt delay no others, and short prompts do not wait", async () => {
   const target = harness();
   await target.engine.submit(null, choices(3));
   await target.engine.submit(null, [request("other", prompt(20, 9)), request("twin", prompt(20, 9))]);
@@ -115,7 +112,7 @@ test("sequences of one prompt at the same time hold up nobody else, and short pr
   await target.finish();
 });
 
-test("sequences of one prompt at the same time go on under the next leader where the first is cancelled", async () => {
+test("sequences that share a prompt continue under the next leader after the first is cancelled", async () => {
   const target = harness();
   await target.engine.submit(null, choices(3));
   await target.engine.step();
@@ -127,49 +124,68 @@ test("sequences of one prompt at the same time go on under the next leader where
   expect(target.engine.stats).toMatchObject({ running: 0, waiting: 0 });
 });
 
-test("any traffic in any memory gives each sequence what it gets alone without a cache, and keeps the bound", async () => {
+test("any traffic in any memory gives each sequence what it gets alone without a cache, keeps the bounds and gives all slots back", async () => {
   const arrival = fc.record({
-    shared: fc.integer({ min: 1, max: 220 }),
-    own: fc.integer({ min: 0, max: 80 }),
+    shared: fc.integer({ min: 1, max: 150 }),
+    own: fc.integer({ min: 0, max: 40 }),
     salt: fc.integer({ min: 0, max: 1 }),
-    tenant: fc.constantFrom("t", "u"),
-    centroid: fc.constantFrom(null, "c0", "c1"),
-    temperature: fc.constantFrom(0, 1),
+    maxTokens: fc.integer({ min: 0, max: 60 }),
+    tenant: fc.constantFrom("t", "t", "t", "u"),
+    centroid: fc.constantFrom(null, "c0", "c1", "off"),
+    temperature: fc.constantFrom(0, 0.8),
     promptLogprobs: fc.boolean(),
+    compare: fc.boolean(),
     stepsBefore: fc.integer({ min: 0, max: 3 }),
-    cancelled: fc.boolean(),
+    cancelAfter: fc.option(fc.integer({ min: 0, max: 12 }), { freq: 2 }),
   });
-  let reused = 0;
+  type Arrival = typeof arrival extends fc.Arbitrary<infer Drawn> ? Drawn : never;
+  const requestOf = ({ shared, salt, own, temperature, ...rest }: Arrival, i: number) => {
+    const { tenant, maxTokens, promptLogprobs, compare } = rest;
+    const sampling = { temperature, seed: i, stop: ["ab"], frequency_penalty: 0.4, logprobs: 1 };
+    const promptIds = [...prompt(shared, salt), ...prompt(own, i + 2)];
+    return sequenceRequest(`s${i}`, promptIds, { tenant, maxTokens, promptLogprobs, compare, sampling });
+  };
+  const rowBytes = 512 * 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
+  const kvBytes = 3 * rowBytes;
+  let [preemptions, splits, reused] = [0, 0, 0];
+  const limitsOf = fc.record({ maxSequences: fc.integer({ min: 2, max: 5 }), stepTokens: fc.constantFrom(130, 200) });
+  const traffic = fc.array(arrival, { maxLength: 12, size: "max" });
   await fc.assert(
-    fc.asyncProperty(fc.array(arrival, { maxLength: 12 }), fc.integer({ min: 1, max: 8 }), async (arrivals, blocks) => {
-      const target = harness({ prefixBytes: blocks * blockBytes, limits: { maxSequences: 5, stepTokens: 130 } });
-      const requests = arrivals.map((a, i) =>
-        request(`s${i}`, [...prompt(a.shared, a.salt), ...prompt(a.own, i + 2)], {
-          tenant: a.tenant,
-          promptLogprobs: a.promptLogprobs,
-          sampling: { temperature: a.temperature, seed: i, logprobs: 1 },
-        }),
-      );
-      for (const [i, a] of arrivals.entries()) {
-        for (let s = 0; s < a.stepsBefore; s++) await target.engine.step();
-        await target.engine.submit(a.centroid, [requests[i]]);
-        if (a.cancelled) {
-          await target.engine.step();
-          target.engine.cancel([`s${i}`]);
-        }
+    fc.asyncProperty(traffic, limitsOf, fc.integer({ min: 1, max: 8 }), async (arrivals, limits, blocks) => {
+      const runner = createFakeRunner({ classBytes: 0 });
+      const target = harness({ runner, limits, kvBytes, prefixBytes: blocks * blockBytes });
+      const { engine } = target;
+      const due = new Map<number, string[]>();
+      let now = 0;
+      const step = async () => {
+        engine.cancel(due.get(now++) ?? []);
+        const from = runner.steps.length;
+        await engine.step();
+        if (runner.steps.slice(from).some(({ isSplit }) => isSplit)) splits++;
+        expect(engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
+        expect(engine.stats.prefixes!.bytes).toBeLessThanOrEqual(blocks * blockBytes);
+      };
+      for (const [i, one] of arrivals.entries()) {
+        for (let s = 0; s < one.stepsBefore; s++) await step();
+        await engine.submit(one.centroid, [requestOf(one, i)]);
+        const at = now + (one.cancelAfter ?? Number.POSITIVE_INFINITY);
+        due.set(at, [...(due.get(at) ?? []), `s${i}`]);
       }
-      await target.finish();
-      expect(target.engine.stats).toMatchObject({ running: 0, waiting: 0 });
-      expect(target.engine.stats.prefixes!.bytes).toBeLessThanOrEqual(blocks * blockBytes);
-      reused += target.engine.stats.prefixes!.reusedTokens;
-      for (const [i, one] of requests.entries()) {
-        const expected = await aloneWithout(one, arrivals[i].centroid);
-        const found = target.framesOf(one.id).slice(0, -1);
-        const isCancelled = target.lastFrameOf(one.id)?.type === "error";
+      while (engine.busy) await step();
+      for (const [i, one] of arrivals.entries()) {
+        const expected = await aloneWithout(requestOf(one, i), one.centroid);
+        const found = target.framesOf(`s${i}`).slice(0, -1);
+        const isCancelled = target.lastFrameOf(`s${i}`)?.type === "error";
         expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
       }
+      expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
+      expect(engine.stats.kvBytes).toBeLessThanOrEqual(rowBytes);
+      preemptions += engine.stats.preemptions;
+      reused += engine.stats.prefixes!.reusedTokens;
     }),
-    { seed, numRuns: 60 },
+    { seed, numRuns: 120 },
   );
+  expect(preemptions).toBeGreaterThan(10);
+  expect(splits).toBeGreaterThan(50);
   expect(reused).toBeGreaterThan(1000);
-});
+}, 60_000);

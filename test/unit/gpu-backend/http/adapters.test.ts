@@ -8,23 +8,11 @@ import { listen } from "../../../../gpu-backend/http/server.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../../../shared/contracts/inference.ts";
 
 const hash = "a".repeat(64);
-const request: AdapterRequest = {
-  version: 3,
-  manifestHash: "b".repeat(64),
-  tenant: "acme",
-  examples: [
-    { ids: [1, 2], from: 1 },
-    { ids: [1, 2], from: 1 },
-  ],
-};
+const examples = [1, 2].map(() => ({ ids: [1, 2], from: 1 }));
+const request: AdapterRequest = { version: 3, manifestHash: "b".repeat(64), tenant: "acme", examples };
 const answerOf = (fileBytes: number): AdapterAnswer => ({
-  hash,
-  gain: null,
-  kept: false,
-  losses: [],
-  tokens: 4,
+  ...{ hash, gain: null, kept: false, losses: [], tokens: 4, timings: { hiddenMs: 0, fitMs: 0 } },
   file: "x".repeat(fileBytes),
-  timings: { hiddenMs: 0, fitMs: 0 },
 });
 
 /** Starts a server that makes one adapter, and calls it. */

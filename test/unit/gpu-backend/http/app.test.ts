@@ -38,7 +38,6 @@ const batch = (change: object = {}): BatchRequest => ({
   sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
   ...change,
 });
-const done = (id: string): Frame => doneFrame(id);
 const token = (id: string): Frame => tokenFrame(id, 0, secret);
 const post = (path: string, body: unknown, type = "application/json") =>
   app.request(path, {
@@ -67,10 +66,8 @@ beforeEach(() => {
   info = null;
   openSequences = 0;
   const metrics = createMetrics(noEngine);
-  const log = jsonLog(
-    (line) => logged.push(line),
-    () => new Date(0),
-  );
+  const now = () => new Date(0);
+  const log = jsonLog((line) => logged.push(line), now);
   const engine = {
     get info() {
       return info;
@@ -102,7 +99,7 @@ beforeEach(() => {
   const adapters = {
     begin: async () => Promise.reject(new Error("not asked for")),
     upload: async () => {},
-    store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
+    store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now }),
   };
   const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
@@ -112,13 +109,11 @@ beforeEach(() => {
 });
 
 test("POST /v1/batches logs the centroids of its sequences, each once, whichever centroid routed it", async () => {
-  const mixtureOf = (centroidId: string) => ({ base: 0.5, adapters: [{ centroidId, weight: 0.5 }] });
-  const sequences = ["c1", "c2", "c1"].map((centroidId, i) => ({
-    ...sequenceRequest(`s${i}`, [secret]),
-    mixture: mixtureOf(centroidId),
-  }));
+  const sequences = ["c1", "c2", "c1"].map((centroidId, i) =>
+    sequenceRequest(`s${i}`, [secret], { mixture: { base: 0.5, adapters: [{ centroidId, weight: 0.5 }] } }),
+  );
   const response = await post("/v1/batches", batch({ sequences }));
-  sink(sequences.map(({ id }) => done(id)));
+  sink(sequences.map(({ id }) => doneFrame(id)));
   await response.text();
   expect(logged.map((line) => JSON.parse(line))).toMatchObject([{ event: "batch", centroids: "c1 c2" }]);
 });
@@ -133,10 +128,10 @@ test("POST /v1/batches answers at once, passes frames on as they come, and ends 
   sink([token("s1"), token("s2")]);
   const first = (await reader.read()).value!;
   expect(first).toBe([token("s1"), token("s2")].map((frame) => `${JSON.stringify(frame)}\n`).join(""));
-  sink([done("s2")]);
+  sink([doneFrame("s2")]);
   await reader.read();
-  sink([done("s1")]);
-  expect(JSON.parse((await reader.read()).value!)).toEqual(done("s1"));
+  sink([doneFrame("s1")]);
+  expect(JSON.parse((await reader.read()).value!)).toEqual(doneFrame("s1"));
   expect((await reader.read()).done).toBe(true);
   expect(cancelled).toEqual([]);
   expect(logged.map((line) => JSON.parse(line))).toMatchObject([
@@ -158,7 +153,7 @@ test("POST /v1/batches sends a blank line where nothing else is to be said, unti
   sink([token("s1")]);
   await vi.advanceTimersByTimeAsync(heartbeatMs);
   expect(lines.slice(2)).toEqual([`${JSON.stringify(token("s1"))}\n`]);
-  sink([done("s1"), done("s2")]);
+  sink([doneFrame("s1"), doneFrame("s2")]);
   await reading;
   expect(vi.getTimerCount()).toBe(0);
 });
@@ -174,7 +169,7 @@ test("POST /v1/batches leaves no timer behind where it is refused, or the client
 
 test("POST /v1/batches cancels what is open when the client goes, and survives the frames that still come", async () => {
   const response = await post("/v1/batches", batch());
-  sink([done("s1")]);
+  sink([doneFrame("s1")]);
   await response.body!.cancel();
   expect(cancelled).toEqual(["s2"]);
   sink([{ type: "error", id: "s2", kind: "cancelled", message: "cancelled", retryAfterSeconds: null }]);
@@ -183,7 +178,7 @@ test("POST /v1/batches cancels what is open when the client goes, and survives t
 
 test("POST /v1/batches logs no token of a request, served or refused", async () => {
   await post("/v1/batches", batch());
-  sink([token("s1"), done("s1"), done("s2")]);
+  sink([token("s1"), doneFrame("s1"), doneFrame("s2")]);
   await post("/v1/batches", batch({ sequences: [sequenceRequest("s1", [-secret])] }));
   await post("/v1/batches", `{"promptIds": [${secret}`);
   expect(logged.length).toBe(3);
@@ -209,10 +204,8 @@ test("POST /v1/batches refuses a call of another version of the contract, so tha
   for (const path of ["/v1/batches", "/v1/cancellations"]) {
     const response = await post(path, batch({ version: 4 }));
     expect(response.status).toBe(409);
-    expect(await errorOf(response)).toMatchObject({
-      code: "version_mismatch",
-      message: expect.stringMatching(/4.*3/),
-    });
+    const message = expect.stringMatching(/4.*3/);
+    expect(await errorOf(response)).toMatchObject({ code: "version_mismatch", message });
   }
 });
 
@@ -247,9 +240,8 @@ test("POST /v1/cancellations says which of the sequences were open", async () =>
 test("a batch goes on with another backend's tokens only where the numerics are the same, and is told them", async () => {
   const numerics = "cpu-fp32-0123456789abcdef";
   info = { manifest: { centroids: [] }, manifestHash: "a".repeat(64), numerics } as unknown as EngineClient["info"];
-  const begun = batch({
-    sequences: [sequenceRequest("s1", [secret]), sequenceRequest("s2", [secret], { continuedIds: [1] })],
-  });
+  const sequences = [sequenceRequest("s1", [secret]), sequenceRequest("s2", [secret], { continuedIds: [1] })];
+  const begun = batch({ sequences });
   const send = (body: BatchRequest, header?: string) =>
     app.request("/v1/batches", {
       method: "POST",
@@ -309,22 +301,19 @@ describe("the name and the load of the process", () => {
     expect((await post("/v1/batches", batch())).headers.get(loadHeader)).toBe("9/32");
   });
 
-  test.each(paths.slice(0, 4))(
-    "the name refuses %s %s that is for another before its body is read",
-    async (method, path) => {
-      const call = (name: string) => {
-        const { body, isRead } = watched(" ");
-        const headers = { "content-type": "application/json", [nameHeader]: name };
-        const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
-        return { response: app.request(path, init as RequestInit), isRead };
-      };
-      const other = call("b-1");
-      const refused = await other.response;
-      expect([refused.status, (await errorOf(refused)).code, other.isRead()]).toEqual([421, "misdirected", false]);
-      expect(refused.headers.get(nameHeader)).toBe("b-0");
-      expect((await call("b-0").response).status).not.toBe(421);
-    },
-  );
+  test.each(paths.slice(0, 4))("the name refuses %s %s for another before its body is read", async (method, path) => {
+    const call = (name: string) => {
+      const { body, isRead } = watched(" ");
+      const headers = { "content-type": "application/json", [nameHeader]: name };
+      const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
+      return { response: app.request(path, init as RequestInit), isRead };
+    };
+    const other = call("b-1");
+    const refused = await other.response;
+    expect([refused.status, (await errorOf(refused)).code, other.isRead()]).toEqual([421, "misdirected", false]);
+    expect(refused.headers.get(nameHeader)).toBe("b-0");
+    expect((await call("b-0").response).status).not.toBe(421);
+  });
 });
 
 describe("where a secret is set", () => {
@@ -361,13 +350,8 @@ describe("where a secret is set", () => {
       const named = sent === null ? headers : { ...headers, [nameHeader]: sent };
       return (await app.request(`${url}/v1/cancellations`, { method: "POST", headers: named, body })).status;
     };
-    for (const [signed, sent] of [
-      ["b-1", null],
-      [null, "b-0"],
-      ["b-1", "b-0"],
-    ]) {
-      expect(await cancel(signed, sent)).toBe(401);
-    }
+    const altered = [await cancel("b-1", null), await cancel(null, "b-0"), await cancel("b-1", "b-0")];
+    expect(altered).toEqual([401, 401, 401]);
     expect(await cancel("b-1", "b-1")).toBe(421);
     expect(cancelled).toEqual([]);
     expect([await cancel("b-0", "b-0"), await cancel(null, null)]).toEqual([200, 200]);

@@ -83,12 +83,10 @@ test("the variable of secrets holds none, one, or two", () => {
   expect(readSecrets(`${one}, ${other}`, "X")).toEqual([one, other]);
 });
 
-test.each(["short", `${one},short`, `${one},${other},${third}`, `${one},`, "ä".repeat(40), `${"a b".repeat(20)}`])(
-  "the variable of secrets is refused by its name, and not repeated: %j",
-  (text) => {
-    expect(() => readSecrets(text, "BACKEND_SECRETS")).toThrow(/BACKEND_SECRETS/);
-    for (const part of text.split(",").filter(Boolean)) {
-      expect(() => readSecrets(text, "BACKEND_SECRETS")).not.toThrow(part);
-    }
-  },
-);
+const unfit = ["short", `${one},short`, `${one},${other},${third}`, `${one},`, "ä".repeat(40), "a b".repeat(20)];
+test.each(unfit)("the variable of secrets is refused by its name, and not repeated: %j", (text) => {
+  expect(() => readSecrets(text, "BACKEND_SECRETS")).toThrow(/BACKEND_SECRETS/);
+  for (const part of text.split(",").filter(Boolean)) {
+    expect(() => readSecrets(text, "BACKEND_SECRETS")).not.toThrow(part);
+  }
+});

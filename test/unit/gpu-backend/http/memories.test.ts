@@ -70,9 +70,8 @@ test("a build that fails says why on its last line", async () => {
   const response = await put();
   outcome.reject(new ServiceError("overloaded", "later", { retryAfterSeconds: 3 }));
   const lines = (await response.text()).trim().split("\n");
-  expect(JSON.parse(lines.at(-1)!)).toEqual({
-    ...{ type: "error", kind: "overloaded", message: "later", retryAfterSeconds: 3 },
-  });
+  const error = { type: "error", kind: "overloaded", message: "later", retryAfterSeconds: 3 };
+  expect(JSON.parse(lines.at(-1)!)).toEqual(error);
   expect(await metric('chameleon_memory_builds_total\\{outcome="overloaded"\\}')).toBe("1");
 });
 
@@ -92,10 +91,8 @@ test("documents may have 32 MB, other bodies what they had; unsigned calls read 
   expect((await put({ ...body, documents })).status).toBe(200);
   const tooLong = [{ name: "d", text: "x".repeat(limits.documentBodyBytes) }];
   const refused = await put({ ...body, documents: tooLong });
-  expect([refused.status, await refused.text()]).toEqual([
-    413,
-    expect.stringContaining(`more than ${limits.documentBodyBytes} bytes`),
-  ]);
+  expect(refused.status).toBe(413);
+  expect(await refused.text()).toContain(`more than ${limits.documentBodyBytes} bytes`);
   expect((await put("x".repeat(9 * 2 ** 20), `/v1/adapters/acme/${hash}`)).status).toBe(413);
   const verifyCall = callVerifier(["secret-of-sixteen-or-more"], () => 0);
   const unsigned = await appWith(verifyCall).request(path, { method: "PUT", body: JSON.stringify(body) });
@@ -118,10 +115,7 @@ test("a batch is refused if one of its memories is not there for the sequence's 
 test("one memory or all of a tenant's are deleted; nobody else's name becomes one", async () => {
   const remove = async (to: string) => (await appWith(null).request(to, { method: "DELETE" })).status;
   expect([await remove(path), await remove("/v1/memories/acme")]).toEqual([204, 204]);
-  expect(removed).toEqual([
-    ["acme", hash],
-    ["acme", null],
-  ]);
+  expect(removed.map(([tenant, one]) => `${tenant} ${one}`)).toEqual([`acme ${hash}`, "acme null"]);
   expect([await remove("/v1/memories/a%2fb"), await remove("/v1/memories/acme/key")]).toEqual([404, 404]);
   expect(removed.length).toBe(2);
 });

@@ -1,52 +1,83 @@
+/** Keys and values in the host's memory: each row holds what was appended to it, and memory is bounded. */
 import fc from "fast-check";
-import { expect, test } from "vitest";
-import type { KvRow } from "../../../../gpu-backend/kv/arena.ts";
+import { describe, expect, test } from "vitest";
+import { KvArena, KvRow } from "../../../../gpu-backend/kv/arena.ts";
 import { HostKv } from "../../../../gpu-backend/kv/host-kv.ts";
 import { bytesPerPosition, KvBudget, kvShapeOf } from "../../../../gpu-backend/kv/kv-budget.ts";
+import { KvMemory } from "../../../../gpu-backend/kv/kv-memory.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
 const seed = 1722;
-const one = { layers: 1, heads: 1, kvHeads: 1, headWidth: 1, hiddenSize: 1 };
-const config = { ...fakeConfig, ...one, contextTokens: 256 };
-const shape = kvShapeOf(config);
-const positionBytes = bytesPerPosition(shape);
+const config = { ...fakeConfig, headWidth: 3, hiddenSize: 5, contextTokens: 300 };
+const plain = kvShapeOf(config);
+const positionBytes = bytesPerPosition(plain);
+const shape = { ...plain, maximumRows: 9, maximumBytes: 9 * config.contextTokens * positionBytes };
+
+/** The number that array i holds for a token in element e of its heads. */
+const elementOf = (token: number, i: number, e: number) => token + i / 8 + e / 64;
+
+/** New keys and values of each row's tokens, padded to T tokens with NaN. */
+function freshOf(tokens: number[][], T: number): Float32Array<ArrayBuffer>[] {
+  return shape.arrays.map(({ heads: H, width: d }, i) => {
+    const fresh = new Float32Array(tokens.length * H * T * d).fill(Number.NaN);
+    tokens.forEach((row, s) => {
+      for (let h = 0; h < H; h++) {
+        row.forEach((token, t) => {
+          for (let e = 0; e < d; e++) fresh[((s * H + h) * T + t) * d + e] = elementOf(token, i, h * d + e);
+        });
+      }
+    });
+    return fresh;
+  });
+}
+
+/** The tokens that a row holds, read back from every array and head as a step is fed them. */
+function tokensIn(store: Pick<KvArena, "feed">, row: KvRow): number[] {
+  const { past, pastLengths, pastTokens: P } = store.feed([row]);
+  return Array.from({ length: pastLengths[0] }, (_, t) => {
+    const token = Math.floor(past[0][t * shape.arrays[0].width]);
+    shape.arrays.forEach(({ heads: H, width: d }, i) => {
+      for (let e = 0; e < H * d; e++) {
+        const at = (Math.floor(e / d) * P + t) * d + (e % d);
+        // `expect` takes longer than all the rest.
+        if (past[i][at] !== Math.fround(elementOf(token, i, e)))
+          expect.unreachable(`token ${t} of row ${row.place} is another`);
+      }
+      if (past[i].length !== H * P * d) expect.unreachable(`array ${i} has ${past[i].length} elements`);
+    });
+    return token;
+  });
+}
+
 const maximumRows = 6;
 const maximumPositions = 2 * config.contextTokens;
 /** A second length class costs little here, so that both classes are in use. */
 const classBytes = 16 * positionBytes;
-const openKv = (options: { classBytes?: number; maximumPositions?: number } = {}) =>
+const openKv = () =>
   new HostKv(
-    { ...createFakeRunner({ classBytes: options.classBytes ?? classBytes }), config },
-    { maximumRows, maximumBytes: (options.maximumPositions ?? maximumPositions) * positionBytes },
+    { ...createFakeRunner({ classBytes }), config },
+    { maximumRows, maximumBytes: maximumPositions * positionBytes },
   );
 
-/** A sequence, with what the store must hold for it. */
+/** A sequence, with the tokens that the store must hold for it. */
 interface Model {
-  id: number;
   kv: KvRow;
   contents: number[];
   wanted: number;
   isParked: boolean;
 }
 
-/** Appends `values` to each row as a pass does. */
-function append(kv: HostKv, phase: "prefill" | "decode", models: readonly Model[], values: readonly number[]): void {
-  const order = kv.inOrder(
-    models.map((model) => model.kv),
-    phase,
-  );
+let nextToken = 1;
+/** Appends `count` new tokens to each row as a pass does. */
+function append(kv: HostKv, phase: "prefill" | "decode", models: readonly Model[], count: number): void {
+  const rows = models.map((model) => model.kv);
+  const order = kv.inOrder(rows, phase);
   const owners = order.map((row) => models.find((model) => model.kv === row)!);
-  const { pastLengths } = kv.feed(order);
-  expect([...pastLengths]).toEqual(owners.map(({ contents }) => contents.length));
-  const ids = Float32Array.from(owners.flatMap(({ id }) => values.map(() => id)));
-  const all = Float32Array.from(owners.flatMap(() => values));
-  kv.append(
-    order,
-    owners.map(() => values.length),
-    [ids, all, all.slice()],
-    values.length,
-  );
-  for (const { contents } of owners) contents.push(...values);
+  expect([...kv.feed(order).pastLengths]).toEqual(owners.map(({ contents }) => contents.length));
+  const added = owners.map(() => Array.from({ length: count }, () => nextToken++));
+  const counts = owners.map(() => count);
+  kv.append(order, counts, freshOf(added, count), count);
+  for (const [s, { contents }] of owners.entries()) contents.push(...added[s]);
 }
 
 test("whatever opens, runs, is parked, resumes, changes its class and ends: each sequence finds what was appended to it, in memory that is bounded, and all is given back", () => {
@@ -62,7 +93,7 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
       const kv = openKv();
       const budget = new KvBudget(shape, maximumPositions * positionBytes, { classBytes });
       let models: Model[] = [];
-      let next = 1;
+      nextToken = 1;
       for (const { kind, pick, count } of operations) {
         const running = models.filter(({ isParked }) => !isParked);
         const parked = models.filter(({ isParked }) => isParked);
@@ -78,10 +109,8 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
           return true;
         };
         if (kind === "open") {
-          const opened = { id: next, kv: kv.open(count), contents: [], wanted: count, isParked: false };
-          if (!place([...running, opened])) continue;
-          models.push(opened);
-          next++;
+          const opened = { kv: kv.open(count), contents: [], wanted: count, isParked: false };
+          if (place([...running, opened])) models.push(opened);
         } else if (kind === "resume" && parked.length > 0) {
           const resumed = parked[pick % parked.length];
           if (place([...running, resumed])) Object.assign(resumed, { isParked: false, wanted: 0 });
@@ -89,14 +118,14 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
           const one = running[pick % running.length];
           // A prefill is of one row; a decode pass is of this row and every second one of the others.
           const pass = kind === "prefill" ? [one] : running.filter((other, i) => other === one || (pick + i) % 2 === 0);
-          const values = Array.from({ length: kind === "prefill" ? count : 1 }, (_, t) => (pick % 1000) + t);
+          const added = kind === "prefill" ? count : 1;
           if (kind === "park") {
             kv.park(one.kv);
             Object.assign(one, { isParked: true, wanted: 0 });
           } else if (kind === "close") {
             kv.close(one.kv);
             models = models.filter((other) => other !== one);
-          } else if (kind !== "resume" && place(running, pass, values.length)) append(kv, kind, pass, values);
+          } else if (kind !== "resume" && place(running, pass, added)) append(kv, kind, pass, added);
         }
         if (pick % 3 === 0) {
           kv.trim();
@@ -104,21 +133,16 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
         }
         if (kv.usedBytes > 0.6 * kv.capacityBytes) seen.tight++;
         const held = models.filter(({ isParked }) => !isParked);
-        if (
-          held.length > 0 &&
-          kv.feed(
-            kv.inOrder(
-              held.map((model) => model.kv),
-              "prefill",
-            ),
-          ).longPast
-        )
-          seen.both++;
+        const rows = held.map((model) => model.kv);
+        if (held.length > 0 && kv.feed(kv.inOrder(rows, "prefill")).longPast) seen.both++;
         expect(kv.usedBytes).toBe(models.reduce((sum, { contents }) => sum + contents.length, 0) * positionBytes);
-        for (const { id, kv: row, contents } of held) {
-          const [keys, values] = kv.copy(row, 0, contents.length).arrays;
-          expect([...values]).toEqual(contents);
-          if (!keys.every((value) => value === id)) expect.unreachable(`row ${id} holds another's keys`);
+        for (const { kv: row, contents } of held) {
+          expect(tokensIn(kv, row)).toEqual(contents);
+          const { arrays } = kv.copy(row, 0, contents.length);
+          const isCopy = freshOf([contents], contents.length).every((own, i) =>
+            own.every((x, e) => x === arrays[i][e]),
+          );
+          if (!isCopy) expect.unreachable(`a copy of row ${row.place} is another`);
         }
       }
       for (const { kv: row } of models) kv.close(row);
@@ -134,25 +158,25 @@ test("whatever opens, runs, is parked, resumes, changes its class and ends: each
 
 test("parking copies nothing but the row, however far both ends of the arrays were written", () => {
   const kv = openKv();
-  const fill = (value: number, others: KvRow[] = []) => {
+  const fill = (...others: KvRow[]) => {
     const row = kv.open(250);
     kv.place([row, ...others].map((one) => ({ kv: one, positions: 250 })));
-    const values = Array<number>(250).fill(value);
-    append(kv, "prefill", [{ id: value, kv: row, contents: [], wanted: 250, isParked: false }], values);
+    append(kv, "prefill", [{ kv: row, contents: [], wanted: 250, isParked: false }], 250);
     return row;
   };
   const bufferOf = (row: KvRow) => kv.feed(kv.inOrder([row], "prefill")).past[0].buffer;
-  const a = fill(1);
+  const a = fill();
+  const tokens = tokensIn(kv, a);
   const buffer = bufferOf(a);
-  const b = fill(2, [a]);
+  const b = fill(a);
   kv.close(b);
   kv.park(a);
   kv.trim();
-  for (const value of [3, 4]) kv.close(fill(value));
+  for (let i = 0; i < 2; i++) kv.close(fill());
   kv.place([{ kv: a, positions: 251 }]);
   kv.trim();
   expect(bufferOf(a)).toBe(buffer);
-  expect(kv.copy(a, 0, 250).arrays[1].every((value) => value === 1)).toBe(true);
+  expect(tokensIn(kv, a)).toEqual(tokens);
   expect(kv.bytes).toBeLessThanOrEqual(kv.capacityBytes);
 });
 
@@ -161,4 +185,132 @@ test("a pass with a sequence that has no row is an error, and closing it is none
   const row = kv.open(1);
   expect(() => kv.inOrder([row], "decode")).toThrow(/no row/);
   kv.close(row);
+});
+
+/** An arena, and a row in it for each of the positions `wanted`. */
+function arenaOf(wanted: number[], memory = new KvMemory(shape), side: "start" | "end" = "start") {
+  const arena = new KvArena(shape, memory, side);
+  const open = (positions = 0) => {
+    const row = new KvRow(positions);
+    arena.open(row);
+    return row;
+  };
+  return { arena, open, rows: wanted.map(open) };
+}
+const fill = (row: KvRow, count: number) => {
+  const tokens = Array.from({ length: count }, (_, t) => t + 1);
+  row.arena!.append([row], [count], freshOf([tokens], count), count);
+};
+
+test("a copy of some positions of a row is what appending them gave", () => {
+  const { arena, rows } = arenaOf([0, 0]);
+  const tokens = Array.from({ length: 10 }, (_, t) => t + 1);
+  arena.append([rows[1]], [10], freshOf([tokens], 12), 12);
+  expect(arena.read(rows[1], 3, 8)).toEqual(freshOf([tokens.slice(3, 8)], 5));
+  expect([...arena.state(rows[1], 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
+});
+
+describe("memory", () => {
+  test("a pass is fed a view of all positions of the rows, however few they hold", () => {
+    const { arena, rows } = arenaOf([0, 200]);
+    expect(arena.positions).toBe(256);
+    fill(rows[0], 64);
+    fill(rows[1], 65);
+    const [both, second] = [arena.feed(rows), arena.feed([rows[1]])];
+    expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
+    expect([...both.pastLengths]).toEqual([64, 65]);
+    both.past.forEach((array, i) => {
+      expect(array.length).toBe(2 * second.past[i].length);
+      expect(array.buffer).toBe(second.past[i].buffer);
+      expect(array.byteOffset + second.past[i].byteLength).toBe(second.past[i].byteOffset);
+    });
+  });
+
+  test("the positions that a row wants stay reserved until it is closed, wherever it moves", () => {
+    const { arena, rows, open } = arenaOf([0, 200]);
+    arena.decodeOnly(new Set([rows[1]]));
+    expect(rows[1].place).toBe(0);
+    arena.trim();
+    expect(arena.positions).toBe(256);
+    arena.close(rows[0]);
+    arena.trim();
+    expect(arena.positions).toBe(256);
+    open();
+    arena.close(rows[1]);
+    arena.trim();
+    expect(arena.positions).toBe(64);
+  });
+
+  test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
+    const { arena, rows, open } = arenaOf([0]);
+    fill(rows[0], 64);
+    expect(arena.positions).toBe(64);
+    fill(rows[0], 1);
+    expect(arena.positions).toBe(128);
+    fill(rows[0], 235);
+    expect(arena.positions).toBe(300);
+    expect(() => fill(rows[0], 1)).toThrow(/301 positions.*300/);
+    const short = open();
+    fill(short, 60);
+    arena.close(rows[0]);
+    arena.trim();
+    // Not 64: with 60 of them filled the arena would soon grow again.
+    expect(arena.positions).toBe(128);
+    expect(tokensIn(arena, short)).toHaveLength(60);
+    arena.close(short);
+    open(10);
+    expect(arena.positions).toBe(64);
+  });
+
+  test("memory that rows have written is kept for others unless it is far too much; if nothing runs, only one row's is kept", () => {
+    const memory = new KvMemory(shape);
+    const { arena, open } = arenaOf([], memory);
+    const positions = () => memory.bytes / positionBytes;
+    expect(positions()).toBe(shape.contextTokens);
+    const rows = Array.from({ length: 8 }, (_, row) => open(row === 7 ? 200 : 0));
+    expect(positions()).toBe(8 * 256);
+    for (const row of rows.splice(1).toReversed()) arena.close(row);
+    fill(rows[0], 100);
+    const [array] = memory.arrays;
+    arena.trim();
+    memory.trim();
+    expect([arena.positions, positions(), memory.arrays[0] === array]).toEqual([192, 8 * 256, true]);
+    expect(tokensIn(arena, rows[0])).toHaveLength(100);
+    arena.close(rows[0]);
+    memory.trim();
+    expect(positions()).toBe(shape.contextTokens);
+    // The memory is freed at once, not when garbage is collected.
+    expect(array.buffer.detached).toBe(true);
+  });
+
+  test("two arenas share memory: one uses what the other leaves, copies nothing, and never writes where the other's rows are", () => {
+    const memory = new KvMemory({ ...shape, maximumBytes: 900 * positionBytes });
+    const [short, long] = [arenaOf([], memory), arenaOf([], memory, "end")];
+    const arrays = [...memory.arrays];
+    const longRows = Array.from({ length: 3 }, () => {
+      const row = long.open();
+      fill(row, 290);
+      return row;
+    });
+    const refused = new KvRow(0);
+    expect(() => short.arena.open(refused)).toThrow(/rows take 64 positions, 0 are free/);
+    short.arena.close(refused);
+    for (const row of longRows.splice(1)) long.arena.close(row);
+    const shortRows = Array.from({ length: 9 }, () => short.open());
+    for (const row of shortRows) fill(row, 60);
+    expect(tokensIn(long.arena, longRows[0])).toHaveLength(290);
+    for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
+    expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
+  });
+
+  test("there are as many rows as the maximum, and no more", () => {
+    const { arena } = arenaOf(Array<number>(shape.maximumRows).fill(0));
+    expect(() => arena.open(new KvRow(0))).toThrow(/all 9 rows/);
+  });
+
+  test("a pass over rows that do not follow each other, and over another arena's, is an error", () => {
+    const { arena, rows } = arenaOf([1, 1, 1]);
+    expect(() => arena.feed([rows[0], rows[2]])).toThrow(/row 2 .* not follow/);
+    expect(() => arena.feed([rows[0], arenaOf([1, 1]).rows[1]])).toThrow(/not follow/);
+  });
 });

@@ -16,7 +16,7 @@ const source = `
   const hugeKilobytes = () => Number(/^AnonHugePages: +(\\d+)/m.exec(readFileSync("/proc/self/smaps_rollup", "utf8"))[1]);
   const before = hugeKilobytes();
   const memory = new KvMemory(shape);
-  // Whole, because a huge page begins at a multiple of its size only.
+  // Writes whole arrays, because a huge page begins only at a multiple of its size.
   for (const array of memory.arrays) array.fill(1);
   const taken = hugeKilobytes() - before;
   const plain = new Int8Array(memory.arrays[0].length).fill(1);

@@ -28,7 +28,7 @@ function blockOf(marks: number[]): MarkedBlock {
   return block;
 }
 
-/** Computes what the cache lacks of a prompt. Returns how many tokens it had. */
+/** Computes the tokens of a prompt that the cache lacks. Returns how many tokens the cache had. */
 function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
   const names = namesOf(tenant, prompt);
   const found = cache.take(tenant, names, prompt, true);
@@ -78,23 +78,17 @@ test("names tell tenants apart, and every token before, in its place", () => {
   expect(new Set([name, ...others]).size).toBe(others.length + 1);
 });
 
-test("gives back what was kept, up to the first token that is another", () => {
+test("the cache gives back what was kept, up to the first token that differs", () => {
   const cache = cacheOf(10);
   expect(use(cache, "t", ids(64))).toBe(0);
   expect(use(cache, "t", ids(64))).toBe(64);
   expect(use(cache, "t", [...ids(40), ...ids(24, 1)])).toBe(40);
   expect(use(cache, "u", ids(64))).toBe(0);
-  expect(cache.stats).toEqual({
-    queriedTokens: 256,
-    reusedTokens: 104,
-    tenants: 2,
-    blocks: 10,
-    bytes: 640,
-    evictions: 0,
-  });
+  const counts = { queriedTokens: 256, reusedTokens: 104, evictions: 0 };
+  expect(cache.stats).toEqual({ ...counts, tenants: 2, blocks: 10, bytes: 640 });
 });
 
-test("finds the end of a prompt, the longest where there are several, and nothing that is not worth a pass", () => {
+test("the cache finds a partial last block, the longest of several, and none that is not worth a pass", () => {
   const cache = cacheOf(10);
   expect(use(cache, "t", ids(26))).toBe(0);
   expect(use(cache, "t", [...ids(29), 1, 2, 3])).toBe(26);
@@ -115,7 +109,7 @@ test("a block replaces one that is its beginning, and a beginning of a kept bloc
   expect(cache.stats).toMatchObject({ blocks: 2, bytes: blockBytes + 12 * tokenBytes });
 });
 
-test("drops the least recently used prompt from its end", () => {
+test("the cache drops the least recently used prompt from its end", () => {
   const cache = cacheOf(6);
   const prompts = [0, 100, 200].map((salt) => ids(48, salt));
   const [a, b, c] = prompts.map((prompt) => namesOf("t", prompt));
@@ -123,11 +117,8 @@ test("drops the least recently used prompt from its end", () => {
   use(cache, "t", prompts[1]);
   use(cache, "t", prompts[0]);
   use(cache, "t", prompts[2].slice(0, 32));
-  expect([...a, ...b, ...c].map((name) => cache.has(name))).toEqual([
-    ...[true, true, true],
-    ...[true, false, false],
-    ...[true, true, false],
-  ]);
+  const isKept = (names: string[]) => names.map((name) => Number(cache.has(name))).join("");
+  expect([a, b, c].map(isKept)).toEqual(["111", "100", "110"]);
   expect(cache.stats.evictions).toBe(2);
 });
 

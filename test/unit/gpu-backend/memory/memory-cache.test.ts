@@ -1,4 +1,3 @@
-/** Which memories stay open. */
 import { expect, test } from "vitest";
 import { packMemoryHead } from "../../../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../../../gpu-backend/memory/memory-cache.ts";
@@ -29,14 +28,14 @@ function cacheOf(memories: number, before: () => Promise<void> = async () => {})
 }
 const kindOf = (promise: Promise<unknown>) => promise.catch((error: ServiceError) => error.kind);
 
-test("is opened once, and stays until others need its room, the least recently used first", async () => {
+test("a memory is opened once, and stays until others need its room, the least recently used first", async () => {
   const { cache, reads } = cacheOf(2);
   for (const hash of ["a", "b", "a", "c", "a", "b"]) cache.release(await cache.acquire("t", hash));
   expect(reads).toEqual(["t/a", "t/b", "t/c", "t/b"]);
   expect(cache.stats).toEqual({ entries: 2, bytes: 2 * bytes, pinnedBytes: 0, opened: 4, evictions: 2 });
 });
 
-test("is opened once for all who ask at the same time, and is held for each of them", async () => {
+test("a memory is opened once for all who ask at the same time, and is held for each of them", async () => {
   const { cache, reads } = cacheOf(1);
   const [one, other] = await Promise.all([cache.acquire("t", "a"), cache.acquire("t", "a")]);
   expect(reads).toEqual(["t/a"]);
@@ -47,7 +46,7 @@ test("is opened once for all who ask at the same time, and is held for each of t
   expect(cache.stats).toMatchObject({ entries: 1, evictions: 1 });
 });
 
-test("one that is read is not closed, and is searched still after it was deleted", async () => {
+test("a memory in use is not closed, and can still be searched after it was deleted", async () => {
   const { cache } = cacheOf(2);
   const held = await cache.acquire("t", "a");
   for (const hash of ["b", "c", "d"]) cache.release(await cache.acquire("t", hash));
@@ -66,7 +65,7 @@ test("a single memory may be larger than the bound", async () => {
   expect(cache.stats).toMatchObject({ opened: 1, entries: 0 });
 });
 
-test("another tenant's is not found, and stays when that tenant's are deleted", async () => {
+test("another tenant's memory is not found, and stays when this tenant's are deleted", async () => {
   const { cache, reads } = cacheOf(4);
   for (const tenant of ["t", "u"]) cache.release(await cache.acquire(tenant, "a"));
   expect(reads).toEqual(["t/a", "u/a"]);
@@ -77,7 +76,7 @@ test("another tenant's is not found, and stays when that tenant's are deleted", 
   expect(cache.stats).toMatchObject({ opened: 2 });
 });
 
-test("one that is deleted while it is read from disk is not served", async () => {
+test("a memory that is deleted while it is read from disk is not served", async () => {
   const [started, read] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const { cache } = cacheOf(2, async () => {
     started.resolve();

@@ -1,4 +1,3 @@
-/** A memory's file, and the keys in it. */
 import { expect, test } from "vitest";
 import { keyScale, writeKey } from "../../../../gpu-backend/memory/keys.ts";
 import { packMemoryHead, unpackMemory } from "../../../../gpu-backend/memory/memory.ts";
@@ -15,7 +14,7 @@ const documents = [documentOf("a \u0000 ü", 5, 6, 7), documentOf("one", 8), doc
 const keys = Int8Array.of(1, 2, 3, 4, 5, 6, 7, 8, -1, -2, -3, -4);
 const fileOf = (some = documents) => Buffer.concat([packMemoryHead(some, 4, manifestHash), Buffer.from(keys.buffer)]);
 
-test("has a key for each token that follows another, and its place in its document", () => {
+test("a memory has a key for each token that follows another, and its place in its document", () => {
   expect(unpackMemory(fileOf(), shape)).toEqual({
     keys,
     nextIds: Int32Array.of(6, 7, 1),
@@ -35,11 +34,11 @@ test.each([
   ["another manifest", { ...shape, manifestHash: "cd".repeat(32) }, "made for manifest abab"],
   ["another width", { ...shape, hiddenSize: 8 }, "keys is I8 [3,4], expected I8 [3,8]"],
   ["another vocabulary", { ...shape, vocabularySize: 9 }, "a token id is not below 9"],
-])("is refused for %s", (_, wanted, message) => {
+])("a memory is refused for %s", (_, wanted, message) => {
   expect(() => unpackMemory(fileOf(), wanted)).toThrow(message);
 });
 
-test("is refused with keys missing, and with a token that ends before it starts", () => {
+test("a memory is refused with keys missing, and with a token that ends before it starts", () => {
   expect(() => unpackMemory(fileOf().subarray(0, -4), shape)).toThrow("keys ends at");
   const bad = { ...documents[0], ends: Int32Array.of(3, 2, 9) };
   expect(() => unpackMemory(fileOf([bad, ...documents.slice(1)]), shape)).toThrow("ends before it starts");

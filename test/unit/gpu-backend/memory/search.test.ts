@@ -45,7 +45,7 @@ async function open(memory: Memory): Promise<MemorySearch> {
 }
 afterAll(() => Promise.all(opened.map((search) => search.release())));
 
-test.each([1, 20, 5000, 2 * blockKeys + 100])(`of %s keys finds the nearest (seed ${seed})`, async (N) => {
+test.each([1, 20, 5000, 2 * blockKeys + 100])(`a search of %s keys finds the nearest (seed ${seed})`, async (N) => {
   const memory = memoryOf(N);
   const search = await open(memory);
   const states = Array.from({ length: 9 }, (_, s) => stateOf(s % 2 ? 0.01 : 30));
@@ -62,7 +62,7 @@ test.each([1, 20, 5000, 2 * blockKeys + 100])(`of %s keys finds the nearest (see
   }
 });
 
-test("equal keys come by their position, and the first is the state's own", async () => {
+test("equal keys come in the order of their positions", async () => {
   const memory = memoryOf(400);
   const search = await open(memory);
   const state = Float32Array.from(memory.keys.subarray(0, D));
@@ -71,7 +71,7 @@ test("equal keys come by their position, and the first is the state's own", asyn
   expect([...found.positions]).toEqual(equal);
 });
 
-test("of no keys finds none", async () => {
+test("a search of no keys finds none", async () => {
   const search = await open(memoryOf(0));
   const [found] = await search.nearest([stateOf(1)]);
   expect(found.positions).toHaveLength(0);

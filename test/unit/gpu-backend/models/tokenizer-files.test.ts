@@ -5,21 +5,15 @@ import { readSampling, readTokenizerFiles } from "../../../../gpu-backend/models
 import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
 import { byteAlphabet } from "../../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
+import { gpt2TokenizerJson } from "../../../support/gpt2-tokenizer.ts";
 import { temporaryFolder } from "../../../support/temporary-folder.ts";
 import { tinyConfig } from "../../../support/tiny-model.ts";
 
 const specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-const vocabulary = Object.fromEntries([...specials, ...byteAlphabet()].map((piece, id) => [piece, id]));
+const pieces = [...specials, ...byteAlphabet()];
 const tokenizerJson = {
+  ...gpt2TokenizerJson({ pieces, merges: [], endOfTextId: 0 }),
   added_tokens: specials.map((content, id) => ({ id, content, special: true })),
-  pre_tokenizer: {
-    type: "Sequence",
-    pretokenizers: [
-      { type: "Digits", individual_digits: true },
-      { type: "ByteLevel", add_prefix_space: false, use_regex: true },
-    ],
-  },
-  model: { type: "BPE", vocab: vocabulary, merges: [] },
 };
 const config: ModelConfig = {
   ...tinyConfig,
@@ -40,7 +34,7 @@ test("a Llama folder's tokenizer is that of tokenizer.json, with the ends that g
   const tokenizer = Tokenizer.fromTensors(file);
   expect(stopIds).toEqual([2, 1, 0]);
   expect(tokenizer.roles).toEqual({ endOfTextId: 0, eosId: 2, bosId: 1, addsBos: false });
-  expect(tokenizer.encode("a1")).toEqual([vocabulary.a, vocabulary["1"]]);
+  expect(tokenizer.encode("a1")).toEqual([pieces.indexOf("a"), pieces.indexOf("1")]);
   await expect(readTokenizerFiles(folder, { ...config, vocabularySize: 200 })).rejects.toThrow(
     /tokenizer\.json has 259 entries, config\.json says 200/,
   );

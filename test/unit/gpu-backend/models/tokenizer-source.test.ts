@@ -1,4 +1,3 @@
-/** The vocabulary of published files: what is read of them, and what is refused by name. */
 import { expect, test } from "vitest";
 import {
   type GgufMetadata,
@@ -43,9 +42,8 @@ test("GGUF metadata say whether prompts begin with BOS; Llama 3's do unless they
 });
 
 test("GGUF metadata mark tokens that users define as shown", () => {
-  const { vocabulary } = tokenizerOfGguf(
-    metadataOf({ token_type: pieces.map((_, id) => (id < 3 ? 4 - (id % 2) : 1)) }),
-  );
+  const token_type = pieces.map((_, id) => (id < 3 ? 4 - (id % 2) : 1));
+  const { vocabulary } = tokenizerOfGguf(metadataOf({ token_type }));
   expect(vocabulary.specials.map(({ isShown }) => isShown)).toEqual([true, false, true]);
 });
 
@@ -61,6 +59,7 @@ test.each<[string, Values, RegExp]>([
 });
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
+const toBytes = { ...byteLevel, use_regex: false };
 const llama3 = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
 const split = (Regex: string) => ({ type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false });
 const sequence = (...pretokenizers: object[]) => ({ type: "Sequence", pretokenizers });
@@ -93,14 +92,8 @@ test("tokenizer.json gives what GGUF metadata of the same model give", () => {
 
 test.each([
   ["gpt2", { pre_tokenizer: byteLevel }],
-  ["llama3", { pre_tokenizer: sequence(split(llama3), { ...byteLevel, use_regex: false }) }],
-  [
-    "qwen2",
-    {
-      normalizer: { type: "NFC" },
-      pre_tokenizer: sequence(split(llama3.replace("{1,3}", "")), { ...byteLevel, use_regex: false }),
-    },
-  ],
+  ["llama3", { pre_tokenizer: sequence(split(llama3), toBytes) }],
+  ["qwen2", { normalizer: { type: "NFC" }, pre_tokenizer: sequence(split(llama3.replace("{1,3}", "")), toBytes) }],
 ])("tokenizer.json names the pre-tokeniser %s by its parts", (name, changes) => {
   expect(tokenizerOfJson(jsonOf(changes), about).vocabulary.preTokenizer).toBe(name);
 });

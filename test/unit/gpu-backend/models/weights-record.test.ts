@@ -1,4 +1,4 @@
-/** Weights are hashed once, and again as soon as a file is not the one that was hashed. */
+/** Weights are hashed once, and again after a file was changed or replaced. */
 import { readdirSync, readFileSync, renameSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
@@ -45,29 +45,24 @@ test("the second start reads nothing of the weights", async () => {
   expect(readdirSync(join(folder, "data"))).toEqual(["weights.sha256"]);
 });
 
+/** Sets the modification time of the part back to that before the change. */
+function keepingTime(change: () => void): void {
+  const { atime, mtime } = statSync(part);
+  change();
+  utimesSync(part, atime, mtime);
+}
+function replace(): void {
+  writeFileSync(join(folder, "other"), "Second");
+  renameSync(join(folder, "other"), part);
+}
 test.each([
   ["in place", () => writeFileSync(part, "Second")],
-  [
-    "in place, with its modification time set back",
-    () => {
-      const { atime, mtime } = statSync(part);
-      writeFileSync(part, "Second");
-      utimesSync(part, atime, mtime);
-    },
-  ],
-  [
-    "by another file of its size and modification time",
-    () => {
-      const { atime, mtime } = statSync(part);
-      writeFileSync(join(folder, "other"), "Second");
-      utimesSync(join(folder, "other"), atime, mtime);
-      renameSync(join(folder, "other"), part);
-    },
-  ],
+  ["in place, with its modification time set back", () => keepingTime(() => writeFileSync(part, "Second"))],
+  ["by another file of its size and modification time", () => keepingTime(replace)],
   ["by a longer one", () => writeFileSync(part, "second and more")],
-])("a part that is replaced %s is hashed again", async (_how, replace) => {
+])("a part that is replaced %s is hashed again", async (_, change) => {
   const [before] = await hashed();
-  replace();
+  change();
   const [after, reads] = await hashed();
   expect(reads).toBe(1);
   expect(after).not.toBe(before);

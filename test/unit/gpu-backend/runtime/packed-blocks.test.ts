@@ -14,9 +14,8 @@ import {
 import { openSession, tensor } from "../../../../gpu-backend/runtime/session.ts";
 import { maxDifference, seededRandom } from "../../../support/steps.ts";
 
-const truth: { types: Record<string, { blocks: string }> } = JSON.parse(
-  readFileSync(new URL("../models/gguf/dequantised.json", import.meta.url), "utf8"),
-);
+const path = new URL("../models/gguf/dequantised.json", import.meta.url);
+const truth: { types: Record<string, { blocks: string }> } = JSON.parse(readFileSync(path, "utf8"));
 const types: BlockType[] = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"];
 const columns = 256;
 const seed = 23;
@@ -61,28 +60,25 @@ async function productOf(matrix: PackedMatrix) {
   };
 }
 
-test.each(types)(
-  "a product with %s is that of its values, and a row's bits do not depend on the others",
-  async (type) => {
-    const weight = matrixOf(type);
-    const matrix = packRows([weight, weight])!;
-    const random = seededRandom(seed);
-    const x = Float32Array.from({ length: 8 * columns }, () => (random() - 0.5) * 10 ** (2 * random()));
-    const floats = floatsOf(weight);
-    const wanted = exactProduct(x, Float32Array.from([...floats, ...floats]), matrix.rows);
-    const product = await productOf(matrix);
-    const all = await product.run(x);
-    const error = maxDifference(all, wanted.result) / wanted.magnitude;
-    console.log(`${type}: error ${error.toExponential(1)}`);
-    // Activations are multiplied in two parts; with one part the error would be about 1e-3.
-    expect(error).toBeLessThan(1e-5);
-    for (const count of [1, 2, 3, 5]) {
-      const some = await product.run(x.slice(0, count * columns));
-      expect([...some], `${count} rows`).toEqual([...all.subarray(0, some.length)]);
-    }
-    await product.release();
-  },
-);
+test.each(types)("a product with %s is that of its values, and each row's bits are its own", async (type) => {
+  const weight = matrixOf(type);
+  const matrix = packRows([weight, weight])!;
+  const random = seededRandom(seed);
+  const x = Float32Array.from({ length: 8 * columns }, () => (random() - 0.5) * 10 ** (2 * random()));
+  const floats = floatsOf(weight);
+  const wanted = exactProduct(x, Float32Array.from([...floats, ...floats]), matrix.rows);
+  const product = await productOf(matrix);
+  const all = await product.run(x);
+  const error = maxDifference(all, wanted.result) / wanted.magnitude;
+  console.log(`${type}: error ${error.toExponential(1)}`);
+  // Activations are multiplied in two parts; with one part the error would be about 1e-3.
+  expect(error).toBeLessThan(1e-5);
+  for (const count of [1, 2, 3, 5]) {
+    const some = await product.run(x.slice(0, count * columns));
+    expect([...some], `${count} rows`).toEqual([...all.subarray(0, some.length)]);
+  }
+  await product.release();
+});
 
 async function rowsByIndex(matrix: PackedMatrix, ids: Int32Array) {
   const g = new GraphBuilder("rows");

@@ -67,11 +67,8 @@ test("a row of zeros gives zeros, changes no bit of the rows beside it, and they
   const beside = await run(new Float32Array(rows), row, new Float32Array(rows));
   await session.release();
 
-  expect([...beside].map((y) => y + 0)).toEqual([
-    ...new Array(columns).fill(0),
-    ...alone,
-    ...new Array(columns).fill(0),
-  ]);
+  const zeros = new Array<number>(columns).fill(0);
+  expect([...beside].map((y) => y + 0)).toEqual([...zeros, ...alone, ...zeros]);
   const exact = alone.map((_, j) => row.reduce((sum, x, i) => sum + x * matrix[i * columns + j], 0));
   const difference = Math.max(...alone.map((y, j) => Math.abs(y - exact[j])));
   // 48 products of at most 1/4, in which both factors are rounded by at most half a step of 1/127.

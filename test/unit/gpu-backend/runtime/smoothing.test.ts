@@ -8,14 +8,11 @@ import { tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
 import { oracleHidden } from "../../../support/oracle.ts";
 import { randomWeights } from "../../../support/random-weights.ts";
 import { maxDifference, seededRandom } from "../../../support/steps.ts";
+import { tinyLlama } from "../../../support/tiny-families.ts";
 
 const llama: ModelConfig = {
-  ...{ vocabularySize: 50, hiddenSize: 32, layers: 2, heads: 4, kvHeads: 2, headWidth: 8, contextTokens: 64 },
-  ...{ stopIds: [0], feedForwardSize: 48, norm: "rms", normEpsilon: 1e-5, activation: "swiglu" },
-  positions: { theta: 10_000, scaling: null },
-  queryKeyNorm: false,
-  biases: { queryKeyValue: false, attentionOutput: false, feedForward: false },
-  tiedHead: true,
+  ...{ ...tinyLlama, vocabularySize: 50, heads: 4, kvHeads: 2, headWidth: 8, contextTokens: 64, stopIds: [0] },
+  ...{ feedForwardSize: 48, positions: { theta: 10_000, scaling: null } },
 };
 const qwen2: ModelConfig = { ...llama, biases: { ...llama.biases, queryKeyValue: true } };
 const gpt2: ModelConfig = {
@@ -68,10 +65,8 @@ test("magnitudes are taken over all texts into which the ids are cut", async () 
   expect([...all.keys()]).toEqual([...smoothedInputs(long, weights).keys()]);
   for (const [name, tensor] of all) {
     const [a, b] = each.map((one) => floatsOf(weightOf(one, name)));
-    const error = maxDifference(
-      floatsOf(tensor),
-      a.map((value, i) => Math.hypot(value, b[i]) / Math.SQRT2),
-    );
+    const wanted = a.map((value, i) => Math.hypot(value, b[i]) / Math.SQRT2);
+    const error = maxDifference(floatsOf(tensor), wanted);
     expect(error, name).toBeLessThan(1e-6 * Math.max(...floatsOf(tensor)));
   }
 });

@@ -41,10 +41,11 @@ const allBytes = async () => {
   return Promise.all(paths.filter((_, i) => isFile[i]).map((one) => readFile(one)));
 };
 
-test("a file is there after a restart, for its tenant alone, and gone when it is removed", async () => {
+test("a file is there after a restart and for another process, for its tenant alone, and gone when it is removed", async () => {
   await storeOf().keep("eu:acme", one, content);
   const store = storeOf();
   expect(await contentIn(store, "eu:acme", one)).toEqual(content);
+  expect(await new TenantFiles({ directory, tenantBytes: 10_000 }).read("eu:acme", one)).toEqual(content);
   expect(await contentIn(store, "other", one)).toBe(null);
   expect([await store.has("eu:acme", one), await store.has("other", one)]).toEqual([true, false]);
   for (let i = 0; i < 2; i++) await store.remove("eu:acme", one);
@@ -52,11 +53,6 @@ test("a file is there after a restart, for its tenant alone, and gone when it is
   await store.keep("other", one, content);
   for (let i = 0; i < 2; i++) await store.removeAll("other");
   expect(await readdir(directory)).toEqual([path.basename(folderOf("eu:acme"))]);
-});
-
-test("another process reads it", async () => {
-  await storeOf().keep("acme", one, content);
-  expect(await new TenantFiles({ directory, tenantBytes: 10_000 }).read("acme", one)).toEqual(content);
 });
 
 test("tenants may be named as anything, or as another but for its case", async () => {
@@ -117,18 +113,12 @@ test("a tenant that is erased while a file is kept has either all of it or nothi
   expect(store.disk).toMatchObject({ fault: null, unwrittenBytes: 0 });
 });
 
+const withBitFlipped = (bytes: Buffer) => bytes.map((byte, i) => byte ^ +(i === 50));
 test.each<[string, (file: string) => Promise<unknown>]>([
   ["is torn", (file) => writeFile(file, "torn")],
   ["is cut by a byte", (file) => truncate(file, size - 1)],
   ["is cut between two records", (file) => truncate(file, size - sealedBytes([]))],
-  [
-    "has one bit changed",
-    async (file) =>
-      writeFile(
-        file,
-        (await readFile(file)).map((byte, i) => byte ^ +(i === 50)),
-      ),
-  ],
+  ["has one bit changed", (file) => readFile(file).then((bytes) => writeFile(file, withBitFlipped(bytes)))],
   ["has more at its end", (file) => fs.appendFile(file, "more")],
   ["was renamed", (file) => copyFile(join(folderOf("acme"), two), file)],
   ["is another tenant's", (file) => copyFile(join(folderOf("other"), one), file)],
@@ -148,19 +138,15 @@ test.each<[string, (file: string) => Promise<unknown>]>([
   expect(await contentIn(store, "acme", one)).toEqual(content);
 });
 
-test("without its key a tenant's files count as missing", async () => {
-  await storeOf().keep("acme", one, content);
-  await truncate(join(folderOf("acme"), "key"), 16);
+test("files whose key is lost or cut off count as missing, also while the process runs, and are made anew under another key", async () => {
   const store = storeOf();
-  expect([await store.has("acme", one), await contentIn(store, "acme", one)]).toEqual([false, null]);
-});
-
-test("files whose key is lost or cut off while the process runs are made anew, under another key", async () => {
-  const store = storeOf();
-  for (const damage of [(key: string) => rm(key), (key: string) => truncate(key, 7)]) {
+  const cutTo = (bytes: number) => (key: string) => truncate(key, bytes);
+  for (const damage of [(key: string) => rm(key), cutTo(7), cutTo(16)]) {
     for (const hash of [one, two]) await store.keep("acme", hash, content);
     await damage(join(folderOf("acme"), "key"));
-    expect(await store.has("acme", one)).toBe(false);
+    for (const reader of [store, storeOf()]) {
+      expect([await reader.has("acme", one), await contentIn(reader, "acme", one)]).toEqual([false, null]);
+    }
     await store.keep("acme", one, content);
     expect(await contentIn(store, "acme", one)).toEqual(content);
     expect(await store.has("acme", two)).toBe(false);
@@ -224,23 +210,20 @@ const refusals: [string, Partial<WriteSystem>][] = [
   ["rename", { rename: full }],
 ];
 
-test.each(refusals)(
-  "a disk that refuses the %s leaves nothing behind; the file is served from memory, and the fault is shown",
-  async (_, parts) => {
-    const store = storeOf({ system: broken(parts) });
-    await store.keep("acme", one, content);
-    expect(await readdir(folderOf("acme")).catch(() => [])).toEqual([]);
-    expect(store.disk).toMatchObject({ fault: "ENOSPC", failures: 1, unwrittenBytes: content.length, files: 0 });
-    expect([await contentIn(store, "acme", one), store.unwritten("acme", one)]).toEqual([content, content]);
-    expect([await store.has("acme", one), await store.has("other", one)]).toEqual([true, false]);
-    isFull = false;
-    await store.keep("acme", one, content);
-    expect([store.disk.fault, store.disk.unwrittenBytes, store.unwritten("acme", one)]).toEqual([null, 0, null]);
-    expect(await contentIn(storeOf(), "acme", one)).toEqual(content);
-    await store.remove("acme", one);
-    expect(await store.has("acme", one)).toBe(false);
-  },
-);
+test.each(refusals)("a disk that refuses the %s leaves nothing; the file is served from memory", async (_, parts) => {
+  const store = storeOf({ system: broken(parts) });
+  await store.keep("acme", one, content);
+  expect(await readdir(folderOf("acme")).catch(() => [])).toEqual([]);
+  expect(store.disk).toMatchObject({ fault: "ENOSPC", failures: 1, unwrittenBytes: content.length, files: 0 });
+  expect([await contentIn(store, "acme", one), store.unwritten("acme", one)]).toEqual([content, content]);
+  expect([await store.has("acme", one), await store.has("other", one)]).toEqual([true, false]);
+  isFull = false;
+  await store.keep("acme", one, content);
+  expect([store.disk.fault, store.disk.unwrittenBytes, store.unwritten("acme", one)]).toEqual([null, 0, null]);
+  expect(await contentIn(storeOf(), "acme", one)).toEqual(content);
+  await store.remove("acme", one);
+  expect(await store.has("acme", one)).toBe(false);
+});
 
 test("a file that is kept twice at once while the disk refuses writes is kept in memory once", async () => {
   const store = storeOf({ system: broken({ mkdir: full as WriteSystem["mkdir"] }) });
@@ -249,23 +232,18 @@ test("a file that is kept twice at once while the disk refuses writes is kept in
   expect(await contentIn(store, "acme", one)).toEqual(content);
 });
 
-test("what a killed process left of a write is removed at the next start, however recent it is", async () => {
+test("what a killed process left of a write is removed at the next start, and a disk that refuses that still serves files", async () => {
   await storeOf().keep("acme", one, content);
   await mkdir(join(folderOf("acme"), ".unfinished-a"));
   await writeFile(join(folderOf("acme"), ".unfinished-a", "half"), "half");
-  await storeOf().load();
-  expect(await filesOf("acme")).toEqual([one]);
-});
-
-test("a disk that refuses to remove what a killed process left still serves files", async () => {
-  await storeOf().keep("acme", one, content);
-  await mkdir(join(folderOf("acme"), ".unfinished-a"));
   const readOnly = () => Promise.reject(Object.assign(new Error("read-only file system"), { code: "EROFS" }));
   const store = storeOf({ system: { ...fs, mkdir: readOnly as WriteSystem["mkdir"], rm: readOnly } });
   expect(await store.has("acme", one)).toBe(true);
   await store.keep("acme", two, content);
   expect(await contentIn(store, "acme", two)).toEqual(content);
   expect(await filesOf("acme")).toContain(".unfinished-a");
+  await storeOf().load();
+  expect(await filesOf("acme")).toEqual([one, two].sort());
 });
 
 describe("a file that is written record by record", () => {
@@ -276,6 +254,9 @@ describe("a file that is written record by record", () => {
     recordBytes: records.map(({ length }) => length),
   };
   const whole = Buffer.concat([plan.head, ...records]);
+  /** Too large to be kept in memory. */
+  const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
+  const bounds = { tenantBytes: 2 ** 28, totalBytes: 2 ** 28 };
   const partial = `${one}.partial`;
 
   /** Writes records. Leaves the file unfinished if they are not all records of the plan. */
@@ -392,17 +373,14 @@ describe("a file that is written record by record", () => {
   });
 
   test("is not counted as being written where its beginning was refused", async () => {
-    const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
-    const bounds = { tenantBytes: 2 ** 28, totalBytes: 2 ** 28 };
     const store = storeOf({ system: broken({ open: full as WriteSystem["open"] }), ...bounds });
     await expect(store.begin("acme", one, large)).rejects.toMatchObject({ kind: "backend_unavailable" });
     expect(store.disk).toMatchObject({ fault: "ENOSPC", files: 0, bytes: 0 });
   });
 
   test("is refused by a full disk if it is too large for memory; what was written is continued later", async () => {
-    const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
     isFull = false;
-    const store = storeOf({ system: broken({ open: fillsUp }), tenantBytes: 2 ** 28, totalBytes: 2 ** 28 });
+    const store = storeOf({ system: broken({ open: fillsUp }), ...bounds });
     await write(store, one, records.slice(0, 2), large);
     isFull = true;
     const full = await store.begin("acme", one, large);

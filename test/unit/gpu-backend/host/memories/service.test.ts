@@ -92,13 +92,8 @@ test("a memory has the key of each token that another follows, and that token, d
   expect([...memory.nextIds]).toEqual(ids.flatMap((own) => own.slice(1)));
   const keys = ids.flatMap((own) => own.slice(0, -1).flatMap((_, t) => [...keyOf(own, t)]));
   expect(Buffer.from(memory.keys).equals(Buffer.from(Int8Array.from(keys)))).toBe(true);
-  expect(memory.documents).toEqual(
-    documents.map(({ name }, i) => ({
-      name,
-      firstId: ids[i][0],
-      end: ids.slice(0, i + 1).reduce((sum, own) => sum + own.length - 1, 0),
-    })),
-  );
+  const endOf = (i: number) => ids.slice(0, i + 1).reduce((sum, own) => sum + own.length - 1, 0);
+  expect(memory.documents).toEqual(documents.map(({ name }, i) => ({ name, firstId: ids[i][0], end: endOf(i) })));
   expect([...memory.starts.subarray(0, 3)]).toEqual([1, 2, 3]);
   expect(build).toMatchObject({ totalTokens: 2054, tokens: 2054, computedTokens: 2053 });
 });
@@ -111,28 +106,19 @@ test("no window has more than 512 tokens; each but a document's first begins wit
     { document: 0, part: 2, start: 896, from: 960, end: 1408 },
     { document: 0, part: 3, start: 1344, from: 1408, end: 1499 },
   ]);
-  expect(windows.slice(4).map(({ document, end }) => [document, end])).toEqual([
-    [2, 512],
-    [3, 512],
-    [3, 513],
-  ]);
+  expect(windows.slice(4).map(({ document, end }) => `${document} ${end}`)).toEqual(["2 512", "3 512", "3 513"]);
   for (const { start, end } of windowsOf([100], 16)) expect(end - start).toBeLessThan(16);
 });
 
-test("an existing memory is not made again; equal documents of another tenant make a memory of its own", async () => {
+test("two builds of one memory at once compute it once, a later one nothing; equal documents of another tenant make a memory of its own", async () => {
   const documents = documentsOf(textOf(100, 1));
-  await make(documents);
+  const both = await Promise.all([make(documents), make(documents)]);
+  expect(both.map(({ computedTokens }) => computedTokens).sort()).toEqual([0, 100]);
   const prompts = computed.length;
   service = serviceOf();
   expect(await make(documents)).toMatchObject({ tokens: 100, computedTokens: 0 });
   expect(computed.length).toBe(prompts);
   expect(await make(documents, "other")).toMatchObject({ computedTokens: 100 });
-});
-
-test("two builds of one memory at once compute it once", async () => {
-  const documents = documentsOf(textOf(100, 1));
-  const both = await Promise.all([make(documents), make(documents)]);
-  expect(both.map(({ computedTokens }) => computedTokens).sort()).toEqual([0, 100]);
 });
 
 test("a document that another memory has costs nothing, wherever it stands and whatever its name", async () => {
@@ -151,33 +137,31 @@ test("a document that another memory has costs nothing, wherever it stands and w
   expect(Buffer.compare(built!, (await service.store.files.read("acme", await hashOf(grown)))!)).toBe(0);
 });
 
-test.each(["its caller leaves", "the engine fails", "its process is killed"])(
-  "a build that ends because %s is continued: only what is missing is computed",
-  async (how) => {
-    const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
-    const caller = new AbortController();
-    const killed = Promise.withResolvers<void>();
-    before = async (_, signal) => {
-      if (computed.length < 8) return;
-      if (how === "the engine fails") throw new ServiceError("backend_unavailable", "it fell over");
-      if (how === "its caller leaves") caller.abort();
-      else await killed.promise.then(() => Promise.reject(new Error("its process is gone")));
-      signal.throwIfAborted();
-    };
-    const { ready, build } = await begin(documents, caller.signal);
-    const kinds = { "its caller leaves": "cancelled", "the engine fails": "backend_unavailable" };
-    if (how in kinds) await expect(ready).rejects.toMatchObject({ kind: kinds[how as keyof typeof kinds] });
-    else while (build.tokens < 480) await new Promise(setImmediate);
-    expect(await service.store.has("acme", await hashOf(documents))).toBe(false);
-    before = async () => {};
-    service = serviceOf();
-    expect(await make(documents)).toMatchObject({ tokens: 720, computedTokens: 240 });
-    expect(computed.length).toBe(12);
-    expect((await memoryOf(documents))!.nextIds.length).toBe(12 * 59);
-    killed.resolve();
-    await ready.catch(() => undefined);
-  },
-);
+const ends = ["its caller leaves", "the engine fails", "its process is killed"];
+test.each(ends)("a build that ends because %s is continued: only what is missing is computed", async (how) => {
+  const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
+  const caller = new AbortController();
+  const killed = Promise.withResolvers<void>();
+  before = async (_, signal) => {
+    if (computed.length < 8) return;
+    if (how === "the engine fails") throw new ServiceError("backend_unavailable", "it fell over");
+    if (how === "its caller leaves") caller.abort();
+    else await killed.promise.then(() => Promise.reject(new Error("its process is gone")));
+    signal.throwIfAborted();
+  };
+  const { ready, build } = await begin(documents, caller.signal);
+  const kinds = { "its caller leaves": "cancelled", "the engine fails": "backend_unavailable" };
+  if (how in kinds) await expect(ready).rejects.toMatchObject({ kind: kinds[how as keyof typeof kinds] });
+  else while (build.tokens < 480) await new Promise(setImmediate);
+  expect(await service.store.has("acme", await hashOf(documents))).toBe(false);
+  before = async () => {};
+  service = serviceOf();
+  expect(await make(documents)).toMatchObject({ tokens: 720, computedTokens: 240 });
+  expect(computed.length).toBe(12);
+  expect((await memoryOf(documents))!.nextIds.length).toBe(12 * 59);
+  killed.resolve();
+  await ready.catch(() => undefined);
+});
 
 test("what a build left serves another memory of the tenant, and a damaged rest of it is computed", async () => {
   const texts = Array.from({ length: 8 }, (_, i) => textOf(60, i));
@@ -224,10 +208,9 @@ test("a memory is gone once it is removed, from the disk first and then from the
   const [one, other] = [documentsOf(textOf(100, 1)), documentsOf(textOf(100, 2))];
   await make(one);
   before = (_, signal) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
-  const [first, second] = [await begin(other), await begin(other)];
-  const ended = Promise.all(
-    [first, second].map(({ ready }) => expect(ready).rejects.toMatchObject({ kind: "memory_deleted" })),
-  );
+  const builds = [await begin(other), await begin(other)];
+  const isDeleted = ({ ready }: RunningBuild) => expect(ready).rejects.toMatchObject({ kind: "memory_deleted" });
+  const ended = Promise.all(builds.map(isDeleted));
   await service.remove("acme", await hashOf(other));
   await ended;
   expect(dropped).toEqual([["acme", await hashOf(other)]]);

@@ -5,6 +5,8 @@ import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/host/own-ada
 import { seededRandom } from "../../../../support/steps.ts";
 
 const never = new AbortController().signal;
+/** Lets the promises that are resolved by now call their handlers. */
+const settled = () => new Promise(setImmediate);
 
 /** A queue with requests entered by tenant. `started` lists whose turn came; `end` ends a tenant's first running request. */
 function queueOf() {
@@ -18,8 +20,7 @@ function queueOf() {
     });
   const end = async (tenant: string) => {
     ends.get(tenant)!();
-    await Promise.resolve();
-    await Promise.resolve();
+    await settled();
   };
   return { queue, started, enter, end };
 }
@@ -27,8 +28,7 @@ function queueOf() {
 test("a tenant has one running request, and tenants take turns", async () => {
   const { queue, started, enter, end } = queueOf();
   const all = ["a", "a", "a", "b", "b", "c"].map((tenant) => enter(tenant));
-  await Promise.resolve();
-  await Promise.resolve();
+  await settled();
   expect([started, queue.waiting]).toEqual([["a", "b"], 4]);
   for (const tenant of ["b", "c", "b", "a", "a"]) await end(tenant);
   await Promise.all(all);
@@ -41,8 +41,7 @@ test("of 8 tenants none has a second request before the others' first, however l
   const { started, enter, end } = queueOf();
   const tenants = Array.from({ length: 8 }, (_, i) => `t${i}`);
   const all = [...tenants, ...tenants].sort().map((tenant) => enter(tenant));
-  await Promise.resolve();
-  await Promise.resolve();
+  await settled();
   const running: string[] = [];
   for (let ended = 0; ended < all.length; ended++) {
     running.push(...started.slice(ended + running.length));
@@ -83,11 +82,7 @@ test("the next step is that of the fit that computed least; a cancelled fit take
   const order: string[] = [];
   const make = async (id: number, name: string, steps: number, positions: number) => {
     turns.open(id);
-    for (let i = 0; i < steps; i++) {
-      await turns.run(id, positions, async () => {
-        order.push(name);
-      });
-    }
+    for (let i = 0; i < steps; i++) await turns.run(id, positions, async () => void order.push(name));
   };
   const long = make(0, "long", 4, 10);
   const short = make(1, "short", 3, 2);

@@ -18,17 +18,9 @@ const cases: [string, HeldSet[], { start: boolean; retire: string[] }][] = [
   ["then it ends", [set("old", 900), set("new", 0)], { start: false, retire: ["old"] }],
   ["not while something runs there", [set("old", 0, 1), set("new", 0)], { start: false, retire: [] }],
   ["the wanted one never ends, however idle", [set("new", 0)], { start: false, retire: [] }],
-  [
-    "where no room is, the one used longest ago makes it",
-    [set("b", 990), set("a", 980)],
-    { start: true, retire: ["a"] },
-  ],
+  ["the one used longest ago makes room", [set("b", 990), set("a", 980)], { start: true, retire: ["a"] }],
   ["if it is idle", [set("b", 990), set("a", 980, 3)], { start: true, retire: ["b"] }],
-  [
-    "none ends while the engine of the wanted one restarts",
-    [set("old", 0), down("new", 0)],
-    { start: false, retire: [] },
-  ],
+  ["none ends while the wanted one restarts", [set("old", 0), down("new", 0)], { start: false, retire: [] }],
   ["one whose engine restarts makes room first", [down("b", 990), set("a", 980)], { start: true, retire: ["b"] }],
   ["where all are busy, the wanted one waits", [set("b", 990, 1), set("a", 980, 3)], { start: false, retire: [] }],
 ];

@@ -3,28 +3,24 @@ import { checkFileSize, checkWeightsHold, chooseFiles } from "../../../../../gpu
 
 const needed = ["config.json", "tokenizer.json", "model.safetensors"];
 
-test("takes what serving and training need, and the weights last", () => {
+test("an import takes the files that serving and training need, the weights last", () => {
   const others = ["README.md", "vocab.json", "pytorch_model.bin", "onnx/model.onnx", "64.tflite"];
   expect(chooseFiles(new Set([...others, ...needed]), "x")).toEqual(needed);
 });
 
+const [config, tokenizer, weights] = needed;
 test.each<[string[], RegExp]>([
-  [["pytorch_model.bin"], /^x has its weights only as pytorch_model\.bin/],
-  [["model.safetensors.index.json", "pytorch_model.bin"], /in several pieces/],
-  [["tf_model.h5"], /only as tf_model\.h5/],
-  [[], /nowhere/],
-])("refuses weights in %j by name", (weights, message) => {
-  expect(() => chooseFiles(new Set([...needed.slice(0, 2), ...weights]), "x")).toThrow(message);
-});
-
-test("names the missing file of the tokenizer", () => {
-  const present = new Set(["config.json", "model.safetensors", "vocab.json", "merges.txt"]);
-  expect(() => chooseFiles(present, "x")).toThrow(/^x has no tokenizer\.json$/);
-});
-
-test("says what becomes of a PEFT adapter", () => {
-  const present = new Set(["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]);
-  expect(() => chooseFiles(present, "x")).toThrow(/^x has no config\.json: it is a PEFT adapter; merge it/);
+  [[config, tokenizer, "pytorch_model.bin"], /^x has its weights only as pytorch_model\.bin/],
+  [[config, tokenizer, "model.safetensors.index.json", "pytorch_model.bin"], /in several pieces/],
+  [[config, tokenizer, "tf_model.h5"], /only as tf_model\.h5/],
+  [[config, tokenizer], /nowhere/],
+  [[config, weights, "vocab.json", "merges.txt"], /^x has no tokenizer\.json$/],
+  [
+    ["adapter_config.json", "adapter_model.safetensors", tokenizer],
+    /^x has no config\.json: it is a PEFT adapter; merge/,
+  ],
+])("refuses a repository of %j by what it lacks", (names, message) => {
+  expect(() => chooseFiles(new Set(names), "x")).toThrow(message);
 });
 
 test.each([

@@ -30,7 +30,13 @@ const llama3Scaling = {
   rope_type: "llama3",
 };
 const scaling = { factor: 32, highFrequencyFactor: 4, lowFrequencyFactor: 1, originalContextTokens: 8192 };
+const positions = { theta: 500000, scaling };
+const llama32 = { rope_theta: 500000, rope_scaling: llama3Scaling, head_dim: 64, eos_token_id: [1, 8, 9] };
+const noRange = { ...llama3Scaling, low_freq_factor: 4 };
+const qwen2 = { model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] };
+const qwen3 = { model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], layer_types: ["full_attention"] };
 const noBiases = { queryKeyValue: false, attentionOutput: false, feedForward: false };
+const allBiases = { queryKeyValue: true, attentionOutput: true, feedForward: true };
 
 const read = (change: object) => configOf(JSON.stringify({ ...smolLm2, ...change }), "config.json");
 
@@ -44,74 +50,51 @@ test("reads SmolLM2", () => {
 });
 
 test.each([
+  ["Llama 3.2: scaled rotary positions, several stop ids", llama32, { positions, stopIds: [1, 8, 9] }],
+  ["newer fields", { rope_theta: undefined, rope_parameters: { ...llama3Scaling, rope_theta: 500000 } }, { positions }],
   [
-    "Llama 3.2: scaled rotary positions, several stop ids",
-    { rope_theta: 500000, rope_scaling: llama3Scaling, head_dim: 64, eos_token_id: [1, 8, 9] },
-    { positions: { theta: 500000, scaling }, stopIds: [1, 8, 9] },
-  ],
-  [
-    "the fields of newer files",
-    { rope_theta: undefined, rope_parameters: { ...llama3Scaling, rope_theta: 500000 } },
-    { positions: { theta: 500000, scaling } },
-  ],
-  [
-    "an older name of the scaling's type, without a scaling",
+    "an older type without scaling",
     { rope_scaling: { type: "default" } },
     { positions: { theta: 100000, scaling: null } },
   ],
   ["as many heads of keys as of queries", { num_key_value_heads: undefined }, { kvHeads: 9 }],
   ["a head of its own", { tie_word_embeddings: undefined }, { tiedHead: false }],
+  ["all biases", { attention_bias: true, mlp_bias: true }, { biases: allBiases }],
   [
-    "all biases",
-    { attention_bias: true, mlp_bias: true },
-    { biases: { queryKeyValue: true, attentionOutput: true, feedForward: true } },
-  ],
-  [
-    "Qwen2: biases of queries, keys and values; a window that is not used",
-    { model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], use_sliding_window: false, sliding_window: 32768 },
+    "Qwen2: biases of queries, keys and values",
+    qwen2,
     { biases: { ...noBiases, queryKeyValue: true }, queryKeyNorm: false },
   ],
   [
-    "Qwen3: norms of queries and keys, heads of 128",
-    { model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], layer_types: ["full_attention"] },
-    { queryKeyNorm: true, headWidth: 128, biases: noBiases },
+    "a window that is not used",
+    { ...qwen2, use_sliding_window: false, sliding_window: 32768 },
+    { queryKeyNorm: false },
   ],
+  ["Qwen3: norms of queries and keys, heads of 128", qwen3, { queryKeyNorm: true, headWidth: 128, biases: noBiases }],
 ])("reads %s", (_, change, expected) => {
   expect(read(change)).toMatchObject(expected);
 });
 
 test.each([
-  [
-    "a mixture of experts",
-    { model_type: "qwen3_moe" },
-    /model_type is "qwen3_moe", a mixture of experts; supported are gpt2, /,
-  ],
+  ["a mixture", { model_type: "qwen3_moe" }, /model_type is "qwen3_moe", a mixture of experts; supported are gpt2, /],
   ["hybrid attention", { model_type: "qwen3_next" }, /model_type is "qwen3_next", of hybrid attention/],
   ["sliding attention", { model_type: "gemma2" }, /model_type is "gemma2", of sliding attention/],
   ["no type", { model_type: undefined }, /model_type is undefined/],
   ["a sliding window", { use_sliding_window: true }, /use_sliding_window is true: sliding attention/],
   [
-    "layers of another attention",
+    "a linear layer",
     { layer_types: ["full_attention", "linear_attention"] },
-    /layer_types\.1 is "linear_attention": sliding and hybrid/,
+    /layer_types\.1 is "linear_attention": sliding and/,
   ],
   ["experts", { num_local_experts: 8 }, /num_local_experts is 8: mixtures of experts/],
   [
     "another scaling",
     { rope_scaling: { rope_type: "yarn", factor: 4 } },
-    /the type of rope_scaling is "yarn", only default/,
+    /type of rope_scaling is "yarn", only default/,
   ],
-  [
-    "an older name of another scaling",
-    { rope_scaling: { type: "linear", factor: 2 } },
-    /the type of rope_scaling is "linear"/,
-  ],
+  ["an older type of scaling", { rope_scaling: { type: "linear", factor: 2 } }, /the type of rope_scaling is "linear"/],
   ["a scaling without its factor", { rope_scaling: { rope_type: "llama3" } }, /rope_scaling .*: factor is missing/],
-  [
-    "a scaling without a range",
-    { rope_scaling: { ...llama3Scaling, low_freq_factor: 4 } },
-    /low_freq_factor must be below high_freq_factor$/,
-  ],
+  ["a scaling without a range", { rope_scaling: noRange }, /low_freq_factor must be below high_freq_factor$/],
   ["positions of a part of each head", { partial_rotary_factor: 0.5 }, /partial_rotary_factor is 0\.5/],
   ["another activation", { hidden_act: "gelu" }, /hidden_act is "gelu"/],
   ["another head", { architectures: ["LlamaForSequenceClassification"] }, /architectures is .*only LlamaForCausalLM/],

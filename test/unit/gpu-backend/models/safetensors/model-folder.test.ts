@@ -1,6 +1,6 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { configOf } from "../../../../../gpu-backend/models/safetensors/config.ts";
 import { readModelFolder } from "../../../../../gpu-backend/models/safetensors/model-folder.ts";
 import { parametersOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
@@ -10,39 +10,33 @@ import { gpt2Config } from "../../../../support/gpt2-config.ts";
 import { gpt2Shapes } from "../../../../support/gpt2-file.ts";
 import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
-const config = {
-  model_type: "gpt2",
-  vocab_size: 11,
-  n_embd: 4,
-  n_layer: 1,
-  n_head: 2,
-  n_positions: 8,
-  eos_token_id: 10,
-};
+const sizes = { vocab_size: 11, n_embd: 4, n_layer: 1, n_head: 2, n_positions: 8 };
+const config = { model_type: "gpt2", ...sizes, eos_token_id: 10 };
 
-let folder: string;
-beforeEach(() => {
-  folder = temporaryFolder();
-});
-
+const folder = temporaryFolder();
 const dimensions = { vocabularySize: 11, hiddenSize: 4, layers: 1, heads: 2, contextTokens: 8, stopIds: [10] };
 
-async function write(settings: object, change: (weights: TensorFile) => void = () => {}, prefix = ""): Promise<void> {
-  const shape = gpt2Config(dimensions);
+async function write(
+  settings: object,
+  change: (weights: TensorFile) => void = () => {},
+  shapes: Iterable<[string, readonly number[]]> = gpt2Shapes(gpt2Config(dimensions)),
+): Promise<void> {
   const weights: TensorFile = new Map();
-  for (const [name, dims] of gpt2Shapes(shape)) {
-    weights.set(prefix + name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
+  for (const [name, dims] of shapes) {
+    weights.set(name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), [...dims]));
   }
   change(weights);
   await writeFile(join(folder, "config.json"), JSON.stringify(settings));
   await writeFile(join(folder, "model.safetensors"), writeTensorFile(weights));
 }
 
+const { layers, hiddenSize, heads, contextTokens, vocabulary } = setLimits;
 /** Matches the refusal of a `field` that is one above its limit `most`. */
 const beyond = (field: string, most: number) => new RegExp(`${field} is ${most + 1}: .*<=${most}$`);
 
 test.each(["", "transformer."])("reads config and tensors named with the prefix %j", async (prefix) => {
-  await write(config, undefined, prefix);
+  const shapes = [...gpt2Shapes(gpt2Config(dimensions))];
+  await write(config, undefined, new Map(shapes.map(([name, dims]) => [prefix + name, dims])));
   const model = await readModelFolder(folder);
   expect(model.config).toMatchObject(dimensions);
   expect(model.weights.get("model.embed_tokens.weight")?.shape).toEqual([11, 4]);
@@ -55,12 +49,7 @@ test("reads a Llama, whose tensors keep their names", async () => {
     ...{ num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 8, eos_token_id: [10, 9] },
   };
   const shape = configOf(JSON.stringify(llama), "config.json");
-  const tensors: TensorFile = new Map();
-  for (const [name, dims] of weightShapes(shape)) {
-    tensors.set(name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
-  }
-  await writeFile(join(folder, "config.json"), JSON.stringify(llama));
-  await writeFile(join(folder, "model.safetensors"), writeTensorFile(tensors));
+  await write(llama, undefined, weightShapes(shape));
   const model = await readModelFolder(folder);
   expect(model.config).toEqual(shape);
   expect(model.weights.get("lm_head.weight")?.shape).toEqual([11, 4]);
@@ -70,32 +59,20 @@ test("reads a Llama, whose tensors keep their names", async () => {
 
 test.each([
   ["another architecture", { model_type: "bloom" }, /model_type is "bloom"; supported are gpt2, llama, qwen2, qwen3$/],
-  [
-    "a head that is no language model's",
-    { architectures: ["GPT2ForSequenceClassification"] },
-    /architectures is .*only GPT2LMHeadModel/,
-  ],
+  ["another head", { architectures: ["GPT2ForSequenceClassification"] }, /architectures is .*only GPT2LMHeadModel/],
   ["cross-attention", { add_cross_attention: true }, /add_cross_attention is true/],
   ["a missing size", { n_embd: undefined }, /n_embd is missing/],
   ["another activation", { activation_function: "relu" }, /activation_function/],
   ["attention scaled by layer", { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx/],
   ["an untied head", { tie_word_embeddings: false }, /tie_word_embeddings/],
   ["another inner width", { n_inner: 12 }, /n_inner.*12.*16/],
-  ["layers beyond the limit of a set", { n_layer: setLimits.layers + 1 }, beyond("n_layer", setLimits.layers)],
-  ["a width beyond the limit of a set", { n_embd: setLimits.hiddenSize + 1 }, beyond("n_embd", setLimits.hiddenSize)],
-  ["heads beyond the limit of a set", { n_head: setLimits.heads + 1 }, beyond("n_head", setLimits.heads)],
+  ["layers beyond the limit of a set", { n_layer: layers + 1 }, beyond("n_layer", layers)],
+  ["a width beyond the limit of a set", { n_embd: hiddenSize + 1 }, beyond("n_embd", hiddenSize)],
+  ["heads beyond the limit of a set", { n_head: heads + 1 }, beyond("n_head", heads)],
   ["heads that do not divide the width", { n_head: 3 }, /n_head is 3, .*n_embd, 4/],
   ["more heads than the width", { n_head: 8 }, /n_head is 8, .*n_embd, 4/],
-  [
-    "positions beyond the limit of a set",
-    { n_positions: setLimits.contextTokens + 1 },
-    beyond("n_positions", setLimits.contextTokens),
-  ],
-  [
-    "a vocabulary beyond the limit of a set",
-    { vocab_size: setLimits.vocabulary + 1 },
-    beyond("vocab_size", setLimits.vocabulary),
-  ],
+  ["positions beyond the limit of a set", { n_positions: contextTokens + 1 }, beyond("n_positions", contextTokens)],
+  ["a vocabulary beyond the limit of a set", { vocab_size: vocabulary + 1 }, beyond("vocab_size", vocabulary)],
   ["a fraction of a layer", { n_layer: 1.5 }, /n_layer is 1.5/],
   ["a size in words", { n_layer: "12" }, /n_layer is "12"/],
   ["more parameters than a file holds", { n_layer: 256, n_embd: 16384 }, /824\d{9} parameters, .*1073741823/],
