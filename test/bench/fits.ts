@@ -4,15 +4,11 @@
  * the cue's label: a task that can be learnt, so that a fit takes its steps. The fitter's process already runs, as within a minute
  * after any fit.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { adapterAnswerSchema } from "../../shared/contracts/inference.ts";
-import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
-import { embeddedBase } from "../support/embedded-base.ts";
+import type { Backend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
+import { generate, makeAdapter, withBackend } from "./served.ts";
 
 /** `target`: the most time that an adapter of `examples` may take, as a multiple of prefilling all of them twice. */
 const cells = [
@@ -31,37 +27,30 @@ export interface FitsFigures {
   togetherMs: number[];
 }
 
-export async function measureFits(options: {
+interface Options {
   threads: number;
   rounds: number;
   say(line: string): void;
-}): Promise<FitsFigures> {
-  const { threads, rounds, say } = options;
-  const folder = await mkdtemp(join(tmpdir(), "chameleon-fits-"));
-  const environment = { WEIGHT_FORMAT: "int8", THREADS: `${threads}`, PREFIX_CACHE_BYTES: "0" };
-  const backend = await startBackend({ ...environment, MODEL_DIR: embeddedBase, DATA_DIR: folder });
-  const timed = async (work: () => Promise<unknown>) => {
-    const startedMs = performance.now();
-    await work();
-    return performance.now() - startedMs;
-  };
-  try {
-    await makeAdapter(backend, "warm", 8);
+}
+
+export function measureFits({ threads, rounds, say }: Options): Promise<FitsFigures> {
+  const settings = { WEIGHT_FORMAT: "int8", THREADS: `${threads}`, PREFIX_CACHE_BYTES: "0" };
+  return withBackend(settings, async (backend) => {
+    await make(backend, "warm", 8);
     const rows: FitsFigures["rows"] = [];
     for (const { examples, target } of cells) {
       const pairs: { prefillTwiceMs: number; readyMs: number; fitMs: number }[] = [];
       for (let round = 0; round < rounds; round++) {
         const pair = { prefillTwiceMs: 0, readyMs: 0, fitMs: 0 };
         const prefill = async () => {
-          pair.prefillTwiceMs =
-            (await timed(() => prefillAll(backend, examples))) + (await timed(() => prefillAll(backend, examples)));
+          for (let i = 0; i < 2; i++) pair.prefillTwiceMs += await timed(() => prefillAll(backend, examples));
         };
-        const make = async () => {
+        const fit = async () => {
           pair.readyMs = await timed(async () => {
-            pair.fitMs = (await makeAdapter(backend, "tenant", examples)).timings.fitMs;
+            pair.fitMs = (await make(backend, "tenant", examples)).timings.fitMs;
           });
         };
-        for (const work of round % 2 === 0 ? [prefill, make] : [make, prefill]) await work();
+        for (const work of round % 2 === 0 ? [prefill, fit] : [fit, prefill]) await work();
         pairs.push(pair);
       }
       const of = (name: keyof (typeof pairs)[number]) => median(pairs.map((pair) => pair[name]));
@@ -72,34 +61,27 @@ export async function measureFits(options: {
       );
       rows.push(row);
     }
-    const all = Array.from({ length: tenants }, (_, i) =>
-      timed(() => makeAdapter(backend, `tenant-${i}`, cells[0].examples)),
-    );
+    const all = Array.from({ length: tenants }, (_, i) => timed(() => make(backend, `tenant-${i}`, cells[0].examples)));
     const togetherMs = (await Promise.all(all)).sort((a, b) => a - b);
     say(`  ${tenants} tenants at once: ready after ${togetherMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
     return { rows, togetherMs };
-  } finally {
-    backend.child.kill();
-    await backend.exited;
-    await rm(folder, { recursive: true });
-  }
+  });
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startedMs = performance.now();
+  await work();
+  return performance.now() - startedMs;
 }
 
 const idsOf = (examples: number) =>
   promptsOf(examples, promptTokens).map((ids, i) => [...ids, cues[i % cues.length], labels[i % cues.length], 2]);
 
-async function prefillAll(backend: Backend, examples: number): Promise<void> {
-  const sequences = idsOf(examples).map((ids, i) => sequenceRequest(`${i}`, ids, { maxTokens: 1 }));
-  for await (const frame of framesOf(await backend.post("/v1/batches", backend.batch(null, sequences)))) {
-    if (frame.type === "error") throw new Error(frame.message);
-  }
-}
+const make = (backend: Backend, tenant: string, examples: number) =>
+  makeAdapter(backend, tenant, idsOf(examples), promptTokens + 1);
 
-async function makeAdapter(backend: Backend, tenant: string, examples: number) {
-  const response = await backend.post("/v1/adapters", {
-    ...{ version: 3, manifestHash: backend.manifestHash, tenant },
-    examples: idsOf(examples).map((ids) => ({ ids, from: promptTokens + 1 })),
-  });
-  if (!response.ok) throw new Error(await response.text());
-  return adapterAnswerSchema.parse(await response.json());
-}
+const prefillAll = (backend: Backend, examples: number) =>
+  generate(
+    backend,
+    idsOf(examples).map((ids, i) => sequenceRequest(`${i}`, ids, { maxTokens: 1 })),
+  );

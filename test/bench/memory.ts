@@ -1,17 +1,15 @@
 /**
- * What serving adds to the memory of a session: the backend beside a bare session over the same graph and beside node-llama-cpp, each
- * alone, in processes of its own, with the same prompts; then the backend before its first own adapter and an idle minute after it.
- * It is the largest resident memory of a process and its children while every row is held. Pages of a file that several of them map,
- * above all Node's own, count once; the sum of their RSS is reported, too. Linux only.
+ * What serving adds to the memory of a session: the backend beside a bare session over the same graph and beside node-llama-cpp, with
+ * the same prompts, one after the other. Then the backend before its first own adapter, and an idle minute after it. Memory is the
+ * largest resident memory of a process and its children while they hold every row. A page of a file that several of them map counts
+ * once; the sum of their RSS is reported, too. Linux only.
  */
 import { readFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
-import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import type { Backend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { AskedProcess } from "./asked-process.ts";
@@ -19,6 +17,7 @@ import { runGroup } from "./contest.ts";
 import { promptsOf } from "./model.ts";
 import { descendantsOf } from "./process-memory.ts";
 import { median } from "./quantile.ts";
+import { generate, makeAdapter, withBackend } from "./served.ts";
 
 const context = 128;
 const steps = 8;
@@ -57,33 +56,23 @@ export async function measureMemory(
   batch: number,
   { threads, note }: { threads: number; note(line: string): void },
 ): Promise<MemoryRow> {
-  const folder = await mkdtemp(join(tmpdir(), "chameleon-memory-"));
-  try {
-    const artifacts = join(embeddedBase, "artifacts");
-    const settings = { modelDirectory: embeddedBase, artifactsDirectory: artifacts, threads };
-    const bareBytes = await bareSession({ ...settings, weightFormat: format }, batch);
-    const environment = {
-      WEIGHT_FORMAT: format,
-      THREADS: `${threads}`,
-      MODEL_DIR: embeddedBase,
-      DATA_DIR: join(folder, "data"),
-    };
-    const withoutPrefixCache = await withBackend({ ...environment, PREFIX_CACHE_BYTES: "0" }, (backend) =>
-      serveBatch(backend, batch),
-    );
-    const measured = await withBackend(environment, async (backend) => ({
-      served: await serveBatch(backend, batch),
-      prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
-      adapter: await makeAdapter(backend, batch),
-    }));
-    const peer = { system: "node-llama-cpp", format: "gguf" } as const;
-    const gguf = join(embeddedBase, "model.gguf");
-    const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, gguf, note });
-    const llamaBytes = rows[0]?.rssBytes ?? null;
-    return { format, batch, bareBytes, withoutPrefixCache, ...measured, llamaBytes };
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const artifacts = join(embeddedBase, "artifacts");
+  const session = { modelDirectory: embeddedBase, artifactsDirectory: artifacts, threads, weightFormat: format };
+  const bareBytes = await bareSession(session, batch);
+  const settings = { WEIGHT_FORMAT: format, THREADS: `${threads}` };
+  const withoutPrefixCache = await withBackend({ ...settings, PREFIX_CACHE_BYTES: "0" }, (backend) =>
+    serveBatch(backend, batch),
+  );
+  const measured = await withBackend(settings, async (backend) => ({
+    served: await serveBatch(backend, batch),
+    prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
+    adapter: await measureAdapter(backend, batch),
+  }));
+  const peer = { system: "node-llama-cpp", format: "gguf" } as const;
+  const gguf = join(embeddedBase, "model.gguf");
+  const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, gguf, note });
+  const llamaBytes = rows[0]?.rssBytes ?? null;
+  return { format, batch, bareBytes, withoutPrefixCache, ...measured, llamaBytes };
 }
 
 export function memoryLines({ format, batch, bareBytes, adapter, ...row }: MemoryRow): string[] {
@@ -106,16 +95,6 @@ async function bareSession(settings: object, batch: number): Promise<number> {
   return new AskedProcess(script, JSON.stringify(settings), cell).ready();
 }
 
-async function withBackend<T>(environment: Record<string, string>, work: (backend: Backend) => Promise<T>): Promise<T> {
-  const backend = await startBackend(environment);
-  try {
-    return await work(backend);
-  } finally {
-    backend.child.kill();
-    await backend.exited;
-  }
-}
-
 /** Serves a batch. Returns the largest resident memory at any token. */
 async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   const sequences = promptsOf(batch, context - steps).map((ids, i) =>
@@ -123,20 +102,15 @@ async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   );
   const pid = backend.child.pid!;
   let rssBytes = 0;
-  for await (const frame of framesOf(await backend.post("/v1/batches", backend.batch(null, sequences)))) {
-    if (frame.type === "error") throw new Error(frame.message);
-    if (frame.type === "token") rssBytes = Math.max(rssBytes, rssOf(pid));
-  }
+  await generate(backend, sequences, () => {
+    rssBytes = Math.max(rssBytes, rssOf(pid));
+  });
   return { bytes: rssBytes - sharedBytes(pid), rssBytes };
 }
 
-async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
+async function measureAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
   const beforeBytes = await steadyBytes(backend, batch);
-  const response = await backend.post("/v1/adapters", {
-    ...{ version: 3, manifestHash: backend.manifestHash, tenant: "tenant" },
-    examples: promptsOf(examples.count, examples.tokens).map((ids) => ({ ids, from: 1 })),
-  });
-  if (!response.ok) throw new Error(await response.text());
+  await makeAdapter(backend, "tenant", promptsOf(examples.count, examples.tokens), 1);
   const pid = backend.child.pid!;
   const madeBytes = rssOf(pid) - sharedBytes(pid);
   await setTimeout(idleMs + unloadingMs);

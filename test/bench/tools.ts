@@ -17,7 +17,12 @@ const tools = [
   toolOf("translate", "Translate one word into another language", { word: text, language: text }),
 ];
 
-type Arguments = Record<string, string | number>;
+interface Asked {
+  prompt: string;
+  name: string;
+  /** The right arguments. */
+  wanted: Record<string, string | number>;
+}
 const cities = ["Paris", "London", "Tokyo", "Madrid", "Rome", "Berlin", "Oslo"];
 const minutes = [5, 10, 25, 45, 3, 15, 90];
 const words = [
@@ -28,18 +33,13 @@ const words = [
   ["book", "French"],
   ["friend", "Spanish"],
 ];
-const asked: [prompt: string, name: string, wanted: Arguments][] = [
-  ...cities.map((city): [string, string, Arguments] => [
-    `What is the weather in ${city} now?`,
-    "get_weather",
-    { city },
-  ]),
-  ...minutes.map((count): [string, string, Arguments] => [
-    ...([`Set a timer for ${count} minutes.`, "set_timer", { minutes: count }] as const),
-  ]),
-  ...words.map(([word, language]): [string, string, Arguments] => [
-    ...([`Translate the word "${word}" into ${language}.`, "translate", { word, language }] as const),
-  ]),
+const asked: Asked[] = [
+  ...cities.map((city) => ({ prompt: `What is the weather in ${city} now?`, name: "get_weather", wanted: { city } })),
+  ...minutes.map((n) => ({ prompt: `Set a timer for ${n} minutes.`, name: "set_timer", wanted: { minutes: n } })),
+  ...words.map(([word, language]) => {
+    const prompt = `Translate the word "${word}" into ${language}.`;
+    return { prompt, name: "translate", wanted: { word, language } };
+  }),
 ];
 const others = [
   ...["Tell me a joke.", "Who wrote Hamlet?", "What is 2 + 2?", "Write a poem about the sea.", "Thank you!"],
@@ -68,7 +68,7 @@ async function measure(options: ConnectionOptions): Promise<void> {
   const connection = new Connection(options);
   for (const choice of ["required", "auto"]) {
     const counts = { called: 0, rightTool: 0, rightArguments: 0, several: 0 };
-    for (const [prompt, name, wanted] of asked) {
+    for (const { prompt, name, wanted } of asked) {
       const { calls, isWhole } = await calledBy(connection, prompt, choice);
       const [first] = calls;
       if (!first) continue;

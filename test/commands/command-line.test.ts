@@ -4,29 +4,20 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 import { commandsOf } from "../../infra/commands.mjs";
+import { type Outcome, outcomeOf } from "../support/outcome.ts";
+import { root } from "../support/project.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const root = path.join(import.meta.dirname, "../..");
 const commands = Object.entries<[string, string, ...string[]]>(commandsOf(true));
 /** The package's commands. Developers' commands share the file that sets these conventions. */
 const forUsers = Object.entries(commandsOf(false));
 
 const folder = temporaryFolder();
 
-interface Ended {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
 /** Runs a command in an empty folder, with a model path that does not exist. */
-function run([, entry, ...first]: [string, string, ...string[]], ...args: string[]): Promise<Ended> {
+function run([, entry, ...first]: [string, string, ...string[]], ...args: string[]): Promise<Outcome> {
   const env = { ...process.env, MODEL_DIR: `${folder}/no-model`, STATE_DIR: `${folder}/state`, NO_COLOR: "1" };
-  const child = spawn(process.execPath, [path.join(root, entry), ...first, ...args], { cwd: folder, env });
-  const said = { stdout: "", stderr: "" };
-  child.stdout.on("data", (text) => (said.stdout += text));
-  child.stderr.on("data", (text) => (said.stderr += text));
-  return new Promise((resolve) => child.once("close", (code) => resolve({ code, ...said })));
+  return outcomeOf(spawn(process.execPath, [path.join(root, entry), ...first, ...args], { cwd: folder, env }));
 }
 
 test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence", async ([name, command]) => {
@@ -61,6 +52,9 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["start", ["--backends", "17"], 2, "chameleon start: option '--backends <n>' argument '17' is invalid"],
   ["keys", [], 2, "chameleon keys: name one of its commands: create, list, revoke, rotate, limits"],
   ["keys", ["craete", "acme"], 2, "chameleon keys: unknown command 'craete'; did you mean create?"],
+  ["keys", ["limits", "acme", "--tokens-per-minute", "many"], 2, "chameleon keys: option '--tokens-per-minute"],
+  ["keys", ["create", "a b"], 2, 'chameleon keys: "a b" is no tenant'],
+  ["keys", ["limits", "xx:acme"], 2, 'chameleon keys: "xx:acme" is no tenant: '],
   ["publish", ["--to", "x"], 2, "chameleon publish: option '--to <hash>' argument 'x' is invalid"],
   ["import", [], 2, "chameleon import: missing required argument 'model'"],
   ["classify", ["nothing.txt", "--labels", "a,b"], 1, "chameleon classify: nothing.txt cannot be read: "],
@@ -108,8 +102,5 @@ test("a command whose output pipe is closed ends without a message", async () =>
   const [, entry] = Object.fromEntries(commands).doctor;
   const child = spawn(process.execPath, [path.join(root, entry), "--json"], { stdio: ["ignore", "pipe", "pipe"] });
   child.stdout.destroy();
-  let stderr = "";
-  child.stderr.on("data", (text) => (stderr += text));
-  const code = await new Promise((resolve) => child.once("close", resolve));
-  expect({ code, stderr }).toEqual({ code: 141, stderr: "" });
+  expect(await outcomeOf(child)).toEqual({ code: 141, stdout: "", stderr: "" });
 });

@@ -80,7 +80,9 @@ test("a version that works is tested at 0 %, then gets every request", { timeout
   expect(plane.shares).toEqual({ [version]: 100 });
 });
 
-test("a version that fails its test never gets a request, and the earlier one goes on", { timeout }, async () => {
+test("a version that fails its test never gets a request, and the earlier one keeps all of them", {
+  timeout,
+}, async () => {
   plane.nextUpload = "broken";
   await expect(rollOut(await partsFor())).rejects.toThrow(/readyz was answered 503.*\nRolled back/);
   const [before, broken] = plane.versions.map(({ id }) => id);
@@ -104,7 +106,7 @@ test("a Worker that does not exist has no deployments and no secrets, which is n
   expect(await Promise.all([platform.deployments(), platform.secrets()])).toEqual([[], []]);
 });
 
-test("a migration is applied with a version for all requests, and nothing goes back over it", { timeout }, async () => {
+test("a migration is applied with a version for all requests, and no rollback crosses it", { timeout }, async () => {
   const { platform } = await partsFor(["v1", "v2"]);
   const version = await platform.deployAll();
   expect(plane.versions.at(-1)).toMatchObject({ id: version, migrationTag: "v2" });

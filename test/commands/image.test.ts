@@ -1,15 +1,16 @@
 /** What the images run, tested without Docker: commands and health checks, on the copied files and this checkout's packages. */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { isCheckout } from "../support/documents.ts";
+import { read, root } from "../support/project.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const root = path.join(import.meta.dirname, "../..");
-const dockerfile = readFileSync(`${root}/infra/Dockerfile`, "utf8");
-const ignoreRules = readFileSync(`${root}/infra/Dockerfile.dockerignore`, "utf8")
+const dockerfile = read("infra/Dockerfile");
+const ignoreRules = read("infra/Dockerfile.dockerignore")
   .split("\n")
   .filter((line) => line !== "" && !line.startsWith("#"));
 
@@ -21,31 +22,19 @@ function isInContext(file: string): boolean {
 
 /** A folder with the files of `paths` that the build context contains. Removed after the test. */
 function context(paths: string[]): { app: string; files: string[] } {
-  const tracked = execFileSync("git", ["ls-files", "-z", "package.json", ...paths], { cwd: root });
-  const files = tracked
-    .toString()
-    .split("\0")
-    .filter((file) => file !== "" && isInContext(file));
-  const app = mkdtempSync(path.join(tmpdir(), "chameleon-image-"));
-  onTestFinished(() => rmSync(app, { recursive: true }));
+  const tracked = String(execFileSync("git", ["ls-files", "-z", "package.json", ...paths], { cwd: root }));
+  const files = tracked.split("\0").filter((file) => file !== "" && isInContext(file));
+  const app = temporaryFolder();
   for (const file of files) if (existsSync(`${root}/${file}`)) cpSync(`${root}/${file}`, `${app}/${file}`);
   return { app, files };
 }
 
-/** Runs a stage's command in a folder, and its health check after the ready line. Returns that line. */
-async function serve(
-  stageName: string,
-  app: string,
-  variables: Record<string, string>,
-): Promise<Record<string, unknown>> {
+/** Runs a stage's command in a folder, and its health check after the ready line. Returns what that line says. */
+async function serve(stageName: string, app: string, variables: Record<string, string>) {
   const [, stage] = new RegExp(`^FROM \\S+ AS ${stageName}$(.*?)^FROM `, "ms").exec(dockerfile)!;
   const [probe, command] = [...stage.matchAll(/^ *CMD (\[.*\])$/gm)].map(([, json]) => JSON.parse(json) as string[]);
-  const env = {
-    PATH: `${path.dirname(process.execPath)}:${process.env.PATH}`,
-    NODE_ENV: "production",
-    BACKEND_PORT: "0",
-    ...variables,
-  };
+  const PATH = `${path.dirname(process.execPath)}:${process.env.PATH}`;
+  const env = { PATH, NODE_ENV: "production", BACKEND_PORT: "0", ...variables };
   const server = spawn(command[0], command.slice(1), { cwd: app, env, stdio: ["ignore", "pipe", "pipe"] });
   server.stderr.on("data", (text) => console.error(String(text)));
   onTestFinished(async () => {
@@ -59,8 +48,7 @@ async function serve(
   return ready;
 }
 
-// Outside a checkout, as in an unpacked archive, git lists no files.
-describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
+describe.skipIf(!isCheckout)("the image", () => {
   test("of the CPU starts by its command, gets ready and is healthy", async () => {
     const { app, files } = context(["shared", "gpu-backend"]);
     expect(files.filter((file) => /\/training\/|\/import\//.test(file))).toEqual([]);
@@ -79,9 +67,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
     }
     rmSync(`${app}/node_modules`);
     mkdirSync(`${app}/node_modules`);
-    const { devDependencies } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as {
-      devDependencies: Record<string, string>;
-    };
+    const { devDependencies }: { devDependencies: object } = JSON.parse(read("package.json"));
     const [, removed] = /rm -rf (node_modules.*?) \\?\n? *&& find/s.exec(dockerfile)!;
     const absent = removed.split(/[\s\\]+/).map((name) => path.basename(name));
     const kept = ["workerd", "@cloudflare"];

@@ -1,15 +1,13 @@
 /** `chameleon keys` against the edge of `npm start`: each change takes effect at once, and no command starts a runtime. */
-import { execFile } from "node:child_process";
+import { spawn } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readLocalRun } from "../../infra/local-run.ts";
+import { type Outcome, outcomeOf } from "../support/outcome.ts";
+import { root } from "../support/project.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const cli = fileURLToPath(new URL("../../infra/keys/cli.ts", import.meta.url));
 const patience = { timeout: 10_000 };
 let stack: Stack;
 const data = temporaryFolder();
@@ -19,17 +17,10 @@ beforeAll(async () => {
 afterAll(() => stack?.stop());
 
 /** Runs `chameleon keys` where every attempt to start a process (workerd, wrangler, esbuild) throws. */
-async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  return keysWith({ STATE_DIR: stack.state }, ...args);
-}
-
-async function keysWith(variables: Record<string, string>, ...args: string[]) {
+function keys(...args: string[]): Promise<Outcome> {
   const preload = `--import=data:text/javascript,${encodeURIComponent(noProcesses)}`;
-  const env = { ...process.env, NODE_OPTIONS: preload, ...variables };
-  return promisify(execFile)(process.execPath, [cli, ...args], { env }).then(
-    (output) => ({ code: 0, ...output }),
-    (error) => ({ code: error.code, stdout: error.stdout, stderr: error.stderr }),
-  );
+  const env = { ...process.env, NODE_OPTIONS: preload, STATE_DIR: stack.state };
+  return outcomeOf(spawn(process.execPath, [`${root}/infra/keys/cli.ts`, ...args], { env }));
 }
 
 const noProcesses = `
@@ -38,8 +29,8 @@ import { syncBuiltinESMExports } from "node:module";
 for (const name of Object.keys(child)) if (/^(spawn|exec|fork)/.test(name)) child[name] = () => { throw new Error("no process"); };
 syncBuiltinESMExports();`;
 
-const complete = (key: string) =>
-  stack.post("/v1/completions", { prompt: "Once", max_tokens: 1 }, { authorization: `Bearer ${key}` });
+const complete = (key: string, model = "gpt2:auto") =>
+  stack.post("/v1/completions", { model, prompt: "Once", max_tokens: 1 }, { authorization: `Bearer ${key}` });
 
 test("a key is made, limited, rotated and revoked while the edge runs", async () => {
   const created = await keys("create", "acme", "--scopes", "completions");
@@ -56,14 +47,8 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   expect((await keys("list", "acme")).stdout).toMatch(new RegExp(`^${id}  acme  completions  made .*  active\n$`));
   const shown = await keys("limits", "acme", "--alias", "gpt-4o-mini=gpt2:c0");
   expect(shown.stdout).toMatch(/aliases +gpt-4o-mini=gpt2:c0\n/);
-  const named = () =>
-    stack.post(
-      "/v1/completions",
-      { model: "gpt-4o-mini", prompt: "Once", max_tokens: 1 },
-      { authorization: `Bearer ${key}` },
-    );
-  await expect.poll(async () => (await named()).status, patience).toBe(200);
-  expect(await (await named()).json()).toMatchObject({ model: "gpt2:c0" });
+  await expect.poll(async () => (await complete(key, "gpt-4o-mini")).status, patience).toBe(200);
+  expect(await (await complete(key, "gpt-4o-mini")).json()).toMatchObject({ model: "gpt2:c0" });
 
   await keys("limits", "acme", "--requests-per-minute", "2");
   await expect.poll(async () => (await complete(key)).headers.get("x-ratelimit-limit-requests"), patience).toBe("2");
@@ -112,22 +97,7 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   expect(await get("/v1/usage")).toMatchObject({ data: [], limits: { requests_per_minute: 600 } });
 });
 
-test("another edge is reached by its URL and CHAMELEON_ADMIN_KEY; a tenant's key is refused there", async () => {
-  const { adminKey } = readLocalRun(stack.state)!;
-  const elsewhere = { STATE_DIR: data, CHAMELEON_ADMIN_KEY: adminKey };
-  const made = await keysWith(elsewhere, "create", "remote", "--url", stack.edge);
-  expect((await complete(made.stdout.trim())).status).toBe(200);
-  const list = (key: string) => keysWith({ STATE_DIR: data, CHAMELEON_ADMIN_KEY: key }, "list", "--url", stack.edge);
-  for (const key of [made.stdout.trim(), stack.key]) {
-    expect(await list(key)).toEqual({ code: 1, stdout: "", stderr: "chameleon keys: The key is not the admin key.\n" });
-  }
-  expect((await list("")).stderr).toBe(`chameleon keys: set CHAMELEON_ADMIN_KEY to the admin key of ${stack.edge}\n`);
-  expect((await keysWith({ STATE_DIR: data }, "list")).stderr).toMatch(
-    /no server runs on .*`chameleon start` serves it/,
-  );
-});
-
-test("the command that the refusal of a page names allows the page", async () => {
+test("the command that the refusal of a page's origin names allows that origin", async () => {
   const key = (await keys("create", "paged")).stdout.trim();
   const origin = "https://app.example.com";
   const models = () => fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${key}`, origin } });
@@ -137,16 +107,7 @@ test("the command that the refusal of a page names allows the page", async () =>
   await expect.poll(async () => (await models()).headers.get("access-control-allow-origin"), patience).toBe(origin);
 });
 
-test("each failure is one clear line", async () => {
-  const cases: [string[], RegExp][] = [
-    [["revoke", "sk-chameleon-secret"], /^chameleon keys: a key is named by its id/],
-    [["create", "a b"], /^chameleon keys: "a b" is no tenant/],
-    [["limits", "xx:acme"], /"xx:acme" is no tenant: .* prefixes eu: or none/],
-    [["limits", "acme", "--tokens-per-minute", "many"], /whole number/],
-  ];
-  for (const [args, message] of cases) {
-    const { code, stdout, stderr } = await keys(...args);
-    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
-    expect(stderr).toMatch(message);
-  }
+test("a key is named by its id: the key itself is refused", async () => {
+  const stderr = expect.stringMatching(/^chameleon keys: a key is named by its id/);
+  expect(await keys("revoke", "sk-chameleon-secret")).toEqual({ code: 2, stdout: "", stderr });
 });

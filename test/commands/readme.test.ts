@@ -11,13 +11,13 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { blocks, commands, executedDocuments } from "../support/documents.ts";
+import { blocks, commands, executedDocuments, isCheckout } from "../support/documents.ts";
 import { outsideEnvironment } from "../support/outside.ts";
+import { root } from "../support/project.ts";
 import { smallBase } from "../support/small-base.ts";
 import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
-const root = path.join(import.meta.dirname, "../..");
 const seed = 7;
 /** Each command once, because documents share commands such as the start. */
 const stranger = [...new Set(executedDocuments.flatMap(commands))];
@@ -81,7 +81,7 @@ async function cloneInto(folder: string): Promise<void> {
   const { stdout } = await promisify(execFile)("git", args, { cwd: root, maxBuffer: 2 ** 26 });
   for (const file of stdout.split("\0").filter(Boolean)) {
     await cp(path.join(root, file), path.join(folder, file)).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOENT") throw error; // Removed, and not committed yet.
+      if (error.code !== "ENOENT") throw error; // The file was removed, which is not committed yet.
     });
   }
   await symlink(path.join(root, "node_modules"), path.join(folder, "node_modules"));
@@ -110,21 +110,11 @@ async function runAll(lines: readonly string[]): Promise<{ command: string; outp
   shell.stdout.on("data", (text) => (output += text));
   await once(shell, "close");
   const parts = output.split(new RegExp(`${marker} (\\d+)\n`));
-  return lines.map((command, i) => ({
-    command,
-    output: parts[2 * i],
-    code: Number(parts[2 * i + 1]),
-  }));
+  return lines.map((command, i) => ({ command, output: parts[2 * i], code: Number(parts[2 * i + 1]) }));
 }
 
-// Outside a checkout, as in an unpacked archive, git lists no files.
-describe.skipIf(
-  !(await promisify(execFile)("git", ["rev-parse"], { cwd: root }).then(
-    () => true,
-    () => false,
-  )),
-)("README", () => {
-  test("its commands lead a stranger from the start to own artifacts, and back", async () => {
+describe.skipIf(!isCheckout)("README", () => {
+  test("its commands lead a new user from the start to own artifacts, and back", async () => {
     const [start, ...others] = stranger;
     expect(start).toBe("npm start");
     for (const [command] of smaller) expect(stranger).toContain(command);

@@ -112,7 +112,7 @@ test("switches and rollbacks: no stream fails, each is what its artifacts give u
   expect(counts.size).toBe(2);
 });
 
-test("a backend that holds both sets is killed in a switch: the other goes on with both", async () => {
+test("a backend that holds both sets is killed during a switch: the other one serves both", async () => {
   const answers = await under(async () => {
     process.kill(stack.backends[0].pid, "SIGKILL");
     await publish("--rollback");
@@ -121,16 +121,15 @@ test("a backend that holds both sets is killed in a switch: the other goes on wi
   requireUndisturbed(answers, expected);
 });
 
-test("a set that is harmed in the bucket: edge and backends refuse it, each says so, and the old one stays", async () => {
+test("a set that is damaged in the bucket: edge and backends refuse it, each logs that, and the old one stays", async () => {
   const third = await readArtifactSet(
     await variantOf(smallBase, path.join(folder, "third"), "third", { everyFile: true }),
   );
   const harmed = objectName(third.files.get("edge-table.safetensors")!.sha256);
-  const isRefused = (by: RegExp) =>
-    stack
-      .log()
-      .split("\n")
-      .some((line) => by.test(line) && line.includes(third.manifestHash));
+  const isRefused = (by: RegExp) => {
+    const lines = stack.log().split("\n");
+    return lines.some((line) => by.test(line) && line.includes(third.manifestHash));
+  };
   const answers = await under(async () => {
     const bucket = new HarmingBucket(stateFolders.bucket(stack.state, "ARTIFACTS"));
     bucket.harmed = harmed;
@@ -143,7 +142,7 @@ test("a set that is harmed in the bucket: edge and backends refuse it, each says
   expect([...requireUndisturbed(answers, expected).keys()]).toEqual([fingerprintOf(old)]);
 });
 
-/** Cuts one object off once the publisher has seen it whole. */
+/** Truncates one object before the pointer is written, after the publisher has checked it. */
 class HarmingBucket extends FolderBucket {
   harmed = "";
 

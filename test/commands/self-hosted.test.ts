@@ -1,7 +1,8 @@
 /** A self-hosted edge that other machines can reach: its keys, its certificate, its clients' addresses, and how it stops. */
 import { execFileSync } from "node:child_process";
-import { readdir, readFile, stat } from "node:fs/promises";
-import { Agent, request } from "node:https";
+import { randomUUID } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { Agent, request as send } from "node:https";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
@@ -23,12 +24,13 @@ beforeAll(async () => {
   return () => backend.stop();
 });
 
-async function startEdge(...args: string[]): Promise<Stack> {
-  const state = path.join(folder, `state-${(await readdir(folder)).length}`);
+/** Starts an edge with a state of its own, or with that of an earlier one. */
+async function startEdge(args: string[] = [], state = path.join(folder, randomUUID())): Promise<Stack> {
   const stack = await startStack({ STATE_DIR: state }, ["--backend", backend.url, ...args], "start-edge.ts");
   onTestFinished(() => stack.stop());
   return stack;
 }
+const everywhere = ["--host", "0.0.0.0"];
 
 async function statusOf(url: string, key: string, headers: Record<string, string> = {}): Promise<number> {
   const response = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}`, ...headers } });
@@ -36,8 +38,8 @@ async function statusOf(url: string, key: string, headers: Record<string, string
   return response.status;
 }
 
-test("on every interface the default key is invalid; generated keys are their user's alone, outlive a start, and serve commands", async () => {
-  const edge = await startEdge("--host", "0.0.0.0");
+test("on every interface the default key is invalid; generated keys are readable by their user only, outlive a start, and serve commands", async () => {
+  const edge = await startEdge(everywhere);
   const url = edge.edge.replace("0.0.0.0", "127.0.0.2");
   expect([await statusOf(url, edge.key), await statusOf(url, localKey)]).toEqual([200, 401]);
   const run = readLocalRun(edge.state)!;
@@ -54,26 +56,23 @@ test("on every interface the default key is invalid; generated keys are their us
   expect(await statusOf(url, (await newKeyOf(edge.state, "acme")).key)).toBe(200);
 
   await edge.kill();
-  const args = ["--backend", backend.url, "--host", "0.0.0.0"];
-  const again = await startStack({ STATE_DIR: edge.state }, args, "start-edge.ts");
-  onTestFinished(() => again.stop());
+  const again = await startEdge(everywhere, edge.state);
   expect([again.key, readLocalRun(edge.state)!.adminKey]).toEqual([edge.key, run.adminKey]);
   await again.kill();
-  const local = await startStack({ STATE_DIR: edge.state }, ["--backend", backend.url], "start-edge.ts");
-  onTestFinished(() => local.stop());
+  const local = await startEdge([], edge.state);
   expect([local.key, await statusOf(local.edge, edge.key)]).toEqual([localKey, 401]);
   expect(readLocalRun(edge.state)!.adminKey).toBe(run.adminKey);
 });
 
-test("behind a proxy, unknown keys are limited by its clients' addresses; without one, nobody can name another's", async () => {
+test("behind a proxy unknown keys are limited by the client's address; without one a client cannot claim another address", async () => {
   const guesses = async (url: string, address: string) => {
-    const statuses: number[] = [];
+    let last = 0;
     for (let i = 0; i <= limits.keyLookupsPerMinute; i++) {
-      statuses.push(await statusOf(url, `guess-${i}-${address}`, { "x-forwarded-for": `192.0.2.1, ${address}` }));
+      last = await statusOf(url, `guess-${i}-${address}`, { "x-forwarded-for": `192.0.2.1, ${address}` });
     }
-    return statuses.at(-1);
+    return last;
   };
-  const proxied = await startEdge("--trust-proxy");
+  const proxied = await startEdge(["--trust-proxy"]);
   expect(await statusOf(proxied.edge, localKey)).toBe(401);
   expect(await guesses(proxied.edge, "198.51.100.1")).toBe(429);
   expect(await statusOf(proxied.edge, "guess", { "x-forwarded-for": "198.51.100.1" })).toBe(429);
@@ -82,19 +81,17 @@ test("behind a proxy, unknown keys are limited by its clients' addresses; withou
   const own = { origin: proxied.edge.replace("http:", "https:"), "x-forwarded-proto": "https" };
   expect(await statusOf(proxied.edge, proxied.key, { "x-forwarded-for": "198.51.100.2", ...own })).toBe(200);
 
-  const bare = await startEdge("--host", "0.0.0.0");
+  const bare = await startEdge(everywhere);
   expect(await guesses(bare.edge, "198.51.100.1")).toBe(429);
   expect(await statusOf(bare.edge, "guess", { "x-forwarded-for": "198.51.100.2" })).toBe(429);
 });
 
 test("HTTPS with a certificate of one's own; SIGTERM lets a stream end, after /readyz has said so", async () => {
   const [key, certificate] = [path.join(folder, "key.pem"), path.join(folder, "cert.pem")];
-  const subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
-  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
-  execFileSync("openssl", ["req", "-x509", "-nodes", ...curve, "-keyout", key, "-out", certificate, ...subject], {
-    stdio: "ignore",
-  });
-  const edge = await startEdge("--host", "0.0.0.0", "--tls-cert", certificate, "--tls-key", key);
+  const request = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN=localhost";
+  const files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate];
+  execFileSync("openssl", [...request.split(" "), ...files], { stdio: "ignore" });
+  const edge = await startEdge([...everywhere, "--tls-cert", certificate, "--tls-key", key]);
   expect(edge.edge).toMatch(/^https:\/\/0\.0\.0\.0:\d+$/);
   const { edge: local } = readLocalRun(edge.state)!;
   await expect.poll(() => fetch(`${local}/readyz`).then(({ status }) => status), patience).toBe(200);
@@ -102,10 +99,9 @@ test("HTTPS with a certificate of one's own; SIGTERM lets a stream end, after /r
   // The stream lasts 4 s, longer than the shutdown's notice period and a second.
   const tokens = Math.ceil(4000 / stepMs);
   const body = JSON.stringify({ prompt: "Once", max_tokens: tokens, stream: true });
-  const ca = execFileSync("cat", [certificate]);
-  const agent = new Agent({ ca, servername: "localhost" });
+  const agent = new Agent({ ca: await readFile(certificate), servername: "localhost" });
   const streamed = Promise.withResolvers<string>();
-  const sent = request(`${edge.edge.replace("0.0.0.0", "127.0.0.1")}/v1/completions`, {
+  const sent = send(`${edge.edge.replace("0.0.0.0", "127.0.0.1")}/v1/completions`, {
     method: "POST",
     agent,
     headers: { authorization: `Bearer ${edge.key}`, "content-type": "application/json" },

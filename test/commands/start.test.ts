@@ -2,22 +2,22 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { expect, onTestFinished, test } from "vitest";
-import { freePorts } from "../support/stack.ts";
+import { serve } from "../support/loopback.ts";
+import { type Outcome, outcomeOf } from "../support/outcome.ts";
+import { root } from "../support/project.ts";
+import { freePorts, runningStack } from "../support/stack.ts";
 
-const root = path.join(import.meta.dirname, "../..");
 const patience = { timeout: 20_000 };
 
 interface Start {
   child: ChildProcess;
   edge: number;
   backend: number;
-  /** Exit code and output, once it has ended. */
-  ended: Promise<{ code: number | null; stdout: string; stderr: string }>;
+  ended: Promise<Outcome>;
   /** The ready line. Rejects with stderr if the process ends without it. */
   ready: Promise<string>;
 }
@@ -35,14 +35,7 @@ async function start(args: string[], env: Record<string, string> = {}, file = "b
     signalGroup(child, "SIGKILL");
     return rm(state, { recursive: true, force: true, maxRetries: 3 });
   });
-  const printed = { stdout: "", stderr: "" };
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name]!.on("data", (chunk) => {
-      printed[name] += chunk;
-    });
-  }
-  // "close" comes when the last process that holds the pipes has ended, also an orphan; "exit" would come earlier.
-  const ended = once(child, "close").then(([code]) => ({ code: code as number | null, ...printed }));
+  const ended = outcomeOf(child);
   const line = once(createInterface({ input: child.stdout! }), "line").then(([text]) => String(text));
   const ready = Promise.race([line, ended.then(({ stderr }) => Promise.reject(new Error(stderr)))]);
   ready.catch(() => {});
@@ -57,12 +50,11 @@ function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
-async function isRefused(port: number): Promise<boolean> {
-  return fetch(`http://127.0.0.1:${port}/healthz`).then(
+const isRefused = (port: number | string) =>
+  fetch(`http://127.0.0.1:${port}/healthz`).then(
     () => false,
     () => true,
   );
-}
 
 test("prints one ready line on stdout; SIGTERM ends everything", async () => {
   const { child, edge, backend, ended, ready } = await start(["start"]);
@@ -85,12 +77,9 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
     key: "sk-chameleon-local",
     backends: [{ url: `http://127.0.0.1:${backend}`, pid: expect.any(Number) }],
   });
+  const { post } = runningStack(told);
   const answers = Array.from({ length: 8 }, async () => {
-    const response = await fetch(`${told.edge}/v1/completions`, {
-      method: "POST",
-      headers: { authorization: `Bearer ${told.key}`, "content-type": "application/json" },
-      body: JSON.stringify({ prompt: "Once", max_tokens: 400, stream: true }),
-    });
+    const response = await post("/v1/completions", { prompt: "Once", max_tokens: 400, stream: true });
     const reader = response.body!.getReader();
     await reader.read();
     return reader;
@@ -113,7 +102,7 @@ test.each(["starting backend…", "starting edge…"])("SIGTERM right after %j e
   expect(await ended).toMatchObject({ code: 0, stdout: "" });
 });
 
-test("the backend's crash is told, and ends the edge", async () => {
+test("the backend's crash is reported, and ends the edge", async () => {
   const { edge, ended, ready } = await start(["start", "--json"]);
   process.kill(JSON.parse(await ready).backends[0].pid, "SIGKILL");
   const { code, stderr } = await ended;
@@ -122,25 +111,18 @@ test("the backend's crash is told, and ends the edge", async () => {
   expect(await isRefused(edge)).toBe(true);
 });
 
-test("of several backends one that is killed is started again, while the other answers; SIGTERM ends all", async () => {
+test("with several backends a killed one is started again while the other answers; SIGTERM ends all", async () => {
   const { child, ended, ready } = await start(["start", "--backends", "2", "--json"], { BACKEND_PORT: "0" });
-  const told = JSON.parse(await ready);
-  expect(new Set(told.backends.map(({ url }: { url: string }) => url)).size).toBe(2);
-  const [killed] = told.backends;
-  process.kill(killed.pid, "SIGKILL");
-  const answer = await fetch(`${told.edge}/v1/completions`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${told.key}`, "content-type": "application/json" },
-    body: JSON.stringify({ prompt: "Once", max_tokens: 1 }),
-  });
-  expect(answer.status).toBe(200);
-  const port = Number(new URL(killed.url).port);
-  await expect.poll(() => isRefused(port), { timeout: 20_000 }).toBe(false);
+  const { backends, post } = runningStack(JSON.parse(await ready));
+  const ports = backends.map(({ url }) => new URL(url).port);
+  expect(new Set(ports).size).toBe(2);
+  process.kill(backends[0].pid, "SIGKILL");
+  expect((await post("/v1/completions", { prompt: "Once", max_tokens: 1 })).status).toBe(200);
+  await expect.poll(() => isRefused(ports[0]), patience).toBe(false);
   child.kill("SIGTERM");
   const { code, stderr } = await ended;
   expect(code).toBe(0);
   expect(stderr).toMatch(/was ended by SIGKILL; starting it again$/m);
-  const ports = told.backends.map(({ url }: { url: string }) => Number(new URL(url).port));
   expect(await Promise.all(ports.map(isRefused))).toEqual([true, true]);
 });
 
@@ -152,41 +134,29 @@ test("the backend ends with a start that was killed outright", async () => {
 });
 
 test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before anything starts", async (name) => {
-  const taken = createServer().listen(0, "127.0.0.1");
-  onTestFinished(() => void taken.close());
-  await once(taken, "listening");
-  const { port } = taken.address() as { port: number };
-  const { ended } = await start(["start"], { [name]: String(port) });
-  expect(await ended).toEqual({
-    code: 1,
-    stdout: "",
-    stderr: `chameleon start: port ${port} is in use; set ${name} to another\n`,
-  });
+  const { port } = new URL(await serve(() => {}));
+  const { ended } = await start(["start"], { [name]: port });
+  const stderr = `chameleon start: port ${port} is in use; set ${name} to another\n`;
+  expect(await ended).toEqual({ code: 1, stdout: "", stderr });
 });
 
-test("a port that is taken while the backend starts is told, and ends the start", async () => {
+test("a port that is taken while the backend starts is reported, and ends the start", async () => {
   const { child, edge, ended } = await start(["start"]);
   for await (const line of createInterface({ input: child.stderr! })) if (line === "starting backend…") break;
   child.stderr!.resume();
-  const taken = createServer().listen(edge, "127.0.0.1");
-  onTestFinished(() => void taken.close());
-  await once(taken, "listening");
+  await serve(() => {}, edge);
   const { code, stdout, stderr } = await ended;
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
   expect(stderr).toMatch(new RegExp(`^chameleon start: the edge did not start on port ${edge}: .*in use`, "m"));
 });
 
-test("a model that is not there is one clear line", async () => {
-  const { ended } = await start(["start"], { MODEL_DIR: "no-such-folder" });
-  const { code, stdout, stderr } = await ended;
-  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-  expect(stderr).toMatch(/^chameleon start: .*no-such-folder.*\n$/);
-});
-
-test("a backend that cannot start says why, and ends the start", async () => {
-  const { ended } = await start(["start"], { THREADS: "many" });
-  const { code, stdout, stderr } = await ended;
-  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-  expect(stderr).toMatch(/^chameleon backend: .*THREADS is "many"/m);
-  expect(stderr).toMatch(/^chameleon start: the backend ended with 1 before it was ready$/m);
+test.each([
+  [{ MODEL_DIR: "no-such-folder" }, /^chameleon start: .*no-such-folder.*\n$/],
+  [
+    { THREADS: "many" },
+    /^chameleon backend: .*THREADS is "many".*\nchameleon start: the backend ended with 1 before it was ready$/ms,
+  ],
+])("%j ends the start, and stderr says why", async (env, message) => {
+  const { ended } = await start(["start"], env);
+  expect(await ended).toEqual({ code: 1, stdout: "", stderr: expect.stringMatching(message) });
 });

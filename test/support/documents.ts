@@ -1,9 +1,8 @@
 /** The project's documents, and the commands in them. */
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
-
-const root = path.join(import.meta.dirname, "../..");
+import { read, root } from "./project.ts";
 
 /** False outside a Git checkout (in an unpacked archive), where no file is tracked. */
 export const isCheckout = existsSync(`${root}/.git`);
@@ -17,8 +16,7 @@ export function documents(): string[] {
 
 /** The code blocks of a language, also indented ones, without their indentation. */
 export function blocks(file: string, language: string): string[] {
-  const text = readFileSync(path.join(root, file), "utf8");
-  const fences = text.matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)\n *\`\`\`$`, "gms"));
+  const fences = read(file).matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)\n *\`\`\`$`, "gms"));
   return [...fences].map(([, indentation, block]) => block.replaceAll(new RegExp(`^${indentation}`, "gm"), ""));
 }
 
@@ -35,7 +33,7 @@ export const executedDocuments = ["README.md", "infra/docs/start.md", "infra/doc
 
 /** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */
 export function mentionedCommands(file: string): string[] {
-  const prose = readFileSync(path.join(root, file), "utf8").replaceAll(/^ *```.*?^ *```$/gms, "");
+  const prose = read(file).replaceAll(/^ *```.*?^ *```$/gms, "");
   return [...prose.matchAll(/`([^`]+)`/g)]
     .map(([, span]) => span.replaceAll(/\s+/g, " "))
     .filter((span) => /^([A-Z_]+=\S+ )*(npm|npx|wrangler|chameleon) [a-z-]/.test(span));

@@ -8,7 +8,7 @@ import { CallFailure, type FailureKind } from "../../edge/dispatch/call-failure.
 import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/dispatch/client.ts";
 import { Dispatcher, type DispatcherParts } from "../../edge/dispatch/dispatcher.ts";
 import type { Router } from "../../edge/dispatch/router.ts";
-import { createRouting, type Routing } from "../../edge/dispatch/routing.ts";
+import { createRouting } from "../../edge/dispatch/routing.ts";
 import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
 import type { Region } from "../../edge/platform/region.ts";
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
@@ -155,23 +155,7 @@ export class ScriptedBackend implements BackendCalls {
   }
 }
 
-export interface ScriptedRouting extends Routing {
-  client: Dispatcher;
-  /** The limits of the dispatcher's queue. A test may change them. */
-  limits: typeof queueLimits;
-  backends: ScriptedBackend[];
-  /** The backends' URLs, as they are configured. */
-  names: string[];
-  /** Events that were observed, each as `event backend sequences`. */
-  events: string[];
-  /** Failures of calls that were observed. */
-  failures: Error[];
-  /** Advances the clock and runs the timers that are due. */
-  pass(ms: number): Promise<void>;
-  /** How many timers wait. */
-  timers(): number;
-  settled(): Promise<unknown>;
-}
+export type ScriptedRouting = ReturnType<typeof scriptedRouting>;
 
 export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries"> {
   /** The region of each backend; default: none. */
@@ -182,7 +166,7 @@ export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries">
   urls?: string[];
 }
 
-export function scriptedRouting(count: number, options: ScriptedRoutingOptions = {}): ScriptedRouting {
+export function scriptedRouting(count: number, options: ScriptedRoutingOptions = {}) {
   const { regions = [], region = null, jurisdiction = null, ...budgets } = options;
   const names = options.urls ?? Array.from({ length: count }, (_, i) => `b${i}`);
   const backends = names.map(() => new ScriptedBackend());
@@ -215,12 +199,17 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
   return {
     ...routing,
     client,
+    /** The limits of the dispatcher's queue. A test may change them. */
     limits,
+    /** The backends' URLs, as they are configured. */
     names,
     backends,
+    /** Observed events, each as `event backend sequences`. */
     events,
+    /** Observed failures of calls. */
     failures,
-    async pass(ms) {
+    /** Advances the clock and runs the timers that are due. */
+    async pass(ms: number): Promise<void> {
       clockMs += ms;
       for (const [key, { atMs, work }] of timers) {
         if (atMs > clockMs) continue;
@@ -229,6 +218,7 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
       }
       await turn();
     },
+    /** How many timers wait. */
     timers: () => timers.size,
     settled: () => Promise.all(works),
   };

@@ -1,13 +1,12 @@
-/** This tree keeps the rules of the house, and each rule is broken by a source here. */
-import { globSync, readFileSync } from "node:fs";
+/** The source keeps to the rules of the architecture, and a violation of each rule is found. */
+import { globSync } from "node:fs";
 import { expect, test } from "vitest";
 import { edgeLayers, findViolations } from "../support/architecture.ts";
-
-const root = `${import.meta.dirname}/../..`;
+import { read, root } from "../support/project.ts";
 
 test("the source keeps to the rules of the architecture", () => {
   const files = globSync("{shared,edge,gpu-backend,infra}/**/*.ts", { cwd: root }).filter((f) => !f.endsWith(".d.ts"));
-  const sources = new Map(files.map((file) => [file, readFileSync(`${root}/${file}`, "utf8")]));
+  const sources = new Map(files.map((file) => [file, read(file)]));
   expect(sources.size).toBeGreaterThan(0);
   expect(findViolations(sources)).toEqual([]);
 });

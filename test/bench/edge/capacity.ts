@@ -13,7 +13,7 @@ import { callAdmin, newKeyOf } from "../../support/admin.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { startStack } from "../../support/stack.ts";
 import { quantile } from "../quantile.ts";
-import { type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
+import { completionsWay, directWay, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { portkeyWays } from "./portkey/contestant.ts";
 
 const tenants = 64;
@@ -43,8 +43,8 @@ export interface StreamsRow {
   tokensPerSecond: number;
 }
 
-/** The same requests as bodies for the edge (`public`) and for the backend (`contract`). */
-interface Bodies {
+/** The same completions as a client asks for them (`public`), and as the edge sends them to a backend (`contract`). */
+export interface Bodies {
   manifestHash: string;
   public: string[];
   contract: string[];
@@ -90,10 +90,8 @@ export async function measureCapacity(
 /** Milliseconds of CPU that a process has used so far, user and system, on Linux, where they count in ticks of 10 ms. */
 function cpuMsOf(pid: number): number {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const [user, system] = text
-    .slice(text.lastIndexOf(")") + 2)
-    .split(" ")
-    .slice(11, 13);
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const [user, system] = fields.slice(11, 13);
   return 10 * (Number(user) + Number(system));
 }
 
@@ -117,11 +115,8 @@ async function withWays<T>(
 ): Promise<T> {
   const state = await mkdtemp(path.join(tmpdir(), "bench-capacity-"));
   const fake = await startFakeBackend({ ...engine, manifestHash: bodies.manifestHash });
-  const edge = await startStack(
-    { STATE_DIR: state, BACKEND_SECRETS: secrets },
-    ["--backend", fake.url],
-    "start-edge.ts",
-  );
+  const settings = { STATE_DIR: state, BACKEND_SECRETS: secrets };
+  const edge = await startStack(settings, ["--backend", fake.url], "start-edge.ts");
   const peers = await portkeyWays(fake.url, bodies.public, say);
   try {
     const keys: string[] = [];
@@ -130,16 +125,10 @@ async function withWays<T>(
       keys.push((await newKeyOf(state, `bench-${i}`, ["completions"])).key);
     }
     let next = 0;
-    const direct: Way = {
-      ...{ system: "the backend directly", url: `${fake.url}/v1/batches`, headers: {}, sign },
-      ...{ bodies: bodies.contract, firstToken: '"type":"token"' },
-    };
-    const hosted: Way = {
-      ...{ system: "self-hosted edge", url: `${edge.edge}/v1/completions`, headers: {} },
-      ...{ bodies: bodies.public, firstToken: "data: {" },
-      sign: async () => ({ authorization: `Bearer ${keys[next++ % keys.length]}` }),
-    };
-    return await measure([direct, hosted, ...peers.ways], readLocalRun(state)!.worker);
+    const key = async () => ({ authorization: `Bearer ${keys[next++ % keys.length]}` });
+    const hosted = { ...completionsWay("self-hosted edge", edge.edge, bodies.public), sign: key };
+    const ways = [directWay(fake.url, bodies.contract, sign), hosted, ...peers.ways];
+    return await measure(ways, readLocalRun(state)!.worker);
   } finally {
     await peers.stop();
     await edge.stop();

@@ -8,6 +8,7 @@ import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { root } from "../../support/project.ts";
 import { median } from "../quantile.ts";
 import type { CpuTask } from "./cpu-worker.ts";
 import { benchTexts } from "./texts.ts";
@@ -23,7 +24,6 @@ export interface CpuRow {
   bothMs: number;
 }
 
-const root = path.join(import.meta.dirname, "../../..");
 const tokenCounts = [100, 1000];
 const textCount = 20;
 const rounds = 9;

@@ -17,6 +17,16 @@ export interface Way {
   firstToken: string;
 }
 
+/** The way to the completions of an OpenAI-compatible server. */
+export function completionsWay(system: string, serverUrl: string, bodies: string[]): Way {
+  return { system, url: `${serverUrl}/v1/completions`, headers: {}, bodies, firstToken: "data: {" };
+}
+
+export function directWay(backendUrl: string, bodies: string[], sign: Way["sign"]): Way {
+  const url = `${backendUrl}/v1/batches`;
+  return { system: "the backend directly", url, headers: {}, sign, bodies, firstToken: '"type":"token"' };
+}
+
 /**
  * "in step": callers ask again at once, so that with answers of one length all ask at the same moment. "apart": each caller waits for a
  * random pause first, like callers that know nothing of each other.
@@ -61,7 +71,7 @@ export async function measureFirstTokens(
       const random = seededRandom(seed + round + 2);
       const waits = await closedLoop(concurrency, requestsPerRound, async (i) => {
         if (arrivals === "apart") await sleep(longestPauseMs * random());
-        return (await timed(way, i + round * 7, agent)).firstMs;
+        return timed(way, i + round * 7, agent);
       });
       if (round < 0) continue;
       samples.get(way)!.push(...waits);
@@ -71,23 +81,14 @@ export async function measureFirstTokens(
   agent.destroy();
   return ways.map((way) => {
     const waits = samples.get(way)!;
-    return {
-      kind: "first-token",
-      backend,
-      system: way.system,
-      concurrency,
-      arrivals,
-      requests: waits.length,
-      meanMs: mean(waits),
-      p50Ms: quantile(waits, 0.5),
-      p99Ms: quantile(waits, 0.99),
-      requestsPerSecond: (1000 * waits.length) / spentMs.get(way)!,
-    };
+    const cell = { backend, system: way.system, concurrency, arrivals, requests: waits.length };
+    const times = { meanMs: mean(waits), p50Ms: quantile(waits, 0.5), p99Ms: quantile(waits, 0.99) };
+    return { kind: "first-token", ...cell, ...times, requestsPerSecond: (1000 * waits.length) / spentMs.get(way)! };
   });
 }
 
 /** Runs `count` tasks, `concurrency` at a time. */
-export async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
+async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
   const results: T[] = [];
   let next = 0;
   const lane = async () => {
@@ -97,14 +98,8 @@ export async function closedLoop<T>(concurrency: number, count: number, task: (i
   return results;
 }
 
-/** Milliseconds since the request was sent. */
-export interface Times {
-  firstMs: number;
-  totalMs: number;
-  text: string;
-}
-
-export async function timed(way: Way, index: number, agent: Agent): Promise<Times> {
+/** Resolves to the milliseconds from the request to its first token, once the answer has ended. */
+async function timed(way: Way, index: number, agent: Agent): Promise<number> {
   const { system, url, bodies, firstToken } = way;
   const body = bodies[(index + bodies.length) % bodies.length];
   const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
@@ -128,7 +123,7 @@ export async function timed(way: Way, index: number, agent: Agent): Promise<Time
       response.once("error", fail);
       response.once("end", () => {
         if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
-        else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs, text });
+        else resolve(waitedMs);
       });
     });
     sent.end(body);

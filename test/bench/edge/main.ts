@@ -4,7 +4,6 @@
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
-import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
@@ -18,16 +17,24 @@ import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
+import { read, root } from "../../support/project.ts";
 import { pinsOf } from "../peer-package.ts";
-import { edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
+import { type Bodies, edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
-import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
+import {
+  type Arrivals,
+  completionsWay,
+  directWay,
+  type FirstTokenRow,
+  measureFirstTokens,
+  type Way,
+  warmUp,
+} from "./first-token.ts";
 import { portkeyWays } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
-const root = path.join(import.meta.dirname, "../../..");
 const portkeyFolder = path.join(import.meta.dirname, "portkey");
 const key = "sk-chameleon-bench";
 const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
@@ -147,9 +154,7 @@ async function measureHeld(): Promise<Measured> {
 async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
   const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
-  const headers = { authorization: `Bearer ${key}` };
-  const url = `${workerd.url}/v1/completions`;
-  const way: Way = { system, url, headers, bodies: bodies.public, firstToken: "data: {" };
+  const way = { ...completionsWay(system, workerd.url, bodies.public), headers: { authorization: `Bearer ${key}` } };
   return { way, stop: () => workerd.stop() };
 }
 
@@ -210,20 +215,12 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       stops.push(stop);
       return way;
     };
-    const directWay = (backendUrl: string): Way => ({
-      system: "the backend directly",
-      url: `${backendUrl}/v1/batches`,
-      headers: {},
-      sign: signed,
-      bodies: bodies.contract,
-      firstToken: '"type":"token"',
-    });
-
     const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
     stops.push(fake.stop);
     const peers = await portkeyWays(fake.url, bodies.public, say);
     stops.push(peers.stop);
-    const ways = [directWay(fake.url), await edgeWay(fake.url), ...peers.ways];
+    const directly = (backendUrl: string) => directWay(backendUrl, bodies.contract, signed);
+    const ways = [directly(fake.url), await edgeWay(fake.url), ...peers.ways];
     const rows = await measureBackend("fake", ways);
     if (options.quick) return rows;
 
@@ -232,7 +229,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       backend.child.kill();
       await backend.exited;
     });
-    return [...rows, ...(await measureBackend("real", [directWay(backend.url), await edgeWay(backend.url)]))];
+    return [...rows, ...(await measureBackend("real", [directly(backend.url), await edgeWay(backend.url)]))];
   } finally {
     for (const stop of stops.reverse()) await stop();
   }
@@ -270,15 +267,10 @@ function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;
 }
 
-/** The same completions as a client asks for them (`public`), and as the edge sends them to a backend (`contract`). */
-async function waysBodies(tokens = maxTokens): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
+async function waysBodies(tokens = maxTokens): Promise<Bodies> {
   const artifacts = await loadArtifacts((name) => readFile(path.join(root, "edge/public/artifacts", name)));
-  const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({
-    prompt,
-    max_tokens: tokens,
-    temperature: 0,
-    stream: true,
-  }));
+  const sampling = { max_tokens: tokens, temperature: 0, stream: true };
+  const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({ prompt, ...sampling }));
   const planned = requests.map(async (request, i) => {
     const caller = { requestId: `direct-${i}`, tenant: "bench", randomSeed: 1, now: () => performance.now() };
     const plan = await planCompletion(completionRequestSchema.parse(request), artifacts, caller);
@@ -296,13 +288,7 @@ function processCount(text: string): number {
 }
 
 function versions(): Record<string, string> {
-  const { name, version, dependencies } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
-  const { hono } = dependencies;
-  return {
-    node: process.versions.node,
-    [name]: version,
-    workerd: dependencies.workerd,
-    hono,
-    ...pinsOf(portkeyFolder),
-  };
+  const { name, version, dependencies } = JSON.parse(read("package.json"));
+  const { hono, workerd } = dependencies;
+  return { node: process.versions.node, [name]: version, workerd, hono, ...pinsOf(portkeyFolder) };
 }

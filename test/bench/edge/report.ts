@@ -1,20 +1,14 @@
 /** The edge's figures as lines, and which of them miss their targets. Pure. */
 import type { CpuRow } from "./cpu.ts";
-import type { Arrivals, FirstTokenRow } from "./first-token.ts";
+import type { FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
 /** What a way adds to the way `to`: the differences of their means and percentiles. */
-export interface AddedRow {
+export interface AddedRow extends Cell, Span {
   kind: "added";
-  backend: string;
   system: string;
   to: string;
-  concurrency: number;
-  arrivals: Arrivals;
-  meanMs: number;
-  p50Ms: number;
-  p99Ms: number;
 }
 
 export function added(rows: readonly FirstTokenRow[], system: string, to: string): AddedRow[] {

@@ -1,14 +1,12 @@
 /** Prompts to measure with: stretches of this project's own prose, no two alike. */
-import { readFileSync } from "node:fs";
-import path from "node:path";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { read } from "../../support/project.ts";
 
-const root = path.join(import.meta.dirname, "../../..");
 const files = ["README.md", "shared/artifacts/FORMAT.md", "edge/API.md", "CHANGELOG.md"];
 
 /** `count` texts of about `tokens` tokens, each from another place in that prose. */
 export function benchTexts(tokenizer: Tokenizer, tokens: number, count: number): string[] {
-  const ids = files.flatMap((file) => tokenizer.encode(readFileSync(path.join(root, file), "utf8")));
+  const ids = files.flatMap((file) => tokenizer.encode(read(file)));
   const stride = Math.floor((ids.length - tokens) / count);
   return Array.from({ length: count }, (_, i) => tokenizer.decode(ids.slice(i * stride, i * stride + tokens)));
 }

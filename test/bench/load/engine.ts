@@ -108,16 +108,8 @@ function generatedGates(gates: number): AdapterSource {
   const random = seededRandom(6);
   const [P, H] = [64, 32];
   const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
-  const network: HyperNetwork = {
-    dimensions: P,
-    hidden: H,
-    gates,
-    w1: floats(H * P),
-    b1: floats(H),
-    w2: floats(gates * H),
-    b2: floats(gates),
-    staticGates: new Float32Array(gates),
-  };
+  const weights = { w1: floats(H * P), b1: floats(H), w2: floats(gates * H), b2: floats(gates) };
+  const network: HyperNetwork = { dimensions: P, hidden: H, gates, ...weights, staticGates: new Float32Array(gates) };
   return {
     hashOf: (centroidId) => centroidId,
     async generate(centroidId): Promise<Adapter> {

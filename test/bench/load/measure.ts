@@ -53,14 +53,19 @@ interface Contestant {
   process: AskedProcess;
 }
 
-export async function measureLoad(
-  settings: Settings,
-  say: (line: string) => void,
-): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+type Say = (line: string) => void;
+
+interface LoadFigures {
+  rows: LoadRow[];
+  ratios: LoadRatio[];
+}
+
+export async function measureLoad(settings: Settings, say: Say): Promise<LoadFigures> {
   const ours = await startProcess({ ...settings, folder: thisCheckout });
   try {
     const contestants = centroidCounts.map((centroids) => ({
-      ...{ name: `${centroids} centroids`, centroids },
+      name: `${centroids} centroids`,
+      centroids,
       process: ours,
     }));
     return await runRounds(contestants, loadsOf(settings), 1, say);
@@ -73,13 +78,11 @@ export async function measureLoad(
 export async function compareLoad(
   against: string,
   settings: Settings & { rounds: number },
-  say: (line: string) => void,
-): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+  say: Say,
+): Promise<LoadFigures> {
   const processes: AskedProcess[] = [];
   try {
-    for (const folder of [thisCheckout, against]) {
-      processes.push(await startProcess({ ...settings, folder }));
-    }
+    for (const folder of [thisCheckout, against]) processes.push(await startProcess({ ...settings, folder }));
     const [ours, theirs] = processes.map((process) => ({ centroids: centroidCounts[0], process }));
     const contestants = [
       { name: "ours", ...ours },
@@ -122,8 +125,8 @@ async function runRounds(
   contestants: readonly Contestant[],
   loads: readonly [string, Arrival[]][],
   rounds: number,
-  say: (line: string) => void,
-): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+  say: Say,
+): Promise<LoadFigures> {
   const [rows, ratios]: [LoadRow[], LoadRatio[]] = [[], []];
   for (const [load, arrivals] of loads) {
     const results = contestants.map((): LoadResult[] => []);
@@ -135,13 +138,15 @@ async function runRounds(
       }
     }
     contestants.forEach(({ name }, c) => {
-      const figures = mapMeasures((measure) => median(results[c].map(measure)));
+      const figures = mapValues(measures, (measure) => median(results[c].map(measure)));
       const failed = Math.max(...results[c].map((result) => result.failed));
       const row = { load, contestant: name, figures, failed };
       rows.push(row);
       say(rowLine(row));
     });
-    const ofRounds = mapMeasures((measure) => results[0].map((own, r) => measure(own) / measure(results[1][r])));
+    const ofRounds = mapValues(measures, (measure) =>
+      results[0].map((own, r) => measure(own) / measure(results[1][r])),
+    );
     const ratio: LoadRatio = {
       load,
       of: [contestants[0].name, contestants[1].name],
@@ -151,10 +156,6 @@ async function runRounds(
     say(ratioLine(ratio));
   }
   return { rows, ratios };
-}
-
-function mapMeasures<T>(value: (measure: (result: LoadResult) => number) => T): Record<Measure, T> {
-  return mapValues(measures, value);
 }
 
 function mapValues<K extends string, V, T>(record: Record<K, V>, value: (from: V) => T): Record<K, T> {

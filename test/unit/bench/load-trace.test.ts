@@ -14,9 +14,7 @@ test("lengths follow the trace's quantiles, cut to the context, and are the same
   // Longer prompts are cut, so that the median output has room.
   expect(Math.max(...arrivals.map(({ promptIds }) => promptIds.length))).toBe(1024 - output[10]);
   expect(shareOf(({ maxTokens }) => maxTokens <= output[10])).toBeGreaterThan(0.5);
-  expect(arrivals.every(({ promptIds, maxTokens }) => maxTokens > 0 && promptIds.length + maxTokens <= 1024)).toBe(
-    true,
-  );
-  expect(arrivals.every(({ promptIds }) => promptIds.length > 0 && promptIds.every((id) => id < 500))).toBe(true);
+  expect(shareOf(({ promptIds, maxTokens }) => maxTokens > 0 && promptIds.length + maxTokens <= 1024)).toBe(1);
+  expect(shareOf(({ promptIds }) => promptIds.length > 0 && promptIds.every((id) => id < 500))).toBe(1);
   expect(arrivals.at(-1)!.dueMs / 4000).toBeCloseTo(100, -1);
 });

@@ -26,9 +26,7 @@ test("a ratio is the peer's time ÷ ours for each cell, and lost cells are marke
   expect(lines[0]).toContain("decode 1.50x  first token 0.50x  memory 1.00x  loses first token");
   expect(lines[1]).toContain("decode 3.00x  first token 2.00x");
   expect(lines[1]).not.toContain("loses");
-});
-
-test("a cell that the peer did not finish has no ratio", () => {
+  // A cell that the peer did not finish has no ratio.
   expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("node-llama-cpp", "gguf", 8)])).toEqual([]);
 });
 

@@ -4,7 +4,7 @@ import { resumableFetch } from "../../../edge/client/resumable.ts";
 
 type Connection = "lost" | { events: string[]; end: "close" | "error" | "silent"; status?: number };
 
-/** A fetch whose tries get the next connection each. `sent` holds the key and the last event's id of each try. */
+/** A fetch of which each attempt gets the next connection. `sent` holds the key and the last event's id of each attempt. */
 function scripted(connections: Connection[], options = {}) {
   const sent: { key: string | null; lastId: string | null }[] = [];
   const send = async (_: unknown, init?: RequestInit) => {
@@ -29,6 +29,8 @@ function scripted(connections: Connection[], options = {}) {
   return { sent, ask: (init = {}) => fetch("http://edge", { method: "POST", body: "{}", ...init }) };
 }
 
+/** A connection that is reset after these events. */
+const reset = (...events: string[]): Connection => ({ events, end: "error" });
 const event = (n: number) => `id: ${n}\ndata: {"n":${n}}\n\n`;
 const done = "data: [DONE]\n\n";
 const heartbeat = ": hb\n\n";
@@ -36,8 +38,8 @@ const heartbeat = ": hb\n\n";
 test("events come once and in order, over connections that are lost before, between and inside them", async () => {
   const { ask, sent } = scripted([
     "lost",
-    { events: [heartbeat], end: "error" },
-    { events: [event(1), event(2), "id: 3\nda"], end: "error" },
+    reset(heartbeat),
+    reset(event(1), event(2), "id: 3\nda"),
     "lost",
     { events: [heartbeat, event(3)], end: "close" },
     { events: [event(4), done], end: "close" },
@@ -49,16 +51,9 @@ test("events come once and in order, over connections that are lost before, betw
 });
 
 test.each<[string, Connection[], number]>([
-  ["brings heartbeats alone", Array.from({ length: 9 }, () => ({ events: [heartbeat], end: "error" as const })), 4],
-  ["has begun without ids", [{ events: ['data: {"n":1}\n\n'], end: "error" }], 1],
-  [
-    "is refused when it is resumed",
-    [
-      { events: [event(1)], end: "error" },
-      { events: ['{"error":{}}'], end: "close", status: 409 },
-    ],
-    2,
-  ],
+  ["brings heartbeats alone", Array(9).fill(reset(heartbeat)), 4],
+  ["has begun without ids", [reset('data: {"n":1}\n\n')], 1],
+  ["is refused when it is resumed", [reset(event(1)), { events: ['{"error":{}}'], end: "close", status: 409 }], 2],
 ])("a stream that %s ends in an error after a bounded number of tries", async (_, connections, tries) => {
   const { ask, sent } = scripted(connections);
   await expect((await ask()).text()).rejects.toThrow();
@@ -67,27 +62,20 @@ test.each<[string, Connection[], number]>([
 
 test("an error event ends the stream: nothing is resumed after it", async () => {
   const failed = 'data: {"error":{"message":"m"}}\n\n';
-  const { ask, sent } = scripted([{ events: [event(1), failed], end: "error" }]);
+  const { ask, sent } = scripted([reset(event(1), failed)]);
   await expect((await ask()).text()).rejects.toThrow("reset");
   expect(sent).toHaveLength(1);
 });
 
+const silent: Connection = { events: [event(1)], end: "silent" };
+
 test("a connection without a byte for too long counts as lost", async () => {
-  const { ask } = scripted(
-    [
-      { events: [event(1)], end: "silent" },
-      { events: [done], end: "close" },
-    ],
-    { silenceMs: 20 },
-  );
+  const { ask } = scripted([silent, { events: [done], end: "close" }], { silenceMs: 20 });
   expect(await (await ask()).text()).toBe(event(1) + done);
 });
 
-test("a client that stops reading or aborts waits for no dead connection and sends nothing more", async () => {
-  const { ask, sent } = scripted([
-    { events: [event(1)], end: "silent" },
-    { events: [event(1)], end: "silent" },
-  ]);
+test("a client that stops reading or aborts does not wait for a dead connection, and sends nothing more", async () => {
+  const { ask, sent } = scripted([silent, silent]);
   for await (const _ of (await ask()).body!) break;
   const left = new AbortController();
   const reading = (await ask({ signal: left.signal })).text();

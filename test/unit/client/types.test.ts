@@ -1,4 +1,4 @@
-/** The client's types. `npm run check` checks each line by the compiler; at run time little happens. */
+/** The client's types, which `npm run check` compiles. */
 import "../../../edge/client/openai.ts";
 import type OpenAI from "openai";
 import { expect, expectTypeOf, test } from "vitest";
@@ -20,12 +20,9 @@ test("choices of the openai SDK have the block, whole or streamed", () => {
 
 test("requests take the extension, and nothing else in its place", () => {
   type Request = OpenAI.CompletionCreateParamsNonStreaming;
+  const chameleon = { adapter: "nearest", compare: true, retrieve: 2, evidence_tokens: 8 } as const;
   const accepted: Request[] = [
-    {
-      model: "gpt2:auto",
-      prompt: "a",
-      chameleon: { adapter: "nearest", compare: true, retrieve: 2, evidence_tokens: 8 },
-    },
+    { model: "gpt2:auto", prompt: "a", chameleon },
     { model: "gpt2", prompt: "a", chameleon: { adapter: [{ id: "base" }, { id: "legal" }] }, top_k: 40, min_p: 0.1 },
     { model: "gpt2", prompt: "a", min_tokens: 3, ignore_eos: true, stop_token_ids: [5], repetition_penalty: 1.2 },
     { model: "gpt2", prompt: "a", chameleon: null },

@@ -65,7 +65,7 @@ test.each([
   [null, null, null],
   ["much", null, null],
 ])(
-  "a batch's answer tells the load %s and the numerics, where they are known; so does its call",
+  "a batch's answer reports the load %s and the numerics, if known; its call names the numerics",
   async (header, load, numerics) => {
     const headers: Record<string, string> = {};
     if (header !== null) headers[loadHeader] = header;
@@ -83,7 +83,7 @@ test.each([
   },
 );
 
-test("a call for one process is made once; if another process answers, the first is gone", async () => {
+test("a call for one process is made once; if another process answers, the call is misdirected", async () => {
   for (const [url, target] of [
     ["http://{name}.b", "http://p0.b"],
     ["http://b/{name}", "http://b/p0"],
@@ -121,7 +121,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
   expect(redirects).toEqual(calls.map(() => "manual"));
 });
 
-test("a failure tells the process that answered", async () => {
+test("a failure names the process that answered", async () => {
   for (const [status, kind] of [
     [503, "unavailable"],
     [429, "overloaded"],
@@ -173,7 +173,7 @@ test.each<[string, string[], string]>([
   expect(done).toEqual(chunks[0].includes("progress") ? [1] : []);
 });
 
-test("a memory is given up if its process reports progress for ever but makes none", async () => {
+test("a memory fails if its process reports the same progress for ever", async () => {
   const line = new TextEncoder().encode('{"type":"progress","tokens":4,"totalTokens":8}\n');
   let lines = 0;
   const client = new BackendClient("http://b", {

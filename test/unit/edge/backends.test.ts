@@ -2,37 +2,25 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { holdingOf, readinessOf } from "../../../edge/dispatch/routing.ts";
 import type { Region } from "../../../edge/platform/region.ts";
-import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
+import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import {
   callFailure,
   framesFor,
+  runBatch,
   ScriptedBackend,
   type ScriptedRouting,
   scriptedRouting,
 } from "../../support/scripted-backends.ts";
 
 const hash = "a".repeat(64);
-const batch = (id: string): BatchRequest => ({
-  version: 3,
-  manifestHash: hash,
-  centroidId: null,
-  sequences: [sequenceRequest(id)],
-});
 const ready = (manifestHash: string) => ({ status: "ready" as const, model: "m", servedAs: "m", manifestHash });
 
-/** Sends a batch; resolves to its frames. */
-function sent(routing: ScriptedRouting, request: BatchRequest): Promise<Frame[]> {
-  const received: Frame[] = [];
-  return new Promise((resolve) => {
-    routing.client.submit(request, {
-      accepted: () => undefined,
-      receive: (frames) => {
-        received.push(...frames);
-        if (received.filter(isLast).length === request.sequences.length) resolve(received);
-      },
-    });
-  });
+/** Sends a sequence; resolves to its frames. */
+async function sent(routing: ScriptedRouting, id: string): Promise<Frame[]> {
+  const { received, ended } = runBatch(routing, [sequenceRequest(id)]);
+  await ended;
+  return received;
 }
 
 /** Accepts each call and answers it whole. */
@@ -42,11 +30,11 @@ function healthy(backend: ScriptedBackend): void {
   };
 }
 
-test("probe an ejected one with traffic only, and ask it again once it is ready", async () => {
+test("an ejected backend is probed with traffic only, and called again once it is ready", async () => {
   const routing = scriptedRouting(2);
   for (const backend of routing.backends) healthy(backend);
   const run = async (id: string) => {
-    await sent(routing, batch(id));
+    await sent(routing, id);
     await routing.settled();
   };
   await run("a");
@@ -93,23 +81,14 @@ test("a manifest is held by all, some or none of the backends that say in time t
 /** weur and eeur are in the EU; enam and the one without a region are not. */
 function inEurope(regions: (Region | null)[] = ["weur", "eeur", "enam", null]) {
   const routing = scriptedRouting(regions.length, { regions, region: "weur", jurisdiction: "eu" });
-  const open = (id: string) => sent(routing, batch(id));
+  const open = (id: string) => sent(routing, id);
   const outside = () => routing.backends.flatMap(({ calls, probes }, i) => (i < 2 ? [] : [calls.length, probes]));
   return { ...routing, open, outside };
 }
 
-test("backends of a jurisdiction are the only ones: not when they are slow, fail or break off, and the error says so", async () => {
-  const kinds = [
-    "unreachable",
-    "silent",
-    "failing",
-    "unavailable",
-    "mismatched",
-    "overloaded",
-    "broken",
-    null,
-  ] as const;
-  const property = fc.asyncProperty(fc.array(fc.constantFrom(...kinds), { maxLength: 12 }), async (answers) => {
+test("only backends of the jurisdiction are called, even if they are slow, fail or break off, and the error says so", async () => {
+  const ends = ["unreachable", "silent", "failing", "unavailable", "mismatched", "overloaded", "broken", null] as const;
+  const property = fc.asyncProperty(fc.array(fc.constantFrom(...ends), { maxLength: 12 }), async (answers) => {
     const { backends, open, outside, pass } = inEurope();
     const rest = [...answers];
     for (const backend of backends) {
@@ -129,11 +108,9 @@ test("backends of a jurisdiction are the only ones: not when they are slow, fail
   await fc.assert(property, { numRuns: 40 }); // a failure prints its seed
 });
 
-test("backends of a jurisdiction are not there: the request is refused at once", async () => {
+test("a request whose jurisdiction has no backends is refused at once", async () => {
   const { open, backends } = inEurope(["enam", null]);
-  const error = { type: "error", kind: "backend_unavailable" };
-  expect(await open("a")).toMatchObject([
-    { ...error, message: expect.stringContaining("configured in the jurisdiction eu") },
-  ]);
+  const message = expect.stringContaining("configured in the jurisdiction eu");
+  expect(await open("a")).toMatchObject([{ type: "error", kind: "backend_unavailable", message }]);
   expect(backends.flatMap(({ calls }) => calls)).toEqual([]);
 });

@@ -69,12 +69,9 @@ test.each([
   expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
 });
 
-test("is made again when a variable has changed, and only then", () => {
+test("a configured value is made again when a variable has changed, and only then", () => {
   const env: Parameters<typeof readConfig>[0] = { ...valid };
-  const made = configured(env, ({ backendSecrets, backends }) => [
-    ...backends.map(({ url }) => url),
-    ...backendSecrets,
-  ]);
+  const made = configured(env, ({ backends, backendSecrets }) => [backends[0].url, ...backendSecrets]);
   const first = made();
   expect(made()).toBe(first);
   env.BACKEND_SECRETS = "n".repeat(32);
@@ -89,7 +86,7 @@ test.each([
   ["BACKEND_SECRETS", "too-short"],
   ["TENANT_KEYS", "sk-plain"],
 ] as const)(
-  "keeps what is in use where %s has a value that is refused, says so once, and takes the next good one",
+  "the value in use stays where a new %s is refused: one warning says so, and the next good one is taken",
   (name, bad) => {
     const warn = vi.spyOn(console, "warn").mockReturnValue();
     onTestFinished(() => warn.mockRestore());
@@ -140,29 +137,28 @@ test.each([
   ["::ffff:192.0.2.1", "::ffff:192.0.2.1"],
 ])("a key store counts look-ups of %s for the network %s", async (address, network) => {
   const limit = vi.fn(async () => ({ success: true }));
-  const store = createKeyStore([], { ...noRecords, isCached: () => false }, () => 0, { limit });
+  const store = createKeyStore([], noRecords, () => 0, { limit });
   await expect(store.accessOf("guess", address)).rejects.toThrow(/not known/);
   expect(limit.mock.calls).toEqual([[{ key: network }]]);
 });
 
 test("a key store says that it cannot tell where the records cannot be read", async () => {
-  const store = createKeyStore([], { ...noRecords, get: async () => Promise.reject(new Error("away")) }, () => 0);
-  await expect(store.accessOf("one", "")).rejects.toMatchObject({
-    kind: "backend_unavailable",
-    retryAfterSeconds: 1,
-  });
+  const store = createKeyStore([], { ...noRecords, get: () => Promise.reject(new Error("away")) }, () => 0);
+  await expect(store.accessOf("one", "")).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
 });
 
-const noList = () => Promise.reject(new Error("not to be listed"));
-const recordsOf = (get: () => Promise<unknown>, now: () => number) => {
-  const records = createRecords({ get, list: noList }, now, () => {});
-  return { get: (name: string) => records.get(name, (stored) => stored) };
-};
-
-test("are read again behind a request after 600 ms, before it after a second, and kept where they cannot be read", async () => {
+test("records are read again behind a request after 600 ms, before it after a second, and kept where they cannot be read", async () => {
   let [nowMs, stored] = [0, 1];
-  const get = () => (stored > 0 ? Promise.resolve(stored) : Promise.reject(new Error("away")));
-  const records = recordsOf(get, () => nowMs);
+  const namespace = {
+    get: () => (stored > 0 ? Promise.resolve(stored) : Promise.reject(new Error("away"))),
+    list: () => Promise.reject(new Error("not to be listed")),
+  };
+  const records = createRecords(
+    namespace,
+    () => nowMs,
+    () => {},
+  );
+  const recordOf = (name: string) => records.get(name, (value) => value);
   for (const [atMs, written, found] of [
     [0, 1, 1],
     [599, 2, 1],
@@ -172,13 +168,13 @@ test("are read again behind a request after 600 ms, before it after a second, an
     [9000, 0, 3],
   ]) {
     [nowMs, stored] = [atMs, written];
-    expect([atMs, await records.get("a")]).toEqual([atMs, found]);
+    expect([atMs, await recordOf("a")]).toEqual([atMs, found]);
     await turn();
   }
-  await expect(records.get("b")).rejects.toThrow("away");
+  await expect(recordOf("b")).rejects.toThrow("away");
 });
 
-test("names of key records are listed once for all who ask within ten seconds, also where the listing fails", async () => {
+test("the names of key records are listed once in ten seconds for all requests, even if the listing fails", async () => {
   let nowMs = 0;
   const listings: PromiseWithResolvers<string[]>[] = [];
   const list = async () => {

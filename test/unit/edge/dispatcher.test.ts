@@ -55,7 +55,7 @@ function oneCall(backends = 1) {
 const done = (id: string, tokens = 0): Frame => ({ ...doneFrame(id), completionTokens: tokens });
 const idsOf = ({ backends: [{ calls }] }: ScriptedRouting) => calls.map(({ ids }) => ids);
 
-test("sequences for the same backend share a call if they are mixtures that name no own adapter, whatever their centroids; others by their adapter", async () => {
+test("sequences for the same backend share a call if they are mixtures without own adapters, or have the same adapter", async () => {
   const routing = oneCall();
   submit(routing, ["first"], "c1", mixture);
   submit(routing, ["second"], "c2", mixture);
@@ -99,7 +99,7 @@ test("sequences for two backends do not share a call", async () => {
   expect(sent).toHaveLength(4);
 });
 
-test("a request learns that a backend has accepted, once for each sequence and before its frames, but nothing of a refused call", async () => {
+test("a request is told of each accepted sequence once, before its frames, and of no refused call", async () => {
   const routing = oneCall();
   const { backend } = routing;
   const first = submit(routing, ["a-0", "a-1"]);
@@ -117,7 +117,7 @@ test("a request learns that a backend has accepted, once for each sequence and b
   expect(routing.client.idle).toBe(true);
 });
 
-test("a request gets its frames that came together in one piece, and none of another request's", async () => {
+test("a request receives its frames of one message together, and none of another request", async () => {
   const routing = oneCall();
   const { backend } = routing;
   const first = submit(routing, ["x"]);
@@ -131,7 +131,7 @@ test("a request gets its frames that came together in one piece, and none of ano
   expect(first.received).toEqual([]);
 });
 
-test("a request leaves the backend the rest of its deadline, and is told the time in the queue beside the backend's", async () => {
+test("a request passes the rest of its deadline to the backend, and its queue time includes the edge's", async () => {
   const routing = oneCall();
   const { backend } = routing;
   submit(routing, ["a"]);
@@ -145,19 +145,16 @@ test("a request leaves the backend the rest of its deadline, and is told the tim
   expect(waiting.received).toMatchObject([{ type: "done", timings: { queueMs: 62 } }]);
 });
 
-test("a request that does not fit the queue is refused, whole", () => {
+test("a request that does not fit into the queue is refused as a whole", () => {
   const routing = oneCall();
   submit(routing, ["a-0"]);
-  for (let i = 0; i < 8; i++)
-    submit(
-      routing,
-      Array.from({ length: 128 }, (_, s) => `q${i}-${s}`),
-    );
+  const ids = (i: number) => Array.from({ length: 128 }, (_, s) => `q${i}-${s}`);
+  for (let i = 0; i < 8; i++) submit(routing, ids(i));
   expect(() => submit(routing, ["z-0"])).toThrow(expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }));
   expect(idsOf(routing)).toHaveLength(1);
 });
 
-test("a request that is cancelled leaves the queue, or is cancelled at the backend where others are in its call", async () => {
+test("a cancelled request leaves the queue; if it shares its call its sequences are cancelled at the backend", async () => {
   const routing = oneCall();
   const { backend } = routing;
   submit(routing, ["x"]);
@@ -184,10 +181,9 @@ test("cancellations are sent to a process one call after the other; those that a
   const answers: (() => void)[] = [];
   const told: string[][] = [];
   backend.cancel = (ids) => {
-    told.push(ids);
-    return new Promise((resolve, reject) =>
-      answers.push(told.length === 1 ? () => reject(new Error("away")) : resolve),
-    );
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    answers.push(told.push(ids) === 1 ? () => reject(new Error("away")) : resolve);
+    return promise;
   };
   const ids = Array.from({ length: 128 }, (_, i) => `s${i}`);
   submit(routing, ["stays"]);
@@ -208,7 +204,7 @@ test("cancellations are sent to a process one call after the other; those that a
   expect(told).toHaveLength(2);
 });
 
-test("the sequences of a lost backend's many calls are sent again in few calls, in turns with new requests", async () => {
+test("the sequences of a lost backend's many calls are sent again in few calls, in turn with new requests", async () => {
   const routing = scriptedRouting(2);
   for (const backend of routing.backends) backend.answer = (call) => void call.accept();
   const sent: ReturnType<typeof submit>[] = [];
@@ -257,18 +253,14 @@ test.each(["unreachable", "broken", null] as const)(
   },
 );
 
-test("sequences waiting for a backend that is ejected meanwhile go to another one", async () => {
+test("sequences that wait for a backend are sent to another one if it is ejected", async () => {
   const routing = scriptedRouting(2);
-  const [first, second] = routing.backends;
-  const name = routing.router.choose({ manifestHash: "a".repeat(64), centroidId: "c0" }, new Set(), 0)!.backend.id;
-  const [hangs, other] = name === "b0" ? [first, second] : [second, first];
   const sent = Array.from({ length: 9 }, (_, i) => submit(routing, [`s${i}`], "c0", { maxTokens: 2 }));
+  const [hangs, other] = routing.backends.toSorted((a, b) => b.calls.length - a.calls.length);
   expect(hangs.calls).toHaveLength(3);
   await hangs.calls[0].refuse(callFailure("silent"));
   expect(other.calls.flatMap(({ ids }) => ids).length).toBeGreaterThan(6);
-  for (const call of [...hangs.calls.slice(1), ...other.calls]) {
-    if (hangs.calls.includes(call)) await call.refuse(callFailure("silent"));
-  }
+  for (const call of hangs.calls.slice(1)) await call.refuse(callFailure("silent"));
   for (let i = 0; i < other.calls.length; i++) {
     await other.calls[i].accept();
     await other.calls[i].send(...other.calls[i].batch.sequences.flatMap(framesFor));
@@ -277,7 +269,7 @@ test("sequences waiting for a backend that is ejected meanwhile go to another on
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
 
-/** Behind a busy call to the second backend waits "new". `again` has the first backend refuse "again", which then waits there, too. */
+/** "new" waits behind a busy call to the second backend. `again` lets the first backend refuse "again", which then waits there, too. */
 function waitingForSecond() {
   const routing = oneCall(2);
   const choiceFor = (centroidId: string) =>
@@ -292,7 +284,7 @@ function waitingForSecond() {
   return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
 }
 
-test("a sequence sent again does not return to the backend that it avoids, though that has less load and a new one is first in the call", async () => {
+test("a refused sequence does not return to its backend, though that has less load and a new sequence leads the call", async () => {
   const { first, second, again } = waitingForSecond();
   await again();
   await second.last.accept(null, null, { sequences: 1000, slots: 8 });
@@ -300,7 +292,7 @@ test("a sequence sent again does not return to the backend that it avoids, thoug
   expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
 });
 
-test("a sequence sent again does not return to the backend that it avoids, though the other is ejected and a new one is first in the call", async () => {
+test("a refused sequence does not return to its backend, though the other is ejected and a new sequence leads the call", async () => {
   const { first, second, again } = waitingForSecond();
   await again();
   await second.last.refuse(callFailure("silent"));

@@ -23,7 +23,7 @@ function stream() {
   return { groups: frameGroupsOf(body, limitMs), send, controller, isCancelled: () => cancelled };
 }
 
-test("a stream that falls silent is given up within the limit and not before 4/5 of it, wherever the silence begins", async () => {
+test("a stream that falls silent fails within the limit and not before 4/5 of it, whenever the silence begins", async () => {
   for (let startMs = 0; startMs <= 200; startMs += 10) {
     const { groups, send, isCancelled } = stream();
     send(frameLine(token(0)));

@@ -21,12 +21,13 @@ const nearest = [0.9, 0.8, 0.5, 0.4, 0.1].map((similarity, k) => candidate(`c${k
 const own = (id: string, similarity: number) => candidate(id, similarity, { ownHash: "a".repeat(64) });
 const list = (...entries: [Candidate | "base", number?][]): Listed[] =>
   entries.map(([one, weight]) => ({ candidate: one === "base" ? null : one, weight: weight ?? null }));
+const evidence = { tokens: 64 };
 const idsOf = ({ experts }: { experts: Candidate[] }) => experts.map(({ id }) => id);
 const totalOf = ({ request }: ReturnType<typeof automaticMixture>) =>
   request.adapters.reduce((sum, { weight }) => sum + weight, request.base);
 
 test("a mixture by evidence is of the base and the nearest centroids, by their priors", () => {
-  const { experts, request, mode } = automaticMixture(nearest, {}, { tokens: 64 });
+  const { experts, request, mode } = automaticMixture(nearest, {}, evidence);
   const { base, adapters: priors } = priorsOf(nearest.slice(0, 3), false, defaultCalibration);
   const { temper, floor } = defaultCalibration;
   expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
@@ -40,32 +41,28 @@ test("a mixture by evidence is of the base and the nearest centroids, by their p
 });
 
 test("a mixture by evidence uses the manifest's own calibration if it has one", () => {
-  const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
-  const { request } = automaticMixture(nearest, { evidence }, { tokens: 64 });
-  expect(request.adapters).toHaveLength(1);
-  expect(request.evidence?.floor).toBe(0.3);
+  const calibration = { ...defaultCalibration, adapters: 1, floor: 0.3 };
+  const { request } = automaticMixture(nearest, { evidence: calibration }, evidence);
+  expect(request).toMatchObject({ adapters: { length: 1 }, evidence: { floor: 0.3 } });
 });
 
 test("a mixture by evidence begins a chat with most of the weight on the base, whatever the manifest says of plain text", () => {
-  const chat = automaticMixture(nearest, {}, { tokens: 64, spans: [[3, 60]] }).request;
-  const listed = listedMixture(list(["base"], [nearest[0]]), {}, { tokens: 64, spans: [[3, 60]] }).request;
+  const ofChat = { tokens: 64, spans: [[3, 60]] as [number, number][] };
+  const chat = automaticMixture(nearest, {}, ofChat).request;
+  const listed = listedMixture(list(["base"], [nearest[0]]), {}, ofChat).request;
   for (const { base, adapters } of [chat, listed]) {
     expect(base).toBeCloseTo(0.9, 12);
     expect(adapters.reduce((sum, { weight }) => sum + weight, base)).toBeCloseTo(1, 12);
   }
   const trusting = { ...defaultCalibration, base: 0.95 };
-  expect(automaticMixture(nearest, { evidence: trusting }, { tokens: 64, spans: [[3, 60]] }).request.base).toBeCloseTo(
-    0.95,
-  );
+  expect(automaticMixture(nearest, { evidence: trusting }, ofChat).request.base).toBeCloseTo(0.95);
 });
 
 test("a mixture by evidence leaves the prior of centroids that are off to the base, and is the base alone where the nearest are off", () => {
-  const without = (...off: number[]) =>
-    automaticMixture(
-      nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
-      {},
-      { tokens: 64 },
-    );
+  const without = (...off: number[]) => {
+    const left = nearest.map((one, k) => ({ ...one, isOff: off.includes(k) }));
+    return automaticMixture(left, {}, evidence);
+  };
   const all = without().request;
   const { experts: on, request: some } = without(0, 2);
   expect(on.map(({ id }) => id)).toEqual(["c1"]);
@@ -86,8 +83,6 @@ test("a mixture by evidence weighs a chat by the tokens of its messages", () => 
   expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
 });
 
-const evidence = { tokens: 64 };
-
 test("a mixture of listed experts without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
   const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), {}, evidence);
   expect(mode).toBe("evidence");
@@ -105,12 +100,9 @@ test("a mixture of listed experts without weights is by evidence, its adapters e
   expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
 });
 
-test("a mixture of listed experts with weights is fixed: in proportion, without evidence", () => {
+test("a mixture of listed experts with weights is fixed: one that is off counts as the base, a tenant's own comes first", () => {
   const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), {}, evidence);
   expect([mode, request]).toEqual(["fixed", { base: 0.25, adapters: [{ centroidId: "c0", weight: 0.75 }] }]);
-});
-
-test("a mixture of listed experts counts an adapter that is off as the base, and puts a tenant's own first", () => {
   const off = { ...nearest[0], isOff: true };
   const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), {}, evidence);
   expect(fixed.request).toEqual({
@@ -130,7 +122,7 @@ const set = { static: { gain: null } };
 const off = nearest.map((one, k) => ({ ...one, isOff: k !== 1 }));
 
 test("a set with a static adapter has it as an expert beside the centroids, with the priors of those that are off", () => {
-  const { experts, request } = automaticMixture(off, set, { tokens: 64 });
+  const { experts, request } = automaticMixture(off, set, evidence);
   expect(idsOf({ experts })).toEqual(["c1", "static"]);
   const { base, fixed, adapters } = priorsOf(off.slice(0, 3), true, defaultCalibration);
   expect(request).toMatchObject({
@@ -148,7 +140,7 @@ test("a set with a static adapter serves it for a centroid that is off, once, an
   expect([servedFor(off[0], set), servedFor(off[1], set)]).toEqual([fixed, off[1]]);
   const mine = { ...own("legal", 0.1), isOff: true };
   expect([servedFor(mine, set), servedFor(off[0], {})]).toEqual([null, null]);
-  const listed = listedMixture(list([off[0], 1], [fixed, 2], [off[1], 1], [mine, 4]), set, { tokens: 64 });
+  const listed = listedMixture(list([off[0], 1], [fixed, 2], [off[1], 1], [mine, 4]), set, evidence);
   expect(listed.request).toEqual({
     base: 0.5,
     adapters: [

@@ -15,21 +15,16 @@ import {
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
 
-/** The backend that was called first, and the other one. */
-function inOrder(routing: ScriptedRouting): [ScriptedBackend, ScriptedBackend] {
-  const [one, two] = routing.backends;
-  return one.calls.length > 0 ? [one, two] : [two, one];
-}
 const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 
-/** A run whose first backend, with these `numerics`, has sent two tokens. */
+/** A batch of which a backend with these `numerics` has sent two tokens. `second` is another backend. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
   const routing = scriptedRouting(2);
-  const trip = runBatch(routing, sequences);
-  const [first, second] = inOrder(routing);
+  const batch = runBatch(routing, sequences);
+  const [first, second] = routing.backends.toSorted((a, b) => b.calls.length - a.calls.length);
   await first.last.accept(numerics);
   await first.last.send(...framesFor(sequences[0]).slice(0, 2));
-  return { ...trip, routing, first, second };
+  return { ...batch, routing, first, second };
 }
 
 const numericsError = (id: string) => ({ type: "error", id, kind: "numerics_mismatch" });
@@ -38,7 +33,7 @@ test.each([
   ["the same", "cpu-fp32-1", "cpu-fp32-1"],
   ["unknown there", "cpu-fp32-1", null],
   ["unknown here", null, "cpu-fp32-1"],
-])("a sequence with tokens goes on where numerics are %s", async (_, from, to) => {
+])("a sequence with tokens continues at a backend whose numerics are %s", async (_, from, to) => {
   const { of, ended, first, second } = await begun(from);
   expect(first.last.wantedNumerics).toBeNull();
   await first.last.fail("failing");
@@ -50,7 +45,7 @@ test.each([
 });
 
 test.each(["its refusal", "its answer"])(
-  "a sequence with tokens ends in an error, counted, where the only other has different ones: by %s",
+  "a sequence with tokens ends in a counted error if the only other backend has different numerics: by %s",
   async (told) => {
     const { routing, received, ended, first, second } = await begun("cpu-fp32-1");
     await first.last.fail("failing");
@@ -59,7 +54,7 @@ test.each(["its refusal", "its answer"])(
     else {
       await second.last.accept("cpu-int8-1");
       expect(second.last.signal.aborted).toBe(true);
-      // The frames that it sends nevertheless reach nobody.
+      // Frames that it sends nevertheless are dropped.
       await second.last.send(...framesFor(sequences[0]));
     }
     await ended;
@@ -71,7 +66,7 @@ test.each(["its refusal", "its answer"])(
   },
 );
 
-test("a sequence with tokens waits for the backend that began it, and goes on there", async () => {
+test("a sequence with tokens waits for the backend that began it, and continues there", async () => {
   const { routing, of, ended, first, second } = await begun("cpu-fp32-1");
   second.answer = (call) => void call.accept("cpu-int8-1");
   first.answer = (call) => void call.refuse(callFailure("unreachable"));
@@ -85,7 +80,7 @@ test("a sequence with tokens waits for the backend that began it, and goes on th
   expect(of("a")).toEqual(framesFor(sequence("a")));
 });
 
-test("a sequence with tokens does not bind the sequences of its batch that have none: these may go anywhere", async () => {
+test("sequences without tokens may go to any backend, even if their batch has sequences with tokens", async () => {
   const { of, ended, first, second } = await begun("cpu-fp32-1", [sequence("a"), sequence("b")]);
   second.answer = (call) => {
     void call.accept("cpu-int8-1");

@@ -11,7 +11,7 @@ function pending(sequence: SequenceRequest): PendingSequence {
 
 const promptFrame = (id: string): Frame => ({ type: "prompt", id, logprobs: [null], alternatives: [[]] });
 
-test("asks for all at first, then for what is left, under a new id", () => {
+test("the first request asks for all tokens, later ones for the rest under a new id", () => {
   const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
   const sequence = { ...sequenceRequest("a"), promptLogprobs: true, mixture };
   const one = pending(sequence);
@@ -25,7 +25,7 @@ test("asks for all at first, then for what is left, under a new id", () => {
   expect(one.attempts).toBe(3);
 });
 
-test("remembers the numerics that its tokens were computed with, as far as backends tell them", () => {
+test("the numerics of a sequence are those of its first token from a backend that reports them", () => {
   const one = pending({ ...sequenceRequest("a"), promptLogprobs: true });
   one.deliver(promptFrame("a"), "one");
   expect(one.numerics).toBeNull();
@@ -36,7 +36,7 @@ test("remembers the numerics that its tokens were computed with, as far as backe
   expect(one.numerics).toBe("one");
 });
 
-test("gives the client one series under its own id, which no frame may break", () => {
+test("the client gets frames in order under its own id; any other frame is an error", () => {
   const one = pending({ ...sequenceRequest("a"), continuedIds: [1, 2] });
   expect(() => one.deliver(promptFrame("a"))).toThrow(/prompt/);
   expect(() => one.deliver(tokenFrame("a", 1, 9))).toThrow(/index 1, 2 is next/);
@@ -49,14 +49,14 @@ test("gives the client one series under its own id, which no frame may break", (
   expect(one.deliver(done)).toEqual({ ...done, id: "a" });
 });
 
-test("refuses a done frame that reused more tokens than the prompt has", () => {
+test("a done frame that reused more tokens than the prompt has is refused", () => {
   const deliver = (reusedTokens: number) => () =>
     pending(sequenceRequest("a")).deliver({ ...doneFrame("a"), completionTokens: 0, reusedTokens });
   expect(deliver(3)).not.toThrow();
   for (const reused of [4, -1]) expect(deliver(reused)).toThrow(new RegExp(`${reused} .* 3`));
 });
 
-test("has a deadline until its first token, and passes on the time that is left", () => {
+test("a deadline holds until the first token, and a request has the time that is left", () => {
   const one = pending({ ...sequenceRequest("a"), deadlineMs: 100 });
   expect(one.nextRequest(0.5).deadlineMs).toBe(100);
   expect(one.nextRequest(30).deadlineMs).toBe(70);

@@ -27,9 +27,8 @@ let bucket: MemoryBucket;
 beforeEach(() => {
   bucket = new MemoryBucket();
 });
-const pointer = () => parsePointer(new TextDecoder().decode(bucket.objects.get(pointerName)));
 
-test("puts each file under the hash of its bytes, the manifest behind the others, the pointer last", async () => {
+test("a publication stores each file under the hash of its bytes, the manifest after the others, the pointer last", async () => {
   expect(await publishTo(bucket, first)).toEqual({ manifest: first.manifestHash, before: null, switched: true });
   const hashes = [...first.files.values()].map(({ sha256 }) => objectName(sha256));
   expect(bucket.written).toEqual([...hashes, pointerName]);
@@ -38,10 +37,9 @@ test("puts each file under the hash of its bytes, the manifest behind the others
     expect(bucket.objects.get(objectName(sha256))).toEqual(bytes);
     expect(await storedBytes(bucket, sha256)).toBe(bytes.byteLength);
   }
-  expect(pointer()).toEqual({
-    format: 1,
-    switches: [{ manifest: first.manifestHash, at: "1970-01-01T00:00:00.000Z" }],
-  });
+  const switches = [{ manifest: first.manifestHash, at: "1970-01-01T00:00:00.000Z" }];
+  const pointer = parsePointer(new TextDecoder().decode(bucket.objects.get(pointerName)));
+  expect(pointer).toEqual({ format: 1, switches });
 });
 
 test("the pointer's metadata names what the edge reads of the set, after a rollback too", async () => {
@@ -54,7 +52,7 @@ test("the pointer's metadata names what the edge reads of the set, after a rollb
   expect(edgeFilesOf({})).toBeNull();
 });
 
-test("cut off at any write it leaves the old set served", async () => {
+test("a publication that is cut off at any write leaves the old set served", async () => {
   await publishTo(bucket, first);
   const before = bucket.objects.get(pointerName);
   for (let writes = 0; writes < 5; writes++) {
@@ -63,9 +61,8 @@ test("cut off at any write it leaves the old set served", async () => {
       if (left-- === 0) throw new Error("connection lost");
       return bytes;
     };
-    await expect(publishTo(bucket, otherModel, true)).rejects.toMatchObject({
-      ...{ kind: "backend_unavailable", retryAfterSeconds: 1 },
-    });
+    const failed = publishTo(bucket, otherModel, true);
+    await expect(failed).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
     expect(bucket.objects.get(pointerName)).toEqual(before);
   }
   bucket.onWrite = (_, bytes) => bytes;

@@ -1,14 +1,9 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Quota, reservationMs } from "../../../edge/tenants/quota.ts";
-import type { TenantLimits } from "../../../shared/contracts/tenants.ts";
+import { plans, type TenantLimits } from "../../../shared/contracts/tenants.ts";
 
-const none: TenantLimits = {
-  requestsPerMinute: null,
-  tokensPerMinute: null,
-  concurrentRequests: null,
-  tokensPerMonth: null,
-};
+const none = plans.unlimited;
 const startMs = Date.UTC(2026, 10, 25, 4);
 
 /** Admits a request, then reserves its tokens. Returns the refusal of either step, else the reservation. */
@@ -28,28 +23,17 @@ test("lets exactly as many requests of a burst pass as a minute may have, and sa
   );
   expect(decisions.filter(({ refusal }) => !refusal)).toHaveLength(100);
   expect(decisions[99].requests).toEqual({ limit: 100, remaining: 0, resetMs: 61_000 - 99 });
-  expect(decisions[499].refusal).toEqual({
-    limit: "requestsPerMinute",
-    maximum: 100,
-    used: 100,
-    requested: 1,
-    retryAfterMs: 61_000 - 499,
-  });
+  const refusal = { limit: "requestsPerMinute", maximum: 100, used: 100, requested: 1, retryAfterMs: 61_000 - 499 };
+  expect(decisions[499].refusal).toEqual(refusal);
   expect(reserve(quota, "early", { requestsPerMinute: 100 }, startMs + 60_999).refusal).not.toBeNull();
   expect(reserve(quota, "on time", { requestsPerMinute: 100 }, startMs + 61_000).refusal).toBeNull();
 });
 
 test("says that a request which is larger than the limit never fits", () => {
   const limits = { tokensPerMinute: 100, tokensPerMonth: 1000 };
-  expect(reserve(new Quota(), "a", limits, startMs, 101).refusal).toMatchObject({
-    limit: "tokensPerMinute",
-    requested: 101,
-    retryAfterMs: null,
-  });
-  expect(reserve(new Quota(), "a", limits, startMs, 1001).refusal).toMatchObject({
-    limit: "tokensPerMonth",
-    retryAfterMs: null,
-  });
+  const refusalOf = (requested: number) => reserve(new Quota(), "a", limits, startMs, requested).refusal;
+  expect(refusalOf(101)).toMatchObject({ limit: "tokensPerMinute", requested: 101, retryAfterMs: null });
+  expect(refusalOf(1001)).toMatchObject({ limit: "tokensPerMonth", retryAfterMs: null });
 });
 
 test("counts a running request until it is settled or its lease is over", () => {
@@ -59,18 +43,12 @@ test("counts a running request until it is settled or its lease is over", () => 
   expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
   quota.settle("a", 1, startMs);
   expect(reserve(quota, "d", limits).refusal).toBeNull();
-  quota.renew("b", startMs + reservationMs - 1);
+  // A renewal tells whether the request still runs.
+  const renewed = ["a", "unknown", "b"].map((id) => quota.renew(id, startMs + reservationMs - 1));
+  expect(renewed).toEqual([false, false, true]);
   // The lease of d, which was not renewed, is over; b was renewed.
   expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
   expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
-});
-
-test("tells whether a request that is to be renewed still runs", () => {
-  const quota = new Quota();
-  reserve(quota, "a", { concurrentRequests: 2 });
-  expect(quota.renew("a", startMs)).toBe(true);
-  quota.settle("a", 1, startMs);
-  expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
 });
 
 test("counts an admitted request, whatever becomes of it, and frees its place", () => {

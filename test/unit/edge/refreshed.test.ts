@@ -3,11 +3,8 @@ import { Refreshed } from "../../../edge/platform/refreshed.ts";
 
 function shared(limitMs = 1000) {
   const clock = { nowMs: 0 };
-  const load = new Refreshed<number>(
-    { now: () => clock.nowMs, background: () => undefined },
-    { limitMs, isShared: true },
-  );
-  return { load, clock };
+  const parts = { now: () => clock.nowMs, background: () => undefined };
+  return { load: new Refreshed<number>(parts, { limitMs, isShared: true }), clock };
 }
 
 test("loads once for all, and again after a failure", async () => {
@@ -35,7 +32,7 @@ test("a load that takes too long fails for those that wait, and the next request
   expect(await load.get(async () => 4)).toBe(4);
 });
 
-test("a value is used as it is, later loaded again in the background, then waited for; an old one serves if a load fails", async () => {
+test("a young value is used, an older one while it is loaded again, and an expired one only if the load fails", async () => {
   let nowMs = 0;
   const loads: PromiseWithResolvers<number>[] = [];
   const load = () => {

@@ -1,9 +1,10 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { expect, test } from "vitest";
 import { roundTripMs } from "../../../edge/dispatch/router.ts";
 import { type ObjectNamespace, objectNamed } from "../../../edge/platform/objects.ts";
 import { defaultRegion, regionOf, regions, regionsOf, regionWithin } from "../../../edge/platform/region.ts";
 import { jurisdictionOf, tenantSchema } from "../../../shared/contracts/tenant-name.ts";
+import { read, root } from "../../support/project.ts";
 
 test.each([
   ["Seattle", "NA", "47.6", "-122.3", "wnam"],
@@ -29,13 +30,13 @@ test.each([
   ["another", "NA", "", "", "enam"],
   ["a third", "AS", undefined, "29.0", "apac"],
   ["Tor", "T1", undefined, undefined, defaultRegion],
+  ["a place without a continent", undefined, undefined, undefined, defaultRegion],
 ])("%s (%s, %s, %s) is in %s", (_, continent, latitude, longitude, region) => {
   expect(regionOf({ continent, latitude, longitude })).toBe(region);
 });
 
 test("a request without a location is in the default region", () => {
   expect(regionOf(undefined)).toBe(defaultRegion);
-  expect(regionOf({})).toBe(defaultRegion);
 });
 
 test("a jurisdiction answers a caller in the nearest of its regions, wherever the caller is", () => {
@@ -46,7 +47,7 @@ test("a jurisdiction answers a caller in the nearest of its regions, wherever th
   }
 });
 
-test("a jurisdiction is the prefix of a tenant's name; a name with another colon is none, and the error says which prefixes there are", () => {
+test("a jurisdiction is the prefix of a tenant's name; any other colon is refused, and the error names the prefixes", () => {
   const long = "a".repeat(64);
   for (const name of ["acme", "eu", "euro", long]) {
     expect([tenantSchema.parse(name), jurisdictionOf(name)]).toEqual([name, null]);
@@ -57,7 +58,7 @@ test("a jurisdiction is the prefix of a tenant's name; a name with another colon
   }
 });
 
-test("a jurisdiction has objects of its own, made in it by name; where the runtime has none, nothing is made elsewhere", () => {
+test("a jurisdiction has objects of its own; a runtime without jurisdictions makes none outside", () => {
   const made: unknown[] = [];
   const within = (jurisdiction: string | null): ObjectNamespace<string> => ({
     jurisdiction: (name) => within(name),
@@ -73,24 +74,18 @@ test("a jurisdiction has objects of its own, made in it by name; where the runti
     ["eu", "eu:eu", { locationHint: "weur" }],
     [null, "acme", {}],
   ]);
-  const bare = {
-    ...within(null),
-    jurisdiction: () => {
-      throw new Error("not implemented");
-    },
+  const jurisdiction = () => {
+    throw new Error("not implemented");
   };
+  const bare = { ...within(null), jurisdiction };
   expect(() => objectNamed(bare, own)).toThrow(/jurisdiction eu, and this runtime has no jurisdictions/);
   expect(made).toEqual([]);
 });
 
-test("a jurisdiction is the only way to an object: no other code of the edge names one", () => {
-  const folder = new URL("../../../edge/", import.meta.url);
-  const files = readdirSync(folder, { recursive: true, encoding: "utf8" });
-  const naming = files.filter(
-    (file) =>
-      /^(?!worker-conf|client|page).*\.ts$/.test(file) &&
-      /\.(getByName|idFromName)\(/.test(readFileSync(new URL(file, folder), "utf8")),
-  );
+test("no code of the edge but objects.ts gets an object by its name", () => {
+  const files = readdirSync(`${root}/edge`, { recursive: true, encoding: "utf8" });
+  const sources = files.filter((file) => /^(?!worker-conf|client|page).*\.ts$/.test(file));
+  const naming = sources.filter((file) => /\.(getByName|idFromName)\(/.test(read(`edge/${file}`)));
   // config.ts names containers only, which are backends.
   expect(naming.sort()).toEqual(["config.ts", "platform/objects.ts"]);
 });

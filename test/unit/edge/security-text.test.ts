@@ -1,11 +1,10 @@
 /** The threat model refers to code and tests: every file that it names must exist. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { expect, test } from "vitest";
-
-const root = `${import.meta.dirname}/../../..`;
+import { read, root } from "../../support/project.ts";
 
 test("every file that SECURITY.md names exists", () => {
-  const text = readFileSync(`${root}/edge/SECURITY.md`, "utf8");
+  const text = read("edge/SECURITY.md");
   const named = [...text.matchAll(/`((?:test|edge|shared|gpu-backend|infra)\/[\w./-]+\.\w+)`/g)].map(
     ([, file]) => file,
   );

@@ -24,15 +24,9 @@ function sent(choices: number, ...events: string[]): SentEvents {
   return all;
 }
 
-test("a stream is cut into its events, whatever chunks it comes in, and at each byte it is known whether the answer has begun", () => {
-  const events = [
-    chunk(0, "é\n\n"),
-    sseComment("hb"),
-    chunk(1, "x".repeat(300)),
-    chatChunk(0, "\u{1f600}"),
-    usage,
-    sseDone,
-  ];
+test("a stream is split into its events, however its chunks are cut; the rest is the beginning of the next event", () => {
+  const chunks = [chunk(0, "é\n\n"), sseComment("hb"), chunk(1, "x".repeat(300)), chatChunk(0, "\u{1f600}")];
+  const events = [...chunks, usage, sseDone];
   const bytes = utf8.encode(events.join(""));
   const seed = Date.now() >>> 0;
   const next = seededRandom(seed);
@@ -53,7 +47,7 @@ test("a stream is cut into its events, whatever chunks it comes in, and at each 
   }
 });
 
-test("a stream has begun with its first event, and has ended with [DONE], but for that with an error", () => {
+test("a stream begins with its first event and is done with [DONE]; an error event marks it as failed", () => {
   const states = (...events: string[]) => {
     const { hasBegun, hasFailed, isDone } = sent(1, ...events);
     return [hasBegun, hasFailed, isDone];
@@ -65,7 +59,7 @@ test("a stream has begun with its first event, and has ended with [DONE], but fo
   expect(states(failure, sseDone)).toEqual([true, true, true]);
 });
 
-test("a whole stream is recognised by its end; of any other the bytes after its last event are left", () => {
+test("a whole stream is recognised by its end; any other leaves the bytes after its last event", () => {
   const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
   for (let length = 0; length <= whole.length; length++) {
     const all = new SentEvents(streamStart(1));

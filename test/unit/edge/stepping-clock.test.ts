@@ -38,7 +38,6 @@ test("a steady clock advances with the system's clock, and also by the size of e
 
 const tokensIn = ({ state }: Quota) => state.seconds.reduce((sum, [, { tokens }]) => sum + tokens, 0);
 
-/** A minute ends 61 seconds after it began, whatever the clock says. */
 test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at most after a step of %d h", (hours) => {
   const limits = { ...none, requestsPerMinute: 2, tokensPerMinute: 20, concurrentRequests: 2 };
   const quota = new Quota();
@@ -61,7 +60,7 @@ test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at 
   expect(tokensIn(quota)).toBe(0);
 });
 
-test("a month's tokens are available once, whatever months the clock says in between", () => {
+test("a month's tokens are available once, even if the clock moves to other months in between", () => {
   const limits = { ...none, tokensPerMonth: 100 };
   const [november, december, october] = [startMs, Date.UTC(2026, 11, 1, 2), Date.UTC(2026, 9, 31, 22)];
   let quota = new Quota();
@@ -76,12 +75,12 @@ test("a month's tokens are available once, whatever months the clock says in bet
   }
   expect(quota.admit("over", limits, november).refusal).toMatchObject({ limit: "tokensPerMonth", used: 120 });
   expect(quota.admit("fits", limits, december).refusal).toBeNull();
-  // Months that a clock wrong by years has made are not kept without bound.
+  // The months that a wrong clock has made are bounded.
   for (let year = 2030; year < 2100; year++) quota.settle(`y${year}`, 1, Date.UTC(year, 0));
   expect(quota.state.months.length).toBeLessThanOrEqual(4);
 });
 
-test("ids that were settled while the clock was ahead are forgotten as others are, and keep no later ones", () => {
+test("ids that were settled while the clock was ahead are forgotten like others", () => {
   const quota = new Quota();
   quota.settle("ahead", 1, startMs + 5 * hourMs);
   quota.settle("later", 1, startMs);
@@ -89,18 +88,12 @@ test("ids that were settled while the clock was ahead are forgotten as others ar
   expect(quota.state.settled).toEqual([]);
 });
 
-test("a refusal is repeated for a minute at most, and a step of the clock makes it no longer", () => {
+test("a refusal is repeated for a minute at most, even if the clock steps", () => {
   const clock = clockAt(startMs);
   const known = new KnownRefusals(clock.now);
   const limits = { ...none, tokensPerMonth: 10 };
   const retryAfterMs = 20 * 24 * hourMs;
-  const refusal = {
-    limit: "tokensPerMonth" as const,
-    maximum: 10,
-    used: 10,
-    requested: 1,
-    retryAfterMs,
-  };
+  const refusal = { limit: "tokensPerMonth" as const, maximum: 10, used: 10, requested: 1, retryAfterMs };
   const decision: Decision = { refusal, requests: null, tokens: null };
   for (const [stepMs, isKnown] of [
     [59_999, true],
@@ -145,7 +138,7 @@ test.each([
   [500, 500],
   [2000, 2000],
   [5 * hourMs, 1000],
-])("an alarm that is due in %s ms is due in %d once one is needed", async (dueMs, expected) => {
+])("an alarm that is set for %s ms from now is due in %d ms after ensureAlarm", async (dueMs, expected) => {
   let alarmMs = dueMs === null ? null : startMs + dueMs;
   const storage = {
     getAlarm: async () => alarmMs,
@@ -159,10 +152,8 @@ test.each([
 
 test("a load that hangs is given up even if the clock was set back", async () => {
   const clock = clockAt(startMs);
-  const load = new Refreshed<string>(
-    { now: clock.now, background: () => undefined },
-    { limitMs: 1000, isShared: true },
-  );
+  const parts = { now: clock.now, background: () => undefined };
+  const load = new Refreshed<string>(parts, { limitMs: 1000, isShared: true });
   void load.get(() => new Promise(() => undefined)).catch(() => undefined);
   clock.ms -= 5 * hourMs;
   expect(await load.get(async () => "second")).toBe("second");

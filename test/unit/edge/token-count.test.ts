@@ -11,10 +11,8 @@ function planOf(count: number, maxTokens: number): Plan {
 }
 
 type Options = Parameters<typeof refuseManyLogprobs>[1];
-const plain: Options = {
-  ...{ form: "completion", promptLogprobs: null, echo: false },
-  ...{ logprobs: null, compare: false, sources: false },
-};
+const off = { promptLogprobs: null, echo: false, logprobs: null, compare: false, sources: false };
+const plain: Options = { form: "completion", ...off };
 const chat: Options = { ...plain, form: "chat" };
 const echoed: Options = { ...plain, echo: true };
 
@@ -25,12 +23,11 @@ test.each<[number, number, Options, number, string]>([
   [128, 1024, { ...chat, logprobs: 0, compare: true }, 128 * 2048, "logprobs"],
   [128, 1024, { ...chat, compare: true }, 128 * 1024, "chameleon.compare"],
 ])(
-  "%i choices of %i tokens with %o: more values than one answer may have, by the field that was set",
+  "%i choices of %i tokens with %o are refused: too many values for one answer, because of the named field",
   (count, tokens, options, most, param) => {
     const message = expect.stringMatching(new RegExp(`${most} .*${limits.wholeLogprobs}`));
-    expect(() => refuseManyLogprobs(planOf(count, tokens), options)).toThrow(
-      expect.objectContaining({ message, param }),
-    );
+    const refusal = expect.objectContaining({ message, param });
+    expect(() => refuseManyLogprobs(planOf(count, tokens), options)).toThrow(refusal);
   },
 );
 
@@ -42,7 +39,7 @@ test("allows common requests", () => {
   expect(() => refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1 })).toThrow();
 });
 
-test("a stream's bytes are bounded where it has no logprobs and no echo, and grow with its choices and tokens", () => {
+test("the most bytes of a stream without logprobs and echo grow with its choices and tokens", () => {
   expect(maxStreamBytes(planOf(3, 100), chat)).toBe(3 * maxStreamBytes(planOf(1, 100), chat)!);
   expect(maxStreamBytes(planOf(1, 101), chat)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), chat)!);
   for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true }]) {
@@ -50,7 +47,7 @@ test("a stream's bytes are bounded where it has no logprobs and no echo, and gro
   }
 });
 
-test("passages count as prompt tokens, once per prompt: those put in, or the most that may be if that is unknown", () => {
+test("passages count as prompt tokens, once per prompt: those that were inserted, or the maximum until that is known", () => {
   const retrieval = { passages: 1, tokens: 20, query: [0, 3], at: 0, prefixIds: [], separatorIds: [] };
   const choices = ["a", "b", "c"].map((id, index) => ({
     ...{ index, prompt: index === 2 ? 1 : 0, assignment: { adapter: null } },

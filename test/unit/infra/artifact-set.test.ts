@@ -15,13 +15,15 @@ const artifacts = (name: string) => path.join(folder, name, "artifacts");
 interface EditableManifest {
   centroids: { label: string[] }[];
   model: object;
-  files: object;
+  files: Record<string, object>;
   hyperNetwork: object;
 }
 
+const bankFile = "hyper-network.safetensors";
+
 /** Changes the first value of a tensor of the hyper-network, and the manifest with it. */
 async function setFloat(directory: string, tensor: string, value: number): Promise<void> {
-  const file = path.join(directory, "hyper-network.safetensors");
+  const file = path.join(directory, bankFile);
   const bytes = await readFile(file);
   const { bytes: found } = tensorOf(readTensorFile(bytes), tensor);
   new DataView(found.buffer, found.byteOffset).setFloat32(0, value, true);
@@ -29,12 +31,12 @@ async function setFloat(directory: string, tensor: string, value: number): Promi
   const hash = await sha256Hex(bytes);
   await edit(directory, (manifest) => {
     Object.assign(manifest.hyperNetwork, { hash });
-    Object.assign(Object(manifest.files)["hyper-network.safetensors"], { sha256: hash });
+    Object.assign(manifest.files[bankFile], { sha256: hash });
   });
 }
 
 async function flipLastByte(directory: string): Promise<void> {
-  const file = path.join(directory, "hyper-network.safetensors");
+  const file = path.join(directory, bankFile);
   const bytes = await readFile(file);
   bytes[bytes.length - 1] ^= 1;
   await writeFile(file, bytes);
@@ -67,7 +69,7 @@ const damaged: [string, (directory: string) => Promise<unknown>, RegExp][] = [
   ["whose bank overflows", (d) => setFloat(d, "a", 1e30), /a: value 0 is .*1000000/],
   ["whose file is longer than declared", lengthen, /edge-table\.safetensors has more than the \d+ bytes/],
 ];
-test.each(damaged)("%s is refused before anything is sent", async (_, damage, message) => {
+test.each(damaged)("a set %s is refused before anything is sent", async (_, damage, message) => {
   const directory = artifacts("damaged");
   await cp(artifacts("first"), directory, { recursive: true });
   await damage(directory);
@@ -87,7 +89,7 @@ test("files of a terabyte beside the set are never read", async () => {
   expect([...files.keys()].sort()).toEqual([...first.files.keys()].sort());
 });
 
-test("whose adapters are no numbers is refused", async () => {
+test("a set whose adapters hold values that are not numbers is refused", async () => {
   await writeTinyModel(path.join(folder, "broken"), 9, { brokenCentroid: 1 });
   await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/centroids.*NaN/);
 });

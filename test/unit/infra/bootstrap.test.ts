@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { outcomeOf } from "../../support/outcome.ts";
+import { root as project } from "../../support/project.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
-
-const infra = path.join(import.meta.dirname, "../../../infra");
 
 /** Writes its arguments to npm.log, then does what NPM_DOES says, or installs. */
 const npm = `
@@ -42,7 +42,8 @@ beforeEach(async () => {
   root = temporaryFolder();
   await mkdir(path.join(root, "infra"));
   await mkdir(path.join(root, "npm"));
-  for (const file of ["bootstrap.mjs", "commands.mjs"]) await copyFile(`${infra}/${file}`, `${root}/infra/${file}`);
+  for (const file of ["bootstrap.mjs", "commands.mjs"])
+    await copyFile(`${project}/infra/${file}`, `${root}/infra/${file}`);
   for (const name of ["start", "start-edge"]) await writeFile(path.join(root, `infra/${name}.ts`), startFile);
   await writeFile(path.join(root, "npm/npm-cli.js"), npm);
   await writeFile(path.join(root, "package-lock.json"), "{}");
@@ -62,17 +63,7 @@ function launch(args: string[], env: Record<string, string> = {}, stdin: "ignore
   return child;
 }
 
-async function run(args: string[], env: Record<string, string> = {}) {
-  const child = launch(args, env);
-  const output = { stdout: "", stderr: "" };
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name]!.on("data", (chunk) => {
-      output[name] += chunk;
-    });
-  }
-  const [code] = await once(child, "close");
-  return { code, ...output };
-}
+const run = (args: string[], env: Record<string, string> = {}) => outcomeOf(launch(args, env));
 
 async function npmCalls(): Promise<string[]> {
   const log = await readFile(path.join(root, "npm.log"), "utf8").catch(() => "");
@@ -102,31 +93,27 @@ test.each<[string, () => Promise<void>, number]>([
   expect(await npmCalls()).toHaveLength(installs);
 });
 
-test("redoes an install that failed, and shows why it did", async () => {
+test("redoes an install that failed, and shows why; in one line if the registry is out of reach", async () => {
   const failed = await run(["start"], { NPM_DOES: "npm error code EINTEGRITY" });
   expect(failed).toMatchObject({ code: 1, stdout: "" });
   expect(failed.stderr).toContain("npm error code EINTEGRITY\nchameleon: cannot install: npm ci ended with 1.");
+  const { code, stderr } = await run(["start"], { NPM_DOES: "npm error code EAI_AGAIN\nnpm error and more" });
+  expect(code).toBe(1);
+  expect(stderr.split("\n").slice(1)).toEqual([expect.stringMatching(/^chameleon: .*out of reach \(EAI_AGAIN\)/), ""]);
   expect((await run(["start"])).code).toBe(0);
-  expect(await npmCalls()).toHaveLength(2);
+  expect(await npmCalls()).toHaveLength(3);
 });
 
 test("redoes an install that was interrupted, even for the lock that was installed before it", async () => {
   await run(["start"]);
   await writeFile(path.join(root, "package-lock.json"), "{ }");
   const child = launch(["start"], { NPM_DOES: "hang" });
-  const hanging = path.join(root, "hanging");
-  await expect.poll(() => readFile(hanging, "utf8").catch(() => null), { timeout: 10_000 }).toBe("");
+  await expect.poll(() => existsSync(path.join(root, "hanging")), { timeout: 10_000 }).toBe(true);
   child.kill("SIGTERM");
   expect((await once(child, "close"))[0]).toBe(128 + 15);
   await writeFile(path.join(root, "package-lock.json"), "{}");
   expect((await run(["start"])).code).toBe(0);
   expect(await npmCalls()).toHaveLength(3);
-});
-
-test("says in one line that the registry is out of reach", async () => {
-  const { code, stderr } = await run(["start"], { NPM_DOES: "npm error code EAI_AGAIN\nnpm error and more" });
-  expect(code).toBe(1);
-  expect(stderr.split("\n").slice(1)).toEqual([expect.stringMatching(/^chameleon: .*out of reach \(EAI_AGAIN\)/), ""]);
 });
 
 test("passes on arguments, exit code, folder, and a PATH on which child tools find the same Node", async () => {
@@ -138,11 +125,9 @@ test("passes on arguments, exit code, folder, and a PATH on which child tools fi
   expect(told.telemetry).toBe("1");
   const directories = told.path.split(path.delimiter);
   expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
-});
-
-test("a command of two words has precedence over the command of its first word, and neither word becomes an argument", async () => {
-  const { stdout } = await run(["start", "edge", "exit", "0", "--port", "1"]);
-  expect(JSON.parse(stdout).arguments).toEqual(["exit", "0", "--port", "1"]);
+  // A command of two words has precedence over the command of its first word.
+  const ofTwoWords = await run(["start", "edge", "exit", "0", "--port", "1"]);
+  expect(JSON.parse(ofTwoWords.stdout).arguments).toEqual(["exit", "0", "--port", "1"]);
 });
 
 async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<ChildProcess> {
@@ -171,7 +156,7 @@ test.runIf(existsSync("/dev/ptmx"))("outlives SIGINT, which a terminal sends to 
   expect(await once(child, "close")).toEqual([7, null]);
 });
 
-test("its child learns of its death", async () => {
+test("its child ends, too, if it is killed", async () => {
   const child = await launchWaiting();
   child.kill("SIGKILL");
   // The pipe closes when the last process that holds it has ended, so the child has ended, too.
@@ -181,11 +166,13 @@ test("its child learns of its death", async () => {
 test("lists its commands, and refuses others", async () => {
   expect(await run(["--help"])).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining("\n  start ") });
   expect(await run(["--version"])).toMatchObject({ code: 0, stdout: "1.2.3\n" });
-  const refusals: [string[], string][] = [
-    [[], "chameleon: name a command; `chameleon --help` lists them.\n"],
-    [["stat"], 'chameleon: there is no command "stat"; `chameleon --help` lists them.\n'],
-    [["toString"], 'chameleon: there is no command "toString"; `chameleon --help` lists them.\n'],
-  ];
-  for (const [args, stderr] of refusals) expect(await run(args)).toEqual({ code: 2, stdout: "", stderr });
+  for (const [name, problem] of [
+    [[], "name a command"],
+    [["stat"], 'there is no command "stat"'],
+    [["toString"], 'there is no command "toString"'],
+  ] as const) {
+    const stderr = `chameleon: ${problem}; \`chameleon --help\` lists them.\n`;
+    expect(await run([...name])).toEqual({ code: 2, stdout: "", stderr });
+  }
   expect(await npmCalls()).toEqual([]);
 });

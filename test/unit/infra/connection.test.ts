@@ -1,17 +1,15 @@
-/** How commands call the API: which key goes where, and what each kind of failure is called. */
-import { once } from "node:events";
+/** How commands call the API: which key goes where, and the error of each kind of failure. */
 import { rm, writeFile } from "node:fs/promises";
-import { createServer, type RequestListener } from "node:http";
-import type { AddressInfo } from "node:net";
 import path from "node:path";
-import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { z } from "zod";
 import { adminConnection, Connection, retryDelayMs } from "../../../infra/api/connection.ts";
 import { localKey } from "../../../infra/local-edge.ts";
+import { serve } from "../../support/loopback.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 let state: string;
-beforeEach(async () => {
+beforeEach(() => {
   state = temporaryFolder();
   vi.stubEnv("STATE_DIR", state);
   vi.stubEnv("CHAMELEON_API_KEY", "sk-secret");
@@ -21,13 +19,6 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-async function serve(listener: RequestListener): Promise<string> {
-  const server = createServer(listener).listen(0, "127.0.0.1");
-  onTestFinished(() => void server.close());
-  await once(server, "listening");
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-}
-
 /** The Authorization header that a call with these options carries. */
 async function authorizationOf(options: { url?: string; key?: string }): Promise<unknown> {
   const called = vi.spyOn(globalThis, "fetch").mockImplementation(async () => Response.json({}));
@@ -35,12 +26,13 @@ async function authorizationOf(options: { url?: string; key?: string }): Promise
   return new Headers(called.mock.lastCall?.[1]?.headers).get("authorization");
 }
 
-const writeRun = (mode: number, edge = "http://127.0.0.1:9399") =>
-  writeFile(
-    path.join(state, "run.json"),
-    JSON.stringify({ pid: process.pid, edge, key: "sk-own", adminKey: "sk-admin", worker: process.pid }),
-    { mode },
-  );
+/** Writes the file of a local start, which is used only if its mode is 600. */
+async function writeRun(mode: number, edge = "http://127.0.0.1:9399") {
+  const file = path.join(state, "run.json");
+  await rm(file, { force: true });
+  const run = { pid: process.pid, edge, key: "sk-own", adminKey: "sk-admin", worker: process.pid };
+  await writeFile(file, JSON.stringify(run), { mode });
+}
 
 test("CHAMELEON_API_KEY goes to --url and to a checked local start, and nowhere else", async () => {
   vi.spyOn(process.stderr, "write").mockReturnValue(true);
@@ -50,7 +42,6 @@ test("CHAMELEON_API_KEY goes to --url and to a checked local start, and nowhere 
   expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
   await writeRun(0o644);
   expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
-  await rm(path.join(state, "run.json"));
   await writeRun(0o600);
   expect(await authorizationOf({})).toBe("Bearer sk-secret");
   vi.stubEnv("CHAMELEON_API_KEY", "");
@@ -73,7 +64,6 @@ test("the admin key of a checked local start goes there alone, that of CHAMELEON
   expect(() => adminConnection({})).toThrow(`no server runs on ${state}; \`chameleon start\` serves it`);
   await writeRun(0o644);
   expect(() => adminConnection({})).toThrow("no server runs");
-  await rm(path.join(state, "run.json"));
   await writeRun(0o600);
   expect(await calledWith({})).toEqual(["http://127.0.0.1:9399/admin/v1/keys", "Bearer sk-admin"]);
   const url = "https://edge.example.com";
@@ -88,12 +78,7 @@ test("without a running start, EDGE_PORT says where one would be", async () => {
   await expect(call).rejects.toThrow("nothing answers at http://127.0.0.1:9;");
 });
 
-test("an empty CHAMELEON_API_KEY is as good as none", async () => {
-  vi.stubEnv("CHAMELEON_API_KEY", "");
-  expect(await authorizationOf({ url: "https://edge.example.com" })).toBe(`Bearer ${localKey}`);
-});
-
-test.each(["кл", "a b", "line\nend"])("a key that no header can carry is called that: %j", (key) => {
+test.each(["кл", "a b", "line\nend"])("the error says that no header can carry the key %j", (key) => {
   const message = "the API key holds a character that no header can carry";
   expect(() => new Connection({ url: "http://127.0.0.1:9", key })).toThrow(message);
   vi.stubEnv("CHAMELEON_API_KEY", key);
@@ -111,11 +96,14 @@ test("a server that falls silent, before or within its answer, gives another err
   }
 });
 
-test.each(["<html>Welcome</html>", '{"data":3}'])("an answer of something else is one sentence: %s", async (body) => {
-  const url = await serve((_, response) => void response.end(body));
-  const call = new Connection({ url }).call(z.object({ data: z.array(z.string()) }), "GET", "/v1/models");
-  await expect(call).rejects.toThrow(new Error(`${url} does not answer as Chameleon Edge does`));
-});
+test.each(["<html>Welcome</html>", '{"data":3}'])(
+  "an answer that is not this API's is an error of one sentence: %s",
+  async (body) => {
+    const url = await serve((_, response) => void response.end(body));
+    const call = new Connection({ url }).call(z.object({ data: z.array(z.string()) }), "GET", "/v1/models");
+    await expect(call).rejects.toThrow(new Error(`${url} does not answer as Chameleon Edge does`));
+  },
+);
 
 test.each([
   [null, 1000],

@@ -1,13 +1,10 @@
 /** compose.yaml and the dashboard against the code: port, settings, metrics. The images have a test of their own. */
-import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
 import { readConfig } from "../../../gpu-backend/config.ts";
 import { noticeMs } from "../../../infra/serve-edge.ts";
 import { backendMetricNames, edgeMetricNames, namesIn } from "../../support/metric-names.ts";
-
-const root = `${import.meta.dirname}/../../..`;
-const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
+import { read } from "../../support/project.ts";
 
 const preset = readConfig({});
 /** Every setting that config.ts knows, as it is written there. */
@@ -32,7 +29,7 @@ test("compose publishes the edge alone, on loopback, before a backend that is he
   expect(stopMs).toBeGreaterThan(Number(edge.environment.DRAIN_MS) + noticeMs);
 });
 
-test("compose sets of the backend what config.ts knows", () => {
+test("compose gives the backend settings that config.ts knows", () => {
   const { backend } = parse(read("infra/compose.yaml")).services;
   expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile", target: "cpu" });
   expect(backend.image).toBe("chameleon-backend:cpu");

@@ -3,7 +3,7 @@
  * what cannot run here.
  */
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { parseCLI } from "vitest/node";
@@ -12,9 +12,9 @@ import { operations } from "../../../infra/openapi/operations.ts";
 import { vitestCommands } from "../../../infra/site/programs.ts";
 import { commands, documents, executedDocuments, isCheckout, mentionedCommands } from "../../support/documents.ts";
 import type { ParseTask } from "../../support/parse-commands.ts";
+import { read, root } from "../../support/project.ts";
 
-const root = path.join(import.meta.dirname, "../../..");
-const { scripts }: { scripts: Record<string, string> } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
+const { scripts }: { scripts: Record<string, string> } = JSON.parse(read("package.json"));
 
 /** Beginnings of commands that no test runs, and why. The files that such commands name must exist nevertheless. */
 const notRunHere: Record<string, string> = {
@@ -81,43 +81,29 @@ describe.skipIf(!isCheckout)("commands of the documents", () => {
   ]);
   const others = all.filter(({ line }) => !executed.has(line));
 
-  test("are accepted by the parsers of what they call, or say why not", () => {
+  test("are accepted by the parser of the program that they call, or are listed", () => {
     expect(executed.size).toBeGreaterThan(10);
     const tasks = others.map(taskOf);
     const parsed = tasks.flatMap((task) => (task && !vitestCommands.includes(task.program) ? [task] : []));
-    const { stdout, stderr } = spawnSync(process.execPath, [`${root}/test/support/parse-commands.ts`], {
-      cwd: root,
-      input: JSON.stringify(parsed),
-      encoding: "utf8",
-    });
+    const input = { cwd: root, input: JSON.stringify(parsed), encoding: "utf8" } as const;
+    const { stdout, stderr } = spawnSync(process.execPath, ["test/support/parse-commands.ts"], input);
     expect(stdout, stderr).not.toBe("");
     const problems: (string | null)[] = JSON.parse(stdout);
-    const wrong = others.flatMap((command, i) => {
-      const task = tasks[i];
-      const problem =
-        task === null
-          ? reasonFor(command) === null
-            ? "nothing runs or parses it"
-            : null
-          : vitestCommands.includes(task.program)
-            ? vitestProblem(task.args)
-            : problems[parsed.indexOf(task)];
-      return problem === null ? [] : [`${command.file}: ${command.line}: ${problem}`];
-    });
-    expect(wrong).toEqual([]);
+    const problemOf = (command: Command, task: ParseTask | null) => {
+      if (task === null) return reasonFor(command) === null ? "nothing runs or parses it" : null;
+      return vitestCommands.includes(task.program) ? vitestProblem(task.args) : problems[parsed.indexOf(task)];
+    };
+    const wrong = others.map((command, i) => [command.file, command.line, problemOf(command, tasks[i])]);
+    expect(wrong.filter(([, , problem]) => problem !== null)).toEqual([]);
   }, 120_000);
 
   test("name files of the project that exist", () => {
-    const missing = all.flatMap(({ file, line }) =>
-      words(line)
-        .filter((word) => /^(edge|gpu-backend|infra|shared|test)\/[\w/.-]+$/.test(word))
-        .filter((word) => !existsSync(path.join(root, word)))
-        .map((word) => `${file}: ${word}`),
-    );
-    expect(missing).toEqual([]);
+    const named = all.flatMap(({ file, line }) => words(line).map((word) => [file, word]));
+    const files = named.filter(([, word]) => /^(edge|gpu-backend|infra|shared|test)\/[\w/.-]+$/.test(word));
+    expect(files.filter(([, word]) => !existsSync(path.join(root, word)))).toEqual([]);
   });
 
-  test("no entry of the list of what cannot run is without a command", () => {
+  test("each entry of the list of commands that cannot run is used", () => {
     const unused = Object.keys(notRunHere).filter((beginning) => !all.some(({ line }) => line.startsWith(beginning)));
     expect(unused).toEqual([]);
   });
@@ -127,7 +113,7 @@ function vitestProblem(args: string[]): string | null {
   try {
     const { options } = parseCLI(["vitest", "run", ...args]);
     const projects = [options.project ?? []].flat();
-    const config = readFileSync(`${root}/vitest.config.ts`, "utf8");
+    const config = read("vitest.config.ts");
     const unknown = projects.find((name) => !config.includes(`name: "${name}"`));
     return unknown === undefined ? null : `there is no test project ${unknown}`;
   } catch (error) {

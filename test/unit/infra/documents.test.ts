@@ -5,12 +5,11 @@ import { describe, expect, test } from "vitest";
 import { anchorOf } from "../../../infra/site/anchors.mjs";
 import { documentCharts } from "../../../infra/site/charts.ts";
 import { documents, isCheckout } from "../../support/documents.ts";
-
-const root = path.join(import.meta.dirname, "../../..");
+import { read, root } from "../../support/project.ts";
 
 describe.skipIf(!isCheckout)("documents", () => {
   test.each(documents())("%s links to files and headings that are there", (file) => {
-    const text = readFileSync(path.join(root, file), "utf8");
+    const text = read(file);
     // Images are left out: they are made from the running page.
     const links = [...text.matchAll(/(?<!!)\[[^\]]*\]\((?!https?:|mailto:)([^)\s]+)\)/g)].map(([, target]) => target);
     const broken = links.filter((link) => {
@@ -23,14 +22,14 @@ describe.skipIf(!isCheckout)("documents", () => {
   });
 
   test("the charts show the figures beside the model card and in the table of speed", () => {
-    const charts = documentCharts((file) => readFileSync(path.join(root, file), "utf8"));
+    const charts = documentCharts(read);
     for (const [name, chart] of Object.entries(charts)) {
-      expect(readFileSync(path.join(root, "infra/docs", name), "utf8"), `${name}: npm run docs draws it`).toBe(chart);
+      expect(read(`infra/docs/${name}`), `${name}: npm run docs draws it`).toBe(chart);
     }
   });
 
   test.each(["request", "training"])("the drawing of a %s names folders that exist", (name) => {
-    const drawing = readFileSync(path.join(root, `infra/docs/${name}.svg`), "utf8");
+    const drawing = read(`infra/docs/${name}.svg`);
     const folders = [...drawing.matchAll(/class="path"[^>]*>([^<]+)</g)].map(([, folder]) => folder);
     expect(folders.length).toBeGreaterThan(5);
     // The drawing of a training names folders within gpu-backend/.

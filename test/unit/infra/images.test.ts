@@ -1,13 +1,12 @@
 /** infra/Dockerfile as text: linted, pinned, with settings that exist. test/commands/image.test.ts runs its command. */
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { validate } from "dockerfile-utils";
 import { expect, test } from "vitest";
 import { readConfig } from "../../../gpu-backend/config.ts";
+import { read, root } from "../../support/project.ts";
 
-const root = path.join(import.meta.dirname, "../../..");
-const read = (file: string) => readFileSync(path.join(root, file), "utf8");
 const dockerfile = read("infra/Dockerfile");
 
 test("the linter finds nothing, and would find a fault", () => {
@@ -28,7 +27,7 @@ test("every image from elsewhere is pinned by version and digest", () => {
   expect(images.find(([, name]) => name === "NODE_IMAGE")![2]).toContain(`node:${pinned}-`);
 });
 
-test("copies what exists and the builder may see, with the manifest of every workspace", () => {
+test("copies files that exist and are in the build context, and the manifest of every workspace", () => {
   const copied = [...dockerfile.matchAll(/^COPY (?!--)(.*) \S+$/gm)].flatMap(([, files]) => files.split(" "));
   const admitted = read("infra/Dockerfile.dockerignore").match(/(?<=^!).+/gm)!;
   const isAdmitted = (file: string) => admitted.some((rule) => file === rule || file.startsWith(`${rule}/`));
@@ -37,11 +36,11 @@ test("copies what exists and the builder may see, with the manifest of every wor
   expect(copied).toEqual(expect.arrayContaining(workspaces.map((folder) => `${folder}/package.json`)));
 });
 
-test("sets what config.ts knows, and exposes its port and its folder", () => {
+test("has settings that config.ts knows, and exposes the port and the data folder", () => {
   const preset = readConfig({});
-  const set = (text: string) =>
-    Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1)));
-  const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) => set(text));
+  const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) =>
+    Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1))),
+  );
   // The edge's image has settings of its own, which are left out here.
   const settings = all.filter((given) => !("EDGE_HOST" in given));
   expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu", "cuda"]);
@@ -51,10 +50,9 @@ test("sets what config.ts knows, and exposes its port and its folder", () => {
   expect(dockerfile).toContain(`\nVOLUME ["/app/${preset.dataDirectory}"]\n`);
 });
 
-test("a GPU's image ends in a sentence where there is no Vulkan driver", () => {
-  const hasDriver = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].some(
-    (folder) => existsSync(folder) && readdirSync(folder).length > 0,
-  );
+test("the image for GPUs ends with an error message if there is no Vulkan driver", () => {
+  const folders = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"];
+  const hasDriver = folders.some((folder) => existsSync(folder) && readdirSync(folder).length > 0);
   const [, command] = dockerfile.match(/^CMD \["sh", "-c", (".*")\]$/m)!;
   const script = (JSON.parse(command) as string).replace("exec node gpu-backend/main.ts", "exit 0");
   const { status, stderr } = spawnSync("sh", ["-c", script], { encoding: "utf8" });

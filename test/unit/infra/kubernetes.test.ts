@@ -1,6 +1,6 @@
 /** The overlays as Kustomize renders them: valid objects, whose ports, paths, settings and numbers are those of the code. */
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { stringify } from "yaml";
 import { regions } from "../../../edge/platform/region.ts";
@@ -15,10 +15,10 @@ import { gpt2Config } from "../../bench/model.ts";
 import { embeddedBase } from "../../support/embedded-base.ts";
 import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
 import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
+import { read, root } from "../../support/project.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
-const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
+const folder = `${root}/infra/kubernetes/overlays`;
 /** The overlay with edge and backends. The others have backends alone. */
 const complete = "complete";
 const overlays = readdirSync(folder).filter((name) => name !== complete);
@@ -31,7 +31,8 @@ const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => k
 /** Seconds that ending the fitter (2) and the connections (1) may take after the last sequence. */
 const closingSeconds = 3;
 /** Milliseconds per token at the slowest pace that does not raise an alert. */
-const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
+const tokenMs =
+  1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(read("infra/alerts/chameleon.rules.yaml"))![1]);
 
 const hasPromtool = spawnSync("promtool", ["--version"]).status === 0;
 const preset = readConfig({});
@@ -55,38 +56,29 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   const config = readConfig(Object.fromEntries(variables.map(({ name, value }) => [name, value])));
 
   test("is valid by the schemas of Kubernetes, KEDA and the Prometheus operator", () => {
-    expect(objects.map(({ kind }) => kind).sort()).toEqual(
-      [
-        ...["NetworkPolicy", "PodDisruptionBudget", "ScaledObject"],
-        ...["Service", "Service", "ServiceMonitor", "StatefulSet"],
-      ].sort(),
-    );
+    const kinds = "NetworkPolicy PodDisruptionBudget ScaledObject Service Service ServiceMonitor StatefulSet";
+    expect(objects.map(({ kind }) => kind).sort()).toEqual(kinds.split(" "));
     for (const object of objects) validateObject(object);
   });
 
   test("has only settings and secrets that the code reads, and secrets from Secrets alone", () => {
     // Each backend has the name of its pod.
-    expect(variables).toContainEqual({
-      name: "BACKEND_NAME",
-      valueFrom: { fieldRef: { fieldPath: "metadata.name" } },
-    });
+    const nameOfPod = { fieldRef: { fieldPath: "metadata.name" } };
+    expect(variables).toContainEqual({ name: "BACKEND_NAME", valueFrom: nameOfPod });
     for (const { name, value, valueFrom } of variables.filter((one) => one.name !== "BACKEND_NAME")) {
       const setting = settings.get(name);
       expect(setting, name).toBeDefined();
       // The bucket's address is in the Secret with the bucket's keys.
       const isOfSecret = setting!.isSecret || name === "ARTIFACTS_URL";
-      expect([name, value === undefined, valueFrom?.secretKeyRef?.key === name]).toEqual([
-        name,
-        isOfSecret,
-        isOfSecret,
-      ]);
+      expect(value === undefined, name).toBe(isOfSecret);
+      expect(valueFrom?.secretKeyRef?.key, name).toBe(isOfSecret ? name : undefined);
     }
     const required = variables.filter(({ valueFrom }) => valueFrom?.secretKeyRef && !valueFrom.secretKeyRef.optional);
     expect(required.map(({ name }) => name)).toEqual(["BACKEND_SECRETS"]);
     expect(container.envFrom).toBeUndefined();
   });
 
-  test("runs the image's command on its port, as nobody special, with a file system that only DATA_DIR is writable of", () => {
+  test("runs the image's command on its port, without root, with a file system of which only DATA_DIR is writable", () => {
     expect([container.command, container.args]).toEqual([undefined, undefined]);
     expect(container.ports).toEqual([{ name: "http", containerPort: preset.port }]);
     expect(container.image).toBe(`chameleon-backend:${name === "gpu" ? "gpu" : "cpu"}`);
@@ -97,15 +89,11 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
 
   test("is started, ready and live by the paths that say so, with time for the slowest start", () => {
     const { startupProbe, readinessProbe, livenessProbe } = container;
-    for (const { httpGet } of [startupProbe, readinessProbe, livenessProbe]) {
-      expect(httpGet.port).toBe("http");
-      expect(getPaths).toContain(httpGet.path);
-    }
-    expect([startupProbe, readinessProbe, livenessProbe].map(({ httpGet }) => httpGet.path)).toEqual([
-      "/readyz",
-      "/readyz",
-      "/healthz",
-    ]);
+    const paths = ["/readyz", "/readyz", "/healthz"];
+    expect(getPaths).toEqual(expect.arrayContaining(paths));
+    expect([startupProbe, readinessProbe, livenessProbe].map(({ httpGet }) => httpGet)).toEqual(
+      paths.map((path) => ({ path, port: "http" })),
+    );
     expect(startupProbe.failureThreshold * startupProbe.periodSeconds * 1000).toBeGreaterThan(startMs);
   });
 
@@ -117,14 +105,13 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   test("has memory for the embedded base: requested for one set of artifacts, at most for several", async () => {
     const { model } = await readBaseConfig(embeddedBase);
     const { requests, limits } = container.resources;
-    for (const [memory, sets] of [
-      [requests.memory, 1],
-      [limits.memory, maxSets],
-    ]) {
+    const expectEnough = (memory: string, sets: number) => {
       const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
       const plan = planMemory({ ...config, model, isInBlocks: true, sets, limitBytes });
       expect(plan.plannedBytes, memorySentence(plan)).toBeLessThanOrEqual(limitBytes);
-    }
+    };
+    expectEnough(requests.memory, 1);
+    expectEnough(limits.memory, maxSets);
     expect(String(config.threads)).toBe(requests.cpu);
   });
 
@@ -153,10 +140,8 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(labels).toMatchObject(set.spec.selector.matchLabels);
     const constraints: { topologyKey: string; labelSelector: { matchLabels: object } }[] =
       pod.topologySpreadConstraints;
-    expect(constraints.map(({ topologyKey }) => topologyKey)).toEqual([
-      "topology.kubernetes.io/zone",
-      "kubernetes.io/hostname",
-    ]);
+    const topologies = constraints.map(({ topologyKey }) => topologyKey);
+    expect(topologies).toEqual(["topology.kubernetes.io/zone", "kubernetes.io/hostname"]);
     const [budget] = ofKind("PodDisruptionBudget");
     const [policy] = ofKind("NetworkPolicy");
     const selectors = [budget.spec.selector, policy.spec.podSelector, ...constraints.map((one) => one.labelSelector)];
@@ -176,7 +161,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(getPaths).toContain(path);
   });
 
-  test("scales on the slots and the queue of its own namespace, and keeps a fleet where Prometheus is silent", async () => {
+  test("scales on the slots and the queue of its own namespace, and keeps its pods if Prometheus does not answer", async () => {
     const [scaled] = ofKind("ScaledObject");
     const { scaleTargetRef, triggers, fallback, minReplicaCount, maxReplicaCount } = scaled.spec;
     expect(scaleTargetRef).toEqual({ kind: set.kind, name: set.metadata.name });
@@ -193,10 +178,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(Number(slots.metadata.threshold)).toBe(0.75 * config.maxSequences);
     expect(namesIn(queueTime.metadata.query)).toContain("vllm:request_queue_time_seconds_bucket");
     // KEDA uses its fallback only if every trigger is an average.
-    expect(triggers.map(({ metricType }: { metricType: string }) => metricType)).toEqual([
-      "AverageValue",
-      "AverageValue",
-    ]);
+    expect([slots, queueTime].map(({ metricType }) => metricType)).toEqual(["AverageValue", "AverageValue"]);
     expect(minReplicaCount).toBeGreaterThanOrEqual(2);
     expect(fallback.replicas).toBeGreaterThanOrEqual(minReplicaCount);
     expect(fallback.replicas).toBeLessThanOrEqual(maxReplicaCount);
@@ -204,23 +186,20 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
 });
 
 /** Series of each of two pods: running sequences, waiting ones, and sequences that waited for at most 1 and 2.5 s. */
-const fleets: Record<string, { series: Record<string, string>; expected: [slots: number | null, queueTime: number] }> =
-  {
-    "has nothing to do": {
-      series: { running: "0x20", waiting: "0x20", le1: "5x20", le2: "5x20" },
-      expected: [0, 0],
-    },
-    "is busy, and sequences wait for 1 to 2.5 s": {
-      series: { running: "32x20", waiting: "4x20", le1: "0x20", le2: "0+60x20" },
-      // (32 + 4) x 2 pods; 2 pods x (1 s + 0.95 of the bucket's 1.5 s).
-      expected: [72, 2 * (1 + 0.95 * 1.5)],
-    },
-    "is not scraped": { series: {}, expected: [null, 0] },
-  };
+const fleets: [string, Record<string, string>, [slots: number | null, queueTime: number]][] = [
+  ["has nothing to do", { running: "0x20", waiting: "0x20", le1: "5x20", le2: "5x20" }, [0, 0]],
+  [
+    "is busy, and sequences wait for 1 to 2.5 s",
+    { running: "32x20", waiting: "4x20", le1: "0x20", le2: "0+60x20" },
+    // (32 + 4) x 2 pods; 2 pods x (1 s + 0.95 of the bucket's 1.5 s).
+    [72, 2 * (1 + 0.95 * 1.5)],
+  ],
+  ["is not scraped", {}, [null, 0]],
+];
 
-test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
+test.skipIf(!hasKustomize || !hasPromtool).each(fleets)(
   "the queries that scale have the right value where a fleet %s",
-  (_, { series, expected }) => {
+  (_, series, expected) => {
     const scaled = rendered.get("cpu")!.find(({ kind }) => kind === "ScaledObject")!;
     const names = { running: "vllm:num_requests_running", waiting: "vllm:num_requests_waiting" };
     const bucket = "vllm:request_queue_time_seconds_bucket";
@@ -247,11 +226,9 @@ test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
     ];
     const directory = temporaryFolder();
     writeFileSync(`${directory}/tests.yaml`, stringify({ tests }));
-    const { status, stdout } = spawnSync("promtool", ["test", "rules", `${directory}/tests.yaml`], {
-      encoding: "utf8",
-    });
-    expect(status, stdout).toBe(0);
-    // Only with `false` does KEDA take an answer without a value for an error.
+    const { status, stdout } = spawnSync("promtool", ["test", "rules", `${directory}/tests.yaml`]);
+    expect(status, String(stdout)).toBe(0);
+    // Without `false` KEDA would take an answer without a value for 0.
     expect(scaled.spec.triggers[0].metadata.ignoreNullValues).toBe("false");
   },
 );
@@ -274,7 +251,7 @@ describe.skipIf(!hasKustomize)("the overlay complete", () => {
     expect(new Set(others.map(({ metadata }) => metadata.namespace))).toEqual(new Set([namespace.metadata.name]));
   });
 
-  test("calls the backends' pods by their names and port, with their secret, and both policies let it", () => {
+  test("calls the backends' pods by their names and port, with their secret, as both network policies allow", () => {
     const pods = objects.find(({ spec }) => spec?.clusterIP === "None")!;
     expect(variable("BACKEND_URLS").value).toBe(`http://{name}.${pods.metadata.name}:${pods.spec.ports[0].port}`);
     const { env } = statefulSetOf("cpu").spec.template.spec.containers[0];
@@ -288,7 +265,7 @@ describe.skipIf(!hasKustomize)("the overlay complete", () => {
     expect(toBackends.ports).toEqual([{ protocol: "TCP", port: preset.port }]);
   });
 
-  test("is one pod whose state outlives it, is probed by the edge's paths, and has time to drain", () => {
+  test("is one pod with persistent state, probed by the edge's paths, with time to drain", () => {
     expect(set.spec.replicas).toBe(1);
     expect(set.spec.volumeClaimTemplates[0].metadata.name).toBe("state");
     expect(container.volumeMounts).toContainEqual({ name: "state", mountPath: "/state" });
@@ -301,13 +278,9 @@ describe.skipIf(!hasKustomize)("the overlay complete", () => {
     expect(seconds * 1000).toBeGreaterThanOrEqual(Number(variable("DRAIN_MS").value) + noticeMs + 5000);
     expect(container.ports).toEqual([{ name: "http", containerPort: 8787 }]);
     const labels: object = pod.metadata.labels;
-    for (const selector of [
-      ofEdge("Service").spec.selector,
-      ofEdge("PodDisruptionBudget").spec.selector.matchLabels,
-      ofEdge("NetworkPolicy").spec.podSelector.matchLabels,
-    ]) {
-      expect(labels).toMatchObject(selector);
-    }
+    expect(labels).toMatchObject(ofEdge("Service").spec.selector);
+    expect(labels).toMatchObject(ofEdge("PodDisruptionBudget").spec.selector.matchLabels);
+    expect(labels).toMatchObject(ofEdge("NetworkPolicy").spec.podSelector.matchLabels);
   });
 });
 

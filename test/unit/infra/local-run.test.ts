@@ -1,24 +1,19 @@
-/** What a local start leaves for other commands: for its user alone, only while it runs, and not trusted beyond loopback. */
+/** The file by which commands find a local start: for its user alone, only while it runs, and of addresses on loopback alone. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmod, chown, readdir, readFile, rename, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, chown, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { claimStateFolder, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-const run: LocalRun = {
-  pid: process.pid,
-  edge: "http://[::1]:1",
-  key: "sk-own",
-  adminKey: "sk-admin",
-  worker: process.pid,
-};
+const { pid } = process;
+const run: LocalRun = { pid, edge: "http://[::1]:1", key: "sk-own", adminKey: "sk-admin", worker: pid };
 
 let folder: string;
 let file: string;
-beforeEach(async () => {
+beforeEach(() => {
   folder = temporaryFolder();
   file = path.join(folder, "run.json");
 });
@@ -36,11 +31,12 @@ test("only its user reads it, and nobody once its process is gone", async () => 
   expect(read()).toEqual({ run, said: [] });
   expect((await stat(file)).mode & 0o777).toBe(0o600);
 
-  const { pid } = spawnSync(process.execPath, ["--version"]);
-  await writeFile(file, JSON.stringify({ ...run, pid }));
+  const ended = spawnSync(process.execPath, ["--version"]);
+  await writeFile(file, JSON.stringify({ ...run, pid: ended.pid }));
   expect(read()).toEqual({ run: null, said: [] });
 });
 
+const whole = JSON.stringify(run);
 /** Writes a file that would be used if nothing were changed in it. */
 const writeRun = (change: object = {}) => writeFile(file, JSON.stringify({ ...run, ...change }), { mode: 0o600 });
 
@@ -55,13 +51,7 @@ test.each<[string, () => unknown, boolean?]>([
     `has mode ${mode.toString(8)}`,
     () => writeRun().then(() => chmod(file, mode)),
   ]),
-  [
-    "is a link",
-    () =>
-      writeRun()
-        .then(() => rename(file, `${file}.other`))
-        .then(() => symlink("run.json.other", file)),
-  ],
+  ["is a link", () => writeFile(`${file}.other`, whole, { mode: 0o600 }).then(() => symlink("run.json.other", file))],
   // Reading a named pipe would block until somebody writes to it.
   ["is a named pipe", () => spawnSync("mkfifo", ["-m", "600", file]), process.platform === "win32"],
   ["is another user's", () => writeRun().then(() => chown(file, 65534, 65534)), process.getuid?.() !== 0],
@@ -74,30 +64,26 @@ test.each<[string, () => unknown, boolean?]>([
 /** A process that runs `code` with the module's exports in scope, until its stdin ends. */
 async function startProcess(code: string) {
   const module = path.join(import.meta.dirname, "../../../infra/local-run.ts");
-  const whole = `
+  const script = `
     const { claimStateFolder, writeLocalRun } = await import(${JSON.stringify(module)});
     const folder = ${JSON.stringify(folder)};
     ${code}
     process.stdin.on("end", () => process.exit(0)).resume();
     console.log("ready");`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", whole], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["pipe", "pipe", "inherit"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   await once(createInterface({ input: child.stdout }), "line");
   const ended = once(child, "exit");
-  const end = () => {
-    child.stdin.end();
+  const by = (act: () => unknown) => () => {
+    act();
     return ended;
   };
-  const kill = () => {
-    child.kill("SIGKILL");
-    return ended;
-  };
-  return { pid: child.pid, end, kill };
+  return { pid: child.pid, end: by(() => child.stdin.end()), kill: by(() => child.kill("SIGKILL")) };
 }
 
-const writing = `await writeLocalRun(folder, { ...${JSON.stringify(run)}, pid: process.pid });`;
+const writing = `await writeLocalRun(folder, { ...${whole}, pid: process.pid });`;
 
-test("a start that ends removes the file; one that was killed leaves it, and it counts for nothing", async () => {
+test("a start that ends removes its own file alone; one that was killed leaves it, and it is not used", async () => {
   const first = await startProcess(writing);
   await first.end();
   await expect(readFile(file)).rejects.toMatchObject({ code: "ENOENT" });
@@ -106,12 +92,10 @@ test("a start that ends removes the file; one that was killed leaves it, and it 
   await second.kill();
   expect(JSON.parse(await readFile(file, "utf8")).pid).toBe(second.pid);
   expect(read().run).toBeNull();
-});
 
-test("a start that ends leaves the file of another", async () => {
-  const start = await startProcess(writing);
+  const third = await startProcess(writing);
   await writeLocalRun(folder, run);
-  await start.end();
+  await third.end();
   expect(read().run).toEqual(run);
 });
 

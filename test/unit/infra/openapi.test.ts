@@ -3,7 +3,7 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { expect, test } from "vitest";
 import { openApiDocument } from "../../../infra/openapi/document.ts";
 import { operations } from "../../../infra/openapi/operations.ts";
-import { limits, limitTable } from "../../../shared/contracts/limits.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
 import { type ErrorKind, envelopeOf, errorKinds, ServiceError, statusOf } from "../../../shared/errors.ts";
 import { DocumentSchemas, PublishedSchemas } from "../../support/answer-schemas.ts";
 
@@ -18,8 +18,10 @@ interface JsonSchema {
   additionalProperties?: unknown;
   items?: JsonSchema;
   properties?: Record<string, JsonSchema>;
+  required?: string[];
   anyOf?: JsonSchema[];
 }
+const { schemas } = document.components as unknown as { schemas: Record<string, JsonSchema> };
 interface OperationObject {
   responses: Record<string, { content: Record<string, { examples?: Record<string, { value: unknown }> }> }>;
 }
@@ -30,13 +32,6 @@ test("is valid OpenAPI 3.1", async () => {
   expect(valid).toBe(true);
   expect(document).toMatchObject({ openapi: "3.1.0", info: { version: "1.2.3" } });
   expect(new Set(operations.map(({ id }) => id)).size).toBe(operations.length);
-});
-
-test("shows the limits as a table that is folded away until it is wanted", () => {
-  const [, table] = /<details><summary>[^<]*<\/summary>\n\n(\| Name .*?)\n\n<\/details>$/s.exec(
-    document.info.description,
-  )!;
-  expect(table.split("\n")).toHaveLength(2 + Object.keys(limitTable).length);
 });
 
 test("names every way to fail that a client can meet, with its status and its envelope", () => {
@@ -51,22 +46,16 @@ test("names every way to fail that a client can meet, with its status and its en
     }
   }
   // Callers never get these: they occur between edge and backend, or go to a client that has left.
-  const unmet: ErrorKind[] = [
-    "bad_signature",
-    "manifest_mismatch",
-    "version_mismatch",
-    "misdirected",
-    "cancelled",
-    "memory_not_found",
-  ];
+  const unmet = "bad_signature manifest_mismatch version_mismatch misdirected cancelled memory_not_found".split(" ");
   expect([...told.keys()].sort()).toEqual(errorKinds.filter((kind) => !unmet.includes(kind)).sort());
   for (const [kind, statuses] of told) expect([...statuses]).toEqual([statusOf(kind)]);
 });
 
-test("are rows of one table, each with its value, its unit and what it bounds", () => {
-  const lines = document.info.description.split("\n");
-  const rows = lines.filter((line) => /^\| `\w+` \|/.test(line)).map((line) => line.slice(2, -2).split(" | "));
-  expect(lines).toContain("| Name | Maximum | Unit | Applies to |");
+test("shows the limits in a collapsed table, each with its value, its unit and what it bounds", () => {
+  const pattern = /<details><summary>[^<]*<\/summary>\n\n(\| Name .*?)\n\n<\/details>$/s;
+  const [head, , ...lines] = pattern.exec(document.info.description)![1].split("\n");
+  const rows = lines.map((line) => line.slice(2, -2).split(" | "));
+  expect(head).toBe("| Name | Maximum | Unit | Applies to |");
   expect(rows.map(([name, value]) => [name, Number(value)])).toEqual(
     Object.entries(limits).map(([name, value]) => [`\`${name}\``, value]),
   );
@@ -77,9 +66,9 @@ test("are rows of one table, each with its value, its unit and what it bounds", 
   }
 });
 
-test("bound every string, every list and every open object of every request", () => {
+test("bounds every string, every list and every open object of every request", () => {
   const open: string[] = [];
-  /** Refused unless every entry is `text`, so nothing of it is kept, and no bound is needed. */
+  /** A list that is refused unless every entry is `text`, so it needs no bound. */
   const refused = /\.modalities/;
   let seen = 0;
   const walk = (schema: JsonSchema, at: string) => {
@@ -94,21 +83,17 @@ test("bound every string, every list and every open object of every request", ()
     for (const [name, one] of Object.entries(schema.properties ?? {})) walk(one, `${at}.${name}`);
     for (const one of schema.anyOf ?? []) walk(one, at);
   };
-  const { schemas } = document.components as unknown as { schemas: Record<string, JsonSchema> };
   for (const { request } of operations) if (request) walk(schemas[request.schema], request.schema);
   expect(seen).toBeGreaterThan(50);
   expect(open.filter((at) => !refused.test(at))).toEqual([]);
 });
 
-test("bound the fields of requests, whose defaults are told", () => {
-  const { schemas } = document.components as unknown as {
-    schemas: Record<string, { properties: Record<string, unknown>; required?: string[] }>;
-  };
-  const { n, temperature, prompt } = schemas.CompletionRequest.properties;
+test("shows bounds and defaults of the fields of requests", () => {
+  const { n, temperature, prompt } = schemas.CompletionRequest.properties!;
   expect(n).toMatchObject({ anyOf: [{ minimum: 1, maximum: limits.choicesPerPrompt }, {}], default: 1 });
   expect(temperature).toMatchObject({ anyOf: [{ minimum: 0, maximum: limits.temperature }, {}], default: 1 });
   expect(JSON.stringify(prompt)).toContain(`"maxItems":${limits.promptsPerRequest}`);
-  expect(schemas.ChatRequest.properties.messages).toMatchObject({ maxItems: limits.chatMessages });
+  expect(schemas.ChatRequest.properties!.messages).toMatchObject({ maxItems: limits.chatMessages });
   expect(schemas.ChatRequest.required).toEqual(["messages"]);
   expect(schemas.EmbeddingsRequest.required).toEqual(["input"]);
 });

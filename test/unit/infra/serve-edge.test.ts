@@ -4,18 +4,13 @@ import { type Ready, readyText } from "../../../infra/serve-edge.ts";
 
 const backends = [{ url: "http://127.0.0.1:8788", pid: 7 }];
 const local: Ready = { edge: "http://127.0.0.1:8787", key: "sk-known", made: null, backends };
-const open: Ready = {
-  edge: "https://192.0.2.7:443",
-  key: "sk-secret",
-  made: { file: "state/api-key", isNew: true },
-  backends,
-};
+const made = { file: "state/api-key", isNew: true };
+const open: Ready = { edge: "https://192.0.2.7:443", key: "sk-secret", made, backends };
 
 test("on a terminal: the page, the key and the documents; elsewhere one line", () => {
   const shown = readyText(local, { json: false }, true);
-  for (const part of ["open  http://127.0.0.1:8787\n", "key   sk-known\n", "docs  http://127.0.0.1:8787/docs\n"]) {
-    expect(shown).toContain(part);
-  }
+  const parts = ["open  http://127.0.0.1:8787\n", "key   sk-known\n", "docs  http://127.0.0.1:8787/docs\n"];
+  for (const part of parts) expect(shown).toContain(part);
   expect(readyText(local, { json: false }, false)).toBe("ready http://127.0.0.1:8787 key sk-known");
   expect(readyText(local, { json: false, log: "human" }, false)).toContain("open  http://127.0.0.1:8787\n");
   const { edge, key } = local;
@@ -24,14 +19,10 @@ test("on a terminal: the page, the key and the documents; elsewhere one line", (
   }
 });
 
-test("a key is shown when it is made, on a terminal; where it is kept, always", () => {
-  const kept = { ...open, made: { file: "state/api-key", isNew: false } };
-  for (const options of [
-    { json: true },
-    { json: false, log: "json" },
-    { json: false, log: "human" },
-    { json: false },
-  ] as const) {
+test("a key is shown on a terminal alone, and only when it is new; its file is always named", () => {
+  const kept = { ...open, made: { ...made, isNew: false } };
+  const logs = [{ json: true }, { json: false, log: "json" }, { json: false, log: "human" }, { json: false }] as const;
+  for (const options of logs) {
     for (const [ready, isTerminal] of [
       [open, false],
       [kept, false],

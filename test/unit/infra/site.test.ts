@@ -1,5 +1,4 @@
 /** The documents site: what its pages are made of. `npm run docs` builds it, and fails at a dead link. */
-import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { readConfig, type Variables } from "../../../edge/config.ts";
 import { environmentSchema } from "../../../gpu-backend/config.ts";
@@ -11,33 +10,23 @@ import { edgeSettings, referencePages } from "../../../infra/site/reference.ts";
 import { limitTable } from "../../../shared/contracts/limits.ts";
 import { errorTable } from "../../../shared/errors.ts";
 import { backendMetricNames, edgeMetrics } from "../../support/metric-names.ts";
+import { read } from "../../support/project.ts";
 
 const code = "`[a](b.ts)`\n\n```ts\nconst [a](b.ts);\n```\n";
 test.each([
   ["links to pages of the site", "[a](../../edge/API.md#errors), [d](#e)", "[a](/reference/api#errors), [d](#e)"],
-  [
-    "links to code, of which the text stays",
-    "[b](../site/pages.ts), [c](https://example.com)",
-    "b, [c](https://example.com)",
-  ],
-  [
-    "labels that are code",
-    "[`a.ts`](../site/pages.ts), `x`, [`b`](../../edge/API.md)",
-    "`a.ts`, `x`, [`b`](/reference/api)",
-  ],
+  ["links to code, of which the text stays", "[b](../site/pages.ts), [c](https://a.dev)", "b, [c](https://a.dev)"],
+  ["labels that are code", "[`a.ts`](../site/pages.ts), [`b`](../../edge/API.md)", "`a.ts`, [`b`](/reference/api)"],
   ["what only looks like a link in code", code, code],
 ])("rewrites %s", (_, markdown, expected) => {
   const pageOf = (linked: string) => (linked === "edge/API.md" ? "reference/api" : undefined);
   expect(siteLinks(markdown, "infra/docs/start.md", pageOf, new Set())).toBe(expected);
 });
 
-test("images are collected", () => {
+test("images are collected, and paths and sources of pages are unique", () => {
   const images = new Set<string>();
   const text = siteLinks("![page](infra/docs/page.png)", "README.md", () => undefined, images);
   expect([text, ...images]).toEqual(["![page](/images/page.png)", "infra/docs/page.png"]);
-});
-
-test("paths and sources of pages are unique", () => {
   expect(new Set(pages.map(({ path }) => path)).size).toBe(pages.length);
   expect(new Set(pages.map(({ file }) => file)).size).toBe(pages.length);
 });
@@ -51,16 +40,12 @@ test("the reference has every error code and limit", async () => {
   for (const [, , bounds] of Object.values(limitTable)) expect(limits).toContain(bounds);
 });
 
-test("the reference has every setting that the backend reads, with what it may be and its default", async () => {
+test("the reference has every setting of the backend, and every variable, secret and binding that the edge reads", async () => {
   const page = await referencePages.settings();
   for (const [name, { help, range, preset, isSecret }] of helpOf(environmentSchema.shape)) {
     expect(page).toContain(`| \`${name}\`${isSecret ? ", a secret" : ""} | ${preset} | ${help}. May be ${range}. |`);
   }
-});
-
-test("the reference has every variable, secret and binding that the edge reads", async () => {
-  const page = await referencePages.settings();
-  const toml = readFileSync(new URL("../../../wrangler.toml", import.meta.url), "utf8");
+  const toml = read("wrangler.toml");
   const names = new Set(edgeSettings(toml).map(({ name }) => name));
   const values: Record<string, string> = { BACKEND_URLS: "http://a", TENANT_KEYS: "[]", CELLS_PER_REGION: "1" };
   const get = (_: object, name: string) => {
@@ -73,9 +58,7 @@ test("the reference has every variable, secret and binding that the edge reads",
   expect([...names]).toEqual(expect.arrayContaining(["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_VPC"]));
   for (const name of names)
     expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| (\`[^|]*\` \\| |empty \\| )?\\w`, "m"));
-});
-
-test("a variable of the Worker without a comment is an error that names it", () => {
+  // A variable without a comment is an error.
   expect(() => edgeSettings('[vars]\n# Said.\nA = "1"\nB = "2"\n')).toThrow("B");
 });
 
@@ -92,9 +75,7 @@ test("the reference has every command and every option that its code declares", 
   const page = await referencePages.commands();
   const entries = Object.entries<[string, string, ...string[]]>(commandsOf(true));
   for (const [name] of entries) expect(page).toContain(`\n## ${name}\n`);
-  const code = [...new Set(entries.map(([, [, file]]) => file))].map((file) =>
-    readFileSync(new URL(`../../../${file}`, import.meta.url), "utf8"),
-  );
+  const code = [...new Set(entries.map(([, [, file]]) => file))].map(read);
   const declared = code.flatMap((text) => [...text.matchAll(/ption\(\s*["`](--[a-z-]+)/g)].map(([, flag]) => flag));
   const settings = [...helpOf(environmentSchema.shape)].flatMap(([name, { isSecret }]) =>
     isSecret ? [] : flagOf(name),

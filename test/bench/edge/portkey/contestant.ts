@@ -8,7 +8,7 @@ import { once } from "node:events";
 import path from "node:path";
 import { freePorts } from "../../../support/stack.ts";
 import { installPeer } from "../../peer-package.ts";
-import type { Way } from "../first-token.ts";
+import { completionsWay, type Way } from "../first-token.ts";
 
 interface Portkey {
   url: string;
@@ -24,13 +24,7 @@ export async function portkeyWays(
   bodies: string[],
   say: (line: string) => void,
 ): Promise<{ ways: Way[]; stop(): Promise<void> }> {
-  const direct: Way = {
-    system: "an OpenAI server directly",
-    url: `${serverUrl}/v1/completions`,
-    headers: {},
-    bodies,
-    firstToken: "data: {",
-  };
+  const direct = completionsWay("an OpenAI server directly", serverUrl, bodies);
   try {
     installPeer(import.meta.dirname);
     const portkey = await startPortkey((await freePorts(1))[0]);
@@ -39,7 +33,7 @@ export async function portkeyWays(
       "x-portkey-custom-host": `${serverUrl}/v1`,
       authorization: "Bearer x",
     };
-    const gateway = { ...direct, system: "portkey", url: `${portkey.url}/v1/completions`, headers };
+    const gateway = { ...completionsWay("portkey", portkey.url, bodies), headers };
     return { ways: [direct, gateway], stop: portkey.stop };
   } catch (error) {
     say(`portkey: not measured: ${error instanceof Error ? error.message : error}`);

@@ -1,27 +1,19 @@
 /** The page's calls: streams however they are cut, and failures in words. */
-import { once } from "node:events";
-import { createServer, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import type { ServerResponse } from "node:http";
+import { expect, test } from "vitest";
 import { Api, failureText, isAbort } from "../../../../edge/page/api.ts";
 import { Catalog } from "../../../../edge/page/catalog.ts";
+import { serve } from "../../../support/loopback.ts";
 
 /** How the server answers the next request. */
 let answer: (response: ServerResponse) => void;
-let server: Server;
-let origin: string;
-beforeAll(async () => {
-  server = createServer((_, response) => answer(response)).listen(0, "127.0.0.1");
-  await once(server, "listening");
-  origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-});
-afterAll(() => void server.close());
+const origin = await serve((_, response) => answer(response));
 
 const api = () => new Api(origin, () => "sk-test");
-const refusal = (status: number, code: string, message: string) => (response: ServerResponse) =>
-  response
-    .writeHead(status, { "retry-after": "2" })
-    .end(JSON.stringify({ error: { message, type: "", param: null, code } }));
+const refusal = (status: number, code: string, message: string) => (response: ServerResponse) => {
+  const error = { message, type: "", param: null, code };
+  response.writeHead(status, { "retry-after": "2" }).end(JSON.stringify({ error }));
+};
 
 async function chunksOf(...writes: string[]): Promise<unknown[]> {
   answer = (response) => {
@@ -65,9 +57,8 @@ test("an answer that is no JSON, a closed port and an end by the reader have wor
   await expect(api().json("/")).rejects.toThrow("The edge answered with status 502.");
   const nowhere = new Api("http://127.0.0.1:1", () => "");
   await expect(nowhere.json("/")).rejects.toThrow(/The edge at http:\/\/127.0.0.1:1 does not answer/);
-  const stopped = await api()
-    .json("/", undefined, { signal: AbortSignal.abort() })
-    .catch((error: unknown) => error);
+  const asked = api().json("/", undefined, { signal: AbortSignal.abort() });
+  const stopped = await asked.catch((error: unknown) => error);
   expect(isAbort(stopped)).toBe(true);
   expect(failureText(stopped)).toBe("");
 });
@@ -80,7 +71,7 @@ test("a key that no header can carry is refused before anything is sent, and the
   await expect(call("sk-key~!")).rejects.toThrow(/does not answer/);
 });
 
-test("a key without the scope for adapters sees the domains nevertheless", async () => {
+test("a key without the scope for adapters sees the centroids nevertheless", async () => {
   const centroid = { id: "c0", model: "gpt2:c0", label: ["a"], auto_off: false };
   const catalog = new Catalog({
     async json<T>(path: string): Promise<T> {

@@ -21,17 +21,14 @@ test("the last document that is long enough is held back", () => {
   expect(uploaded).toEqual([documents[0], documents[2]]);
 });
 
-test("of a single document the last tenth is held back, from the end of a word on", () => {
+test("of a single document the last tenth is held back, from the end of a word on; too little text is uploaded whole", () => {
   const text = words(2000);
   const { uploaded, held } = divide([{ name: "one", text }]);
   expect(uploaded[0].text + held!.text).toBe(text);
   expect(held!.text).toMatch(/^ word/);
   expect(held!.text.length / text.length).toBeCloseTo(0.1, 2);
-});
-
-test("too little text is uploaded whole", () => {
-  const documents = [{ name: "one", text: words(30) }];
-  expect(divide(documents)).toEqual({ uploaded: documents, held: null });
+  const short = [{ name: "one", text: words(30) }];
+  expect(divide(short)).toEqual({ uploaded: short, held: null });
 });
 
 test("a text is cut at words, and without words between characters", () => {

@@ -3,22 +3,17 @@ import { expect, test } from "vitest";
 import { beginningsOf, piecesOf, spansOf } from "../../../../edge/page/pieces.ts";
 import type { CompletionChoice } from "../../../../shared/contracts/responses.ts";
 
-const choiceOf = (
-  text: string,
-  tokens: string[],
-  offsets: number[],
-  logprobs: (number | null)[],
-): CompletionChoice => ({
-  index: 0,
-  text,
-  finish_reason: null,
-  logprobs: {
-    tokens,
-    token_logprobs: logprobs,
-    top_logprobs: tokens.map((token, i) => ({ [token]: logprobs[i] ?? 0, b: -2, c: -3, d: -4, e: -5, f: -6 })),
-    text_offset: offsets,
-  },
-});
+function choiceOf(text: string, tokens: string[], text_offset: number[], token_logprobs: number[]): CompletionChoice {
+  const top_logprobs = tokens.map((token, i) => ({
+    [token]: token_logprobs[i] ?? 0,
+    b: -2,
+    c: -3,
+    d: -4,
+    e: -5,
+    f: -6,
+  }));
+  return { index: 0, text, finish_reason: null, logprobs: { tokens, token_logprobs, top_logprobs, text_offset } };
+}
 
 test("a chunk of one token is a piece with its five likeliest alternatives", () => {
   const [piece, ...others] = piecesOf(choiceOf(" a", [" a"], [0], [-1]), "adapted");
@@ -34,10 +29,8 @@ test("tokens that make one character together are one piece", () => {
 });
 
 test("an echo falls into spans whose texts are the whole text", () => {
-  const spans = spansOf(
-    choiceOf("où 😀", ["o", "bytes:\\xc3", "bytes:\\xb9", " ", "bytes:\\xf0", "bytes:\\x9f"], [0, 1, 1, 2, 3, 3], []),
-  );
-  expect(spans).toEqual([
+  const tokens = ["o", "bytes:\\xc3", "bytes:\\xb9", " ", "bytes:\\xf0", "bytes:\\x9f"];
+  expect(spansOf(choiceOf("où 😀", tokens, [0, 1, 1, 2, 3, 3], []))).toEqual([
     { text: "o", start: 0, end: 1 },
     { text: "ù", start: 1, end: 3 },
     { text: " ", start: 3, end: 4 },

@@ -6,29 +6,17 @@ import { curlCommand, samplingFields, samplingOf, wishOf } from "../../../../edg
 import { completionRequestSchema } from "../../../../shared/contracts/openai.ts";
 
 test("the drawer has every sampling field of the API", () => {
-  const elsewhere = ["prompt", "model", "chameleon", "stream", "stream_options", "logprobs", "echo"];
-  const meaningless = ["user", "best_of", "suffix"];
-  const forProgramsOnly = [
-    "n",
-    "logit_bias",
-    "min_tokens",
-    "ignore_eos",
-    "stop_token_ids",
-    "repetition_penalty",
-    "response_format",
-    "prompt_logprobs",
-  ];
-  const wanted = Object.keys(completionRequestSchema.in.shape).filter(
-    (name) => ![...elsewhere, ...meaningless, ...forProgramsOnly].includes(name),
-  );
+  const elsewhere = "prompt model chameleon stream stream_options logprobs echo";
+  const meaningless = "user best_of suffix";
+  const forProgramsOnly =
+    "n logit_bias min_tokens ignore_eos stop_token_ids repetition_penalty response_format prompt_logprobs";
+  const others = `${elsewhere} ${meaningless} ${forProgramsOnly}`.split(" ");
+  const wanted = Object.keys(completionRequestSchema.in.shape).filter((name) => !others.includes(name));
   expect(samplingFields.map(({ name }) => name).toSorted()).toEqual(wanted.toSorted());
 });
 
-test("a blank field is left out: a blank temperature is the API's default, not 0", () => {
+test("texts of fields become the values that the API takes; a blank field is left out, so it has the API's default", () => {
   expect(samplingOf({ temperature: " ", max_tokens: "", seed: "7" })).toEqual({ seed: 7 });
-});
-
-test("texts of fields become the values that the API takes", () => {
   const sampling = samplingOf({ temperature: "0.5", stop: "\\n\\n\nEND\n" });
   expect(sampling).toEqual({ temperature: 0.5, stop: ["\n\n", "END"] });
   expect(completionRequestSchema.safeParse({ prompt: "a", ...sampling }).success).toBe(true);
@@ -47,13 +35,10 @@ test("an expert is asked for by name, with the chosen number of evidence tokens"
   expect(wishOf("auto", null, {})).toEqual({ chameleon: { adapter: "auto" } });
 });
 
-test("a key of one's own is not in the curl command", () => {
+test("the curl command holds no key but the local one, and its body survives a shell's quotes", async () => {
   const command = curlCommand({ url: "URL", body: { prompt: "a" }, key: "sk-secret" });
   expect(command).not.toContain("sk-secret");
   expect(command).toContain("CHAMELEON_API_KEY");
-});
-
-test("curl's body survives a shell's quotes", async () => {
   const body = { prompt: `it's "a" $HOME \`b\` \\ \n end` };
   const code = curlCommand({ url: "URL", key: "sk-chameleon-local", body });
   const printed = `printf %s ${code.slice(code.indexOf("-d ") + 3)}`;

@@ -55,11 +55,8 @@ test("a dry run lists everything that a deployment lacks, then runs its checks",
   expect(before).toContain("npx wrangler secret put BACKEND_SECRETS --env production");
 });
 
-test("a failed check ends the deployment", async () => {
+test("a failed check ends the deployment; a rollback asks, too", async () => {
   gate.run.mockRejectedValue(new Error("mend the tests above"));
   await expect(deploy(environment, { ...options, dryRun: true }, [gate], signal)).rejects.toThrow("mend the tests");
-});
-
-test("a rollback asks, too", async () => {
   await expect(goBack(environment, { ...options, yes: false }, signal)).rejects.toThrow("--yes");
 });

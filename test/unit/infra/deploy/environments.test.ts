@@ -1,14 +1,15 @@
 /** The environments of wrangler.toml against each other, the top level and what the Worker reads. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { readConfig, type Variables } from "../../../../edge/config.ts";
 import { pendingMigrations, readEnvironment } from "../../../../infra/deploy/environment.ts";
 import { blocks } from "../../../support/documents.ts";
+import { read, root } from "../../../support/project.ts";
 import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
-const configFile = path.join(import.meta.dirname, "../../../../wrangler.toml");
+const configFile = path.join(root, "wrangler.toml");
 
 interface Config {
   name: string;
@@ -24,8 +25,8 @@ interface Config {
   compatibility_date: string;
   definedEnvironments: string[];
 }
-const read = (env?: string): Config => readWranglerConfig({ config: configFile, env }) as unknown as Config;
-const top = read();
+const configOf = (env?: string): Config => readWranglerConfig({ config: configFile, env }) as unknown as Config;
+const top = configOf();
 const names = top.definedEnvironments;
 
 /** What all environments must have in common. wrangler inherits only a part of it. */
@@ -47,20 +48,16 @@ function commonOf(config: Config) {
 
 test("there are dev, staging and production, each a Worker with storage of its own", () => {
   expect(names).toEqual(expect.arrayContaining(["dev", "staging", "production"]));
-  const configs = names.map((name) => read(name));
+  const configs = names.map((name) => configOf(name));
   expect(configs.map(({ name }) => name)).toEqual(names.map((name) => `${top.name}-${name}`));
-  for (const own of [
-    configs.map(({ r2_buckets: [bucket] }) => bucket.bucket_name),
-    configs.map(({ analytics_engine_datasets: [dataset] }) => dataset.dataset),
-  ]) {
-    expect(new Set(own).size).toBe(names.length);
-  }
+  expect(new Set(configs.map(({ r2_buckets: [bucket] }) => bucket.bucket_name)).size).toBe(names.length);
+  expect(new Set(configs.map(({ analytics_engine_datasets: [{ dataset }] }) => dataset)).size).toBe(names.length);
 });
 
 test.each(names)(
   "%s has the top level's bindings, variables, migrations and placement, and the Worker starts on it",
   (name) => {
-    const config = read(name);
+    const config = configOf(name);
     expect(commonOf(config)).toEqual(commonOf(top));
     expect(config.placement).toEqual({ mode: "off" });
     const containers = config.containers ? { CONTAINERS: { getByName: () => ({ fetch }) } } : {};
@@ -69,10 +66,8 @@ test.each(names)(
 );
 
 test("backends on Cloudflare are containers of a bound class, in regions that exist", () => {
-  const { vars, containers, durable_objects: objects } = read("containers");
-  expect(containers).toEqual([
-    expect.objectContaining({ class_name: "BackendContainer", instance_type: "standard-4" }),
-  ]);
+  const { vars, containers, durable_objects: objects } = configOf("containers");
+  expect(containers).toMatchObject([{ class_name: "BackendContainer", instance_type: "standard-4" }]);
   expect(objects.bindings).toContainEqual({ name: "CONTAINERS", class_name: "BackendContainer" });
   expect(readEnvironment(configFile, "containers")).toMatchObject({ hasContainers: true, problems: [] });
   const created: unknown[] = [];
@@ -89,7 +84,7 @@ test("backends on Cloudflare are containers of a bound class, in regions that ex
   expect(() => readConfig(vars as unknown as Variables)).toThrow("CONTAINERS");
 });
 
-test("an environment's placeholder of a backend is a problem that names where it stands", () => {
+test("a placeholder in place of a backend's address is a problem that names its section", () => {
   const { worker, migrations, problems } = readEnvironment(configFile, "production");
   expect(worker).toBe("chameleon-edge-production");
   expect(migrations).toEqual(top.migrations.map((one) => (one as { tag: string }).tag));
@@ -111,7 +106,7 @@ test.each(blocks("infra/docs/deploy.md", "toml"))(
   (block) => {
     const folder = temporaryFolder();
     const config = path.join(folder, "wrangler.toml");
-    writeFileSync(config, `${readFileSync(configFile, "utf8")}\n${block}`);
+    writeFileSync(config, `${read("wrangler.toml")}\n${block}`);
     const [, kind] = /^\[\[env\.production\.(\w+)\]\]/.exec(block)!;
     const production = readWranglerConfig({ config, env: "production" }) as unknown as Record<string, object[]>;
     expect(production[kind]).toEqual([expect.objectContaining({ binding: "BACKEND_VPC" })]);

@@ -14,6 +14,7 @@ const environment: Environment = {
   hasContainers: false,
   problems: [],
 };
+const all = (version: string): Shares => [[version, 100]];
 
 /** A platform in memory: `history` is newest first; "old" was uploaded with the migration `tag`. */
 class FakePlatform implements Platform {
@@ -23,7 +24,7 @@ class FakePlatform implements Platform {
   goesBack = true;
   readonly calls: string[] = [];
 
-  constructor(history: Shares[] = [[["old", 100]]]) {
+  constructor(history: Shares[] = [all("old")]) {
     this.history = [...history];
   }
 
@@ -58,8 +59,6 @@ class FakePlatform implements Platform {
   }
 }
 
-const all = (version: string): Shares => [[version, 100]];
-
 function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}): RollOutParts {
   return {
     environment,
@@ -74,7 +73,7 @@ function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}):
 
 const wholeWay = ["upload", "old 100, new 0", "smoke new picked", "new 100", "smoke new", "routes"];
 
-test("a version is tested before it has requests, and with all of them", async () => {
+test("a version is tested before it gets requests, and again with all of them", async () => {
   const platform = new FakePlatform();
   expect(await rollOut(partsOf(platform))).toBe("new");
   expect(platform.calls).toEqual(wholeWay);
@@ -91,7 +90,7 @@ test.each(wholeWay.slice(0, -1).map((call, i) => ({ call, i })))(
       return length;
     };
     await expect(rollOut(partsOf(platform))).rejects.toThrow("broken");
-    expect(platform.history[0]).toEqual([["old", 100]]);
+    expect(platform.history[0]).toEqual(all("old"));
     // A failed upload has changed nothing, so nothing is undone.
     expect(platform.calls.at(-1)).toBe(i === 0 ? "upload" : "back to old");
   },
@@ -101,10 +100,10 @@ test("where routes cannot be applied, the version that was tested stays", async 
   const platform = new FakePlatform();
   platform.applyRoutes = async () => Promise.reject(new Error("no such zone"));
   await expect(rollOut(partsOf(platform))).rejects.toThrow("no such zone");
-  expect(platform.history[0]).toEqual([["new", 100]]);
+  expect(platform.history[0]).toEqual(all("new"));
 });
 
-test("who stops a deployment is told the state that it was left in", async () => {
+test("the error of a stopped deployment says which version answers now", async () => {
   const stop = new AbortController();
   const platform = new FakePlatform();
   const smoke = async (_: string, __: boolean, signal: AbortSignal) => {
@@ -117,7 +116,7 @@ test("who stops a deployment is told the state that it was left in", async () =>
   expect(platform.history[0]).toEqual([["old", 100]]);
 });
 
-test("stopped or declined before the upload, nothing is changed", async () => {
+test("a deployment that is stopped or declined before the upload changes nothing", async () => {
   for (const overrides of [{ confirm: async () => false }, { signal: AbortSignal.abort() }]) {
     const platform = new FakePlatform();
     await expect(rollOut(partsOf(platform, overrides))).rejects.toThrow(Interrupted);
@@ -125,19 +124,15 @@ test("stopped or declined before the upload, nothing is changed", async () => {
   }
 });
 
-test("a migration is named and asked about; its version has all requests at once, and then its test", async () => {
-  const platform = new FakePlatform();
-  platform.tag = "v1";
+test("a migration is named and asked about; its version, as one with containers, has all requests before its test", async () => {
+  const migrating = new FakePlatform();
+  migrating.tag = "v1";
   const asked: string[] = [];
-  await rollOut(partsOf(platform, { confirm: async (question) => asked.push(question) > 0 }));
+  await rollOut(partsOf(migrating, { confirm: async (question) => asked.push(question) > 0 }));
   expect(asked[0]).toContain("It applies v2:");
-  expect(platform.calls).toEqual(["deploy all", "smoke new"]);
-});
-
-test("an environment with containers is deployed whole, since images are rolled out with it alone", async () => {
-  const platform = new FakePlatform();
-  await rollOut(partsOf(platform, { environment: { ...environment, hasContainers: true } }));
-  expect(platform.calls).toEqual(["deploy all", "smoke new"]);
+  const ofContainers = new FakePlatform();
+  await rollOut(partsOf(ofContainers, { environment: { ...environment, hasContainers: true } }));
+  for (const { calls } of [migrating, ofContainers]) expect(calls).toEqual(["deploy all", "smoke new"]);
 });
 
 test("if the platform refuses to roll back over a migration, the error says which version answers now", async () => {
@@ -151,7 +146,7 @@ test("if the platform refuses to roll back over a migration, the error says whic
   expect(platform.calls.at(-1)).toBe("back to old");
 });
 
-test("a first deployment has nothing to go back to, and its failure says so", async () => {
+test("the error of a failed first deployment says that there is no earlier version", async () => {
   const platform = new FakePlatform([]);
   const smoke = async () => Promise.reject(new Error("no backend"));
   await expect(rollOut(partsOf(platform, { smoke }))).rejects.toThrow("there is none to go back to");
@@ -166,12 +161,14 @@ test("a missing secret is named with the command that sets it, before anything i
   expect(platform.calls).toEqual([]);
 });
 
+/** "old" and another version share the requests; that one has `share` percent. */
+const shared = (version: string, share: number): Shares => [
+  ["old", 100 - share],
+  [version, share],
+];
+
 test("a deployment that was left half-way is named, and --rollback ends it", async () => {
-  const half: Shares = [
-    ["old", 90],
-    ["new", 10],
-  ];
-  const platform = new FakePlatform([half, [["old", 100]], [["older", 100]]]);
+  const platform = new FakePlatform([shared("new", 10), all("old"), all("older")]);
   await expect(rollOut(partsOf(platform))).rejects.toThrow(/old 90 %, new 10 %.*--rollback/);
   expect(await rollBack(partsOf(platform))).toBe("old");
   expect(await rollBack(partsOf(platform))).toBe("older");
@@ -180,15 +177,7 @@ test("a deployment that was left half-way is named, and --rollback ends it", asy
 test("--rollback never goes to a version that was itself taken back", async () => {
   /** The deployments of a roll-out, newest first. Before it "old" had all requests. */
   const steps = (version: string, ...percentages: number[]) =>
-    percentages.map(
-      (share): Shares =>
-        share === 100
-          ? all(version)
-          : [
-              ["old", 100 - share],
-              [version, share],
-            ],
-    );
+    percentages.map((share) => (share === 100 ? all(version) : shared(version, share)));
   const taken = [all("old"), ...steps("bad", 100, 0), all("old"), all("older")];
   expect(await rollBack(partsOf(new FakePlatform(taken)))).toBe("older");
   for (const next of [steps("new", 100, 10, 0), steps("new", 100)]) {
@@ -196,11 +185,7 @@ test("--rollback never goes to a version that was itself taken back", async () =
   }
 });
 
-test("--rollback goes back over a version that was tested only, and fails where there is nothing earlier", async () => {
-  const tested: Shares = [
-    ["old", 100],
-    ["new", 0],
-  ];
-  expect(await rollBack(partsOf(new FakePlatform([[["new", 100]], tested])))).toBe("old");
+test("--rollback skips a version that was only tested, and fails if there is no earlier one", async () => {
+  expect(await rollBack(partsOf(new FakePlatform([all("new"), shared("new", 0)])))).toBe("old");
   await expect(rollBack(partsOf(new FakePlatform()))).rejects.toThrow("no earlier version");
 });
