@@ -1,32 +1,19 @@
 /** Classification through the whole stack, compared with the logprobs that its completions report. */
-import { beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, ChatResponse } from "../../shared/contracts/responses.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { DocumentSchemas } from "../support/answer-schemas.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 
-let stack: RunningStack;
-beforeAll(async () => {
-  stack = await sharedStack("classify");
-}, 60_000);
-
-const post = (path: string, body: object) =>
-  fetch(stack.edge + path, {
-    method: "POST",
-    headers: { authorization: `Bearer ${stack.key}`, "content-type": "application/json" },
-    body: JSON.stringify(body),
-  });
-
-async function answered<T>(path: string, body: object): Promise<T> {
-  const response = await post(path, body);
-  expect(response.status, await response.clone().text()).toBe(200);
-  return response.json() as Promise<T>;
-}
-
-const classified = (body: object) => answered<ClassifyResponse>("/v1/classify", body);
+const stack = sharedStack("classify");
+const classified = (body: object) => stack.ask<ClassifyResponse>("/v1/classify", body);
+/** The parameter that a refusal names. */
+const refusedParam = async (body: object) => {
+  const { error } = await stack.ask<ErrorEnvelope>("/v1/classify", body, { status: 400 });
+  return error.param;
+};
 const isOurs = new DocumentSchemas().response("post", "/v1/classify", 200, "application/json");
 
 test("each text gets a label, with probabilities that add up to 1 and do not depend on the others", async () => {
@@ -57,26 +44,19 @@ test("labels that begin alike, or with another label, have probabilities that ad
   expect(usage.completion_tokens).toBeGreaterThan(1);
 });
 
-test.each(["gpt2", "gpt2:auto"])(
-  "probabilities of labels have the ratios of their tokens' probabilities in a chat's answer, by %s",
-  async (model) => {
-    const messages = [{ role: "user", content: "Name one kind of citrus fruit." }];
-    const told = await answered<ChatResponse>("/v1/chat/completions", {
-      ...{ model, messages, max_tokens: 1, temperature: 0, logprobs: true, top_logprobs: limits.chatLogprobs },
-    });
-    const top = told.choices[0]
-      .logprobs!.content![0].top_logprobs.filter(({ token }) => /^\w+$/.test(token))
-      .slice(0, 4);
-    expect(top.length).toBeGreaterThan(2);
-    const { data } = await classified({ model, input: messages, labels: top.map(({ token }) => token) });
-    const sum = top.reduce((total, { logprob }) => total + Math.exp(logprob), 0);
-    const differences = top.map(({ token, logprob }) =>
-      Math.abs(data[0].probabilities[token] - Math.exp(logprob) / sum),
-    );
-    console.log(`largest difference ${Math.max(...differences)}, at most 1e-4: a bias of 100 rounds float32 logits`);
-    expect(Math.max(...differences)).toBeLessThan(1e-4);
-  },
-);
+test.each(["gpt2", "gpt2:auto"])("labels' probabilities are proportional to a chat's, by %s", async (model) => {
+  const messages = [{ role: "user", content: "Name one kind of citrus fruit." }];
+  const told = await stack.ask<ChatResponse>("/v1/chat/completions", {
+    ...{ model, messages, max_tokens: 1, temperature: 0, logprobs: true, top_logprobs: limits.chatLogprobs },
+  });
+  const top = told.choices[0].logprobs!.content![0].top_logprobs.filter(({ token }) => /^\w+$/.test(token)).slice(0, 4);
+  expect(top.length).toBeGreaterThan(2);
+  const { data } = await classified({ model, input: messages, labels: top.map(({ token }) => token) });
+  const sum = top.reduce((total, { logprob }) => total + Math.exp(logprob), 0);
+  const differences = top.map(({ token, logprob }) => Math.abs(data[0].probabilities[token] - Math.exp(logprob) / sum));
+  console.log(`largest difference ${Math.max(...differences)}, at most 1e-4: a bias of 100 rounds float32 logits`);
+  expect(Math.max(...differences)).toBeLessThan(1e-4);
+});
 
 test("an adapter of examples knows their labels, and gets texts in the examples' format", async () => {
   const pairs = ["cow", "rose", "horse", "tulip", "sheep", "daisy", "goat", "lily"].map((word, i) => ({
@@ -94,8 +74,7 @@ test("an adapter of examples knows their labels, and gets texts in the examples'
     })),
   };
   for (const [name, examples] of Object.entries(forms)) {
-    const made = await post("/v1/adapters", { name, examples });
-    const { labels } = (await made.json()) as Adapter;
+    const { labels } = await stack.ask<Adapter>("/v1/adapters", { name, examples }, { status: 201 });
     expect(labels?.map((label) => label.trim())).toEqual(["animal", "flower"]);
     const model = `gpt2:${name}`;
     const { data } = await classified({ model, input: pairs[0].text });
@@ -106,10 +85,9 @@ test("an adapter of examples knows their labels, and gets texts in the examples'
       expect(asked.data[0].probabilities).toEqual(data[0].probabilities);
     }
   }
-  const memory = await post("/v1/adapters", { name: "memory", documents: ["a text that is long enough to be known"] });
-  expect(memory.status).toBe(201);
-  const unknown = await post("/v1/classify", { model: "gpt2:memory", input: "a" });
-  expect([unknown.status, ((await unknown.json()) as ErrorEnvelope).error.param]).toEqual([400, "labels"]);
+  const memory = { name: "memory", documents: ["a text that is long enough to be known"] };
+  await stack.ask("/v1/adapters", memory, { status: 201 });
+  expect(await refusedParam({ model: "gpt2:memory", input: "a" })).toBe("labels");
 });
 
 test.each([
@@ -120,7 +98,5 @@ test.each([
   ["too many texts", { input: Array(limits.classifyInputs + 1).fill("a"), labels: ["x", "y"] }, "input"],
   ["too many branches", { input: "a", labels: [..."abcdefghijklmnopqrstuvwxyz"] }, "labels"],
 ])("%s are refused", async (_, body, param) => {
-  const response = await post("/v1/classify", body);
-  const { error } = (await response.json()) as { error: { param: string; message: string } };
-  expect([response.status, error.param], error.message).toEqual([400, param]);
+  expect(await refusedParam(body)).toBe(param);
 });

@@ -5,26 +5,21 @@
 import "../../edge/client/openai.ts";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { type AIMessageChunk, HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
+import { HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
 import { APICallError, embedMany, generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
-import { beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { chameleonOf, chameleonOptions, metadataExtractor } from "../../edge/client/ai-sdk.ts";
 import type { ResponseObject } from "../../shared/contracts/response-object.ts";
+import { metricAt } from "../support/backend-process.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 
-let stack: RunningStack;
-let baseURL: string;
+const stack = sharedStack("clients");
+const baseURL = `${stack.edge}/v1`;
 // The SDK warns of settings that a completion model lacks.
 Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });
-
-beforeAll(async () => {
-  stack = await sharedStack("clients");
-  baseURL = `${stack.edge}/v1`;
-}, 60_000);
 
 const model = "gpt2:auto";
 const prompt = "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1";
@@ -36,13 +31,8 @@ const texts = [
   "the eggs and the sugar",
 ];
 
-async function plain<T>(path: string, body: object): Promise<T> {
-  const response = await stack.post(path, body);
-  expect(response.status, await response.clone().text()).toBe(200);
-  return (await response.json()) as T;
-}
 async function completion(body: object): Promise<string> {
-  const { choices } = await plain<OpenAI.Completion>("/v1/completions", { model, prompt, ...body });
+  const { choices } = await stack.ask<OpenAI.Completion>("/v1/completions", { model, prompt, ...body });
   return choices[0].text;
 }
 async function chat(body: object): Promise<string> {
@@ -50,12 +40,19 @@ async function chat(body: object): Promise<string> {
     { role: "system", content: system },
     { role: "user", content: question },
   ];
-  const { choices } = await plain<OpenAI.ChatCompletion>("/v1/chat/completions", { model, messages, ...body });
+  const { choices } = await stack.ask<OpenAI.ChatCompletion>("/v1/chat/completions", { model, messages, ...body });
   return choices[0].message.content!;
 }
 async function vectors(): Promise<number[][]> {
-  const { data } = await plain<OpenAI.CreateEmbeddingResponse>("/v1/embeddings", { model, input: texts });
+  const { data } = await stack.ask<OpenAI.CreateEmbeddingResponse>("/v1/embeddings", { model, input: texts });
   return data.map(({ embedding }) => embedding);
+}
+
+/** The text of a stream, of whose parts `textOf` returns the text. */
+async function joined<T>(stream: AsyncIterable<T>, textOf: (part: T) => string | null | undefined): Promise<string> {
+  let text = "";
+  for await (const part of stream) text += textOf(part) ?? "";
+  return text;
 }
 
 /** A schema so small that even a model that writes nonsense completes its JSON. */
@@ -91,7 +88,7 @@ const expectOfWeather = (value: unknown) => expect(isOfWeather(value), JSON.stri
 const long = 400;
 
 describe("the openai SDK", () => {
-  const client = () => new OpenAI({ baseURL, apiKey: stack.key, maxRetries: 0 });
+  const client = new OpenAI({ baseURL, apiKey: stack.key, maxRetries: 0 });
   const sampling = { max_tokens: 24, temperature: 0.7, seed: 3 };
   const messages = [
     { role: "system" as const, content: system },
@@ -100,22 +97,19 @@ describe("the openai SDK", () => {
 
   test("completes, whole and streamed", async () => {
     const expected = await completion(sampling);
-    const whole = await client().completions.create({ model, prompt, ...sampling });
+    const whole = await client.completions.create({ model, prompt, ...sampling });
     expect(whole.choices[0].text).toBe(expected);
-    let text = "";
-    for await (const chunk of await client().completions.create({ model, prompt, ...sampling, stream: true })) {
-      text += chunk.choices[0].text;
-    }
-    expect(text).toBe(expected);
+    const stream = await client.completions.create({ model, prompt, ...sampling, stream: true });
+    expect(await joined(stream, ({ choices }) => choices[0].text)).toBe(expected);
   });
 
   test("chats, whole, streamed, and through its stream helper", async () => {
     const expected = await chat(sampling);
     const request = { model, messages, ...sampling, logprobs: true, top_logprobs: 2 };
-    const whole = await client().chat.completions.create(request);
+    const whole = await client.chat.completions.create(request);
     expect(whole.choices[0].message).toEqual({ role: "assistant", content: expected, refusal: null });
     expect(whole.choices[0].logprobs?.content).toHaveLength(whole.usage!.completion_tokens);
-    const stream = client().chat.completions.stream({ ...request, stream_options: { include_usage: true } });
+    const stream = client.chat.completions.stream({ ...request, stream_options: { include_usage: true } });
     let text = "";
     stream.on("content", (delta) => {
       text += delta;
@@ -132,19 +126,19 @@ describe("the openai SDK", () => {
     const request = { model, instructions: system, input: question, max_output_tokens: 24, temperature: 0.7, seed: 3 };
     // Compile-time check: our type has every field of the SDK's; `usage` is null until the end, as OpenAI sends it.
     const typed = (answer: ResponseObject): Omit<OpenAI.Responses.Response, "output_text" | "usage"> => answer;
-    const whole = await client().responses.create({ ...request, stream: false });
+    const whole = await client.responses.create({ ...request, stream: false });
     expect(typed(whole as unknown as ResponseObject)).toBe(whole);
     expect(whole).toMatchObject({ output_text: expected, status: "incomplete", store: false });
     expect(whole.usage).toMatchObject({ output_tokens: 24 });
     let text = "";
     const numbers: number[] = [];
-    for await (const event of await client().responses.create({ ...request, stream: true })) {
+    for await (const event of await client.responses.create({ ...request, stream: true })) {
       numbers.push(event.sequence_number);
       if (event.type === "response.output_text.delta") text += event.delta;
     }
     expect(text).toBe(expected);
     expect(numbers).toEqual(numbers.map((_, i) => i));
-    const stream = client().responses.stream(request);
+    const stream = client.responses.stream(request);
     expect(await stream.finalResponse()).toMatchObject({ output_text: expected, usage: whole.usage });
     // The answer's items can be sent back as input of the next turn.
     const input = [
@@ -152,20 +146,17 @@ describe("the openai SDK", () => {
       ...whole.output,
       { role: "user" as const, content: "Why?" },
     ];
-    const next = await client().responses.create({
-      ...request,
-      input: input as OpenAI.Responses.ResponseInput,
-      stream: false,
-    });
+    const turn = { ...request, input: input as OpenAI.Responses.ResponseInput };
+    const next = await client.responses.create({ ...turn, stream: false });
     expect(next.output_text).not.toBe(expected);
-    const stored = client().responses.create({ ...request, previous_response_id: whole.id, stream: false });
+    const stored = client.responses.create({ ...request, previous_response_id: whole.id, stream: false });
     await expect(stored).rejects.toMatchObject({ status: 400, param: "previous_response_id" });
   });
 
   test("asks for JSON of a schema, whole, streamed and as several choices", async () => {
     const response_format = { type: "json_schema", json_schema: { name: "answer", strict: true, schema } } as const;
     const request = { model, messages, temperature: 1, seed: 5, n: 3, max_tokens: 200, response_format };
-    const whole = await client().chat.completions.create({ ...request, logprobs: true, top_logprobs: 3 });
+    const whole = await client.chat.completions.create({ ...request, logprobs: true, top_logprobs: 3 });
     const texts = whole.choices.map(({ message }) => message.content!);
     for (const text of texts) expectOfSchema(JSON.parse(text));
     for (const choice of whole.choices) {
@@ -178,19 +169,19 @@ describe("the openai SDK", () => {
       }
     }
     const streamed = ["", "", ""];
-    for await (const { choices } of await client().chat.completions.create({ ...request, stream: true })) {
+    for await (const { choices } of await client.chat.completions.create({ ...request, stream: true })) {
       for (const { index, delta } of choices) streamed[index] += delta.content ?? "";
     }
     expect(streamed).toEqual(texts);
-    const [alone] = (await client().chat.completions.create({ ...request, n: 1 })).choices;
+    const [alone] = (await client.chat.completions.create({ ...request, n: 1 })).choices;
     expect(alone.message.content).toBe(texts[0]);
     const format = { type: "json_schema", name: "answer", strict: true, schema } as const;
-    const responded = await client().responses.parse({
+    const responded = await client.responses.parse({
       ...{ model, instructions: system, input: question, temperature: 1, seed: 5, max_output_tokens: 200 },
       text: { format },
     });
     expect(responded).toMatchObject({ output_text: texts[0], output_parsed: JSON.parse(texts[0]), text: { format } });
-    const cut = await client().chat.completions.create({ ...request, n: 1, max_tokens: 2 });
+    const cut = await client.chat.completions.create({ ...request, n: 1, max_tokens: 2 });
     expect(cut.choices[0].finish_reason).toBe("length");
     expect(texts[0].startsWith(cut.choices[0].message.content!)).toBe(true);
   });
@@ -199,28 +190,26 @@ describe("the openai SDK", () => {
     const tools = [{ type: "function" as const, function: { ...weather, strict: true } }];
     const request = { model, messages, tools, max_tokens: 200, temperature: 1, seed: 5 };
     const forced = { ...request, tool_choice: "required" as const, parallel_tool_calls: false };
-    const whole = await client().chat.completions.create(forced);
+    const whole = await client.chat.completions.create(forced);
     const [{ message, finish_reason }] = whole.choices;
     expect([finish_reason, message.content]).toEqual(["tool_calls", null]);
     const [call] = message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[];
     expect(call.function.name).toBe(weather.name);
     expectOfWeather(JSON.parse(call.function.arguments));
-    const final = await client().chat.completions.stream(forced).finalChatCompletion();
-    expect(final.choices[0]).toMatchObject({
-      finish_reason: "tool_calls",
-      message: { tool_calls: [{ function: call.function }] },
-    });
+    const final = await client.chat.completions.stream(forced).finalChatCompletion();
+    const calling = { finish_reason: "tool_calls", message: { tool_calls: [{ function: call.function }] } };
+    expect(final.choices[0]).toMatchObject(calling);
     // A request repeated under its key has the same call ids.
     const repeated = { headers: { "Idempotency-Key": crypto.randomUUID() } };
-    const [one, other] = [0, 1].map(() => client().chat.completions.create(forced, repeated));
+    const [one, other] = [0, 1].map(() => client.chat.completions.create(forced, repeated));
     expect((await one).choices).toEqual((await other).choices);
     const result = { role: "tool" as const, tool_call_id: call.id, content: "rain" };
-    const next = await client().chat.completions.create({
+    const next = await client.chat.completions.create({
       ...{ ...request, messages: [...messages, message, result], max_tokens: 8 },
     });
     expect(next.choices[0].message.content).not.toBe("");
     expect(next.usage!.prompt_tokens).toBeGreaterThan(whole.usage!.prompt_tokens);
-    const plain = await client().chat.completions.create({ ...request, tool_choice: "none", max_tokens: 1 });
+    const plain = await client.chat.completions.create({ ...request, tool_choice: "none", max_tokens: 1 });
     expect(plain.usage!.prompt_tokens).toBeLessThan(whole.usage!.prompt_tokens);
   });
 
@@ -228,113 +217,95 @@ describe("the openai SDK", () => {
     const tools = [{ type: "function" as const, ...weather, strict: true }];
     const request = { model, tools, max_output_tokens: 200, temperature: 1, seed: 5 };
     const asked = { ...request, input: question, tool_choice: { type: "function" as const, name: weather.name } };
-    const whole = await client().responses.create({ ...asked, stream: false });
+    const whole = await client.responses.create({ ...asked, stream: false });
     const [call] = whole.output as [OpenAI.Responses.ResponseFunctionToolCall];
     expect(whole).toMatchObject({ status: "completed", output: [{ type: "function_call", name: weather.name }] });
     expectOfWeather(JSON.parse(call.arguments));
-    const streamed = await client().responses.stream(asked).finalResponse();
+    const streamed = await client.responses.stream(asked).finalResponse();
     expect(streamed.output).toMatchObject([{ type: "function_call", arguments: call.arguments }]);
     const output = { type: "function_call_output" as const, call_id: call.call_id, output: "rain" };
     const input: OpenAI.Responses.ResponseInput = [{ role: "user", content: question }, call, output];
-    const next = await client().responses.create({ ...request, input, max_output_tokens: 8, stream: false });
+    const next = await client.responses.create({ ...request, input, max_output_tokens: 8, stream: false });
     expect(next.output_text).not.toBe("");
   });
 
   test("asks for an adapter and reads what answered, typed", async () => {
     const request = { model, prompt, max_tokens: 4, temperature: 0, chameleon: { adapter: "nearest", compare: true } };
-    const whole = await client().completions.create(request);
+    const whole = await client.completions.create(request);
     expect(whole.choices[0].chameleon?.mode).toBe("adapted");
     expect(whole.choices[0].chameleon?.compare?.tokens.map(({ token }) => token).join("")).toBe(whole.choices[0].text);
-    let compared = "";
-    for await (const { choices } of await client().completions.create({ ...request, stream: true })) {
-      for (const { token } of choices[0].chameleon?.compare?.tokens ?? []) compared += token;
-    }
-    expect(compared).toBe(whole.choices[0].text);
-    const off = await client().chat.completions.create({
-      model,
-      messages,
-      max_tokens: 1,
-      chameleon: { adapter: "off" },
-    });
+    const stream = await client.completions.create({ ...request, stream: true });
+    const compared = joined(stream, ({ choices: [{ chameleon }] }) =>
+      chameleon?.compare?.tokens.map(({ token }) => token).join(""),
+    );
+    expect(await compared).toBe(whole.choices[0].text);
+    const adapter = { adapter: "off" };
+    const off = await client.chat.completions.create({ model, messages, max_tokens: 1, chameleon: adapter });
     expect(off.choices[0].chameleon?.experts?.map(({ id }) => id)).toEqual(["base"]);
   });
 
   test("passes what vLLM has beside OpenAI's fields, typed", async () => {
-    const vllm = {
-      top_k: 20,
-      min_p: 0.01,
-      repetition_penalty: 1.2,
-      stop_token_ids: [7],
-      min_tokens: 2,
-      ignore_eos: true,
-    };
+    const penalties = { top_k: 20, min_p: 0.01, repetition_penalty: 1.2 };
+    const vllm = { ...penalties, stop_token_ids: [7], min_tokens: 2, ignore_eos: true };
     const ask = (extras: Partial<OpenAI.CompletionCreateParamsNonStreaming>) =>
-      client().completions.create({ model, prompt, max_tokens: 4, temperature: 0, ...extras, stream: false });
+      client.completions.create({ model, prompt, max_tokens: 4, temperature: 0, ...extras, stream: false });
     expect((await ask(vllm)).usage).toMatchObject({ completion_tokens: 4 });
     await expect(ask({ min_tokens: 25 })).rejects.toMatchObject({ status: 400, param: "min_tokens" });
   });
 
   test("embeds: base64, which it asks for by itself, is the same as floats", async () => {
     const expected = await vectors();
-    const { data, usage } = await client().embeddings.create({ model, input: texts });
+    const { data, usage } = await client.embeddings.create({ model, input: texts });
     expect(data.map(({ embedding }) => embedding)).toEqual(expected);
     expect(usage.total_tokens).toBeGreaterThan(0);
-    const floats = await client().embeddings.create({ model, input: texts, encoding_format: "float" });
+    const floats = await client.embeddings.create({ model, input: texts, encoding_format: "float" });
     expect(floats.data.map(({ embedding }) => embedding)).toEqual(expected);
   });
 
   test("lists models and finds one", async () => {
     const ids: string[] = [];
-    for await (const { id } of client().models.list()) ids.push(id);
+    for await (const { id } of client.models.list()) ids.push(id);
     expect(ids).toEqual(expect.arrayContaining(["gpt2", "gpt2:auto", "gpt2:c0"]));
-    expect(await client().models.retrieve("gpt2:c0")).toMatchObject({ id: "gpt2:c0", object: "model" });
+    expect(await client.models.retrieve("gpt2:c0")).toMatchObject({ id: "gpt2:c0", object: "model" });
   });
 
   test("knows our errors, and may go away in the middle", async () => {
-    const wrong = client().chat.completions.create({
-      model,
-      messages,
-      tools: [{ type: "custom", custom: { name: "f" } }],
-    });
+    const tools = [{ type: "custom" as const, custom: { name: "f" } }];
+    const wrong = client.chat.completions.create({ model, messages, tools });
     await expect(wrong).rejects.toThrow(BadRequestError);
-    await expect(wrong).rejects.toMatchObject({
-      status: 400,
-      param: "tools[0].type",
-      requestID: expect.stringMatching(/^req_/),
-    });
-    await expect(client().completions.create({ model: "gpt5", prompt })).rejects.toThrow(NotFoundError);
-    const stream = await client().chat.completions.create({ model: "gpt2", messages, max_tokens: long, stream: true });
+    const requestID = expect.stringMatching(/^req_/);
+    await expect(wrong).rejects.toMatchObject({ status: 400, param: "tools[0].type", requestID });
+    await expect(client.completions.create({ model: "gpt5", prompt })).rejects.toThrow(NotFoundError);
+    const stream = await client.chat.completions.create({ model: "gpt2", messages, max_tokens: long, stream: true });
     let chunks = 0;
     for await (const _ of stream) if (++chunks === 2) stream.controller.abort();
     expect(chunks).toBeLessThan(long);
     const signal = AbortSignal.timeout(1);
-    const aborted = client().completions.create({ model: "gpt2", prompt, max_tokens: long }, { signal });
+    const aborted = client.completions.create({ model: "gpt2", prompt, max_tokens: long }, { signal });
     await expect(aborted).rejects.toThrow(APIUserAbortError);
   });
 });
 
 describe("the Vercel AI SDK", () => {
-  const access = () => ({ baseURL, apiKey: stack.key });
-  const compatible = () =>
-    createOpenAICompatible({
-      ...{ ...access(), name: "chameleon", includeUsage: true, supportsStructuredOutputs: true, metadataExtractor },
-    });
-  const openai = () => createOpenAI(access());
+  const access = { baseURL, apiKey: stack.key };
+  const compatible = createOpenAICompatible({
+    ...{ ...access, name: "chameleon", includeUsage: true, supportsStructuredOutputs: true, metadataExtractor },
+  });
+  const openai = createOpenAI(access);
   const sampling = { maxOutputTokens: 24, temperature: 0, maxRetries: 0 };
   const same = { max_tokens: 24, temperature: 0 };
 
   describe.each([
-    ["chats of the compatible provider", (id: string) => compatible().chatModel(id)],
-    ["chats of OpenAI's provider", (id: string) => openai().chat(id)],
-    ["responses of OpenAI's provider", (id: string) => openai()(id)],
+    ["chats of the compatible provider", compatible.chatModel],
+    ["chats of OpenAI's provider", openai.chat],
+    ["responses of OpenAI's provider", openai],
   ])("by %s", (_, modelNamed) => {
     test("answers, whole and streamed, and counts tokens", async () => {
       const request = { model: modelNamed(model), instructions: system, prompt: question, ...sampling };
       const whole = await generateText(request);
       expect(whole).toMatchObject({ text: await chat(same), finishReason: "length", usage: { outputTokens: 24 } });
       const streamed = streamText(request);
-      const parts: string[] = [];
-      for await (const part of streamed.textStream) parts.push(part);
+      const parts = await Array.fromAsync(streamed.textStream);
       expect(parts.join("")).toBe(whole.text);
       expect(parts.length).toBeGreaterThan(1);
       expect(await streamed.finishReason).toBe("length");
@@ -391,7 +362,7 @@ describe("the Vercel AI SDK", () => {
 
   test("completes, whole and streamed, with the stop string that it sends along", async () => {
     // The AI SDK's completion model writes the prompt as a conversation, and stops before the user's next turn.
-    for (const completionModel of [compatible().completionModel(model), openai().completion(model)]) {
+    for (const completionModel of [compatible.completionModel(model), openai.completion(model)]) {
       const request = { model: completionModel, prompt: question, ...sampling };
       const whole = await generateText({ ...request, include: { requestBody: true } });
       const written = whole.request.body as { prompt: string; stop: string[] };
@@ -405,7 +376,7 @@ describe("the Vercel AI SDK", () => {
 
   test("asks for an adapter and reads what answered, typed", async () => {
     const providerOptions = chameleonOptions({ adapter: "nearest" });
-    const request = { model: compatible().chatModel(model), prompt: question, ...sampling, providerOptions };
+    const request = { model: compatible.chatModel(model), prompt: question, ...sampling, providerOptions };
     const whole = await generateText(request);
     expect(chameleonOf(whole.providerMetadata)?.mode).toBe("adapted");
     const streamed = streamText(request);
@@ -415,7 +386,7 @@ describe("the Vercel AI SDK", () => {
 
   test("embeds", async () => {
     const expected = await vectors();
-    for (const embedder of [compatible().embeddingModel(model), openai().embedding(model)]) {
+    for (const embedder of [compatible.embeddingModel(model), openai.embedding(model)]) {
       const { embeddings, usage } = await embedMany({ model: embedder, values: texts, maxRetries: 0 });
       expect(embeddings).toEqual(expected);
       expect(usage.tokens).toBeGreaterThan(0);
@@ -423,27 +394,25 @@ describe("the Vercel AI SDK", () => {
   });
 
   test("continues a conversation with store: false, and else is told why it cannot", async () => {
-    const first = await generateText({ model: openai()(model), prompt: question, ...sampling });
+    const first = await generateText({ model: openai(model), prompt: question, ...sampling });
     const messages = [
       { role: "user" as const, content: question },
       ...first.response.messages,
       { role: "user" as const, content: "Why?" },
     ];
-    const next = { model: openai()(model), messages, ...sampling };
+    const next = { model: openai(model), messages, ...sampling };
     await expect(generateText(next)).rejects.toThrow(/item_reference.*nothing is stored/);
     const { text } = await generateText({ ...next, providerOptions: { openai: { store: false } } });
     const turns = [messages[0], { role: "assistant", content: first.text }, messages.at(-1)];
-    const { choices } = await plain<OpenAI.ChatCompletion>("/v1/chat/completions", { model, messages: turns, ...same });
-    expect(text).toBe(choices[0].message.content);
+    expect(text).toBe(await chat({ messages: turns, ...same }));
   });
 
   test("searches documents, cited as sources", async () => {
     const documents = [{ name: "tom.md", text: "Tom has five apples in the kitchen." }];
-    const made = await stack.post("/v1/adapters", { name: "client-notes", documents });
-    expect(made.status, await made.clone().text()).toBe(201);
+    await stack.ask("/v1/adapters", { name: "client-notes", documents }, { status: 201 });
     const request = {
-      ...{ model: openai()(model), prompt: "How many apples has Tom?", ...sampling },
-      tools: { file_search: openai().tools.fileSearch({ vectorStoreIds: ["client-notes"], maxNumResults: 1 }) },
+      ...{ model: openai(model), prompt: "How many apples has Tom?", ...sampling },
+      tools: { file_search: openai.tools.fileSearch({ vectorStoreIds: ["client-notes"], maxNumResults: 1 }) },
     };
     const whole = await generateText(request);
     const cited = expect.objectContaining({ sourceType: "document", filename: "tom.md" });
@@ -455,71 +424,62 @@ describe("the Vercel AI SDK", () => {
 });
 
 describe("LangChain", () => {
-  const common = () => ({ apiKey: stack.key, configuration: { baseURL }, model, maxRetries: 0 });
+  const common = { apiKey: stack.key, configuration: { baseURL }, model, maxRetries: 0 };
   const sampling = { maxTokens: 24, temperature: 0.7, modelKwargs: { seed: 3 } };
   const same = { max_tokens: 24, temperature: 0.7, seed: 3 };
   const messages = [new SystemMessage(system), new HumanMessage(question)];
 
   test("completes, whole and streamed", async () => {
     const expected = await completion(same);
-    const llm = new OpenAICompletions({ ...common(), ...sampling });
+    const llm = new OpenAICompletions({ ...common, ...sampling });
     expect(await llm.invoke(prompt)).toBe(expected);
-    let text = "";
-    for await (const part of await llm.stream(prompt)) text += part;
-    expect(text).toBe(expected);
+    expect(await joined(await llm.stream(prompt), (part) => part)).toBe(expected);
   });
 
-  test.each([false, true])(
-    "chats, whole and streamed, and counts tokens; by responses: %s",
-    async (useResponsesApi) => {
-      const expected = await chat(same);
-      const llm = new ChatOpenAI({ ...common(), ...sampling, useResponsesApi });
-      const whole = await llm.invoke(messages);
-      expect(whole.text).toBe(expected);
-      expect(whole.usage_metadata).toMatchObject({ output_tokens: 24 });
-      let text = "";
-      let tokens = 0;
-      for await (const part of await llm.stream(messages)) {
-        text += part.text;
-        tokens += part.usage_metadata?.output_tokens ?? 0;
-      }
-      expect([text, tokens]).toEqual([expected, 24]);
-    },
-  );
+  test.each([false, true])("chats and counts tokens; by responses: %s", async (useResponsesApi) => {
+    const expected = await chat(same);
+    const llm = new ChatOpenAI({ ...common, ...sampling, useResponsesApi });
+    const whole = await llm.invoke(messages);
+    expect(whole.text).toBe(expected);
+    expect(whole.usage_metadata).toMatchObject({ output_tokens: 24 });
+    const parts = await Array.fromAsync(await llm.stream(messages));
+    expect(parts.map((part) => part.text).join("")).toBe(expected);
+    expect(parts.reduce((sum, part) => sum + (part.usage_metadata?.output_tokens ?? 0), 0)).toBe(24);
+  });
 
   test("answers by a schema", async () => {
-    const llm = new ChatOpenAI({ ...common(), maxTokens: 200, temperature: 1, modelKwargs: { seed: 5 } });
+    const llm = new ChatOpenAI({ ...common, maxTokens: 200, temperature: 1, modelKwargs: { seed: 5 } });
     const structured = llm.withStructuredOutput(schema, { method: "jsonSchema", name: "answer", strict: true });
     expectOfSchema(await structured.invoke(messages));
   });
 
   test("binds tools, whole and streamed, and goes on with a result", async () => {
-    const llm = new ChatOpenAI({ ...common(), maxTokens: 100, temperature: 1, modelKwargs: { seed: 5 } });
+    const llm = new ChatOpenAI({ ...common, maxTokens: 100, temperature: 1, modelKwargs: { seed: 5 } });
     const tools = [{ type: "function" as const, function: weather }];
     const bound = llm.bindTools(tools, { tool_choice: "get_weather" });
     const whole = await bound.invoke(messages);
     const [call] = whole.tool_calls!;
     expect(call.name).toBe(weather.name);
     expectOfWeather(call.args);
-    let joined: AIMessageChunk | undefined;
-    for await (const part of await bound.stream(messages)) joined = joined ? joined.concat(part) : part;
-    expect(joined!.tool_calls).toMatchObject([{ name: call.name, args: call.args }]);
+    const streamed = await Array.fromAsync(await bound.stream(messages));
+    const { tool_calls } = streamed.reduce((all, part) => all.concat(part));
+    expect(tool_calls).toMatchObject([{ name: call.name, args: call.args }]);
     const result = new ToolMessage({ content: "rain", tool_call_id: call.id! });
     expect((await llm.bindTools(tools).invoke([...messages, whole, result])).content).not.toBe("");
   });
 
   test("embeds documents and a question", async () => {
-    const embeddings = new OpenAIEmbeddings(common());
+    const embeddings = new OpenAIEmbeddings(common);
     const expected = await vectors();
     expect(await embeddings.embedDocuments(texts)).toEqual(expected);
     expect(await embeddings.embedQuery(texts[1])).toEqual(expected[1]);
   });
 
   test("knows our errors, and may go away in the middle", async () => {
-    const wrong = new ChatOpenAI({ ...common(), model: "gpt5" }).invoke(messages);
+    const wrong = new ChatOpenAI({ ...common, model: "gpt5" }).invoke(messages);
     await expect(wrong).rejects.toMatchObject({ status: 404 });
     const abort = new AbortController();
-    const llm = new ChatOpenAI({ ...common(), model: "gpt2", maxTokens: long });
+    const llm = new ChatOpenAI({ ...common, model: "gpt2", maxTokens: long });
     let parts = 0;
     const reading = (async () => {
       for await (const _ of await llm.stream(messages, { signal: abort.signal })) if (++parts === 2) abort.abort();
@@ -530,9 +490,6 @@ describe("LangChain", () => {
 });
 
 test("clients that left hold no slot", async () => {
-  const running = async () => {
-    const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
-    return Number(/^vllm:num_requests_running(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
-  };
+  const running = () => metricAt(stack.backends[0].url, "vllm:num_requests_running");
   await expect.poll(running, { timeout: 10_000 }).toBe(0);
 });

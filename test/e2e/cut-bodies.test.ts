@@ -1,6 +1,7 @@
 /** Clients that leave in the middle of a body, against the Worker in a bare workerd: none of their requests stays in memory. */
-import { expect, onTestFinished, test } from "vitest";
+import { expect, test } from "vitest";
 import { send } from "../fuzz/requests/send.ts";
+import { atEnd, stopAtEnd } from "../support/at-end.ts";
 import { watchHeap } from "../support/live-heap.ts";
 import { startEdge } from "../support/stack.ts";
 
@@ -14,12 +15,11 @@ const bytesEach = 800;
 
 test("a body that breaks off is released with its request", async () => {
   const tenants = Object.fromEntries(keys.map((key) => [key, "cut"]));
-  const edge = await startEdge({ keys: tenants }, { isInspected: true });
-  onTestFinished(edge.stop);
+  const edge = stopAtEnd(await startEdge({ keys: tenants }, { isInspected: true }));
   const heap = await watchHeap([edge.inspector!("edge")], async () => {
     await (await fetch(`${edge.url}/healthz`)).arrayBuffer();
   });
-  onTestFinished(heap.close);
+  atEnd(heap.close);
   const cutMany = async (requests: number) => {
     let left = requests;
     const lane = async (key: string) => {

@@ -4,20 +4,15 @@ import { HumanMessage } from "@langchain/core/messages";
 import { ChatOpenAI } from "@langchain/openai";
 import { generateText } from "ai";
 import OpenAI, { NotFoundError, toFile } from "openai";
-import { beforeAll, expect, expectTypeOf, test } from "vitest";
+import { expect, expectTypeOf, test } from "vitest";
 import type { FileDeleted, FileObject, Job, JobEventObject, ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
-let stack: RunningStack;
-let openai: OpenAI;
+const { edge, key: apiKey } = sharedStack("fine-tuning");
+const baseURL = `${edge}/v1`;
+const openai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });
-
-beforeAll(async () => {
-  stack = await sharedStack("fine-tuning");
-  openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
-}, 60_000);
 
 const seed = 36;
 const random = seededRandom(seed);
@@ -35,19 +30,14 @@ const linesOf = (count: number) =>
 
 test(`the SDK makes, awaits, uses and deletes a model of its examples (seed ${seed})`, async () => {
   const content = linesOf(48);
-  const file = await openai.files.create({
-    purpose: "fine-tune",
-    file: await toFile(Buffer.from(content), "task.jsonl"),
-  });
-  const checks = await openai.files.create({
-    purpose: "fine-tune",
-    file: await toFile(Buffer.from(linesOf(12)), "checks.jsonl"),
-  });
+  const upload = async (name: string, text: string) =>
+    openai.files.create({ purpose: "fine-tune", file: await toFile(Buffer.from(text), name) });
+  const file = await upload("task.jsonl", content);
+  const checks = await upload("checks.jsonl", linesOf(12));
   expect(await openai.files.waitForProcessing(file.id)).toEqual(file);
   expect(await (await openai.files.content(file.id)).text()).toBe(content);
-  const files: string[] = [];
-  for await (const { id } of openai.files.list({ limit: 1 })) files.push(id);
-  expect(files).toEqual([checks.id, file.id]);
+  const files = await Array.fromAsync(openai.files.list({ limit: 1 }));
+  expect(files.map(({ id }) => id)).toEqual([checks.id, file.id]);
 
   const { id } = await openai.fineTuning.jobs.create({
     model: "gpt2",
@@ -61,15 +51,13 @@ test(`the SDK makes, awaits, uses and deletes a model of its examples (seed ${se
     .poll(async () => (await openai.fineTuning.jobs.retrieve(id)).finished_at, { timeout: 60_000, interval: 200 })
     .not.toBeNull();
   const job = await openai.fineTuning.jobs.retrieve(id);
-  const events: OpenAI.FineTuning.FineTuningJobEvent[] = [];
-  for await (const event of openai.fineTuning.jobs.listEvents(id, { limit: 2 })) events.push(event);
+  const events = await Array.fromAsync(openai.fineTuning.jobs.listEvents(id, { limit: 2 }));
   const told = events.map(({ message }) => message).reverse();
   expect(job, told.join("\n")).toMatchObject({ status: "succeeded", fine_tuned_model: "gpt2:task", error: null });
   expect(job.trained_tokens).toBeGreaterThan(500);
   console.log(told.join("\n"));
-  const jobs: string[] = [];
-  for await (const one of openai.fineTuning.jobs.list()) jobs.push(one.id);
-  expect(jobs).toEqual([id]);
+  const jobs = await Array.fromAsync(openai.fineTuning.jobs.list());
+  expect(jobs.map((one) => one.id)).toEqual([id]);
   expect((await openai.fineTuning.jobs.checkpoints.list(id)).data).toEqual([]);
 
   const model = job.fine_tuned_model!;
@@ -79,26 +67,16 @@ test(`the SDK makes, awaits, uses and deletes a model of its examples (seed ${se
   expect(base.choices[0].message.content).not.toBe(answer);
   expect(said.choices[0]).toMatchObject({ message: { content: answer }, finish_reason: "stop" });
   const text = said.choices[0].message.content!;
-  const provider = createOpenAICompatible({ name: "chameleon", baseURL: `${stack.edge}/v1`, apiKey: stack.key });
-  const generated = await generateText({
-    model: provider.chatModel(model),
-    prompt: asked.messages[0].content,
-    maxOutputTokens: 16,
-    temperature: 0,
-  });
+  const prompt = asked.messages[0].content;
+  const chatModel = createOpenAICompatible({ name: "chameleon", baseURL, apiKey }).chatModel(model);
+  const generated = await generateText({ model: chatModel, prompt, maxOutputTokens: 16, temperature: 0 });
   expect(generated.text).toBe(text);
-  const langChain = new ChatOpenAI({
-    model,
-    apiKey: stack.key,
-    maxTokens: 16,
-    temperature: 0,
-    configuration: { baseURL: `${stack.edge}/v1` },
-  });
-  expect((await langChain.invoke([new HumanMessage(asked.messages[0].content)])).content).toBe(text);
+  const configuration = { baseURL };
+  const langChain = new ChatOpenAI({ model, apiKey, maxTokens: 16, temperature: 0, configuration });
+  expect((await langChain.invoke([new HumanMessage(prompt)])).content).toBe(text);
 
-  const models: string[] = [];
-  for await (const one of openai.models.list()) models.push(one.id);
-  expect(models).toContain(model);
+  const models = await Array.fromAsync(openai.models.list());
+  expect(models.map((one) => one.id)).toContain(model);
   expect(await openai.models.delete(model)).toEqual({ id: model, object: "model", deleted: true });
   await expect(openai.chat.completions.create({ ...asked, model })).rejects.toThrow(NotFoundError);
   for (const one of [file, checks]) {

@@ -2,10 +2,9 @@
  * Requests as lm-evaluation-harness's `local-completions` sends them, and the values that it reads from the answers (see
  * `_create_payload` and `parse_logprobs` of lm_eval/models/openai_completions.py).
  */
-import { beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 1234;
@@ -13,26 +12,10 @@ const random = seededRandom(seed);
 const idsOf = (length: number) => Array.from({ length }, () => 300 + Math.floor(random() * 1500));
 const model = "gpt2";
 
-let stack: RunningStack;
-beforeAll(async () => {
-  stack = await sharedStack("lm-eval");
-}, 60_000);
-
-async function complete(body: object): Promise<CompletionResponse> {
-  const response = await stack.post("/v1/completions", body);
-  expect(response.status, await response.clone().text()).toBe(200);
-  return (await response.json()) as CompletionResponse;
-}
-
-const likelihood = (prompt: number[][]) => ({
-  model,
-  prompt,
-  temperature: 0,
-  max_tokens: 1,
-  logprobs: 1,
-  seed,
-  echo: true,
-});
+const stack = sharedStack("lm-eval");
+const complete = (body: object) => stack.ask<CompletionResponse>("/v1/completions", body);
+const scoring = { model, temperature: 0, max_tokens: 1, logprobs: 1, seed, echo: true };
+const likelihoods = (prompt: number[][]) => complete({ ...scoring, prompt });
 
 /** For each prompt, its continuation's summed logprobs, and whether each token of the continuation is the likeliest. */
 function parsedLogprobs({ choices }: CompletionResponse, contextLengths: readonly number[]): [number, boolean][] {
@@ -48,9 +31,9 @@ function parsedLogprobs({ choices }: CompletionResponse, contextLengths: readonl
 test(`likelihoods of a batch of token ids are those of each alone (seed ${seed})`, async () => {
   const prompts = [idsOf(12), idsOf(40), idsOf(25), idsOf(9)];
   const contextLengths = [8, 33, 24, 1];
-  const together = parsedLogprobs(await complete(likelihood(prompts)), contextLengths);
+  const together = parsedLogprobs(await likelihoods(prompts), contextLengths);
   for (const [i, prompt] of prompts.entries()) {
-    const [alone] = parsedLogprobs(await complete(likelihood([prompt])), [contextLengths[i]]);
+    const [alone] = parsedLogprobs(await likelihoods([prompt]), [contextLengths[i]]);
     expect(together[i]).toEqual(alone);
     expect(alone[0]).toBeLessThan(0);
   }
@@ -63,7 +46,7 @@ test("a continuation is greedy only if it is the model's own", async () => {
   const best = choices[0].logprobs!.token_logprobs[0]!;
   const candidates = Array.from({ length: 32 }, (_, i) => 300 + 40 * i);
   const scored = parsedLogprobs(
-    await complete(likelihood(candidates.map((id) => [...prompt, id]))),
+    await likelihoods(candidates.map((id) => [...prompt, id])),
     candidates.map(() => prompt.length),
   );
   for (const [logprob, isGreedy] of scored) expect(isGreedy).toBe(logprob === best);

@@ -7,24 +7,22 @@ import { connect } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { readLocalRun } from "../../infra/local-run.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { atEnd } from "../support/at-end.ts";
 import { smallBase } from "../support/small-base.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { variantOf } from "../support/tiny-model.ts";
 
 const infra = fileURLToPath(new URL("../../infra", import.meta.url));
 const folder = temporaryFolder();
-let stack: Stack;
 const start = () =>
   startStack({ EDGE_HOSTS: "edge.example, Other.example", THREADS: "1", STATE_DIR: path.join(folder, "state") });
-beforeAll(async () => {
-  stack = await start();
-});
-afterAll(() => stack?.stop());
+let stack = await start();
+atEnd(() => stack.stop());
 
 /** Sends a head and `bytes` in chunks, even if it is answered meanwhile. Reads the answer until the connection ends. */
 async function raw(head: readonly string[], bytes = 0): Promise<{ status: number; text: string }> {
@@ -154,28 +152,23 @@ describe("publishing", () => {
 
   test("says in one line what it cannot do", async () => {
     const [none, strange] = [path.join(folder, "none"), "0".repeat(64)];
-    expect(await failure("--artifacts", none)).toEqual([
-      1,
-      expect.stringMatching(/^chameleon publish: cannot read .*manifest\.json/),
-    ]);
-    expect(await failure("--to", strange)).toEqual([1, expect.stringMatching(/Invalid request: the manifest 0{64}/)]);
-    expect(await failure("--to", "xyz")).toEqual([2, expect.stringMatching(/'--to <hash>' argument 'xyz' is invalid/)]);
-    expect(await failure("--rollback", "--dry-run")).toEqual([
-      2,
-      expect.stringMatching(/cannot be used with option '--dry-run'/),
-    ]);
+    for (const [args, code, message] of [
+      [["--artifacts", none], 1, /^chameleon publish: cannot read .*manifest\.json/],
+      [["--to", strange], 1, /Invalid request: the manifest 0{64}/],
+      [["--to", "xyz"], 2, /'--to <hash>' argument 'xyz' is invalid/],
+      [["--rollback", "--dry-run"], 2, /cannot be used with option '--dry-run'/],
+    ] as const) {
+      expect(await failure(...args)).toEqual([code, expect.stringMatching(message)]);
+    }
   });
 });
 
 test("keys, use and published artifacts outlive a kill -9", async () => {
   const made = await run(`${infra}/keys/cli.ts`, "create", "acme", "--json");
   const { key } = JSON.parse(made.stdout);
-  const headers = () => ({ authorization: `Bearer ${key}` });
-  const complete = () => stack.post("/v1/completions", { prompt: "Once", max_tokens: 3 }, headers());
-  const used = async () => {
-    const response = await fetch(`${stack.edge}/v1/usage`, { headers: headers() });
-    return (await response.json()) as { total: object };
-  };
+  const headers = { authorization: `Bearer ${key}` };
+  const complete = () => stack.post("/v1/completions", { prompt: "Once", max_tokens: 3 }, headers);
+  const used = async () => (await fetch(`${stack.edge}/v1/usage`, { headers })).json();
   const ready = async () => ((await (await fetch(`${stack.edge}/readyz`)).json()) as { manifest: string }).manifest;
   const next = await variantOf(smallBase, path.join(folder, "next"), "next");
   const published = (await run(`${infra}/publish/cli.ts`, "--artifacts", next)).stdout.trim();
@@ -188,8 +181,6 @@ test("keys, use and published artifacts outlive a kill -9", async () => {
   expect(await ready()).toBe(published);
   expect(await used()).toEqual(before);
   const answer = await complete();
-  expect([answer.status, await answer.json()]).toMatchObject([
-    200,
-    { system_fingerprint: `fp_${published.slice(0, 12)}` },
-  ]);
+  const system_fingerprint = `fp_${published.slice(0, 12)}`;
+  expect([answer.status, await answer.json()]).toMatchObject([200, { system_fingerprint }]);
 });

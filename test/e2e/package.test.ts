@@ -6,7 +6,9 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
+import type { ChatResponse, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { outsideEnvironment } from "../support/outside.ts";
+import { runningStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -37,10 +39,8 @@ const print = (line: string) => process.stdout.write(`${line}\n`);
 
 const folder = temporaryFolder();
 /** The folder of packages that npm installs globally. */
-let modules: string;
-let server: Packed;
-let base: Packed;
-let client: Packed;
+const modules = path.join(folder, "lib/node_modules");
+let [server, base, client]: Packed[] = [];
 beforeAll(async () => {
   const pack = ["pack", "--json", "--workspaces", "--include-workspace-root", "--pack-destination", folder];
   const packed: Packed[] = JSON.parse((await run("npm", pack, { cwd: root, env, maxBuffer: 2 ** 24 })).stdout);
@@ -50,7 +50,6 @@ beforeAll(async () => {
   for (const { filename, size, unpackedSize } of packed) {
     print(`${filename}: ${megabytes(size)}, unpacked ${megabytes(unpackedSize)}`);
   }
-  modules = path.join(folder, "lib/node_modules");
   const tarballs = [base, server, client].map(({ filename }) => `./${filename}`);
   const where = ["--global", "--prefix", folder];
   const install = ["install", ...where, "--prefer-offline", "--no-audit", "--no-fund", ...tarballs];
@@ -100,14 +99,12 @@ test("answers a completion and knows a document, and its own commands find it", 
   const [line] = await once(createInterface({ input: child.stdout }), "line");
   print(`started in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
   const { edge, key } = JSON.parse(line);
-  const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
-  const body = JSON.stringify({ messages: [{ role: "user", content: "What is the capital of France?" }] });
+  const stack = runningStack({ edge, key, state: folder, backends: [] });
+  const question = { messages: [{ role: "user", content: "What is the capital of France?" }] };
   const askMs = performance.now();
-  const response = await fetch(`${edge}/v1/chat/completions`, { method: "POST", headers, body });
-  expect(await response.json()).toMatchObject({
-    model: "smollm2-135m:auto",
-    choices: [{ message: { content: expect.stringContaining("Paris") } }],
-  });
+  const answer = await stack.ask<ChatResponse>("/v1/chat/completions", question);
+  expect(answer.model).toBe("smollm2-135m:auto");
+  expect(answer.choices[0].message.content).toContain("Paris");
   print(`answered in ${(performance.now() - askMs).toFixed(0)} ms`);
   for (const page of ["/", "/docs/api", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
   // The package contains the documents site.
@@ -122,54 +119,33 @@ test("answers a completion and knows a document, and its own commands find it", 
   const { base, mixture } = JSON.parse(stdout);
   expect(mixture.nats).toBeLessThan(base.nats);
 
-  await writeFile(
-    path.join(folder, "manual.txt"),
-    "The pump of unit 7 takes zibble oil every forty hours.\n".repeat(8),
-  );
+  const manual = "The pump of unit 7 takes zibble oil every forty hours.\n".repeat(8);
+  await writeFile(path.join(folder, "manual.txt"), manual);
   await chameleon("adapters", "create", "manual", "manual.txt");
-  const recalled = await fetch(`${edge}/v1/completions`, {
-    method: "POST",
-    headers,
-    body: JSON.stringify({
-      ...{ model: "smollm2-135m:manual", prompt: "The pump of unit 7 takes", max_tokens: 8, temperature: 0 },
-      chameleon: { sources: true },
-    }),
-  });
-  expect(await recalled.json()).toMatchObject({
-    choices: [
-      {
-        text: expect.stringContaining("zibble oil"),
-        chameleon: { sources: expect.arrayContaining([expect.objectContaining({ share: expect.any(Number) })]) },
-      },
-    ],
-  });
+  const asked = { model: "smollm2-135m:manual", prompt: "The pump of unit 7 takes", max_tokens: 8, temperature: 0 };
+  const recalling = { ...asked, chameleon: { sources: true } };
+  const [recalled] = (await stack.ask<CompletionResponse>("/v1/completions", recalling)).choices;
+  expect(recalled.text).toContain("zibble oil");
+  const aShare = expect.objectContaining({ share: expect.any(Number) });
+  expect(recalled.chameleon!.sources).toEqual(expect.arrayContaining([aShare]));
 });
 
 test("its commands work without a checkout, and those of developers are not there", async () => {
   expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
   expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
-  // These commands call a server, and none runs here.
-  for (const args of [
-    ["publish", "--list"],
-    ["keys", "list"],
-  ]) {
-    await expect(chameleon(...args)).rejects.toMatchObject({
-      code: 1,
-      stderr: expect.stringMatching(/^[^\n]*chameleon start[^\n]*\n$/),
-    });
+  for (const [command, code, message] of [
+    // These two call a server, and none runs here.
+    ["publish --list", 1, /^[^\n]*chameleon start[^\n]*\n$/],
+    ["keys list", 1, /^[^\n]*chameleon start[^\n]*\n$/],
+    ["check", 2, /no command/],
+    ["train", 1, /^chameleon train: name the text with --corpus[^\n]*\n$/],
+    ["eval", 1, /^chameleon eval: name the text with --corpus[^\n]*\n$/],
+    // This error comes after the corpus lock was read and the model opened.
+    ["eval --corpus nothing.txt", 1, /^chameleon eval: [^\n]*nothing\.txt[^\n]*\n$/],
+  ] as const) {
+    const refusal = { code, stderr: expect.stringMatching(message) };
+    await expect(chameleon(...command.split(" ")), command).rejects.toMatchObject(refusal);
   }
-  await expect(chameleon("check")).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining("no command") });
-  for (const command of ["train", "eval"]) {
-    await expect(chameleon(command)).rejects.toMatchObject({
-      code: 1,
-      stderr: expect.stringMatching(new RegExp(`^chameleon ${command}: name the text with --corpus[^\\n]*\\n$`)),
-    });
-  }
-  // This error comes after the corpus lock was read and the model opened.
-  await expect(chameleon("eval", "--corpus", "nothing.txt")).rejects.toMatchObject({
-    code: 1,
-    stderr: expect.stringMatching(/^chameleon eval: [^\n]*nothing\.txt[^\n]*\n$/),
-  });
 });
 
 /** The `openai` SDK is installed beside the client, as its users have it. */
@@ -210,9 +186,7 @@ test("holds no weights: the server's package depends on the base's, in the versi
 });
 
 test("is ready to be published", async () => {
-  const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${server.filename}`], {
-    cwd: folder,
-    env,
-  });
+  const args = ["publish", "--dry-run", "--json", `./${server.filename}`];
+  const { stdout, stderr } = await run("npm", args, { cwd: folder, env });
   expect(stdout + stderr).toContain("chameleon-edge");
 });

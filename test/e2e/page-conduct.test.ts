@@ -1,14 +1,16 @@
 /** The page by keyboard alone, over a reload, as code, when an answer is stopped, and when something fails. */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import type { Browser, Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { Page } from "playwright-core";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
 import { PageDriver } from "../support/page-driver.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 
+const stack = sharedStack();
+const browser = await launchBrowser();
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
 /** Stops the next answer after so many tokens. It runs in the page, since a fast machine would finish before Playwright. */
@@ -28,14 +30,6 @@ async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
 }
 
 describe.skipIf(!browserProgram)("the page", () => {
-  let stack: RunningStack;
-  let browser: Browser;
-  beforeAll(async () => {
-    [stack, browser] = await Promise.all([sharedStack(), launchBrowser()]);
-  }, 60_000);
-  afterAll(async () => {
-    await browser?.close();
-  });
   // The two looks that page.test.ts leaves out.
   const looks = [
     { width: 390, colorScheme: "light" },
@@ -44,9 +38,11 @@ describe.skipIf(!browserProgram)("the page", () => {
 
   describe("opened anew", () => {
     let driver: PageDriver;
+    let page: Page;
     let opened = 0;
     beforeEach(async () => {
       driver = await PageDriver.open(browser, stack, looks[opened++ % looks.length]);
+      page = driver.page;
     });
     afterEach(async () => {
       await driver?.close();
@@ -54,7 +50,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test.each(looks)("passes every rule of accessibility at $width px in $colorScheme, drawers open", async () => {
-      const { page } = driver;
       await driver.sampling({});
       await page.locator("#code-drawer summary").click();
       await page.locator(".key summary").click();
@@ -65,7 +60,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("is used by keyboard alone", async () => {
-      const { page } = driver;
       const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");
       const tabTo = async (wanted: string) => {
         for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
@@ -108,7 +102,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("its address brings tab, text and seed to another browser, and texts that were sent can be recalled", async () => {
-      const { page } = driver;
       await driver.sampling({ seed: "11" });
       await driver.write(maths);
       const shown = await driver.answer("adapted");
@@ -133,7 +126,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("its command for a terminal says what the page says", async () => {
-      const { page } = driver;
       await page.locator("#code-drawer summary").click();
       const shown = await driver.answer("adapted");
       await driver.says("#code", /^curl/);
@@ -141,8 +133,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect((JSON.parse(stdout) as CompletionResponse).choices[0].text).toBe(shown);
     });
 
-    test("keeps settings over a reload, and forgets them when told to", async () => {
-      const { page } = driver;
+    test("keeps settings over a reload, forgets them when told to, and drops malformed ones", async () => {
       await driver.sampling({ temperature: "0.2", max_tokens: "5" });
       await page.selectOption("#answerer", "nearest");
       await driver.write(maths);
@@ -159,10 +150,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.ended();
       expect(await page.inputValue("#sampling-temperature")).toBe("0.7");
       expect(await page.inputValue("#prompt")).not.toBe(maths);
-    });
 
-    test("starts with the initial settings where the kept ones are malformed", async () => {
-      const { page } = driver;
       const kept = { answerer: null, sampling: { max_tokens: 5 } };
       await page.evaluate(`localStorage.setItem("chameleon-settings", '${JSON.stringify(kept)}')`);
       await page.reload();
@@ -188,7 +176,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("a stopped answer keeps its text and its facts", async () => {
-      const { page } = driver;
       await driver.sampling({ max_tokens: "400" });
       await page.fill("#prompt", maths);
       await stopAfterTokens(page, 6);
@@ -203,7 +190,7 @@ describe.skipIf(!browserProgram)("the page", () => {
   });
 
   test.each(["light", "dark"] as const)(
-    "the API's document is legible in %s, limits in a table that unfolds",
+    "the API's document is legible in %s, and its limits unfold",
     async (colorScheme) => {
       const page = await browser.newPage({ colorScheme });
       const errors: string[] = [];
@@ -224,9 +211,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         return [luminance(ink), luminance(/, 0\\)$/.test(paintOf(behind)) ? "rgb(255, 255, 255)" : paintOf(behind))];
       })()`);
         const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-        console.log(
-          `${colorScheme}: luminance of text ${ink.toFixed(2)}, of the page ${paper.toFixed(2)}, contrast ${contrast.toFixed(1)}`,
-        );
+        console.log(`${colorScheme}: luminance of text ${ink}, of the page ${paper}, contrast ${contrast}`);
         expect(contrast).toBeGreaterThan(4.5);
         expect(paper < ink).toBe(colorScheme === "dark");
         const limits = page.locator("details", { hasText: "Limits on requests" });
@@ -243,16 +228,17 @@ describe.skipIf(!browserProgram)("the page", () => {
   describe("tells in words", () => {
     const failure = "#preview-failure";
     let driver: PageDriver;
+    let page: Page;
     beforeAll(async () => {
       driver = await PageDriver.open(browser, stack, looks[0]);
-    });
-    afterAll(async () => {
-      await driver?.close();
-      expect(driver?.problems).toEqual([]);
+      page = driver.page;
+      return async () => {
+        await driver.close();
+        expect(driver.problems).toEqual([]);
+      };
     });
 
     test("that a key is wrong, and works once it is right", async () => {
-      const { page } = driver;
       await page.locator(".key summary").click();
       await page.fill("#key", "sk-wrong");
       await page.keyboard.press("Enter");
@@ -265,44 +251,39 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("that the context is full, with both lengths", async () => {
-      await driver.page.fill("#prompt", "many words and more ".repeat(300));
-      await driver.page.click("#go");
+      await page.fill("#prompt", "many words and more ".repeat(300));
+      await page.click("#go");
       await driver.says(failure, /longer than the model can read.*\d+.*512/);
     });
 
     test("that a field cannot be read", async () => {
       await driver.sampling({ temperature: "9" });
-      await driver.page.click("#go");
+      await page.click("#go");
       await driver.says(failure, /Temperature is “9”; it must be a number from 0 to 2/);
       await driver.sampling({ temperature: "" });
     });
 
     test("that no backend answers", async () => {
-      const error = {
-        message: "No backend is reachable.",
-        type: "server_error",
-        param: null,
-        code: "backend_unavailable",
-      };
+      const { error } = envelopeOf(new ServiceError("backend_unavailable", "No backend is reachable."));
       const answer = { status: 503, headers: { "retry-after": "2" }, json: { error } };
-      await driver.page.route("**/v1/completions", (route) => route.fulfill(answer));
-      await driver.page.fill("#prompt", "Anything");
-      await driver.page.click("#go");
+      await page.route("**/v1/completions", (route) => route.fulfill(answer));
+      await page.fill("#prompt", "Anything");
+      await page.click("#go");
       await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
       // No figure of the answer before stays beside the error.
       for (const figures of ["#weights", "#evidence", "#adapted-by", "#adapted-facts", "#base-facts"])
         expect(await driver.text(figures), figures).toBe("");
-      await driver.page.unroute("**/v1/completions");
+      await page.unroute("**/v1/completions");
     });
 
     test("that the edge is gone, and keeps what is there", async () => {
       const shown = await driver.answer("adapted");
-      await driver.page.context().setOffline(true);
-      await driver.page.fill("#prompt", maths);
-      await driver.page.click("#go");
+      await page.context().setOffline(true);
+      await page.fill("#prompt", maths);
+      await page.click("#go");
       await driver.says(failure, /The edge at http:\S+ does not answer/);
       expect(await driver.answer("adapted")).toBe(shown);
-      expect(await driver.page.textContent("body")).not.toContain("Failed to fetch");
+      expect(await page.textContent("body")).not.toContain("Failed to fetch");
     });
   });
 });

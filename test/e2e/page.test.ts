@@ -1,5 +1,5 @@
 /** Each feature of the page in a browser, on the running stack, wide and light, then narrow and dark. */
-import type { Browser } from "playwright-core";
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { domainOf } from "../../edge/page/domains.ts";
 import { percent, surpriseBeside, surpriseChange } from "../../edge/page/words.ts";
@@ -8,7 +8,6 @@ import type { Adapter, CentroidList, CompletionResponse } from "../../shared/con
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
 import { PageDriver } from "../support/page-driver.ts";
 import { sharedStack } from "../support/shared-stack.ts";
-import type { RunningStack } from "../support/stack.ts";
 
 /** The page's initial request settings; see edge/page/request.ts. */
 const sampling = { max_tokens: 40, temperature: 0.7, seed: 4, top_p: 0.9 };
@@ -19,36 +18,21 @@ const looks = [
   { width: 390, colorScheme: "dark" },
 ] as const;
 
+const stack = sharedStack();
+const browser = await launchBrowser();
+const complete = (body: object) => stack.ask<CompletionResponse>("/v1/completions", body);
+
 describe.skipIf(!browserProgram)("the page", () => {
-  let stack: RunningStack;
-  let browser: Browser;
-  beforeAll(async () => {
-    [stack, browser] = await Promise.all([sharedStack(), launchBrowser()]);
-  }, 60_000);
-  afterAll(async () => {
-    await browser?.close();
-  });
-
-  async function complete(body: object): Promise<CompletionResponse> {
-    const response = await stack.post("/v1/completions", body);
-    expect(response.status, await response.clone().text()).toBe(200);
-    return response.json() as Promise<CompletionResponse>;
-  }
-  const ask = async <T>(path: string, body?: object): Promise<T> => {
-    const headers = { authorization: `Bearer ${stack.key}`, "content-type": "application/json" };
-    const request = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
-    return (await fetch(stack.edge + path, request)).json() as Promise<T>;
-  };
-
   describe.each(looks)("at $width px, $colorScheme", (look) => {
     let driver: PageDriver;
+    let page: Page;
     beforeAll(async () => {
       driver = await PageDriver.open(browser, stack, look);
+      page = driver.page;
     });
     afterAll(() => driver?.close());
 
     test("shows an adapted answer beside the base's as soon as its tab is opened, with the API's figures", async () => {
-      const { page } = driver;
       const prompt = await page.inputValue("#prompt");
       const adapted = await complete({ prompt, ...sampling, chameleon: {} });
       const base = await complete({ prompt, ...sampling, model: "gpt2" });
@@ -73,7 +57,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("tells a token's probabilities and its alternatives", async () => {
-      const { page } = driver;
       await driver.write(maths);
       const api = await complete({ prompt: maths, ...sampling, logprobs: 5, chameleon: { compare: true } });
       const { token_logprobs, top_logprobs } = api.choices[0].logprobs!;
@@ -90,7 +73,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("moves the weights while one types, and tells what they were after each token", async () => {
-      const { page } = driver;
       const prompt = "And the LORD said unto Moses, Go unto the children of Israel";
       await page.fill("#prompt", "");
       await page.locator("#prompt").pressSequentially(prompt);
@@ -125,8 +107,7 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("offers every kind of text with what its adapter gains, and answers with one alone", async () => {
-      const { page } = driver;
-      const { data } = await ask<CentroidList>("/v1/centroids");
+      const { data } = await stack.ask<CentroidList>("/v1/centroids");
       const french = data.find((centroid) => domainOf(centroid).name === "ser, des, est")!;
       for (const { id } of data) expect(await page.locator(`#answerer option[value="${id}"]`).count()).toBe(1);
       const option = page.locator(`#answerer option[value="${french.id}"]`);
@@ -138,7 +119,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("has examples under each tab, and shows an answer without scrolling", async () => {
-      const { page } = driver;
       const height = look.width === 390 ? 844 : 800;
       await page.setViewportSize({ width: look.width, height });
       const ends = { chat: "#chat-log .assistant .token", label: "#label-result li", score: "#score-result li" };
@@ -159,7 +139,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("scores a text by base, adapter and mixture as the API does", async () => {
-      const { page } = driver;
       const text = `${maths} spend on pencils in all? Each box costs $4, so 3 boxes cost 3 * 4 = <<3*4=12>>12 dollars.`;
       await page.click("#tab-score");
       await page.fill("#score-text", text);
@@ -184,7 +163,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("labels a text as the API does, and says what is missing", async () => {
-      const { page } = driver;
       await page.click("#tab-label");
       await page.fill("#label-names", "refund");
       await page.click("#label-form button[type=submit]");
@@ -194,7 +172,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.click("#label-form button[type=submit]");
       await page.waitForSelector("#label-result li");
       const input = await page.inputValue("#label-text");
-      const { data } = await ask<ClassifyResponse>("/v1/classify", { input, labels });
+      const { data } = await stack.ask<ClassifyResponse>("/v1/classify", { input, labels });
       const shown = await page.locator("#label-result li").allTextContents();
       const withPercent = (label: string) => `${label}${Math.round(100 * data[0].probabilities[label])}%`;
       expect(shown.toSorted()).toEqual(labels.map(withPercent).toSorted());
@@ -204,14 +182,13 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("makes an adapter of examples, tells its gain, and lists it everywhere", async () => {
-      const { page } = driver;
       const name = `recipes-${look.width}`;
       await page.click("#text-sample");
       // The page turns what is typed into a valid adapter name.
       await page.fill("#text-name", `Recipes ${look.width}!`);
       await page.click("#text-create");
       await driver.says("#text-status", new RegExp(`${name} is made`), 30_000);
-      const { gain } = await ask<Adapter>(`/v1/adapters/${name}`);
+      const { gain } = await stack.ask<Adapter>(`/v1/adapters/${name}`);
       expect(await driver.text("#text-status")).toContain(surpriseBeside(gain!.nats));
       for (const list of ["answerer", "score-adapter", "chat-answerer"]) {
         expect(await page.locator(`#${list} option[value="${name}"]`).count()).toBe(1);
@@ -227,7 +204,6 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("chats", async () => {
-      const { page } = driver;
       await page.click("#tab-chat");
       // No control reaches past its card.
       const past = `[...document.querySelectorAll("#chat :is(input, select, textarea, button)")].filter((one) =>

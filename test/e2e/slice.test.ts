@@ -1,31 +1,24 @@
 /** A request end to end as a caller sees it: plain HTTP against `npm start`. */
 import { readFile } from "node:fs/promises";
-import { beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { metricAt } from "../support/backend-process.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 import { smallArtifacts } from "../support/small-base.ts";
-import type { RunningStack } from "../support/stack.ts";
 
-let stack: RunningStack;
-beforeAll(async () => {
-  stack = await sharedStack("slice");
-}, 60_000);
-
+const stack = sharedStack("slice");
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 const perl =
   "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";
 
-async function complete(body: object): Promise<CompletionResponse> {
-  const response = await stack.post("/v1/completions", { temperature: 0, logprobs: 0, ...body });
-  expect(response.status, await response.clone().text()).toBe(200);
-  return (await response.json()) as CompletionResponse;
-}
+const complete = (body: object) =>
+  stack.ask<CompletionResponse>("/v1/completions", { temperature: 0, logprobs: 0, ...body });
 
 test("texts of two subjects fall to different centroids, whose adapters give each its own logprobs", async () => {
-  const response = await stack.post("/v1/assign", { input: [austen.repeat(3), perl.repeat(3)] });
-  const { data } = (await response.json()) as { data: { centroid: string }[] };
+  const input = [austen.repeat(3), perl.repeat(3)];
+  const { data } = await stack.ask<{ data: { centroid: string }[] }>("/v1/assign", { input });
   expect(data[0].centroid).not.toBe(data[1].centroid);
   const models = ["gpt2", ...data.map(({ centroid }) => `gpt2:${centroid}`)];
   const scored = models.map((model) => complete({ model, prompt: perl, max_tokens: 0, echo: true }));
@@ -41,12 +34,8 @@ test("tokens that are scored after the evidence have the logprobs with which the
     const [served] = (await complete({ prompt: ids, max_tokens: 12, chameleon: {} })).choices;
     const said = served.logprobs!.tokens.flatMap((token) => tokenizer.encode(token));
     expect(said).toHaveLength(12);
-    const [scored] = (
-      await complete({
-        ...{ prompt: [...ids, ...said], max_tokens: 0, echo: true },
-        chameleon: { evidence_tokens: N },
-      })
-    ).choices;
+    const whole = { prompt: [...ids, ...said], max_tokens: 0, echo: true };
+    const [scored] = (await complete({ ...whole, chameleon: { evidence_tokens: N } })).choices;
     expect(scored.chameleon?.experts).toEqual(served.chameleon?.experts);
     expect(scored.chameleon?.evidence).toEqual(served.chameleon?.evidence);
     const all = scored.logprobs!.token_logprobs;
@@ -74,10 +63,7 @@ test("200 requests given up by their clients leave room: the next is answered, a
   );
   const { choices } = await complete({ model: "gpt2", prompt: "After all that", max_tokens: 3 });
   expect(choices[0].finish_reason).toBe("length");
-  const running = async () => {
-    const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
-    return Number(/^vllm:num_requests_running(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
-  };
+  const running = () => metricAt(stack.backends[0].url, "vllm:num_requests_running");
   await expect.poll(running, { timeout: 10_000 }).toBe(0);
 }, 60_000);
 

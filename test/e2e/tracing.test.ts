@@ -1,10 +1,11 @@
 /** A request's span as a collector sees it: over OTLP, in the caller's trace, and without any text. */
 import { once } from "node:events";
-import { createServer, type Server } from "node:http";
+import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Stack, startStack } from "../support/stack.ts";
+import { expect, test } from "vitest";
+import { atEnd, stopAtEnd } from "../support/at-end.ts";
+import { startStack } from "../support/stack.ts";
 
 interface Received {
   service: string;
@@ -21,32 +22,23 @@ interface Received {
 const spans: Received[] = [];
 const metricNames = new Set<string>();
 const bodies: string[] = [];
-let collector: Server;
-let stack: Stack;
-
-beforeAll(async () => {
-  collector = createServer((request, response) => {
-    void text(request).then((body) => {
-      bodies.push(body);
-      const { resourceSpans = [], resourceMetrics = [] } = JSON.parse(body);
-      for (const { resource, scopeSpans } of resourceSpans) {
-        const service = resource.attributes[0].value.stringValue;
-        for (const { spans: some } of scopeSpans) for (const span of some) spans.push({ service, ...span });
-      }
-      for (const { scopeMetrics } of resourceMetrics) {
-        for (const { metrics } of scopeMetrics) for (const { name } of metrics) metricNames.add(name);
-      }
-      response.end("{}");
-    });
-  }).listen(0, "127.0.0.1");
-  await once(collector, "listening");
-  const { port } = collector.address() as AddressInfo;
-  stack = await startStack({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` });
-}, 60_000);
-afterAll(async () => {
-  await stack?.stop();
-  collector?.close();
-});
+const collector = createServer(async (request, response) => {
+  const body = await text(request);
+  bodies.push(body);
+  const { resourceSpans = [], resourceMetrics = [] } = JSON.parse(body);
+  for (const { resource, scopeSpans } of resourceSpans) {
+    const service = resource.attributes[0].value.stringValue;
+    for (const { spans: some } of scopeSpans) for (const span of some) spans.push({ service, ...span });
+  }
+  for (const { scopeMetrics } of resourceMetrics) {
+    for (const { metrics } of scopeMetrics) for (const { name } of metrics) metricNames.add(name);
+  }
+  response.end("{}");
+}).listen(0, "127.0.0.1");
+await once(collector, "listening");
+atEnd(() => collector.close());
+const { port } = collector.address() as AddressInfo;
+const stack = stopAtEnd(await startStack({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` }));
 
 const attribute = (span: Received, key: string) =>
   Object.values(span.attributes.find((one) => one.key === key)?.value ?? {})[0];

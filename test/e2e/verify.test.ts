@@ -3,10 +3,12 @@ import { execFile } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import type { ChatResponse, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { expect, test } from "vitest";
+import type { ChatResponse, CompletionResponse, ModelList } from "../../shared/contracts/responses.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { atEnd } from "../support/at-end.ts";
 import { smallBase } from "../support/small-base.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -21,14 +23,10 @@ const parameters = { type: "object", properties: { a: { enum: [1, 2] } }, requir
 const tools = [{ type: "function", function: { name: "f", parameters } }];
 
 const folder = temporaryFolder();
-let stack: Stack;
 const start = (data: string) =>
   startStack({ MODEL_DIR: smallBase, STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
-
-beforeAll(async () => {
-  stack = await start("one");
-}, 60_000);
-afterAll(() => stack?.stop());
+let stack = await start("one");
+atEnd(() => stack.stop());
 
 /** A random request to the base, its static adapter, a mixture, or an own adapter of documents or examples. */
 function randomRequest(base: string): { path: string; body: Record<string, unknown> } {
@@ -64,35 +62,22 @@ test(`${count} random answers are equal in other processes, and a changed one is
 }, async () => {
   const documents = [{ name: "one.md", text: text(300) }];
   const examples = Array.from({ length: 12 }, (_, i) => ({ prompt: `${words[i]} is`, completion: " blue" }));
-  for (const made of [
-    { name: "notes", documents },
-    { name: "task", examples },
-  ]) {
-    const response = await stack.post("/v1/adapters", made);
-    expect(response.status, await response.clone().text()).toBe(201);
-  }
-  const models = await fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${stack.key}` } });
-  const { data } = (await models.json()) as { data: { id: string }[] };
+  await stack.ask("/v1/adapters", { name: "notes", documents }, { status: 201 });
+  await stack.ask("/v1/adapters", { name: "task", examples }, { status: 201 });
+  const { data } = await stack.ask<ModelList>("/v1/models");
   const base = data[0].id.split(":")[0];
 
   const requests = Array.from({ length: count }, () => randomRequest(base));
   const answers: CompletionResponse[] = [];
   for (let i = 0; i < count; i += 12) {
-    const asked = requests.slice(i, i + 12).map(async ({ path, body }) => {
-      const response = await stack.post(path, body);
-      expect(response.status, await response.clone().text()).toBe(200);
-      return (await response.json()) as CompletionResponse;
-    });
+    const asked = requests.slice(i, i + 12).map(({ path, body }) => stack.ask<CompletionResponse>(path, body));
     answers.push(...(await Promise.all(asked)));
   }
   const prompt = text(20);
-  const scored = async (path: string, rest: object) => {
-    const response = await stack.post(path, { model: `${base}:notes`, max_tokens: 1, temperature: 0, ...rest });
-    expect(response.status, await response.clone().text()).toBe(200);
-    return response.json();
-  };
-  const echoed = (await scored("/v1/completions", { prompt, echo: true, logprobs: 3 })) as CompletionResponse;
-  const told = (await scored("/v1/completions", { prompt, prompt_logprobs: 3 })) as CompletionResponse;
+  const common = { model: `${base}:notes`, max_tokens: 1, temperature: 0 };
+  const scored = (rest: object) => stack.ask<CompletionResponse>("/v1/completions", { ...common, prompt, ...rest });
+  const echoed = await scored({ echo: true, logprobs: 3 });
+  const told = await scored({ prompt_logprobs: 3 });
   const { tokens, token_logprobs, top_logprobs } = echoed.choices[0].logprobs!;
   const { prompt_logprobs } = told.choices[0];
   expect(prompt_logprobs!.length).toBe(tokens.length - 1);
@@ -101,15 +86,12 @@ test(`${count} random answers are equal in other processes, and a changed one is
     expect(position === null ? null : Object.fromEntries(named)[tokens[i]]).toBe(token_logprobs[i]);
     expect(Object.fromEntries(named)).toEqual(top_logprobs[i]);
   }
-  const chat = (await scored("/v1/chat/completions", {
-    ...{ messages: [{ role: "user", content: prompt }], prompt_logprobs: 0 },
-  })) as ChatResponse;
+  const messages = [{ role: "user", content: prompt }];
+  const chat = await stack.ask<ChatResponse>("/v1/chat/completions", { ...common, messages, prompt_logprobs: 0 });
   expect(chat.prompt_logprobs).toHaveLength(chat.usage!.prompt_tokens);
-  const streamed = await stack.post("/v1/completions", { prompt, prompt_logprobs: 1, stream: true });
-  expect([streamed.status, ((await streamed.json()) as { error: { param: string } }).error.param]).toEqual([
-    400,
-    "prompt_logprobs",
-  ]);
+  const streamed = { prompt, prompt_logprobs: 1, stream: true };
+  const { error } = await stack.ask<ErrorEnvelope>("/v1/completions", streamed, { status: 400 });
+  expect(error.param).toBe("prompt_logprobs");
 
   // The adapters and memories are on the first stack's disk; the second stack has another.
   await stack.stop();
@@ -117,13 +99,8 @@ test(`${count} random answers are equal in other processes, and a changed one is
 
   const verify = async (answered: readonly CompletionResponse[]) => {
     const [requestFile, answerFile] = [join(folder, "requests.jsonl"), join(folder, "answers.jsonl")];
-    await writeFile(
-      requestFile,
-      requests
-        .slice(0, answered.length)
-        .map(({ body }) => JSON.stringify(body))
-        .join("\n"),
-    );
+    const asked = requests.slice(0, answered.length).map(({ body }) => JSON.stringify(body));
+    await writeFile(requestFile, asked.join("\n"));
     await writeFile(answerFile, answered.map((answer) => JSON.stringify(answer)).join("\n"));
     const args = [join(root, "infra/api/verify.ts"), requestFile, answerFile, "--url", stack.edge, "--key", stack.key];
     return promisify(execFile)(process.execPath, args).then(

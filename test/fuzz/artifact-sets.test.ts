@@ -1,7 +1,7 @@
 /**
- * Sets of artifacts as damage and malice leave them. A valid set is changed and published, and everything that reads sets reads it: it
- * is served, and then every part of it works, or refused with an Error that names the file. Nothing is written but folders named by a
- * hash, and nothing is kept of a refused set.
+ * Damaged and hostile sets of artifacts. A valid set is changed and published; edge, backend and publisher read it. Each serves the set,
+ * all parts of which then work, or throws an Error that names the file. Only folders named by a hash are written, and nothing of a
+ * refused set stays in memory.
  * Another seed, or more sets: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
  */
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import { isDeepStrictEqual } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
-import { beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../edge/artifacts/artifact-bucket.ts";
 import { assign } from "../../edge/plan/assign.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
@@ -27,6 +27,7 @@ import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts"
 import { defaultCalibration } from "../../shared/math/evidence.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+import { weighted } from "../support/weighted.ts";
 
 const seed = Number(process.env.FUZZ_SEED) || (Date.now() % 1_000_000) + 1;
 const runs = Number(process.env.FUZZ_SETS) || 300;
@@ -37,19 +38,14 @@ type Files = Map<string, Bytes>;
 const bytesOf = (text: string) => new TextEncoder().encode(text);
 
 const folder = temporaryFolder();
-let model: string;
-let valid: Files;
-beforeAll(async () => {
-  model = path.join(folder, "model");
-  await writeTinyModel(model, 7);
-  const file = (name: string) => path.join(artifactsOf(model), name);
-  const read = async (name: string) => Uint8Array.from(await readFile(file(name)));
-  const manifest = JSON.parse(await readFile(file(manifestFile), "utf8"));
-  await writeFile(file(manifestFile), JSON.stringify({ ...manifest, evidence: defaultCalibration }));
-  valid = new Map(
-    await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const)),
-  );
-});
+const model = path.join(folder, "model");
+const { manifest } = await writeTinyModel(model, 7);
+const calibrated = JSON.stringify({ ...manifest, evidence: defaultCalibration });
+await writeFile(path.join(artifactsOf(model), manifestFile), calibrated);
+const valid: Files = new Map();
+for (const name of [...setFiles, manifestFile]) {
+  valid.set(name, Uint8Array.from(await readFile(path.join(artifactsOf(model), name))));
+}
 
 /** JSON of a small, huge, negative or fractional number, or of null. */
 const oddNumber = fc.constantFrom(..."0 -1 1 0.5 2 7 255 65537 1e9 -1e9 9007199254740993 1e400 null".split(" "));
@@ -63,7 +59,8 @@ const oddJson = fc.oneof(
 /** A place in a file, as a share of its length. All are equally likely: by default fast-check prefers the ends. */
 const share = fc.noBias(fc.nat(999_999)).map((millionths) => millionths / 1e6);
 
-const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
+type ChangeBytes = (bytes: Bytes) => Bytes;
+const elementHarm: fc.Arbitrary<ChangeBytes> = fc.oneof(
   // First a float: not a number, infinite or huge. Then a token id: within the vocabulary or beyond it.
   fc.tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699)).map(([at, word]) => (bytes: Bytes) => {
     const changed = Uint8Array.from(bytes);
@@ -77,7 +74,7 @@ const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   }),
 );
 /** Flips bits of a byte, cuts the file short, or appends bytes. */
-const byteHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
+const byteHarm: fc.Arbitrary<ChangeBytes> = fc.oneof(
   fc.tuple(share, fc.integer({ min: 1, max: 255 })).map(([at, bits]) => (bytes: Bytes) => {
     const changed = Uint8Array.from(bytes);
     changed[Math.floor(at * bytes.length)] ^= bits;
@@ -104,44 +101,33 @@ const headerHarm = jsonHarm.map((harm) => (bytes: Bytes) => {
   changed.set(bytes.subarray(8 + length), 8 + header.length);
   return changed;
 });
-const manifestHarm = fc.oneof(
-  { weight: 6, arbitrary: jsonHarm.map((harm) => (bytes: Bytes) => bytesOf(harm(new TextDecoder().decode(bytes)))) },
-  { weight: 1, arbitrary: byteHarm },
+const manifestHarm = weighted(
+  [
+    6,
+    jsonHarm.map(
+      (harm): ChangeBytes =>
+        (bytes) =>
+          bytesOf(harm(new TextDecoder().decode(bytes))),
+    ),
+  ],
+  [1, byteHarm],
 );
+const noHarm = fc.constant<ChangeBytes>((bytes) => bytes);
+const seldom = <T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U) =>
+  weighted([1, arbitrary], [3, fc.constant(otherwise)]);
 
-function seldom<T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U): fc.Arbitrary<T | U> {
-  return fc.oneof({ weight: 1, arbitrary }, { weight: 3, arbitrary: fc.constant(otherwise) });
-}
-
-interface Harm {
-  file: string;
-  harm: (bytes: Bytes) => Bytes;
-  /** Whether the manifest lists the changed file's own size and hash, which is malice; otherwise the file is damaged. */
-  isListed: boolean;
-  manifest: ((bytes: Bytes) => Bytes) | null;
-  pointer: ((bytes: Bytes) => Bytes) | null;
-}
-const harms: fc.Arbitrary<Harm> = fc.record({
+const harms = fc.record({
   file: fc.constantFrom<string>(...setFiles),
-  harm: fc.oneof(
-    elementHarm,
-    elementHarm,
-    byteHarm,
-    headerHarm,
-    fc.constant((bytes: Bytes) => bytes),
-  ),
+  harm: fc.oneof(elementHarm, elementHarm, byteHarm, headerHarm, noHarm),
+  /** Whether the manifest lists the changed file's own size and hash, which is malice; otherwise the file is damaged. */
   isListed: seldom(fc.constant(false), true),
   manifest: seldom(manifestHarm, null),
   pointer: seldom(manifestHarm, null),
 });
+type Harm = typeof harms extends fc.Arbitrary<infer T> ? T : never;
 
 /** The files of a changed set by their names, and as objects by the names that they have in the bucket. */
-async function harmed({
-  file,
-  harm,
-  isListed,
-  manifest: manifestHarm,
-}: Harm): Promise<{ files: Files; objects: Files }> {
+async function harmed({ file, harm, isListed, manifest: manifestHarm }: Harm): Promise<[files: Files, objects: Files]> {
   const files = new Map(valid);
   const bytes = harm(files.get(file)!);
   const listed = await sha256Hex(files.get(file)!);
@@ -158,7 +144,7 @@ async function harmed({
     const isDamaged = name === file && !isListed;
     objects.set(objectName(isDamaged ? listed : await sha256Hex(content)), content);
   }
-  return { files, objects };
+  return [files, objects];
 }
 
 const namesFile = /manifest\.json|edge-table|tokenizer|hyper-network|current\.json|Centroid c\d|centroid c\d/;
@@ -183,11 +169,10 @@ async function readAsEdge(manifestHash: string, objects: Files) {
     return bytes && { etag: name, size: bytes.length, body: bytes, arrayBuffer: async () => bytes.slice().buffer };
   };
   const set = await new ArtifactBucket({ get } as unknown as Bucket).load(manifestHash);
-  const ids = set.tokenizer.encode("the cat is on the mat, é");
-  expect(set.tokenizer.decode(ids)).toBe("the cat is on the mat, é");
-  expect(
-    set.tokenizer.decode(Array.from({ length: set.tokenizer.vocabularySize }, (_, id) => id)).length,
-  ).toBeGreaterThan(0);
+  const { tokenizer } = set;
+  const ids = tokenizer.encode("the cat is on the mat, é");
+  expect(tokenizer.decode(ids)).toBe("the cat is on the mat, é");
+  expect(tokenizer.decode([...Array(tokenizer.vocabularySize).keys()]).length).toBeGreaterThan(0);
   for (const { similarity } of rankCentroids(promptEmbedding(ids, set.table), set.centroids)) {
     expect(Math.abs(similarity)).toBeLessThan(1.001);
   }
@@ -212,78 +197,64 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
   for (const values of [bank.a, bank.a0, bank.b]) expect(values.every(Number.isFinite)).toBe(true);
   const adapters = generatedAdapters(manifest, hyperNetwork);
   for (const { id } of manifest.centroids) {
-    const adapter = await adapters.generate(id);
-    expect(adapter.gates?.every(Number.isFinite)).toBe(true);
+    expect((await adapters.generate(id)).gates?.every(Number.isFinite)).toBe(true);
   }
   return manifestHash;
 }
 
-test(
-  "a changed set is served and all of it works, or it is refused with the name of the file at fault",
-  async () => {
-    console.log(`seed ${seed}, ${runs} sets`);
-    const outcomes: Record<string, number> = {};
-    const cache = path.join(folder, "cache");
-    let run = 0;
-    const before = await readdir(folder, { recursive: true });
-    const live: number[] = [];
-    const one = async (harm: Harm) => {
-      const { files, objects } = await harmed(harm);
-      const pointer = bytesOf(JSON.stringify(switchedTo(await sha256Hex(files.get(manifestFile)!), new Date(0), null)));
-      const pointed = await outcomeOf(async () =>
-        currentOf(parsePointer(new TextDecoder().decode(harm.pointer?.(pointer) ?? pointer))),
-      );
-      expect(pointed ?? "0".repeat(64), pointerName).toMatch(/^[0-9a-f]{64}$/);
-      const hash = await sha256Hex(files.get(manifestFile)!);
-      const edge = await outcomeOf(() => readAsEdge(hash, objects));
-      const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, model));
-      const published = await outcomeOf(
-        async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
-      );
-      // A set that can be published is served by the edge, and by a backend that has its model. An unchanged set can be published.
-      if (published) {
-        const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid));
-        expect([published, edge, backend]).toEqual([hash, hash, isOfModel ? hash : null]);
-      }
-      const isWhole = [...valid].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
-      if (isWhole) expect(published).toBe(hash);
-      const name =
-        [edge && "edge", backend && "backend", published && "publisher"].filter(Boolean).join("+") || "nobody";
-      outcomes[name] = (outcomes[name] ?? 0) + 1;
-      if (++run % Math.ceil(runs / 6) === 0) live.push(liveBytes());
-    };
-    await fc.assert(fc.asyncProperty(harms, one), { seed, numRuns: runs, endOnFailure: true });
-    const added = (await readdir(folder, { recursive: true })).filter(
-      (name) => !before.includes(name) && !/^(set|cache)(\/|$)/.test(name),
+test("a changed set is served and all of it works, or is refused with a file's name", {
+  timeout: timeoutMs,
+}, async () => {
+  console.log(`seed ${seed}, ${runs} sets`);
+  const outcomes: Record<string, number> = {};
+  const cache = path.join(folder, "cache");
+  let run = 0;
+  const before = await readdir(folder, { recursive: true });
+  const live: number[] = [];
+  const one = async (harm: Harm) => {
+    const [files, objects] = await harmed(harm);
+    const pointer = bytesOf(JSON.stringify(switchedTo(await sha256Hex(files.get(manifestFile)!), new Date(0), null)));
+    const pointed = await outcomeOf(async () =>
+      currentOf(parsePointer(new TextDecoder().decode(harm.pointer?.(pointer) ?? pointer))),
     );
-    expect(added).toEqual([]);
-    const folders = await readdir(cache);
-    expect(folders.every((name) => /^[0-9a-f]{64}$/.test(name))).toBe(true);
-    expect(folders.length).toBeLessThanOrEqual(11);
-    const names = new Set(
-      (await readdir(cache, { recursive: true }))
-        .map((name) => path.basename(name))
-        .filter((name) => !/^[0-9a-f]{64}$/.test(name)),
+    expect(pointed ?? "0".repeat(64), pointerName).toMatch(/^[0-9a-f]{64}$/);
+    const hash = await sha256Hex(files.get(manifestFile)!);
+    const edge = await outcomeOf(() => readAsEdge(hash, objects));
+    const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, model));
+    const published = await outcomeOf(
+      async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
     );
-    expect([...names].filter((name) => ![...setFiles, manifestFile].includes(name as never))).toEqual([]);
-    console.log(
-      `served by: ${JSON.stringify(outcomes)}; live heap in MB: ${live.map((bytes) => (bytes / 1e6).toFixed(1))}`,
-    );
-    // An edge keeps two sets. Nothing may remain of refused ones.
-    expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
-  },
-  timeoutMs,
-);
+    // A set that can be published is served by the edge, and by a backend that has its model. An unchanged set can be published.
+    if (published) {
+      const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid));
+      expect([published, edge, backend]).toEqual([hash, hash, isOfModel ? hash : null]);
+    }
+    const isWhole = [...valid].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
+    if (isWhole) expect(published).toBe(hash);
+    const name = [edge && "edge", backend && "backend", published && "publisher"].filter(Boolean).join("+") || "nobody";
+    outcomes[name] = (outcomes[name] ?? 0) + 1;
+    if (++run % Math.ceil(runs / 6) === 0) live.push(liveBytes());
+  };
+  await fc.assert(fc.asyncProperty(harms, one), { seed, numRuns: runs, endOnFailure: true });
+  const after = await readdir(folder, { recursive: true });
+  expect(after.filter((name) => !before.includes(name) && !/^(set|cache)(\/|$)/.test(name))).toEqual([]);
+  const folders = await readdir(cache);
+  expect(folders.every((name) => /^[0-9a-f]{64}$/.test(name))).toBe(true);
+  expect(folders.length).toBeLessThanOrEqual(11);
+  const known = new Set<string>([...setFiles, manifestFile, ...folders]);
+  const names = (await readdir(cache, { recursive: true })).map((name) => path.basename(name));
+  expect(names.filter((name) => !known.has(name))).toEqual([]);
+  console.log(
+    `served by: ${JSON.stringify(outcomes)}; live heap in MB: ${live.map((bytes) => (bytes / 1e6).toFixed(1))}`,
+  );
+  // An edge keeps two sets. Nothing may remain of refused ones.
+  expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
+});
 
 /** What a manifest says of the model, as far as a backend checks it. A backend refuses a set if its own model differs here. */
 function shapeIn(files: Files): object {
-  const {
-    name: _name,
-    servedAs: _servedAs,
-    chatTemplate: _chatTemplate,
-    ...shape
-  } = JSON.parse(new TextDecoder().decode(files.get(manifestFile))).model;
-  return shape;
+  const { model } = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
+  return { ...model, name: null, servedAs: null, chatTemplate: null };
 }
 
 /** Writes a set's files into a folder, as training would. */

@@ -1,6 +1,6 @@
 /**
- * GGUF files as damage and malice leave them. A valid header is changed. Reading it throws an Error of one line that names the file, or
- * gives a header whose tensors lie within the file without overlap. Either way the number of bytes that are read is bounded.
+ * Damaged and hostile GGUF files, made by changes of a valid header. Reading one throws an Error of one line that names the file, or
+ * returns a header whose tensors lie within the file without overlap. The number of bytes that are read is bounded in both cases.
  * Another seed, or more files: FUZZ_SEED=7 FUZZ_FILES=100000 npm test -- test/fuzz/gguf.test.ts
  */
 import fc from "fast-check";

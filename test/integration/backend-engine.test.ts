@@ -3,17 +3,16 @@
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { evidencePositions, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
-import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { type Batch, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { type ModelHarness, openModelHarness } from "../support/model-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
-import { createStepRunner } from "../support/step-runner.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { readTinyArtifacts } from "../support/tiny-families.ts";
@@ -31,23 +30,11 @@ const random = seededRandom(seed);
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 const folder = temporaryFolder();
+await writeTinyModel(folder);
 /** Set before the tests of each model family. */
-let artifacts: Artifacts;
-let runner: StepRunner;
+let served: ModelHarness;
 
-beforeAll(() => writeTinyModel(folder));
-
-const harness = (
-  limits: Parameters<typeof createEngineHarness>[0]["limits"] = {},
-  cache: { prefixBytes?: number } = {},
-): EngineHarness =>
-  createEngineHarness({
-    ...cache,
-    runner,
-    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
-    limits,
-    textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
-  });
+const harness = (limits: Partial<PlanLimits> = {}) => served.harness({ limits });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
 const rule: NonNullable<MixtureRequest["evidence"]> = { tokens: 1024, temper: 0.1, floor: 0.05 };
@@ -65,8 +52,8 @@ interface Work {
   request: SequenceRequest;
 }
 /**
- * 33 sequences: base and all centroids, alone and in mixtures of up to three adapters. Lengths lie on both sides of a chunk's and
- * of a KV size. Evidence is the whole prompt or one token.
+ * 33 sequences under the base and all centroids, alone and in mixtures of up to three adapters. Some prompts are a token longer than a
+ * chunk or than a KV block. The evidence is the whole prompt or one token.
  */
 function mixedWork(temperature: number): Work[] {
   const evidenceOf = (i: number): MixtureRequest["evidence"] => {
@@ -88,6 +75,8 @@ function mixedWork(temperature: number): Work[] {
   }));
 }
 const submit = (target: EngineHarness, { centroid, request }: Work) => target.engine.submit(centroid, [request]);
+const run = (work: readonly Work[], target = harness()) =>
+  target.run(...work.map(({ centroid, request }): Batch => [centroid, request]));
 
 const kinds = [
   ["GPT-2", "fp32"],
@@ -97,10 +86,9 @@ const kinds = [
 describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   const tolerance = kv === "int8" ? int8Tolerance : exactTolerance;
   beforeAll(async () => {
-    artifacts = await readTinyArtifacts(folder, family);
-    runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2, kv });
+    served = await openModelHarness(await readTinyArtifacts(folder, family), { kv });
   });
-  afterAll(() => runner.release());
+  afterAll(() => served.stop());
 
   describe("batch invariance: the same tokens and the same logprobs, bit for bit", () => {
     test.each([
@@ -108,9 +96,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       ["seeded", 1],
     ])("%s: alone, among 32 mates of mixed centroids, and joined while they decode", async (_, temperature) => {
       const work = mixedWork(temperature);
-      const together = harness();
-      for (const one of work) await submit(together, one);
-      await together.finish();
+      const together = await run(work);
       const staggered = harness({ stepTokens: 128 });
       for (const [i, one] of work.entries()) {
         await submit(staggered, one);
@@ -120,9 +106,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       const texts = new Set<string>();
       for (const one of work) {
         const { id } = one.request;
-        const alone = harness();
-        await submit(alone, one);
-        await alone.finish();
+        const alone = await run([one]);
         const { maxTokens, sampling } = one.request;
         const { stop_token_ids, min_tokens } = samplingWith(sampling);
         const { length } = alone.tokensOf(id);
@@ -145,19 +129,16 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       ["seeded", 1],
     ])("%s: continued by another engine from any number of its tokens", async (_, temperature) => {
       const work = mixedWork(temperature);
-      const first = harness();
-      for (const one of work) await submit(first, one);
-      await first.finish();
-      // No prefix cache here; what a hit may change is tested in prefix-cache.test.ts.
-      const second = harness({}, { prefixBytes: 0 });
-      for (const { centroid, request } of work) {
+      const first = await run(work);
+      const continued = work.flatMap(({ centroid, request }) => {
         const ids = first.tokensOf(request.id);
-        for (const known of [1, 2, 13, ids.length - 1]) {
-          const continuedIds = ids.slice(0, known);
-          await submit(second, { centroid, request: { ...request, id: `${request.id}_${known}`, continuedIds } });
-        }
-      }
-      await second.finish();
+        return [1, 2, 13, ids.length - 1].map((known) => ({
+          centroid,
+          request: { ...request, id: `${request.id}_${known}`, continuedIds: ids.slice(0, known) },
+        }));
+      });
+      // No prefix cache here; what a hit may change is tested in prefix-cache.test.ts.
+      const second = await run(continued, served.harness({ prefixBytes: 0 }));
       let different = 0;
       let largest = 0;
       for (const { request } of work) {
@@ -188,9 +169,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       }
       await crowded.finish();
       for (const one of work) {
-        const alone = harness();
-        await submit(alone, one);
-        await alone.finish();
+        const alone = await run([one]);
         expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
       }
       const { preemptions } = crowded.engine.stats;
@@ -223,9 +202,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     for (const one of steps > 0 ? quiet : heavy) await submit(crowded, one);
     await crowded.finish();
     for (const one of [...heavy, ...quiet]) {
-      const alone = harness();
-      await submit(alone, one);
-      await alone.finish();
+      const alone = await run([one]);
       expect(crowded.framesOf(one.request.id).slice(0, -1)).toEqual(alone.framesOf(one.request.id).slice(0, -1));
     }
   });
@@ -242,7 +219,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
 
   /** The oracle's logits [V] for the token after `history`, with gates summed over centroids by weight. */
   function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
-    const { model, hyperNetwork, manifest } = artifacts;
+    const { model, hyperNetwork, manifest } = served.artifacts;
     const bank = bankOf(hyperNetwork);
     const P = manifest.embedding.dimensions;
     const gates = new Float32Array(bank.gates);
@@ -269,65 +246,59 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       ],
       10,
     ],
-  ])(
-    "a mixture is weighed by %s and gives the oracle's logprobs; the base beside it, too",
-    async (_, spans, looked) => {
-      const target = harness();
-      const ids = [...randomPrompt(30), ...randomPrompt(8)];
-      ids.push(...ids.slice(4, 24));
-      const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequency_penalty: 0.5, logit_bias: neverEnds };
-      const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
-      await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
-      await target.finish();
-      const done = target.lastFrameOf("a");
-      if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
-      const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
-      const logprobs = positionsOfEvidence(ids.length, spans).map((t) =>
-        [null, "c0", "c1"].map((centroid) => oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]]),
-      );
-      const expected = weigh([0.5, 0.25, 0.25], rule, logprobs);
-      expect(done.mixture.evidence!.tokens).toBe(looked);
-      const off = [
-        done.mixture.base - expected.weights.base,
-        ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
-        done.mixture.evidence!.nats - expected.evidence.nats,
-      ].map(Math.abs);
-      expect(Math.max(...off)).toBeLessThan(tolerance);
+  ])("a mixture weighed by %s gives the oracle's logprobs, and so does the base", async (_, spans, looked) => {
+    const ids = [...randomPrompt(30), ...randomPrompt(8)];
+    ids.push(...ids.slice(4, 24));
+    const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequency_penalty: 0.5, logit_bias: neverEnds };
+    const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
+    const request = sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling });
+    const target = await harness().run(["c0", request]);
+    const done = target.lastFrameOf("a");
+    if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
+    const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
+    const logprobs = positionsOfEvidence(ids.length, spans).map((t) =>
+      [null, "c0", "c1"].map((centroid) => oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]]),
+    );
+    const expected = weigh([0.5, 0.25, 0.25], rule, logprobs);
+    expect(done.mixture.evidence!.tokens).toBe(looked);
+    const off = [
+      done.mixture.base - expected.weights.base,
+      ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
+      done.mixture.evidence!.nats - expected.evidence.nats,
+    ].map(Math.abs);
+    expect(Math.max(...off)).toBeLessThan(tolerance);
 
-      const history = [...ids];
-      const counts = new Map<number, number>();
-      let worst = 0;
-      for (const frame of target.tokenFramesOf("a")) {
-        const steered = (logits: Float64Array) => {
-          for (const [id, count] of counts) logits[id] -= 0.5 * count;
-          logits[tinyConfig.stopIds[0]] -= 100;
-          const sum = oracleLogSumExp(logits);
-          return logits.map((logit) => logit - sum);
-        };
-        const [c0, c1] = weights.adapters;
-        const ofMixture = steered(logitsAfter(history, { c0, c1 }));
-        for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
-          worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
-        }
-        worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(logitsAfter(history, null))[frame.tokenId]));
-        history.push(frame.tokenId);
-        counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
+    const history = [...ids];
+    const counts = new Map<number, number>();
+    let worst = 0;
+    for (const frame of target.tokenFramesOf("a")) {
+      const steered = (logits: Float64Array) => {
+        for (const [id, count] of counts) logits[id] -= 0.5 * count;
+        logits[tinyConfig.stopIds[0]] -= 100;
+        const sum = oracleLogSumExp(logits);
+        return logits.map((logit) => logit - sum);
+      };
+      const [c0, c1] = weights.adapters;
+      const ofMixture = steered(logitsAfter(history, { c0, c1 }));
+      for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
+        worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
       }
-      expect(target.tokensOf("a")).toHaveLength(8);
-      expect(worst).toBeLessThan(tolerance);
-    },
-  );
+      worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(logitsAfter(history, null))[frame.tokenId]));
+      history.push(frame.tokenId);
+      counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
+    }
+    expect(target.tokensOf("a")).toHaveLength(8);
+    expect(worst).toBeLessThan(tolerance);
+  });
 
   test("a mixture that is all one adapter is that adapter, and one that is all base is the base, bit for bit", async () => {
-    const target = harness();
     const ids = randomPrompt(40);
     const sampling = { temperature: 1, seed: 9, logprobs: 5, repetition_penalty: 1.2, logit_bias: neverEnds };
     const request = (id: string, mixture?: MixtureRequest) =>
       sequenceRequest(id, ids, { maxTokens: 12, promptLogprobs: true, mixture, sampling });
     const all = (weight: number): MixtureRequest => ({ base: 1 - weight, adapters: [{ centroidId: "c1", weight }] });
-    await target.engine.submit("c1", [request("adapter"), request("mixture", all(1)), request("none", all(0))]);
-    await target.engine.submit(null, [request("base")]);
-    await target.finish();
+    const adapted = [request("adapter"), request("mixture", all(1)), request("none", all(0))];
+    const target = await harness().run(["c1", ...adapted], [null, request("base")]);
     const [adapter, mixture, base, none] = ["adapter", "mixture", "base", "none"].map((id) =>
       target
         .framesOf(id)
@@ -352,23 +323,15 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     ["a mixture's that is the base alone", null, [1, 0, 0]],
   ])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
     for (const repetition_penalty of [1.4, 0.7]) {
-      const target = harness();
       const history = randomPrompt(40);
-      const sampling = {
-        repetition_penalty,
-        presence_penalty: 0.5,
-        logit_bias: neverEnds,
-        logprobs: 0,
-        temperature: 1,
-        seed: 4,
-      };
+      const others = { presence_penalty: 0.5, logit_bias: neverEnds, logprobs: 0, temperature: 1, seed: 4 };
+      const sampling = { repetition_penalty, ...others };
       const mixture = given && {
         base: given[0],
         adapters: ["c0", "c1"].map((centroidId, j) => ({ centroidId, weight: given[1 + j] })),
       };
       const request = sequenceRequest("a", history, { maxTokens: 12, compare: true, mixture, sampling });
-      await target.engine.submit(centroid, [request]);
-      await target.finish();
+      const target = await harness().run([centroid, request]);
       const generated = new Set<number>();
       let worst = 0;
       let unpenalised = 0;
@@ -400,12 +363,10 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   ])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
     const [endOfTextId] = tinyConfig.stopIds;
     for (const temperature of [0, 2]) {
-      const target = harness();
       const logit_bias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
       const sampling = { min_tokens: 9, stop_token_ids: [7], logit_bias, temperature, seed: 5, logprobs: 20 };
       const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
-      await target.engine.submit("c0", [request]);
-      await target.finish();
+      const target = await harness().run(["c0", request]);
       expect(target.lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: 9 });
       const seen = target
         .tokenFramesOf("a")
@@ -417,15 +378,14 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   });
 
   test("tokens after the evidence are scored as a continuation would be, the evidence by the base", async () => {
-    const target = harness();
     const ids = randomPrompt(150);
     const short = mixtureOf({ ...rule, tokens: 40 }, "c0");
     const sampling = { logprobs: 0 };
-    await target.engine.submit("c0", [
+    const target = await harness().run([
+      "c0",
       sequenceRequest("scored", ids, { maxTokens: 0, promptLogprobs: true, mixture: short, sampling }),
       sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf(rule, "c0"), sampling }),
     ]);
-    await target.finish();
     const [scored] = target.framesOf("scored");
     const [first, done] = target.framesOf("prompt");
     if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
@@ -440,11 +400,10 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
 
   describe("logprobs", () => {
     test("of sampled tokens, their alternatives and the base are the oracle's", async () => {
-      const target = harness();
       const ids = randomPrompt(66);
       const sampling = { temperature: 0.9, seed: 3, logprobs: 4 };
-      await target.engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, sampling })]);
-      await target.finish();
+      const request = sequenceRequest("a", [...ids], { maxTokens: 8, compare: true, sampling });
+      const target = await harness().run(["c1", request]);
       let worst = 0;
       for (const frame of target.tokenFramesOf("a")) {
         const adapted = oracleLogprobs(ids, "c1");
@@ -466,11 +425,8 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       const ids = randomPrompt(90);
       const byChunk = await Promise.all(
         [64, 32, 7].map(async (chunkTokens) => {
-          const target = harness({ chunkTokens });
-          await target.engine.submit("c2", [
-            sequenceRequest("a", ids, { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } }),
-          ]);
-          await target.finish();
+          const rest = { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } };
+          const target = await harness({ chunkTokens }).run(["c2", sequenceRequest("a", ids, rest)]);
           const [frame] = target.framesOf("a");
           if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
           return frame;
@@ -496,17 +452,12 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     });
 
     test("differ between centroids, and are the static adapter's bit for bit where a centroid is off", async () => {
-      const target = harness();
       const ids = randomPrompt(20);
       const off = tinyCentroids.at(-1)!;
-      for (const centroid of [null, "c0", "c1", "static", off]) {
-        const request = sequenceRequest(`${centroid}`, ids, {
-          maxTokens: 1,
-          sampling: { logprobs: 5, logit_bias: neverEnds },
-        });
-        await target.engine.submit(centroid, [request]);
-      }
-      await target.finish();
+      const rest = { maxTokens: 1, sampling: { logprobs: 5, logit_bias: neverEnds } };
+      const centroids = [null, "c0", "c1", "static", off];
+      const batches = centroids.map((id): Batch => [id, sequenceRequest(`${id}`, ids, rest)]);
+      const target = await harness().run(...batches);
       const [base, c0, c1, fixed, offFrame] = ["null", "c0", "c1", "static", off].map(
         (id) => target.tokenFramesOf(id)[0].alternatives,
       );
@@ -519,15 +470,12 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   });
 
   test("the smallest and the largest temperature give finite numbers and whole completions", async () => {
-    const target = harness();
-    for (const temperature of [1e-30, 1.1e-3, 2]) {
+    const requests = [1e-30, 1.1e-3, 2].map((temperature) => {
       const sampling = { temperature, seed: 1, logprobs: 1, logit_bias: neverEnds };
-      await target.engine.submit("c0", [
-        sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling }),
-      ]);
-    }
-    await target.finish();
-    for (const id of ["t1e-30", "t0_0011", "t2"]) {
+      return sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling });
+    });
+    const target = await harness().run(["c0", ...requests]);
+    for (const { id } of requests) {
       expect(target.tokensOf(id).length).toBe(16);
       for (const { logprob } of target.tokenFramesOf(id)) expect(Number.isFinite(logprob)).toBe(true);
     }
@@ -547,7 +495,7 @@ describe("artifacts are held against the manifest", () => {
     await writeFile(join(directory, name), bytes);
   };
   test.each(["model.safetensors", "artifacts/tokenizer.safetensors", "artifacts/hyper-network.safetensors"])(
-    "a changed %s is refused by name, with both hashes",
+    "a changed %s is refused with both hashes",
     async (name) => {
       const file = name.replace("artifacts/", "");
       await expect(broken(flipLastByte(name))).rejects.toThrow(

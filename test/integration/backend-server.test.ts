@@ -1,26 +1,28 @@
-/** The backend as it runs: its own process, real HTTP, signals, and a crash. */
+/** The backend as a process: real HTTP, signals, and a crash. */
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { loadHeader, nameHeader, processNamePattern } from "../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { numericsHeader } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const folder = temporaryFolder();
-beforeAll(() => writeTinyModel(folder));
+await writeTinyModel(folder);
+const start = async (env: Record<string, string> = {}) => stopAtEnd(await startBackend({ MODEL_DIR: folder, ...env }));
 
+const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
+const sampling = { logit_bias: neverEnds };
 /** Generates until the context is full, unless it is cancelled. */
-const endless = (id: string, promptIds = [1, 2, 3]): SequenceRequest =>
-  sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]] } });
-const short = (id: string): SequenceRequest =>
-  sequenceRequest(id, [4, 5], { maxTokens: 5, sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]] } });
+const endless = (id: string, promptIds = [1, 2, 3]) => sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling });
+const short = (id: string) => sequenceRequest(id, [4, 5], { maxTokens: 5, sampling });
 const tokensOf = (frames: Frame[], id: string) =>
   frames.filter((frame) => frame.id === id && frame.type === "token").length;
 const lastOf = (frames: Frame[], id: string) => frames.findLast((frame) => frame.id === id);
@@ -28,47 +30,31 @@ const errorOf = async (response: Response) => ((await response.json()) as ErrorE
 
 test("where a secret is set only signed calls are served; without one, an open port is a loud warning", async () => {
   const secret = "integration-0123456789abcdef0123456789";
-  const [guarded, open] = await Promise.all([
-    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0", BACKEND_SECRETS: secret, BACKEND_NAME: "pod-0" }),
-    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0" }),
-  ]);
-  try {
-    expect(open.log()).toMatch(/"level":"warn","event":"unsigned_calls".*BACKEND_SECRETS/);
-    expect(guarded.log()).not.toContain("unsigned_calls");
-    const batch = guarded.batch("c0", [short("a")]);
-    const refused = await guarded.post("/v1/batches", batch);
-    expect(refused.status).toBe(401);
-    expect((await errorOf(refused)).code).toBe("bad_signature");
-    const sign = createSigner([secret], () => Date.now());
-    const body = new TextEncoder().encode(JSON.stringify(batch));
-    const headers = { "content-type": "application/json", ...(await sign("POST", "/v1/batches", body)) };
-    const answer = await fetch(`${guarded.url}/v1/batches`, { method: "POST", headers, body });
-    expect(lastOf(await allFrames(answer), "a")).toMatchObject({ type: "done" });
-    expect(guarded.log()).not.toContain(secret);
-    const nameOf = async ({ url }: Backend, headers = {}) => {
-      const response = await fetch(`${url}/readyz`, { headers });
-      return [response.status, response.headers.get(nameHeader)];
-    };
-    expect(await nameOf(guarded)).toEqual([200, "pod-0"]);
-    expect(await nameOf(guarded, { [nameHeader]: "pod-1" })).toEqual([421, "pod-0"]);
-    expect(await nameOf(open)).toEqual([200, expect.stringMatching(processNamePattern)]);
-  } finally {
-    for (const { child, exited } of [guarded, open]) {
-      child.kill("SIGTERM");
-      await exited;
-    }
-  }
+  const BACKEND_HOST = "0.0.0.0";
+  const guarded = await start({ BACKEND_HOST, BACKEND_SECRETS: secret, BACKEND_NAME: "pod-0" });
+  const open = await start({ BACKEND_HOST });
+  expect(open.log()).toMatch(/"level":"warn","event":"unsigned_calls".*BACKEND_SECRETS/);
+  expect(guarded.log()).not.toContain("unsigned_calls");
+  const batch = guarded.batch("c0", [short("a")]);
+  const refused = await guarded.post("/v1/batches", batch);
+  expect([refused.status, (await errorOf(refused)).code]).toEqual([401, "bad_signature"]);
+  const sign = createSigner([secret], () => Date.now());
+  const body = new TextEncoder().encode(JSON.stringify(batch));
+  const headers = { "content-type": "application/json", ...(await sign("POST", "/v1/batches", body)) };
+  const answer = await fetch(`${guarded.url}/v1/batches`, { method: "POST", headers, body });
+  expect(lastOf(await allFrames(answer), "a")).toMatchObject({ type: "done" });
+  expect(guarded.log()).not.toContain(secret);
+  const nameOf = async ({ url }: Backend, headers = {}) => {
+    const response = await fetch(`${url}/readyz`, { headers });
+    return [response.status, response.headers.get(nameHeader)];
+  };
+  expect(await nameOf(guarded)).toEqual([200, "pod-0"]);
+  expect(await nameOf(guarded, { [nameHeader]: "pod-1" })).toEqual([421, "pod-0"]);
+  expect(await nameOf(open)).toEqual([200, expect.stringMatching(processNamePattern)]);
 });
 
-describe("one backend", () => {
-  let backend: Backend;
-  beforeAll(async () => {
-    backend = await startBackend({ MODEL_DIR: folder, MAX_SEQUENCES: "4", MAX_QUEUE: "500" });
-  });
-  afterAll(async () => {
-    backend.child.kill("SIGTERM");
-    await backend.exited;
-  });
+describe("one backend", async () => {
+  const backend = await start({ MAX_SEQUENCES: "4", MAX_QUEUE: "500" });
   const idle = () => vi.waitFor(async () => expect(await backend.metric("vllm:num_requests_running")).toBe(0));
 
   test("is ready with its manifest, serves a micro-batch to its last frames, and tells its load", async () => {
@@ -91,19 +77,17 @@ describe("one backend", () => {
   });
 
   test("serves the static adapter where the set has one", async () => {
-    const frames = await allFrames(await backend.post("/v1/batches", backend.batch("static", [short("s")])));
-    expect(lastOf(frames, "s")).toMatchObject({ type: "done", adapter: { scale: 1 } });
+    const frames = await backend.frames("static", [short("s")]);
+    expect(frames.at(-1)).toMatchObject({ type: "done", adapter: { scale: 1 } });
   });
 
   test("refuses another manifest with both hashes, an unknown centroid, and an id that is open", async () => {
     const other = "0".repeat(64);
     const mismatch = await backend.post("/v1/batches", { ...backend.batch("c0", [short("a")]), manifestHash: other });
-    expect(mismatch.status).toBe(409);
     const error = await errorOf(mismatch);
-    expect(error.code).toBe("manifest_mismatch");
+    expect([mismatch.status, error.code]).toEqual([409, "manifest_mismatch"]);
     expect(error.message).toContain(other);
     expect(error.message).toContain(backend.manifestHash);
-
     const unknown = await backend.post("/v1/batches", backend.batch("c77", [short("a")]));
     expect([unknown.status, (await errorOf(unknown)).param]).toEqual([400, "centroidId"]);
     const twice = await backend.post("/v1/batches", backend.batch(null, [short("a"), short("a")]));
@@ -121,14 +105,10 @@ describe("one backend", () => {
   });
 
   test("a cancellation ends a sequence in an explicit error, and leaves its mates alone", async () => {
-    const response = await backend.post("/v1/batches", backend.batch("c1", [endless("a"), endless("b", [9, 9])]));
-    const frames: Frame[] = [];
-    for await (const frame of framesOf(response)) {
-      frames.push(frame);
-      if (frames.length > 1) continue;
+    const frames = await framesWith(backend, [endless("a"), endless("b", [9, 9])], async () => {
       const answer = await backend.post("/v1/cancellations", { version: 3, ids: ["a", "unknown"] });
       expect(await answer.json()).toEqual({ cancelled: ["a"] });
-    }
+    });
     expect(lastOf(frames, "a")).toMatchObject({ type: "error", kind: "cancelled" });
     expect(lastOf(frames, "b")).toMatchObject({ type: "done", finishReason: "length" });
   });
@@ -154,62 +134,54 @@ describe("one backend", () => {
   });
 });
 
-describe("ending", () => {
-  let backend: Backend | null = null;
-  afterEach(() => {
-    backend?.child.kill("SIGKILL");
-  });
+/** The frames of a batch. `atFirst` is called when the first one comes. */
+async function framesWith(backend: Backend, sequences: SequenceRequest[], atFirst: () => unknown): Promise<Frame[]> {
+  const response = await backend.post("/v1/batches", backend.batch("c0", sequences));
+  const frames: Frame[] = [];
+  for await (const frame of framesOf(response)) if (frames.push(frame) === 1) await atFirst();
+  return frames;
+}
 
-  test("SIGTERM lets what runs finish, refuses what comes, and exits 0", async () => {
-    backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "20000" });
-    const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
-    const frames: Frame[] = [];
-    for await (const frame of framesOf(response)) {
-      if (frames.push(frame) > 1) continue;
-      backend.child.kill("SIGTERM");
-      await vi.waitFor(() => expect(backend!.log()).toMatch(/"event":"draining"/));
-      const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
-      expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
-      expect((await errorOf(refused)).message).toMatch(/shutting down/);
-      // While the backend drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
-      const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend!.url + path)));
-      expect(probes.map(({ status }) => status)).toEqual([503, 200]);
-      expect((await errorOf(probes[0])).message).toMatch(/shutting down/);
-    }
-    expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
-    expect(await backend.exited).toBe(0);
+test("SIGTERM lets what runs finish, refuses what comes, and exits 0", async () => {
+  const backend = await start({ DRAIN_MS: "20000" });
+  const frames = await framesWith(backend, [endless("a")], async () => {
+    backend.child.kill("SIGTERM");
+    await vi.waitFor(() => expect(backend.log()).toMatch(/"event":"draining"/));
+    const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
+    expect((await errorOf(refused)).message).toMatch(/shutting down/);
+    // While the backend drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
+    const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend.url + path)));
+    expect(probes.map(({ status }) => status)).toEqual([503, 200]);
+    expect((await errorOf(probes[0])).message).toMatch(/shutting down/);
   });
+  expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
+  expect(await backend.exited).toBe(0);
+});
 
-  test("what does not finish in time ends in an explicit error, and the exit is still 0", async () => {
-    backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "0" });
-    const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a"), endless("b")]));
-    const frames: Frame[] = [];
-    for await (const frame of framesOf(response)) if (frames.push(frame) === 1) backend.child.kill("SIGTERM");
-    for (const id of ["a", "b"]) expect(lastOf(frames, id)).toMatchObject({ kind: "backend_unavailable" });
-    expect(await backend.exited).toBe(0);
-  });
+test("after SIGTERM what does not finish in time ends in an explicit error, and the exit is still 0", async () => {
+  const backend = await start({ DRAIN_MS: "0" });
+  const frames = await framesWith(backend, [endless("a"), endless("b")], () => backend.child.kill("SIGTERM"));
+  for (const id of ["a", "b"]) expect(lastOf(frames, id)).toMatchObject({ kind: "backend_unavailable" });
+  expect(await backend.exited).toBe(0);
 });
 
 test("the engine ends with a backend that is killed", async () => {
-  const backend = await startBackend({ MODEL_DIR: folder });
+  const backend = await start();
   const [engine] = backend.enginePids();
   const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
   await framesOf(response).next();
   expect(isRunning(engine)).toBe(true);
-  backend.child.kill("SIGKILL");
-  // `exited` waits for the output pipe, which the engine also holds and closes shortly before its process is gone.
-  await backend.exited;
+  // `stop` waits for the output pipe, which the engine also holds and closes shortly before its process is gone.
+  await backend.stop("SIGKILL");
   await expect.poll(() => isRunning(engine), { timeout: 20_000 }).toBe(false);
 });
 
 test("signals to the process group leave the engine to the backend, which drains", async () => {
-  const backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "20000" });
-  const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
-  const frames: Frame[] = [];
-  for await (const frame of framesOf(response)) {
-    if (frames.push(frame) > 1) continue;
+  const backend = await start({ DRAIN_MS: "20000" });
+  const frames = await framesWith(backend, [endless("a")], () => {
     for (const pid of [...backend.enginePids(), backend.child.pid!]) process.kill(pid, "SIGINT");
-  }
+  });
   expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
   expect(await backend.exited).toBe(0);
   for (const pid of backend.enginePids()) expect(isRunning(pid)).toBe(false);
@@ -217,24 +189,23 @@ test("signals to the process group leave the engine to the backend, which drains
 
 describe("a start that fails says why in one line, and exits 1", () => {
   test("a port in use", async () => {
-    const backend = await startBackend({ MODEL_DIR: folder });
+    const backend = await start();
     const { port } = new URL(backend.url);
-    await expect(startBackend({ MODEL_DIR: folder, BACKEND_PORT: port })).rejects.toThrow(
+    await expect(start({ BACKEND_PORT: port })).rejects.toThrow(
       `exit 1: chameleon backend: cannot listen on 127.0.0.1:${port}: the port is in use\n`,
     );
-    backend.child.kill("SIGTERM");
-    expect(await backend.exited).toBe(0);
+    expect(await backend.stop("SIGTERM")).toBe(0);
   });
 
   test("a bad setting", async () => {
-    await expect(startBackend({ MAX_SEQUENCES: "many" })).rejects.toThrow(/^exit 1: .*MAX_SEQUENCES is "many".*\n$/);
+    await expect(start({ MAX_SEQUENCES: "many" })).rejects.toThrow(/^exit 1: .*MAX_SEQUENCES is "many".*\n$/);
   });
 
   test("an artifact that is not the manifest's", async () => {
     const changed = temporaryFolder();
     await writeTinyModel(changed);
     await writeFile(join(changed, "artifacts", "hyper-network.safetensors"), "other bytes");
-    await expect(startBackend({ MODEL_DIR: changed })).rejects.toThrow(
+    await expect(start({ MODEL_DIR: changed })).rejects.toThrow(
       /^exit 1: chameleon backend: hyper-network\.safetensors has \d+ bytes of SHA-256 .*\n$/,
     );
   });

@@ -5,10 +5,10 @@
 import { createHash } from "node:crypto";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
-import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
+import { framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -17,22 +17,14 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 const brokenPosition = 400;
 const patience = { timeout: 30_000, interval: 20 };
 const folder = temporaryFolder();
-let backend: Backend;
+await cp(smallBase, folder, { recursive: true });
+await breakPosition(folder, brokenPosition);
+const NODE_OPTIONS = `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}`;
+const backend = await startBackend({ MODEL_DIR: folder, THREADS: "1", STALL_MS: "2000", NODE_OPTIONS });
 /** Frames of each sequence in a run without faults. */
-let expected: Map<string, object[]>;
-
-beforeAll(async () => {
-  await cp(smallBase, folder, { recursive: true });
-  await breakPosition(folder, brokenPosition);
-  backend = await startBackend({
-    ...{ MODEL_DIR: folder, THREADS: "1", STALL_MS: "2000" },
-    NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}`,
-  });
-  expected = await answered(sequences());
-});
+const expected = await answered(sequences());
 afterAll(async () => {
-  backend.child.kill("SIGTERM");
-  expect(await backend.exited).toBe(0);
+  expect(await backend.stop("SIGTERM")).toBe(0);
   expect(backend.enginePids()).toHaveLength(4);
   expect(backend.enginePids().filter(isRunning)).toEqual([]);
 });
@@ -77,9 +69,8 @@ function bySequence(frames: readonly Frame[]): Map<string, object[]> {
   });
   return Map.groupBy(lasting, ({ id }) => id);
 }
-const post = (requests: SequenceRequest[]) => backend.post("/v1/batches", backend.batch("c0", requests));
 async function answered(requests: SequenceRequest[]): Promise<Map<string, object[]>> {
-  return bySequence(await allFrames(await post(requests)));
+  return bySequence(await backend.frames("c0", requests));
 }
 const tokenIds = (frames: readonly object[]) =>
   (frames as Frame[]).flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
@@ -103,7 +94,8 @@ test.each<[string, NodeJS.Signals, RegExp]>([
   const engines = backend.enginePids();
   const restarts = await backend.metric("chameleon_engine_restarts_total");
   const frames: Frame[] = [];
-  for await (const frame of framesOf(await post(sequences()))) {
+  const response = await backend.post("/v1/batches", backend.batch("c0", sequences()));
+  for await (const frame of framesOf(response)) {
     if (frames.push(frame) === 1) process.kill(engines.at(-1)!, signal);
   }
   const [health, readiness] = await Promise.all(["/healthz", "/readyz"].map((route) => fetch(backend.url + route)));

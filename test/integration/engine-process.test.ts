@@ -3,28 +3,23 @@
  * again, and no process is left behind.
  */
 import { ChildProcess } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
 import { EngineClient } from "../../gpu-backend/host/client.ts";
 import { stopMs } from "../../gpu-backend/host/forked-process.ts";
 import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/host/supervisor.ts";
-import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import type { Frame } from "../../shared/contracts/inference.ts";
 import { isRunning } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import type { Fault, Script } from "../support/scripted-engine.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const stallMs = 1000;
 const environment = { LC_ALL: "C" };
 const script = new URL("../support/scripted-engine.ts", import.meta.url);
-const batch = (id: string): BatchRequest => ({
-  version: 3,
-  manifestHash: "a".repeat(64),
-  centroidId: null,
-  sequences: [sequenceRequest(id, [1])],
-});
+const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: null } as const;
 const patience = { timeout: 20_000, interval: 5 };
 let nowMs = 0;
 let folder: string;
@@ -32,7 +27,7 @@ let failures: EngineFailure[];
 const closing: EngineClient[] = [];
 
 beforeEach(() => {
-  folder = mkdtempSync(path.join(tmpdir(), "engine-process-"));
+  folder = temporaryFolder();
   failures = [];
 });
 afterEach(async () => {
@@ -40,7 +35,6 @@ afterEach(async () => {
   vi.restoreAllMocks();
   for (const one of closing.splice(0)) await one.close(0);
   expect(pids().filter(isRunning)).toEqual([]);
-  rmSync(folder, { recursive: true });
 });
 
 /** Ids of all engine processes that were started. */
@@ -49,35 +43,29 @@ function pids(): number[] {
   return lines.slice(0, -1).map(Number);
 }
 
-function client(then: Script["then"], starts: Script["starts"] = ["ready"]) {
+function open(then: Script["then"], starts: Script["starts"] = ["ready"]) {
   const reports = { count: 0 };
   const pidFile = path.join(folder, "pids");
   writeFileSync(pidFile, "");
   const settings = { ...{ then, starts, pidFile }, artifactsDirectory: folder } as unknown as EngineSettings;
+  const nothing = () => {};
   const observer = {
-    phaseRan: () => {},
+    ...{ phaseRan: nothing, tokenArrived: nothing, sequenceEnded: nothing, sequenceFaulted: nothing },
+    ...{ engineReady: nothing, engineFailed: (failure: EngineFailure) => void failures.push(failure) },
     statsChanged: () => void reports.count++,
-    tokenArrived: () => {},
-    sequenceEnded: () => {},
-    sequenceFaulted: () => {},
-    engineReady: () => {},
-    engineFailed: (failure: EngineFailure) => void failures.push(failure),
   };
-  const made = new EngineClient(settings, { observer, now: () => nowMs, stallMs, environment, script });
-  closing.push(made);
+  const client = new EngineClient(settings, { observer, now: () => nowMs, stallMs, environment, script });
+  closing.push(client);
   const frames: Frame[] = [];
-  return {
-    client: made,
-    reports,
-    frames,
-    submit: (id: string) => made.submit(batch(id), (some) => frames.push(...some)),
-  };
+  const submit = (id: string) =>
+    client.submit({ ...batch, sequences: [sequenceRequest(id, [1])] }, (some) => frames.push(...some));
+  return { client, reports, frames, submit };
 }
 
-async function started(...parts: Parameters<typeof client>) {
-  const parties = client(...parts);
-  await parties.client.ready;
-  return parties;
+async function started(...parts: Parameters<typeof open>) {
+  const opened = open(...parts);
+  await opened.client.ready;
+  return opened;
 }
 
 const lost = (id: string) => ({ type: "error", id, kind: "backend_unavailable", retryAfterSeconds: 1 });
@@ -157,30 +145,27 @@ describe("an engine that hangs", () => {
     await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
   });
 
-  test.each(["answer", "progress"] as const)(
-    "(%s) that finishes a pass, or has nothing to do, does not",
-    async (then) => {
-      vi.useFakeTimers({ toFake: ["setInterval"] });
-      const { client, submit, reports } = await started(then);
-      const watched = async () => {
-        await vi.advanceTimersByTimeAsync(10_000);
-        // The watch checks in setImmediate, after reports that can be read.
-        await new Promise(setImmediate);
-      };
-      nowMs += 10 * stallMs;
-      await watched();
-      submit("a");
-      nowMs += stallMs - 1;
-      await vi.waitFor(() => expect(reports.count).toBe(1), patience);
-      nowMs += stallMs - 1;
-      await watched();
-      expect(client.isServing).toBe(true);
-      expect(client.openSequences).toBe(1);
-      nowMs += 1;
-      await watched();
-      expect(client.isServing).toBe(false);
-    },
-  );
+  test.each(["answer", "progress"] as const)("(%s) is not killed while it finishes passes or is idle", async (then) => {
+    vi.useFakeTimers({ toFake: ["setInterval"] });
+    const { client, submit, reports } = await started(then);
+    const watched = async () => {
+      await vi.advanceTimersByTimeAsync(10_000);
+      // The watch checks in setImmediate, after reports that can be read.
+      await new Promise(setImmediate);
+    };
+    nowMs += 10 * stallMs;
+    await watched();
+    submit("a");
+    nowMs += stallMs - 1;
+    await vi.waitFor(() => expect(reports.count).toBe(1), patience);
+    nowMs += stallMs - 1;
+    await watched();
+    expect(client.isServing).toBe(true);
+    expect(client.openSequences).toBe(1);
+    nowMs += 1;
+    await watched();
+    expect(client.isServing).toBe(false);
+  });
 
   test("is closed in time: what is open ends in an error that says to come back", async () => {
     const { client, submit, frames } = await started("wait");
@@ -223,18 +208,18 @@ describe("an engine that does not start the first time", () => {
     ["exit", "the engine ended with code 3 before it was ready"],
     ["SIGSEGV", "the engine was ended by SIGSEGV before it was ready"],
   ])("(%s) says why, and is not started again", async (fault, message) => {
-    const { client: failed } = client("done", [fault]);
-    await expect(failed.ready).rejects.toThrow(message);
+    const { client } = open("done", [fault]);
+    await expect(client.ready).rejects.toThrow(message);
     vi.useFakeTimers();
-    await failed.close(0);
+    await client.close(0);
     expect(vi.getTimerCount()).toBe(0);
     expect([pids().length, failures.length]).toEqual([1, 0]);
   });
 
   test("but hangs is given up", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-    const { client: hung } = client("done", ["wait"]);
-    const refusal = expect(hung.ready).rejects.toThrow(`the engine did not start within ${startMs / 1000} s`);
+    const { client } = open("done", ["wait"]);
+    const refusal = expect(client.ready).rejects.toThrow(`the engine did not start within ${startMs / 1000} s`);
     await vi.advanceTimersByTimeAsync(startMs);
     await refusal;
   });

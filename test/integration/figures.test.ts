@@ -1,7 +1,7 @@
 /** From corpora to trained artifacts to an evaluation, on a tiny model and made-up text of three domains. */
 import { join } from "node:path";
-import { beforeAll, expect, test } from "vitest";
-import { type EvalOptions, type Evaluation, evaluate } from "../../gpu-backend/research/evaluate.ts";
+import { expect, test } from "vitest";
+import { type EvalOptions, evaluate } from "../../gpu-backend/research/evaluate.ts";
 import { paperProtocol } from "../../gpu-backend/research/paper/protocol.ts";
 import { rounded } from "../../gpu-backend/research/statistics.ts";
 import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
@@ -9,29 +9,20 @@ import { readBase } from "../../gpu-backend/training/base.ts";
 import { prepare } from "../../gpu-backend/training/prepare.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import type { Run } from "../../gpu-backend/training/run.ts";
-import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
+import { train } from "../../gpu-backend/training/train.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 const folder = temporaryFolder();
-let training: Omit<TrainOptions, "outDirectory">;
-let options: EvalOptions;
-let run: Run;
-let evaluation: Evaluation;
-
-beforeAll(async () => {
-  training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
-  const artifacts = join(folder, "artifacts");
-  await train({ ...training, outDirectory: artifacts }, silent);
-  options = {
-    ...{ model: training.modelDirectory, artifacts, corpora: training.corpora, corpusFolder: folder },
-    texts: 3,
-  };
-  run = { threads: 1, folder: join(folder, "figures"), progress: silent };
-  evaluation = await evaluate(options, run);
-});
+const training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
+const artifacts = join(folder, "artifacts");
+await train({ ...training, outDirectory: artifacts }, silent);
+const { modelDirectory: model, corpora } = training;
+const options: EvalOptions = { model, artifacts, corpora, corpusFolder: folder, texts: 3 };
+const run: Run = { threads: 1, folder: join(folder, "figures"), progress: silent };
+const evaluation = await evaluate(options, run);
 
 test("artifacts are scored on the documents that their training held out, by every method", () => {
   const { rows, groups } = evaluation.prompts.find(({ prompt }) => prompt === 64)!;

@@ -1,22 +1,16 @@
 /** A fitter process that hangs, dies or is idle, played by a script: callers learn of it in bounded time. */
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { FitClient, idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
+import { isRunning } from "../support/backend-process.ts";
 
 const script = new URL("../support/scripted-fitter.ts", import.meta.url);
 const request = { examples: [], validation: null };
 const { signal } = new AbortController();
-const isAlive = (pid: number) => {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-};
 /** Closes a client and checks that its process has ended. */
 const close = async (client: FitClient) => {
   const { pid } = client;
   await client.close();
-  if (pid !== null) expect(isAlive(pid)).toBe(false);
+  if (pid !== null) expect(isRunning(pid)).toBe(false);
 };
 /** A fixed environment, so that the machine's settings do not reach the script. */
 const environment = { LC_ALL: "C" };
@@ -76,7 +70,7 @@ describe("an idle fitter", () => {
     vi.advanceTimersByTime(idleMs);
     expect(client.pid).toBeNull();
     vi.useRealTimers();
-    await expect.poll(() => isAlive(first)).toBe(false);
+    await expect.poll(() => isRunning(first)).toBe(false);
     expect(await client.fit(request, signal)).not.toBe(first);
   });
 

@@ -1,29 +1,27 @@
 /** The import command as a process, against real servers on loopback: redirects, a proxy, Ctrl-C. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { type AddressInfo, connect } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { cutAfter, FakeHub } from "../support/fake-hub.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 const cli = join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
 const needed = ["config.json", "model.safetensors", "tokenizer.json"];
 
-let scratch: string;
+const original = temporaryFolder();
+await writeTinyModel(original);
+const read = async (name: string) => [name, new Uint8Array(await readFile(join(original, name)))] as const;
+const files = Object.fromEntries(await Promise.all(needed.map(read)));
+/** The folder that a test imports to. */
 let out: string;
-let files: Record<string, Uint8Array<ArrayBuffer>>;
-beforeEach(async () => {
-  scratch = await mkdtemp(join(tmpdir(), "import-cli-"));
-  out = join(scratch, "out");
-  await writeTinyModel(join(scratch, "original"));
-  const read = async (name: string) => [name, new Uint8Array(await readFile(join(scratch, "original", name)))] as const;
-  files = Object.fromEntries(await Promise.all(needed.map(read)));
-  return () => rm(scratch, { recursive: true });
+beforeEach(() => {
+  out = join(temporaryFolder(), "out");
 });
 
 /** Serves on a free port until the test ends; returns the port. */
@@ -58,10 +56,8 @@ test("follows the hub to its storage, keeps the token from it, and names the nex
   const port = await listen((request) => hub.handle(request));
   const storagePort = await listen((request) => hub.handle(request));
   hub.storage = `http://127.0.0.1:${storagePort}`;
-  const { code, stdout, stderr } = await launch({
-    HF_ENDPOINT: `http://127.0.0.1:${port}/`,
-    HF_TOKEN: "secret",
-  }).ended;
+  const env = { HF_ENDPOINT: `http://127.0.0.1:${port}/`, HF_TOKEN: "secret" };
+  const { code, stdout, stderr } = await launch(env).ended;
   expect(code, stderr).toBe(0);
   expect(stdout).toContain(`MODEL_DIR=${out} npm start\n`);
   expect(stdout).toContain(`npm run train -- --model ${out} --corpus`);
@@ -111,10 +107,8 @@ test("goes through the proxy that the environment names", async () => {
     proxy.close();
   });
   const { port } = proxy.address() as AddressInfo;
-  const { code, stderr } = await launch({
-    HF_ENDPOINT: "http://hub.invalid",
-    HTTP_PROXY: `http://127.0.0.1:${port}`,
-  }).ended;
+  const env = { HF_ENDPOINT: "http://hub.invalid", HTTP_PROXY: `http://127.0.0.1:${port}` };
+  const { code, stderr } = await launch(env).ended;
   expect(code, stderr).toBe(0);
   expect(new Set(asked)).toEqual(new Set(["hub.invalid:80"]));
 });

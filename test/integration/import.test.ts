@@ -1,14 +1,15 @@
 /** Imports of a tiny GPT-2 from a hub that MSW plays: which files come in, and what is left after cuts and refusals. */
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { getResponse, http } from "msw";
-import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { type ImportOptions, importModel } from "../../gpu-backend/models/import/import-model.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
-import { allFrames, startBackend } from "../support/backend-process.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
 import { cutAfter, FakeHub, refuse } from "../support/fake-hub.ts";
-import { sequenceRequest } from "../support/frames.ts";
 import type { gpt2TokenizerJson } from "../support/gpt2-tokenizer.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
@@ -22,12 +23,9 @@ const made = "smoothing.safetensors";
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
 const scratch = temporaryFolder();
-let original: Record<string, Uint8Array<ArrayBuffer>>;
-beforeAll(async () => {
-  await writeTinyModel(join(scratch, "original"), 11);
-  const read = async (name: string) => [name, new Uint8Array(await readFile(join(scratch, "original", name)))] as const;
-  original = Object.fromEntries(await Promise.all(needed.map(read)));
-});
+await writeTinyModel(join(scratch, "original"), 11);
+const read = async (name: string) => [name, new Uint8Array(await readFile(join(scratch, "original", name)))] as const;
+const original = Object.fromEntries(await Promise.all(needed.map(read)));
 
 let hub: FakeHub;
 const handlers = [http.all(`${origin}/*`, ({ request }) => hub.handle(request))];
@@ -42,10 +40,10 @@ const mockedFetch: typeof fetch = async (input, init) => {
 let folder: string;
 let waitsMs: number[];
 let notes: string[];
-beforeEach(async () => {
+beforeEach(() => {
   const extra = { "README.md": new TextEncoder().encode("# tiny"), "pytorch_model.bin": new Uint8Array(9) };
   hub = new FakeHub(id, { ...original, ...extra });
-  folder = join(await mkdtemp(join(scratch, "out-")), "model");
+  folder = join(temporaryFolder(), "model");
   waitsMs = [];
   notes = [];
 });
@@ -81,7 +79,7 @@ const partial = async () => (await filesIn(folder)).find((name) => name.endsWith
 const rangesOf = (name: string) => hub.requestsFor(name).map(({ headers }) => headers.get("range"));
 
 describe("a whole import", () => {
-  test("brings the model's files and no others, and makes one centroid that is off", async () => {
+  test("brings the model's files and no others, makes one centroid that is off, and a second time fetches no file", async () => {
     const { manifest, keptArtifacts } = await run();
     expect(await filesIn(folder)).toEqual(["artifacts", ...[...needed, made].sort()]);
     for (const name of needed) {
@@ -92,6 +90,12 @@ describe("a whole import", () => {
     expect(manifest.centroids).toMatchObject([{ id: "c0", scale: 0, gain: null }]);
     expect(manifest.training).toBeNull();
     expect(waitsMs).toEqual([]);
+    const requests = hub.requestsFor(weights).length;
+    expect(await run()).toMatchObject({ keptArtifacts: true, manifest });
+    expect(hub.requestsFor(weights)).toHaveLength(requests);
+    // Made anew, the artifacts are the same.
+    await rm(folder, { recursive: true });
+    expect((await run()).manifest).toEqual(manifest);
   });
 
   test("takes the model's chat template into the manifest, and refuses one that cannot be used before the weights", async () => {
@@ -109,29 +113,12 @@ describe("a whole import", () => {
     expect(hub.requestsFor(weights)).toHaveLength(0);
   });
 
-  test("makes the same artifacts every time", async () => {
-    const first = await run();
-    await rm(folder, { recursive: true });
-    expect((await run()).manifest).toEqual(first.manifest);
-  });
-
-  test("a second time fetches no file, and keeps the artifacts that are there", async () => {
-    const { manifest } = await run();
-    const requests = hub.requestsFor(weights).length;
-    expect(await run()).toMatchObject({ keptArtifacts: true, manifest });
-    expect(hub.requestsFor(weights)).toHaveLength(requests);
-  });
-
   test("the backend serves it at once: base and centroid give the same token", async () => {
     await run();
-    const backend = await startBackend({ MODEL_DIR: folder, THREADS: "1" });
-    onTestFinished(() => void backend.child.kill("SIGKILL"));
+    const backend = stopAtEnd(await startBackend({ MODEL_DIR: folder, THREADS: "1" }));
     const tokens = async (centroidId: string | null) => {
-      const request = sequenceRequest("s");
-      const sequence = { ...request, maxTokens: 5, sampling: { ...request.sampling, temperature: 0 } };
-      const response = await backend.post("/v1/batches", backend.batch(centroidId, [sequence]));
-      expect(response.status).toBe(200);
-      return (await allFrames(response)).flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
+      const frames = await backend.frames(centroidId, [sequenceRequest("s", [1, 2, 3], { maxTokens: 5 })]);
+      return frames.flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
     };
     const base = await tokens(null);
     expect(base).toHaveLength(5);
@@ -217,34 +204,14 @@ describe("content that is not what the hub lists", () => {
 });
 
 describe("refusals of the hub", () => {
-  test.each<[string, () => void, { token?: string }, RegExp]>([
-    [
-      "no such model",
-      () => hub.fail(/api/, () => refuse(401, "RepoNotFound")),
-      {},
-      /tiny-gpt2: .*check the name, or set HF_TOKEN/,
-    ],
-    [
-      "a bad token",
-      () => hub.fail(/api/, () => refuse(401, "")),
-      { token: "x" },
-      /tiny-gpt2: .*does not accept HF_TOKEN/,
-    ],
-    [
-      "a token without rights",
-      () => hub.fail(/api/, () => refuse(403, "")),
-      { token: "x" },
-      /HF_TOKEN may not read it/,
-    ],
-    [
-      "a missing model",
-      () => hub.fail(/api/, () => refuse(404, "RepoNotFound")),
-      {},
-      /tiny-gpt2 is not on https:\/\/hub\.test/,
-    ],
-    ["a gated model", () => hub.fail(/resolve/, () => refuse(403, "GatedRepo")), {}, /tiny-gpt2 is gated: .*HF_TOKEN/],
-  ])("%s", async (_, arrange, access, message) => {
-    arrange();
+  test.each<[string, RegExp, Parameters<typeof refuse>, { token?: string }, RegExp]>([
+    ["no such model", /api/, [401, "RepoNotFound"], {}, /tiny-gpt2: .*check the name, or set HF_TOKEN/],
+    ["a bad token", /api/, [401, ""], { token: "x" }, /tiny-gpt2: .*does not accept HF_TOKEN/],
+    ["a token without rights", /api/, [403, ""], { token: "x" }, /HF_TOKEN may not read it/],
+    ["a missing model", /api/, [404, "RepoNotFound"], {}, /tiny-gpt2 is not on https:\/\/hub\.test/],
+    ["a gated model", /resolve/, [403, "GatedRepo"], {}, /tiny-gpt2 is gated: .*HF_TOKEN/],
+  ])("%s", async (_, path, answer, access, message) => {
+    hub.fail(path, () => refuse(...answer));
     expect(await refusal({}, access)).toMatch(message);
     expect(waitsMs).toEqual([]);
     expect((await filesIn(folder)).filter((name) => needed.includes(name))).toEqual([]);
@@ -274,11 +241,9 @@ describe("refusals of the hub", () => {
 });
 
 describe("models that cannot be served", () => {
-  const config = () => JSON.parse(new TextDecoder().decode(original["config.json"]));
-  const setConfig = (change: object) => {
-    setText("config.json", JSON.stringify({ ...config(), ...change }));
-  };
-  const setText = (name: string, text: string) => hub.files.set(name, new TextEncoder().encode(text));
+  const config = JSON.parse(new TextDecoder().decode(original["config.json"]));
+  const setConfig = (change: object) => setText("config.json", JSON.stringify({ ...config, ...change }));
+  const setText = (name: string, text: string) => void hub.files.set(name, new TextEncoder().encode(text));
   const setTokenizer = (change: (tokenizer: ReturnType<typeof gpt2TokenizerJson>) => void) => {
     const tokenizer = JSON.parse(new TextDecoder().decode(original["tokenizer.json"]));
     change(tokenizer);
@@ -286,29 +251,13 @@ describe("models that cannot be served", () => {
   };
   test.each<[string, () => void, RegExp]>([
     ["another architecture", () => setConfig({ model_type: "bloom" }), /model_type is "bloom"/],
-    [
-      "a config that is no JSON",
-      () => hub.files.set("config.json", new TextEncoder().encode("{")),
-      /config\.json is not JSON/,
-    ],
+    ["a config that is no JSON", () => setText("config.json", "{"), /config\.json is not JSON/],
     ["an unsupported field", () => setConfig({ n_inner: 100 }), /n_inner is 100/],
     ["weights as a pickle", () => hub.files.delete(weights), /only as pytorch_model\.bin/],
-    [
-      "heads that do not divide the width",
-      () => setConfig({ n_head: 7 }),
-      /n_head is 7, which does not divide n_embd, 32/,
-    ],
+    ["heads that do not divide", () => setConfig({ n_head: 7 }), /n_head is 7, which does not divide n_embd, 32/],
     ["layers without end", () => setConfig({ n_layer: 1e9 }), /n_layer is 1000000000: .*512/],
-    [
-      "more parameters than the weights hold",
-      () => setConfig({ n_layer: 200 }),
-      /the \d+ parameters of config\.json take more/,
-    ],
-    [
-      "a configuration of megabytes",
-      () => setText("config.json", " ".repeat(2 ** 20 + 1)),
-      /1048577 bytes; at most 1048576/,
-    ],
+    ["too few weights", () => setConfig({ n_layer: 200 }), /the \d+ parameters of config\.json take more/],
+    ["a config of megabytes", () => setText("config.json", " ".repeat(2 ** 20 + 1)), /1048577 bytes; at most 1048576/],
     [
       "pieces that end with a mark of their own",
       () => setTokenizer(({ model }) => Object.assign(model, { end_of_word_suffix: "</w>" })),
@@ -319,11 +268,7 @@ describe("models that cannot be served", () => {
       () => setTokenizer(({ pre_tokenizer }) => Object.assign(pre_tokenizer, { add_prefix_space: true })),
       /tokenizer\.json is not valid: pre_tokenizer/,
     ],
-    [
-      "a tokenizer.json that is none",
-      () => setText("tokenizer.json", "{}"),
-      /tokenizer\.json is not valid: pre_tokenizer/,
-    ],
+    ["an empty tokenizer.json", () => setText("tokenizer.json", "{}"), /tokenizer\.json is not valid: pre_tokenizer/],
     [
       "a template without end",
       () => setText("tokenizer_config.json", JSON.stringify({ chat_template: "{{ range(2000000000) }}" })),

@@ -1,12 +1,13 @@
 /** Checks the measure of live memory on processes that hold a known number of bytes. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { prepareBareEdge } from "../../infra/workerd/edge.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { type HeapWatch, type LiveHeap, watchHeap } from "../support/live-heap.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const MB = 1e6;
 const slack = MB / 4;
@@ -57,16 +58,14 @@ test("memory that a Node process's thread keeps is told from its garbage", async
 });
 
 test("memory that a Worker keeps is told from its garbage", async () => {
-  const directory = await mkdtemp(path.join(tmpdir(), "chameleon-heap-"));
-  onTestFinished(() => rm(directory, { recursive: true }));
+  const directory = temporaryFolder();
   const worker = `${script}
     export default { fetch(request) { make[new URL(request.url).pathname.slice(1)]?.(); return new Response("ok"); } };`;
   await writeFile(path.join(directory, "worker.js"), worker);
   await writeFile(path.join(directory, "wrangler.toml"), 'main = "worker.js"\ncompatibility_date = "2026-11-17"\n');
   const prepared = await prepareBareEdge(path.join(directory, "wrangler.toml"));
   onTestFinished(prepared.remove);
-  const workerd = await prepared.start({}, { isInspected: true });
-  onTestFinished(workerd.stop);
+  const workerd = stopAtEnd(await prepared.start({}, { isInspected: true }));
   const get = async (what: string) => void (await (await fetch(`${workerd.url}/${what}`)).text());
   const heap = await watchHeap([workerd.inspector!("edge")], () => get(""));
   onTestFinished(heap.close);

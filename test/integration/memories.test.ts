@@ -1,12 +1,8 @@
 /** Memories in the engine, on the small base: what a sequence gets depends on its own memories and on nothing else. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { describe, expect, test } from "vitest";
 import { ownAdapterId, packOwnAdapter, withOwnAdapters } from "../../gpu-backend/adapters/own/artifact.ts";
-import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
-import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
@@ -18,71 +14,41 @@ import {
   defaultMemoryRule as rule,
   weighBrakes,
 } from "../../shared/math/memory.ts";
-import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { memoryFileOf } from "../support/memory-file.ts";
-import { smallArtifacts, smallBase } from "../support/small-base.ts";
-import { createStepRunner } from "../support/step-runner.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { type Batch, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { openMemoryHarness, kinds as wordsByKind } from "../support/memory-harness.ts";
 import { noPast, seededRandom, stepOf } from "../support/steps.ts";
 
 const seed = 352;
 const random = seededRandom(seed);
 const prose = (words: number, of: readonly string[]) =>
   Array.from({ length: words }, () => of[Math.floor(random() ** 2 * of.length)]).join(" ");
-const kinds = [
-  ["the", "lazy", "river", "carries", "its", "boats", "past", "quiet", "mills"],
-  ["SELECT", "name", "FROM", "users", "WHERE", "id", "=", "42", "ORDER", "BY"],
-  ["e4", "e5", "Nf3", "Nc6", "Bb5", "a6", "Ba4", "Nf6", "O-O", "Be7"],
-];
+const kinds = Object.values(wordsByKind);
 const texts = kinds.map((words) => Array.from({ length: 3 }, () => prose(120, words)));
 
-let artifacts: Artifacts;
-let runner: StepRunner;
-const files = new Map<string, Uint8Array>();
+const model = stopAtEnd(await openMemoryHarness());
+const { artifacts, runner, files, shape, encode, fileOf } = model;
 const memories = new Map<string, Memory>();
 const hashOf = (tenant: number) => `${tenant}`.repeat(64);
-const encode = (text: string) => artifacts.tokenizer.encode(text);
-
-beforeAll(async () => {
-  artifacts = await readArtifacts(smallBase, smallArtifacts);
-  runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
-  for (const [tenant, documents] of texts.entries()) {
-    const file = await fileOf(documents.map((text, i) => [`tenant ${tenant} document ${i}`, text]));
-    files.set(`t${tenant}/${hashOf(tenant)}`, file);
-    memories.set(`t${tenant}`, unpackMemory(file, memoryShape()));
-  }
-});
-afterAll(() => runner.release());
-
-function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> & { cacheBytes?: number } = {}) {
-  const cache = new MemoryCache({
-    source: { read: async (tenant, hash) => files.get(`${tenant}/${hash}`) ?? null },
-    shape: memoryShape(),
-    ...{ neighbours: rule.neighbours, threads: 2, maximumBytes: options.cacheBytes ?? 2 ** 30 },
-  });
-  return createEngineHarness({
-    runner,
-    source: withOwnAdapters(
-      generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
-      { read: async (tenant, hash) => (tenant === "t0" && hash === ownHash ? ownAdapterFile() : null) },
-      memoryShape(),
-    ),
-    textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
-    memories: { cache, rule },
-    ...options,
-  });
+for (const [tenant, documents] of texts.entries()) {
+  const file = await fileOf(documents.map((text, i) => [`tenant ${tenant} document ${i}`, text]));
+  files.set(`t${tenant}/${hashOf(tenant)}`, file);
+  memories.set(`t${tenant}`, unpackMemory(file, shape));
 }
 
 /** Hash of an adapter of tenant 0. Its values are random, and large enough to change answers. */
 const ownHash = "a".repeat(64);
+const ownAdapters = {
+  read: async (tenant: string, hash: string) => (tenant === "t0" && hash === ownHash ? ownAdapterFile() : null),
+};
 function ownAdapterFile(): Uint8Array {
-  const D = artifacts.model.config.hiddenSize;
+  const D = shape.hiddenSize;
   const drawn = seededRandom(seed);
   const floats = (length: number) => Float32Array.from({ length }, () => 0.2 * (drawn() - 0.5));
   return packOwnAdapter({ a: floats(8 * D), b: floats(8 * D), c: floats(D) }, artifacts.manifestHash);
 }
-
-const fileOf = (texts: readonly [name: string, text: string][]) => memoryFileOf(artifacts, runner, texts);
-const memoryShape = () => ({ manifestHash: artifacts.manifestHash, ...artifacts.model.config });
+const source = withOwnAdapters(model.source, ownAdapters, shape);
+const harness = (options: Parameters<typeof model.harness>[0] = {}) => model.harness({ source, ...options });
 
 type Rest = Parameters<typeof sequenceRequest>[2];
 /** A continuation of a tenant's text that reads that tenant's memory. */
@@ -101,11 +67,8 @@ const framesOf = (target: EngineHarness, id: string) =>
   });
 const doneOf = (target: EngineHarness, id: string) => target.lastFrameOf(id) as Extract<Frame, { type: "done" }>;
 
-async function run(requests: SequenceRequest[], target = harness()): Promise<EngineHarness> {
-  for (const request of requests) await target.engine.submit(null, [request]);
-  await target.finish();
-  return target;
-}
+const run = (requests: readonly SequenceRequest[], target = harness()) =>
+  target.run(...requests.map((request): Batch => [null, request]));
 
 /** The base's hidden state and probabilities at every position of `ids`, from one pass. */
 async function baseOf(ids: readonly number[]) {
@@ -196,9 +159,7 @@ test(`an own adapter is weighed by what it adds to a memory beside it (seed ${se
   const beside = requestOf("beside", 0, { mixture: ownMixture });
   const alone: SequenceRequest = { ...beside, id: "alone", memories: undefined };
   const scored = { ...alone, id: "scored", mixture: undefined, maxTokens: 0, promptLogprobs: true };
-  const target = await run([beside, alone]);
-  await target.engine.submit(ownAdapterId("t0", ownHash), [scored]);
-  await target.finish();
+  const target = await harness().run([null, beside, alone], [ownAdapterId("t0", ownHash), scored]);
   const prompt = target.framesOf("scored").find((frame) => frame.type === "prompt");
   const ids = beside.promptIds;
   const base = await baseOf(ids);
@@ -215,7 +176,7 @@ test(`an own adapter is weighed by what it adds to a memory beside it (seed ${se
           ...base[t],
           model: Float64Array.of(greatest),
         });
-        // The mean of all brakes is .665; it counts while the prompt has not chosen one.
+        // Until the prompt has chosen a brake, each brake counts with its prior probability.
         const share = [0.3, 1, 1.6].reduce(
           (sum, brake, k) => sum + [0.25, 0.35, 0.15][k] * Math.min(0.9, brake * weight),
           0,
@@ -363,27 +324,24 @@ test("text of its own kind chooses a brake, and text of another kind none", asyn
 test.each([
   ["greedy", {}],
   ["sampled", { temperature: 1 }],
-])(
-  "a memory adds one run to a prompt and none to a step, and copies the scores of sampled rows only: %s",
-  async (_, sampling) => {
-    const runs: StepInput[] = [];
-    const counted: StepRunner = {
-      ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, release: async () => {} },
-      run(input) {
-        runs.push(input);
-        return runner.run(input);
-      },
-    };
-    await run(
-      [requestOf("a", 0, { maxTokens: 4, sampling: { ...sampling, logprobs: null } })],
-      harness({ runner: counted }),
-    );
-    const rowsOf = ({ rows, sequences, want }: StepInput) => ({ sequences, rows: rows!.length, scores: want.scores });
-    const step = { sequences: 1, rows: 1, scores: true };
-    const evidence = { sequences: 0, rows: expect.toSatisfy((rows: number) => rows <= brakePositions), scores: false };
-    expect(runs.map(rowsOf)).toEqual([step, evidence, step, step, step]);
-  },
-);
+])("a memory adds one run to a prompt and none to a step: %s", async (_, sampling) => {
+  const runs: StepInput[] = [];
+  const counted: StepRunner = {
+    ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, release: async () => {} },
+    run(input) {
+      runs.push(input);
+      return runner.run(input);
+    },
+  };
+  await run(
+    [requestOf("a", 0, { maxTokens: 4, sampling: { ...sampling, logprobs: null } })],
+    harness({ runner: counted }),
+  );
+  const rowsOf = ({ rows, sequences, want }: StepInput) => ({ sequences, rows: rows!.length, scores: want.scores });
+  const step = { sequences: 1, rows: 1, scores: true };
+  const evidence = { sequences: 0, rows: expect.toSatisfy((rows: number) => rows <= brakePositions), scores: false };
+  expect(runs.map(rowsOf)).toEqual([step, evidence, step, step, step]);
+});
 
 test("several memories of one answer compete", async () => {
   const hash = "d".repeat(64);

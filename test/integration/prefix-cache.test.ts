@@ -1,13 +1,10 @@
 /** Neither a prefix cache hit nor a sequence's length class changes a bit of its answer, on real ONNX sessions of every weight format. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import type { Artifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { kvFormatFor, weightFormats } from "../../gpu-backend/runtime/products.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { createStepRunner } from "../support/step-runner.ts";
+import { type ModelHarness, openModelHarness } from "../support/model-harness.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { readTinyArtifacts } from "../support/tiny-families.ts";
@@ -25,34 +22,26 @@ const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.
 const logit_bias: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 const folder = temporaryFolder();
-
-beforeAll(() => writeTinyModel(folder));
+await writeTinyModel(folder);
 
 const families = (["GPT-2", "Llama"] as const).flatMap((family) => weightFormats.map((format) => ({ family, format })));
 
 describe.each(families)("a $family in $format", ({ family, format }) => {
-  let artifacts: Artifacts;
-  let runner: StepRunner;
+  let model: ModelHarness;
   beforeAll(async () => {
-    artifacts = await readTinyArtifacts(folder, family);
-    const bank = bankOf(artifacts.hyperNetwork);
-    runner = await createStepRunner({ ...artifacts.model, bank, threads: 2, format, kv: kvFormatFor(format) });
+    const artifacts = await readTinyArtifacts(folder, family);
+    model = await openModelHarness(artifacts, { format, kv: kvFormatFor(format) });
   });
-  afterAll(() => runner.release());
+  afterAll(() => model.stop());
 
-  const harness = (prefixBytes: number) =>
-    createEngineHarness({
-      runner,
-      source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
-      textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
-      prefixBytes,
-    });
+  const harness = (prefixBytes: number) => model.harness({ prefixBytes });
 
   test("short sequences beside a long one, in its length class or in their own, get the bits that they get alone", async () => {
     const sampling = { logit_bias, logprobs: 5 };
     const requests = [300, 20, 21, 310, 50, 62, 7, 33].map((length, i) =>
       sequenceRequest(`s${i}`, draw(length), { sampling, ...(i < 3 ? { maxTokens: 6, mixture } : { maxTokens: 12 }) }),
     );
+    const { runner } = model;
     const { config, gates, kvFormat } = runner;
     let [steps, passes, splitPasses] = [0, 0, 0];
     const framesOf = async (classBytes: number, some: SequenceRequest[]) => {
@@ -96,22 +85,16 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     // A prompt that is cached whole reuses all but its last token; with int8 keys and values only whole blocks are reused.
     const isWhole = kvFormatFor(format) === "int8";
     const expected: Record<string, number> = { first: 0, c0: isWhole ? 384 : 399, one: 384 };
-    const target = harness(2 ** 26);
-    await target.engine.submit(...first(work[0]));
-    await target.finish();
-    for (const one of work.slice(1)) await target.engine.submit(...first(one));
-    await target.finish();
+    const target = await harness(2 ** 26).run(work[0]);
+    await target.run(...work.slice(1));
     // The beginning that `late` shares ends within a block that `base` left in the cache.
     const late = request("late", 62);
     const other = late.promptIds.find((id) => work.every(([, { promptIds }]) => promptIds[400] !== id))!;
     late.promptIds[400] = other;
     work.push(["c1", late]);
-    await target.engine.submit("c1", [late]);
-    await target.finish();
+    await target.run(["c1", late]);
     for (const [centroid, one] of work) {
-      const alone = harness(0);
-      await alone.engine.submit(centroid, [one]);
-      await alone.finish();
+      const alone = await harness(0).run([centroid, one]);
       expect(alone.tokensOf(one.id).length).toBe(24);
       expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
       expect(mixtureIn(target.lastFrameOf(one.id))).toEqual(mixtureIn(alone.lastFrameOf(one.id)));
@@ -122,39 +105,24 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
   });
 
   // Attention takes queries in blocks of 64. The last of 65 is alone in its block, whose kernel sums in another order.
-  test.each([33, 49, 64, 65, 66, 97, 127])(
-    "of a prompt of %d tokens the last one alone is computed",
-    async (length) => {
-      const prompt = sequenceRequest("whole", draw(length), { maxTokens: 4, sampling: { logit_bias, logprobs: 5 } });
-      const target = harness(2 ** 26);
-      for (const id of ["whole", "again"]) {
-        await target.engine.submit(null, [{ ...prompt, id }]);
-        await target.finish();
-      }
-      const tokens = (id: string) => target.tokenFramesOf(id).map((frame) => ({ ...frame, id: "" }));
-      expect(tokens("again")).toEqual(tokens("whole"));
-    },
-  );
+  test.each([33, 49, 64, 65, 66, 97, 127])("a repeated prompt of %d tokens gets the same bits", async (length) => {
+    const prompt = sequenceRequest("whole", draw(length), { maxTokens: 4, sampling: { logit_bias, logprobs: 5 } });
+    const target = harness(2 ** 26);
+    for (const id of ["whole", "again"]) await target.run([null, { ...prompt, id }]);
+    const tokens = (id: string) => target.tokenFramesOf(id).map((frame) => ({ ...frame, id: "" }));
+    expect(tokens("again")).toEqual(tokens("whole"));
+  });
 
   test("eight choices of one prompt, two centroids, are the same as each alone", async () => {
     const promptIds = draw(200);
     const choice = (id: string, seed: number) =>
       sequenceRequest(id, promptIds, { sampling: { logit_bias, temperature: 1, seed, logprobs: 1 } });
     const work = Array.from({ length: 8 }, (_, i): [string, SequenceRequest] => [`c${i % 2}`, choice(`s${i}`, i)]);
-    const target = harness(2 ** 26);
-    for (const one of work) await target.engine.submit(...first(one));
-    await target.finish();
+    const target = await harness(2 ** 26).run(...work);
     expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 7 * 192 });
     for (const [centroid, one] of work) {
-      const alone = harness(0);
-      await alone.engine.submit(centroid, [one]);
-      await alone.finish();
+      const alone = await harness(0).run([centroid, one]);
       expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
     }
   });
 });
-
-const first = ([centroid, one]: [string | null, SequenceRequest]): [string | null, SequenceRequest[]] => [
-  centroid,
-  [one],
-];

@@ -1,67 +1,27 @@
 /** Passages that the engine puts into a prompt, on the small base: the answer equals that to the same tokens put there by hand. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { describe, expect, test } from "vitest";
 import type { DoneFrame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
-import { defaultMemoryRule as rule } from "../../shared/math/memory.ts";
-import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { memoryFileOf } from "../support/memory-file.ts";
-import { smallArtifacts, smallBase } from "../support/small-base.ts";
-import { createStepRunner } from "../support/step-runner.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { type Batch, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { kinds, openMemoryHarness } from "../support/memory-harness.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 356;
 const random = seededRandom(seed);
 const prose = (words: number, of: readonly string[]) =>
   Array.from({ length: words }, () => of[Math.floor(random() ** 2 * of.length)]).join(" ");
-const kinds = {
-  river: ["the", "lazy", "river", "carries", "its", "boats", "past", "quiet", "mills"],
-  sql: ["SELECT", "name", "FROM", "users", "WHERE", "id", "=", "42", "ORDER", "BY"],
-  chess: ["e4", "e5", "Nf3", "Nc6", "Bb5", "a6", "Ba4", "Nf6", "O-O", "Be7"],
-};
 type Kind = keyof typeof kinds;
 const documents = Object.entries(kinds).map(([kind, words]): [string, string] => [kind, prose(60, words)]);
 
-let artifacts: Artifacts;
-let runner: StepRunner;
-const files = new Map<string, Uint8Array>();
+const { artifacts, files, encode, harness, fileOf } = stopAtEnd(await openMemoryHarness());
 const hash = "a".repeat(64);
-const encode = (text: string) => artifacts.tokenizer.encode(text);
-
-beforeAll(async () => {
-  artifacts = await readArtifacts(smallBase, smallArtifacts);
-  runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
-  for (const tenant of ["t0", "t1"]) {
-    const own = documents.map(([kind, text]): [string, string] => [`${tenant} ${kind}`, `${text} of ${tenant}`]);
-    files.set(`${tenant}/${hash}`, await memoryFileOf(artifacts, runner, own));
-  }
-});
-afterAll(() => runner.release());
-
-function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> = {}): EngineHarness {
-  const cache = new MemoryCache({
-    source: { read: async (tenant, wanted) => files.get(`${tenant}/${wanted}`) ?? null },
-    shape: { manifestHash: artifacts.manifestHash, ...artifacts.model.config },
-    ...{ neighbours: rule.neighbours, threads: 2, maximumBytes: 2 ** 30 },
-  });
-  return createEngineHarness({
-    runner,
-    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
-    textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
-    memories: { cache, rule },
-    ...options,
-  });
+for (const tenant of ["t0", "t1"]) {
+  const own = documents.map(([kind, text]): [string, string] => [`${tenant} ${kind}`, `${text} of ${tenant}`]);
+  files.set(`${tenant}/${hash}`, await fileOf(own));
 }
-
-async function run(requests: SequenceRequest[], target = harness()): Promise<EngineHarness> {
-  for (const request of requests) await target.engine.submit(null, [request]);
-  await target.finish();
-  return target;
-}
+const run = (requests: readonly SequenceRequest[], target = harness()) =>
+  target.run(...requests.map((request): Batch => [null, request]));
 
 /** A prompt of one kind of text, with passages inserted before its third token. */
 function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, wanted: Partial<Retrieval> = {}) {
@@ -91,60 +51,50 @@ const documentIds = (tenant: string, kind: string) =>
   encode(`${documents.find(([name]) => name === kind)![1]} of ${tenant}`);
 
 describe(`a prompt (seed ${seed})`, () => {
-  test.each(Object.keys(kinds) as Kind[])(
-    "of %s has the passage of its kind, as if put there by hand",
-    async (kind) => {
-      const request = requestOf("a", kind);
-      const { retrieval, ...plain } = request;
-      const target = await run([request]);
-      const passage = documentIds("t0", kind);
-      const ids = [...retrieval!.prefixIds, ...passage, ...retrieval!.separatorIds];
-      const done = doneOf(target, "a");
-      expect(done).toMatchObject({
-        retrieved: [{ memory: 0, document: `t0 ${kind}`, start: 0, tokens: passage.length }],
-        promptTokens: request.promptIds.length + ids.length,
-      });
-      expect(done.retrieved![0].end).toBe(Buffer.from(`${documents.find(([name]) => name === kind)![1]} of t0`).length);
-      expect(target.tokenFramesOf("a").map(({ retrievedTokens }) => retrievedTokens)).toEqual([
-        ids.length,
-        ...new Array(9).fill(undefined),
-      ]);
-      const evidence = { ...request.mixture!.evidence!, tokens: request.promptIds.length - 1 + ids.length };
-      const spans: [number, number][] = [
-        [0, 3],
-        [3 + ids.length, evidence.tokens],
-      ];
-      const byHand: SequenceRequest = {
-        ...plain,
-        promptIds: request.promptIds.toSpliced(3, 0, ...ids),
-        mixture: { ...request.mixture!, evidence: { ...evidence, spans } },
-      };
-      expect(framesOf(target, "a")).toEqual(framesOf(await run([byHand]), "a"));
-      const without = await run([plain]);
-      expect(framesOf(target, "a")).not.toEqual(framesOf(without, "a"));
-    },
-  );
+  /** The request with `ids` inserted by hand. Its evidence is its own first `evidenceTokens` tokens, without the inserted ones. */
+  const byHand = ({ retrieval, ...request }: SequenceRequest, ids: number[], evidenceTokens: number) => {
+    const promptIds = request.promptIds.toSpliced(3, 0, ...ids);
+    const tokens = evidenceTokens + ids.length;
+    const spans: [number, number][] = [
+      [0, 3],
+      [3 + ids.length, tokens],
+    ];
+    const { mixture = { base: 1, adapters: [] } } = request;
+    return { ...request, promptIds, mixture: { ...mixture, evidence: { temper: 0.3, floor: 0.1, tokens, spans } } };
+  };
 
-  test.each([0, 256])(
-    "without a mixture chooses brakes by its own tokens, with %i tokens of passages",
-    async (tokens) => {
-      const request = requestOf("a", "river", { mixture: undefined }, { tokens });
-      const { retrieval, ...plain } = request;
-      const { prefixIds, separatorIds } = retrieval!;
-      const ids = tokens > 0 ? [...prefixIds, ...documentIds("t0", "river"), ...separatorIds] : [];
-      const promptIds = request.promptIds.toSpliced(3, 0, ...ids);
-      const spans: [number, number][] = [
-        [0, 3],
-        [3 + ids.length, promptIds.length],
-      ];
-      const evidence = { tokens: promptIds.length, temper: 0.3, floor: 0.1, spans };
-      const byHand = { ...plain, promptIds, mixture: { base: 1, adapters: [], evidence } };
-      const [target, same] = [await run([request]), await run([byHand])];
-      expect(target.tokensOf("a")).toEqual(same.tokensOf("a"));
-      expect(doneOf(target, "a").memories).toEqual(doneOf(same, "a").memories);
-      if (tokens === 0) expect(framesOf(target, "a")).toEqual(framesOf(await run([plain]), "a"));
-    },
-  );
+  test.each(Object.keys(kinds) as Kind[])("of %s gets its kind's passage, as if by hand", async (kind) => {
+    const request = requestOf("a", kind);
+    const { retrieval, ...plain } = request;
+    const target = await run([request]);
+    const passage = documentIds("t0", kind);
+    const ids = [...retrieval!.prefixIds, ...passage, ...retrieval!.separatorIds];
+    const done = doneOf(target, "a");
+    expect(done).toMatchObject({
+      retrieved: [{ memory: 0, document: `t0 ${kind}`, start: 0, tokens: passage.length }],
+      promptTokens: request.promptIds.length + ids.length,
+    });
+    expect(done.retrieved![0].end).toBe(Buffer.from(`${documents.find(([name]) => name === kind)![1]} of t0`).length);
+    expect(target.tokenFramesOf("a").map(({ retrievedTokens }) => retrievedTokens)).toEqual([
+      ids.length,
+      ...new Array(9).fill(undefined),
+    ]);
+    const same = await run([byHand(request, ids, request.promptIds.length - 1)]);
+    expect(framesOf(target, "a")).toEqual(framesOf(same, "a"));
+    const without = await run([plain]);
+    expect(framesOf(target, "a")).not.toEqual(framesOf(without, "a"));
+  });
+
+  test.each([0, 256])("without a mixture chooses brakes by its own tokens (passages: %i tokens)", async (tokens) => {
+    const request = requestOf("a", "river", { mixture: undefined }, { tokens });
+    const { retrieval, ...plain } = request;
+    const { prefixIds, separatorIds } = retrieval!;
+    const ids = tokens > 0 ? [...prefixIds, ...documentIds("t0", "river"), ...separatorIds] : [];
+    const [target, same] = [await run([request]), await run([byHand(request, ids, request.promptIds.length)])];
+    expect(target.tokensOf("a")).toEqual(same.tokensOf("a"));
+    expect(doneOf(target, "a").memories).toEqual(doneOf(same, "a").memories);
+    if (tokens === 0) expect(framesOf(target, "a")).toEqual(framesOf(await run([plain]), "a"));
+  });
 
   test("has the nearest of several first", async () => {
     const one = doneOf(await run([requestOf("a", "chess")]), "a");
@@ -156,14 +106,7 @@ describe(`a prompt (seed ${seed})`, () => {
     const kindOf = ({ document }: typeof nearest) => document.replace("t0 ", "");
     const { prefixIds, separatorIds } = request.retrieval!;
     const ids = [nearest, second].flatMap((passage) => [...documentIds("t0", kindOf(passage)), ...separatorIds]);
-    const byHand = { ...request, promptIds: request.promptIds.toSpliced(3, 0, ...prefixIds, ...ids) };
-    const { retrieval, ...plain } = byHand;
-    const spans: [number, number][] = [
-      [0, 3],
-      [3 + prefixIds.length + ids.length, byHand.promptIds.length - 1],
-    ];
-    const evidence = { ...request.mixture!.evidence!, tokens: byHand.promptIds.length, spans };
-    const same = await run([{ ...plain, mixture: { ...request.mixture!, evidence } }]);
+    const same = await run([byHand(request, [...prefixIds, ...ids], request.promptIds.length - 1)]);
     expect(target.tokensOf("a")).toEqual(same.tokensOf("a"));
   });
 

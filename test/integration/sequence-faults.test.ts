@@ -1,53 +1,41 @@
 /** A model that computes NaN at one position, as ONNX sessions and as a process: only sequences that reach it fail. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
+import { expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
+import type { Runner } from "../../gpu-backend/kv/runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
-import { allFrames, startBackend } from "../support/backend-process.ts";
-import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { createStepRunner } from "../support/step-runner.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { openModelHarness } from "../support/model-harness.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 7;
 const brokenPosition = 40;
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
-let whole: string;
-let broken: string;
-beforeAll(async () => {
-  [whole, broken] = await Promise.all(["whole-", "broken-"].map((name) => mkdtemp(join(tmpdir(), name))));
-  await writeTinyModel(whole, seed);
-  await writeTinyModel(broken, seed, { brokenPosition });
-});
-afterAll(() => Promise.all([whole, broken].map((folder) => rm(folder, { recursive: true }))));
+const [whole, broken] = [temporaryFolder(), temporaryFolder()];
+await writeTinyModel(whole, seed);
+await writeTinyModel(broken, seed, { brokenPosition });
 
-async function withEngine<T>(
-  folder: string,
-  format: WeightFormat | "webgpu",
-  use: (harness: EngineHarness) => Promise<T>,
-) {
-  const { model, manifest, hyperNetwork, tokenizer } = await readArtifacts(folder);
-  const built = { ...model, bank: bankOf(hyperNetwork), threads: 1 };
-  const runner =
-    format === "webgpu"
-      ? await openDeviceRunner(built, { maxSequences: 6, kvBytes: 2 ** 26, threads: 1 })
-      : await createStepRunner({ ...built, format });
-  const source = generatedAdapters(manifest, hyperNetwork);
-  const textPieceOf = (id: number) => tokenizer.textPieceOf(id);
-  const harness = createEngineHarness({ runner, source, textPieceOf, limits: { maxSequences: 6 } });
-  try {
-    return await use(harness);
-  } finally {
-    await runner.release();
+/** The engine of a model after all work, which was submitted with one step after each sequence. `runner` replaces the CPU's. */
+async function finished(folder: string, format: WeightFormat, runner?: Runner) {
+  const model = await openModelHarness(await readArtifacts(folder), { threads: 1, format });
+  const harness = model.harness({ ...(runner && { runner }), limits: { maxSequences: 6 } });
+  for (const { request, centroid } of work()) {
+    await harness.engine.submit(centroid, [request]);
+    await harness.engine.step();
   }
+  await harness.finish();
+  await model.stop();
+  return harness;
 }
+const lastOf = (isLost: boolean) =>
+  isLost ? { type: "error", kind: "generation_failed" } : { type: "done", finishReason: "length" };
 
 /** Sequences that end before the broken position, and some that reach it, in the prompt or while decoding. */
 function work(): { request: SequenceRequest; centroid: string | null; isLost: boolean }[] {
@@ -72,71 +60,46 @@ function work(): { request: SequenceRequest; centroid: string | null; isLost: bo
   });
 }
 
-describe.each<WeightFormat>(["fp32", "int8"])("in %s", (format) => {
-  test("the others' tokens and logprobs are bit for bit those of the model that is whole", async () => {
-    const all = work();
-    const frames = (folder: string) =>
-      withEngine(folder, format, async (harness) => {
-        for (const { request, centroid } of all) {
-          await harness.engine.submit(centroid, [request]);
-          await harness.engine.step();
-        }
-        await harness.finish();
-        expect(harness.engine.stats).toMatchObject({ running: 0, waiting: 0 });
-        return new Map(all.map(({ request: { id } }) => [id, harness.framesOf(id)]));
-      });
-    const [expected, found] = [await frames(whole), await frames(broken)];
-    for (const { request, isLost } of all) {
-      const tokens = found.get(request.id)!.filter(({ type }) => type === "token");
-      const allTokens = expected.get(request.id)!.filter(({ type }) => type === "token");
-      const fed = Math.max(0, brokenPosition - request.promptIds.length + 1);
-      expect(tokens).toEqual(isLost ? allTokens.slice(0, fed) : allTokens);
-      const last = isLost ? { type: "error", kind: "generation_failed" } : { type: "done", finishReason: "length" };
-      expect(found.get(request.id)!.at(-1)).toMatchObject(last);
-    }
-    expect(all.filter(({ isLost }) => isLost).length).toBeGreaterThan(8);
-  });
+test.each<WeightFormat>(["fp32", "int8"])("in %s other sequences get the bits of the whole model", async (format) => {
+  const [expected, found] = [await finished(whole, format), await finished(broken, format)];
+  for (const { engine } of [expected, found]) expect(engine.stats).toMatchObject({ running: 0, waiting: 0 });
+  const all = work();
+  for (const { request, isLost } of all) {
+    const allTokens = expected.tokenFramesOf(request.id);
+    const fed = Math.max(0, brokenPosition - request.promptIds.length + 1);
+    expect(found.tokenFramesOf(request.id)).toEqual(isLost ? allTokens.slice(0, fed) : allTokens);
+    expect(found.lastFrameOf(request.id)).toMatchObject(lastOf(isLost));
+  }
+  expect(all.filter(({ isLost }) => isLost).length).toBeGreaterThan(8);
 });
 
 test.skipIf(await webgpuFailure())("on WebGPU every other one is served", async () => {
-  const all = work();
-  await withEngine(broken, "webgpu", async (harness) => {
-    for (const { request, centroid } of all) {
-      await harness.engine.submit(centroid, [request]);
-      await harness.engine.step();
-    }
-    await harness.finish();
-    for (const { request, isLost } of all) {
-      const last = isLost ? { type: "error", kind: "generation_failed" } : { type: "done", finishReason: "length" };
-      expect(harness.lastFrameOf(request.id)).toMatchObject(last);
-    }
-  });
+  const { model, hyperNetwork } = await readArtifacts(broken);
+  const built = { ...model, bank: bankOf(hyperNetwork), threads: 1 };
+  const runner = await openDeviceRunner(built, { maxSequences: 6, kvBytes: 2 ** 26, threads: 1 });
+  const harness = await finished(broken, "fp32", runner);
+  await runner.release();
+  for (const { request, isLost } of work()) expect(harness.lastFrameOf(request.id)).toMatchObject(lastOf(isLost));
 });
 
 test("a backend process ends such sequences, counts and logs them, and serves on", async () => {
-  const backend = await startBackend({ MODEL_DIR: broken });
-  try {
-    const sampling = { logit_bias: neverEnds };
-    const requests = [
-      sequenceRequest("long", [1, 2, 3], { maxTokens: 100, sampling }),
-      sequenceRequest("mate", [4, 5], { maxTokens: 30, sampling }),
-      sequenceRequest("prompt", Array(60).fill(9), { maxTokens: 5, sampling }),
-    ];
-    const frames = await allFrames(await backend.post("/v1/batches", backend.batch("c0", requests)));
-    const lastOf = (id: string) => frames.findLast((frame) => frame.id === id);
-    for (const id of ["long", "prompt"]) {
-      expect(lastOf(id)).toMatchObject({ type: "error", kind: "generation_failed", retryAfterSeconds: null });
-    }
-    expect(lastOf("mate")).toMatchObject({ type: "done", completionTokens: 30 });
-    const metrics = await (await fetch(`${backend.url}/metrics`)).text();
-    expect(metrics).toContain('chameleon_sequences_total{outcome="generation_failed"} 2');
-    expect(backend.log()).toMatch(/"event":"sequence_failed".*not a number/);
-    expect((await fetch(`${backend.url}/readyz`)).status).toBe(200);
-    const again = [sequenceRequest("again", [4, 5], { maxTokens: 30, sampling })];
-    const later = await allFrames(await backend.post("/v1/batches", backend.batch("c0", again)));
-    expect(later.at(-1)).toMatchObject({ type: "done", completionTokens: 30 });
-  } finally {
-    backend.child.kill("SIGTERM");
-    expect(await backend.exited).toBe(0);
+  const backend = stopAtEnd(await startBackend({ MODEL_DIR: broken }));
+  const sampling = { logit_bias: neverEnds };
+  const frames = await backend.frames("c0", [
+    sequenceRequest("long", [1, 2, 3], { maxTokens: 100, sampling }),
+    sequenceRequest("mate", [4, 5], { maxTokens: 30, sampling }),
+    sequenceRequest("prompt", Array(60).fill(9), { maxTokens: 5, sampling }),
+  ]);
+  const last = (id: string) => frames.findLast((frame) => frame.id === id);
+  for (const id of ["long", "prompt"]) {
+    expect(last(id)).toMatchObject({ type: "error", kind: "generation_failed", retryAfterSeconds: null });
   }
+  expect(last("mate")).toMatchObject({ type: "done", completionTokens: 30 });
+  const metrics = await (await fetch(`${backend.url}/metrics`)).text();
+  expect(metrics).toContain('chameleon_sequences_total{outcome="generation_failed"} 2');
+  expect(backend.log()).toMatch(/"event":"sequence_failed".*not a number/);
+  expect((await fetch(`${backend.url}/readyz`)).status).toBe(200);
+  const later = await backend.frames("c0", [sequenceRequest("again", [4, 5], { maxTokens: 30, sampling })]);
+  expect(later.at(-1)).toMatchObject({ type: "done", completionTokens: 30 });
+  expect(await backend.stop("SIGTERM")).toBe(0);
 });

@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
-import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
-import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { train } from "../../gpu-backend/training/train.ts";
+import { edgeTableFile, hyperNetworkFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../shared/math/assignment.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -13,12 +13,8 @@ import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
 const folder = temporaryFolder();
-let options: Omit<TrainOptions, "outDirectory">;
+const options = await tinyTraining(folder, seed);
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
-
-beforeAll(async () => {
-  options = await tinyTraining(folder, seed);
-});
 
 /** Aborts once the stage `name` has advanced to `at`. */
 function interruptedAt(name: string, at: number): { progress: Progress; signal: AbortSignal } {
@@ -38,23 +34,14 @@ function interruptedAt(name: string, at: number): { progress: Progress; signal: 
 
 async function bytesOf(directory: string): Promise<Record<string, string>> {
   const names = (await readdir(directory)).filter((name) => name !== "cache").sort();
-  const hashes = await Promise.all(
-    names.map(async (name) =>
-      createHash("sha256")
-        .update(await readFile(join(directory, name)))
-        .digest("hex"),
-    ),
-  );
-  return Object.fromEntries(names.map((name, i) => [name, hashes[i]]));
+  const hashed = async (name: string) => [name, sha256(await readFile(join(directory, name)))];
+  return Object.fromEntries(await Promise.all(names.map(hashed)));
 }
+const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
 
-describe("a finished training", () => {
-  let out: string;
-  let manifest: Manifest;
-  beforeAll(async () => {
-    out = join(folder, "whole");
-    manifest = await train({ ...options, outDirectory: out }, silent);
-  });
+describe("a finished training", async () => {
+  const out = join(folder, "whole");
+  const manifest = await train({ ...options, outDirectory: out }, silent);
 
   test("made the held-out loss lower", () => {
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
@@ -66,11 +53,11 @@ describe("a finished training", () => {
     expect(measured.some(({ scale }) => scale > 0)).toBe(true);
   });
 
-  test("left a manifest that describes the files beside it", async () => {
+  test("left a manifest that describes the files beside it, and no cache", async () => {
     expect(parseManifest(await readFile(join(out, "manifest.json"), "utf8"))).toEqual(manifest);
     for (const [name, record] of Object.entries(manifest.files)) {
       const bytes = await readFile(join(out, name));
-      expect(createHash("sha256").update(bytes).digest("hex")).toBe(record.sha256);
+      expect(sha256(bytes)).toBe(record.sha256);
       expect(bytes.length).toBe(record.bytes);
       const described = [...readTensorFile(bytes)].map(([key, { dtype, shape }]) => [key, { dtype, shape }]);
       expect(Object.fromEntries(described)).toEqual(record.tensors);
@@ -80,6 +67,7 @@ describe("a finished training", () => {
       ["sea", 30],
       ["tables", 30],
     ]);
+    expect(await readdir(out)).not.toContain("cache");
   });
 
   test("gives edge and backend the same centroids, and hashes that follow from them", async () => {
@@ -93,10 +81,6 @@ describe("a finished training", () => {
       const vector = centroids.vectors.subarray(k * centroids.dimensions, (k + 1) * centroids.dimensions);
       expect(hash).toBe(centroidHash(vector, scale));
     }
-  });
-
-  test("removed its cache", async () => {
-    expect(await readdir(out)).not.toContain("cache");
   });
 
   test("is what an interrupted and resumed one makes, byte for byte", async () => {

@@ -20,9 +20,12 @@ export interface Backend {
   /** Process ids of the engines, in the order in which they became ready. */
   enginePids(): number[];
   batch(centroidId: string | null, sequences: SequenceRequest[]): BatchRequest;
+  /** All frames of a batch. Throws an Error if it is refused. */
+  frames(centroidId: string | null, sequences: SequenceRequest[], rest?: Partial<BatchRequest>): Promise<Frame[]>;
   post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
-  /** The value of a metric without labels. */
   metric(name: string): Promise<number>;
+  /** Ends the process and waits for its end; returns its exit code. */
+  stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
 /** Starts main.ts. Throws an Error with its stderr if it ends before it is ready. */
@@ -39,7 +42,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
   const line = await firstLine(child);
   if (line === null) throw new Error(`exit ${await exited}: ${written}`);
   const { url, manifest } = JSON.parse(line) as { url: string; manifest: string };
-  return {
+  const backend: Backend = {
     url,
     manifestHash: manifest,
     child,
@@ -47,6 +50,12 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
     log: () => written,
     enginePids: () => Array.from(written.matchAll(/"event":"engine",.*"pid":(\d+)/g), ([, pid]) => Number(pid)),
     batch: (centroidId, sequences) => ({ version: 3, manifestHash: manifest, centroidId, sequences }),
+    async frames(centroidId, sequences, rest = {}) {
+      const response = await backend.post("/v1/batches", { ...backend.batch(centroidId, sequences), ...rest });
+      if (response.status !== 200)
+        throw new Error(`the batch was answered ${response.status} ${await response.text()}`);
+      return allFrames(response);
+    },
     post: (path, body, signal) =>
       fetch(url + path, {
         method: "POST",
@@ -54,11 +63,19 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
         body: JSON.stringify(body),
         signal,
       }),
-    async metric(name) {
-      const text = await (await fetch(`${url}/metrics`)).text();
-      return Number(text.match(new RegExp(`^${name} (.*)$`, "m"))?.[1]);
+    metric: (name) => metricAt(url, name),
+    stop(signal = "SIGKILL") {
+      child.kill(signal);
+      return exited;
     },
   };
+  return backend;
+}
+
+/** The first value of a metric of the backend at `url`; NaN if it has none. */
+export async function metricAt(url: string, name: string): Promise<number> {
+  const text = await (await fetch(`${url}/metrics`)).text();
+  return Number(text.match(new RegExp(`^${name}(?:\\{.*\\})? (.*)$`, "m"))?.[1]);
 }
 
 export async function* framesOf(response: Response): AsyncGenerator<Frame> {

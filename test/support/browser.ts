@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
 import { type Browser, chromium, type Page } from "playwright-core";
+import { atEnd } from "./at-end.ts";
 
 const places = [
   "/usr/bin/chromium",
@@ -14,12 +15,16 @@ const places = [
 /** Path of the browser's program, or null if none is installed. CHROMIUM overrides it. */
 export const browserProgram = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place)) ?? null;
 
-export function launchBrowser(): Promise<Browser> {
+/** Starts the browser, and closes it after the file's tests. Where none is installed, the tests are skipped, and no value is needed. */
+export async function launchBrowser(): Promise<Browser> {
+  if (!browserProgram) return undefined as never;
   // Chromium's sandbox does not start for root, as in a container. The browser opens our own page only.
   const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
   // Without a UTF-8 locale Chromium reads file names as ASCII.
   const env = { ...process.env, LANG: "C.UTF-8" } as Record<string, string>;
-  return chromium.launch({ executablePath: browserProgram!, args, env });
+  const browser = await chromium.launch({ executablePath: browserProgram, args, env });
+  atEnd(() => browser.close());
+  return browser;
 }
 
 const axeFile = createRequire(import.meta.url).resolve("axe-core/axe.min.js");

@@ -29,7 +29,12 @@ export interface EngineHarness {
   lastFrameOf(id: string): Frame | undefined;
   /** Steps until nothing is left to do. */
   finish(): Promise<void>;
+  /** Submits one batch after another and finishes. Returns this harness. */
+  run(...batches: readonly Batch[]): Promise<EngineHarness>;
 }
+
+/** Requests that are submitted together. The adapter of null is the base. */
+export type Batch = [adapterId: string | null, ...requests: SequenceRequest[]];
 
 export function createEngineHarness(options: {
   /** Steps in the host's memory, or a runner with keys and values of its own. */
@@ -80,7 +85,7 @@ export function createEngineHarness(options: {
   });
   const framesOf = (id: string) => frames.get(id) ?? [];
   const tokenFramesOf = (id: string) => framesOf(id).filter((frame) => frame.type === "token");
-  return {
+  const harness: EngineHarness = {
     engine,
     adapters,
     reports,
@@ -91,7 +96,13 @@ export function createEngineHarness(options: {
     async finish() {
       while (engine.busy) await engine.step();
     },
+    async run(...batches) {
+      for (const [adapterId, ...requests] of batches) await engine.submit(adapterId, requests);
+      await harness.finish();
+      return harness;
+    },
   };
+  return harness;
 }
 
 /** Adapters of centroids `c0`, `c1`, … with different gates, and of `off`, whose scale is 0. */

@@ -1,5 +1,5 @@
 /** One started stack for all files of a test project that harm nothing in it: the project's global setup, and access to it. */
-import { writeFile } from "node:fs/promises";
+import { writeFileSync } from "node:fs";
 import { inject } from "vitest";
 import type { TestProject } from "vitest/node";
 import { recordFile, stateFolders } from "../../infra/workerd/config.ts";
@@ -19,11 +19,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 /** The stack with a key of `tenant`, who sees nothing of other files' adapters and use; by default with the local key. */
-export async function sharedStack(tenant?: string): Promise<RunningStack> {
+export function sharedStack(tenant?: string): RunningStack {
   const place = inject("stack");
   if (tenant === undefined) return runningStack(place);
   const key = `sk-chameleon-${tenant}`;
   const [name, record] = keyEntry(key, tenant);
-  await writeFile(recordFile(stateFolders.namespace(place.state, "TENANTS"), name), record);
+  writeFileSync(recordFile(stateFolders.namespace(place.state, "TENANTS"), name), record);
   return runningStack({ ...place, key });
 }

@@ -25,6 +25,8 @@ export interface StackPlace {
 export interface RunningStack extends StackPlace {
   /** POSTs JSON with the key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+  /** The JSON of an answer to the key: POST with a body, else GET. Throws an Error with the answer if its status is another. */
+  ask<T>(path: string, body?: unknown, options?: { method?: string; status?: number }): Promise<T>;
 }
 
 export interface Stack extends RunningStack {
@@ -69,14 +71,21 @@ export async function startStack(
 }
 
 export function runningStack(place: StackPlace): RunningStack {
+  const send = (method: string, path: string, body: unknown, headers: Record<string, string> = {}) =>
+    fetch(place.edge + path, {
+      method,
+      headers: { "content-type": "application/json", authorization: `Bearer ${place.key}`, ...headers },
+      body: typeof body === "string" ? body : JSON.stringify(body),
+    });
   return {
     ...place,
-    post: (path, body, headers = {}) =>
-      fetch(place.edge + path, {
-        method: "POST",
-        headers: { "content-type": "application/json", authorization: `Bearer ${place.key}`, ...headers },
-        body: typeof body === "string" ? body : JSON.stringify(body),
-      }),
+    post: (path, body, headers) => send("POST", path, body, headers),
+    async ask(path, body, { method = body === undefined ? "GET" : "POST", status = 200 } = {}) {
+      const response = await send(method, path, body);
+      const text = await response.text();
+      if (response.status !== status) throw new Error(`${method} ${path} was answered ${response.status}: ${text}`);
+      return JSON.parse(text);
+    },
   };
 }
 

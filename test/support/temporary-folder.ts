@@ -1,13 +1,11 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, onTestFinished, TestRunner } from "vitest";
+import { atEnd } from "./at-end.ts";
 
 /** Makes a folder that is removed with what it holds: after the running test, or after the file's tests if none runs yet. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(path.join(tmpdir(), "chameleon-test-"));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
-  if (TestRunner.getCurrentTest()) onTestFinished(remove);
-  else afterAll(remove);
+  atEnd(() => rmSync(folder, { recursive: true, force: true, maxRetries: 3 }));
   return folder;
 }

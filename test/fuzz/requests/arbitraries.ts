@@ -4,6 +4,7 @@
  */
 import fc from "fast-check";
 import { limits } from "../../../shared/contracts/limits.ts";
+import { weighted } from "../../support/weighted.ts";
 import { largeObject, largeParts, largeValue, withLargeParts } from "./large-values.ts";
 
 /** How the bytes are sent and the answer is read. */
@@ -28,14 +29,9 @@ export interface BadRequest {
 const printed = (text: string) => new TextEncoder().encode(text);
 
 /** A valid body for each route that takes one. */
+const completion = { model: "gpt2:auto", prompt: "If Tom has 5 apples", max_tokens: 2, temperature: 0, stream: false };
 const validBodies: Record<string, object> = {
-  "/v1/completions": {
-    model: "gpt2:auto",
-    prompt: "If Tom has 5 apples",
-    max_tokens: 2,
-    temperature: 0,
-    stream: false,
-  },
+  "/v1/completions": completion,
   "/v1/chat/completions": { model: "gpt2:auto", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 },
   "/v1/responses": { model: "gpt2:auto", input: [{ role: "user", content: "Hello" }], max_output_tokens: 2 },
   "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
@@ -74,6 +70,7 @@ const oddList = fc.oneof(
   fc.integer({ min: 1, max: 3000 }).map((length) => Array(length).fill(1)),
   fc.integer({ min: 1, max: 2000 }).map((depth) => nested(depth)),
 );
+const emptyCall = { role: "assistant", content: null, tool_calls: [{}] };
 /** Conversations that are nearly valid. */
 const oddMessages = fc.array(
   fc.oneof(
@@ -88,13 +85,7 @@ const oddMessages = fc.array(
         ),
       ),
     }),
-    fc.constantFrom<unknown>(
-      null,
-      "hi",
-      [],
-      { role: "assistant", content: null, tool_calls: [{}] },
-      { type: "function_call" },
-    ),
+    fc.constantFrom<unknown>(...[null, "hi", []], emptyCall, { type: "function_call" }),
   ),
   { maxLength: 300, size: "small" },
 );
@@ -115,13 +106,8 @@ const oddTools = fc.array(
   ),
   { maxLength: 140, size: "small" },
 );
-const oddChoice = fc.constantFrom<unknown>(
-  "required",
-  "any",
-  { type: "function", name: "f" },
-  { type: "function" },
-  [],
-);
+const namedFunction = { type: "function", name: "f" };
+const oddChoice = fc.constantFrom<unknown>("required", "any", namedFunction, { type: "function" }, []);
 /** Lists of experts that are nearly valid. */
 const oddExpert = fc.record({
   id: fc.oneof(fc.constantFrom("base", "c0", "c1", "c2"), oddText),
@@ -173,41 +159,54 @@ const changedBody = fc
   });
 
 /** Turns a body's text into bytes: mostly unchanged, otherwise cut, replaced or lengthened. */
-const damage = fc.oneof(
-  { weight: 120, arbitrary: fc.constant((text: string) => printed(text)) },
-  {
-    weight: 10,
-    arbitrary: fc
-      .double({ min: 0, max: 1, noNaN: true })
-      .map((share) => (text: string) => printed(text.slice(0, share * text.length))),
-  },
-  { weight: 10, arbitrary: fc.uint8Array({ maxLength: 300 }).map((bytes) => () => new Uint8Array(bytes)) },
-  {
-    weight: 10,
-    arbitrary: fc
-      .uint8Array({ minLength: 1, maxLength: 4 })
-      .map((bytes) => (text: string) => new Uint8Array([...printed(text), ...bytes])),
-  },
-  {
-    weight: 10,
-    arbitrary: fc
-      .constantFrom("[]", "null", "1", '"x"', "", "{}", '{"prompt":1,"prompt":"a"}', "\ufeff{}")
-      .map((text) => () => printed(text)),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.constant((text: string) => printed(`${text.slice(0, -1)}${" ".repeat(limits.bodyBytes)}}`)),
-  },
+type Damage = (text: string) => Uint8Array;
+const share = fc.double({ min: 0, max: 1, noNaN: true });
+const otherBodies = ["[]", "null", "1", '"x"', "", "{}", '{"prompt":1,"prompt":"a"}', "\ufeff{}"];
+const damage: fc.Arbitrary<Damage> = weighted(
+  [120, fc.constant<Damage>(printed)],
+  [
+    10,
+    share.map(
+      (part): Damage =>
+        (text) =>
+          printed(text.slice(0, part * text.length)),
+    ),
+  ],
+  [
+    10,
+    fc.uint8Array({ maxLength: 300 }).map(
+      (bytes): Damage =>
+        () =>
+          new Uint8Array(bytes),
+    ),
+  ],
+  [
+    10,
+    fc.uint8Array({ minLength: 1, maxLength: 4 }).map(
+      (end): Damage =>
+        (text) =>
+          Buffer.concat([printed(text), end]),
+    ),
+  ],
+  [
+    10,
+    fc.constantFrom(...otherBodies).map(
+      (other): Damage =>
+        () =>
+          printed(other),
+    ),
+  ],
+  [1, fc.constant<Damage>((text) => printed(`${text.slice(0, -1)}${" ".repeat(limits.bodyBytes)}}`))],
 );
 
 const served = "/ /healthz /readyz /v1/models /v1/models/gpt2 /v1/centroids /v1/usage /openapi.json /docs /docs/api";
 const odd = `/v1//completions /v1/completions/ /v1/completions?x=1 /v1/../artifacts/manifest.json /artifacts/manifest.json
   /v1/models/%00 /v1/models/%ff /%2e%2e/%2e%2e * //x /v1/batches /metrics http://other/v1/models`;
-const paths = fc.oneof(
-  { weight: 3, arbitrary: fc.constantFrom(...served.split(" ")) },
-  { weight: 3, arbitrary: fc.constantFrom(...odd.split(/\s+/)) },
-  { weight: 3, arbitrary: fc.webPath().map((path) => `/v1/${path.slice(0, 200)}`) },
-  { weight: 1, arbitrary: fc.integer({ min: 100, max: 20_000 }).map((length) => `/${"a".repeat(length)}`) },
+const paths = weighted(
+  [3, fc.constantFrom(...served.split(" "))],
+  [3, fc.constantFrom(...odd.split(/\s+/))],
+  [3, fc.webPath().map((path) => `/v1/${path.slice(0, 200)}`)],
+  [1, fc.integer({ min: 100, max: 20_000 }).map((length) => `/${"a".repeat(length)}`)],
 );
 /** CONNECT is left out: no network in front of the Worker lets it through, and a bare workerd fails on it. */
 const methods = fc.constantFrom("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "post", "FROB");
@@ -257,78 +256,42 @@ const oddHeaders = fc.oneof(
     .map((count) => Array.from({ length: count }, (_, i) => `x-many-${i}: y`).join("\r\n")),
   fc.string({ unit: "binary", maxLength: 30 }).map((text) => `x-odd: ${text.replace(/[\r\n]/g, "")}`),
 );
-const authorization = (key: string) =>
-  fc.oneof(
-    { weight: 12, arbitrary: fc.constant(`authorization: Bearer ${key}`) },
-    // The valid key, with other capitals and spaces in the header.
-    {
-      weight: 2,
-      arbitrary: fc
-        .tuple(
-          fc.constantFrom("authorization", "Authorization", "AUTHORIZATION", "aUTHORIZATION"),
-          fc.constantFrom("Bearer", "bearer", "BEARER", "bEaReR"),
-          fc.constantFrom(" ", "  ", "\t", " ".repeat(200)),
-          fc.constantFrom("", " ", "\t"),
-        )
-        .map(([name, scheme, gap, end]) => `${name}: ${scheme}${gap}${key}${end}`),
-    },
-    {
-      weight: 1,
-      arbitrary: fc.constantFrom(
-        "",
-        "authorization: Bearer",
-        "authorization: Bearer sk-wrong",
-        `authorization: Bearer ${key}\r\nauthorization: Bearer sk-wrong`,
-        `authorization: Basic ${key}`,
-        `authorization: Bearer ${key} x`,
-        `authorization: Bearer ${"k".repeat(8000)}`,
-      ),
-    },
+/** The valid key, with other capitals and spaces in the header. */
+const otherSpellings = (key: string) =>
+  fc
+    .tuple(
+      fc.constantFrom("authorization", "Authorization", "AUTHORIZATION", "aUTHORIZATION"),
+      fc.constantFrom("Bearer", "bearer", "BEARER", "bEaReR"),
+      fc.constantFrom(" ", "  ", "\t", " ".repeat(200)),
+      fc.constantFrom("", " ", "\t"),
+    )
+    .map(([name, scheme, gap, end]) => `${name}: ${scheme}${gap}${key}${end}`);
+const wrongKeys = (key: string) =>
+  fc.constantFrom(
+    "",
+    "authorization: Bearer",
+    "authorization: Bearer sk-wrong",
+    `authorization: Bearer ${key}\r\nauthorization: Bearer sk-wrong`,
+    `authorization: Basic ${key}`,
+    `authorization: Bearer ${key} x`,
+    `authorization: Bearer ${"k".repeat(8000)}`,
   );
-const contentType = fc.oneof(
-  { weight: 12, arbitrary: fc.constant("content-type: application/json") },
-  {
-    weight: 1,
-    arbitrary: fc.constantFrom(
-      "",
-      "content-type: text/plain",
-      "content-type: application/json; charset=utf-16",
-      "content-type: multipart/form-data; boundary=x",
-      "content-type: ;",
-    ),
-  },
+const authorization = (key: string) =>
+  weighted([12, fc.constant(`authorization: Bearer ${key}`)], [2, otherSpellings(key)], [1, wrongKeys(key)]);
+const otherTypes = ["text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=x", ";"];
+const contentType = weighted(
+  [12, fc.constant("content-type: application/json")],
+  [1, fc.constantFrom("", ...otherTypes.map((type) => `content-type: ${type}`))],
 );
 
-const delivery: fc.Arbitrary<Delivery> = fc.oneof(
-  { weight: 20, arbitrary: fc.constant({ kind: "whole" } as const) },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constant("slow" as const),
-      pieces: fc.integer({ min: 2, max: 6 }),
-      pauseMs: fc.integer({ min: 0, max: 30 }),
-    }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      kind: fc.constant("cut-request" as const),
-      share: fc.double({ min: 0, max: 1, noNaN: true }),
-      waitMs: fc.integer({ min: 0, max: 50 }),
-    }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({ kind: fc.constant("cut-answer" as const), bytes: fc.integer({ min: 0, max: 2000 }) }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      kind: fc.constant("leaves" as const),
-      waitMs: fc.integer({ min: 0, max: 3000 }),
-      isReading: fc.boolean(),
-    }),
-  },
+const between = (min: number, max: number) => fc.integer({ min, max });
+const kind = <K extends Delivery["kind"]>(name: K) => fc.constant(name);
+const delivery: fc.Arbitrary<Delivery> = weighted(
+  [20, fc.constant<Delivery>({ kind: "whole" })],
+  [1, fc.record({ kind: kind("slow"), pieces: between(2, 6), pauseMs: between(0, 30) })],
+  [2, fc.record({ kind: kind("cut-request"), share, waitMs: between(0, 50) })],
+  [2, fc.record({ kind: kind("cut-answer"), bytes: between(0, 2000) })],
+  [2, fc.record({ kind: kind("leaves"), waitMs: between(0, 3000), isReading: fc.boolean() })],
 );
 
 /** One bad request. `key` is a valid key of the edge. */
@@ -348,13 +311,8 @@ export function badRequests(key: string): fc.Arbitrary<BadRequest> {
     .map(({ body, damage, elsewhere, isElsewhere, authorization, contentType, odd, isOdd, delivery }) => {
       const bytes = damage(body.text);
       const [method, path] = isElsewhere === 0 ? elsewhere : ["POST", body.path];
-      const headers = [
-        "host: edge",
-        "connection: close",
-        authorization,
-        contentType,
-        `content-length: ${bytes.byteLength}`,
-      ];
+      const length = `content-length: ${bytes.byteLength}`;
+      const headers = ["host: edge", "connection: close", authorization, contentType, length];
       if (isOdd === 0) headers.push(...odd);
       const head = `${method} ${path} HTTP/1.1\r\n${headers.filter(Boolean).join("\r\n")}\r\n\r\n`;
       return { head, body: bytes, delivery };

@@ -1,6 +1,6 @@
 /**
  * Publishes sets of artifacts that must be refused, one after another while requests come, into a folder that a backend reads as its
- * bucket. Not here: every kind of bad set (`test/fuzz/artifact-sets.test.ts`).
+ * bucket. test/fuzz/artifact-sets.test.ts tests all kinds of bad sets.
  */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";

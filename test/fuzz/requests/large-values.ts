@@ -1,6 +1,6 @@
 /**
- * Values near a body's size limit: long strings, long lists, deep nesting. An object holds a mark in place of such a value. The mark is
- * replaced in the JSON text, because JSON.stringify recurses.
+ * Values near a body's size limit: long strings, long lists, deep nesting. A body holds a placeholder instead, which is replaced in the
+ * JSON text, because JSON.stringify recurses.
  */
 import fc from "fast-check";
 
@@ -15,11 +15,11 @@ export const largeParts: Record<string, (size: number) => string> = {
   nested: (size) => `${'{"type":'.repeat(size / 9)}1${"}".repeat(size / 9)}`,
   keys: (size) => `{${Array.from({ length: size / 12 }, (_, i) => `"k${i}":1`).join(",")}}`,
 };
-/** A mark, in place of a value of this kind and size. */
+/** The placeholder of a value of this kind and size. */
 export const largeValue = fc
   .record({ part: fc.constantFrom(...Object.keys(largeParts)), size: fc.constantFrom(300, 5000, 50_000, 900_000) })
   .map(({ part, size }) => `@large:${part}:${size}`);
-/** Replaces the marks in a body's JSON. */
+/** Replaces the placeholders in a body's JSON. */
 export const withLargeParts = (json: string) =>
   json.replace(/"@large:(\w+):(\d+)"/g, (_, part: string, size: string) => largeParts[part](Number(size)));
 

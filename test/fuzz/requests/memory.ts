@@ -1,6 +1,6 @@
 /**
- * The memory of edge and backend after garbage collection: what JavaScript holds, and what the process has. Without a collection it says
- * little: an isolate collects only when its own heap has grown, but most of its garbage is memory outside of that heap.
+ * Memory of edge and backend after garbage collection: live bytes of JavaScript, and resident memory of the process. Without a
+ * collection resident memory says little, because an isolate collects when its heap has grown, but most garbage lies outside that heap.
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -16,10 +16,7 @@ export const watchedBackend = {
   // A small cache is soon full; one that still fills looks like a leak.
   PREFIX_CACHE_BYTES: String(2 ** 21),
 };
-/**
- * Services in workerd that are watched. `sink` stands in for Analytics Engine: it makes more garbage than our Worker and has next to no
- * heap. The services that stand in for keys and artifacts are seldom asked and gather nothing.
- */
+/** Watched services in workerd. `sink` stands in for Analytics Engine and makes more garbage than the Worker. */
 const watchedServices = ["edge", "sink"];
 
 /** Bytes. */

@@ -36,7 +36,7 @@ export interface FuzzResult {
   memory: MemorySample[];
   /** The backend's metrics of what it holds once everything is answered. */
   left: Record<string, number>;
-  /** Sets of artifacts that the backend refused during the run. It must have served its own set all the time. */
+  /** Sets of artifacts that the backend refused during the run. */
   refusedSets: number;
   /** Milliseconds that a good request took after the run. */
   answerMs: number;
@@ -69,16 +69,8 @@ export async function fuzzRequests(options: {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
     const watch = isWatched ? await watchMemory(edge, backend, () => countedRequest(edge.url)) : null;
-    const result: FuzzResult = {
-      outcomes: {},
-      failures: [],
-      failed: 0,
-      memory: [],
-      left: {},
-      refusedSets: 0,
-      answerMs: 0,
-      log: "",
-    };
+    const counts = { failed: 0, refusedSets: 0, answerMs: 0 };
+    const result: FuzzResult = { ...counts, outcomes: {}, failures: [], memory: [], left: {}, log: "" };
     const source = requestSource(seed);
     let sent = 0;
     let rest: Promise<void> | null = null;
@@ -126,8 +118,7 @@ export async function fuzzRequests(options: {
     publishing.abort();
     await published;
     await edge.stop();
-    backend.child.kill();
-    await backend.exited;
+    await backend.stop("SIGTERM");
     await rm(folder, { recursive: true, force: true });
   }
 }
