@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
-import { isBlockType, type ModelWeights } from "../runtime/model-weights.ts";
+import { floatsOf, isBlockType, type ModelWeights, weightOf } from "../runtime/model-weights.ts";
 import { openGgufModel } from "./gguf/model.ts";
 import { existsInParts, openPartFiles, type PartFiles } from "./gguf/part-files.ts";
 import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
@@ -38,6 +38,21 @@ export async function openBase(directory: string, record?: HashRecord): Promise<
     file.close();
     throw error;
   }
+}
+
+/** Opens a base without a record for `use`, and closes it afterwards. */
+export async function withBase<T>(directory: string, use: (base: Base) => T | Promise<T>): Promise<T> {
+  const base = await openBase(directory);
+  try {
+    return await use(base);
+  } finally {
+    base.close();
+  }
+}
+
+/** A copy of the tied head, [V, D], with the model that it is from. */
+export function headOf({ config, weights, weightsHash }: Base) {
+  return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
 }
 
 /** Reads no weights. `isInBlocks`: all matrices are in GGUF's blocks. */

@@ -1,5 +1,5 @@
 /** Opens a base and artifacts for measurements, with the scales at which they are served. */
-import { openBase } from "../models/base.ts";
+import { withBase } from "../models/base.ts";
 import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
 import { type Head, openReader } from "../training/bank/reader.ts";
 import { readServedBank } from "../training/bank/served-bank.ts";
@@ -15,8 +15,7 @@ export async function openArtifacts(
 ) {
   const served = await readServedBank(artifacts);
   const base = await readBase(model);
-  const { config, weights, close } = await openBase(model);
-  try {
+  return withBase(model, async ({ config, weights }) => {
     const addLogits: Head["addLogits"] = (g, adapted) =>
       addEmbedding({ g, config, weights, format }).baseLogits(adapted);
     const reader = await openReader({ ...config, addLogits }, served.adapters.bank, threads);
@@ -26,7 +25,5 @@ export async function openArtifacts(
       await trunk.release();
     };
     return { base, served, trunk, reader, release };
-  } finally {
-    close();
-  }
+  });
 }

@@ -11,15 +11,14 @@ import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { readSmoothing, smoothingFile } from "../../engine/smoothing-file.ts";
 import { writeWhole } from "../../files.ts";
 import { measureMagnitudes } from "../../runtime/calibration.ts";
-import type { ModelConfig } from "../../runtime/model-config.ts";
-import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
+import { floatsOf, type ModelWeights } from "../../runtime/model-weights.ts";
 import { bankShape, initialParameters, servedParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
-import { type BaseText, openBase, readBaseText } from "../base.ts";
+import { type Base, type BaseText, headOf, readBaseText, withBase } from "../base.ts";
 
 /** P, unless the hidden size is smaller. */
 export const baseDimensions = 64;
@@ -28,7 +27,12 @@ const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts`. Throws an Error that names the faulty file. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
-  const { config, weightsHash, text, tokenEmbedding } = await readAndSmooth(folder);
+  const { config, weightsHash, text, tokenEmbedding } = await withBase(folder, async (base) => {
+    requireFinite(folder, base.weights);
+    const text = await readBaseText(folder, base.config);
+    await smooth(folder, base, text);
+    return { ...headOf(base), text };
+  });
   const { vocabularySize: V, hiddenSize: D } = config;
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
@@ -65,19 +69,6 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   );
 }
 
-/** Everything that needs the weights, which are closed afterwards. */
-async function readAndSmooth(folder: string) {
-  const { config, weights, weightsHash, close } = await openBase(folder);
-  try {
-    requireFinite(folder, weights);
-    const text = await readBaseText(folder, config);
-    await smooth(folder, { config, weights }, text);
-    return { config, weightsHash, text, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
-  } finally {
-    close();
-  }
-}
-
 /** Throws an Error that names the first value that is not finite. One is enough to make sequences fail. */
 function requireFinite(folder: string, weights: ModelWeights): void {
   for (const [name, weight] of weights) {
@@ -89,14 +80,10 @@ function requireFinite(folder: string, weights: ModelWeights): void {
 }
 
 /** Measures smoothing for int8 (runtime/calibration.ts) on calibration.txt and writes its file, unless the folder has one. */
-async function smooth(
-  folder: string,
-  model: { config: ModelConfig; weights: ModelWeights },
-  { tokenizer }: BaseText,
-): Promise<void> {
+async function smooth(folder: string, { config, weights }: Base, { tokenizer }: BaseText): Promise<void> {
   if (await readSmoothing(folder)) return;
   const text = await readFile(new URL("../calibration.txt", import.meta.url), "utf8");
   const ids = Tokenizer.fromTensors(tokenizer).encode(text);
-  const magnitudes = await measureMagnitudes({ ...model, threads: availableParallelism() }, ids);
+  const magnitudes = await measureMagnitudes({ config, weights, threads: availableParallelism() }, ids);
   await writeWhole(join(folder, smoothingFile), writeTensorFile(magnitudes));
 }
