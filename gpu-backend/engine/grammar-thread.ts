@@ -5,6 +5,7 @@
 import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import type * as XGrammar from "@mlc-ai/web-xgrammar";
+import { byteAlphabet } from "../../shared/tokenizer/pack.ts";
 import { LruCache } from "../lru.ts";
 import { grammarOf } from "./grammar.ts";
 import { GrammarFault } from "./pattern-rules.ts";
@@ -76,19 +77,13 @@ async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
   scope.location = { href: import.meta.url };
   await import("@mlc-ai/web-xgrammar");
   const { TokenizerInfo, GrammarCompiler } = scope.xgrammar;
+  const alphabet = byteAlphabet();
   const texts = pieces.map((piece) => {
     const text = Buffer.from(piece).toString("latin1");
-    return utf8.test(text) && !separator.test(text) ? byteLevel(piece) : "";
+    return utf8.test(text) && !separator.test(text) ? Array.from(piece, (byte) => alphabet[byte]).join("") : "";
   });
   const tokenizer = await TokenizerInfo.createTokenizerInfo(texts, "byte_level", false, pieces.length, [...stopIds]);
   return GrammarCompiler.createGrammarCompiler(tokenizer, false);
-}
-
-/** Bytes as the characters that stand for them in GPT-2's vocabulary. */
-function byteLevel(piece: Uint8Array): string {
-  const isOwn = (byte: number) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
-  const others = Array.from({ length: 256 }, (_, byte) => byte).filter((byte) => !isOwn(byte));
-  return Array.from(piece, (byte) => String.fromCharCode(isOwn(byte) ? byte : 256 + others.indexOf(byte))).join("");
 }
 
 async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {

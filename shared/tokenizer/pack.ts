@@ -10,7 +10,7 @@
  *   special_shown   U8  [S]      1 if an answer's text includes the token when it is generated
  *   end_of_text_id, eos_id, bos_id  ids [1]; bos_id is left out if the model has none
  *   adds_bos        U8  [1]      1 if prompts that are no conversation begin with bos_id
- * Ids are U16 if all are below 65,536, else U32. Serving does not import this file.
+ * Ids are U16 if all are below 65,536, else U32.
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { type TensorFile, tensorFrom } from "../artifacts/tensor-file.ts";
@@ -32,14 +32,8 @@ export interface VocabularySource {
 }
 
 /** Content of tokenizer.safetensors. Throws an Error that names a missing entry, or one that is no byte, merge or special token. */
-export function packTokenizer({
-  preTokenizer,
-  ids,
-  merges,
-  specials,
-  roles,
-  looksUpWhole,
-}: VocabularySource): TensorFile {
+export function packTokenizer(source: VocabularySource): TensorFile {
+  const { preTokenizer, ids, merges, specials, roles, looksUpWhole } = source;
   const unexplained = new Map([...ids].map(([spelling, id]) => [id, spelling]));
   for (const { id } of specials) unexplained.delete(id);
   const size = 1 + [...ids.values(), ...specials.map(({ id }) => id)].reduce((a, b) => Math.max(a, b));
