@@ -173,15 +173,10 @@ function credentialsOf(values: { AWS_ACCESS_KEY_ID?: string; AWS_SECRET_ACCESS_K
   return accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey } : null;
 }
 
-/** The hub that models are imported from. */
-export interface HubConfig {
-  /** Origin and path, without a slash at the end. */
-  endpoint: string;
-  token: string | null;
-}
+export type HubConfig = ReturnType<typeof readHubConfig>;
 
-/** Throws an Error that names the variable at fault. */
-export function readHubConfig(environment: Record<string, string | undefined> = process.env): HubConfig {
+/** The hub that models are imported from. `endpoint` has no slash at its end. Throws an Error that names the faulty variable. */
+export function readHubConfig(environment: Record<string, string | undefined> = process.env) {
   const endpoint = (environment.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:$/.test(URL.parse(endpoint)?.protocol ?? "")) {
     throw new Error(`bad settings: HF_ENDPOINT is ${JSON.stringify(environment.HF_ENDPOINT)}: must be an http(s) URL`);

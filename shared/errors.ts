@@ -46,9 +46,7 @@ export const errorTable = {
 export type ErrorKind = keyof typeof errorTable;
 export const errorKinds = Object.keys(errorTable) as [ErrorKind, ...ErrorKind[]];
 
-export interface ErrorEnvelope {
-  error: { message: string; type: string; param: string | null; code: string | null };
-}
+export type ErrorEnvelope = ReturnType<typeof envelopeOf>;
 
 /** An error for the caller. `message` names the limit and the value that exceeds it. */
 export class ServiceError extends Error {
@@ -88,8 +86,8 @@ export function statusOf(kind: ErrorKind): number {
 }
 
 /** Returns the error in OpenAI's form, for a response's body. */
-export function envelopeOf(error: ServiceError): ErrorEnvelope {
-  const { type, code } = errorTable[error.kind];
+export function envelopeOf(error: ServiceError) {
+  const { type, code }: { type: string; code: string | null } = errorTable[error.kind];
   return { error: { message: error.message, type, param: error.param, code } };
 }
 

@@ -27,12 +27,7 @@ export const grammarLimits = {
   knownFormBytes: 2 ** 20,
 };
 
-export interface GrammarRow {
-  /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
-  readonly allowed: Uint32Array | null;
-  advance(tokenId: number): void;
-  close(): void;
-}
+export type GrammarRow = Pick<Row, "allowed" | "advance" | "close">;
 
 /** The thread that serves a form. After a late answer, `slower` replaces it. */
 interface Served {
@@ -147,7 +142,8 @@ interface RowText {
   tokens: number[];
 }
 
-class Row implements GrammarRow {
+class Row {
+  /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
   allowed: Uint32Array | null = null;
   readonly #served: Served;
   readonly #text: RowText;

@@ -4,7 +4,6 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import { defaultCalibration, positionsOfEvidence, priorsOf, weigh } from "../../shared/math/evidence.ts";
 import {
-  type MemoryMatch,
   type MemoryRule,
   memoryProbabilities,
   memoryWeight,
@@ -133,22 +132,19 @@ export async function logprobsUnder(
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }
 
-/** The predictions of model and memory at one position of a text. */
-export interface Observation extends MemoryMatch {
-  /** Probability of the text's own next token under the memory. */
-  ofMemory: number;
-  /** Probability of that token under the model. */
-  ofModel: number;
-}
+export type Observation = ReturnType<typeof observationAt>;
 
-/** At position `at` of a reading. `found`: the nearest keys there. `target`: the text's own next token. */
+/**
+ * The predictions of model and memory at position `at` of a reading. `found`: the nearest keys there. `ofMemory` and `ofModel` are the
+ * probabilities of `target`, the text's own next token.
+ */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,
   found: Neighbours,
   target: number,
   rule: MemoryRule,
-): Observation {
+) {
   const probabilities = memoryProbabilities(found, rule);
   return {
     cosine: found.cosines[0],

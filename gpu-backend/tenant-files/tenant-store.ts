@@ -25,16 +25,7 @@ export interface TenantStoreSettings extends TenantFilesSettings {
   system?: WriteSystem;
 }
 
-export interface DiskState {
-  /** Error code of the last write, such as `ENOSPC`; null if it succeeded, and before the first. */
-  fault: string | null;
-  failures: number;
-  /** Bytes of files in memory. */
-  unwrittenBytes: number;
-  /** Files on disk, partial ones included. */
-  files: number;
-  bytes: number;
-}
+export type DiskState = TenantStore["disk"];
 
 interface Entry {
   bytes: number;
@@ -73,7 +64,8 @@ export class TenantStore {
     this.files = new TenantFiles(settings);
   }
 
-  get disk(): DiskState {
+  /** `fault`: error code of the last write, such as `ENOSPC`, or null. `files` and `bytes` are on disk, partial ones included. */
+  get disk() {
     const bytes = this.#index.values().reduce((sum, entry) => sum + entry.bytes, 0);
     const [fault, failures] = [this.#fault, this.#failures];
     return { fault, failures, unwrittenBytes: this.#unwritten.bytes, files: this.#index.size, bytes };

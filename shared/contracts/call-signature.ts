@@ -17,25 +17,8 @@ const headerPattern = new RegExp(
 /** Longer headers are refused unread. */
 export const signatureCharacters = 300;
 
-/** A secret for Web Crypto. The id is an HMAC, which reveals nothing of the secret. */
-export interface SigningKey {
-  id: string;
-  hmac: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
-}
-
-/** All but `signature` is signed. */
-export interface SignedCall {
-  method: string;
-  path: string; // with the query
-  keyId: string;
-  /** Unix milliseconds. */
-  timeMs: number;
-  bodySha256: string;
-  /** `nameHeader` of the call; null if any process at the address may answer. */
-  backendName: string | null;
-  /** 64 hex digits. */
-  signature: string;
-}
+type SigningKey = Awaited<ReturnType<typeof signingKey>>;
+type SignedCall = NonNullable<ReturnType<typeof parseSignature>>;
 
 const minSecretCharacters = 32;
 const maxSecrets = 2;
@@ -59,7 +42,8 @@ export function readSecrets(text: string | undefined, variable: string): string[
   return secrets;
 }
 
-export async function signingKey(secret: string): Promise<SigningKey> {
+/** A secret for Web Crypto. The id is an HMAC, which reveals nothing of the secret. */
+export async function signingKey(secret: string) {
   const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, [
     "sign",
     "verify",
@@ -68,13 +52,11 @@ export async function signingKey(secret: string): Promise<SigningKey> {
   return { id, hmac };
 }
 
-/** Reads the header of a call, for `isSignedBy`; null if it has another form. */
-export function parseSignature(
-  header: string,
-  method: string,
-  path: string,
-  backendName: string | null = null,
-): SignedCall | null {
+/**
+ * Reads the header of a call to `path`, query included, for `isSignedBy`; null if it has another form. `backendName`: the call's
+ * `nameHeader`; null if any process at the address may answer.
+ */
+export function parseSignature(header: string, method: string, path: string, backendName: string | null = null) {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
   const [, keyId, time, bodySha256, signature] = match;
@@ -88,15 +70,8 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
 }
 
 /** The signed text. No field can have a line break, so no two calls have the same text. */
-function canonical({
-  keyId,
-  timeMs,
-  method,
-  path,
-  bodySha256,
-  backendName,
-}: Omit<SignedCall, "signature">): Uint8Array {
-  const lines = [scheme, keyId, timeMs, method, path, bodySha256];
+function canonical({ backendName, ...call }: Omit<SignedCall, "signature">): Uint8Array {
+  const lines = [scheme, call.keyId, call.timeMs, call.method, call.path, call.bodySha256];
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 

@@ -118,13 +118,7 @@ export const generationFields = {
   chameleon: chameleonField,
 };
 
-const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
-  adapter: null,
-  compare: false,
-  sources: false,
-  retrieve: null,
-  evidence_tokens: null,
-});
+const nothingAsked = Object.freeze(chameleonSchema.parse({}));
 
 type SamplingField = keyof typeof samplingFields;
 

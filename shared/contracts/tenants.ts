@@ -11,16 +11,18 @@ import { tenantSchema } from "./tenant-name.ts";
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
-/** Limits of a tenant's use; null is no limit. */
-export interface TenantLimits {
+const bound = z.int().min(0).nullable().optional();
+const tenantLimitsSchema = z.object({
   /** In any 60 seconds, like `tokensPerMinute`. */
-  requestsPerMinute: number | null;
+  requestsPerMinute: bound,
   /** Tokens of prompts and completions. While a request runs, all that it may still generate counts. */
-  tokensPerMinute: number | null;
-  concurrentRequests: number | null;
+  tokensPerMinute: bound,
+  concurrentRequests: bound,
   /** In a calendar month, UTC. */
-  tokensPerMonth: number | null;
-}
+  tokensPerMonth: bound,
+});
+/** Limits of a tenant's use; null is no limit. */
+export type TenantLimits = Record<keyof z.infer<typeof tenantLimitsSchema>, number | null>;
 
 /** Limits that hold unless a tenant's record has others. */
 export const plans = {
@@ -49,18 +51,12 @@ export const aliasesSchema = z
   .meta({ maxProperties: limits.aliases });
 export type Aliases = z.infer<typeof aliasesSchema>;
 
-const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
   /** Limits that differ from the plan's. */
-  limits: z.object({
-    requestsPerMinute: bound,
-    tokensPerMinute: bound,
-    concurrentRequests: bound,
-    tokensPerMonth: bound,
-  }),
+  limits: tenantLimitsSchema,
   /** Tokens of all memories; absent: that of the plan. */
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */

@@ -16,19 +16,12 @@ export interface Example {
   targets: Int32Array; // [N]
 }
 
-/** Mean loss of the folds after a number of steps, in nats per learnt token. */
-export interface FitLoss {
-  step: number;
-  train: number;
-  heldOut: number;
-}
-
 export interface OwnAdapterFit {
   /** null if no adapter is kept; then the base is served. */
   delta: Delta | null;
   /** Gain over the static adapter on held-out examples; null if only one example was held out. */
   gain: Gain | null;
-  losses: FitLoss[];
+  losses: Awaited<ReturnType<typeof lossAt>>[];
 }
 
 const maxFolds = 5;
@@ -300,7 +293,8 @@ class Training {
   }
 }
 
-async function lossAt(step: number, runs: readonly Training[], session: FitSession): Promise<FitLoss> {
+/** Mean loss of the folds after `step` steps, in nats per learnt token. */
+async function lossAt(step: number, runs: readonly Training[], session: FitSession) {
   for (const one of runs) await one.measure(session);
   const mean = (of: (one: Training) => number) => runs.reduce((sum, one) => sum + of(one), 0) / runs.length;
   return { step, train: mean(({ train }) => train), heldOut: mean(({ heldOut }) => heldOut) };

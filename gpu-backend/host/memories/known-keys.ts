@@ -19,11 +19,6 @@ export function memoryLabel(manifestHash: string, documents: readonly Pick<Encod
   return Buffer.concat([Buffer.from(manifestHash, "hex"), ...entries]);
 }
 
-interface KnownDocument {
-  file: { hash: string; suffix: string };
-  place: number; // of the document's first window
-}
-
 /** Returns the keys of window `part` of a document; null if they are unknown. */
 export type KnownKeys = (document: EncodedDocument, part: number) => Promise<Uint8Array | null>;
 
@@ -32,8 +27,9 @@ export async function findKnownKeys(
   { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
 ): Promise<KnownKeys> {
   const wanted = new Set(documentsIn(label).map((document) => document.hash));
-  const known = new Map<string, KnownDocument>();
   const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
+  /** By hash of a document: a file that has it, and the record with the document's first window. */
+  const known = new Map<string, { file: (typeof files)[number]; place: number }>();
   // Finished files first, because they have all keys.
   for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
     const other = await store.files.label(tenant, file.hash, file.suffix);
@@ -46,7 +42,7 @@ export async function findKnownKeys(
       known.set(found, { file, place: firstWindow + place });
     }
   }
-  let open: { file: KnownDocument["file"]; records: SealedRecords | null } | null = null;
+  let open: { file: (typeof files)[number]; records: SealedRecords | null } | null = null;
   return async (document, part) => {
     const found = known.get(Buffer.from(document.hash).toString("hex"));
     if (!found) return null;

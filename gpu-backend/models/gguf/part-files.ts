@@ -1,27 +1,16 @@
 /** Reads a large file, or its parts `model.gguf.part-1`, `model.gguf.part-2` and so on. Synchronous: nothing else runs meanwhile. */
-import { type BigIntStats, closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
 const maxParts = 1000;
 
-export interface PartFiles {
-  /** Path of the file, without a part's number. */
-  readonly path: string;
-  readonly bytes: number;
-  /** Paths of the files, in order. */
-  readonly parts: readonly string[];
-  /** Throws an Error that names the file and both positions if the file ends before. */
-  read(at: number, length: number): Uint8Array<ArrayBuffer>;
-  /** Returns the current file status of each open part. */
-  stats(): BigIntStats[];
-  close(): void;
-}
+export type PartFiles = ReturnType<typeof openPartFiles>;
 
 export function existsInParts(path: string): boolean {
   return existsSync(path) || existsSync(partPath(path, 1));
 }
 
 /** Opens `path` or, if there is none, its parts. Throws an Error that names what is missing or not a file. */
-export function openPartFiles(path: string): PartFiles {
+export function openPartFiles(path: string) {
   const parts = partsOf(path);
   const opened: { handle: number; start: number; bytes: number }[] = [];
   const close = () => {
@@ -41,6 +30,7 @@ export function openPartFiles(path: string): PartFiles {
     close();
     throw error;
   }
+  /** Throws an Error that names the file and both positions if the file ends before. */
   const read = (at: number, length: number) => {
     if (at + length > total) throw new Error(`${path}: ${length} bytes at ${at} go past its end at ${total}`);
     const bytes = new Uint8Array(length);
@@ -55,6 +45,7 @@ export function openPartFiles(path: string): PartFiles {
     }
     return bytes;
   };
+  /** Returns the current file status of each open part. */
   const stats = () => opened.map(({ handle }) => fstatSync(handle, { bigint: true }));
   return { path, bytes: total, parts, read, stats, close };
 }
