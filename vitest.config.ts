@@ -81,6 +81,7 @@ export default defineConfig({
           name: "edge",
           globalSetup: "test/support/staged-assets.ts",
           include: ["test/in-runtime/**/*.test.ts"],
+          setupFiles: "test/in-runtime/network.ts",
           testTimeout: 20_000,
         },
       },

@@ -41,9 +41,8 @@ export async function startAttackedEdge(options: {
   const assets = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-assets-"));
   await stageArtifacts(options.model ?? smallBase, path.join(assets, "artifacts"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
-  const entries = Object.fromEntries(
-    Object.entries(options.tenants).map(([name, { limits }]) => keyEntry(keyOf(name), name, limits)),
-  );
+  const keys = Object.entries(options.tenants).map(([name, { limits }]) => keyEntry(keyOf(name), name, limits));
+  const entries = Object.fromEntries(await Promise.all(keys));
   const workerd = await startEdge({ vars, entries, assets }, { isInspected: true });
   const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
     fetch(workerd.url + route, {

@@ -7,7 +7,7 @@ import { operations } from "../../infra/openapi/operations.ts";
 import { DocumentSchemas, PublishedSchemas } from "../support/answer-schemas.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 
-const stack = sharedStack("answers");
+const stack = await sharedStack("answers");
 const published = await PublishedSchemas.read();
 const ours = new DocumentSchemas();
 

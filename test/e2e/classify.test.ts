@@ -7,7 +7,7 @@ import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { DocumentSchemas } from "../support/answer-schemas.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 
-const stack = sharedStack("classify");
+const stack = await sharedStack("classify");
 const classified = (body: object) => stack.ask<ClassifyResponse>("/v1/classify", body);
 /** The parameter that a refusal names. */
 const refusedParam = async (body: object) => {

@@ -16,7 +16,7 @@ import type { ResponseObject } from "../../shared/contracts/response-object.ts";
 import { metricAt } from "../support/backend-process.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 
-const stack = sharedStack("clients");
+const stack = await sharedStack("clients");
 const baseURL = `${stack.edge}/v1`;
 // The SDK warns of settings that a completion model lacks.
 Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });

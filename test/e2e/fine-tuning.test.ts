@@ -9,7 +9,7 @@ import type { FileDeleted, FileObject, Job, JobEventObject, ModelDeleted } from 
 import { sharedStack } from "../support/shared-stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
-const { edge, key: apiKey } = sharedStack("fine-tuning");
+const { edge, key: apiKey } = await sharedStack("fine-tuning");
 const baseURL = `${edge}/v1`;
 const openai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });

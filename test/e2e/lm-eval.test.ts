@@ -12,7 +12,7 @@ const random = seededRandom(seed);
 const idsOf = (length: number) => Array.from({ length }, () => 300 + Math.floor(random() * 1500));
 const model = "gpt2";
 
-const stack = sharedStack("lm-eval");
+const stack = await sharedStack("lm-eval");
 const complete = (body: object) => stack.ask<CompletionResponse>("/v1/completions", body);
 const scoring = { model, temperature: 0, max_tokens: 1, logprobs: 1, seed, echo: true };
 const likelihoods = (prompt: number[][]) => complete({ ...scoring, prompt });

@@ -9,7 +9,7 @@ import { axeViolations, browserProgram, launchBrowser } from "../support/browser
 import { PageDriver } from "../support/page-driver.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 
-const stack = sharedStack();
+const stack = await sharedStack();
 const browser = await launchBrowser();
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 

@@ -14,7 +14,7 @@ import { sharedStack } from "../support/shared-stack.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const stack = sharedStack("memory-page");
+const stack = await sharedStack("memory-page");
 const browser = await launchBrowser();
 /** Random Spanish words, which the served model predicts badly. */
 const words =

@@ -18,7 +18,7 @@ const looks = [
   { width: 390, colorScheme: "dark" },
 ] as const;
 
-const stack = sharedStack();
+const stack = await sharedStack();
 const browser = await launchBrowser();
 const complete = (body: object) => stack.ask<CompletionResponse>("/v1/completions", body);
 

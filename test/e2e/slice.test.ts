@@ -8,7 +8,7 @@ import { metricAt } from "../support/backend-process.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 import { smallArtifacts } from "../support/small-base.ts";
 
-const stack = sharedStack("slice");
+const stack = await sharedStack("slice");
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 const perl =
   "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";

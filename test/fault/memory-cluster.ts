@@ -48,7 +48,7 @@ export async function startMemoryCluster(
   const backends = await Promise.all([0, 1].map((backend) => start(backend, "0")));
   const prepared = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backends.map(({ url }) => url).join(",") };
-  const entries = Object.fromEntries(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant)));
+  const entries = Object.fromEntries(await Promise.all(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant))));
   let edge: WorkerdProcess;
   const cluster: MemoryCluster = {
     ...{ backends, bucket },

@@ -4,71 +4,57 @@ import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
-import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/inference.ts";
+import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
-import { plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
-import { loadOnce } from "../support/load-once.ts";
+import type { Scope } from "../../shared/contracts/tenants.ts";
 import {
+  artifactsWith,
   backendAnswers,
+  backendStreams,
   backendUrl,
-  edgeArtifactsWith,
+  configure,
   errorOf,
+  expectError,
+  framesStream,
+  jsonOf,
+  lacks,
   manifestHash,
-  network,
   publish,
   saying,
   settle,
-  type testApp,
-  useNetwork,
 } from "./harness.ts";
+import { network } from "./network.ts";
 import { adapterFile, gain, patience, unavailable, useTenant } from "./tenant.ts";
 
-useNetwork();
 beforeAll(() => publish());
 
-/** Changes the backends that the tenant's object knows. */
-const setBackends = (urls: string) =>
-  runInDurableObject(store(), (object: TenantAdapterStore) => {
-    Object.assign((object as unknown as { env: object }).env, { BACKEND_URLS: urls });
-  });
 /** Hash that the backend gives every adapter. */
 const hash = "4".repeat(64);
 /** Content of an adapter that was made without examples, for a manifest that is not served. */
-const content = {
-  ...{ manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8 },
-  examples: { examples: [], validation: null },
-};
+const examplesGone = { examples: [], validation: null };
+const content = { manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8, examples: examplesGone };
 const made = { hash, kept: true, gain, file: "" };
 const own = useTenant("adapters");
 const { app, store, json, create, remove, alarm, setTime } = own;
+const removed = async (name?: string) => (await remove(name)).json();
 const backendMakes = (adapter: Partial<AdapterAnswer> = {}) => own.backendMakes({ adapter: { hash, ...adapter } });
 const examples = ["aaaa", "bbb", "aab"];
 const make = (rest: object = {}, name = "my-mail") => create({ examples, ...rest }, name);
 
-const chat = (role: string) => ({
-  messages: [
-    { role: "user", content: "aab" },
-    { role, content: "ba" },
-  ],
-});
-
+const question = { role: "user", content: "aab" };
+const chat = (role: string) => ({ messages: [question, { role, content: "ba" }] });
 describe("POST /v1/adapters", () => {
   test("learns only the answer of a pair or a chat, with the end of text, after the prompt as it is served", async () => {
     const { fits } = backendMakes();
     const chatTemplate = "{% for m in messages %}{{ m.content }}{% endfor %}";
-    const { post, complete } = app({ artifacts: loadOnce(() => edgeArtifactsWith(false, { chatTemplate })) });
+    const { post, complete } = app({ artifacts: artifactsWith(false, { chatTemplate }) });
     const examples = ["abab", { prompt: "aab", completion: "ba" }, chat("assistant")];
-    const made = await post("/v1/adapters", { name: "my-mail", examples });
-    expect(made.status, await made.text()).toBe(201);
+    await jsonOf(post("/v1/adapters", { name: "my-mail", examples }), 201);
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
     await complete({ prompt: "aab" });
-    const question = chat("assistant").messages.slice(0, 1);
-    await post("/v1/chat/completions", { messages: question });
+    await post("/v1/chat/completions", { messages: [question] });
     const [text, pair, conversation] = fits[0].examples;
     expect(text.from).toBe(1);
     const prompts = seen.batches.map(({ sequences }) => sequences[0].promptIds);
@@ -85,17 +71,9 @@ describe("POST /v1/adapters", () => {
     const made = await make();
     expect(made.status, await made.clone().text()).toBe(201);
     expect(made.headers.get("location")).toBe("/v1/adapters/my-mail");
-    const adapter = await made.json();
-    expect(adapter).toMatchObject({
-      id: "my-mail",
-      model: "gpt2:my-mail",
-      hash,
-      gain,
-      adapts: true,
-      message: null,
-      centroid: { nearest: "c0" },
-      examples: 3,
-      tokens: 10,
+    expect(await made.json()).toMatchObject({
+      ...{ id: "my-mail", model: "gpt2:my-mail", hash, gain, adapts: true, message: null },
+      ...{ centroid: { nearest: "c0" }, examples: 3, tokens: 10 },
     });
     // The examples are texts of a's and of b's, so their centroid lies between the two axes.
     const [{ centroid }] = await store().list();
@@ -105,24 +83,17 @@ describe("POST /v1/adapters", () => {
     expect(fits[0]).toMatchObject({ manifestHash: await manifestHash(), tenant: expect.stringMatching(/^adapters-/) });
 
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const chameleon = { centroid: "my-mail", mode: "adapted", held_out_gain: gain };
     for (const choice of [{ model: "gpt2:my-mail", chameleon: {} }, { chameleon: { adapter: "my-mail" } }]) {
-      const answered = await complete({ prompt: "aaab", max_tokens: 2, ...choice });
-      expect(answered.status, await answered.clone().text()).toBe(200);
-      expect(await answered.json()).toMatchObject({
-        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", held_out_gain: gain } }],
-      });
+      const answered = await jsonOf(complete({ prompt: "aaab", max_tokens: 2, ...choice }));
+      expect(answered).toMatchObject({ choices: [{ text: "ok", chameleon }] });
     }
-    expect(seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([
-      [null, hash],
-      [null, hash],
-    ]);
+    const routes = seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash]);
+    expect(routes).toEqual(Array(2).fill([null, hash]));
 
-    const names = async (headers: Record<string, string>) =>
-      ((await (await request("/v1/models", { headers })).json()) as { data: { id: string }[] }).data.map(
-        ({ id }) => id,
-      );
-    expect(await names(own.mine)).toContain("gpt2:my-mail");
-    expect(await names(own.theirs)).not.toContain("gpt2:my-mail");
+    const names = async (headers: Record<string, string>) => (await request("/v1/models", { headers })).text();
+    expect(await names(own.mine)).toContain('"gpt2:my-mail"');
+    expect(await names(own.theirs)).not.toContain("my-mail");
     expect((await request("/v1/models/gpt2:my-mail")).status).toBe(200);
     expect((await request("/v1/models/gpt2:my-mail", { headers: own.theirs })).status).toBe(404);
   });
@@ -135,41 +106,30 @@ describe("POST /v1/adapters", () => {
     const chameleon = { adapter: "my-mail" };
     const routes = [
       (model: string) => complete({ model, prompt: "aaab", max_tokens: 2, chameleon }),
-      (model: string) =>
-        post("/v1/chat/completions", { model, messages: [{ role: "user", content: "aab" }], chameleon }),
+      (model: string) => post("/v1/chat/completions", { model, messages: [question], chameleon }),
     ];
     for (const ask of routes) {
       for (const model of ["no-such-model", "gpt2:nobodys", "gpt2:auto ", "GPT2"]) {
-        const error = await errorOf(await ask(model));
-        expect(error).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
-        expect(error.message).toContain(model);
+        await expectError(ask(model), { status: 404, code: "model_not_found", param: "model", mentions: model });
       }
     }
     expect(seen.batches).toEqual([]);
     for (const model of ["gpt2", "gpt2:auto", "gpt2:c1", "gpt2:my-mail"]) {
-      const answered = await complete({ model, prompt: "aaab", max_tokens: 2, chameleon });
-      expect([answered.status, await answered.json()]).toMatchObject([
-        200,
-        { model, choices: [{ chameleon: { centroid: "my-mail" } }] },
-      ]);
+      const answered = await jsonOf(complete({ model, prompt: "aaab", max_tokens: 2, chameleon }));
+      expect(answered).toMatchObject({ model, choices: [{ chameleon: { centroid: "my-mail" } }] });
     }
     const named = (name: string) => complete({ model: "gpt2:my-mail", prompt: "a", chameleon: { adapter: name } });
-    expect(await (await named("c1")).json()).toMatchObject({ choices: [{ chameleon: { centroid: "c1" } }] });
-    expect(await errorOf(await named("nobodys"))).toMatchObject({ status: 400, param: "chameleon.adapter" });
+    expect(await jsonOf(named("c1"))).toMatchObject({ choices: [{ chameleon: { centroid: "c1" } }] });
+    await expectError(named("nobodys"), { status: 400, param: "chameleon.adapter" });
     expect((await request("/v1/models/gpt2:nobodys")).status).toBe(404);
   });
 
   test("is an unknown model to keys that may neither make nor use it", async () => {
     backendMakes();
     expect((await make()).status).toBe(201);
-    const withScopes = (...scopes: Scope[]) => {
-      const accessOf: KeyStore["accessOf"] = async (key, address) => {
-        return { ...(await own.keys.accessOf(key, address)), scopes };
-      };
-      return app({ keys: { accessOf } });
-    };
     const model = "gpt2:my-mail";
-    const answersOf = async ({ request, post }: ReturnType<typeof testApp>) => {
+    const answersTo = async (scopes: Scope[]) => {
+      const { request, post } = app(own.keysWith({ scopes }));
       const statusOf = async (response: Response) => (response.ok ? response.status : errorOf(response));
       const posted = async (path: string) => statusOf(await post(path, { model, input: "aaab" }));
       return {
@@ -181,21 +141,16 @@ describe("POST /v1/adapters", () => {
       };
     };
     const unknown = expect.objectContaining({ status: 404, code: "model_not_found" });
+    const forbidden = expect.objectContaining({ status: 403 });
+    const hidden = expect.not.stringContaining("my-mail");
     for (const scopes of [["usage"], ["embeddings"], [], ["usage", "embeddings"]] as Scope[][]) {
-      const answers = await answersOf(withScopes(...scopes));
-      expect([scopes, answers.list, answers.centroids]).toEqual([
-        scopes,
-        expect.not.stringContaining("my-mail"),
-        expect.not.stringContaining("my-mail"),
-      ]);
-      const forbidden = expect.objectContaining({ status: 403 });
       const embeddings = scopes.includes("embeddings") ? unknown : forbidden;
-      expect([scopes, answers]).toMatchObject([scopes, { one: unknown, assign: unknown, embeddings }]);
+      const expected = { list: hidden, one: unknown, assign: unknown, embeddings, centroids: hidden };
+      expect([scopes, await answersTo(scopes)]).toEqual([scopes, expected]);
     }
     for (const scopes of [["adapters"], ["completions"]] as Scope[][]) {
-      const answers = await answersOf(withScopes(...scopes));
-      expect([scopes, answers.list]).toEqual([scopes, expect.stringContaining(model)]);
-      expect([scopes, answers]).toMatchObject([scopes, { one: 200, assign: 200 }]);
+      const expected = { list: expect.stringContaining(model), one: 200, assign: 200 };
+      expect([scopes, await answersTo(scopes)]).toMatchObject([scopes, expected]);
     }
   });
 
@@ -205,12 +160,9 @@ describe("POST /v1/adapters", () => {
     const made = await (await make()).json();
     expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    const asked = { model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} };
-    const answered = await complete(asked);
-    const chameleon = { mode: "auto-off", held_out_gain: null };
-    expect(await answered.json()).toMatchObject({ choices: [{ chameleon }] });
-    expect(seen.batches[0]).toMatchObject({ centroidId: null });
-    expect(seen.batches[0].adapterHash).toBe(undefined);
+    const answered = await jsonOf(complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} }));
+    expect(answered).toMatchObject({ choices: [{ chameleon: { mode: "auto-off", held_out_gain: null } }] });
+    expect([seen.batches[0].centroidId, seen.batches[0].adapterHash]).toEqual([null, undefined]);
   });
 
   test.each<[string, object]>([
@@ -219,29 +171,22 @@ describe("POST /v1/adapters", () => {
   ])("brings its bytes to a backend that lacks it: %s", async (_, wish) => {
     backendMakes();
     await make();
-    const brought: { url: string; bytes: number[] }[] = [];
-    const routes: unknown[] = [];
+    const brought: { path: string; bytes: number[] }[] = [];
+    const seen = backendStreams(({ sequences: [{ id }] }) =>
+      brought.length === 0 ? lacks("adapter_not_found") : framesStream(saying(id, "ok")),
+    );
     network.use(
-      http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
-        const batch = batchRequestSchema.parse(await request.json());
-        routes.push([batch.centroidId, batch.adapterHash]);
-        if (brought.length === 0) {
-          return HttpResponse.json({ error: { message: "no adapter", code: "adapter_not_found" } }, { status: 404 });
-        }
-        return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
-      }),
       http.put(`${backendUrl}/v1/adapters/*`, async ({ request }) => {
-        brought.push({ url: request.url, bytes: [...new Uint8Array(await request.arrayBuffer())] });
+        const { pathname: path } = new URL(request.url);
+        brought.push({ path, bytes: [...new Uint8Array(await request.arrayBuffer())] });
         return new HttpResponse(null, { status: 204 });
       }),
     );
-    const answered = await app().complete({ ...wish, prompt: "aa", max_tokens: 2 });
-    expect(answered.status, await answered.clone().text()).toBe(200);
+    await jsonOf(app().complete({ ...wish, prompt: "aa", max_tokens: 2 }));
     // The tenant's sequences never share a micro-batch with other tenants'.
+    const routes = seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash]);
     expect(routes).toEqual(Array(2).fill([null, hash]));
-    expect(brought).toEqual([
-      { url: expect.stringMatching(/\/v1\/adapters\/adapters-\d+\/4{64}$/), bytes: adapterFile },
-    ]);
+    expect(brought).toEqual([{ path: `/v1/adapters/${own.tenant}/${hash}`, bytes: adapterFile }]);
   });
 
   test.each<[string, object, RegExp]>([
@@ -249,35 +194,27 @@ describe("POST /v1/adapters", () => {
     ["a name of a mode", { name: "auto" }, /reserved/],
     ["a name of other characters", { name: "My Mail" }, /name is "My Mail"; it must be/],
     ["one example", { examples: ["aaa"] }, /examples has 1 entries, the minimum is 2/],
-    ["too many", { examples: Array.from({ length: 1025 }, () => "aaa") }, /has 1025 entries, the maximum is 1024/],
+    ["too many", { examples: Array(1025).fill("aaa") }, /has 1025 entries, the maximum is 1024/],
     ["an example of one token", { examples: ["aaa", "a"] }, /examples\[1\] has 1 tokens, the minimum is 2/],
     ["a pair without an answer", { examples: ["aaa", { prompt: "a" }] }, /examples\[1\] must be a string, \{prompt/],
     ["an empty answer", { examples: ["aaa", { prompt: "a", completion: "" }] }, /examples\[1\].completion is empty/],
-    [
-      "a chat that ends in a question",
-      { examples: ["aaa", chat("user")] },
-      /examples\[1\].messages must be the assist/,
-    ],
+    ["a chat that ends in a question", { examples: ["aaa", chat("user")] }, /examples\[1\].messages must be the assi/],
     ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list/],
   ])("refuses %s, naming limit and value", async (_, change, message) => {
-    const refused = await errorOf(await make(change));
-    expect(refused).toMatchObject({ status: 400, message: expect.stringMatching(message) });
+    await expectError(make(change), { status: 400, mentions: message });
   });
 
   test("refuses a name that is taken, and more than a tenant may have", async () => {
     backendMakes();
     expect((await make({}, "a0")).status).toBe(201);
-    expect(await errorOf(await make({}, "a0"))).toMatchObject({ status: 400, param: "name" });
+    await expectError(make({}, "a0"), { status: 400, param: "name" });
     await runInDurableObject(store(), (_, { storage: { sql } }) => {
       const records = new AdapterRecords(sql);
       const record = records.find("a0")!;
       for (let i = 1; i < limits.adaptersPerTenant; i++) records.put({ ...record, name: `a${i}` });
     });
-    expect(await errorOf(await make({}, "one-more"))).toMatchObject({
-      status: 403,
-      code: "adapter_quota_exceeded",
-      message: expect.stringContaining(`maximum is ${limits.adaptersPerTenant}`),
-    });
+    const expected = { status: 403, code: "adapter_quota_exceeded" };
+    await expectError(make({}, "more"), { ...expected, mentions: `maximum is ${limits.adaptersPerTenant}` });
   });
 
   test("is charged for what has begun where its caller leaves", async () => {
@@ -310,33 +247,25 @@ describe("an adapter", () => {
     backendMakes();
     const { post, request, complete } = app();
     await make();
+    const theirs = { headers: own.theirs };
     for (const method of ["GET", "DELETE"]) {
-      const missed = await request("/v1/adapters/my-mail", { method, headers: own.theirs });
-      expect(await errorOf(missed)).toMatchObject({ status: 404, code: "adapter_not_found" });
+      const missed = request("/v1/adapters/my-mail", { method, ...theirs });
+      await expectError(missed, { status: 404, code: "adapter_not_found" });
     }
-    expect(
-      await errorOf(await complete({ model: "gpt2:my-mail", prompt: "a" }, { headers: own.theirs })),
-    ).toMatchObject({
-      status: 404,
-      code: "model_not_found",
-    });
-    const typo = await errorOf(await complete({ model: "gpt2:my-mial", prompt: "a" }));
-    expect(typo.message).toContain("your own: gpt2:my-mail.");
+    const [named, typo] = ["my-mail", "my-mial"].map((name) => ({ model: `gpt2:${name}`, prompt: "a" }));
+    await expectError(complete(named, theirs), { status: 404, code: "model_not_found" });
+    await expectError(complete(typo), { mentions: "your own: gpt2:my-mail." });
     const listed = { model: "gpt2", prompt: "a", chameleon: { adapter: "my-mial" } };
-    expect((await errorOf(await complete(listed))).message).toContain("your own: my-mail.");
-    const theirTypo = await errorOf(await complete({ model: "gpt2:my-mial", prompt: "a" }, { headers: own.theirs }));
-    expect(theirTypo.message).not.toContain("my-mail");
-    const theirs = await post("/v1/adapters", { name: "my-mail", examples }, { headers: own.theirs });
-    expect(theirs.status).toBe(201);
+    await expectError(complete(listed), { mentions: "your own: my-mail." });
+    expect((await errorOf(complete(typo, theirs))).message).not.toContain("my-mail");
+    expect((await post("/v1/adapters", { name: "my-mail", examples }, theirs)).status).toBe(201);
     expect((await request("/v1/adapters/my-mail")).status).toBe(200);
   });
 
   test("is gone once deleted, at the backends too; equal bytes under another name stay", async () => {
     const { deletions } = backendMakes();
     for (const name of ["one", "two"]) await make({}, name);
-    expect(await (await remove("one")).json()).toEqual({
-      ...{ id: "one", object: "adapter", deleted: true, pending_backends: 0 },
-    });
+    expect(await removed("one")).toEqual({ id: "one", object: "adapter", deleted: true, pending_backends: 0 });
     expect(deletions).toEqual([]);
     expect((await remove("two")).status).toBe(200);
     expect(deletions).toEqual([`/v1/adapters/${own.tenant}/${hash}`]);
@@ -345,17 +274,10 @@ describe("an adapter", () => {
   });
 
   test("is deleted again at a backend that does not answer until it confirms, and is listed as deleting until then", async () => {
-    backendMakes();
+    const making = { adapter: { hash }, deletion: 503 };
+    const { deletions } = own.backendMakes(making);
     await make({}, "gone");
-    let isDown = true;
-    let deletions = 0;
-    network.use(
-      http.delete(`${backendUrl}/v1/adapters/*`, () => {
-        deletions++;
-        return isDown ? new HttpResponse(null, { status: 503 }) : new HttpResponse(null, { status: 204 });
-      }),
-    );
-    expect(await (await remove("gone")).json()).toMatchObject({ deleted: true, pending_backends: 1 });
+    expect(await removed("gone")).toMatchObject({ deleted: true, pending_backends: 1 });
     const deleting = async () => {
       const list = await json<AdapterList>("/v1/adapters");
       return list.deleting.map(({ id, pending_backends }) => [id, pending_backends]);
@@ -363,18 +285,18 @@ describe("an adapter", () => {
     expect(await deleting()).toEqual([["gone", 1]]);
     await evictDurableObject(store());
     expect(await alarm()).toBe(true);
-    expect([await deleting(), deletions]).toEqual([[["gone", 1]], 2]);
-    isDown = false;
+    expect([await deleting(), deletions.length]).toEqual([[["gone", 1]], 2]);
+    making.deletion = 204;
     expect(await alarm()).toBe(true);
-    expect([await deleting(), deletions]).toEqual([[], 3]);
+    expect([await deleting(), deletions.length]).toEqual([[], 3]);
     expect(await alarm()).toBe(false);
     // An adapter that is made again under the same name before the retry is not deleted.
-    isDown = true;
+    making.deletion = 503;
     await make({}, "again");
     await remove("again");
     await make({}, "again");
     await alarm();
-    expect([await deleting(), deletions]).toEqual([[], 4]);
+    expect([await deleting(), deletions.length]).toEqual([[], 4]);
   });
 
   test("that an unconfigured backend may have stays pending until that backend is configured, and is deleted then", async () => {
@@ -384,24 +306,19 @@ describe("an adapter", () => {
     const removedUrl = "http://removed.test";
     await store().file(hash, { address: removedUrl, process: null });
     await setTime(60_000);
-    expect(await (await remove("left")).json()).toMatchObject({ pending_backends: 1 });
+    expect(await removed("left")).toMatchObject({ pending_backends: 1 });
     expect(await alarm()).toBe(true);
-    const { BACKEND_URLS } = env as unknown as Record<string, string>;
-    await setBackends(removedUrl);
-    try {
-      expect(await alarm()).toBe(true);
-      expect(await store().deletions()).toEqual([]);
-      expect(await alarm()).toBe(false);
-    } finally {
-      await setBackends(BACKEND_URLS);
-    }
+    await configure(store(), { BACKEND_URLS: removedUrl });
+    expect(await alarm()).toBe(true);
+    expect(await store().deletions()).toEqual([]);
+    expect(await alarm()).toBe(false);
   });
 
   test("that was handed to a backend a moment ago is deleted there again, as the upload may arrive after the deletion", async () => {
     const { deletions } = backendMakes();
     await make();
     expect(await store().file(hash, { address: backendUrl, process: null })).not.toBeNull();
-    expect([await (await remove("my-mail")).json(), deletions.length]).toMatchObject([{ pending_backends: 1 }, 1]);
+    expect([await removed("my-mail"), deletions.length]).toMatchObject([{ pending_backends: 1 }, 1]);
     await setTime(60_000);
     expect(await alarm()).toBe(true);
     expect([await store().deletions(), deletions.length]).toEqual([[], 2]);
@@ -418,23 +335,19 @@ describe("an adapter", () => {
 
   test("is erased with its tenant at every backend, at once or when the backend answers, and no usage is left", async () => {
     const { tenant } = own;
-    const access = { tenant, keyId: "k", limits: plans.unlimited, memoryTokens: null, fileBytes: null, origins: [] };
-    const { settled, complete, post, request } = app({
-      keys: { accessOf: async () => ({ ...access, scopes: [...scopes] }) },
-    });
-    backendMakes();
+    const { settled, complete, post, request } = app();
+    const making = { adapter: { hash }, deletion: 503 };
+    const { deletions } = own.backendMakes(making);
     await post("/v1/adapters", { name: "my-mail", examples });
     await settled();
-    const usage = async () => ((await (await request("/v1/usage")).json()) as UsageReport).total.requests;
+    const usage = async () => (await json<UsageReport>("/v1/usage")).total.requests;
     await expect.poll(usage).toBe(1);
-    const erased: string[] = [];
-    network.use(http.delete(`${backendUrl}/v1/adapters/*`, () => new HttpResponse(null, { status: 503 })));
-    const erase = async () => (await request(`/admin/v1/tenants/${tenant}`, { method: "DELETE" })).json();
+    const erase = () => jsonOf(request(`/admin/v1/tenants/${tenant}`, { method: "DELETE" }));
     expect(await erase()).toEqual({
       ...{ object: "tenant.erased", tenant, keys: 0, adapters: 1, left: expect.any(Array) },
       backends: { confirmed: [], pending: [backendUrl], partly_asked: [] },
     });
-    expect(await (await request("/v1/adapters")).json()).toEqual({ object: "list", data: [], deleting: [] });
+    expect(await json("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
     expect(await usage()).toBe(0);
     // A request that began before the erasure and ends after it leaves no trace.
     const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
@@ -445,46 +358,32 @@ describe("an adapter", () => {
     expect((await complete({ prompt: "a" })).status).toBe(200);
     await settled();
     await expect.poll(usage).toBe(1);
-    network.use(
-      http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-        erased.push(new URL(request.url).pathname);
-        return new HttpResponse(null, { status: 204 });
-      }),
-    );
+    making.deletion = 204;
+    deletions.length = 0;
     expect(await alarm()).toBe(true);
-    expect(erased).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
+    expect(deletions).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
     expect(await erase()).toMatchObject({ adapters: 0, backends: { confirmed: [backendUrl], pending: [] } });
   });
 
   test("is erased at the known processes behind an address, and stays unconfirmed for others there", async () => {
     network.use(http.delete("http://*/v1/*/*", () => new HttpResponse(null, { status: 204 })));
     const [known, unknown] = ["http://{name}.known.test", "http://{name}.unknown.test"];
-    const { BACKEND_URLS } = env as unknown as Record<string, string>;
-    await setBackends(`${backendUrl},${known},${unknown}`);
-    try {
-      await store().add({ name: "one" }, content, { ...made, copy: { address: known, process: "pod-0" } });
-      expect(await store().erase()).toEqual({
-        adapters: 1,
-        confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
-        pending: [],
-        partlyAsked: [known, unknown],
-      });
-    } finally {
-      await setBackends(BACKEND_URLS);
-    }
+    await configure(store(), { BACKEND_URLS: `${backendUrl},${known},${unknown}` });
+    await store().add({ name: "one" }, content, { ...made, copy: { address: known, process: "pod-0" } });
+    expect(await store().erase()).toEqual({
+      adapters: 1,
+      confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
+      ...{ pending: [], partlyAsked: [known, unknown] },
+    });
   });
 
   test("for artifacts that are gone is refused by name, permanently if it cannot be made again", async () => {
     await store().add({ name: "old" }, content, { ...made, copy: { address: backendUrl, process: null } });
-    const { complete, request } = app();
-    const ask = async () => errorOf(await complete({ model: "gpt2:old", prompt: "a" }));
+    const ask = async () => errorOf(app().complete({ model: "gpt2:old", prompt: "a" }));
     expect(await ask()).toMatchObject({ status: 503, code: "backend_unavailable" });
     await alarm();
     await expect.poll(ask).toMatchObject({ status: 400, code: "adapter_outdated" });
     const refit = { status: "failed", error: "Its examples were not kept." };
-    expect(await (await request("/v1/adapters/old")).json()).toMatchObject({
-      outdated: true,
-      refit,
-    });
+    expect(await json("/v1/adapters/old")).toMatchObject({ outdated: true, refit });
   });
 });

@@ -4,28 +4,25 @@ import { describe, expect, test, vi } from "vitest";
 import { AnswerBodies, type AnswerBody } from "../../edge/answer/answer-body.ts";
 import type { EndReason } from "../../edge/answer/answer-end.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
-import type { Consumption } from "../../edge/tenants/consumption.ts";
+import { errorFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
+  artifactsWith,
   backendAnswers,
   backendStreams,
-  byteStream,
   cellIsIdle,
   cellsWith,
-  edgeArtifactsWith,
-  errorOf,
   eventsOf,
+  expectError,
+  framesStream,
   lateBackend,
   localCell,
+  recordedAdmissions,
   reportedByCells,
   testApp,
-  useNetwork,
 } from "./harness.ts";
-
-useNetwork();
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
 
@@ -39,9 +36,21 @@ async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>):
     .reduce((sum, { completionTokens }) => sum + completionTokens, 0);
 }
 
-const alternatives = Array.from({ length: 5 }, (_, i): [number, number] => [i, -1 - i / 7]);
-const scoredToken = (id: string, index: number) => ({ ...tokenFrame(id, index, 98), logprob: -0.5, alternatives });
+const scored = (id: string, index: number, top: number) => ({
+  ...tokenFrame(id, index, 98),
+  ...{ logprob: -0.5, alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]) },
+});
 
+/** A backend for one call. `started` sends a request, and resolves to the ids of its sequences once the call is there. */
+function oneCall() {
+  const { bodies, seen } = lateBackend(1);
+  const started = async (body: object, app = testApp({ heartbeatMs: 60_000 }), init?: RequestInit) => {
+    const pending = Promise.resolve(app.complete({ prompt: "aaa", ...body }, init));
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    return { pending, ids: seen.batches[0].sequences.map(({ id }) => id) };
+  };
+  return { backend: bodies[0], started };
+}
 const failure = new ServiceError("internal", "why");
 
 /** Opens a body, and records in `told` what its owner is told: an overflow, the end. */
@@ -200,17 +209,11 @@ test("the largest body of a Worker's requests ends at its own next tick, but sto
 describe("streams that nobody reads, with the largest answers", () => {
   const clients = 4;
   const [choices, top] = [limits.choicesPerPrompt, limits.chatLogprobs];
-  const scored = (id: string, index: number) => ({
-    ...tokenFrame(id, index, 98),
-    logprob: -0.5,
-    alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
-  });
-
   test("are cancelled, hold no more than their limit, and end in an error that names it; a client that reads is served", async () => {
     const { bodies, seen } = lateBackend(clients + 1);
     const reported = await reportedByCells();
-    const chatArtifacts = await edgeArtifactsWith(false, { chatTemplate: "{{ messages[0].content }}" });
-    const app = testApp({ artifacts: async () => chatArtifacts });
+    const artifacts = artifactsWith(false, { chatTemplate: "{{ messages[0].content }}" });
+    const app = testApp({ artifacts });
     const chat = { messages: [{ role: "user", content: "aaa" }], n: choices, max_tokens: 40, stream: true };
     const slow: Response[] = [];
     for (let i = 0; i < clients; i++) {
@@ -225,7 +228,7 @@ describe("streams that nobody reads, with the largest answers", () => {
       for (const [i, body] of bodies.slice(0, clients).entries()) {
         if (body.cancelled) continue;
         const { sequences } = seen.batches[i];
-        body.send(...sequences.map(({ id }) => scored(id, token)));
+        body.send(...sequences.map(({ id }) => scored(id, token, top)));
         sent += sequences.length;
         await vi.waitFor(() => expect(body.isTaken || body.cancelled).toBe(true));
       }
@@ -236,12 +239,11 @@ describe("streams that nobody reads, with the largest answers", () => {
     expect(bodies.slice(0, clients).map(({ cancelled }) => cancelled)).toEqual(slow.map(() => true));
     const otherId = seen.batches[clients].sequences[0].id;
     bodies[clients].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
-    expect((await eventsOf(await other)).data.at(-1)).toBe("[DONE]");
+    expect((await eventsOf(other)).at(-1)).toBe("[DONE]");
     for (const response of slow) {
-      const { data } = await eventsOf(response);
-      expect(data.at(-1)).toBe("[DONE]");
-      const { error } = data.at(-2) as { error: { message: string; code: string } };
-      expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
+      const data = await eventsOf(response);
+      const error = { code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) };
+      expect(data.slice(-2)).toMatchObject([{ error }, "[DONE]"]);
     }
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(await heldByCell()).toBe(0);
@@ -254,37 +256,24 @@ describe("streams that nobody reads, with the largest answers", () => {
   test("a prompt of which every choice repeats all logprobs comes whole to a client that reads", async () => {
     const prompt = "a".repeat(47);
     backendAnswers(({ id, promptIds, promptLogprobs }) => {
-      const alternatives = promptIds.map(() =>
-        Array.from({ length: 5 }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
-      );
+      const { alternatives } = scored(id, 0, 5);
       const logprobs = promptIds.map((_, i) => (i === 0 ? null : -1 / 7));
-      return [
-        ...(promptLogprobs ? [{ type: "prompt" as const, id, logprobs, alternatives }] : []),
-        ...[tokenFrame(id, 0, 98), doneFrame(id)],
-      ];
+      const prompt = { type: "prompt" as const, id, logprobs, alternatives: promptIds.map(() => alternatives) };
+      return [...(promptLogprobs ? [prompt] : []), tokenFrame(id, 0, 98), doneFrame(id)];
     });
-    const body = {
-      prompt: Array.from({ length: 8 }, () => prompt),
-      n: choices,
-      max_tokens: 1,
-      echo: true,
-      logprobs: 5,
-    };
+    const body = { prompt: Array(8).fill(prompt), n: choices, max_tokens: 1, echo: true, logprobs: 5 };
     const stream = await (await testApp().complete({ ...body, stream: true })).text();
     expect(stream.length).toBeGreaterThan(limits.unreadBytes);
-    const { data } = await eventsOf(new Response(stream));
-    const texts = data.slice(0, -1).map((event) => (event as { choices: { text: string }[] }).choices[0].text);
-    expect(texts.filter((text) => text === prompt)).toHaveLength(8 * choices);
+    const data = (await eventsOf<{ choices: { text: string }[] }>(new Response(stream))).slice(0, -1);
+    expect(data.filter(({ choices: [{ text }] }) => text === prompt)).toHaveLength(8 * choices);
   });
 });
 
 describe("a whole answer", () => {
   test("that is complete in time has its length", async () => {
-    const { bodies, seen } = lateBackend(1);
-    const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    const [{ id }] = seen.batches[0].sequences;
-    bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
+    const { backend, started } = oneCall();
+    const { pending, ids } = await started({});
+    backend.send(tokenFrame(ids[0], 0, 98), doneFrame(ids[0]));
     const response = await pending;
     expect(response.headers.get("content-length")).toBe(String((await response.bytes()).length));
     expect(await heldByCell()).toBe(0);
@@ -292,25 +281,24 @@ describe("a whole answer", () => {
 
   /** An unstreamed answer of `n` choices whose head has come, because tokens were sent until its heartbeat. */
   async function begun(n: number) {
-    const { bodies, seen } = lateBackend(1);
+    const { backend, started } = oneCall();
     const app = testApp({ heartbeatMs: 5 });
+    const { pending, ids } = await started({ n, max_tokens: 45 }, app);
     let isAnswered = false;
-    const pending = Promise.resolve(app.complete({ prompt: "aaa", n, max_tokens: 45 })).finally(() => {
+    void pending.finally(() => {
       isAnswered = true;
     });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    const ids = seen.batches[0].sequences.map(({ id }) => id);
     let sent = 0;
     const send = async () => {
-      bodies[0].send(...ids.map((id) => tokenFrame(id, sent, 98)));
+      backend.send(...ids.map((id) => tokenFrame(id, sent, 98)));
       sent++;
-      await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
+      await vi.waitFor(() => expect(backend.isTaken || backend.cancelled).toBe(true));
     };
     while (!isAnswered && sent < 40) await send();
     const response = await pending;
     expect([response.status, response.headers.get("content-type")]).toEqual([200, "application/json"]);
     expect(response.headers.has("content-length")).toBe(false);
-    return { app, backend: bodies[0], seen, ids, send, response, sent: () => sent };
+    return { app, backend, ids, send, response, sent: () => sent };
   }
 
   test("that takes longer begins with white space, and is the same JSON", async () => {
@@ -349,28 +337,24 @@ describe("a whole answer", () => {
   });
 
   test("that fails before it has begun has an error status, and costs nothing, whatever was computed", async () => {
-    const { bodies, seen } = lateBackend(1);
+    const { backend, started } = oneCall();
     const reported = await reportedByCells();
-    const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa", n: 2, max_tokens: 9 });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    for (const { id } of seen.batches[0].sequences) for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(id, i, 98));
-    bodies[0].end("fail");
-    expect(await errorOf(await pending)).toMatchObject({ status: 503 });
+    const { pending, ids } = await started({ n: 2, max_tokens: 9 });
+    for (const id of ids) for (let i = 0; i < 8; i++) backend.send(tokenFrame(id, i, 98));
+    backend.end("fail");
+    await expectError(pending, { status: 503 });
     expect(await chargedBy(reported)).toBe(0);
   });
 });
 
 describe("an answer that ends because of its own caller is charged what was computed", () => {
   test.each([false, true])("where a choice misses the caller's deadline; streamed: %s", async (stream) => {
-    const { bodies, seen } = lateBackend(1);
+    const { backend, started } = oneCall();
     const reported = await reportedByCells();
-    const headers = { "x-deadline-ms": "600000" };
-    const pending = testApp().complete({ prompt: "aaa", n: 2, max_tokens: 9, stream }, { headers });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    const [early, late] = seen.batches[0].sequences.map(({ id }) => id);
-    for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(early, i, 98));
-    const error = { type: "error" as const, id: late, kind: "deadline_exceeded" as const, message: "late" };
-    bodies[0].send({ ...error, retryAfterSeconds: null });
+    const init = { headers: { "x-deadline-ms": "600000" } };
+    const { pending, ids } = await started({ n: 2, max_tokens: 9, stream }, testApp(), init);
+    for (let i = 0; i < 8; i++) backend.send(tokenFrame(ids[0], i, 98));
+    backend.send(errorFrame(ids[1], new ServiceError("deadline_exceeded", "late")));
     const response = await pending;
     expect(response.status).toBe(stream ? 200 : 504);
     expect(await response.text()).toContain("deadline_exceeded");
@@ -378,37 +362,25 @@ describe("an answer that ends because of its own caller is charged what was comp
   });
 
   test("where the tenant's answers hold more than their object may", async () => {
-    const ids = Array.from({ length: 20 }, (_, i) => i);
-    backendAnswers(({ id }) => ids.map((index) => scoredToken(id, index)));
-    const settled: Consumption[] = [];
-    const request = { requestId: "r", tenant: "local", beganMs: 0, isLimited: false };
-    const admission = {
-      request,
-      renew: () => undefined,
-      settle: async (consumed: readonly Consumption[]) => void settled.push(...consumed),
-    };
+    backendAnswers(({ id }) => Array.from({ length: 20 }, (_, index) => scored(id, index, 5)));
+    const { settled, admission } = recordedAdmissions();
     const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies({ maximumBytes: 3000 }), admission }) });
-    const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
-    expect(await errorOf(response)).toMatchObject({ status: 429, code: "overloaded" });
-    expect(settled).toMatchObject([{ promptTokens: 3, completionTokens: expect.any(Number) }]);
-    expect(settled[0].completionTokens).toBeGreaterThan(2);
+    await expectError(app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 }), {
+      status: 429,
+      code: "overloaded",
+    });
+    expect(settled).toMatchObject([[{ promptTokens: 3, completionTokens: expect.any(Number) }]]);
+    expect(settled[0][0].completionTokens).toBeGreaterThan(2);
   });
 });
 
 test("an answer that waits for its first token renews its admission", async () => {
-  const { bodies, seen } = lateBackend(1);
+  const { backend, started } = oneCall();
   let renewed = 0;
-  const admission = {
-    request: { requestId: "r", tenant: "local", beganMs: 0, isLimited: true },
-    renew: () => void renewed++,
-    settle: async () => undefined,
-  };
-  const app = testApp({ cells: cellsWith({}, { admission }) });
-  const pending = app.complete({ prompt: "aaa" });
-  await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+  const admission = { ...recordedAdmissions(true).admission, renew: () => void renewed++ };
+  const { pending, ids } = await started({}, testApp({ cells: cellsWith({}, { admission }) }));
   await vi.waitFor(() => expect(renewed).toBeGreaterThan(1));
-  const [{ id }] = seen.batches[0].sequences;
-  bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
+  backend.send(tokenFrame(ids[0], 0, 98), doneFrame(ids[0]));
   expect((await pending).status).toBe(200);
 });
 
@@ -416,15 +388,14 @@ describe("usage", () => {
   test("is what was sent, whatever a backend says", async () => {
     const reported = await reportedByCells();
     const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
-      byteStream(
-        [tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }].map(frameLine),
-      ),
+      framesStream([tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }]),
     );
     const app = testApp();
-    expect(await errorOf(await app.complete({ prompt: "aaa" }))).toMatchObject({ status: 503 });
+    await expectError(app.complete({ prompt: "aaa" }), { status: 503 });
     expect(await chargedBy(reported)).toBe(0);
-    const { data } = await eventsOf(await app.complete({ prompt: "aaa", max_tokens: 9, stream: true }));
-    const texts = data.flatMap((event) => (event as { choices?: { text: string }[] }).choices ?? []);
+    const answer = app.complete({ prompt: "aaa", max_tokens: 9, stream: true });
+    const data = await eventsOf<{ choices?: object[] }>(answer);
+    const texts = data.flatMap(({ choices }) => choices ?? []);
     expect(data.at(-2)).toMatchObject({ error: { code: "backend_unavailable" } });
     expect(texts.length).toBeGreaterThan(0);
     expect(await chargedBy(reported)).toBe(texts.length);

@@ -6,8 +6,9 @@ import { ArtifactSets, artifactLimits } from "../../edge/artifacts/artifact-sets
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
+import type { CentroidList } from "../../shared/contracts/responses.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
-import { testApp } from "./harness.ts";
+import { jsonOf, testApp } from "./harness.ts";
 
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
 const bucket = env.ARTIFACTS;
@@ -22,10 +23,7 @@ async function upload(files: Files): Promise<string> {
     loaded.push(hash);
     await bucket.put(objectName(hash), bytes);
   }
-  return await sha256Hex(files.get(manifestFile)!);
-}
-async function nameOf(files: Files, name: string): Promise<string> {
-  return objectName(await sha256Hex(files.get(name)!));
+  return sha256Hex(files.get(manifestFile)!);
 }
 async function point(manifest: string): Promise<void> {
   const found = await bucket.get(pointerName);
@@ -89,10 +87,7 @@ test("a switch and its rollback are taken up, and the API serves what is current
   const one = isolate();
   const { request } = testApp({ artifacts: one.sets.current });
   const firstLabel = async () => {
-    const { manifest, data } = await (await request("/v1/centroids")).json<{
-      manifest: string;
-      data: { label: string[] }[];
-    }>();
+    const { manifest, data } = await jsonOf<CentroidList>(request("/v1/centroids"));
     return [manifest, data[0].label[0]];
   };
   const [, label] = await firstLabel();
@@ -125,52 +120,35 @@ test("a pointer that has not changed is not sent again", async () => {
 describe("a damaged set is refused and reported, and the old set stays; once mended, the set is served", () => {
   const altered = (bytes: Uint8Array<ArrayBuffer>) =>
     bytes.map((byte, i) => (i === bytes.length - 1 ? byte ^ 1 : byte));
-  const harms: [string, (files: Files) => Promise<unknown>, RegExp][] = [
-    [
-      "a truncated table",
-      async (f) => bucket.put(await nameOf(f, edgeTableFile), f.get(edgeTableFile)!.slice(0, -1)),
-      /edge-table.*SHA-256/,
-    ],
-    [
-      "an altered byte of the tokenizer",
-      async (f) => bucket.put(await nameOf(f, tokenizerFile), altered(f.get(tokenizerFile)!)),
-      /tokenizer.*SHA-256/,
-    ],
-    [
-      "a table under another's name",
-      async (f) => bucket.put(await nameOf(f, edgeTableFile), f.get(tokenizerFile)!),
-      /edge-table.*SHA-256/,
-    ],
-    ["a missing table", async (f) => bucket.delete(await nameOf(f, edgeTableFile)), /is not in the bucket/],
-    [
-      "an empty table",
-      async (f) => bucket.put(await nameOf(f, edgeTableFile), ""),
-      /edge-table has 0 bytes|edge-table.*0 bytes/,
-    ],
+  type Harm = (bytes: Uint8Array<ArrayBuffer>, files: Files) => Uint8Array<ArrayBuffer> | null;
+  const cut: Harm = (bytes) => bytes.slice(0, -1);
+  const missing: Harm = () => null;
+  const harms: [string, string, Harm, RegExp][] = [
+    ["a truncated table", edgeTableFile, cut, /edge-table.*SHA-256/],
+    ["an altered byte of the tokenizer", tokenizerFile, altered, /tokenizer.*SHA-256/],
+    ["a table under another's name", edgeTableFile, (_, files) => files.get(tokenizerFile)!, /edge-table.*SHA-256/],
+    ["a missing table", edgeTableFile, missing, /is not in the bucket/],
+    ["an empty table", edgeTableFile, () => new Uint8Array(0), /edge-table has 0 bytes|edge-table.*0 bytes/],
     [
       "a table that would not fit",
-      async (f) => bucket.put(await nameOf(f, edgeTableFile), new Uint8Array(16 * 2 ** 20 + 1)),
+      edgeTableFile,
+      () => new Uint8Array(16 * 2 ** 20 + 1),
       /edge-table.* 16777217 bytes, the maximum is \d+$/,
     ],
-    [
-      "a truncated manifest",
-      async (f) => bucket.put(await nameOf(f, manifestFile), f.get(manifestFile)!.slice(0, -1)),
-      /manifest.*SHA-256/,
-    ],
-    [
-      "an altered manifest",
-      async (f) => bucket.put(await nameOf(f, manifestFile), altered(f.get(manifestFile)!)),
-      /manifest.*SHA-256/,
-    ],
-    ["a missing manifest", async (f) => bucket.delete(await nameOf(f, manifestFile)), /is not in the bucket/],
+    ["a truncated manifest", manifestFile, cut, /manifest.*SHA-256/],
+    ["an altered manifest", manifestFile, altered, /manifest.*SHA-256/],
+    ["a missing manifest", manifestFile, missing, /is not in the bucket/],
   ];
-  test.each(harms)("%s", async (_, harm, message) => {
+  test.each(harms)("%s", async (_, name, harm, message) => {
     // A set that shares no object with the old one, so damage to it leaves the old one whole.
     const files = await edgeModelFiles(true);
     const hash = await upload(files);
     const one = isolate();
     await one.sets.current();
-    await harm(files);
+    const object = objectName(await sha256Hex(files.get(name)!));
+    const harmed = harm(files.get(name)!, files);
+    if (harmed) await bucket.put(object, harmed);
+    else await bucket.delete(object);
     await point(hash);
     expect(await one.looked()).toBe(oldHash);
     expect(one.told.slice(1)).toEqual([{ event: "refused", manifest: hash, cause: expect.stringMatching(message) }]);

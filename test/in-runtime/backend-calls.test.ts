@@ -3,9 +3,7 @@ import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
-import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { backendAnswers, backendStreams, expectError, jsonOf, LateBody, saying, testApp } from "./harness.ts";
 
 test("every call is signed, over the bytes that are sent", async () => {
   const seen = backendAnswers(({ id }) => saying(id, "b"));
@@ -37,15 +35,10 @@ describe("a caller's deadline", () => {
   });
 
   test.each(["0", "-1", "1.5", "soon", "600001", ""])("of %j is refused by the limit", async (deadline) => {
-    const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": deadline } });
-    expect(await errorOf(response)).toMatchObject({ status: 400, param: "x-deadline-ms" });
-  });
-
-  test("that has passed is answered with 504", async () => {
-    const error = { type: "error", kind: "deadline_exceeded", message: "too late", retryAfterSeconds: null } as const;
-    backendAnswers(({ id }) => [{ ...error, id }]);
-    const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": "5" } });
-    expect(await errorOf(response)).toMatchObject({ status: 504, code: "deadline_exceeded" });
+    await expectError(testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": deadline } }), {
+      status: 400,
+      param: "x-deadline-ms",
+    });
   });
 });
 
@@ -70,8 +63,7 @@ describe("nothing that a client sends reaches a backend", () => {
   async function sentFor(headers: Record<string, string>, extra: object = {}) {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     const app = testApp({ newId: () => "0".repeat(32) });
-    const response = await app.complete({ ...body, ...extra }, { headers });
-    expect(response.status, await response.clone().text()).toBe(200);
+    await jsonOf(app.complete({ ...body, ...extra }, { headers }));
     expect(seen.batches).toHaveLength(1);
     return { batch: seen.batches[0], headers: Object.fromEntries(seen.headers[0]) };
   }

@@ -1,8 +1,6 @@
 import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import type { Dependencies } from "../../edge/api/dependencies.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
 import { gatheringLimits } from "../../edge/plan/plan.ts";
@@ -11,9 +9,8 @@ import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { cellIsIdle, eventsOf, lateBackend, localCell, network, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { cellIsIdle, configure, eventsOf, lateBackend, localCell, recordedAdmissions, testApp } from "./harness.ts";
+import { network } from "./network.ts";
 
 async function textsOf(response: Response): Promise<string[]> {
   const { choices } = await response.json<{ choices: { text: string }[] }>();
@@ -86,7 +83,7 @@ describe("a cell", () => {
     finish(1);
     expect(await textsOf(await quick)).toEqual(["b"]);
     finish(0);
-    expect((await eventsOf(slow)).data.at(-1)).toBe("[DONE]");
+    expect((await eventsOf(slow)).at(-1)).toBe("[DONE]");
   });
 
   test("begins a stream once a backend accepts it; with a deadline, once it has started or failed", async () => {
@@ -170,7 +167,7 @@ describe("a cell", () => {
     const { id } = seen.batches[0].sequences[0];
     const error = new ServiceError("deadline_exceeded", "too late");
     bodies[0].send(tokenFrame(id, 0, 98), tokenFrame(id, 1, 99), errorFrame(id, error));
-    const { data } = await eventsOf(response);
+    const data = await eventsOf(response);
     expect(data).toEqual([
       expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
       expect.objectContaining({ choices: [expect.objectContaining({ text: "c" })] }),
@@ -186,7 +183,7 @@ describe("a cell", () => {
       const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
       bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
       bodies[0].end(how);
-      const { data } = await eventsOf(response);
+      const data = await eventsOf(response);
       expect(data).toEqual([
         expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
         { error: expect.objectContaining({ code: "backend_unavailable", type: "server_error" }) },
@@ -197,14 +194,6 @@ describe("a cell", () => {
     },
   );
 });
-
-/** Changes variables of the cell's environment. */
-function configure(variables: object) {
-  return runInDurableObject(
-    localCell(),
-    (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, variables),
-  );
-}
 
 test("a running cell takes up another list of backends and a rotated secret, and running calls continue", async () => {
   const [secret, elsewhere] = ["rotated-0123456789abcdef0123456789", "http://127.0.0.1:8789"];
@@ -222,16 +211,11 @@ test("a running cell takes up another list of backends and a rotated secret, and
   const app = testApp();
   const before = app.complete({ prompt: "aaa" });
   await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-  const { BACKEND_URLS, BACKEND_SECRETS } = env as unknown as Record<string, string>;
-  await configure({ BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
-  try {
-    expect((await app.complete({ prompt: "aaa" })).status).toBe(200);
-    expect(signed).toEqual([true]);
-    finish(0);
-    expect(await textsOf(await before)).toEqual(["b"]);
-  } finally {
-    await configure({ BACKEND_URLS, BACKEND_SECRETS });
-  }
+  await configure(localCell(), { BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
+  expect((await app.complete({ prompt: "aaa" })).status).toBe(200);
+  expect(signed).toEqual([true]);
+  finish(0);
+  expect(await textsOf(await before)).toEqual(["b"]);
 });
 
 describe("a client that goes away", () => {
@@ -251,37 +235,22 @@ describe("a client that goes away", () => {
     const { bodies, seen, finish } = lateBackend(3);
     const app = testApp({ heartbeatMs: 5 });
     const response = await app.complete({ prompt: "aaa", stream: true });
-    const { BACKEND_SECRETS } = env as unknown as Record<string, string>;
-    try {
-      for (const i of [1, 2]) {
-        await configure({ BACKEND_SECRETS: `rotated-${i}-0123456789abcdef0123456789` });
-        const between = app.complete({ prompt: "aaa" });
-        await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
-        finish(i);
-        expect((await between).status).toBe(200);
-      }
-      await response.body!.cancel();
-      await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
-      await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
-      expect(seen.batches).toHaveLength(3);
-    } finally {
-      await configure({ BACKEND_SECRETS });
+    for (const i of [1, 2]) {
+      await configure(localCell(), { BACKEND_SECRETS: `rotated-${i}-0123456789abcdef0123456789` });
+      const between = app.complete({ prompt: "aaa" });
+      await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
+      finish(i);
+      expect((await between).status).toBe(200);
     }
+    await response.body!.cancel();
+    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    expect(seen.batches).toHaveLength(3);
   });
 
   test("in the middle of its stream: no other cell resumes the stream, and the cell settles it", async () => {
     const { bodies, seen } = lateBackend(1);
-    const settled: unknown[] = [];
-    const beginAdmission: Dependencies["beginAdmission"] = ({ requestId, access: { tenant } }) => ({
-      claim: async () => ({ createdMs: 0 }),
-      admit: async () => undefined,
-      reserve: async () => ({
-        request: { requestId, tenant, beganMs: 0, isLimited: true },
-        renew: () => undefined,
-        settle: async (consumed) => void settled.push(consumed),
-      }),
-      end: async () => undefined,
-    });
+    const { settled, beginAdmission } = recordedAdmissions(true);
     const app = testApp({ heartbeatMs: 5, beginAdmission });
     const abort = new AbortController();
     const response = await app.complete({ prompt: "aaa", stream: true }, { signal: abort.signal });
@@ -318,7 +287,7 @@ describe("a client that goes away", () => {
     await leavesCall.body!.cancel();
     await vi.waitFor(() => expect(seen.cancelled).toEqual([gone]));
     body.send(tokenFrame(kept, 1, 99), { ...doneFrame(kept), completionTokens: 2 });
-    const chunks = (await eventsOf(stays)).data.slice(0, -1) as { choices: { text: string }[] }[];
+    const chunks = (await eventsOf(stays)).slice(0, -1) as { choices: { text: string }[] }[];
     expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
     for (const one of bodies) one.accepted = true;
     for (let i = 0; i < atOnce; i++) finish(i);

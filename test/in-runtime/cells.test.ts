@@ -6,9 +6,16 @@ import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { backendAnswers, eventsOf, localCell, messageToCell, saying, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import {
+  backendAnswers,
+  byChoice,
+  eventsOf,
+  localCell,
+  messageToCell,
+  saying,
+  testApp,
+  untimedEvents,
+} from "./harness.ts";
 
 const { signal } = new AbortController();
 const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
@@ -91,7 +98,7 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
     });
     const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
     const response = await testApp({ cells }).complete(body);
-    const { data } = await eventsOf(response);
+    const data = await eventsOf(response);
     expect([response.status, data.at(-1)]).toEqual([200, "[DONE]"]);
     expect(asked).toEqual(cellsOf("local", defaultRegion, 4).slice(0, 2));
   });
@@ -102,33 +109,26 @@ describe("a cell that resumes a stream", () => {
     says("bcd");
     const message = { ...(await messageToCell(body)), form, includeUsage: true };
     const eventsFrom = async (resumeFrom?: StreamCursor) => {
-      const text = await (await askCell({ ...message, resumeFrom, isResumed: resumeFrom !== undefined })).text();
-      const events = text.replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}').split(/(?<=\n\n)/);
-      return events.filter((event) => event.startsWith("data: "));
+      const answer = await askCell({ ...message, resumeFrom, isResumed: resumeFrom !== undefined });
+      return untimedEvents(await answer.text());
     };
-    /** Groups events by choice, because choices may come in any order. */
-    const byChoice = (events: string[]) => Map.groupBy(events, (event) => /"index":(\d)/.exec(event)?.[1]);
     const whole = await eventsFrom();
     expect(whole).toHaveLength(4 * 4 + 2);
     for (let sent = 0; sent < whole.length; sent++) {
       const client = new SentEvents(streamStart(4));
-      for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(event));
+      for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(`${event}\n\n`));
       expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
     }
   });
 });
 
-describe("a cell is told to load its artifacts", () => {
-  test("by the request that it will answer, before it reads the body, and reports when it has loaded them", async () => {
-    const told: unknown[] = [];
-    const { complete, post, request } = testApp({
-      wakeCell: (tenant, region) => void told.push([tenant, region]),
-    });
-    expect((await complete({ prompt: 1 })).status).toBe(400);
-    expect((await post("/v1/chat/completions", "{")).status).toBe(400);
-    expect((await request("/v1/models")).status).toBe(200);
-    expect(told).toEqual(Array(2).fill(["local", defaultRegion]));
-    const response = await localCell().fetch(cellUrl);
-    expect([response.status, await response.text()]).toEqual([204, ""]);
-  });
+test("a cell is told to load its artifacts by the request that it will answer, before the body is read", async () => {
+  const told: unknown[] = [];
+  const { complete, post, request } = testApp({ wakeCell: (tenant, region) => void told.push([tenant, region]) });
+  expect((await complete({ prompt: 1 })).status).toBe(400);
+  expect((await post("/v1/chat/completions", "{")).status).toBe(400);
+  expect((await request("/v1/models")).status).toBe(200);
+  expect(told).toEqual(Array(2).fill(["local", defaultRegion]));
+  const response = await localCell().fetch(cellUrl);
+  expect([response.status, await response.text()]).toEqual([204, ""]);
 });

@@ -1,42 +1,36 @@
 import { describe, expect, test, vi } from "vitest";
-import type { Frame } from "../../shared/contracts/inference.ts";
-import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { loadOnce } from "../support/load-once.ts";
 import {
+  artifactsWith,
   backendAnswers,
   backendStreams,
-  byteStream,
   cellsWith,
   edgeArtifacts,
-  edgeArtifactsWith,
   eventsOf,
+  expectError,
+  framesStream,
+  jsonOf,
   manifestHash,
   saying,
   testApp,
-  useNetwork,
 } from "./harness.ts";
-
-useNetwork();
 
 const { endOfTextId, turnEndId } = edgeModel;
 const nearest = { chameleon: { adapter: "nearest" } };
 const base = { id: "base", weight: 1 };
 
 async function completed(body: object, app = testApp()): Promise<CompletionResponse> {
-  const response = await app.complete(body);
-  expect(response.status, await response.clone().text()).toBe(200);
-  return response.json();
+  return jsonOf(app.complete(body));
 }
 
 /** Reads a streamed completion and joins the chunks of each choice. */
 async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; choices: CompletionChoice[] }> {
-  const response = await testApp().complete({ ...body, stream: true });
-  expect(response.status, await response.clone().text()).toBe(200);
-  const { data } = await eventsOf(response);
+  const data = await eventsOf<CompletionResponse | string>(testApp().complete({ ...body, stream: true }));
   expect(data.pop()).toBe("[DONE]");
   const chunks = data as CompletionResponse[];
   const choices: CompletionChoice[] = [];
@@ -46,45 +40,39 @@ async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; c
     else {
       choice.text += part.text;
       choice.finish_reason ??= part.finish_reason;
-      if (part.logprobs) {
-        choice.logprobs ??= { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
-        choice.logprobs.tokens.push(...part.logprobs.tokens);
-        choice.logprobs.token_logprobs.push(...part.logprobs.token_logprobs);
-        choice.logprobs.top_logprobs.push(...part.logprobs.top_logprobs);
-        choice.logprobs.text_offset.push(...part.logprobs.text_offset);
+      if (!part.logprobs) continue;
+      choice.logprobs ??= { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
+      for (const list of ["tokens", "token_logprobs", "top_logprobs", "text_offset"] as const) {
+        (choice.logprobs[list] as unknown[]).push(...part.logprobs[list]);
       }
     }
   }
   return { chunks, choices };
 }
 
+/** Sends completions of the base, and returns their sequences. */
+async function sequencesOf(...bodies: object[]) {
+  const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
+  for (const body of bodies) await completed({ model: "gpt2", ...body });
+  return seen.batches.map(({ sequences }) => sequences);
+}
 describe("a completion", () => {
   test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
-    const app = testApp();
-    const response = await app.complete({ prompt: "aaa", max_tokens: 2, ...nearest });
+    const response = await testApp().complete({ prompt: "aaa", max_tokens: 2, ...nearest });
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
-    const phases = response.headers
-      .get("server-timing")!
-      .split(", ")
-      .map((entry) => entry.split(";")[0]);
-    expect(phases).toEqual(["tokenize", "assign", "queue", "adapter", "prefill", "decode"]);
+    const phases = response.headers.get("server-timing")!.matchAll(/(\w+);/g);
+    expect([...phases].map(([, name]) => name).join()).toBe("tokenize,assign,queue,adapter,prefill,decode");
     const block = {
-      centroid: "c0",
-      similarity: expect.closeTo(1, 5),
-      mode: "adapted",
+      ...{ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "adapted", evidence: null, seed: 7 },
       experts: [{ id: "c0", weight: 1, hash: "e".repeat(64) }],
-      evidence: null,
       adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
       held_out_gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
-      seed: 7,
       timings: expect.any(Object),
     };
     expect(await response.json()).toEqual({
       id: response.headers.get("x-request-id")?.replace("req_", "cmpl-"),
-      object: "text_completion",
-      created: expect.any(Number),
-      model: "gpt2:auto",
+      ...{ object: "text_completion", created: expect.any(Number), model: "gpt2:auto" },
       system_fingerprint: `fp_${(await manifestHash()).slice(0, 12)}`,
       choices: [{ index: 0, text: "bc", logprobs: null, finish_reason: "length", chameleon: block }],
       usage: { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 },
@@ -132,12 +120,8 @@ describe("a completion", () => {
     await completed({ model: "gpt2" });
     expect(seen.batches[0]).toMatchObject({ version: 3, manifestHash: await manifestHash(), centroidId: null });
     expect(seen.batches[0].sequences).toHaveLength(1);
-    expect(seen.batches[0].sequences[0]).toMatchObject({
-      promptIds: [endOfTextId],
-      maxTokens: 16,
-      promptLogprobs: false,
-      compare: false,
-    });
+    const prompt = { promptIds: [endOfTextId], maxTokens: 16, promptLogprobs: false, compare: false };
+    expect(seen.batches[0].sequences[0]).toMatchObject(prompt);
     expect(samplingWith(seen.batches[0].sequences[0].sampling)).toMatchObject({
       ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, logprobs: null, stop: [], logit_bias: [] },
     });
@@ -146,81 +130,56 @@ describe("a completion", () => {
   });
 
   test("null means absent, and every field reaches the backend", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
-    await completed({ model: "gpt2", prompt: "a", n: null, stop: null, seed: null, logit_bias: null, suffix: null });
-    await completed({
-      model: "gpt2",
-      prompt: "a",
-      temperature: 0,
-      top_p: 0,
-      top_k: 40,
-      min_p: 0.05,
-      max_tokens: 5,
-      min_tokens: 4,
-      ignore_eos: true,
-      stop: "\n",
-      stop_token_ids: [7, 261],
-      repetition_penalty: 1.2,
-      presence_penalty: 0.5,
-      frequency_penalty: -0.5,
-      logit_bias: { 98: -100, 5: 1.5 },
-      logprobs: 2,
-      user: "someone",
-      best_of: 1,
-    });
-    expect(seen.batches[1].sequences[0]).toMatchObject({
-      maxTokens: 5,
-      sampling: {
+    const fields = {
+      ...{
         temperature: 0,
         top_p: 0,
         top_k: 40,
         min_p: 0.05,
         min_tokens: 4,
         ignore_eos: true,
-        stop: ["\n"],
         stop_token_ids: [7, 261],
-        repetition_penalty: 1.2,
-        logprobs: 2,
-        presence_penalty: 0.5,
-        frequency_penalty: -0.5,
-        logit_bias: expect.arrayContaining([
-          [98, -100],
-          [5, 1.5],
-        ]),
       },
-    });
-    await completed({ model: "gpt2", prompt: "a", top_k: -1, min_p: null, min_tokens: null, stop_token_ids: null });
-    expect(samplingWith(seen.batches[2].sequences[0].sampling)).toMatchObject({
+      ...{ repetition_penalty: 1.2, presence_penalty: 0.5, frequency_penalty: -0.5, logprobs: 2 },
+    };
+    const others = { max_tokens: 5, stop: "\n", logit_bias: { 98: -100, 5: 1.5 }, user: "someone", best_of: 1 };
+    const [, [all], [none]] = await sequencesOf(
+      { prompt: "a", n: null, stop: null, seed: null, logit_bias: null, suffix: null },
+      { prompt: "a", ...fields, ...others },
+      { prompt: "a", top_k: -1, min_p: null, min_tokens: null, stop_token_ids: null },
+    );
+    const biases = [98, 5].map((id) => [id, others.logit_bias[id as 5]]);
+    const sampling = { ...fields, stop: ["\n"], logit_bias: expect.arrayContaining(biases) };
+    expect(all).toMatchObject({ maxTokens: 5, sampling });
+    expect(samplingWith(none.sampling)).toMatchObject({
       ...{ top_k: -1, min_p: 0, min_tokens: 0, ignore_eos: false, stop_token_ids: [], repetition_penalty: 1 },
     });
   });
 
   test("prompt + max_tokens over the context is clipped", async () => {
-    const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
-    await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 1000 });
-    expect(seen.batches[0].sequences[0].maxTokens).toBe(edgeModel.contextTokens - 40);
-    await completed({ model: "gpt2", prompt: "a".repeat(edgeModel.contextTokens) });
-    expect(seen.batches[1].sequences[0].maxTokens).toBe(0);
-    await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 20, min_tokens: 20 });
-    const { maxTokens, sampling } = seen.batches[2].sequences[0];
-    expect([maxTokens, sampling.min_tokens]).toEqual([edgeModel.contextTokens - 40, edgeModel.contextTokens - 40]);
+    const sequences = await sequencesOf(
+      { prompt: "a".repeat(40), max_tokens: 1000 },
+      { prompt: "a".repeat(edgeModel.contextTokens) },
+      { prompt: "a".repeat(40), max_tokens: 20, min_tokens: 20 },
+    );
+    const left = edgeModel.contextTokens - 40;
+    expect(sequences.map(([{ maxTokens }]) => maxTokens)).toEqual([left, 0, left]);
+    expect(sequences[2][0].sampling.min_tokens).toBe(left);
   });
 
-  test("an end of text that does not end the answer is a token without text; stop strings apply from min_tokens on", async () => {
+  test("a special token in an answer is a token without text; stop strings apply from min_tokens on", async () => {
     backendAnswers(({ id, sampling }) => {
-      const ids = [98, endOfTextId, 99, 98, 99, 100];
+      const ids = [98, endOfTextId, 99, 98, turnEndId, 99, 100];
       const tokens = ids.map((tokenId, i) => ({ ...tokenFrame(id, i, tokenId), logprob: 0 - i, alternatives: [] }));
       const finishReason = sampling.stop?.length ? "stop" : "length";
-      return [...tokens, { ...doneFrame(id), finishReason, completionTokens: 6 }];
+      return [...tokens, { ...doneFrame(id), finishReason, completionTokens: 7 }];
     });
-    const request = { model: "gpt2", prompt: "a", max_tokens: 6, ignore_eos: true, logprobs: 0 };
+    const request = { model: "gpt2", prompt: "a", max_tokens: 7, ignore_eos: true, logprobs: 0 };
     const { choices, usage } = await completed(request);
     expect(choices[0]).toMatchObject({ text: "bcbcd", finish_reason: "length" });
-    expect(choices[0].logprobs).toMatchObject({
-      token_logprobs: [0, -1, -2, -3, -4, -5],
-      text_offset: [0, 1, 1, 2, 3, 4],
-    });
-    expect(usage).toMatchObject({ completion_tokens: 6 });
+    expect(choices[0].logprobs?.token_logprobs).toEqual([0, -1, -2, -3, -4, -5, -6]);
+    expect(choices[0].logprobs?.text_offset).toEqual([0, 1, 1, 2, 3, 3, 4]);
+    expect(usage).toMatchObject({ completion_tokens: 7 });
     const stopped = await completed({ ...request, stop: "bc", min_tokens: 4 });
     expect(stopped.choices[0]).toMatchObject({ text: "bc", finish_reason: "stop" });
   });
@@ -230,17 +189,11 @@ describe("a completion", () => {
       const choice = Number(id.split("-")[1]);
       return saying(id, `${centroidId}${String.fromCharCode(promptIds[0])}${choice}${"!".repeat(6 - choice)}`);
     });
-    const prompts = ["aa", "bb", "aa", [122, 122]];
-    const body = { prompt: prompts.slice(0, 3), n: 2, max_tokens: 10, chameleon: {} };
+    const body = { prompt: ["aa", "bb", "aa"], n: 2, max_tokens: 10, chameleon: {} };
     const { choices, usage } = await completed(body);
-    expect(choices.map(({ index, text }) => [index, text.slice(0, 4)])).toEqual([
-      [0, "c0a0"],
-      [1, "c0a1"],
-      [2, "c1b2"],
-      [3, "c1b3"],
-      [4, "c0a4"],
-      [5, "c0a5"],
-    ]);
+    expect(choices.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4, 5]);
+    const begins = choices.map(({ text }) => text.slice(0, 4));
+    expect(begins).toEqual(["c0a0", "c0a1", "c1b2", "c1b3", "c0a4", "c0a5"]);
     expect(choices.map((choice) => choice.chameleon?.centroid)).toEqual(["c0", "c0", "c1", "c1", "c0", "c0"]);
     expect(seen.batches.map((batch) => batch.centroidId).sort()).toEqual(["c0", "c1"]);
     // A prompt counts once, whatever n is.
@@ -248,67 +201,41 @@ describe("a completion", () => {
   });
 
   test("token ids are prompts: one list, or several", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
-    await completed({ model: "gpt2", prompt: [97, 98] });
-    await completed({ model: "gpt2", prompt: [[97], [98, 99]] });
-    const prompts = seen.batches.map(({ sequences }) => sequences.map(({ promptIds }) => promptIds));
+    const sequences = await sequencesOf({ prompt: [97, 98] }, { prompt: [[97], [98, 99]] });
+    const prompts = sequences.map((batch) => batch.map(({ promptIds }) => promptIds));
     expect(prompts).toEqual([[[97, 98]], [[97], [98, 99]]]);
   });
 
   test("a seed repeats its texts, also beside other prompts, and differs between choices", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
-    await completed({ model: "gpt2", prompt: "a", n: 3, seed: 5 });
-    await completed({ model: "gpt2", prompt: ["b", "a"], n: 3, seed: 5 });
-    await completed({ model: "gpt2", prompt: "a", n: 3, seed: -5 });
-    const seeds = seen.batches.map(({ sequences }) => sequences.map(({ sampling }) => sampling.seed));
+    const asked = { prompt: "a", n: 3, seed: 5 };
+    const sequences = await sequencesOf(asked, { ...asked, prompt: ["b", "a"] }, { ...asked, seed: -5 });
+    const seeds = sequences.map((batch) => batch.map(({ sampling }) => sampling.seed));
     expect(new Set(seeds[0]).size).toBe(3);
     expect(seeds[1]).toEqual([...seeds[0], ...seeds[0]]);
     expect(seeds[2]).not.toEqual(seeds[0]);
   });
-
-  test("special tokens are never part of the text", async () => {
-    backendAnswers(({ id }) => [
-      tokenFrame(id, 0, 98),
-      tokenFrame(id, 1, endOfTextId),
-      tokenFrame(id, 2, turnEndId),
-      { ...doneFrame(id), finishReason: "stop", completionTokens: 3 },
-    ]);
-    const { choices } = await completed({ model: "gpt2", prompt: "a" });
-    expect(choices[0]).toMatchObject({ text: "b", finish_reason: "stop" });
-  });
 });
 
 describe("which adapter serves", () => {
+  const adapter = (name: string) => ({ prompt: "bbb", chameleon: { adapter: name } });
+  const near = "a".repeat(edgeModel.prefixTokens);
   const cases: [string, object, string | null, string, string][] = [
     ["by evidence, the nearest first", { model: "gpt2:auto", prompt: "bbb" }, "c1", "c1", "evidence"],
     ["the same without a model", { prompt: "bbb" }, "c1", "c1", "evidence"],
     ["none for the base", { model: "gpt2", prompt: "bbb" }, null, "c1", "off"],
     ["the model's own centroid's", { model: "gpt2:c0", prompt: "bbb" }, "c0", "c0", "adapted"],
-    ["the nearest alone where the extension says so", { ...nearest, prompt: "bbb" }, "c1", "c1", "adapted"],
+    ["the nearest alone where the extension says so", adapter("nearest"), "c1", "c1", "adapted"],
     ["none where the nearest did not help", { ...nearest, prompt: "zzz" }, null, "c2", "auto-off"],
-    ["none where asked for off", { prompt: "bbb", chameleon: { adapter: "off" } }, null, "c1", "off"],
-    ["what the extension names", { model: "gpt2", prompt: "bbb", chameleon: { adapter: "c0" } }, "c0", "c0", "adapted"],
-    [
-      "by evidence where the extension says so",
-      { model: "gpt2", prompt: "bbb", chameleon: { adapter: "auto" } },
-      "c1",
-      "c1",
-      "evidence",
-    ],
-    [
-      "by the first tokens alone",
-      { prompt: `${"a".repeat(edgeModel.prefixTokens)}${"b".repeat(20)}` },
-      "c0",
-      "c0",
-      "evidence",
-    ],
+    ["none where asked for off", adapter("off"), null, "c1", "off"],
+    ["what the extension names", { model: "gpt2", ...adapter("c0") }, "c0", "c0", "adapted"],
+    ["by evidence where the extension says so", { model: "gpt2", ...adapter("auto") }, "c1", "c1", "evidence"],
+    ["by the first tokens alone", { prompt: near + "b".repeat(20) }, "c0", "c0", "evidence"],
   ];
   test.each(cases)("%s", async (_, body, sent, centroid, mode) => {
-    const seen = backendAnswers(({ id }, { centroidId }) =>
-      saying(id, "x").map((frame) =>
-        frame.type === "done" && centroidId === null ? { ...frame, adapter: null } : frame,
-      ),
-    );
+    const seen = backendAnswers(({ id }, { centroidId }) => {
+      const [token, done] = saying(id, "x");
+      return [token, { ...done, ...(centroidId === null && { adapter: null }) }];
+    });
     const { chameleon } = (await completed({ chameleon: {}, ...body })).choices[0];
     expect(seen.batches[0].centroidId).toBe(sent);
     expect(seen.batches[0].sequences[0].mixture !== undefined).toBe(mode === "evidence");
@@ -342,42 +269,22 @@ describe("logprobs and echo", () => {
   const logged = (id: string, text: string) => saying(id, text, { logprob: -0.5 });
 
   test("have OpenAI's four lists", async () => {
-    backendAnswers(({ id }) => [
-      {
-        ...tokenFrame(id, 0, 98),
-        logprob: -0.5,
-        alternatives: [
-          [99, -0.25],
-          [100, -0.75],
-        ],
-      },
-      doneFrame(id),
-    ]);
+    const alternatives: [number, number][] = [99, 100].map((other) => [other, 49.25 - other / 2]);
+    backendAnswers(({ id }) => [{ ...tokenFrame(id, 0, 98), logprob: -0.5, alternatives }, doneFrame(id)]);
     const { choices } = await completed({ prompt: "aaa", logprobs: 2 });
-    expect(choices[0].logprobs).toEqual({
-      tokens: ["b"],
-      token_logprobs: [-0.5],
-      top_logprobs: [{ c: -0.25, d: -0.75, b: -0.5 }],
-      text_offset: [0],
-    });
+    const top = { c: -0.25, d: -0.75, b: -0.5 };
+    const lists = { tokens: ["b"], token_logprobs: [-0.5], top_logprobs: [top], text_offset: [0] };
+    expect(choices[0].logprobs).toEqual(lists);
     const { choices: bare } = await completed({ prompt: "aaa", logprobs: 0 });
     expect(bare[0].logprobs?.top_logprobs).toEqual([{ b: -0.5 }]);
   });
 
   test("echo puts the prompt first; with logprobs its tokens too, the first without one", async () => {
-    const seen = backendAnswers(({ id, promptLogprobs }) => [
-      ...(promptLogprobs
-        ? [
-            {
-              type: "prompt" as const,
-              id,
-              logprobs: [null, -1, -2],
-              alternatives: [[], [[98, -1] as [number, number]], []],
-            },
-          ]
-        : []),
-      ...logged(id, "b"),
-    ]);
+    const scores = { logprobs: [null, -1, -2], alternatives: [[], [[98, -1] as [number, number]], []] };
+    const seen = backendAnswers(({ id, promptLogprobs }) => {
+      const prompt: Frame = { type: "prompt", id, ...scores };
+      return promptLogprobs ? [prompt, ...logged(id, "b")] : logged(id, "b");
+    });
     const { choices } = await completed({ prompt: "aéc", echo: true, logprobs: 1 });
     expect(seen.batches[0].sequences[0].promptLogprobs).toBe(true);
     expect(choices[0].text).toBe("aécb");
@@ -394,37 +301,34 @@ describe("logprobs and echo", () => {
 
   test("begins a prompt with the model's BOS, which echo omits; an empty prompt is the BOS alone", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const artifacts = loadOnce(() => edgeArtifactsWith(false, {}, { bosId: edgeModel.turnStartId, addsBos: true }));
-    const app = testApp({ artifacts });
+    const app = testApp({ artifacts: artifactsWith(false, {}, { bosId: edgeModel.turnStartId, addsBos: true }) });
     const { choices } = await completed({ prompt: "ac", echo: true, max_tokens: 1 }, app);
     expect(choices[0].text).toBe("acb");
     await completed({ max_tokens: 1 }, app);
     await completed({ prompt: [98, 99], max_tokens: 1 }, app);
     const prompts = seen.batches.map(({ sequences }) => sequences[0].promptIds);
     expect(prompts).toEqual([[edgeModel.turnStartId, 97, 99], [edgeModel.turnStartId], [98, 99]]);
-    const long = await app.complete({ prompt: "x".repeat(edgeModel.contextTokens) });
-    expect([long.status, await long.text()]).toEqual([400, expect.stringContaining("at least 49 tokens")]);
+    const long = app.complete({ prompt: "x".repeat(edgeModel.contextTokens) });
+    await expectError(long, { status: 400, mentions: "at least 49 tokens" });
   });
 
   test("a prompt that is echoed with logprobs is scored once; each of its choices tells the scores before its tokens", async () => {
     const seen = backendStreams(({ sequences }) => {
-      const frames = sequences.flatMap(({ id, promptLogprobs }, i): Frame[] => {
+      const scored = sequences.flatMap(({ id, promptLogprobs }, i): Frame[] => {
         const logprobs = [null, -1 - i, -2 - i];
-        const prompt: Frame = { type: "prompt", id, logprobs, alternatives: [[], [], []] };
-        return promptLogprobs ? [prompt, ...logged(id, "bc")] : logged(id, "bc");
+        return promptLogprobs
+          ? [{ type: "prompt", id, logprobs, alternatives: [[], [], []] }, ...logged(id, "bc")]
+          : [];
       });
       // The sequences with prompt logprobs, each prompt's first choice, are answered last.
-      const ids = new Set(sequences.filter(({ promptLogprobs }) => promptLogprobs).map(({ id }) => id));
-      const late = frames.filter(({ id }) => ids.has(id));
-      return byteStream([...frames.filter(({ id }) => !ids.has(id)), ...late].map(frameLine));
+      const others = sequences.flatMap(({ id, promptLogprobs }) => (promptLogprobs ? [] : logged(id, "bc")));
+      return framesStream([...others, ...scored]);
     });
     const body = { prompt: ["aaa", "aaa"], n: 3, echo: true, logprobs: 0, max_tokens: 2 };
     for (const choices of [(await completed(body)).choices, (await streamed(body)).choices]) {
       expect(choices.map(({ text }) => text)).toEqual(Array(6).fill("aaabc"));
-      expect(choices.map(({ logprobs }) => logprobs?.token_logprobs)).toEqual([
-        ...Array(3).fill([null, -1, -2, -0.5, -0.5]),
-        ...Array(3).fill([null, -4, -5, -0.5, -0.5]),
-      ]);
+      const [first, second] = [-1, -4].map((score) => Array(3).fill([null, score, score - 1, -0.5, -0.5]));
+      expect(choices.map(({ logprobs }) => logprobs?.token_logprobs)).toEqual([...first, ...second]);
     }
     for (const { sequences } of seen.batches) {
       const scored = sequences.map(({ promptLogprobs }) => promptLogprobs);
@@ -434,10 +338,9 @@ describe("logprobs and echo", () => {
 
   test("an echoed prompt is decoded once for all of its choices", async () => {
     backendAnswers(({ id }) => saying(id, "b"));
-    const model = await edgeArtifacts();
-    const decode = vi.spyOn(model.tokenizer, "decodeText");
-    const parts = { tokenizer: model.tokenizer };
-    const app = testApp({ cells: cellsWith({}, parts) });
+    const { tokenizer } = await edgeArtifacts();
+    const decode = vi.spyOn(tokenizer, "decodeText");
+    const app = testApp({ cells: cellsWith({}, { tokenizer }) });
     const { choices } = await completed({ prompt: ["aaa", "aéc"], n: 3, echo: true }, app);
     expect(choices.map(({ text }) => text)).toEqual([...Array(3).fill("aaab"), ...Array(3).fill("aécb")]);
     expect(decode.mock.calls).toHaveLength(2);
@@ -447,15 +350,8 @@ describe("logprobs and echo", () => {
   test("offsets count characters, and a token that is half a character is spelled in bytes", async () => {
     backendAnswers(({ id }) => logged(id, "é😀b"));
     const { choices } = await completed({ prompt: "aaa", logprobs: 0 });
-    expect(choices[0].logprobs?.tokens).toEqual([
-      "bytes:\\xc3",
-      "bytes:\\xa9",
-      "bytes:\\xf0",
-      "bytes:\\x9f",
-      "bytes:\\x98",
-      "bytes:\\x80",
-      "b",
-    ]);
+    const bytes = ["c3", "a9", "f0", "9f", "98", "80"].map((byte) => `bytes:\\x${byte}`);
+    expect(choices[0].logprobs?.tokens).toEqual([...bytes, "b"]);
     expect(choices[0].logprobs?.text_offset).toEqual([0, 0, 1, 1, 1, 1, 2]);
   });
 });
@@ -493,13 +389,10 @@ describe("a stream", () => {
     const response = await testApp().complete({ prompt: "aaa", stream: true, chameleon: {} });
     expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
     expect(response.headers.get("server-timing")).toMatch(/^tokenize;dur=[\d.]+, assign;dur=[\d.]+$/);
-    const { data } = await eventsOf(response);
+    const data = await eventsOf(response);
     const head = {
-      id: expect.stringMatching(/^cmpl-/),
-      object: "text_completion",
-      created: expect.any(Number),
-      model: "gpt2:auto",
-      system_fingerprint: expect.stringMatching(/^fp_/),
+      ...{ id: expect.stringMatching(/^cmpl-/), object: "text_completion", created: expect.any(Number) },
+      ...{ model: "gpt2:auto", system_fingerprint: expect.stringMatching(/^fp_/) },
     };
     const block = expect.objectContaining({ centroid: "c0", mode: "evidence", timings: expect.any(Object) });
     const choice = { index: 0, logprobs: null, finish_reason: null };
@@ -513,27 +406,20 @@ describe("a stream", () => {
 
   test("usage counts as cached what no choice of a prompt had to compute", async () => {
     const reusedTokens = [0, 2, 1, 1];
-    backendAnswers(({ id }) =>
-      saying(id, "b").map((frame) =>
-        frame.type === "done" ? { ...frame, reusedTokens: reusedTokens[Number(id.split("-").at(-1))] } : frame,
-      ),
-    );
+    backendAnswers(({ id }) => [
+      tokenFrame(id, 0, 98),
+      { ...doneFrame(id), reusedTokens: reusedTokens[Number(id.split("-").at(-1))] },
+    ]);
     const { usage } = await completed({ prompt: ["aa", "b"], n: 2 });
-    expect(usage).toEqual({
-      prompt_tokens: 3,
-      completion_tokens: 4,
-      total_tokens: 7,
-      prompt_tokens_details: { cached_tokens: 1 },
-    });
+    const counted = { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 };
+    expect(usage).toEqual({ ...counted, prompt_tokens_details: { cached_tokens: 1 } });
   });
 
   test("include_usage adds a last chunk without choices, and null before it", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const { chunks } = await streamed({ prompt: ["aa", "b"], n: 2, stream_options: { include_usage: true } });
-    expect(chunks.at(-1)).toMatchObject({
-      choices: [],
-      usage: { prompt_tokens: 3, completion_tokens: 8, total_tokens: 11 },
-    });
+    const usage = { prompt_tokens: 3, completion_tokens: 8, total_tokens: 11 };
+    expect(chunks.at(-1)).toMatchObject({ choices: [], usage });
     for (const chunk of chunks.slice(0, -1)) expect(chunk.usage).toBeNull();
     const { chunks: without } = await streamed({ prompt: "aa" });
     for (const chunk of without) expect(chunk).not.toHaveProperty("usage");
@@ -541,12 +427,12 @@ describe("a stream", () => {
 
   test("an error frame midway: what was said, an error event, [DONE]", async () => {
     const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) => {
-      const error = { type: "error", id, kind: "backend_unavailable", message: "going down", retryAfterSeconds: 1 };
+      const error = new ServiceError("backend_unavailable", "going down", { retryAfterSeconds: 1 });
       if (continuedIds.length > 0) return new Response(null, { status: 500 });
-      return byteStream([frameLine(tokenFrame(id, 0, 98)), frameLine(error as Frame)]);
+      return framesStream([tokenFrame(id, 0, 98), errorFrame(id, error)]);
     });
     const logged = vi.spyOn(console, "error").mockReturnValue();
-    const { data } = await eventsOf(await testApp().complete({ prompt: "aaa", stream: true }));
+    const data = await eventsOf(testApp().complete({ prompt: "aaa", stream: true }));
     expect(seen.batches).toHaveLength(2);
     const message = "The inference backend failed on this request.";
     expect(data).toEqual([

@@ -1,15 +1,10 @@
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
-import { errorOf, testApp, useNetwork } from "./harness.ts";
-
-// No backend is mocked, so a call to one would fail.
-useNetwork();
+import { expectError, jsonOf, testApp } from "./harness.ts";
 
 async function embed(body: object, app = testApp()): Promise<EmbeddingsResponse> {
-  const response = await app.post("/v1/embeddings", body);
-  expect(response.status, await response.clone().text()).toBe(200);
-  return response.json();
+  return jsonOf(app.post("/v1/embeddings", body));
 }
 
 const vectorsOf = ({ data }: EmbeddingsResponse) => data.map(({ embedding }) => embedding as number[]);
@@ -101,7 +96,10 @@ const cases: [string, number, string | null, object, string[]][] = [
   ["another model", 404, "model", { input: "a", model: "text-embedding-3-small" }, ["text-embedding-3-small"]],
 ];
 test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
-  const error = await errorOf(await testApp().post("/v1/embeddings", body));
-  expect(error).toMatchObject({ status, param, type: "invalid_request_error" });
-  for (const text of mentioned) expect(error.message).toContain(text);
+  await expectError(testApp().post("/v1/embeddings", body), {
+    status,
+    param,
+    type: "invalid_request_error",
+    mentions: mentioned,
+  });
 });

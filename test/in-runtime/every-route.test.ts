@@ -1,12 +1,8 @@
 /** What holds for every route, by the table that the API's document is generated from. */
 import { describe, expect, test } from "vitest";
-import type { Access } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { plans, scopes } from "../../shared/contracts/tenants.ts";
-import { errorOf, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { accessWith, expectError, testApp } from "./harness.ts";
 
 const paths = [...new Set(operations.map(({ path }) => path))];
 const urlOf = (path: string) => path.replace(/\{\w+\}/, path.includes("/keys/") ? "0123456789abcdef" : "gpt2");
@@ -21,16 +17,7 @@ function expectHeaders({ headers }: Response): void {
   expect(headers.get("x-content-type-options")).toBe("nosniff");
 }
 
-const access: Access = {
-  tenant: "local",
-  keyId: "k",
-  scopes: [...scopes],
-  limits: plans.unlimited,
-  memoryTokens: null,
-  fileBytes: null,
-  origins: [],
-};
-const opensAll = { keys: { accessOf: async () => access }, requireAdmin: async () => undefined };
+const opensAll = { keys: { accessOf: async () => accessWith() }, requireAdmin: async () => undefined };
 
 test.each(paths)("%s takes its own methods alone, and names them", async (path) => {
   const methods = operations.filter((one) => one.path === path).map(({ method }) => method.toUpperCase());
@@ -40,7 +27,7 @@ test.each(paths)("%s takes its own methods alone, and names them", async (path) 
     const response = await testApp(opensAll).request(urlOf(path), { method });
     expect([method, response.headers.get("allow")]).toEqual([method, allowed]);
     expectHeaders(response);
-    expect(await errorOf(response)).toMatchObject({ status: 405, code: "method_not_allowed" });
+    await expectError(response, { status: 405, code: "method_not_allowed" });
   }
 });
 
@@ -48,31 +35,33 @@ test.each(named(withKey))("%s %s wants a key", async (method, path) => {
   const { app } = testApp();
   const response = await app.request(`http://edge${urlOf(path)}`, { method });
   expectHeaders(response);
-  expect(await errorOf(response)).toMatchObject({ status: 401, code: "invalid_api_key" });
+  await expectError(response, { status: 401, code: "invalid_api_key" });
 });
 
 describe.each(named(withBody))("%s %s", (method, path) => {
   const mostBytes = path.startsWith("/v1/adapters") ? limits.documentBodyBytes : limits.bodyBytes;
-  const send = (body: string, headers: Record<string, string> = {}) =>
-    testApp().request(urlOf(path), { method, body, headers: { "content-type": "application/json", ...headers } });
-  const cases: [string, number, string | null, () => Promise<Response>][] = [
-    ["no JSON", 400, null, async () => send("{")],
-    ["a list", 400, null, async () => send("[]")],
-    ["another content type", 415, "unsupported_media_type", async () => send("{}", { "content-type": "text/css" })],
-    ["a body too large", 413, "body_too_large", async () => send(" ".repeat(mostBytes + 1))],
+  const cases: [string, number, string | null, string, string?][] = [
+    ["no JSON", 400, null, "{"],
+    ["a list", 400, null, "[]"],
+    ["another content type", 415, "unsupported_media_type", "{}", "text/css"],
+    ["a body too large", 413, "body_too_large", " ".repeat(mostBytes + 1)],
   ];
-  test.each(cases)("%s: %d", async (_, status, code, ask) => {
-    const response = await ask();
+  test.each(cases)("%s: %d", async (_, status, code, body, type = "application/json") => {
+    const response = await testApp().request(urlOf(path), { method, body, headers: { "content-type": type } });
     expectHeaders(response);
-    expect(await errorOf(response)).toMatchObject({ status, code, type: "invalid_request_error" });
+    await expectError(response, { status, code, type: "invalid_request_error" });
   });
 });
 
 test("HEAD answers as GET does, without a body", async () => {
-  for (const { path } of operations.filter(({ method, parameters }) => method === "get" && !parameters)) {
+  const ids = new Set<string | null>();
+  const simple = operations.filter(({ method, parameters }) => method === "get" && !parameters);
+  for (const { path } of simple) {
     const { request } = testApp({ readiness: async () => [], usage: async () => [] });
     const [got, head] = await Promise.all([request(path), request(path, { method: "HEAD" })]);
     expect([path, head.status, await head.text()]).toEqual([path, got.status, ""]);
     expectHeaders(head);
+    ids.add(head.headers.get("x-request-id"));
   }
+  expect(ids.size).toBe(simple.length);
 });

@@ -12,20 +12,11 @@ import {
 } from "../../shared/contracts/fine-tuning.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { plans, scopes } from "../../shared/contracts/tenants.ts";
-import {
-  backendAnswers,
-  errorOf,
-  type MaybePromise,
-  manifestHash,
-  network,
-  publish,
-  saying,
-  useNetwork,
-} from "./harness.ts";
+import { plans } from "../../shared/contracts/tenants.ts";
+import { backendAnswers, expectError, jsonOf, type MaybePromise, manifestHash, publish, saying } from "./harness.ts";
+import { network } from "./network.ts";
 import { gain, unavailable, useTenant } from "./tenant.ts";
 
-useNetwork();
 beforeAll(() => publish());
 
 let ids = 0;
@@ -37,50 +28,46 @@ const backendMakes = (adapter: Partial<AdapterAnswer> = {}, fit?: (made: Respons
 const endless = () =>
   new HttpResponse(new ReadableStream({ pull: () => new Promise(() => undefined) }), { status: 201 });
 
+const texts = ["ab", "aab", "b ab"];
 const pair = (i: number) => JSON.stringify({ prompt: "aab".repeat(i + 1), completion: "ba" });
 const uploaded = async (count = 3) => (await own.uploaded(Array.from({ length: count }, (_, i) => pair(i)))).id;
 const create = async (rest: object = {}) =>
-  app().post("/v1/fine_tuning/jobs", {
-    ...{ model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest },
-  });
-async function created(rest: object = {}): Promise<Job> {
-  const made = await create(rest);
-  expect(made.status, await made.clone().text()).toBe(200);
-  return jobSchema.strict().parse(await made.json());
+  app().post("/v1/fine_tuning/jobs", { model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest });
+const created = async (rest?: object): Promise<Job> => jobSchema.strict().parse(await jsonOf(create(rest)));
+/** The id of a new job that runs. */
+async function running(): Promise<string> {
+  const { id } = await created();
+  await until(id, { status: "running" });
+  return id;
 }
 const get = (path: string, init?: RequestInit) => app().request(`/v1/fine_tuning/jobs${path}`, init);
 const cancel = (id: string) => app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "");
 const shown = async (id: string) => jobSchema.strict().parse(await json(`/v1/fine_tuning/jobs/${id}`));
 const until = (id: string, expected: Partial<Job>) =>
   vi.waitFor(async () => expect(await shown(id)).toMatchObject(expected), { timeout: 5000 });
-const eventsOf = async (id: string, query = "") =>
+const eventPage = async (id: string, query = "") =>
   jobEventListSchema.strict().parse(await json(`/v1/fine_tuning/jobs/${id}/events${query}`));
+const eventsOf = async (id: string) => (await eventPage(id)).data;
+const tokensIn = (examples: { ids: number[] }[]) => examples.reduce((sum, { ids }) => sum + ids.length, 0);
 
 describe("a job", () => {
   test("makes an adapter that its name serves, is charged by trained tokens once, and tells what it did", async () => {
     const { fits } = backendMakes();
-    const training = await uploaded(4);
-    const validation = await uploaded(2);
-    const metadata = { team: "a" };
-    const job = await created({ training_file: training, validation_file: validation, metadata, seed: 5 });
+    const [training_file, validation_file, metadata] = [await uploaded(4), await uploaded(2), { team: "a" }];
+    const asked = { training_file, validation_file, metadata, seed: 5 };
+    const job = await created(asked);
     expect(job).toMatchObject({
-      ...{ status: "queued", model: "gpt2", fine_tuned_model: null, finished_at: null, trained_tokens: null, metadata },
-      ...{
-        training_file: training,
-        validation_file: validation,
-        seed: 5,
-        organization_id: own.tenant,
-        result_files: [],
-      },
+      ...{ ...asked, status: "queued", model: "gpt2", fine_tuned_model: null, finished_at: null, trained_tokens: null },
+      ...{ organization_id: own.tenant, result_files: [] },
     });
     await until(job.id, { status: "succeeded", fine_tuned_model: "gpt2:answers", error: null });
     expect(fits).toMatchObject([{ tenant: own.tenant, manifestHash: await manifestHash() }]);
     expect([fits[0].examples.length, fits[0].validation?.length]).toEqual([4, 2]);
-    const tokens = [...fits[0].examples, ...fits[0].validation!].reduce((sum, { ids }) => sum + ids.length, 0);
+    const tokens = tokensIn([...fits[0].examples, ...fits[0].validation!]);
     expect((await shown(job.id)).trained_tokens).toBe(tokens);
     await vi.waitFor(async () => expect(await charged()).toEqual([1, tokens]));
 
-    const { data } = await eventsOf(job.id);
+    const data = await eventsOf(job.id);
     expect(data.map(({ level, type, message }) => [level, type, message]).reverse()).toEqual([
       ["info", "message", `Training and validation file are valid: 4 examples, ${tokens} tokens. The job is queued.`],
       ["info", "message", "The job has started."],
@@ -90,76 +77,55 @@ describe("a job", () => {
       ["info", "message", "The job has succeeded: gpt2:answers can be used."],
     ]);
     expect(data[2].data).toEqual({ step: 8, train_loss: 1.5, valid_loss: 1.75 });
-    expect(await own.shown("answers")).toMatchObject({
-      examples: 4,
-      gain,
-    });
+    expect(await own.shown("answers")).toMatchObject({ examples: 4, gain });
 
     backendAnswers(({ id }) => saying(id, "ba"));
-    const body = { model: "gpt2:answers", prompt: "aab", max_tokens: 2 };
-    const answered = await app().complete(body);
-    expect(await answered.json()).toMatchObject({ choices: [{ text: "ba" }] });
+    const answered = await jsonOf(app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 }));
+    expect(answered).toMatchObject({ choices: [{ text: "ba" }] });
   });
 
   test("of a tenant with limits counts in them when it ends, not before", async () => {
-    const limited = { ...plans.standard, tokensPerMinute: 100 };
-    const access = {
-      tenant: own.tenant,
-      keyId: "k",
-      scopes: [...scopes],
-      limits: limited,
-      memoryTokens: null,
-      fileBytes: null,
-    };
-    own.keys = { ...own.keys, accessOf: async () => ({ ...access, origins: [] }) };
+    const limited = app(own.keysWith({ limits: { ...plans.standard, tokensPerMinute: 100 } }));
     const left = async () => {
-      const answered = await app().complete({ prompt: "a", max_tokens: 0 });
+      const answered = await limited.complete({ prompt: "a", max_tokens: 0 });
       await answered.text();
       return Number(answered.headers.get("x-ratelimit-remaining-tokens"));
     };
     backendAnswers(({ id }) => [{ ...saying(id, "").at(-1)!, completionTokens: 0 } as never]);
     const seen = backendMakes({}, endless);
-    const { id } = await created();
-    await until(id, { status: "running" });
+    const id = await running();
     const before = await left();
     await cancel(id);
-    const tokens = seen.fits[0].examples.reduce((sum, example) => sum + example.ids.length, 0);
+    const tokens = tokensIn(seen.fits[0].examples);
     await vi.waitFor(async () => expect(before - (await left())).toBeGreaterThanOrEqual(tokens));
-    const more = { training_file: await uploaded(12) };
-    expect(await errorOf(await create({ ...more, suffix: "more" }))).toMatchObject({ status: 429 });
+    const more = { model: "gpt2", training_file: await uploaded(12), suffix: "more" };
+    await expectError(limited.post("/v1/fine_tuning/jobs", more), { status: 429 });
   });
 
   test("that gained nothing says that the base is served", async () => {
     backendMakes({ gain: null, kept: false, losses: [] });
     const { id } = await created();
     await until(id, { status: "succeeded", fine_tuned_model: "gpt2:answers" });
-    const [, told] = (await eventsOf(id)).data;
+    const [, told] = await eventsOf(id);
     expect(told).toMatchObject({ level: "warn", message: expect.stringContaining("The base is served") });
     const { batches } = backendAnswers(({ id: sequence }) => saying(sequence, "ba"));
-    const answered = await app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 });
-    expect(answered.status, await answered.text()).toBe(200);
+    await jsonOf(app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 }));
     expect(batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([[null, undefined]]);
   });
 
   test("without a suffix is given one", async () => {
     backendMakes();
-    const job = await created({ suffix: undefined });
-    await until(job.id, {
-      status: "succeeded",
-      fine_tuned_model: expect.stringMatching(/^gpt2:ft-[\w-]{16}$/) as never,
-    });
+    const { id } = await created({ suffix: undefined });
+    const fine_tuned_model = expect.stringMatching(/^gpt2:ft-[\w-]{16}$/);
+    await until(id, { status: "succeeded", fine_tuned_model });
   });
 
   test("is tried again while no backend takes it, also after its object was evicted", async () => {
     const first = backendMakes({}, unavailable);
     const { id } = await created();
     await vi.waitFor(() => expect(first.fits).toHaveLength(1));
-    await vi.waitFor(async () =>
-      expect((await eventsOf(id)).data[0]).toMatchObject({
-        level: "warn",
-        message: expect.stringContaining("starting"),
-      }),
-    );
+    const told = { level: "warn", message: expect.stringContaining("starting") };
+    await vi.waitFor(async () => expect((await eventsOf(id))[0]).toMatchObject(told));
     expect(await shown(id)).toMatchObject({ status: "queued", error: null });
     expect(await charged()).toEqual([0, 0]);
 
@@ -174,7 +140,7 @@ describe("a job", () => {
   test("that no backend has made in a day fails", async () => {
     backendMakes({}, unavailable);
     const { id } = await created();
-    await vi.waitFor(async () => expect((await eventsOf(id)).data[0].level).toBe("warn"));
+    await vi.waitFor(async () => expect((await eventsOf(id))[0].level).toBe("warn"));
     await own.setTime(86_500_000);
     await own.alarm();
     await until(id, { status: "failed", error: { code: "backend_unavailable", param: null } as never });
@@ -193,46 +159,33 @@ describe("a job", () => {
 
   test("that is cancelled ends at the backend, and pays for what has begun", async () => {
     const seen = backendMakes({}, endless);
-    const { id } = await created();
-    await until(id, { status: "running" });
-    const [{ examples }] = seen.fits;
-    const cancelled = await cancel(id);
-    const tokens = examples.reduce((sum, example) => sum + example.ids.length, 0);
-    expect(jobSchema.strict().parse(await cancelled.json())).toMatchObject({
-      status: "cancelled",
-      trained_tokens: tokens,
-    });
+    const id = await running();
+    const tokens = tokensIn(seen.fits[0].examples);
+    const cancelled = jobSchema.strict().parse(await jsonOf(cancel(id)));
+    expect(cancelled).toMatchObject({ status: "cancelled", trained_tokens: tokens });
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
     await vi.waitFor(async () => expect(await charged()).toEqual([1, tokens]));
-    const again = await cancel(id);
-    expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("has ended already") });
+    await expectError(cancel(id), { status: 400, mentions: "has ended already" });
     expect((await app().request("/v1/models/gpt2:answers")).status).toBe(404);
   });
 
   test("and its files are out of other tenants' reach", async () => {
     backendMakes();
     const { id, training_file } = await created();
-    const calls: [string, string][] = [
-      ["GET", `/v1/fine_tuning/jobs/${id}`],
-      ["GET", `/v1/fine_tuning/jobs/${id}/events`],
-      ["GET", `/v1/fine_tuning/jobs/${id}/checkpoints`],
-      ["POST", `/v1/fine_tuning/jobs/${id}/cancel`],
-    ];
-    for (const [method, path] of calls) {
-      const error = await errorOf(await app().request(path, { method, headers: own.theirs }));
-      expect(error).toMatchObject({ status: 404, message: `You have no fine-tuning job "${id}".` });
+    const theirs = { headers: own.theirs };
+    const message = `You have no fine-tuning job "${id}".`;
+    for (const path of ["", "/events", "/checkpoints", "/cancel"]) {
+      const method = path === "/cancel" ? "POST" : "GET";
+      await expectError(get(`/${id}${path}`, { method, ...theirs }), { status: 404, message });
     }
-    const body = { model: "gpt2", training_file };
-    expect(await errorOf(await app().post("/v1/fine_tuning/jobs", body, { headers: own.theirs }))).toMatchObject({
-      ...{ status: 400, param: "training_file", message: expect.stringContaining("you have no such file") },
-    });
-    expect(await (await get("", { headers: own.theirs })).json()).toMatchObject({ data: [] });
+    const stolen = app().post("/v1/fine_tuning/jobs", { model: "gpt2", training_file }, theirs);
+    await expectError(stolen, { status: 400, param: "training_file", mentions: "you have no such file" });
+    expect(await jsonOf(get("", theirs))).toMatchObject({ data: [] });
   });
 
   test("does not delay the tenant's documents, while it runs", async () => {
     backendMakes({}, endless);
-    const { id } = await created();
-    await until(id, { status: "running" });
+    const id = await running();
     const documents = ["ab".repeat(limits.memoryTokensAtOnce)];
     expect((await own.create({ documents })).status).toBe(202);
     await vi.waitFor(async () => expect(await own.shown()).toMatchObject({ adapts: true }));
@@ -241,8 +194,7 @@ describe("a job", () => {
 
   test("that finds its name taken fails, and pays for what was made", async () => {
     const seen = backendMakes({}, async (made) => {
-      const examples = ["ab", "aab", "b ab"];
-      if (seen.fits.length === 1) await own.create({ examples }, "answers");
+      if (seen.fits.length === 1) await own.create({ examples: texts }, "answers");
       return made;
     });
     const { id } = await created();
@@ -253,13 +205,11 @@ describe("a job", () => {
 
   test("is erased with its tenant, while it runs", async () => {
     const seen = backendMakes({}, endless);
-    const { id } = await created();
-    await until(id, { status: "running" });
+    const id = await running();
     await store().erase();
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
     expect((await get(`/${id}`)).status).toBe(404);
-    for (const table of ["records", "documentParts", "ownAdapters"])
-      expect(await rows(`SELECT * FROM ${table}`)).toEqual([]);
+    for (const table of ["records", "documentParts", "ownAdapters"]) expect(await own.valuesIn(table)).toEqual([]);
   });
 });
 
@@ -270,23 +220,18 @@ test("examples are kept with their adapter, and deleted with it by its model's n
   const examples = [{ prompt: "aab", completion: "ba" }, "abab", "abb"];
   await own.create({ examples }, "direct");
   const kept = async () => {
-    const found = await rows<{ hash: string }>("SELECT hash FROM documentParts WHERE kind = 'examples'");
+    const found = await rows<{ hash: string }>("SELECT hash FROM documentParts WHERE kind = 'examples' ORDER BY hash");
     return found.map(({ hash }) => hash);
   };
-  expect((await kept()).sort()).toEqual(["examples:answers", "examples:direct"]);
+  expect(await kept()).toEqual(["examples:answers", "examples:direct"]);
   const remove = (model: string, headers = {}) => app().request(`/v1/models/${model}`, { method: "DELETE", headers });
-  expect(await errorOf(await remove("gpt2:answers", own.theirs))).toMatchObject({
-    status: 404,
-    code: "model_not_found",
-  });
-  expect(await (await remove("gpt2:answers")).json()).toEqual({ id: "gpt2:answers", object: "model", deleted: true });
+  await expectError(remove("gpt2:answers", own.theirs), { status: 404, code: "model_not_found" });
+  expect(await jsonOf(remove("gpt2:answers"))).toEqual({ id: "gpt2:answers", object: "model", deleted: true });
   expect(await kept()).toEqual(["examples:direct"]);
   expect(deletions).toHaveLength(1);
   expect((await app().request("/v1/models/gpt2:answers")).status).toBe(404);
-  expect(await errorOf(await remove("gpt2:answers"))).toMatchObject({ status: 404, code: "model_not_found" });
-  for (const model of ["gpt2", "gpt2:auto"]) {
-    expect(await errorOf(await remove(model))).toMatchObject({ status: 403 });
-  }
+  await expectError(remove("gpt2:answers"), { status: 404, code: "model_not_found" });
+  for (const model of ["gpt2", "gpt2:auto"]) await expectError(remove(model), { status: 403 });
 });
 
 test("jobs and events are listed by page, the latest first", async () => {
@@ -294,7 +239,7 @@ test("jobs and events are listed by page, the latest first", async () => {
   const jobs: Job[] = [];
   for (const suffix of ["a1", "b1", "d1"]) jobs.push(await created({ suffix }));
   const pageOf = async (query: string) => {
-    const { data, has_more } = jobListSchema.strict().parse(await (await get(query)).json());
+    const { data, has_more } = jobListSchema.strict().parse(await jsonOf(get(query)));
     return [has_more, ...data.map(({ id }) => jobs.findIndex((one) => one.id === id))];
   };
   expect(await pageOf("")).toEqual([false, 2, 1, 0]);
@@ -303,88 +248,66 @@ test("jobs and events are listed by page, the latest first", async () => {
   await until(jobs[2].id, { status: "succeeded" });
   const events: JobEventObject[] = [];
   for (let after = ""; ; after = `&after=${events.at(-1)!.id}`) {
-    const page = await eventsOf(jobs[2].id, `?limit=2${after}`);
+    const page = await eventPage(jobs[2].id, `?limit=2${after}`);
     events.push(...page.data);
     if (!page.has_more) break;
   }
-  expect(events).toEqual((await eventsOf(jobs[2].id)).data);
+  expect(events).toEqual(await eventsOf(jobs[2].id));
   expect(events.length).toBeGreaterThan(4);
-  const checkpoints = await (await get(`/${jobs[0].id}/checkpoints`)).json();
+  const checkpoints = await jsonOf(get(`/${jobs[0].id}/checkpoints`));
   expect(checkpointListSchema.strict().parse(checkpoints).data).toEqual([]);
-  expect(await errorOf(await get("?metadata[team]=a"))).toMatchObject({ status: 400, param: "metadata" });
+  await expectError(get("?metadata[team]=a"), { status: 400, param: "metadata" });
 });
 
 describe("is refused by name:", () => {
   const auto = { n_epochs: "auto", batch_size: "auto", learning_rate_multiplier: "auto" };
+  const batches = { method: { type: "supervised", supervised: { hyperparameters: { ...auto, batch_size: 2 } } } };
+  const metadata = Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, ""]));
   const cases: [string, object, string, string][] = [
     ["a file that is not there", { training_file: "file-0" }, "training_file", "you have no such file"],
     ["another validation file", { validation_file: "file-0" }, "validation_file", "you have no such file"],
     ["a model that is no base", { model: "gpt2:auto" }, "model", 'jobs begin from the base, "gpt2"'],
     ["epochs", { hyperparameters: { n_epochs: 3 } }, "hyperparameters.n_epochs", "hyperparameters.n_epochs is 3"],
-    [
-      "a batch size",
-      { method: { type: "supervised", supervised: { hyperparameters: { ...auto, batch_size: 2 } } } },
-      "method.supervised.hyperparameters.batch_size",
-      'it must be "auto"',
-    ],
+    ["a batch size", batches, "method.supervised.hyperparameters.batch_size", 'it must be "auto"'],
     ["another method", { method: { type: "dpo" } }, "method.type", 'method.type is "dpo"; it must be "supervised"'],
     ["an integration", { integrations: [{ type: "wandb" }] }, "integrations", "integrations"],
     ["a reserved suffix", { suffix: "auto" }, "suffix", 'suffix is "auto"'],
     ["a suffix of other letters", { suffix: "My model" }, "suffix", 'suffix is "My model"'],
-    [
-      "too much metadata",
-      { metadata: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, ""])) },
-      "metadata",
-      "16",
-    ],
+    ["too much metadata", { metadata }, "metadata", "16"],
   ];
   test.each(cases)("%s", async (_, rest, param, message) => {
     const { fits } = backendMakes();
-    const error = await errorOf(await create(rest));
-    expect(error).toMatchObject({ status: 400, message: expect.stringContaining(message) });
-    expect(error.param).toContain(param);
-    expect(await (await get("")).json()).toMatchObject({ data: [] });
+    await expectError(create(rest), { status: 400, param: expect.stringContaining(param), mentions: message });
+    expect(await jsonOf(get(""))).toMatchObject({ data: [] });
     expect(fits).toEqual([]);
   });
 
-  test("a model that is not there", async () => {
-    expect(await errorOf(await create({ model: "gpt-4o" }))).toMatchObject({ status: 404, code: "model_not_found" });
-  });
-
-  test("one example", async () => {
-    const error = await errorOf(await create({ training_file: await uploaded(1) }));
-    expect(error).toMatchObject({ status: 400, param: "training_file" });
-    expect(error.message).toContain("has 1 example, the minimum is 2");
+  test("a model that is not there, and one example", async () => {
+    await expectError(create({ model: "gpt-4o" }), { status: 404, code: "model_not_found" });
+    const one = create({ training_file: await uploaded(1) });
+    await expectError(one, { status: 400, param: "training_file", mentions: "has 1 example, the minimum is 2" });
   });
 
   test("a name that is taken, by an adapter or by a job", async () => {
     backendMakes({}, endless);
-    const { id } = await created();
-    expect(await errorOf(await create())).toMatchObject({
-      status: 400,
-      param: "suffix",
-      message: expect.stringContaining(id),
-    });
+    const id = await running();
+    await expectError(create(), { status: 400, param: "suffix", mentions: id });
     network.resetHandlers();
     backendMakes();
-    await own.create({ examples: ["ab", "aab", "b ab"] }, "taken");
-    expect(await errorOf(await create({ suffix: "taken" }))).toMatchObject({ status: 400, param: "suffix" });
+    await own.create({ examples: texts }, "taken");
+    await expectError(create({ suffix: "taken" }), { status: 400, param: "suffix" });
   });
 
   test("more jobs than may be open", async () => {
     backendMakes({}, unavailable);
     const training_file = await uploaded();
     for (let i = 0; i < limits.openTuningJobs; i++) await created({ training_file, suffix: undefined });
-    const error = await errorOf(await create({ training_file, suffix: undefined }));
-    expect(error).toMatchObject({
-      status: 403,
-      code: "adapter_quota_exceeded",
-      message: expect.stringContaining("64"),
-    });
+    const quota = { status: 403, code: "adapter_quota_exceeded", mentions: "64" };
+    await expectError(create({ training_file, suffix: undefined }), quota);
   });
 
   test.each(["pause", "resume"])("to %s", async (what) => {
-    const error = await errorOf(await app().post(`/v1/fine_tuning/jobs/ftjob-1/${what}`, ""));
-    expect(error).toMatchObject({ status: 400, message: expect.stringContaining("cannot be paused or resumed") });
+    const asked = app().post(`/v1/fine_tuning/jobs/ftjob-1/${what}`, "");
+    await expectError(asked, { status: 400, mentions: "cannot be paused or resumed" });
   });
 });

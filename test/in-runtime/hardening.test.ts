@@ -7,17 +7,12 @@ import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import {
-  type KeyRecord,
-  keyIdOf,
-  keyPrefix,
-  plans,
-  scopes,
-  type TenantRecord,
-} from "../../shared/contracts/tenants.ts";
-import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
+import { keyPrefix } from "../../shared/contracts/tenants.ts";
+import { keyEntry } from "../support/key-records.ts";
+import { accessWith, backendAnswers, expectError, saying, testApp, unreadBody } from "./harness.ts";
 
-useNetwork();
+const requestOf = (body: BodyInit) =>
+  new Request("http://edge/", { method: "POST", headers: { "content-type": "application/json" }, body });
 
 describe("every response tells browsers", () => {
   const strict = {
@@ -26,6 +21,7 @@ describe("every response tells browsers", () => {
     "cross-origin-resource-policy": "same-origin",
   };
   const page = "<style>a{}</style><script type=module>1</script><script>2\n</script>";
+  const preflight = { origin: "https://a.example", "access-control-request-method": "POST" };
   const ask: Record<string, (app: ReturnType<typeof testApp>) => Response | Promise<Response>> = {
     "a completion": ({ complete }) => complete({ prompt: "aaa", max_tokens: 1 }),
     "a stream": ({ complete }) => complete({ prompt: "aaa", max_tokens: 1, stream: true }),
@@ -35,11 +31,7 @@ describe("every response tells browsers", () => {
     "no key": ({ app }) => app.request("http://edge/v1/models"),
     "no route": ({ request }) => request("/v1/nothing"),
     "another method": ({ request }) => request("/v1/models", { method: "PUT" }),
-    "a preflight": ({ app }) =>
-      app.request("http://edge/v1/completions", {
-        method: "OPTIONS",
-        headers: { origin: "https://a.example", "access-control-request-method": "POST" },
-      }),
+    "a preflight": ({ app }) => app.request("http://edge/v1/completions", { method: "OPTIONS", headers: preflight }),
     "our failure": ({ request }) => request("/readyz"),
     "the page": ({ app }) => app.request("http://edge/"),
     "the document's page": ({ app }) => app.request("http://edge/docs/api"),
@@ -62,8 +54,7 @@ describe("every response tells browsers", () => {
   });
 
   test("to use https alone, if they asked by https", async () => {
-    const { app } = testApp();
-    const { headers } = await app.request("https://edge/healthz");
+    const { headers } = await testApp().app.request("https://edge/healthz");
     expect(headers.get("strict-transport-security")).toMatch(/^max-age=\d{8}$/);
   });
 
@@ -89,18 +80,14 @@ describe("every response tells browsers", () => {
 });
 
 describe("refused before any work", () => {
-  const nothing = () => Promise.reject(new Error("not to be asked"));
-
   test("an over-long URL: 414, and over-long headers: 431, by limit and value", async () => {
-    const { app } = testApp({ keys: { accessOf: nothing } });
-    const path = `/v1/models/${"a".repeat(limits.urlCharacters)}`;
-    const url = await errorOf(await app.request(`http://edge${path}`));
-    expect(url).toMatchObject({ status: 414, code: "url_too_long" });
-    expect(url.message).toContain(`${`http://edge${path}`.length} characters, the maximum is ${limits.urlCharacters}`);
+    const { app } = testApp({ keys: { accessOf: () => Promise.reject(new Error("not to be asked")) } });
+    const url = `http://edge/v1/models/${"a".repeat(limits.urlCharacters)}`;
+    const tooLong = `${url.length} characters, the maximum is ${limits.urlCharacters}`;
+    await expectError(app.request(url), { status: 414, code: "url_too_long", mentions: tooLong });
     const headers = { authorization: `Bearer ${"k".repeat(limits.headerCharacters)}` };
-    const long = await errorOf(await app.request("http://edge/v1/models", { headers }));
-    expect(long).toMatchObject({ status: 431, code: "headers_too_large" });
-    expect(long.message).toContain(`the maximum is ${limits.headerCharacters}`);
+    const tooLarge = { code: "headers_too_large", mentions: `the maximum is ${limits.headerCharacters}` };
+    await expectError(app.request("http://edge/v1/models", { headers }), { status: 431, ...tooLarge });
   });
 
   test("a body that trickles in: 408 once its time is over, and the rest is not read", async () => {
@@ -111,9 +98,7 @@ describe("refused before any work", () => {
         isCancelled = true;
       },
     });
-    const headers = { "content-type": "application/json" };
-    const request = new Request("http://edge/", { method: "POST", headers, body });
-    const reading = readChunks(request, null, 20);
+    const reading = readChunks(requestOf(body), null, 20);
     await expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("20 ms") });
     expect(isCancelled).toBe(true);
   });
@@ -128,24 +113,16 @@ test("a body in very many chunks is refused by limit and value, and the rest is 
       else controller.close();
     },
   });
-  const request = new Request("http://edge/", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body,
-  });
-  const message = expect.stringContaining(
-    `at least ${limits.bodyChunks + 1} chunks, the maximum is ${limits.bodyChunks}`,
-  );
-  await expect(readChunks(request, null, limits.bodyMs)).rejects.toMatchObject({ kind: "invalid_request", message });
+  const message = expect.stringContaining(`at least ${limits.bodyChunks + 1} chunks, the maximum is`);
+  const reading = readChunks(requestOf(body), null, limits.bodyMs);
+  await expect(reading).rejects.toMatchObject({ kind: "invalid_request", message });
   expect(pulled).toBeLessThan(limits.bodyChunks + 10);
 });
 
 test("a body of the runtime's own stream that trickles in is refused in time, and lets go of its sender", async () => {
   const { readable, writable } = new IdentityTransformStream();
   const writer = writable.getWriter();
-  const headers = { "content-type": "application/json" };
-  const request = new Request("http://edge/", { method: "POST", headers, body: readable });
-  const reading = readChunks(request, null, 20);
+  const reading = readChunks(requestOf(readable), null, 20);
   await Promise.all([
     expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("6 bytes") }),
     writer.write(new TextEncoder().encode('{"a": ')),
@@ -167,7 +144,7 @@ describe("a body is read", () => {
         if (closed) controller.close();
       },
     });
-    return new Request("http://edge/", { method: "POST", body });
+    return requestOf(body);
   }
 
   test("however it is cut, whether or not it declares its length", async () => {
@@ -219,22 +196,17 @@ describe("bodies of one key at once", () => {
     const response = app.request("/v1/assign", { method: "POST", body, headers });
     return { response, send: () => sent.resolve(), pulled: () => pulled };
   }
-  const keys = {
-    accessOf: async (keyId: string) => ({
-      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, memoryTokens: null, fileBytes: null, origins: [] },
-    }),
-  };
+  const keys = { accessOf: async (keyId: string) => accessWith({ keyId }) };
 
   test("are bounded: one beyond is refused unread, by limit and value, until another is done", async () => {
     const app = testApp({ keys, bodyReads: new BodyReads(100_000) });
     const first = [slow(app, 50_000), slow(app, 40_000)];
     for (const { pulled } of first) await vi.waitFor(() => expect(pulled()).toBe(1));
     const beyond = slow(app, 10_001);
-    const refusal = await beyond.response;
-    expect([refusal.headers.get("retry-after"), beyond.pulled()]).toEqual(["1", 0]);
-    const error = await errorOf(refusal);
-    expect(error).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
-    for (const bytes of ["90000", "10001", "100000"]) expect(error.message).toContain(bytes);
+    await expectError(beyond.response, {
+      ...{ status: 429, code: "rate_limit_exceeded", retryAfter: "1", mentions: ["90000", "10001", "100000"] },
+    });
+    expect(beyond.pulled()).toBe(0);
     // Bytes of another key count apart, and a small body still fits.
     const others = [slow(app, 90_000, "two"), slow(app, 9000)];
     for (const { send } of [...first, ...others]) send();
@@ -271,10 +243,9 @@ describe("what headers decide", () => {
     ["no key", 401, "/v1/completions", { headers: { ...headers, authorization: "Bearer sk-wrong" } }],
   ];
   test.each(cases)("reads no body: %s", async (_, status, path, init) => {
-    let pulled = 0;
-    const body = new ReadableStream({ pull: () => void pulled++ }, { highWaterMark: 0 });
-    const response = await testApp().request(path, { method: "POST", body, ...init });
-    expect([response.status, pulled]).toEqual([status, 0]);
+    const read = unreadBody();
+    const response = await testApp().request(path, { method: "POST", body: read.body, ...init });
+    expect([response.status, read.times]).toEqual([status, 0]);
   });
 });
 
@@ -289,40 +260,29 @@ describe("keys that open nothing", () => {
     const read: string[] = [];
     let listings = 0;
     const key = `sk-${crypto.randomUUID()}`;
-    const hash = await sha256Hex(new TextEncoder().encode(key));
-    const names = [keyPrefix + keyIdOf(hash), ...Array.from({ length: others }, (_, i) => `${keyPrefix}${i}`)];
-    const records = createRecords(
-      {
-        get(name) {
-          read.push(name);
-          return env.TENANTS.get<unknown>(name, "json");
-        },
-        async list({ prefix, cursor }) {
-          listings++;
-          expect(prefix).toBe(keyPrefix);
-          const from = Number(cursor ?? 0);
-          const page = names.slice(from, from + 1000).map((name) => ({ name }));
-          const isLast = from + 1000 >= names.length;
-          return isLast
-            ? { keys: page, list_complete: true }
-            : { keys: page, list_complete: false, cursor: `${from + 1000}` };
-        },
+    const entry = await keyEntry(key, "guessed-at");
+    await env.TENANTS.put(...entry);
+    const names = [entry[0], ...Array.from({ length: others }, (_, i) => `${keyPrefix}${i}`)];
+    const namespace: Parameters<typeof createRecords>[0] = {
+      get(name) {
+        read.push(name);
+        return env.TENANTS.get<unknown>(name, "json");
       },
-      () => clock.nowMs,
-      () => undefined,
+      async list({ prefix, cursor }) {
+        listings++;
+        expect(prefix).toBe(keyPrefix);
+        const from = Number(cursor ?? 0);
+        const keys = names.slice(from, from + 1000).map((name) => ({ name }));
+        const isLast = from + 1000 >= names.length;
+        return isLast ? { keys, list_complete: true } : { keys, list_complete: false, cursor: `${from + 1000}` };
+      },
+    };
+    const now = () => clock.nowMs;
+    const keys = createKeyStore(
+      [],
+      createRecords(namespace, now, () => undefined),
+      now,
     );
-    const tenantRecord: TenantRecord = {
-      plan: "standard",
-      limits: {},
-      memoryTokens: null,
-      origins: [],
-    };
-    const record: KeyRecord = {
-      ...{ hash, tenant: "guessed-at", scopes: [...scopes], tenantRecord },
-      ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },
-    };
-    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify(record));
-    const keys = createKeyStore([], records, () => clock.nowMs);
     const kindOf = (key: string, address: string) =>
       keys.accessOf(key, address).then(
         () => "open",

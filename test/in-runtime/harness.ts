@@ -1,14 +1,9 @@
-/**
- * The app inside workerd, with the tiny model, the real cells, and a backend that a test scripts. MSW answers the backend's HTTP
- * through its parts, because `msw/node` does not run here.
- */
+/** The app inside workerd, with the tiny model, the real cells, and a backend that a test scripts. */
 
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
-import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";
 import { delay, HttpResponse, http } from "msw";
-import { defineNetwork, InterceptorSource } from "msw/experimental";
-import { afterAll, afterEach, beforeAll, expect, vi } from "vitest";
+import { expect, onTestFinished, vi } from "vitest";
 import { AnswerBodies } from "../../edge/answer/answer-body.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/answer/completion-writer.ts";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
@@ -28,10 +23,11 @@ import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { KeyRecords } from "../../edge/tenants/key-records.ts";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { type Access, createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { workerRecorder } from "../../edge/tenants/settlements.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -43,29 +39,18 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { ErrorEnvelope } from "../../shared/errors.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { plans, scopes } from "../../shared/contracts/tenants.ts";
+import { type ErrorEnvelope, ServiceError } from "../../shared/errors.ts";
+import type { Attributes, Span } from "../../shared/observability/otlp.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { loadOnce } from "../support/load-once.ts";
+import { network } from "./network.ts";
 
 export const backendUrl = "http://127.0.0.1:8788";
 export const key = "sk-chameleon-local";
 export const adminKey = "sk-admin-0123456789abcdef0123456789abcdef";
 const keyHash = "5b93e6a958772de0f808e4b81e411b4d0d33fac7bc164101f40502f0f6afcfb9";
-
-export const network = defineNetwork({
-  sources: [new InterceptorSource({ interceptors: [new FetchInterceptor()] })],
-  onUnhandledFrame: "error",
-  context: { quiet: true },
-});
-
-/** Starts and stops the mocked network around a file's tests. */
-export function useNetwork(): void {
-  beforeAll(() => network.enable());
-  afterEach(() => network.resetHandlers());
-  afterAll(() => network.disable());
-}
 
 /** Keys of tenants, and the headers that each tenant calls with, in order. */
 export async function keysOf(...tenants: string[]) {
@@ -76,6 +61,12 @@ export async function keysOf(...tenants: string[]) {
   const keys = createKeyStore(await Promise.all(hashed), { get: async () => null } as never, () => Date.now());
   return { keys, headers: tenants.map((tenant) => ({ authorization: `Bearer sk-${tenant}` })) };
 }
+
+/** What a key that opens everything gives access to, changed. */
+export const accessWith = (change: Partial<Access> = {}): Access => ({
+  ...{ tenant: "local", keyId: "k", scopes: [...scopes], limits: plans.unlimited, memoryTokens: null, fileBytes: null },
+  ...{ origins: [], ...change },
+});
 
 let tenants = 0;
 
@@ -101,11 +92,14 @@ export interface Seen {
 /** Answers each batch with the frames of `script`: a line for each sequence in turn, each line a chunk. */
 export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchRequest) => Frame[]): Seen {
   return backendStreams((batch) => {
-    const rows = batch.sequences.map((sequence) => script(sequence, batch));
-    const longest = Math.max(...rows.map((row) => row.length));
-    const frames = Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
-    return byteStream(frames.map(frameLine));
+    return framesStream(inTurns(batch.sequences.map((sequence) => script(sequence, batch))));
   });
+}
+
+/** The frames of several sequences, a frame of each in turn. */
+export function inTurns(rows: readonly Frame[][]): Frame[] {
+  const longest = Math.max(...rows.map((row) => row.length));
+  return Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
 }
 
 /** Answers each batch with the stream or response that `body` returns. */
@@ -133,6 +127,13 @@ export function backendStreams(
   );
   return seen;
 }
+
+/** A backend's answer to a batch whose adapter or memory it lacks. */
+export const lacks = (code: "adapter_not_found" | "memory_not_found") =>
+  HttpResponse.json({ error: { message: "not here", code } }, { status: 404 });
+
+/** A backend's answer of these frames. */
+export const framesStream = (frames: readonly Frame[]) => byteStream(frames.map(frameLine));
 
 /** A stream of the given chunks. */
 export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableStream<Uint8Array> {
@@ -242,7 +243,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     keepAlive: (work) => void work,
   });
   return async (request, _, signal) => {
-    const { tokenizer } = await artifacts();
+    const { tokenizer } = await edgeArtifacts();
     const admission = { request: request.admitted, renew: ignore, settle: async () => undefined };
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => dispatcher.submit(batch, receiver);
     const bodies = new AnswerBodies();
@@ -253,16 +254,21 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   };
 }
 
-/** Artifacts of the tiny model. */
-export const edgeArtifacts = () => artifacts();
-
 /** Artifacts of the tiny model, changed. */
 export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFiles>): Promise<Artifacts> {
   const files = await edgeModelFiles(...change);
   return loadArtifacts(async (name) => files.get(name)!);
 }
 
-const artifacts = loadOnce(() => edgeArtifactsWith());
+/** Loads artifacts of the tiny model, changed, at the first call. */
+export const artifactsWith = (...change: Parameters<typeof edgeModelFiles>) =>
+  loadOnce(() => edgeArtifactsWith(...change));
+/** Writes of each message the first letter of its role, its text and an end of text. */
+export const turnsTemplate =
+  "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}";
+
+/** Artifacts of the tiny model. */
+export const edgeArtifacts = artifactsWith();
 
 /** Publishes a manifest, by default the tiny model's, to all objects. Its files must be loaded in this isolate. */
 export async function publish(manifest?: string): Promise<void> {
@@ -271,7 +277,7 @@ export async function publish(manifest?: string): Promise<void> {
 }
 
 export async function manifestHash(): Promise<string> {
-  return (await artifacts()).manifestHash;
+  return (await edgeArtifacts()).manifestHash;
 }
 
 /** Request ids are unique in a file: its apps share ledgers, which count each id once. */
@@ -296,7 +302,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
     adminKey,
   );
   const hono = createApp({
-    artifacts,
+    artifacts: edgeArtifacts,
     artifactsOf: async (hash) => heldSet(hash),
     keys,
     requireAdmin: keys.requireAdmin,
@@ -369,6 +375,53 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
   return { app, request, post, complete, logged, lost, reported, settled };
 }
 
+/** A part of the app that records its log lines and spans. */
+export function recordedTracing(sampleRatio = 0) {
+  const [lines, spans]: [Attributes[], Span[]] = [[], []];
+  const ended = (span: Span) => void spans.push(span);
+  return { lines, spans, tracing: { sampleRatio, ended, logRequest: (fields: Attributes) => void lines.push(fields) } };
+}
+
+/** Admissions without a ledger: of an app's requests, and one for the writer of an answer. Records what is settled. */
+export function recordedAdmissions(isLimited = false) {
+  const settled: (readonly Consumption[])[] = [];
+  const reserved = (requestId: string, tenant: string) => ({
+    request: { requestId, tenant, beganMs: 0, isLimited },
+    renew: () => undefined,
+    settle: async (consumed: readonly Consumption[]) => void settled.push(consumed),
+  });
+  const beginAdmission: Dependencies["beginAdmission"] = ({ requestId, access: { tenant } }) => ({
+    claim: async () => ({ createdMs: 0 }),
+    admit: async () => undefined,
+    reserve: async () => reserved(requestId, tenant),
+    end: async () => undefined,
+  });
+  return { settled, beginAdmission, admission: reserved("r", "local") };
+}
+
+/** A body that counts how often it is read. */
+export function unreadBody() {
+  const read = { times: 0, body: new ReadableStream({ pull: () => void read.times++ }, { highWaterMark: 0 }) };
+  return read;
+}
+
+/** A token depends on seed and index alone, as with a real backend. */
+export const seededToken = ({ sampling: { seed } }: SequenceRequest, index: number) =>
+  97 + ((seed! + 7 * index + index ** 2) % 26);
+
+/** All frames of a sequence, with what it asks for. */
+export function seededFrames(sequence: SequenceRequest): Frame[] {
+  const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
+  const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };
+  const tokens = Array.from({ length: maxTokens }, (_, i) => ({
+    ...tokenFrame(id, i, seededToken(sequence, i)),
+    ...(sampling.logprobs !== undefined && scored),
+  }));
+  const logprobs = promptIds.map((_, i) => (i === 0 ? null : -1));
+  const prompt = { type: "prompt" as const, id, logprobs, alternatives: promptIds.map(() => []) };
+  return [...(promptLogprobs ? [prompt] : []), ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
+}
+
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
 const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
 export async function messageToCell(body: object): Promise<CellRequest> {
@@ -410,17 +463,54 @@ export function settle(
   return ledger.settleAll(requestId, [{ request, consumed }]);
 }
 
-export async function errorOf(response: Response): Promise<ErrorEnvelope["error"] & { status: number }> {
-  const { error } = await response.json<ErrorEnvelope>();
-  return { ...error, status: response.status };
+/** The answer's JSON. Fails with the answer's text if its status is another one. */
+export async function jsonOf<T = unknown>(answer: MaybePromise<Response>, status = 200): Promise<T> {
+  const response = await answer;
+  const text = await response.text();
+  expect(response.status, text).toBe(status);
+  return JSON.parse(text);
 }
 
-/** The data of a stream's events, parsed except for [DONE], and the number of its comments. */
-export async function eventsOf(response: Response): Promise<{ data: unknown[]; comments: number }> {
-  const events = (await response.text()).split("\n\n").slice(0, -1);
+export async function errorOf(answer: MaybePromise<Response>) {
+  const response = await answer;
+  const { error } = await response.json<ErrorEnvelope>();
+  return { ...error, status: response.status, retryAfter: response.headers.get("retry-after") };
+}
+
+interface ExpectedError extends Partial<Omit<Awaited<ReturnType<typeof errorOf>>, "type">> {
+  type?: string;
+  /** Parts of the message, or patterns of it. */
+  mentions?: string | RegExp | readonly (string | RegExp)[];
+}
+
+/** Expects an error with these fields. */
+export async function expectError(answer: MaybePromise<Response>, { mentions = [], ...fields }: ExpectedError) {
+  const error = await errorOf(answer);
+  expect(error, error.message).toMatchObject(fields);
+  for (const part of [mentions].flat()) expect(error.message).toMatch(part);
+}
+
+/** The data of a stream's events, parsed except for [DONE]. */
+export async function eventsOf<T = unknown>(answer: MaybePromise<Response>): Promise<T[]> {
+  const events = (await (await answer).text()).split("\n\n");
   const data = events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));
-  return {
-    data: data.map((text) => (text === "[DONE]" ? text : JSON.parse(text))),
-    comments: events.filter((event) => event.startsWith(":")).length,
-  };
+  return data.map((text) => (text === "[DONE]" ? text : JSON.parse(text)));
+}
+
+/** A stream's events with data as text, without their timings, which differ between runs. */
+export function untimedEvents(text: string): string[] {
+  const events = text.replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}').split("\n\n");
+  return events.filter((event) => event.startsWith("data: "));
+}
+
+/** Groups events by choice, because choices may come in any order. */
+export const byChoice = (events: string[]) => Map.groupBy(events, (event) => /"index":(\d+)/.exec(event)?.[1]);
+
+/** Changes variables of an object's environment until the test ends. */
+export async function configure(stub: DurableObjectStub<Cell | TenantAdapterStore>, variables: object): Promise<void> {
+  const change = (values: object) =>
+    runInDurableObject(stub, (object) => void Object.assign((object as unknown as { env: object }).env, values));
+  const before = Object.fromEntries(Object.keys(variables).map((name) => [name, env[name as never]]));
+  onTestFinished(() => change(before));
+  await change(variables);
 }

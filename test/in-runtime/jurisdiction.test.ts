@@ -16,23 +16,23 @@ import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
-import { batchRequestSchema } from "../../shared/contracts/inference.ts";
-import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { plans, type TenantLimits, tenantPrefix } from "../../shared/contracts/tenants.ts";
 import {
   backendAnswers,
+  backendStreams,
   backendUrl,
-  errorOf,
+  configure,
+  expectError,
+  framesStream,
+  jsonOf,
+  lacks,
   localCell,
   messageToCell,
-  network,
   saying,
   testApp,
-  useNetwork,
 } from "./harness.ts";
+import { network } from "./network.ts";
 import { adapterAnswer } from "./tenant.ts";
-
-useNetwork();
 
 const outside = "http://127.0.0.1:8790";
 const european = `enam=${outside},weur=${backendUrl}`;
@@ -59,6 +59,7 @@ function withJurisdictions(): string[] {
   return asked;
 }
 
+const mail = { name: "mail", examples: ["aaaa", "bbb", "aab"] };
 let tenants = 0;
 const limits = { requestsPerMinute: 100, tokensPerMinute: 10_000, concurrentRequests: 9, tokensPerMonth: 100_000 };
 
@@ -69,33 +70,22 @@ async function europeanApp(own: TenantLimits = limits, backends = european, pref
   const get = async (name: string) => (name === tenantPrefix + tenant ? stored : null);
   const clients = (place: "eu" | null) =>
     addressesIn(place, parseAddresses(backends, "X")).map(({ url }) => new BackendClient(url));
-  const app = testApp({
-    keys: createKeyStore([{ hash, tenant }], { get } as never, () => Date.now()),
-    adapters: createTenantAdapters({
-      stores: env.ADAPTERS,
-      clients,
-      now: () => Date.now(),
-      background: () => undefined,
-    }),
-  });
-  const headers = { authorization: `Bearer sk-${tenant}` };
-  return { ...app, tenant, headers };
+  const now = () => Date.now();
+  const parts = {
+    keys: createKeyStore([{ hash, tenant }], { get } as never, now),
+    adapters: createTenantAdapters({ stores: env.ADAPTERS, clients, now, background: () => undefined }),
+  };
+  return { tenant, ...testApp(parts, `Bearer sk-${tenant}`) };
 }
 
-/** Sets the backends that cells in the EU know. */
-async function setBackends(urls: string): Promise<void> {
+/** Sets the backends that cells in the EU know, until the test ends. */
+async function setBackends(BACKEND_URLS: string): Promise<void> {
   for (const region of ["weur", "eeur"] as const) {
     for (const name of cellsOf("eu:any", region, Number(env.CELLS_PER_REGION))) {
-      const stub = getByName.call(env.CELLS, name) as DurableObjectStub<Cell>;
-      await runInDurableObject(
-        stub,
-        (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, { BACKEND_URLS: urls }),
-      );
+      await configure(getByName.call(env.CELLS, name) as DurableObjectStub<Cell>, { BACKEND_URLS });
     }
   }
 }
-const { BACKEND_URLS } = env as unknown as Record<string, string>;
-afterEach(() => setBackends(BACKEND_URLS));
 
 /** Location data that Cloudflare adds to a request, for a place in each region. */
 const places: Record<Region, RequestInitCfProperties> = {
@@ -113,7 +103,7 @@ const places: Record<Region, RequestInitCfProperties> = {
 test.each(regions)(
   "a request from %s calls each of its tenant's objects once, and a cell in its region, before a backend",
   async (region) => {
-    const { complete, tenant, headers } = await europeanApp(limits, european, "anywhere");
+    const { complete, tenant } = await europeanApp(limits, european, "anywhere");
     const calls: string[] = [];
     prototype.getByName = function (this: typeof env.CELLS, name, options) {
       const stub = getByName.call(this, name, options) as unknown as Record<string, (...given: unknown[]) => unknown>;
@@ -129,8 +119,7 @@ test.each(regions)(
       calls.push("batch");
       return saying(id, "b");
     });
-    const answered = await complete({ prompt: "aaa", max_tokens: 1 }, { headers, cf: places[region] });
-    expect(answered.status, await answered.text()).toBe(200);
+    await jsonOf(complete({ prompt: "aaa", max_tokens: 1 }, { cf: places[region] }));
     const [cell] = cellsOf(tenant, region, Number(env.CELLS_PER_REGION));
     const expected = [`nearest ${tenant} -`, `admit ${tenant} ${region}`, `fetch ${cell} ${region}`];
     expect(calls.slice(0, calls.indexOf("batch")).sort()).toEqual(expected.sort());
@@ -143,12 +132,15 @@ describe("a tenant of the EU", () => {
     ["eeur", "eeur"],
   ] as const)("from %s is answered by objects in %s and by backends in the EU alone", async (from, region) => {
     await setBackends(european);
-    const { post, request, complete, settled, tenant, headers: own } = await europeanApp();
-    const cf = places[from];
+    const { post, request, complete, settled, tenant } = await europeanApp();
     // Headers in which a caller claims another place are ignored.
-    const headers = { ...own, "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
+    const headers = { "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
+    const init = { headers, cf: places[from] };
     const asked = withJurisdictions();
     let isBrought = false;
+    backendStreams(({ sequences: [{ id }] }) =>
+      isBrought ? framesStream(saying(id, "ok")) : lacks("adapter_not_found"),
+    );
     network.use(
       http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(adapterAnswer("4".repeat(64)), { status: 201 })),
       http.put(`${backendUrl}/v1/adapters/*`, () => {
@@ -156,48 +148,28 @@ describe("a tenant of the EU", () => {
         return new HttpResponse(null, { status: 204 });
       }),
       http.delete(`${backendUrl}/v1/adapters/*`, () => new HttpResponse(null, { status: 204 })),
-      http.post(`${backendUrl}/v1/batches`, async ({ request: call }) => {
-        const { sequences } = batchRequestSchema.parse(await call.json());
-        if (isBrought) return new HttpResponse(saying(sequences[0].id, "ok").map(frameLine).join(""));
-        return HttpResponse.json({ error: { message: "no adapter", code: "adapter_not_found" } }, { status: 404 });
-      }),
       http.all(`${outside}/*`, () => HttpResponse.error()),
     );
-    const made = await post("/v1/adapters", { name: "mail", examples: ["aaaa", "bbb", "aab"] }, { headers, cf });
-    expect(made.status, await made.text()).toBe(201);
-    const answered = await complete({ model: "gpt2:mail", prompt: "aa", max_tokens: 2 }, { headers, cf });
-    expect(answered.status, await answered.text()).toBe(200);
+    await jsonOf(post("/v1/adapters", mail, init), 201);
+    await jsonOf(complete({ model: "gpt2:mail", prompt: "aa", max_tokens: 2 }, init));
     // The backend got the adapter's bytes from the object that keeps them.
     expect(isBrought).toBe(true);
-    expect((await request("/v1/adapters/mail", { method: "DELETE", headers, cf })).status).toBe(200);
+    expect((await request("/v1/adapters/mail", { method: "DELETE", ...init })).status).toBe(200);
     await settled();
-    await vi.waitFor(async () => {
-      const usage = (await (await request("/v1/usage", { headers, cf })).json()) as { total: { requests: number } };
-      expect(usage.total.requests).toBe(2);
-    });
-    expect(new Set(asked)).toEqual(
-      new Set([
-        `eu - ${tenant}`,
-        `eu ${region} ${tenant}`,
-        `eu ${region} ${cellsOf(tenant, region, Number(env.CELLS_PER_REGION))[0]}`,
-      ]),
+    await vi.waitFor(async () =>
+      expect(await jsonOf(request("/v1/usage", init))).toMatchObject({ total: { requests: 2 } }),
     );
+    const [cell] = cellsOf(tenant, region, Number(env.CELLS_PER_REGION));
+    expect(new Set(asked)).toEqual(new Set([`eu - ${tenant}`, `eu ${region} ${tenant}`, `eu ${region} ${cell}`]));
   });
 
   test("gets an error, not an answer from elsewhere, if no backend is in the EU", async () => {
     await setBackends(`enam=${outside},http://127.0.0.1:8791`);
-    const { complete, post, headers } = await europeanApp(limits, `enam=${outside}`);
+    const { complete, post } = await europeanApp(limits, `enam=${outside}`);
     withJurisdictions();
-    const examples = { name: "mail", examples: ["aaaa", "bbb", "aab"] };
-    for (const response of [
-      await complete({ prompt: "aaa" }, { headers }),
-      await post("/v1/adapters", examples, { headers }),
-    ]) {
-      expect(await errorOf(response)).toMatchObject({
-        status: 503,
-        code: "backend_unavailable",
-        message: expect.stringContaining("No backend is configured in the jurisdiction eu"),
-      });
+    const mentions = "No backend is configured in the jurisdiction eu";
+    for (const response of [await complete({ prompt: "aaa" }), await post("/v1/adapters", mail)]) {
+      await expectError(response, { status: 503, code: "backend_unavailable", mentions });
     }
   });
 
@@ -205,16 +177,14 @@ describe("a tenant of the EU", () => {
     ["with limits", limits],
     ["without limits", plans.unlimited],
   ])("%s is refused where the runtime has no jurisdictions, and no object is made elsewhere", async (_, own) => {
-    const { complete, request, headers } = await europeanApp(own);
+    const { complete, request } = await europeanApp(own);
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     withJurisdictions();
     prototype.jurisdiction = jurisdiction;
     const made = vi.spyOn(prototype, "getByName");
-    const refused = { status: 503, message: expect.stringContaining("jurisdiction eu") };
-    expect(await errorOf(await complete({ prompt: "aaa" }, { headers }))).toMatchObject(refused);
-    for (const path of ["/v1/usage", "/v1/adapters", "/v1/models"]) {
-      expect(await errorOf(await request(path, { headers }))).toMatchObject(refused);
-    }
+    const refused = { status: 503, mentions: "jurisdiction eu" };
+    await expectError(complete({ prompt: "aaa" }), refused);
+    for (const path of ["/v1/usage", "/v1/adapters", "/v1/models"]) await expectError(request(path), refused);
     expect([made.mock.calls, seen.batches]).toEqual([[], []]);
   });
 
@@ -232,16 +202,12 @@ describe("a tenant of the EU", () => {
     await runInDurableObject(cell, async (_: Cell, { storage }) => {
       const settled: string[] = [];
       let isLost = true;
-      const inEurope = {
-        getByName: (name: string) => {
-          const settleAll = async () => {
-            if (isLost) throw new Error("lost");
-            settled.push(name);
-            return [];
-          };
-          return { settleAll };
-        },
+      const settleAll = async (name: string) => {
+        if (isLost) throw new Error("lost");
+        settled.push(name);
+        return [];
       };
+      const inEurope = { getByName: (name: string) => ({ settleAll: () => settleAll(name) }) };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
       const settlements = new Settlements({
         ...{ ledgers, storage, now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },

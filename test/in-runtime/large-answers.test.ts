@@ -1,12 +1,10 @@
 /** Large answers of the Worker itself: the bytes they hold, what ends them, and when they stop counting as open. */
 import { describe, expect, test, vi } from "vitest";
 import { AnswerBodies } from "../../edge/answer/answer-body.ts";
-import type { Dependencies } from "../../edge/api/dependencies.ts";
 import type { UsageRow } from "../../edge/tenants/ledger-store.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { errorOf, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { plans } from "../../shared/contracts/tenants.ts";
+import { accessWith, expectError, testApp } from "./harness.ts";
 
 const rows = Array.from(
   { length: 5000 },
@@ -16,21 +14,10 @@ const rows = Array.from(
   }),
 );
 
-function appWith({
-  maximumBytes,
-  concurrentRequests = null,
-}: {
-  maximumBytes?: number;
-  concurrentRequests?: number | null;
-} = {}) {
+function appWith(maximumBytes?: number, concurrentRequests: number | null = null) {
   const bodies = new AnswerBodies({ maximumBytes, ofRequests: true });
-  const keys: Dependencies["keys"] = {
-    accessOf: async () => ({
-      ...{ tenant: "local", keyId: "0123456789abcdef", memoryTokens: null, fileBytes: null, origins: [] },
-      scopes: ["completions", "embeddings", "adapters", "usage"] as never,
-      limits: { requestsPerMinute: null, tokensPerMinute: null, concurrentRequests, tokensPerMonth: null },
-    }),
-  };
+  const access = accessWith({ limits: { ...plans.unlimited, concurrentRequests } });
+  const keys = { accessOf: async () => access };
   const asset = async () => new Response(new Uint8Array(300_000).fill(97));
   return { bodies, ...testApp({ bodies, keys, asset, usage: async () => rows }) };
 }
@@ -71,9 +58,9 @@ describe.each<[string, (app: ReturnType<typeof appWith>) => Promise<Response>]>(
   });
 
   test("is refused and costs nothing if the tenant's answers hold too much", async () => {
-    const app = appWith({ maximumBytes: 100_000 });
-    const error = await errorOf(await send(app));
-    expect([error.status, app.bodies.countOf(tenant), app.reported]).toEqual([429, 0, []]);
+    const app = appWith(100_000);
+    await expectError(send(app), { status: 429 });
+    expect([app.bodies.countOf(tenant), app.reported]).toEqual([0, []]);
   });
 });
 
@@ -87,10 +74,9 @@ test("of embeddings is charged when it has ended, whether or not it is read", as
 });
 
 test("unread answers to GET are at most as many as requests at once", async () => {
-  const app = appWith({ concurrentRequests: 2 });
+  const app = appWith(undefined, 2);
   const readers = [await begun(await app.request("/v1/usage")), await begun(await app.request("/v1/usage"))];
-  const error = await errorOf(await app.request("/v1/usage"));
-  expect([error.status, error.message]).toEqual([429, expect.stringContaining("2")]);
+  await expectError(app.request("/v1/usage"), { status: 429, mentions: "2" });
   await readers[0].cancel();
   await vi.waitFor(async () => expect((await app.request("/v1/usage", { method: "HEAD" })).status).toBe(200));
   await vi.waitFor(() => expect(app.bodies.countOf("local")).toBe(1));

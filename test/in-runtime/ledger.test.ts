@@ -14,7 +14,22 @@ import { settle } from "./harness.ts";
 let tenants = 0;
 function newLedger() {
   const tenant = `ledgers-${tenants++}`;
-  return { tenant, ledger: env.LEDGERS.getByName(tenant) };
+  const ledger = env.LEDGERS.getByName(tenant);
+  const inLedger = <T>(work: (object: Ledger, state: DurableObjectState) => T) => runInDurableObject(ledger, work);
+  const countsOf = async (kind: keyof QuotaState) =>
+    inLedger((_, { storage }) => storage.sql.exec("SELECT * FROM counts WHERE kind = ?", kind).toArray());
+  /** Makes every write to the table fail until the returned function is called. */
+  const without = async (table: "counts" | "usage") => {
+    const rename = (from: string, to: string) =>
+      inLedger((_, { storage }) => void storage.sql.exec(`ALTER TABLE ${from} RENAME TO ${to}`));
+    await rename(table, "away");
+    return () => rename("away", table);
+  };
+  return {
+    ...{ tenant, ledger, inLedger, countsOf, without },
+    stateOf: () => inLedger(({ quota }) => quota.state),
+    usage: () => ledger.usage(today(), today()),
+  };
 }
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
@@ -34,64 +49,48 @@ test("500 requests at once: exactly the limit is admitted", async () => {
   expect((await ledger.admit("more", { ...limits, requestsPerMinute: 121 })).refusal).toBeNull();
 });
 
-/** Makes every write to the table fail until the returned function is called. */
-async function without(ledger: DurableObjectStub<Ledger>, table: "counts" | "usage"): Promise<() => Promise<void>> {
-  const rename = (from: string, to: string) =>
-    runInDurableObject(ledger, (_: Ledger, { storage }) => {
-      storage.sql.exec(`ALTER TABLE ${from} RENAME TO ${to}`);
-    });
-  await rename(table, "away");
-  return () => rename("away", table);
-}
-
-const storedIn = (ledger: DurableObjectStub<Ledger>, table: string) =>
-  runInDurableObject(ledger, (_: Ledger, { storage }) => storage.sql.exec(`SELECT * FROM ${table}`).toArray());
-
-const countsIn = async (ledger: DurableObjectStub<Ledger>, kind: keyof QuotaState) =>
-  (await storedIn(ledger, "counts")).filter((row) => row.kind === kind);
-
 const failureOf = (call: Promise<unknown>) => call.then(() => "none", String);
 
 test("a write that failed is repeated later, by itself", async () => {
-  const { ledger } = newLedger();
-  const repair = await without(ledger, "counts");
+  const { ledger, countsOf, without } = newLedger();
+  const repair = await without("counts");
   expect((await ledger.admit("r1", limits)).refusal).toBeNull();
   // This settlement waits for the same write, so it fails, too.
   expect(await failureOf(settle(ledger, "r2", []))).toMatch(/no such table: counts/);
   await repair();
-  await vi.waitFor(async () => expect(await countsIn(ledger, "open")).toMatchObject([{ key: "r1" }]), patience);
-  expect(await countsIn(ledger, "seconds")).toMatchObject([{ value: '{"requests":1,"tokens":0}' }]);
+  await vi.waitFor(async () => expect(await countsOf("open")).toMatchObject([{ key: "r1" }]), patience);
+  expect(await countsOf("seconds")).toMatchObject([{ value: '{"requests":1,"tokens":0}' }]);
 });
 
 test("a request whose tokens are refused still counts when the ledger's object was evicted", async () => {
-  const { ledger } = newLedger();
+  const { ledger, countsOf, stateOf } = newLedger();
   expect((await ledger.admit("r1", { ...limits, tokensPerMinute: 10 }, 11)).refusal).toMatchObject({ requested: 11 });
-  await vi.waitFor(async () => expect(await countsIn(ledger, "seconds")).toHaveLength(1));
+  await vi.waitFor(async () => expect(await countsOf("seconds")).toHaveLength(1));
   await evictDurableObject(ledger);
-  const { open, seconds } = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  const { open, seconds } = await stateOf();
   expect([open, seconds]).toEqual([[], [[expect.any(Number), { requests: 1, tokens: 0 }]]]);
 });
 
 test("a settlement whose write fails is not confirmed, and is counted once when it is tried again", async () => {
-  const { ledger } = newLedger();
+  const { ledger, without, stateOf, usage } = newLedger();
   await ledger.admit("r1", limits);
-  const repair = await without(ledger, "usage");
+  const repair = await without("usage");
   expect(await failureOf(settle(ledger, "r1", [used]))).toMatch(/no such table: usage/);
   await repair();
   await settle(ledger, "r1", [used]);
   await evictDurableObject(ledger);
-  const { open, months } = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  const { open, months } = await stateOf();
   expect([open, months[0]?.[1]]).toEqual([[], 7]);
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1, promptTokens: 3 }]);
+  expect(await usage()).toMatchObject([{ requests: 1, promptTokens: 3 }]);
 });
 
 test("a settlement that its ledger does not confirm is kept in the object, and counted once when tried again", async () => {
-  const { tenant, ledger } = newLedger();
+  const { tenant, ledger, inLedger, stateOf, usage } = newLedger();
   await ledger.admit("r1", limits);
   let fails = 2;
-  await runInDurableObject(ledger, (object: Ledger) => {
-    const settle = object.quota.settle.bind(object.quota);
-    object.quota.settle = (...request) => {
+  await inLedger(({ quota }) => {
+    const settle = quota.settle.bind(quota);
+    quota.settle = (...request) => {
       // The first try is lost before the ledger counts it, the second one after.
       const isCounted = fails === 2 ? false : settle(...request);
       if (fails-- > 0) throw new Error("lost");
@@ -111,14 +110,14 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
     storage.sql.exec("SELECT id FROM unsettledGroups").toArray(),
   );
   expect(kept).toEqual([]);
-  const state = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  const state = await stateOf();
   expect([state.open, state.months[0][1]]).toEqual([[], 7]);
   expect(fails).toBe(0);
-  expect(await ledger.usage(today(), today())).toEqual([]);
+  expect(await usage()).toEqual([]);
 });
 
 test("use that an object has stored is counted by its alarm if the object is lost before it settles", async () => {
-  const { tenant, ledger } = newLedger();
+  const { tenant, usage } = newLedger();
   const cell = env.CELLS.getByName(`stored of ${tenant}`);
   const request = { requestId: "r", tenant, beganMs: 0, isLimited: true };
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
@@ -128,16 +127,16 @@ test("use that an object has stored is counted by its alarm if the object is los
     lost.mockRestore();
   });
   await evictDurableObject(cell);
-  expect(await ledger.usage(today(), today())).toEqual([]);
+  expect(await usage()).toEqual([]);
   expect(await runDurableObjectAlarm(cell)).toBe(true);
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1, promptTokens: 3 }]);
+  expect(await usage()).toMatchObject([{ requests: 1, promptTokens: 3 }]);
 });
 
 test("a settlement is counted once though nothing ran for a day between two tries", async () => {
-  const { ledger } = newLedger();
+  const { ledger, inLedger, stateOf, usage } = newLedger();
   await settle(ledger, "before", [used]);
   await settle(ledger, "r", [used]);
-  await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+  await inLedger((_, { storage }) => {
     const ago = 86_400_000;
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
     // Entry `before` is older than the time that settlements are remembered, and other requests were settled since.
@@ -146,13 +145,12 @@ test("a settlement is counted once though nothing ran for a day between two trie
   await evictDurableObject(ledger);
   expect(await settle(ledger, "r", [used])).toEqual([]);
   await settle(ledger, "other", []);
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 2 }]);
-  const state = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
-  expect(state.settled.map(([id]) => id)).toEqual(["r"]);
+  expect(await usage()).toMatchObject([{ requests: 2 }]);
+  expect((await stateOf()).settled.map(([id]) => id)).toEqual(["r"]);
 });
 
 test("use that objects gather for a tenant without limits is all counted, and once if two computed the same request", async () => {
-  const { tenant, ledger } = newLedger();
+  const { tenant, usage } = newLedger();
   const reported: [string, ...Consumption[]][] = [];
   const gather = (object: string, ids: string[]) =>
     runInDurableObject(env.CELLS.getByName(`${object} of ${tenant}`), async (_: Cell, { storage }) => {
@@ -171,7 +169,7 @@ test("use that objects gather for a tenant without limits is all counted, and on
   await gather("lost", ["a", "b", "c"]);
   // The first cell was lost after it had settled b.
   await gather("next", ["b", "d"]);
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 3 }, { centroid: "c1", requests: 1 }]);
+  expect(await usage()).toMatchObject([{ requests: 3 }, { centroid: "c1", requests: 1 }]);
   // Use is reported once for each model and centroid of a group.
   expect(reported.filter(([who]) => who === tenant)).toEqual([
     [tenant, { ...used, requests: 2, promptTokens: 6, completionTokens: 8 }, { ...used, centroid: "c1" }],
@@ -180,7 +178,7 @@ test("use that objects gather for a tenant without limits is all counted, and on
 });
 
 test("after an erasure, use of requests that began before is dropped, and that of later ones counted, in one group, too", async () => {
-  const { tenant, ledger } = newLedger();
+  const { tenant, ledger, usage } = newLedger();
   await ledger.erase();
   const record = (...began: number[]) =>
     runInDurableObject(env.CELLS.getByName(`erased of ${tenant}`), async (_: Cell, { storage }) => {
@@ -190,9 +188,9 @@ test("after an erasure, use of requests that began before is dropped, and that o
     });
   const before = Date.now() - 60_000;
   await record(before);
-  expect(await ledger.usage(today(), today())).toEqual([]);
+  expect(await usage()).toEqual([]);
   await record(before + 1, Date.now());
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1 }]);
+  expect(await usage()).toMatchObject([{ requests: 1 }]);
 });
 
 test("an answer whose ledger never answers ends all the same, and its charge stays pending", async () => {
@@ -202,11 +200,8 @@ test("an answer whose ledger never answers ends all the same, and its charge sta
     const admission = admissionOf(
       { requestId: "r", tenant: "t", beganMs: 0, isLimited: true },
       {
-        ledgers: env.LEDGERS,
-        recorder: { record: () => new Promise(() => undefined) },
-        background: (work) => underWay.push(work),
-        now: Date.now,
-        log: () => undefined,
+        ...{ ledgers: env.LEDGERS, recorder: { record: () => new Promise(() => undefined) } },
+        ...{ background: (work) => underWay.push(work), now: Date.now, log: () => undefined },
       },
     );
     let hasEnded = false;

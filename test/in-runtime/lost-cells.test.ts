@@ -3,21 +3,28 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay } from "msw";
 import { describe, expect, test, vi } from "vitest";
-import type { Dependencies } from "../../edge/api/dependencies.ts";
 import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import { refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
-import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
-import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import { keyIdOf, keyPrefix, scopes } from "../../shared/contracts/tenants.ts";
-import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, byteStream, errorOf, localCells, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { keyEntry } from "../support/key-records.ts";
+import {
+  backendStreams,
+  byChoice,
+  byteStream,
+  expectError,
+  inTurns,
+  jsonOf,
+  localCells,
+  type MaybePromise,
+  recordedAdmissions,
+  seededFrames,
+  seededToken,
+  testApp,
+  untimedEvents,
+} from "./harness.ts";
 
 const lose = () =>
   Promise.all(
@@ -26,24 +33,17 @@ const lose = () =>
     ),
   );
 
-/** A token depends on seed and index alone, as with a real backend. */
-const tokenAt = ({ sampling: { seed } }: SequenceRequest, index: number) =>
-  97 + ((seed! + 7 * index + index ** 2) % 26);
-
-function framesOf(sequence: SequenceRequest): Frame[] {
-  const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
-  const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };
-  const tokens = Array.from({ length: maxTokens }, (_, i) => ({
-    ...tokenFrame(id, i, tokenAt(sequence, i)),
-    ...(sampling.logprobs !== undefined && scored),
-  }));
-  const prompt = {
-    type: "prompt" as const,
-    id,
-    logprobs: promptIds.map((_, i) => (i === 0 ? null : -1)),
-    alternatives: promptIds.map(() => []),
-  };
-  return [...(promptLogprobs ? [prompt] : []), ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
+/** Loses the cells again and again until `work` has ended. */
+async function loseDuring<T>(work: MaybePromise<T>): Promise<T> {
+  let isOver = false;
+  const ended = Promise.resolve(work).finally(() => {
+    isOver = true;
+  });
+  while (!isOver) {
+    await lose();
+    await delay(20);
+  }
+  return ended;
 }
 
 /** A backend that sends a frame a turn, its sequences taking turns, while `mayGoOn` is true. */
@@ -51,9 +51,8 @@ function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   let batches = 0;
   return backendStreams(({ sequences }, signal) => {
     const batch = batches++;
-    const rows = sequences.map(framesOf);
-    const longest = Math.max(...rows.map(({ length }) => length));
-    const rest = Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
+    const rows = sequences.map(seededFrames);
+    const rest = inTurns(rows);
     let sent = 0;
     let isGone = false;
     signal.addEventListener("abort", () => {
@@ -76,21 +75,6 @@ function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   });
 }
 
-/** A stream's events without their timings, which differ between runs. */
-function comparable(text: string): string[] {
-  return text
-    .replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}')
-    .split("\n\n")
-    .filter((event) => event.startsWith("data: "));
-}
-
-/** Groups events by choice, because choices may come in any order. */
-function byChoice(events: string[]): Map<number | undefined, string[]> {
-  return Map.groupBy(events, (event) =>
-    event.includes("[DONE]") ? undefined : JSON.parse(event.slice(6)).choices[0]?.index,
-  );
-}
-
 /** Reads until `stop` is true for the text so far. */
 async function readUntil(reader: ReadableStreamDefaultReader<Uint8Array>, stop: (text: string) => boolean) {
   let text = "";
@@ -108,20 +92,8 @@ const eventsIn = (text: string) => text.split("data: ").length - 1;
 
 const withoutIds = (events: string[]) => byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
 
-const settling =
-  (settled: (readonly Consumption[])[]): Dependencies["beginAdmission"] =>
-  ({ requestId, access: { tenant } }) => ({
-    claim: async () => ({ createdMs: 0 }),
-    admit: async () => undefined,
-    reserve: async () => ({
-      // No ledger admitted this request.
-      request: { requestId, tenant, beganMs: 0, isLimited: false },
-      renew: () => undefined,
-      settle: async (consumed) => void settled.push(consumed),
-    }),
-    end: async () => undefined,
-  });
-
+const stream = { prompt: "aaa", max_tokens: 12, stream: true };
+const seeded = { prompt: "aaa", seed: 5, temperature: 1 };
 describe("streams whose cell is lost", () => {
   // This test runs first, because the ledger may write the use of others late.
   test("are counted once", async () => {
@@ -132,7 +104,7 @@ describe("streams whose cell is lost", () => {
     const before = await used();
     let isLost = false;
     backend((_, turn) => isLost || turn < 4);
-    const reader = (await testApp().complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    const reader = (await testApp().complete(stream)).body!.getReader();
     await readUntil(reader, (text) => eventsIn(text) > 2);
     await lose();
     isLost = true;
@@ -140,49 +112,31 @@ describe("streams whose cell is lost", () => {
     await vi.waitFor(async () => expect((await used()) - before).toBe(12));
   });
 
+  const echoed = { ...seeded, n: 2, echo: true, logprobs: 1, stream_options: { include_usage: true } };
   test.each([
     ["one choice", 60, { prompt: "aaa", max_tokens: 6 }],
-    [
-      "seeded choices with echo, logprobs and usage",
-      20,
-      {
-        prompt: "aaa",
-        max_tokens: 9,
-        n: 2,
-        seed: 5,
-        temperature: 1,
-        echo: true,
-        logprobs: 1,
-        stream_options: { include_usage: true },
-      },
-    ],
+    ["seeded choices with echo, logprobs and usage", 20, { ...echoed, max_tokens: 9 }],
     // This stream is too long to be passed on natively, so the Worker reads its events.
-    ["a long one", 4, { prompt: "aaa", max_tokens: 20, n: 16, logprobs: 5, seed: 3, temperature: 1 }],
-    [
-      "prompts of several centroids, with a stop string",
-      20,
-      { prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"], seed: 9, temperature: 1 },
-    ],
+    ["a long one", 4, { ...seeded, max_tokens: 20, n: 16, logprobs: 5 }],
+    ["several centroids, with a stop string", 20, { ...seeded, prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"] }],
   ])(
     "go on unbroken and alike, each at another place: %s, %d streams",
     { timeout: 120_000 },
     async (_, streams, body) => {
       const all = Array.from({ length: streams }, (_, i) => i);
-      const ask = async ({ complete }: ReturnType<typeof testApp>, seed: number) => {
-        const response = await complete({ ...body, stream: true, seed });
-        expect(response.status).toBe(200);
-        return response;
-      };
+      const ask = async ({ complete }: ReturnType<typeof testApp>, seed: number) =>
+        (await complete({ ...body, stream: true, seed })).body!.getReader();
       backend(() => true);
       const undisturbed = testApp();
-      const whole = await Promise.all(all.map(async (i) => comparable(await (await ask(undisturbed, i)).text())));
+      const read = async (i: number) => untimedEvents(await readUntil(await ask(undisturbed, i), never));
+      const whole = await Promise.all(all.map(read));
 
       let isLost = false;
       const seen = backend((batch, turn) => isLost || turn <= 1 + (batch % 5));
       const app = testApp();
       const begun = await Promise.all(
         all.map(async (i) => {
-          const reader = (await ask(app, i)).body!.getReader();
+          const reader = await ask(app, i);
           return { reader, text: await readUntil(reader, (text) => eventsIn(text) > 0) };
         }),
       );
@@ -190,9 +144,12 @@ describe("streams whose cell is lost", () => {
       await lose();
       isLost = true;
       const ended = await Promise.all(
-        begun.map(async ({ reader, text }) => comparable(text + (await readUntil(reader, never)))),
+        begun.map(async ({ reader, text }) => untimedEvents(text + (await readUntil(reader, never)))),
       );
-      for (const i of all) expect(withoutIds(ended[i])).toEqual(withoutIds(whole[i]));
+      for (const i of all) {
+        expect(whole[i].at(-1)).toBe("data: [DONE]");
+        expect(withoutIds(ended[i])).toEqual(withoutIds(whole[i]));
+      }
       expect(app.logged).toEqual([]);
       expect(app.lost.length).toBeGreaterThanOrEqual(streams);
       expect(seen.batches.length).toBeGreaterThan(calls);
@@ -202,7 +159,7 @@ describe("streams whose cell is lost", () => {
   test("repeat nothing when a cell is lost that was behind with a choice", async () => {
     const body = { prompt: ["aaa", "bbb"], max_tokens: 9, seed: 9, temperature: 1, stream: true };
     backend(() => true);
-    const whole = comparable(await (await testApp().complete(body)).text());
+    const whole = untimedEvents(await (await testApp().complete(body)).text());
     let losses = 0;
     // Each prompt has its own batch. After the first loss one batch gets farther than before, the other less far.
     const isFree = (batch: number, turn: number) => [turn < 4, batch % 2 === 0 ? turn < 7 : turn < 1, true][losses];
@@ -215,13 +172,13 @@ describe("streams whose cell is lost", () => {
     await lose();
     losses = 2;
     text += await readUntil(reader, never);
-    expect(withoutIds(comparable(text))).toEqual(withoutIds(whole));
+    expect(withoutIds(untimedEvents(text))).toEqual(withoutIds(whole));
   });
 
   test("of which the rest is computed differently end in an error, not in another text", async () => {
     let isLost = false;
     const seen = backendStreams(({ sequences: [sequence] }, signal) => {
-      const frames = framesOf(sequence).map((frame) =>
+      const frames = seededFrames(sequence).map((frame) =>
         isLost && frame.type === "token" ? { ...frame, tokenId: frame.tokenId - 32 } : frame,
       );
       return new ReadableStream({
@@ -234,12 +191,11 @@ describe("streams whose cell is lost", () => {
         },
       });
     });
-    const app = testApp();
-    const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    const reader = (await testApp().complete(stream)).body!.getReader();
     const text = await readUntil(reader, (read) => eventsIn(read) > 2);
     await lose();
     isLost = true;
-    const events = comparable(text + (await readUntil(reader, never)));
+    const events = untimedEvents(text + (await readUntil(reader, never)));
     expect(events.at(-2)).toContain("numerics_mismatch");
     expect(events.at(-1)).toBe("data: [DONE]");
     expect(events.slice(0, -2).every((event) => /"text":"[a-z]"/.test(event))).toBe(true);
@@ -248,21 +204,12 @@ describe("streams whose cell is lost", () => {
 
   test("again and again end in an error event and [DONE], and the tenant's place is free", async () => {
     backend((_, turn) => turn < 2);
-    const settled: (readonly Consumption[])[] = [];
-    const app = testApp({ beginAdmission: settling(settled) });
-    const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    const { settled, beginAdmission } = recordedAdmissions();
+    const app = testApp({ beginAdmission });
+    const reader = (await app.complete(stream)).body!.getReader();
     let text = await readUntil(reader, (read) => eventsIn(read) > 0);
-    let isOver = false;
-    const losing = (async () => {
-      while (!isOver) {
-        await lose();
-        await delay(20);
-      }
-    })();
-    text += await readUntil(reader, never);
-    isOver = true;
-    await losing;
-    const events = comparable(text);
+    text += await loseDuring(readUntil(reader, never));
+    const events = untimedEvents(text);
     expect(JSON.parse(events.at(-2)!.slice(6)).error).toMatchObject({ code: "backend_unavailable" });
     expect(events.at(-1)).toBe("data: [DONE]");
     await vi.waitFor(() => expect(settled).toEqual([[]]));
@@ -274,18 +221,11 @@ describe("a client that leaves between two cells", () => {
   /** A tenant with room for one request, and cells in a namespace of the test's. */
   async function limited(namespace: CellNamespace) {
     const secret = `sk-${crypto.randomUUID()}`;
-    const hash = await sha256Hex(new TextEncoder().encode(secret));
-    const tenant = `leaves-${hash.slice(0, 8)}`;
-    const tenantRecord = { plan: "unlimited", limits: { concurrentRequests: 1 }, origins: [] };
-    const record = { hash, tenant, scopes: [...scopes], createdAt: "2026-11-01T00:00:00.000Z", tenantRecord };
-    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify({ ...record, expiresAt: null }));
+    const tenant = `leaves-${secret.slice(3, 11)}`;
+    await env.TENANTS.put(...(await keyEntry(secret, tenant, { concurrentRequests: 1 })));
     const cells = createCells({ namespace, cellsPerRegion: 4, now: Date.now, lost: () => undefined });
     const leaving = new AbortController();
-    const ask = () =>
-      testApp({ cells }).complete(
-        { prompt: "aaa", max_tokens: 4, stream: true },
-        { headers: { authorization: `Bearer ${secret}` }, signal: leaving.signal },
-      );
+    const ask = () => testApp({ cells }, `Bearer ${secret}`).complete(stream, { signal: leaving.signal });
     const ledger = ledgerOf(env.LEDGERS, tenant);
     const open = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state.open.length);
     return { ask, leave: () => leaving.abort(), open };
@@ -294,17 +234,12 @@ describe("a client that leaves between two cells", () => {
   const silent = (signal: AbortSignal | null | undefined) =>
     new Promise<Response>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
 
+  const eventStream = { headers: { "content-type": "text/event-stream" } };
   test.each([
-    ["the first is full", () => refusalResponse(new NotTaken("overloaded", "no room"))],
-    ["the first is lost before its head", () => Promise.reject(new Error("its machine is gone"))],
-    [
-      "the first is lost in the middle of its stream",
-      () => {
-        const head = { "content-type": "text/event-stream" };
-        return new Response(byteStream(["data: {}\n\n"]), { headers: head });
-      },
-    ],
-  ])("has its place back at once: %s", async (_, first) => {
+    ["is full", () => refusalResponse(new NotTaken("overloaded", "no room"))],
+    ["is lost before its head", () => Promise.reject(new Error("its machine is gone"))],
+    ["is lost in the middle of its stream", () => new Response(byteStream(["data: {}\n\n"]), eventStream)],
+  ])("has its place back at once where the first %s", async (_, first) => {
     let asked = 0;
     const { ask, leave, open } = await limited(() => ({
       fetch: async (_url, { signal }) => (asked++ === 0 ? first() : silent(signal)),
@@ -332,7 +267,7 @@ describe("a whole answer whose cell is lost", () => {
     const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
     const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });
-    const asked = app.complete({ prompt: "aaa", max_tokens: maxTokens, seed: 3, temperature: 1 });
+    const asked = app.complete({ ...seeded, max_tokens: maxTokens });
     const pending = Promise.resolve(asked).finally(() => {
       isAnswered = true;
     });
@@ -340,9 +275,9 @@ describe("a whole answer whose cell is lost", () => {
     if (begins) await pending;
     await lose();
     isLost = true;
-    const { choices } = await (await pending).json<{ choices: { text: string }[] }>();
+    const { choices } = await jsonOf<{ choices: { text: string }[] }>(pending);
     const [again] = seen.batches[1].sequences;
-    const bytes = Array.from({ length: maxTokens }, (_, i) => tokenAt(again, i));
+    const bytes = Array.from({ length: maxTokens }, (_, i) => seededToken(again, i));
     expect(choices[0].text).toBe(String.fromCharCode(...bytes));
     expect(again.id).not.toBe(seen.batches[0].sequences[0].id);
     expect(app.logged).toEqual([]);
@@ -350,20 +285,9 @@ describe("a whole answer whose cell is lost", () => {
 
   test("too often: 503 with Retry-After", async () => {
     const seen = backend(never);
-    const app = testApp();
-    const pending = app.complete({ prompt: "aaa" });
+    const pending = testApp().complete({ prompt: "aaa" });
     await vi.waitFor(() => expect(seen.batches.length).toBeGreaterThan(0));
-    let isOver = false;
-    const losing = (async () => {
-      while (!isOver) {
-        await lose();
-        await delay(20);
-      }
-    })();
-    const response = await pending;
-    isOver = true;
-    await losing;
-    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
-    expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable" });
+    const retryAfter = expect.stringMatching(/^[1-9]\d*$/);
+    await expectError(loseDuring(pending), { status: 503, code: "backend_unavailable", retryAfter });
   });
 });

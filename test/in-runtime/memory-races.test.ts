@@ -5,10 +5,10 @@ import { beforeAll, expect, test, vi } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
-import { backendUrl, errorOf, network, publish, useNetwork } from "./harness.ts";
+import { backendUrl, expectError, publish } from "./harness.ts";
+import { network } from "./network.ts";
 import { ready, useTenant } from "./tenant.ts";
 
-useNetwork();
 beforeAll(() => publish());
 
 const own = useTenant("races");
@@ -115,7 +115,7 @@ test("a change that meets the end of a job keeps what the job made", async () =>
 test("an erasure leaves nothing of an adapter that is being created", async () => {
   backendWaits();
   await during((object) => object.erase());
-  expect(await errorOf(await create(["aaab"]))).toMatchObject({ status: 404, code: "adapter_not_found" });
+  await expectError(create(["aaab"]), { status: 404, code: "adapter_not_found" });
   expect(await store().list()).toEqual([]);
   expect(await rows("SELECT hash FROM documentParts")).toEqual([]);
 });

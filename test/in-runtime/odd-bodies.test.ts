@@ -1,9 +1,7 @@
 /** Bodies within their size limit whose shape is extreme: nested deep, or with a very long list in a short field. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
-import { backendAnswers, edgeArtifacts, errorOf, saying, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { backendAnswers, edgeArtifacts, errorOf, saying, testApp } from "./harness.ts";
 
 const chat = { messages: [{ role: "user", content: "a" }], max_tokens: 1 };
 const bodies: Record<string, object> = {
@@ -33,7 +31,7 @@ const nested: Record<string, string> = {
 describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   test.each(Object.keys(nested))("refuses %s that are nested deep, in whatever field", async (kind) => {
     for (const field of fields) {
-      const error = await errorOf(await testApp().post(path, bodyWith(body, field, nested[kind])));
+      const error = await errorOf(testApp().post(path, bodyWith(body, field, nested[kind])));
       expect([field, error.status, error.message]).toEqual([field, 400, expect.any(String)]);
       expect(error.message).toContain(String(limits.bodyNesting));
       expect(error.message).toMatch(kind === "lists" ? /\b250001\b/ : /\b125001\b/);
@@ -81,7 +79,7 @@ describe("strings of digits", () => {
     async (path, body) => {
       for (const field of fields) {
         const value = JSON.stringify(colliding(10_000));
-        const error = await errorOf(await testApp().post(path, bodyWith(body, field, value)));
+        const error = await errorOf(testApp().post(path, bodyWith(body, field, value)));
         expect([field, error.status]).toEqual([field, 400]);
         expect(error.message).toMatch(new RegExp(`\\b10000 strings of 1 to 10 digits, the maximum is ${most}\\b`));
       }
@@ -95,7 +93,7 @@ describe("strings of digits", () => {
         "/v1/completions",
         bodyWith(bodies["/v1/completions"], "unknown", `[${colliding(count).map(write)}]`),
       );
-    const error = await errorOf(await send(most + 1));
+    const error = await errorOf(send(most + 1));
     expect([error.status, error.message]).toEqual([400, expect.stringContaining(`${most + 1} strings`)]);
     expect((await send(most)).status).toBe(200);
   });
@@ -139,7 +137,7 @@ test("nesting is counted outside strings only, and accepted up to the limit", as
     expect([value, response.status]).toEqual([value, 200]);
   }
   const body = bodyWith({ prompt: "a" }, "unknown", `["\\\\",${levels(limits.bodyNesting - 1)}]`);
-  const error = await errorOf(await testApp().post("/v1/completions", body));
+  const error = await errorOf(testApp().post("/v1/completions", body));
   expect([error.status, error.message]).toEqual([400, expect.stringContaining(`${limits.bodyNesting + 1} levels`)]);
 });
 
@@ -150,14 +148,14 @@ test.each([
   ["response_format", { ...chat, response_format: Array(400_000).fill(1) }, ["a list", "object"]],
   ["response_format", { ...chat, response_format: { type: 1 } }, ["1", "json_schema"]],
 ])("%s is refused by limit and value", async (param, body, mentioned) => {
-  const error = await errorOf(await testApp().post("/v1/chat/completions", body));
+  const error = await errorOf(testApp().post("/v1/chat/completions", body));
   expect(error).toMatchObject({ status: 400, param });
   for (const text of mentioned) expect(error.message).toContain(text);
 });
 
 test("logit_bias with too many entries is refused by limit and value, before its values are looked at", async () => {
   const logit_bias = Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [i, ""]));
-  const error = await errorOf(await testApp().complete({ prompt: "a", logit_bias }));
+  const error = await errorOf(testApp().complete({ prompt: "a", logit_bias }));
   expect(error).toMatchObject({ status: 400, param: "logit_bias" });
   for (const value of [1000, limits.logitBiasEntries]) expect(error.message).toContain(String(value));
 });

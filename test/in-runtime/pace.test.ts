@@ -4,29 +4,26 @@ import type { Dependencies } from "../../edge/api/dependencies.ts";
 import { paced } from "../../edge/api/paced.ts";
 import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { paceLimits } from "../../edge/tenants/pace.ts";
-import { plans } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Attributes, Span } from "../../shared/observability/otlp.ts";
-import { network, testApp, useNetwork } from "./harness.ts";
-
-useNetwork();
+import { accessWith, recordedTracing, testApp } from "./harness.ts";
+import { network } from "./network.ts";
 
 const { burst } = paceLimits;
-const access = {
-  tenant: "t",
-  keyId: "k",
-  scopes: [],
-  limits: plans.unlimited,
-  memoryTokens: null,
-  fileBytes: null,
-  origins: [],
-};
-const opensAll: Dependencies["keys"] = { accessOf: async () => access };
+const opensAll: Dependencies["keys"] = { accessOf: async () => accessWith() };
+/** Keys of which each look-up is recorded, and gives access under an id of its own. */
+function recordedKeys() {
+  const looked: string[] = [];
+  return { looked, keys: { accessOf: async (key: string) => accessWith({ keyId: String(looked.push(key)) }) } };
+}
+/** Ids whose number tells how many were made. A request that may start draws its id synchronously. */
+function countedIds() {
+  let made = 0;
+  return { made: () => made, newId: () => String(made++).padStart(32, "0") };
+}
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 
 test("a key's requests start at its pace, and another key's at once", async () => {
-  const looked: string[] = [];
-  const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
+  const { looked, keys } = recordedKeys();
   const { request } = testApp({ keys, now: () => 0 });
   const ask = (key: string) => request(...nothing(key));
   const responses = await Promise.all([...Array.from({ length: burst + 9 }, () => ask("many")), ask("one")]);
@@ -35,8 +32,7 @@ test("a key's requests start at its pace, and another key's at once", async () =
 });
 
 test("spellings of the header do not escape the pace of their key", async () => {
-  const looked: string[] = [];
-  const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
+  const { looked, keys } = recordedKeys();
   const { request } = testApp({ keys, now: () => 0 });
   const scheme = (i: number) => [..."bearer"].map((c, bit) => (i & (1 << bit) ? c.toUpperCase() : c)).join("");
   const all = Array.from({ length: 4 * burst }, (_, i) => {
@@ -51,41 +47,28 @@ test("spellings of the header do not escape the pace of their key", async () => 
 });
 
 test("a header that holds no key is refused without a look-up", async () => {
-  let looks = 0;
-  const keys: Dependencies["keys"] = {
-    accessOf: async () => {
-      looks++;
-      return access;
-    },
-  };
+  const { looked, keys } = recordedKeys();
   const { request } = testApp({ keys });
   for (const authorization of ["Basic abc", "Bearer", "Bearer a b", "Bearer a, Bearer b", "Bearer\tkey", "key"]) {
     const response = await request("/v1/models", { headers: { authorization } });
     expect([authorization, response.status]).toEqual([authorization, 401]);
   }
-  expect(looks).toBe(0);
+  expect(looked).toEqual([]);
 });
 
 test("nothing is done for a request before its pace lets it in", async () => {
-  let made = 0;
-  const newId = () => String(made++).padStart(32, "0");
+  const { made, newId } = countedIds();
   const { request } = testApp({ keys: opensAll, now: () => 0, newId });
-  // A request that may start draws its id synchronously, so `made` counts the ids of those that started.
   const all = Array.from({ length: 4 * burst }, () => request(...nothing("many")));
-  const madeAtOnce = made;
+  const madeAtOnce = made();
   expect(madeAtOnce).toBeGreaterThan(0);
   await Promise.all(all);
-  expect(made).toBe(4 * madeAtOnce);
+  expect(made()).toBe(4 * madeAtOnce);
 });
 
 test("log, span, Server-Timing and metric count the wait from a request's arrival on", async () => {
-  const [lines, spans]: [Attributes[], Span[]] = [[], []];
+  const { lines, spans, tracing } = recordedTracing(1);
   let nowMs = 1000;
-  const tracing = {
-    sampleRatio: 1,
-    ended: (span: Span) => void spans.push(span),
-    logRequest: (fields: Attributes) => void lines.push(fields),
-  };
   const { request } = testApp({ keys: opensAll, now: () => nowMs, tracing });
   const all = Array.from({ length: burst + 1 }, () => request(...nothing("many")));
   nowMs = 1040;
@@ -111,21 +94,20 @@ test("log, span, Server-Timing and metric count the wait from a request's arriva
 });
 
 test("a body takes its key's time by the length that it declares", async () => {
-  let made = 0;
-  const newId = () => String(made++).padStart(32, "0");
+  const { made, newId } = countedIds();
   let nowMs = 0;
   const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
-  /** How many of the requests start at once; each draws its ids as it starts. */
+  /** How many of the requests start at once. */
   const letIn = async (bodies: (string | ReadableStream)[]) => {
-    const before = made;
+    const before = made();
     const all = bodies.map((body) => {
       const headers = new Headers({ "content-type": "application/json", authorization: "Bearer many" });
       if (typeof body === "string") headers.set("content-length", String(body.length));
       return request("/v1/assign", { method: "POST", body, headers });
     });
-    const madeAtOnce = made - before;
+    const madeAtOnce = made() - before;
     expect((await Promise.all(all)).map(({ status }) => status)).toEqual(bodies.map(() => 400));
-    return madeAtOnce / ((made - before) / bodies.length);
+    return madeAtOnce / ((made() - before) / bodies.length);
   };
   expect(await letIn(Array(4).fill("{}"))).toBe(4);
   nowMs += 2000;
@@ -142,7 +124,7 @@ test("a key that was told to retry later starts its requests one by one until th
     accessOf: async () => {
       looks++;
       if (isFull) throw new ServiceError("rate_limited", "full", { retryAfterSeconds: 5 });
-      return access;
+      return accessWith();
     },
   };
   let nowMs = 0;

@@ -1,190 +1,154 @@
 /** Own adapters when other artifacts are published: real stores and cells, and a scripted backend. */
 import { runInDurableObject } from "cloudflare:test";
 import { HttpResponse } from "msw";
-import { beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
+import { expect, test, vi } from "vitest";
+import type { Artifacts } from "../../edge/artifacts/artifacts.ts";
 import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
-import type { DoneFrame, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
-import {
-  backendAnswers,
-  backendUrl,
-  edgeArtifacts,
-  edgeArtifactsWith,
-  errorOf,
-  network,
-  publish,
-  saying,
-  useNetwork,
-} from "./harness.ts";
-import { gain, ready, unavailable, useTenant } from "./tenant.ts";
+import { backendAnswers, backendUrl, expectError, jsonOf, saying } from "./harness.ts";
+import { network } from "./network.ts";
+import { gain, ready, sayingWithPassages, unavailable, useTenant, useTwoSets } from "./tenant.ts";
 
-useNetwork();
-
-let before: Artifacts;
-let after: Artifacts;
-let served: Artifacts;
-const own = useTenant("refits", () => ({ artifacts: async () => served }));
-const { app, store, shown, alarm, remove } = own;
-
-beforeAll(async () => {
-  after = await edgeArtifactsWith(true);
-  before = await edgeArtifacts();
-  expect([before, after].map(({ manifestHash }) => heldSet(manifestHash))).toEqual([before, after]);
-});
-beforeEach(() => serve(before));
-
-async function serve(set: Artifacts): Promise<void> {
-  served = set;
-  await publish(set.manifestHash);
-}
-const create = async (name: string, rest: object) => {
-  const made = await own.create(rest, name);
-  expect(made.status, await made.clone().text()).toBe(201);
-};
+const sets = useTwoSets();
+const { serve } = sets;
+const own = useTenant("refits", sets.parts);
+const { app, store, created, shown, alarm, remove } = own;
 const ask = async (adapter: string, rest: object = {}) => {
-  const answered = await app().complete({ prompt: "aaab", max_tokens: 2, chameleon: { adapter }, ...rest });
-  expect(answered.status, await answered.clone().text()).toBe(200);
-  return ((await answered.json()) as CompletionResponse).system_fingerprint;
+  const answered = app().complete({ prompt: "aaab", max_tokens: 2, chameleon: { adapter }, ...rest });
+  return (await jsonOf<CompletionResponse>(answered)).system_fingerprint;
 };
 const fingerprint = ({ manifestHash }: Artifacts) => `fp_${manifestHash.slice(0, 12)}`;
+const fileOf = (hash: string | null) => store().file(hash!, { address: backendUrl, process: null });
+const dueMs = () => runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
+const untilShown = (name: string, expected: object) =>
+  vi.waitFor(async () => expect(await shown(name)).toMatchObject(expected));
 const examples = ["aaaa", "bbb", "aab"];
 const documents = ["aaab aaab aaab"];
-/** A backend that makes adapters and memories, except that `refuses` answers for the artifacts published later. */
-function backendMakes(refuses: { adapters?: () => Response; memories?: () => Response } = {}) {
-  const isRefused = ({ manifestHash }: { manifestHash: string }) => manifestHash === after.manifestHash;
-  return own.backendMakes({
-    fit: (made, request) => (isRefused(request) && refuses.adapters?.()) || made,
-    memory: (request) => (isRefused(request) && refuses.memories?.()) || [ready],
+interface Refusing {
+  adapters?: () => Response;
+  memories?: () => Response;
+}
+/** A backend that makes adapters and memories, except that `refusing` answers for the artifacts published later. */
+function backendMakes(refusing: Refusing = {}) {
+  const isLater = ({ manifestHash }: { manifestHash: string }) => manifestHash === sets.after.manifestHash;
+  const seen = own.backendMakes({
+    fit: (made, request) => (isLater(request) && refusing.adapters?.()) || made,
+    memory: (request) => (isLater(request) && refusing.memories?.()) || [ready],
   });
+  return { ...seen, laterFits: () => seen.fits.filter(isLater) };
 }
 
 test("an adapter answers with its old artifacts until all its parts are made again, then with the served ones", async () => {
-  const refuses: Parameters<typeof backendMakes>[0] = {};
+  const refuses: Refusing = {};
   const seen = backendMakes(refuses);
-  await create("notes", { documents, examples });
+  await created({ documents, examples }, "notes");
   const old = await shown("notes");
   expect(old).toMatchObject({ outdated: false, refit: null });
-  const answers = backendAnswers(({ id }) => saying(id, "ok"));
-
   refuses.memories = unavailable;
-  await serve(after);
-  const asked = async () => [await ask("notes"), await ask("auto")];
-  expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
+  await serve(sets.after);
+  const answers = async ({ manifestHash }: Artifacts, memory: string | null, hash: string | null) => {
+    const { batches } = backendAnswers(({ id }) => saying(id, "ok"));
+    const told = [await ask("notes"), await ask("auto")];
+    expect(told).toEqual(Array(2).fill(`fp_${manifestHash.slice(0, 12)}`));
+    for (const batch of batches) {
+      expect(batch.manifestHash).toBe(manifestHash);
+      expect(batch.sequences[0].memories).toEqual([{ hash: memory }]);
+      expect(JSON.stringify(batch.sequences[0].mixture)).toContain(hash!);
+    }
+  };
+  await answers(sets.before, old.memory!.hash, old.hash);
   await alarm();
   // The adapter's examples are fitted again, but its documents wait for a backend.
-  await vi.waitFor(() => expect(seen.fits.map((one) => one.manifestHash)).toContain(after.manifestHash));
-  await vi.waitFor(async () =>
-    expect(await shown("notes")).toMatchObject({
-      outdated: true,
-      refit: { status: "waiting", error: expect.any(String) },
-    }),
-  );
-  expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
-  for (const { manifestHash, sequences } of answers.batches) {
-    expect(manifestHash).toBe(before.manifestHash);
-    expect(sequences[0].memories).toEqual([{ hash: old.memory!.hash }]);
-    expect(JSON.stringify(sequences[0].mixture)).toContain(old.hash!);
-  }
+  await vi.waitFor(() => expect(seen.laterFits()).toHaveLength(1));
+  await untilShown("notes", { outdated: true, refit: { status: "waiting", error: expect.any(String) } });
+  await answers(sets.before, old.memory!.hash, old.hash);
 
   delete refuses.memories;
   await alarm();
-  await vi.waitFor(async () => expect(await shown("notes")).toMatchObject({ outdated: false, refit: null }));
+  await untilShown("notes", { outdated: false, refit: null });
   const made = await shown("notes");
   expect(made).toMatchObject({ examples: 3, gain, created: old.created, memory: { status: "ready", documents: 1 } });
   expect([made.hash, made.memory!.hash]).not.toContain(old.hash);
   expect(made.memory!.hash).not.toBe(old.memory!.hash);
-  answers.batches.length = 0;
-  expect(await asked()).toEqual([fingerprint(after), fingerprint(after)]);
-  for (const { manifestHash, sequences } of answers.batches) {
-    expect(manifestHash).toBe(after.manifestHash);
-    expect(sequences[0].memories).toEqual([{ hash: made.memory!.hash }]);
-    expect(JSON.stringify(sequences[0].mixture)).toContain(made.hash!);
-  }
+  await answers(sets.after, made.memory!.hash, made.hash);
   // Each part was made once for the new artifacts.
-  expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(1);
+  expect(seen.laterFits()).toHaveLength(1);
 
   // The old parts stay for answers that began with them, and are deleted later.
-  expect(await store().file(old.hash!, { address: backendUrl, process: null })).not.toBeNull();
+  expect(await fileOf(old.hash)).not.toBeNull();
   expect(seen.deletions).toEqual([]);
   await own.setTime(replacedMs + 1000);
   await alarm();
-  expect(await store().file(old.hash!, { address: backendUrl, process: null })).toBeNull();
-  expect(seen.deletions.sort()).toEqual(
-    [`/v1/adapters/${own.tenant}/${old.hash}`, `/v1/memories/${own.tenant}/${old.memory!.hash}`].sort(),
-  );
+  expect(await fileOf(old.hash)).toBeNull();
+  const parts = [`adapters/${own.tenant}/${old.hash}`, `memories/${own.tenant}/${old.memory!.hash}`];
+  expect(seen.deletions.sort()).toEqual(parts.map((part) => `/v1/${part}`));
 });
 
 test("fitted parts that wait for a memory stay if another adapter of the same bytes is deleted", async () => {
-  const refuses: Parameters<typeof backendMakes>[0] = { memories: unavailable };
+  const refuses: Refusing = { memories: unavailable };
   const seen = backendMakes(refuses);
-  await create("alone", { examples });
-  await create("both", { documents, examples });
-  await serve(after);
+  await created({ examples }, "alone");
+  await created({ documents, examples }, "both");
+  await serve(sets.after);
   await app().request("/v1/adapters");
   await alarm();
-  await vi.waitFor(async () => expect(await shown("alone")).toMatchObject({ outdated: false }));
-  await vi.waitFor(() => expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(2));
+  await untilShown("alone", { outdated: false });
+  await vi.waitFor(() => expect(seen.laterFits()).toHaveLength(2));
   const { hash } = await shown("alone");
-  await vi.waitFor(async () => expect((await shown("both")).refit?.error).toEqual(expect.any(String)));
+  await untilShown("both", { refit: { error: expect.any(String) } });
   expect((await remove("alone")).status).toBe(200);
 
   delete refuses.memories;
   await alarm();
-  await vi.waitFor(async () => expect(await shown("both")).toMatchObject({ outdated: false, hash }));
-  expect(await store().file(hash!, { address: backendUrl, process: null })).not.toBeNull();
+  await untilShown("both", { outdated: false, hash });
+  expect(await fileOf(hash)).not.toBeNull();
   expect(seen.deletions).not.toContain(`/v1/adapters/${own.tenant}/${hash}`);
 });
 
 test("adapters are made again in the order of their last use, free of charge", async () => {
   const seen = backendMakes();
   const named = ["first", "second", "third"];
-  for (const [i, name] of named.entries()) await create(name, { examples: [...examples, "ab".repeat(i + 1)] });
+  for (const [i, name] of named.entries()) await created({ examples: [...examples, "ab".repeat(i + 1)] }, name);
   const charged = async () => (await own.charged())[1];
   backendAnswers(({ id }) => saying(id, "ok"));
   await ask("first");
   await ask("second");
   await vi.waitFor(async () => expect(await charged()).toBeGreaterThan(0), { timeout: 10_000 });
   const tokens = await charged();
-  await serve(after);
+  await serve(sets.after);
   await alarm();
-  const made = seen.fits.filter((one) => one.manifestHash === after.manifestHash).map((one) => one.examples.length);
-  const lengths = seen.fits
-    .filter((one) => one.manifestHash === after.manifestHash)
-    .map((one) => one.examples.at(-1)!.ids.length);
-  expect(made).toEqual([4, 4, 4]);
-  expect(lengths).toEqual([...new Set(lengths)]);
-  const [, second] = seen.fits;
-  expect(lengths[0]).toBe(second.examples.at(-1)!.ids.length);
+  const later = seen.laterFits().map(({ examples }) => examples);
+  expect(later.map(({ length }) => length)).toEqual([4, 4, 4]);
+  const lengths = later.map((one) => one.at(-1)!.ids.length);
+  expect(new Set(lengths).size).toBe(3);
+  expect(lengths[0]).toBe(seen.fits[1].examples.at(-1)!.ids.length);
   for (const name of named) expect(await shown(name)).toMatchObject({ outdated: false });
   expect(await charged()).toBe(tokens);
 });
 
 test("an adapter that cannot be made again says why, answers while its artifacts are loaded, and is refused afterwards", async () => {
   backendMakes({ adapters: () => HttpResponse.json({ error: { message: "no", code: null } }, { status: 400 }) });
-  await create("notes", { examples });
+  await created({ examples }, "notes");
   backendAnswers(({ id }) => saying(id, "ok"));
-  await serve(after);
+  await serve(sets.after);
   await alarm();
   const refit = { status: "failed", error: expect.any(String) };
-  await vi.waitFor(async () => expect(await shown("notes")).toMatchObject({ outdated: true, refit }));
-  expect(await ask("notes")).toBe(fingerprint(before));
+  await untilShown("notes", { outdated: true, refit });
+  expect(await ask("notes")).toBe(fingerprint(sets.before));
   const { complete } = app({ artifactsOf: async () => null });
-  const refused = await errorOf(await complete({ model: "gpt2:notes", prompt: "a" }));
-  expect(refused).toMatchObject({ status: 400, code: "adapter_outdated" });
+  await expectError(complete({ model: "gpt2:notes", prompt: "a" }), { status: 400, code: "adapter_outdated" });
 });
 
 test("while an adapter is made again, a request that lacks its artifacts or needs two sets is told when to retry", async () => {
   backendMakes({ adapters: unavailable });
-  await create("notes", { examples });
-  await serve(after);
+  await created({ examples }, "notes");
+  await serve(sets.after);
   const { complete } = app({ artifactsOf: async () => null });
-  const refused = await complete({ model: "gpt2:notes", prompt: "a" });
-  expect(refused.headers.get("retry-after")).toBe("2");
-  expect(await errorOf(refused)).toMatchObject({ status: 503, code: "backend_unavailable" });
+  const refused = { status: 503, code: "backend_unavailable", retryAfter: "2" };
+  await expectError(complete({ model: "gpt2:notes", prompt: "a" }), refused);
   network.resetHandlers();
   backendMakes();
-  await create("new", { examples });
+  await created({ examples }, "new");
   await vi.waitFor(async () => {
     await runInDurableObject(store(), (_, { storage }) => storage.setAlarm(Date.now()));
     await alarm();
@@ -194,12 +158,11 @@ test("while an adapter is made again, a request that lacks its artifacts or need
 
 test("documents added meanwhile make the memory for the served artifacts, together with the earlier ones", async () => {
   const seen = backendMakes();
-  await create("notes", { documents });
-  await serve(after);
-  const added = await app().post("/v1/adapters/notes/documents", { documents: ["bbba"] });
-  expect(added.status, await added.clone().text()).toBe(200);
+  await created({ documents }, "notes");
+  await serve(sets.after);
+  await jsonOf(app().post("/v1/adapters/notes/documents", { documents: ["bbba"] }));
   expect(await shown("notes")).toMatchObject({ outdated: false, memory: { documents: 2 } });
-  expect(seen.puts.at(-1)!.body).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
+  expect(seen.puts.at(-1)!.body).toMatchObject({ manifestHash: sets.after.manifestHash, documents: [{}, {}] });
 });
 
 test("a fine-tuning job that waits while artifacts are published is made for the new ones", async () => {
@@ -208,31 +171,31 @@ test("a fine-tuning job that waits while artifacts are published is made for the
   const job = { model: "gpt2", training_file: file.id, suffix: "mail" };
   expect((await app().post("/v1/fine_tuning/jobs", job)).status).toBe(200);
   await alarm();
-  await serve(after);
+  await serve(sets.after);
   network.resetHandlers();
   const made = backendMakes();
   await alarm();
-  await vi.waitFor(async () => expect(await shown("mail")).toMatchObject({ outdated: false, gain }));
-  expect(made.fits.map((one) => one.manifestHash)).toEqual([after.manifestHash]);
+  await untilShown("mail", { outdated: false, gain });
+  expect([made.fits.length, made.laterFits().length]).toEqual([1, 1]);
 });
 
 test("an object without requests notices a publication by itself", async () => {
   backendMakes();
-  await create("notes", { documents, examples });
-  const dueMs = await runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
-  expect(dueMs! - Date.now()).toBeLessThanOrEqual(600_000);
-  await serve(after);
+  await created({ documents, examples }, "notes");
+  expect((await dueMs())! - Date.now()).toBeLessThanOrEqual(600_000);
+  await serve(sets.after);
   await alarm();
-  expect(await store().find("notes")).toMatchObject({ manifestHash: after.manifestHash, refit: null });
+  expect(await store().find("notes")).toMatchObject({ manifestHash: sets.after.manifestHash, refit: null });
 });
 
 test("an adapter that is deleted while it is made again stays deleted, at the backends too", async () => {
   backendMakes();
-  await create("notes", { examples });
+  await created({ examples }, "notes");
   const { hash } = await shown("notes");
-  await serve(after);
+  await serve(sets.after);
+  const hashOfLater = "7".repeat(64);
   const again = own.backendMakes({
-    adapter: { hash: "7".repeat(64) },
+    adapter: { hash: hashOfLater },
     async fit(made) {
       await remove();
       return made;
@@ -240,23 +203,14 @@ test("an adapter that is deleted while it is made again stays deleted, at the ba
   });
   await alarm();
   expect(await store().list()).toEqual([]);
-  await vi.waitFor(() =>
-    expect(again.deletions).toEqual([
-      `/v1/adapters/${own.tenant}/${hash}`,
-      `/v1/adapters/${own.tenant}/${"7".repeat(64)}`,
-    ]),
-  );
+  const paths = [hash, hashOfLater].map((one) => `/v1/adapters/${own.tenant}/${one}`);
+  await vi.waitFor(() => expect(again.deletions).toEqual(paths));
 });
 
 test("passages are retrieved with the artifacts they were made for until their memory is made again", async () => {
   backendMakes({ memories: unavailable });
-  await create("notes", { documents });
-  const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.9 };
-  backendAnswers(({ id, promptIds }) => {
-    const [first, second, done] = saying(id, "ok");
-    const retrieved = { retrieved: [passage], promptTokens: promptIds.length + 9 };
-    return [{ ...first, retrievedTokens: 9 } as TokenFrame, second, { ...done, ...retrieved } as DoneFrame];
-  });
-  await serve(after);
-  expect(await ask("auto", { chameleon: { retrieve: 1 } })).toBe(fingerprint(before));
+  await created({ documents }, "notes");
+  backendAnswers((sequence) => sayingWithPassages(sequence));
+  await serve(sets.after);
+  expect(await ask("auto", { chameleon: { retrieve: 1 } })).toBe(fingerprint(sets.before));
 });

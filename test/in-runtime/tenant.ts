@@ -2,8 +2,10 @@
 import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { beforeEach, expect } from "vitest";
+import { beforeAll, beforeEach, expect } from "vitest";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
+import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
+import type { Access } from "../../edge/tenants/keys.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -12,12 +14,28 @@ import {
   type AdapterAnswer,
   type AdapterRequest,
   adapterRequestSchema,
+  type DoneFrame,
+  type Frame,
   type MemoryProgress,
   type MemoryRequest,
   memoryRequestSchema,
+  type SequenceRequest,
+  type TokenFrame,
 } from "../../shared/contracts/inference.ts";
 import type { Adapter, UsageReport } from "../../shared/contracts/responses.ts";
-import { backendUrl, byteStream, type MaybePromise, network, newTenants, testApp } from "./harness.ts";
+import {
+  backendUrl,
+  byteStream,
+  edgeArtifacts,
+  edgeArtifactsWith,
+  jsonOf,
+  type MaybePromise,
+  newTenants,
+  publish,
+  saying,
+  testApp,
+} from "./harness.ts";
+import { network } from "./network.ts";
 
 export const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
 /** Bytes of every fitted adapter. */
@@ -37,11 +55,38 @@ export function adapterAnswer(hash: string, change: Partial<AdapterAnswer> = {})
   return { hash, gain, kept: true, losses, tokens: 8, file, timings: { hiddenMs: 1, fitMs: 2 }, ...change };
 }
 
+/** A passage of a tenant's document that a backend puts into a prompt. */
+export const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.87654 };
+
+/** Frames that say "ok", with passages, which add 9 tokens to the prompt. */
+export function sayingWithPassages({ id, promptIds }: SequenceRequest, passages = [passage]): Frame[] {
+  const [first, second, done] = saying(id, "ok");
+  const counted = { retrieved: passages, promptTokens: promptIds.length + 9 };
+  return [{ ...first, retrievedTokens: 9 } as TokenFrame, second, { ...done, ...counted } as DoneFrame];
+}
+
+/** Two sets of artifacts that are loaded. The app of `parts` serves `before`, until the test serves the other. */
+export function useTwoSets() {
+  const sets = {} as { before: Artifacts; after: Artifacts; served: Artifacts };
+  const serve = async (set: Artifacts) => {
+    sets.served = set;
+    await publish(set.manifestHash);
+  };
+  beforeAll(async () => {
+    Object.assign(sets, { before: await edgeArtifacts(), after: await edgeArtifactsWith(true) });
+    for (const set of [sets.before, sets.after]) expect(heldSet(set.manifestHash)).toBe(set);
+  });
+  beforeEach(() => serve(sets.before));
+  return Object.assign(sets, { serve, parts: () => ({ artifacts: async () => sets.served }) });
+}
+
 /** What the backend answers instead of its default. Read at each request, so a test may change it. */
 interface Making {
   adapter?: Partial<AdapterAnswer>;
   fit?(made: Response, request: AdapterRequest, signal: AbortSignal): MaybePromise<Response>;
   memory?(request: MemoryRequest): MemoryProgress[] | Response;
+  /** Status of its answer to a deletion. */
+  deletion?: number;
 }
 
 /** `parts` replace dependencies of the tenant's app. */
@@ -83,24 +128,34 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
         const { pathname } = new URL(request.url);
         // Objects of earlier tests may still repeat deletions.
         if (pathname.split("/").includes(names.tenant)) seen.deletions.push(pathname);
-        return new HttpResponse(null, { status: 204 });
+        return new HttpResponse(null, { status: making.deletion ?? 204 });
       }),
     );
     return seen;
   }
 
+  /** Rows of the tenant's object. */
+  const rows = <T extends Record<string, SqlStorageValue>>(query: string) =>
+    runInDurableObject(store(), (_: TenantAdapterStore, { storage }) => storage.sql.exec<T>(query).toArray());
+  const create = (rest: object, name = "notes") => app().post("/v1/adapters", { name, ...rest });
   return Object.assign(names, {
-    app,
-    store,
-    json,
-    backendMakes,
+    ...{ app, store, json, backendMakes, create },
     alarm: () => runDurableObjectAlarm(store()),
-    create: (rest: object, name = "notes") => app().post("/v1/adapters", { name, ...rest }),
+    /** Makes an adapter, which must succeed at once. */
+    created: (rest: object, name?: string) => jsonOf<Adapter>(create(rest, name), 201),
+    /** A part of the app: keys that give this access. */
+    keysWith: (change: Partial<Access>): Pick<Dependencies, "keys"> => ({
+      keys: { accessOf: async (...key) => ({ ...(await names.keys.accessOf(...key)), ...change }) },
+    }),
     shown: (name = "notes") => json<Adapter>(`/v1/adapters/${name}`),
     remove: (name = "notes") => app().request(`/v1/adapters/${name}`, { method: "DELETE" }),
-    /** Rows of the tenant's object. */
-    rows: <T extends Record<string, SqlStorageValue>>(query: string) =>
-      runInDurableObject(store(), (_: TenantAdapterStore, { storage }) => storage.sql.exec<T>(query).toArray()),
+    rows,
+    /** Every value of a table of the tenant's object as text, bytes as Latin-1. */
+    async valuesIn(table: string): Promise<string[]> {
+      const values = (await rows(`SELECT * FROM "${table}"`)).flatMap((row) => Object.values(row));
+      const latin1 = new TextDecoder("latin1");
+      return values.map((value) => (value instanceof ArrayBuffer ? latin1.decode(value) : String(value)));
+    },
     /** Moves the clock of the tenant's object forward. */
     setTime: (ms: number) =>
       runInDurableObject(store(), (object: TenantAdapterStore) => {
@@ -117,9 +172,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
       const form = new FormData();
       form.append("purpose", "fine-tune");
       form.append("file", new File([lines.join("\n")], "examples.jsonl"));
-      const made = await app().request("/v1/files", { method: "POST", body: form });
-      expect(made.status, await made.clone().text()).toBe(200);
-      return made.json();
+      return jsonOf(app().request("/v1/files", { method: "POST", body: form }));
     },
   });
 }

@@ -98,7 +98,8 @@ export function isRunning(pid: number): boolean {
   }
 }
 
-async function firstLine(child: ChildProcess): Promise<string | null> {
+/** The first line that a process prints, or null if it ends before. */
+export async function firstLine(child: ChildProcess): Promise<string | null> {
   for await (const line of createInterface({ input: child.stdout! })) return line;
   return null;
 }

@@ -11,13 +11,9 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { SamplingChanges } from "../../shared/contracts/sampling.ts";
 import type { ServiceError } from "../../shared/errors.ts";
+import { sequenceRequest as sampledRequest } from "./frames.ts";
 
-export const testLimits: PlanLimits = {
-  maxSequences: 40,
-  maxQueue: 500,
-  stepTokens: 256,
-  chunkTokens: 64,
-};
+export const testLimits: PlanLimits = { maxSequences: 40, maxQueue: 500, stepTokens: 256, chunkTokens: 64 };
 
 export interface EngineHarness {
   engine: Engine;
@@ -125,15 +121,6 @@ export function sequenceRequest(
   promptIds: number[],
   rest: Partial<Omit<SequenceRequest, "sampling">> & { sampling?: SamplingChanges } = {},
 ): SequenceRequest {
-  return {
-    id,
-    tenant: "tenant",
-    promptIds,
-    continuedIds: [],
-    maxTokens: 16,
-    promptLogprobs: false,
-    compare: false,
-    ...rest,
-    sampling: { temperature: 0, ...rest.sampling },
-  };
+  const sampling = { temperature: 0, ...rest.sampling };
+  return { ...sampledRequest(id), tenant: "tenant", promptIds, maxTokens: 16, ...rest, sampling };
 }

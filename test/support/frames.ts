@@ -2,16 +2,9 @@
 import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export function sequenceRequest(id: string): SequenceRequest {
-  return {
-    id,
-    tenant: "local",
-    promptIds: [1, 2, 3],
-    continuedIds: [],
-    maxTokens: 4,
-    sampling: { seed: 1 },
-    promptLogprobs: false,
-    compare: false,
-  };
+  const sampling = { seed: 1 };
+  const prompt = { promptIds: [1, 2, 3], promptLogprobs: false };
+  return { id, tenant: "local", ...prompt, continuedIds: [], maxTokens: 4, sampling, compare: false };
 }
 
 export function tokenFrame(id: string, index: number, tokenId: number): TokenFrame {

@@ -1,14 +1,20 @@
 import { configOf } from "../../gpu-backend/models/safetensors/config.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 
-/** A model of GPT-2's family with these sizes, as its config.json would be read. */
-export function gpt2Config({
-  stopIds,
-  ...sizes
-}: Pick<ModelConfig, "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "stopIds">): ModelConfig {
-  const json = {
-    ...{ model_type: "gpt2", vocab_size: sizes.vocabularySize, n_embd: sizes.hiddenSize, n_layer: sizes.layers },
-    ...{ n_head: sizes.heads, n_positions: sizes.contextTokens, eos_token_id: 0 },
-  };
-  return { ...configOf(JSON.stringify(json), "config.json"), stopIds };
+export type Gpt2Sizes = Pick<
+  ModelConfig,
+  "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "stopIds"
+>;
+
+/** The config.json of a model of GPT-2's family. */
+export function gpt2Json({ vocabularySize, hiddenSize, layers, heads, contextTokens, stopIds }: Gpt2Sizes): string {
+  return JSON.stringify({
+    ...{ architectures: ["GPT2LMHeadModel"], model_type: "gpt2", vocab_size: vocabularySize, n_embd: hiddenSize },
+    ...{ n_layer: layers, n_head: heads, n_positions: contextTokens, eos_token_id: stopIds[0] },
+  });
+}
+
+/** What is read of that file, but with all of the stop ids. */
+export function gpt2Config(sizes: Gpt2Sizes): ModelConfig {
+  return { ...configOf(gpt2Json(sizes), "config.json"), stopIds: sizes.stopIds };
 }

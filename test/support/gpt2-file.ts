@@ -1,31 +1,47 @@
-/** The tensors in model.safetensors of a GPT-2. */
+/** The files of a GPT-2. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { type Gpt2Sizes, gpt2Config, gpt2Json } from "./gpt2-config.ts";
+import { type Gpt2Vocabulary, gpt2TokenizerJson } from "./gpt2-tokenizer.ts";
 
 /** The shape of every tensor by name; matrices of layers are [in, out]. */
-export function gpt2Shapes(config: ModelConfig): Map<string, number[]> {
-  const { hiddenSize: D, vocabularySize: V } = config;
-  const shapes = new Map<string, number[]>([
-    ["wte.weight", [V, D]],
-    ["wpe.weight", [config.contextTokens, D]],
-    ["ln_f.weight", [D]],
-    ["ln_f.bias", [D]],
-  ]);
-  for (let l = 0; l < config.layers; l++) {
-    const layer: [string, number[]][] = [
-      ["ln_1.weight", [D]],
-      ["ln_1.bias", [D]],
-      ["attn.c_attn.weight", [D, 3 * D]],
-      ["attn.c_attn.bias", [3 * D]],
-      ["attn.c_proj.weight", [D, D]],
-      ["attn.c_proj.bias", [D]],
-      ["ln_2.weight", [D]],
-      ["ln_2.bias", [D]],
-      ["mlp.c_fc.weight", [D, 4 * D]],
-      ["mlp.c_fc.bias", [4 * D]],
-      ["mlp.c_proj.weight", [4 * D, D]],
-      ["mlp.c_proj.bias", [D]],
-    ];
-    for (const [name, shape] of layer) shapes.set(`h.${l}.${name}`, shape);
+export function gpt2Shapes({ hiddenSize: D, vocabularySize: V, contextTokens, layers }: ModelConfig) {
+  const shapes = new Map<string, number[]>();
+  const add = (name: string, ...shape: number[]) => {
+    shapes.set(`${name}.weight`, shape);
+    shapes.set(`${name}.bias`, shape.slice(-1));
+  };
+  shapes.set("wte.weight", [V, D]);
+  shapes.set("wpe.weight", [contextTokens, D]);
+  add("ln_f", D);
+  for (let l = 0; l < layers; l++) {
+    add(`h.${l}.ln_1`, D);
+    add(`h.${l}.attn.c_attn`, D, 3 * D);
+    add(`h.${l}.attn.c_proj`, D, D);
+    add(`h.${l}.ln_2`, D);
+    add(`h.${l}.mlp.c_fc`, D, 4 * D);
+    add(`h.${l}.mlp.c_proj`, 4 * D, D);
   }
   return shapes;
+}
+
+/** Writes config.json, tokenizer.json and model.safetensors, whose bytes it returns. `draw` gives an entry of a tensor. */
+export async function writeGpt2(
+  folder: string,
+  sizes: Gpt2Sizes,
+  vocabulary: Gpt2Vocabulary,
+  draw: (name: string, index: number) => number,
+): Promise<Uint8Array> {
+  const tensors = [...gpt2Shapes(gpt2Config(sizes))].map(([name, shape]) => {
+    const isGain = /ln_.*weight$/.test(name);
+    const values = Float32Array.from({ length: shape.reduce((a, b) => a * b) }, (_, i) => (isGain ? 1 : draw(name, i)));
+    return [name, tensorFrom(values, shape)] as const;
+  });
+  const model = writeTensorFile(new Map(tensors));
+  await writeFile(join(folder, "model.safetensors"), model);
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(gpt2TokenizerJson(vocabulary)));
+  await writeFile(join(folder, "config.json"), gpt2Json(sizes));
+  return model;
 }

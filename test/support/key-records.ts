@@ -1,21 +1,18 @@
 /** Records of keys as `npm run keys` writes them to the KV namespace. */
-import { createHash } from "node:crypto";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { type KeyRecord, keyIdOf, keyPrefix, scopes, type TenantLimits } from "../../shared/contracts/tenants.ts";
 
-/** Name and JSON of a key's record, with every scope. Its tenant has these limits and no others. */
-export function keyEntry(
+/** Name and JSON of a key's record, with every scope, changed. Its tenant has these limits and no others. */
+export async function keyEntry(
   key: string,
   tenant: string,
   limits: Partial<TenantLimits> = {},
-): [name: string, json: string] {
-  const hash = createHash("sha256").update(key).digest("hex");
+  change: Partial<KeyRecord> = {},
+): Promise<[name: string, json: string]> {
+  const hash = await sha256Hex(new TextEncoder().encode(key));
   const record: KeyRecord = {
-    hash,
-    tenant,
-    scopes: [...scopes],
-    createdAt: "2026-11-01T00:00:00.000Z",
-    expiresAt: null,
-    tenantRecord: { plan: "unlimited", limits, origins: [] },
+    ...{ hash, tenant, scopes: [...scopes], createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },
+    ...{ tenantRecord: { plan: "unlimited", limits, origins: [] }, ...change },
   };
   return [keyPrefix + keyIdOf(hash), JSON.stringify(record)];
 }

@@ -7,26 +7,19 @@ const words =
   "the of and to in is that was for it with as his on be at by had are this from or have not an they which one you were her all she there would their we him been has when who will no more if out so said what up its about into than them can only other time new some could these two may then do first any my now such like our over man me even most made after also did many before must through back years where much your way well down should because each just those people Mr how too little state good very make world still own see men work long get here between both life being under never day same another know while last might us great old year off come since against go came right used take three".split(
     " ",
   );
-/** First and last code point of ranges of letters beyond ASCII that every Unicode version in use contains. */
-export const otherLetters: readonly [number, number][] = [
-  [0xc0, 0xff],
-  [0x391, 0x3a1],
-  [0x430, 0x44f],
-  [0x5d0, 0x5ea],
-  [0x627, 0x63a],
-  [0x905, 0x939],
-  [0x3041, 0x3096],
-  [0x4e00, 0x9fa5],
-  [0xac00, 0xd7a3],
-];
-const alphabets: readonly [number, number][] = [
-  [0x41, 0x5a],
-  ...otherLetters,
-  [0x1f600, 0x1f64f],
-  [0x300, 0x36f],
-  [0x2010, 0x2027],
-  [0x660, 0x669],
-];
+export type CodePointRange = readonly [first: number, last: number];
+
+/** Reads ranges of hexadecimal code points, such as "41-5a 85". */
+export function codePoints(ranges: string): CodePointRange[] {
+  return ranges.split(" ").map((range) => {
+    const [first, last = first] = range.split("-").map((digits) => Number.parseInt(digits, 16));
+    return [first, last];
+  });
+}
+
+/** Letters beyond ASCII that every Unicode version in use contains. */
+export const otherLetters = codePoints("c0-ff 391-3a1 430-44f 5d0-5ea 627-63a 905-939 3041-3096 4e00-9fa5 ac00-d7a3");
+const alphabets = [...codePoints("41-5a"), ...otherLetters, ...codePoints("1f600-1f64f 300-36f 2010-2027 660-669")];
 const spaces = [" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2003"];
 const code = [
   "for (let i = 0; i < n; i++) {\n  total += values[i];\n}",

@@ -19,11 +19,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 /** The stack with a key of `tenant`, who sees nothing of other files' adapters and use; by default with the local key. */
-export function sharedStack(tenant?: string): RunningStack {
+export async function sharedStack(tenant?: string): Promise<RunningStack> {
   const place = inject("stack");
   if (tenant === undefined) return runningStack(place);
   const key = `sk-chameleon-${tenant}`;
-  const [name, record] = keyEntry(key, tenant);
+  const [name, record] = await keyEntry(key, tenant);
   writeFileSync(recordFile(stateFolders.namespace(place.state, "TENANTS"), name), record);
   return runningStack({ ...place, key });
 }

@@ -1,14 +1,14 @@
 /** What tests start: edge and backend as `npm start` runs them, or the Worker alone, on loopback ports of the system's choice. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { createInterface } from "node:readline";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type EdgeSettings, prepareBareEdge } from "../../infra/workerd/edge.ts";
 import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process.ts";
+import { firstLine } from "./backend-process.ts";
 import { smallBase } from "./small-base.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -101,11 +101,6 @@ export async function startEdge(settings: EdgeSettings, options: WorkerdOptions 
       prepared.remove();
     },
   };
-}
-
-async function firstLine(child: ChildProcess): Promise<string | null> {
-  for await (const line of createInterface({ input: child.stdout! })) return line;
-  return null;
 }
 
 /** Ports that were free a moment ago. All are held until the last is found, so that they differ. */

@@ -25,8 +25,8 @@ import {
 } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet } from "../../shared/tokenizer/pack.ts";
 import { gpt2Config } from "./gpt2-config.ts";
-import { gpt2Shapes } from "./gpt2-file.ts";
-import { type Gpt2Vocabulary, gpt2TokenizerJson, packGpt2 } from "./gpt2-tokenizer.ts";
+import { writeGpt2 } from "./gpt2-file.ts";
+import { type Gpt2Vocabulary, packGpt2 } from "./gpt2-tokenizer.ts";
 import { seededRandom } from "./steps.ts";
 
 /** V = 256 bytes + 43 merges + end of text. */
@@ -51,51 +51,27 @@ const bank = { rank: 6, biases: 2, hidden: 8 };
 export async function writeTinyModel(
   directory: string,
   seed = 7,
-  options: {
-    centroids?: number;
-    brokenPosition?: number;
-    brokenCentroid?: number;
-  } = {},
+  options: { centroids?: number; brokenPosition?: number; brokenCentroid?: number } = {},
 ): Promise<{ manifest: Manifest; manifestHash: string }> {
   const random = seededRandom(seed);
   const normal = gaussian(random);
   await mkdir(join(directory, "artifacts"), { recursive: true });
 
-  const weights: TensorFile = new Map();
-  for (const [name, shape] of gpt2Shapes(tinyConfig)) {
-    const isGain = /ln_.*weight$/.test(name);
-    const spread = name === "wte.weight" ? 0.35 : 0.25;
-    const values = Float32Array.from({ length: elements(shape) }, () => (isGain ? 1 : spread * normal()));
-    const { brokenPosition } = options;
-    if (name === "wpe.weight" && brokenPosition !== undefined) values[brokenPosition * shape[1]] = Number.NaN;
-    weights.set(name, tensorFrom(values, shape));
-  }
-  const model = writeTensorFile(weights);
+  const { vocabularySize: V, hiddenSize: D } = tinyConfig;
+  const { centroids: K = tinyCentroids.length, brokenPosition, brokenCentroid } = options;
   const vocabulary = tinyVocabulary();
-  await writeFile(join(directory, "model.safetensors"), model);
-  await writeFile(join(directory, "tokenizer.json"), JSON.stringify(gpt2TokenizerJson(vocabulary)));
-  await writeFile(
-    join(directory, "config.json"),
-    JSON.stringify({
-      architectures: ["GPT2LMHeadModel"],
-      model_type: "gpt2",
-      vocab_size: tinyConfig.vocabularySize,
-      n_embd: tinyConfig.hiddenSize,
-      n_layer: tinyConfig.layers,
-      n_head: tinyConfig.heads,
-      n_positions: tinyConfig.contextTokens,
-      eos_token_id: tinyConfig.stopIds[0],
-    }),
-  );
+  const model = await writeGpt2(directory, tinyConfig, vocabulary, (name, i) => {
+    const value = (name === "wte.weight" ? 0.35 : 0.25) * normal();
+    return name === "wpe.weight" && brokenPosition !== undefined && i === brokenPosition * D ? Number.NaN : value;
+  });
 
   const floats = (shape: number[], spread: number) =>
     Float32Array.from({ length: elements(shape) }, () => spread * normal());
-  const { vocabularySize: V, hiddenSize: D } = tinyConfig;
-  const { centroids: K = tinyCentroids.length } = options;
   const vectors = floats([K, P], 1);
   for (let k = 0; k < K; k++) normalise(vectors.subarray(k * P, (k + 1) * P));
-  if (options.brokenCentroid !== undefined) vectors[options.brokenCentroid * P] = Number.NaN;
+  if (brokenCentroid !== undefined) vectors[brokenCentroid * P] = Number.NaN;
   const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / K));
+  const table = () => Int8Array.from({ length: V * P }, () => Math.round(random() * 254 - 127));
   const tensors: Record<SetFile, TensorFile> = {
     [hyperNetworkFile]: new Map([
       ...bankTensors(floats),
@@ -105,13 +81,7 @@ export async function writeTinyModel(
       ["transform", tensorFrom(floats([D, P], 1), [D, P])],
     ]),
     [edgeTableFile]: new Map([
-      [
-        "table",
-        tensorFrom(
-          Int8Array.from({ length: V * P }, () => Math.round(random() * 254 - 127)),
-          [V, P],
-        ),
-      ],
+      ["table", tensorFrom(table(), [V, P])],
       ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
       ["centroids", tensorFrom(vectors, [K, P])],
     ]),
@@ -176,14 +146,10 @@ export async function variantOf(
   for (const name of setFiles) {
     const file = readTensorFile(await readFile(join(from, name)));
     const tensors: TensorFile = new Map(file);
-    if (name === hyperNetworkFile)
-      tensors.set(
-        "b2",
-        tensorFrom(
-          toFloat32(tensorOf(file, "b2")).map((value) => 2 * value),
-          tensorOf(file, "b2").shape,
-        ),
-      );
+    if (name === hyperNetworkFile) {
+      const doubled = toFloat32(tensorOf(file, "b2")).map((value) => 2 * value);
+      tensors.set("b2", tensorFrom(doubled, tensorOf(file, "b2").shape));
+    }
     // Readers ignore unknown tensors, so this one changes nothing but the file's bytes.
     if (everyFile) tensors.set("variant", tensorFrom(new Float32Array([1]), [1]));
     const bytes = writeTensorFile(tensors);
