@@ -9,23 +9,11 @@ import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  backendStreams,
-  backendUrl,
-  configure,
-  errorOf,
-  expectError,
-  framesStream,
-  jsonOf,
-  lacks,
-  manifestHash,
-  publish,
-  saying,
-  settle,
-} from "./harness.ts";
+import { errorOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying } from "./backend.ts";
+import { artifactsWith, manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
+import { configure, settle } from "./objects.ts";
 import { adapterFile, gain, patience, unavailable, useTenant } from "./tenant.ts";
 
 beforeAll(() => publish());

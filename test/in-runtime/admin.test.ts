@@ -13,7 +13,8 @@ import type { Key, NewKey } from "../../shared/contracts/admin.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { keyPrefix } from "../../shared/contracts/tenants.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
-import { adminKey, errorOf, expectError, jsonOf, recordedTracing, key as tenantKey, testApp } from "./harness.ts";
+import { errorOf, expectError, jsonOf } from "./answers.ts";
+import { adminKey, recordedTracing, key as tenantKey, testApp } from "./harness.ts";
 
 let tenants = 0;
 const newTenant = () => `admin-${++tenants}`;
@@ -146,7 +147,7 @@ describe("keys", () => {
     expect(await list()).toContainEqual(shown);
 
     const rotate = () => post(`/admin/v1/keys/${shown.id}/rotate`, { old_expires_at: "2125-01-01T00:00:00Z" });
-    const next = await jsonOf<NewKey>(rotate(), 201);
+    const next = await jsonOf<NewKey>(rotate());
     expect(next).toMatchObject({ tenant, scopes: ["usage"], state: "active", replaces: { id: shown.id } });
     expect(next.replaces?.expires_at).toBe("2125-01-01T00:00:00.000Z");
     expect([await statusOf(key), await statusOf(next.key)]).toEqual([200, 200]);

@@ -8,21 +8,11 @@ import { errorFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  backendStreams,
-  cellIsIdle,
-  cellsWith,
-  eventsOf,
-  expectError,
-  framesStream,
-  lateBackend,
-  localCell,
-  recordedAdmissions,
-  reportedByCells,
-  testApp,
-} from "./harness.ts";
+import { eventsOf, expectError } from "./answers.ts";
+import { backendAnswers, backendStreams, framesStream, lateBackend } from "./backend.ts";
+import { cellsWith, recordedAdmissions, testApp } from "./harness.ts";
+import { artifactsWith } from "./model.ts";
+import { cellIsIdle, localCell, reportedByCells } from "./objects.ts";
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
 
@@ -164,33 +154,31 @@ describe("a body", () => {
   });
 });
 
-describe("the bodies of an object", () => {
-  test("end the largest of the tenant that holds most, however many others have a little", async () => {
-    const bodies = new AnswerBodies({ maximumBytes: 10_000 });
-    const options = { maximumBytes: 10 ** 6 };
-    const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
-    for (const { body } of small) body.setPendingBytes(1000, true);
-    const write = (bytes: number, parts: number) => {
-      const one = opened(bodies, "large", options);
-      for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
-      return one;
-    };
-    const [larger, large] = [write(6000, 2), write(900, 1)];
-    expect(larger.told.overflow).toBeNull();
-    small[0].body.setPendingBytes(1200, true);
-    expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
-    // The client may still read the bytes that the runtime has taken.
-    expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
-    // A body whose taken bytes alone exceed the limit breaks off.
-    const largest = write(9000, 1);
-    expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
-    expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
-    // A body breaks off, too, if the rest of the text that has begun exceeds the limit.
-    const begun = write(40_000, 1);
-    expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
-    expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
-    expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
-  });
+test("the bodies of an object end the largest of the tenant that holds most, however many others have a little", async () => {
+  const bodies = new AnswerBodies({ maximumBytes: 10_000 });
+  const options = { maximumBytes: 10 ** 6 };
+  const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
+  for (const { body } of small) body.setPendingBytes(1000, true);
+  const write = (bytes: number, parts: number) => {
+    const one = opened(bodies, "large", options);
+    for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
+    return one;
+  };
+  const [larger, large] = [write(6000, 2), write(900, 1)];
+  expect(larger.told.overflow).toBeNull();
+  small[0].body.setPendingBytes(1200, true);
+  expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
+  // The client may still read the bytes that the runtime has taken.
+  expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
+  // A body whose taken bytes alone exceed the limit breaks off.
+  const largest = write(9000, 1);
+  expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
+  expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
+  // A body breaks off, too, if the rest of the text that has begun exceeds the limit.
+  const begun = write(40_000, 1);
+  expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
+  expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
+  expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
 });
 
 test("the largest body of a Worker's requests ends at its own next tick, but stops counting at once", async () => {
@@ -365,10 +353,8 @@ describe("an answer that ends because of its own caller is charged what was comp
     backendAnswers(({ id }) => Array.from({ length: 20 }, (_, index) => scored(id, index, 5)));
     const { settled, admission } = recordedAdmissions();
     const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies({ maximumBytes: 3000 }), admission }) });
-    await expectError(app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 }), {
-      status: 429,
-      code: "overloaded",
-    });
+    const refused = app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
+    await expectError(refused, { status: 429, code: "overloaded" });
     expect(settled).toMatchObject([[{ promptTokens: 3, completionTokens: expect.any(Number) }]]);
     expect(settled[0][0].completionTokens).toBeGreaterThan(2);
   });
@@ -384,21 +370,19 @@ test("an answer that waits for its first token renews its admission", async () =
   expect((await pending).status).toBe(200);
 });
 
-describe("usage", () => {
-  test("is what was sent, whatever a backend says", async () => {
-    const reported = await reportedByCells();
-    const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
-      framesStream([tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }]),
-    );
-    const app = testApp();
-    await expectError(app.complete({ prompt: "aaa" }), { status: 503 });
-    expect(await chargedBy(reported)).toBe(0);
-    const answer = app.complete({ prompt: "aaa", max_tokens: 9, stream: true });
-    const data = await eventsOf<{ choices?: object[] }>(answer);
-    const texts = data.flatMap(({ choices }) => choices ?? []);
-    expect(data.at(-2)).toMatchObject({ error: { code: "backend_unavailable" } });
-    expect(texts.length).toBeGreaterThan(0);
-    expect(await chargedBy(reported)).toBe(texts.length);
-    expect(seen.batches.length).toBeGreaterThan(1);
-  });
+test("usage is what was sent, whatever a backend says", async () => {
+  const reported = await reportedByCells();
+  const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
+    framesStream([tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }]),
+  );
+  const app = testApp();
+  await expectError(app.complete({ prompt: "aaa" }), { status: 503 });
+  expect(await chargedBy(reported)).toBe(0);
+  const answer = app.complete({ prompt: "aaa", max_tokens: 9, stream: true });
+  const data = await eventsOf<{ choices?: object[] }>(answer);
+  const texts = data.flatMap(({ choices }) => choices ?? []);
+  expect(data.at(-2)).toMatchObject({ error: { code: "backend_unavailable" } });
+  expect(texts.length).toBeGreaterThan(0);
+  expect(await chargedBy(reported)).toBe(texts.length);
+  expect(seen.batches.length).toBeGreaterThan(1);
 });

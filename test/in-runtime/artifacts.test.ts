@@ -8,7 +8,8 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifac
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
-import { jsonOf, testApp } from "./harness.ts";
+import { jsonOf } from "./answers.ts";
+import { testApp } from "./harness.ts";
 
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
 const bucket = env.ARTIFACTS;

@@ -3,7 +3,9 @@ import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
-import { backendAnswers, backendStreams, expectError, jsonOf, LateBody, saying, testApp } from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, LateBody, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
 
 test("every call is signed, over the bytes that are sent", async () => {
   const seen = backendAnswers(({ id }) => saying(id, "b"));
@@ -35,10 +37,8 @@ describe("a caller's deadline", () => {
   });
 
   test.each(["0", "-1", "1.5", "soon", "600001", ""])("of %j is refused by the limit", async (deadline) => {
-    await expectError(testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": deadline } }), {
-      status: 400,
-      param: "x-deadline-ms",
-    });
+    const refused = testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": deadline } });
+    await expectError(refused, { status: 400, param: "x-deadline-ms" });
   });
 });
 

@@ -9,8 +9,11 @@ import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { cellIsIdle, configure, eventsOf, lateBackend, localCell, recordedAdmissions, testApp } from "./harness.ts";
+import { eventsOf } from "./answers.ts";
+import { lateBackend } from "./backend.ts";
+import { recordedAdmissions, testApp } from "./harness.ts";
 import { network } from "./network.ts";
+import { cellIsIdle, configure, localCell } from "./objects.ts";
 
 async function textsOf(response: Response): Promise<string[]> {
   const { choices } = await response.json<{ choices: { text: string }[] }>();

@@ -6,16 +6,10 @@ import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import {
-  backendAnswers,
-  byChoice,
-  eventsOf,
-  localCell,
-  messageToCell,
-  saying,
-  testApp,
-  untimedEvents,
-} from "./harness.ts";
+import { byChoice, eventsOf, untimedEvents } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { messageToCell, testApp } from "./harness.ts";
+import { localCell } from "./objects.ts";
 
 const { signal } = new AbortController();
 const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
@@ -104,8 +98,9 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
   });
 });
 
-describe("a cell that resumes a stream", () => {
-  test.each(["completion", "chat"])("sends what the client has not, wherever that is: %s", async (form) => {
+test.each(["completion", "chat"])(
+  "a cell that resumes a stream sends what the client has not, wherever that is: %s",
+  async (form) => {
     says("bcd");
     const message = { ...(await messageToCell(body)), form, includeUsage: true };
     const eventsFrom = async (resumeFrom?: StreamCursor) => {
@@ -119,8 +114,8 @@ describe("a cell that resumes a stream", () => {
       for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(`${event}\n\n`));
       expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
     }
-  });
-});
+  },
+);
 
 test("a cell is told to load its artifacts by the request that it will answer, before the body is read", async () => {
   const told: unknown[] = [];

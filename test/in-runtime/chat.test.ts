@@ -5,18 +5,11 @@ import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.t
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  type edgeArtifactsWith,
-  eventsOf,
-  expectError,
-  jsonOf,
-  reportedByCells,
-  saying,
-  testApp,
-  turnsTemplate,
-} from "./harness.ts";
+import { eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { artifactsWith, type edgeArtifactsWith, turnsTemplate } from "./model.ts";
+import { reportedByCells } from "./objects.ts";
 
 const { endOfTextId, contextTokens } = edgeModel;
 const chatTemplate = `${turnsTemplate}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}{% if messages[0].content == 'much' %}{{ range(2000000000) }}{% endif %}`;

@@ -5,20 +5,10 @@ import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  backendStreams,
-  cellsWith,
-  edgeArtifacts,
-  eventsOf,
-  expectError,
-  framesStream,
-  jsonOf,
-  manifestHash,
-  saying,
-  testApp,
-} from "./harness.ts";
+import { eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, framesStream, saying } from "./backend.ts";
+import { cellsWith, testApp } from "./harness.ts";
+import { artifactsWith, edgeArtifacts, manifestHash } from "./model.ts";
 
 const { endOfTextId, turnEndId } = edgeModel;
 const nearest = { chameleon: { adapter: "nearest" } };

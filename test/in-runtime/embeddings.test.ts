@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
-import { expectError, jsonOf, testApp } from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { testApp } from "./harness.ts";
 
 async function embed(body: object, app = testApp()): Promise<EmbeddingsResponse> {
   return jsonOf(app.post("/v1/embeddings", body));
@@ -96,10 +97,6 @@ const cases: [string, number, string | null, object, string[]][] = [
   ["another model", 404, "model", { input: "a", model: "text-embedding-3-small" }, ["text-embedding-3-small"]],
 ];
 test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
-  await expectError(testApp().post("/v1/embeddings", body), {
-    status,
-    param,
-    type: "invalid_request_error",
-    mentions: mentioned,
-  });
+  const refused = testApp().post("/v1/embeddings", body);
+  await expectError(refused, { status, param, type: "invalid_request_error", mentions: mentioned });
 });

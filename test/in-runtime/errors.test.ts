@@ -4,16 +4,9 @@ import { describe, expect, test } from "vitest";
 import { errorFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import {
-  backendAnswers,
-  backendStreams,
-  backendUrl,
-  cellsWith,
-  errorOf,
-  expectError,
-  key,
-  testApp,
-} from "./harness.ts";
+import { errorOf, expectError } from "./answers.ts";
+import { backendAnswers, backendStreams, backendUrl } from "./backend.ts";
+import { cellsWith, key, testApp } from "./harness.ts";
 import { network } from "./network.ts";
 
 const valid = { model: "gpt2", prompt: "aaa", max_tokens: 1 };

@@ -2,7 +2,8 @@
 import { describe, expect, test } from "vitest";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { accessWith, expectError, testApp } from "./harness.ts";
+import { expectError } from "./answers.ts";
+import { accessWith, testApp } from "./harness.ts";
 
 const paths = [...new Set(operations.map(({ path }) => path))];
 const urlOf = (path: string) => path.replace(/\{\w+\}/, path.includes("/keys/") ? "0123456789abcdef" : "gpt2");

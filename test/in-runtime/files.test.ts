@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { errorOf, expectError, jsonOf } from "./harness.ts";
+import { errorOf, expectError, jsonOf } from "./answers.ts";
 import { useTenant } from "./tenant.ts";
 
 let ids = 0;

@@ -13,7 +13,9 @@ import {
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { backendAnswers, expectError, jsonOf, type MaybePromise, manifestHash, publish, saying } from "./harness.ts";
+import { expectError, jsonOf, type MaybePromise } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
 import { gain, unavailable, useTenant } from "./tenant.ts";
 

@@ -9,7 +9,9 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { keyPrefix } from "../../shared/contracts/tenants.ts";
 import { keyEntry } from "../support/key-records.ts";
-import { accessWith, backendAnswers, expectError, saying, testApp, unreadBody } from "./harness.ts";
+import { expectError } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { accessWith, testApp, unreadBody } from "./harness.ts";
 
 const requestOf = (body: BodyInit) =>
   new Request("http://edge/", { method: "POST", headers: { "content-type": "application/json" }, body });
@@ -232,21 +234,19 @@ describe("bodies of one key at once", () => {
   });
 });
 
-describe("what headers decide", () => {
-  const headers = { "content-type": "application/json" };
-  const cases: [string, number, string, RequestInit][] = [
-    ["another content type", 415, "/v1/completions", { headers: { "content-type": "text/plain" } }],
-    ["a declared length", 413, "/v1/completions", { headers: { ...headers, "content-length": "2000000" } }],
-    ["a method", 405, "/v1/completions", { method: "PUT", headers }],
-    ["a path", 404, "/v1/nothing", { headers }],
-    ["a foreign page", 403, "/v1/completions", { headers: { ...headers, origin: "https://evil.example" } }],
-    ["no key", 401, "/v1/completions", { headers: { ...headers, authorization: "Bearer sk-wrong" } }],
-  ];
-  test.each(cases)("reads no body: %s", async (_, status, path, init) => {
-    const read = unreadBody();
-    const response = await testApp().request(path, { method: "POST", body: read.body, ...init });
-    expect([response.status, read.times]).toEqual([status, 0]);
-  });
+const json = { "content-type": "application/json" };
+const decidedByHeaders: [string, number, string, RequestInit][] = [
+  ["another content type", 415, "/v1/completions", { headers: { "content-type": "text/plain" } }],
+  ["a declared length", 413, "/v1/completions", { headers: { ...json, "content-length": "2000000" } }],
+  ["a method", 405, "/v1/completions", { method: "PUT", headers: json }],
+  ["a path", 404, "/v1/nothing", { headers: json }],
+  ["a foreign page", 403, "/v1/completions", { headers: { ...json, origin: "https://evil.example" } }],
+  ["no key", 401, "/v1/completions", { headers: { ...json, authorization: "Bearer sk-wrong" } }],
+];
+test.each(decidedByHeaders)("what headers decide reads no body: %s", async (_, status, path, init) => {
+  const read = unreadBody();
+  const response = await testApp().request(path, { method: "POST", body: read.body, ...init });
+  expect([response.status, read.times]).toEqual([status, 0]);
 });
 
 describe("keys that open nothing", () => {

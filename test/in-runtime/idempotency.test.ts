@@ -7,7 +7,9 @@ import type { FileObject, Job } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { backendAnswers, errorOf, expectError, jsonOf, lateBackend, seededFrames, settle } from "./harness.ts";
+import { errorOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, lateBackend, seededFrames } from "./backend.ts";
+import { settle } from "./objects.ts";
 import { useTenant } from "./tenant.ts";
 
 let ledgers = 0;

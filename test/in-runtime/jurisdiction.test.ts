@@ -17,21 +17,11 @@ import { Settlements } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { plans, type TenantLimits, tenantPrefix } from "../../shared/contracts/tenants.ts";
-import {
-  backendAnswers,
-  backendStreams,
-  backendUrl,
-  configure,
-  expectError,
-  framesStream,
-  jsonOf,
-  lacks,
-  localCell,
-  messageToCell,
-  saying,
-  testApp,
-} from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying } from "./backend.ts";
+import { messageToCell, testApp } from "./harness.ts";
 import { network } from "./network.ts";
+import { configure, localCell } from "./objects.ts";
 import { adapterAnswer } from "./tenant.ts";
 
 const outside = "http://127.0.0.1:8790";

@@ -7,7 +7,8 @@ import type { TenantParts } from "../../edge/tenants/backend-copies.ts";
 import { gzip, jsonBytes, SealedStore } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type Changed, TenantMemories } from "../../edge/tenants/tenant-memories.ts";
-import { backendAnswers, backendStreams, expectError, jsonOf, lacks, saying } from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, lacks, saying } from "./backend.ts";
 import { useTenant, useTwoSets } from "./tenant.ts";
 
 const sets = useTwoSets();
@@ -131,10 +132,8 @@ test.each<[string, () => Promise<Response>]>([
 });
 
 test("anything but a boolean is refused, and nothing is made", async () => {
-  await expectError(app().post("/v1/adapters", { name: "notes", documents, keep: "no" }), {
-    status: 400,
-    param: "keep",
-  });
+  const refused = app().post("/v1/adapters", { name: "notes", documents, keep: "no" });
+  await expectError(refused, { status: 400, param: "keep" });
   expect(await store().list()).toEqual([]);
 });
 

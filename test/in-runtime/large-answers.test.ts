@@ -4,7 +4,8 @@ import { AnswerBodies } from "../../edge/answer/answer-body.ts";
 import type { UsageRow } from "../../edge/tenants/ledger-store.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { accessWith, expectError, testApp } from "./harness.ts";
+import { expectError } from "./answers.ts";
+import { accessWith, testApp } from "./harness.ts";
 
 const rows = Array.from(
   { length: 5000 },

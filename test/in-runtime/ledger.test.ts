@@ -9,7 +9,7 @@ import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { type QuotaState, settledMs } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { settle } from "./harness.ts";
+import { settle } from "./objects.ts";
 
 let tenants = 0;
 function newLedger() {

@@ -10,21 +10,10 @@ import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { keyEntry } from "../support/key-records.ts";
-import {
-  backendStreams,
-  byChoice,
-  byteStream,
-  expectError,
-  inTurns,
-  jsonOf,
-  localCells,
-  type MaybePromise,
-  recordedAdmissions,
-  seededFrames,
-  seededToken,
-  testApp,
-  untimedEvents,
-} from "./harness.ts";
+import { byChoice, expectError, jsonOf, type MaybePromise, untimedEvents } from "./answers.ts";
+import { backendStreams, byteStream, inTurns, seededFrames, seededToken } from "./backend.ts";
+import { recordedAdmissions, testApp } from "./harness.ts";
+import { localCells } from "./objects.ts";
 
 const lose = () =>
   Promise.all(

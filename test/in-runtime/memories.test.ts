@@ -13,20 +13,9 @@ import type { MemoryProgress, TokenSources } from "../../shared/contracts/infere
 import { limits } from "../../shared/contracts/limits.ts";
 import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
-import {
-  backendAnswers,
-  backendStreams,
-  backendUrl,
-  edgeArtifacts,
-  eventsOf,
-  expectError,
-  framesStream,
-  jsonOf,
-  lacks,
-  manifestHash,
-  publish,
-  saying,
-} from "./harness.ts";
+import { eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying } from "./backend.ts";
+import { edgeArtifacts, manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
 import { patience, ready, unavailable, useTenant } from "./tenant.ts";
 
@@ -345,10 +334,8 @@ describe("documents", () => {
     const make = (name: string, text: string) => limited.post("/v1/adapters", { name, documents: [text] });
     expect((await make("one", "abcd")).status).toBe(201);
     const expected = { status: 403, code: "adapter_quota_exceeded" };
-    await expectError(make("two", "bcd"), {
-      ...expected,
-      mentions: /would have \d+ tokens together, the maximum is 6/,
-    });
+    const refused = make("two", "bcd");
+    await expectError(refused, { ...expected, mentions: /would have \d+ tokens together, the maximum is 6/ });
     expect(await adapterStatus("two")).toBe(404);
   });
 });

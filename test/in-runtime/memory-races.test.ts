@@ -5,7 +5,9 @@ import { beforeAll, expect, test, vi } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
-import { backendUrl, expectError, publish } from "./harness.ts";
+import { expectError } from "./answers.ts";
+import { backendUrl } from "./backend.ts";
+import { publish } from "./model.ts";
 import { network } from "./network.ts";
 import { ready, useTenant } from "./tenant.ts";
 

@@ -2,11 +2,14 @@
 import { describe, expect, test, vi } from "vitest";
 import type { DoneFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import type { AssignResponse, CompletionResponse } from "../../shared/contracts/responses.ts";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, errorOf, eventsOf, expectError, jsonOf, reportedByCells, saying, testApp } from "./harness.ts";
+import { errorOf, eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { reportedByCells } from "./objects.ts";
 
 const completed = (body: object) => jsonOf<CompletionResponse>(testApp().complete(body));
 
@@ -77,19 +80,17 @@ describe("the default", () => {
   });
 });
 
-describe("evidence_tokens", () => {
-  test("lets only the first tokens of a prompt assign and weigh", async () => {
-    const whole = await sentOf({ prompt: "abbbbb" });
-    expect([whole.centroidId, whole.mixture?.evidence?.tokens]).toEqual(["c1", 6]);
-    const first = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: 1 } });
-    const alone = await sentOf({ prompt: "a" });
-    expect(first.centroidId).toBe("c0");
-    expect(first.mixture).toEqual(alone.mixture);
-    const beyond = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: edgeModel.contextTokens } });
-    expect(beyond.mixture).toEqual(whole.mixture);
-    const nearest = await sentOf({ prompt: "ab", chameleon: { adapter: "nearest", evidence_tokens: 1 } });
-    expect(nearest.centroidId).toBe("c0");
-  });
+test("evidence_tokens lets only the first tokens of a prompt assign and weigh", async () => {
+  const whole = await sentOf({ prompt: "abbbbb" });
+  expect([whole.centroidId, whole.mixture?.evidence?.tokens]).toEqual(["c1", 6]);
+  const first = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: 1 } });
+  const alone = await sentOf({ prompt: "a" });
+  expect(first.centroidId).toBe("c0");
+  expect(first.mixture).toEqual(alone.mixture);
+  const beyond = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: edgeModel.contextTokens } });
+  expect(beyond.mixture).toEqual(whole.mixture);
+  const nearest = await sentOf({ prompt: "ab", chameleon: { adapter: "nearest", evidence_tokens: 1 } });
+  expect(nearest.centroidId).toBe("c0");
 });
 
 describe("a list of experts", () => {
@@ -140,11 +141,8 @@ describe("a list of experts", () => {
     ["an object", {}, "adapter", "an object"],
     ["no text", "", "0 characters"],
   ])("refused: %s", async (_, adapter, ...mentioned) => {
-    await expectError(testApp().complete({ prompt: "a", chameleon: { adapter } }), {
-      status: 400,
-      param: "chameleon.adapter",
-      mentions: mentioned,
-    });
+    const refused = testApp().complete({ prompt: "a", chameleon: { adapter } });
+    await expectError(refused, { status: 400, param: "chameleon.adapter", mentions: mentioned });
   });
 });
 
@@ -154,11 +152,8 @@ test.each<[unknown, ...string[]]>([
   [edgeModel.contextTokens + 1, String(edgeModel.contextTokens + 1), String(edgeModel.contextTokens)],
   ["8", '"8"'],
 ])("evidence_tokens %s is refused", async (evidence_tokens, ...mentioned) => {
-  await expectError(testApp().complete({ prompt: "a", chameleon: { evidence_tokens } }), {
-    status: 400,
-    param: "chameleon.evidence_tokens",
-    mentions: mentioned,
-  });
+  const refused = testApp().complete({ prompt: "a", chameleon: { evidence_tokens } });
+  await expectError(refused, { status: 400, param: "chameleon.evidence_tokens", mentions: mentioned });
 });
 
 test.each([
@@ -172,14 +167,4 @@ test.each([
     expect(error, error.message).toMatchObject({ status: 400, param, message: expect.stringContaining(advice) });
     expect(error.message.length).toBeLessThan(300);
   }
-});
-
-test("/v1/assign names what would answer", async () => {
-  const experts = async (model?: string) => {
-    const response = await testApp().post("/v1/assign", { input: "aab", model });
-    return (await response.json<AssignResponse>()).data[0].experts;
-  };
-  expect(await experts()).toEqual(["base", "c0", "c1"]);
-  expect(await experts("gpt2:c1")).toEqual(["c1"]);
-  expect(await experts("gpt2")).toEqual(["base"]);
 });

@@ -1,7 +1,10 @@
 /** Bodies within their size limit whose shape is extreme: nested deep, or with a very long list in a short field. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
-import { backendAnswers, edgeArtifacts, errorOf, saying, testApp } from "./harness.ts";
+import { errorOf } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { edgeArtifacts } from "./model.ts";
 
 const chat = { messages: [{ role: "user", content: "a" }], max_tokens: 1 };
 const bodies: Record<string, object> = {

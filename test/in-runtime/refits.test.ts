@@ -5,7 +5,8 @@ import { expect, test, vi } from "vitest";
 import type { Artifacts } from "../../edge/artifacts/artifacts.ts";
 import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
-import { backendAnswers, backendUrl, expectError, jsonOf, saying } from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendUrl, saying } from "./backend.ts";
 import { network } from "./network.ts";
 import { gain, ready, sayingWithPassages, unavailable, useTenant, useTwoSets } from "./tenant.ts";
 

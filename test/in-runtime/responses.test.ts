@@ -10,16 +10,11 @@ import {
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  expectError,
-  jsonOf,
-  reportedByCells,
-  saying,
-  testApp,
-  turnsTemplate,
-} from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { artifactsWith, turnsTemplate } from "./model.ts";
+import { reportedByCells } from "./objects.ts";
 import { passage, sayingWithPassages, useTenant } from "./tenant.ts";
 
 const path = "/v1/responses";

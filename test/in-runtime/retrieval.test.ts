@@ -4,20 +4,10 @@ import type { TokenFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { edgeModel } from "../support/edge-model.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  backendStreams,
-  cellsWith,
-  edgeArtifacts,
-  eventsOf,
-  expectError,
-  framesStream,
-  jsonOf,
-  recordedAdmissions,
-  saying,
-  turnsTemplate,
-} from "./harness.ts";
+import { eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, framesStream, saying } from "./backend.ts";
+import { cellsWith, recordedAdmissions } from "./harness.ts";
+import { artifactsWith, edgeArtifacts, turnsTemplate } from "./model.ts";
 import { passage, sayingWithPassages, useTenant } from "./tenant.ts";
 
 const own = useTenant("retrieval");

@@ -8,18 +8,10 @@ import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  backendUrl,
-  edgeArtifactsWith,
-  errorOf,
-  expectError,
-  jsonOf,
-  manifestHash,
-  saying,
-  testApp,
-} from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendUrl, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { artifactsWith, edgeArtifactsWith, manifestHash } from "./model.ts";
 import { network } from "./network.ts";
 
 describe("models", () => {
@@ -58,28 +50,17 @@ describe("models", () => {
     expect(listed).toEqual(["gpt-4o-mini gpt2:c1", "gpt-4o gpt2:c2", "constructor gpt2", "own gpt2"]);
     const one = await jsonOf(app.request("/v1/models/gpt-4o"));
     expect(one).toMatchObject({ id: "gpt-4o", alias_of: "gpt2:c2" });
-    await expectError(app.post("/v1/completions", { model: "gpt5", prompt: "a" }), {
-      status: 404,
-      code: "model_not_found",
-      param: "model",
-      mentions: /"gpt5".*gpt2, gpt2:auto and gpt2:<centroid>.*aliases: gpt-4o-mini, gpt-4o, /,
-    });
-    await expectError(app.post("/v1/completions", { model: "gone", prompt: "a" }), {
-      status: 404,
-      mentions: "gpt2:nobody",
-    });
-    await expectError(app.request("/v1/models/gpt-4o", { method: "DELETE" }), {
-      status: 403,
-      mentions: "gpt2:c2",
-    });
+    const named = (model: string) => app.post("/v1/completions", { model, prompt: "a" });
+    const mentions = /"gpt5".*gpt2, gpt2:auto and gpt2:<centroid>.*aliases: gpt-4o-mini, gpt-4o, /;
+    await expectError(named("gpt5"), { status: 404, code: "model_not_found", param: "model", mentions });
+    await expectError(named("gone"), { status: 404, mentions: "gpt2:nobody" });
+    const deleted = app.request("/v1/models/gpt-4o", { method: "DELETE" });
+    await expectError(deleted, { status: 403, mentions: "gpt2:c2" });
   });
 
   test("an unknown one: 404", async () => {
-    await expectError(testApp().request("/v1/models/gpt2:c7"), {
-      status: 404,
-      code: "model_not_found",
-      mentions: "gpt2:c7",
-    });
+    const refused = testApp().request("/v1/models/gpt2:c7");
+    await expectError(refused, { status: 404, code: "model_not_found", mentions: "gpt2:c7" });
   });
 });
 
@@ -95,10 +76,14 @@ test.each([
   ["/artifacts/manifest.json", null],
 ])("there is no %s: the error suggests the route that was meant", async (path, meant) => {
   for (const method of ["GET", "POST"]) {
-    const error = await errorOf(testApp().request(path, { method }));
-    expect(error).toMatchObject({ status: 404, code: "not_found" });
-    if (meant === null) expect(error.message).not.toContain("Did you mean");
-    else expect(error.message).toContain(`There is no ${path}. Did you mean ${meant}?`);
+    const didYouMean = meant === null ? expect.not.stringContaining("Did you mean") : expect.any(String);
+    const mentions = meant === null ? "" : `There is no ${path}. Did you mean ${meant}?`;
+    await expectError(testApp().request(path, { method }), {
+      status: 404,
+      code: "not_found",
+      message: didYouMean,
+      mentions,
+    });
   }
 });
 
@@ -114,27 +99,28 @@ test("a known path with another method is a 405 that allows what there is", asyn
 });
 
 describe("assign", () => {
+  const assign = (body: object) => testApp().post("/v1/assign", body);
+
   test("names the nearest centroid of each text, and the next ones", async () => {
-    const response = await testApp().post("/v1/assign", { input: ["aab", "zzz"], top: 2 });
-    const { data } = await response.json<{ data: unknown[] }>();
+    const { data } = await jsonOf<{ data: unknown[] }>(assign({ input: ["aab", "zzz"], top: 2 }));
+    const first = { index: 0, tokens: 3, centroid: "c0", similarity: expect.closeTo(2 / Math.sqrt(5), 5) };
+    const next = { centroid: "c1", similarity: expect.closeTo(1 / Math.sqrt(5), 5) };
     expect(data).toEqual([
-      {
-        index: 0,
-        tokens: 3,
-        centroid: "c0",
-        similarity: expect.closeTo(2 / Math.sqrt(5), 5),
-        mode: "evidence",
-        experts: ["base", "c0", "c1"],
-        runners_up: [{ centroid: "c1", similarity: expect.closeTo(1 / Math.sqrt(5), 5) }],
-      },
+      { ...first, mode: "evidence", experts: ["base", "c0", "c1"], runners_up: [next] },
       expect.objectContaining({ index: 1, centroid: "c2", mode: "evidence" }),
     ]);
   });
 
+  test.each([
+    ["gpt2:c1", ["c1"]],
+    ["gpt2", ["base"]],
+  ])("names what would answer by the model %s", async (model, experts) => {
+    expect(await jsonOf(assign({ input: "aab", model }))).toMatchObject({ data: [{ experts }] });
+  });
+
   test("takes one text, token ids, and texts longer than the context", async () => {
     for (const input of ["bbb", [98, 98], [[98], [98]], "b".repeat(500)]) {
-      const response = await testApp().post("/v1/assign", { input });
-      const { data } = await response.json<{ data: { centroid: string; tokens: number }[] }>();
+      const { data } = await jsonOf<{ data: { centroid: string; tokens: number }[] }>(assign({ input }));
       expect(data[0].centroid).toBe("c1");
       // A text is read only as far as its assignment needs.
       expect(data[0].tokens).toBeLessThanOrEqual(8);
@@ -147,24 +133,18 @@ describe("assign", () => {
     [{ input: Array(65).fill("a") }, "64"],
     [{ input: [999] }, "999"],
   ])("refuses %j", async (body, mentioned) => {
-    await expectError(testApp().post("/v1/assign", body), { status: 400, param: "input", mentions: mentioned });
+    await expectError(assign(body), { status: 400, param: "input", mentions: mentioned });
   });
 });
 
 test("centroids come with label, gain and whether they are off", async () => {
-  const response = await testApp().request("/v1/centroids");
-  const { data, manifest } = await response.json<{ data: object[]; manifest: string }>();
+  const { data, manifest } = await jsonOf<{ data: object[]; manifest: string }>(testApp().request("/v1/centroids"));
   expect(manifest).toBe(await manifestHash());
   expect(data).toHaveLength(3);
   expect(data[1]).toMatchObject({
-    id: "c1",
-    model: "gpt2:c1",
-    label: ["b"],
-    scale: 0.5,
-    auto_off: false,
-    position: [1, -1],
+    ...{ id: "c1", model: "gpt2:c1", label: ["b"], scale: 0.5, auto_off: false, position: [1, -1] },
+    gain: { nats: 0.2, ci95: [0.05, 0.3], tokens: 1000 },
   });
-  expect(data[1]).toMatchObject({ gain: { nats: 0.2, ci95: [0.05, 0.3], tokens: 1000 } });
   expect(data[2]).toMatchObject({ id: "c2", auto_off: true, gain: null });
   expect(data[0]).toMatchObject({ adapter: { hash: expect.stringMatching(/^[0-9a-f]{64}$/) } });
 });
@@ -202,7 +182,7 @@ describe("the API's document", () => {
   test("comes without any other asset", async () => {
     const { app } = testApp();
     for (const file of ["index.html", "swagger-ui.js", "__proto__", "..%2Fopenapi.json"]) {
-      expect((await errorOf(app.request(`http://edge/docs/${file}`))).code).toBe("not_found");
+      await expectError(app.request(`http://edge/docs/${file}`), { code: "not_found" });
     }
   });
 
@@ -238,10 +218,8 @@ describe("the API's document", () => {
     expect(first.response.headers.get("content-security-policy")).toMatch(/script-src 'sha256-[^']+' 'self';/);
     expect((await get("/docs/")).text).toBe(files["index.html"]);
     expect(await get("/docs/how-to/train")).toMatchObject({ text: "<p>train</p>", type: "text/html; charset=utf-8" });
-    expect(await get("/docs/assets/app.js")).toMatchObject({
-      text: "second()",
-      type: "text/javascript; charset=utf-8",
-    });
+    const script = { text: "second()", type: "text/javascript; charset=utf-8" };
+    expect(await get("/docs/assets/app.js")).toMatchObject(script);
     for (const path of ["unlisted", "files.json", "site/index.html", "..%2Findex"]) {
       expect((await get(`/docs/${path}`)).response.status, path).toBe(404);
     }
@@ -255,8 +233,7 @@ describe("the API's document", () => {
 });
 
 describe("readiness", () => {
-  const backendSays = (body: object, status = 200) =>
-    network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body, { status })));
+  const backendSays = (body: object) => network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body)));
   const readiness = (hash: string) => ({ status: "ready", model: "tiny", servedAs: "gpt2", manifestHash: hash });
 
   test("ready: a backend that is, with our manifest", async () => {
@@ -267,21 +244,17 @@ describe("readiness", () => {
 
   test("not ready: a backend with another manifest; the message names both", async () => {
     backendSays(readiness("f".repeat(64)));
-    const response = await testApp().request("/readyz");
-    expect(response.headers.get("retry-after")).toBe("2");
-    await expectError(response, {
-      status: 503,
-      code: "backend_unavailable",
-      mentions: ["f".repeat(64), await manifestHash()],
-    });
+    const mentions = ["f".repeat(64), await manifestHash()];
+    const expected = { status: 503, code: "backend_unavailable", retryAfter: "2", mentions };
+    await expectError(testApp().request("/readyz"), expected);
   });
 
-  test("not ready: a backend that is loading, broken, or away", async () => {
-    backendSays(readiness(await manifestHash()), 503);
-    expect((await testApp().request("/readyz")).status).toBe(503);
-    network.use(http.get(`${backendUrl}/readyz`, () => new HttpResponse("oops", { status: 500 })));
-    expect((await testApp().request("/readyz")).status).toBe(503);
-    network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.error()));
+  test.each<[string, () => Response | Promise<Response>]>([
+    ["is loading", async () => HttpResponse.json(readiness(await manifestHash()), { status: 503 })],
+    ["is broken", () => new HttpResponse("oops", { status: 500 })],
+    ["is away", () => HttpResponse.error()],
+  ])("not ready: a backend that %s", async (_, answer) => {
+    network.use(http.get(`${backendUrl}/readyz`, answer));
     expect((await testApp().request("/readyz")).status).toBe(503);
   });
 

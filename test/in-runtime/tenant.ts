@@ -5,7 +5,7 @@ import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, expect } from "vitest";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
 import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
-import type { Access } from "../../edge/tenants/keys.ts";
+import { type Access, createKeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -23,18 +23,10 @@ import {
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
 import type { Adapter, UsageReport } from "../../shared/contracts/responses.ts";
-import {
-  backendUrl,
-  byteStream,
-  edgeArtifacts,
-  edgeArtifactsWith,
-  jsonOf,
-  type MaybePromise,
-  newTenants,
-  publish,
-  saying,
-  testApp,
-} from "./harness.ts";
+import { jsonOf, type MaybePromise } from "./answers.ts";
+import { backendUrl, byteStream, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { edgeArtifacts, edgeArtifactsWith, publish } from "./model.ts";
 import { network } from "./network.ts";
 
 export const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
@@ -87,6 +79,18 @@ interface Making {
   memory?(request: MemoryRequest): MemoryProgress[] | Response;
   /** Status of its answer to a deletion. */
   deletion?: number;
+}
+
+let tenants = 0;
+
+/** Two tenants that have nothing yet: their keys, the name of the first (`prefix-1`), and the headers that each calls with. */
+async function newTenants(prefix: string) {
+  const both = [`${prefix}-${++tenants}`, `${prefix}-${++tenants}`];
+  const hashOf = (tenant: string) => sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
+  const hashed = await Promise.all(both.map(async (tenant) => ({ tenant, hash: await hashOf(tenant) })));
+  const keys = createKeyStore(hashed, { get: async () => null } as never, () => Date.now());
+  const [mine, theirs] = both.map((tenant) => ({ authorization: `Bearer sk-${tenant}` }));
+  return { keys, tenant: both[0], mine, theirs };
 }
 
 /** `parts` replace dependencies of the tenant's app. */

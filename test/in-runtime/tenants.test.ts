@@ -21,19 +21,10 @@ import {
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
 import { keyEntry } from "../support/key-records.ts";
-import {
-  backendAnswers,
-  backendStreams,
-  expectError,
-  jsonOf,
-  LateBody,
-  recordedTracing,
-  reportedByCells,
-  saying,
-  settle,
-  testApp,
-  unreadBody,
-} from "./harness.ts";
+import { expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, backendStreams, LateBody, saying } from "./backend.ts";
+import { recordedTracing, testApp, unreadBody } from "./harness.ts";
+import { reportedByCells, settle } from "./objects.ts";
 
 const one = { prompt: "aaa", max_tokens: 1 };
 const requestsIn = ({ seconds }: { seconds: [number, { requests: number }][] }) =>

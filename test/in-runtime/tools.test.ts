@@ -3,16 +3,10 @@ import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { type ResponseObject, responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
 import { type ChatChunk, chatChunkSchema, chatResponseSchema } from "../../shared/contracts/responses.ts";
-import {
-  artifactsWith,
-  backendAnswers,
-  type edgeArtifactsWith,
-  eventsOf,
-  expectError,
-  jsonOf,
-  saying,
-  testApp,
-} from "./harness.ts";
+import { eventsOf, expectError, jsonOf } from "./answers.ts";
+import { backendAnswers, saying } from "./backend.ts";
+import { testApp } from "./harness.ts";
+import { artifactsWith, type edgeArtifactsWith } from "./model.ts";
 import { useTenant } from "./tenant.ts";
 
 const chatTemplate = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";

@@ -17,7 +17,7 @@ import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { doneFrame } from "../support/frames.ts";
 import { seededRandom } from "../support/steps.ts";
-import { localCell } from "./harness.ts";
+import { localCell } from "./objects.ts";
 
 const { signal } = new AbortController();
 const utf8 = new TextEncoder();
@@ -37,8 +37,13 @@ function handMade() {
     /** Whether the reader has left, which only a failed write shows. */
     isLeft: false,
     send: (bytes: string | Uint8Array) => void work.push(typeof bytes === "string" ? utf8.encode(bytes) : bytes),
-    lose: () => void work.push("lose"),
-    close: () => void work.push("close"),
+    /** Loses the cell, or closes the stream, behind what is sent. */
+    lose: (bytes?: string | Uint8Array) => cell.end("lose", bytes),
+    close: (bytes?: string | Uint8Array) => cell.end("close", bytes),
+    end(how: "lose" | "close", bytes: string | Uint8Array = "") {
+      if (bytes.length > 0) cell.send(bytes);
+      work.push(how);
+    },
     open(): ReadableStream<Uint8Array> {
       const { readable, writable } = new IdentityTransformStream();
       const writer = writable.getWriter();
@@ -87,25 +92,15 @@ function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
   const options = { echo: false, logprobs: null, compare: false, withBlock: false };
-  const request = {
-    form: "completion",
-    envelope: {},
-    admitted: { tenant: "a" },
-    plan: { choices },
-    options,
-    stream: way !== "whole",
-  };
-  return request as unknown as CellRequest;
+  const request = { form: "completion", envelope: {}, admitted: { tenant: "a" }, plan: { choices }, options };
+  return { ...request, stream: way !== "whole" } as unknown as CellRequest;
 }
 
 async function asked(way: Way, { cells: count = 2, request = requestOf(way) } = {}) {
   const answers = Array.from({ length: count }, handMade);
   const { cells, requests } = handMadeCells(answers);
   const { response, completed } = await cells(request, defaultRegion, signal);
-  const failure = completed!.then(
-    () => null,
-    (error: ServiceError) => error,
-  );
+  const failure = completed!.then((): ServiceError | null => null).catch((error: ServiceError) => error);
   const ended = failure.then((error) => error?.kind ?? null);
   return { answers, requests, response, failure, ended };
 }
@@ -178,8 +173,7 @@ describe.each(ways)("a stream, %s", (way) => {
   test("is read only a little farther than its client has", async () => {
     const { answers, response, ended } = await asked(way);
     const events = Array.from({ length: 50 }, (_, i) => chunk(0, String.fromCharCode(97 + (i % 26)).repeat(400)));
-    for (const event of [...events, sseDone]) answers[0].send(event);
-    answers[0].close();
+    for (const event of [...events, sseDone]) answers[0].close(event);
     const reader = response.body!.getReader();
     const eventBytes = events[10].length;
     let bytes = 0;
@@ -198,11 +192,9 @@ describe.each(ways)("a stream, %s", (way) => {
     for (const isDone of [true, false]) {
       const { answers, requests, response, ended } = await asked(way);
       const text = response.text();
-      for (const event of isDone ? [...events, sseDone] : events) answers[0].send(event);
-      answers[0].lose();
+      for (const event of isDone ? [...events, sseDone] : events) answers[0].lose(event);
       if (!isDone) {
-        answers[1].send(sseDone);
-        answers[1].close();
+        answers[1].close(sseDone);
       }
       expect(await text).toBe([...events, sseDone].join(""));
       expect(await ended).toBeNull();
@@ -213,16 +205,13 @@ describe.each(ways)("a stream, %s", (way) => {
   test("that is closed without [DONE] counts as lost; after an error event [DONE] is added", async () => {
     const closed = await asked(way);
     const text = closed.response.text();
-    closed.answers[0].send(chunk(0, "a"));
-    closed.answers[0].close();
-    closed.answers[1].send(chunk(0, "b") + sseDone);
-    closed.answers[1].close();
+    closed.answers[0].close(chunk(0, "a"));
+    closed.answers[1].close(chunk(0, "b") + sseDone);
     expect(await text).toBe(chunk(0, "a") + chunk(0, "b") + sseDone);
     const failed = await asked(way);
     const failedText = failed.response.text();
     const error = sseEvent(JSON.stringify({ error: { message: "why" } }));
-    failed.answers[0].send(error + (way === "native" ? "data: [DO" : ""));
-    failed.answers[0].lose();
+    failed.answers[0].lose(error + (way === "native" ? "data: [DO" : ""));
     expect(await failedText).toBe(error + sseDone);
     expect([await failed.ended, failed.requests.length]).toEqual([null, 1]);
   });
@@ -277,8 +266,7 @@ describe.each(ways)("a stream, %s", (way) => {
         await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
         const rest = utf8.encode(secondRun(requests[1].resumeFrom));
         const cut = Math.floor(next() * rest.length);
-        for (const part of [rest.slice(0, cut), rest.slice(cut)]) if (part.length > 0) answers[1].send(part);
-        answers[1].close();
+        for (const part of [rest.slice(0, cut), rest.slice(cut)]) if (part.length > 0) answers[1].close(part);
       }
       return { text: await text, ended: await ended };
     };
@@ -303,6 +291,8 @@ describe.each(ways)("a stream, %s", (way) => {
   });
 });
 
+const none = { logprobs: null, promptLogprobs: null, compared: [], sourced: [] };
+const quiet = { compare: false, sources: false, withBlock: false, isWhole: false };
 const responseSettings: ResponseSettings = {
   ...{ instructions: null, max_output_tokens: null, metadata: {}, temperature: 1, top_p: 1, top_logprobs: 0 },
   ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], parallel_tool_calls: false, query: "q" },
@@ -316,14 +306,11 @@ function responseOf(way: Way) {
   const plan = { ...request.plan, promptTokens: 1, choices: [planned] };
   const envelope = { ...{ id: "resp_1", created: 1, model: "m", fingerprint: "fp" }, settings: responseSettings };
   const events = (resumeFrom?: CellRequest["resumeFrom"]) => {
-    const builder = new ResponseBuilder(forms.response, envelope, plan, {
-      ...{ compare: false, sources: false, withBlock: false, isWhole: false },
-    });
+    const builder = new ResponseBuilder(forms.response, envelope, plan, quiet);
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
     return ["é", "", "b\n", null].flatMap((text) => {
       const done = text === null ? doneFrame("a") : null;
-      const none = { calls: [], logprobs: null, promptLogprobs: null, compared: [], sourced: [] };
-      const part = { planned, text: text ?? "", ...none, done, finishReason: done?.finishReason ?? null };
+      const part = { planned, text: text ?? "", calls: [], ...none, done, finishReason: done?.finishReason ?? null };
       builder.add(part);
       const made = builder.events(part).filter(({ text, isLast }) => !repeated?.skipIfSent(0, text, isLast));
       return made.map((event) => eventText(event));
@@ -339,12 +326,10 @@ test.each(["native", "by events"] as const)("a response that is lost anywhere go
   const lostBehind = async (length: number) => {
     const { answers, requests, response } = await asked(way, { request });
     const text = response.text();
-    if (length > 0) answers[0].send(bytes.slice(0, length));
-    answers[0].lose();
+    if (length > 0) answers[0].lose(bytes.slice(0, length));
     if (length < bytes.length) {
       await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
-      answers[1].send([...events(requests[1].resumeFrom), sseDone].join(""));
-      answers[1].close();
+      answers[1].close([...events(requests[1].resumeFrom), sseDone].join(""));
     }
     expect(await text, `${length} bytes`).toBe(whole);
   };
@@ -387,29 +372,17 @@ test.each(["completion", "chat", "response"] as const)(
     };
     // GPT-2's longest token, its longest token of characters that JSON escapes, and a byte that JSON writes as six.
     const texts = ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"];
-    for (const [text, isCall] of texts.flatMap((text) => [
-      [text, false] as const,
-      ...(form === "completion" ? [] : [[text, true] as const]),
-    ])) {
-      const builder = new ResponseBuilder(forms[form], envelope, plan, {
-        ...{ compare: false, sources: false, withBlock: false, isWhole: false },
-      });
+    const kinds = form === "completion" ? [false] : [false, true];
+    for (const [text, isCall] of texts.flatMap((text) => kinds.map((isCall) => [text, isCall] as const))) {
+      const builder = new ResponseBuilder(forms[form], envelope, plan, quiet);
       let begun = 0;
       const bytesOf = (done: DoneFrame | null) => {
-        const part = {
-          planned: plan.choices[0],
-          text: done || isCall ? "" : text,
-          calls: isCall
-            ? [{ index: 0, name: begun++ === 0 ? "f" : null, arguments: text, isWhole: done !== null }]
-            : [],
-          ...{ logprobs: null, promptLogprobs: null, compared: [], sourced: [] },
-          ...{ done, finishReason: done?.finishReason ?? null },
-        };
+        const call = { index: 0, name: begun++ === 0 ? "f" : null, arguments: text, isWhole: done !== null };
+        const said = { planned: plan.choices[0], text: done || isCall ? "" : text, calls: isCall ? [call] : [] };
+        const part = { ...said, ...none, done, finishReason: done?.finishReason ?? null };
         builder.add(part);
-        const events = builder
-          .events(part)
-          .map(({ name, data }) => eventText({ name, data: { ...data, usage: null } }));
-        return utf8.encode(events.join("")).length;
+        const events = builder.events(part).map(({ name, data }) => ({ name, data: { ...data, usage: null } }));
+        return utf8.encode(events.map((event) => eventText(event)).join("")).length;
       };
       const tokens = 8;
       const sizes = Array.from({ length: tokens }, () => bytesOf(null));
@@ -441,8 +414,7 @@ test("of many streams at once some are passed on by events, so that the kept byt
     });
     await vi.waitFor(() => expect(begun).toBe(64), patience);
     for (const answer of some) {
-      answer.send(`: {}\n\n${sseDone}`);
-      answer.close();
+      answer.close(`: {}\n\n${sseDone}`);
     }
     await Promise.all(reads);
     expect(begun).toBe(64);
@@ -453,10 +425,8 @@ test("of many streams at once some are passed on by events, so that the kept byt
 test("a stream cut within an event breaks off if the next cell's event differs, even if a later one begins alike", async () => {
   const { answers, requests, response, ended } = await asked("native", { cells: 5 });
   const text = response.text();
-  answers[0].send(chunk(0, "x") + chunk(0, " on").slice(0, 39));
-  answers[0].lose();
-  answers[1].send(chunk(0, " two") + chunk(0, " onion") + sseDone);
-  answers[1].close();
+  answers[0].lose(chunk(0, "x") + chunk(0, " on").slice(0, 39));
+  answers[1].close(chunk(0, " two") + chunk(0, " onion") + sseDone);
   await expect(text).rejects.toThrow();
   expect([await ended, requests.length]).toEqual(["backend_unavailable", 2]);
 });
@@ -464,10 +434,8 @@ test("a stream cut within an event breaks off if the next cell's event differs, 
 test("a stream cut within an event breaks off if the next cell fails, and the log says why", async () => {
   const { answers, response, failure } = await asked("native");
   const text = response.text();
-  answers[0].send(chunk(0, "abc").slice(0, -6));
-  answers[0].lose();
-  answers[1].send(sseEvent(JSON.stringify({ error: { message: "too much to do" } })) + sseDone);
-  answers[1].close();
+  answers[0].lose(chunk(0, "abc").slice(0, -6));
+  answers[1].close(sseEvent(JSON.stringify({ error: { message: "too much to do" } })) + sseDone);
   await expect(text).rejects.toThrow();
   expect(String((await failure)?.cause)).toContain("too much to do");
 });
@@ -478,16 +446,14 @@ test.each([false, true])(
     const { answers, requests, response, ended } = await asked("native", { cells: 3 });
     const text = response.text();
     const event = chunk(0, "abc");
-    answers[0].send(chunk(1, "x") + event.slice(0, -6));
-    answers[0].lose();
+    answers[0].lose(chunk(1, "x") + event.slice(0, -6));
     // The second cell gets less far in choice 1 than the first one.
     answers[1].send(chunk(1, "y"));
     if (isSilent) answers[1].close();
     else answers[1].lose();
     await vi.waitFor(() => expect(requests).toHaveLength(3), patience);
     expect(requests[2].resumeFrom).toEqual(requests[1].resumeFrom);
-    answers[2].send(chunk(1, "y") + heartbeat + event + sseDone);
-    answers[2].close();
+    answers[2].close(chunk(1, "y") + heartbeat + event + sseDone);
     expect(await text).toBe(chunk(1, "x") + event + chunk(1, "y") + sseDone);
     expect(await ended).toBeNull();
   },
@@ -506,8 +472,7 @@ test("a heartbeat that is cut by the loss is completed at once", async () => {
   answers[0].lose();
   expect(await read(2)).toBe("\n\n");
   const rest = heartbeat + sseDone;
-  answers[1].send(rest);
-  answers[1].close();
+  answers[1].close(rest);
   expect(await read(rest.length)).toBe(rest);
   expect(await ended).toBeNull();
 });
@@ -515,8 +480,7 @@ test("a heartbeat that is cut by the loss is completed at once", async () => {
 test("a whole answer that fails in its middle does not end as a complete one", async () => {
   const { answers, response, ended } = await asked("whole");
   const text = response.text();
-  answers[0].send('{"a":');
-  answers[0].lose();
+  answers[0].lose('{"a":');
   await expect(text).rejects.toThrow();
   expect(await ended).toBe("backend_unavailable");
 });

@@ -1,0 +1,52 @@
+/** The real cells and ledgers: access to them, and what they report. */
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { expect, onTestFinished, vi } from "vitest";
+import type { Cell } from "../../edge/cell/cell.ts";
+import { cellsOf } from "../../edge/cell/cell-names.ts";
+import { objectNamed } from "../../edge/platform/objects.ts";
+import { defaultRegion, type Region } from "../../edge/platform/region.ts";
+import type { Consumption } from "../../edge/tenants/consumption.ts";
+import type { Ledger } from "../../edge/tenants/ledger.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+
+export const cellsPerRegion = Number(env.CELLS_PER_REGION);
+export const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
+
+/** The cells of the tests' region; the first one answers its tenant. */
+export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
+export const localCell = () => localCells()[0];
+export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
+
+/** Records the use that cells report from now on. The function returned gives what came since its last call. */
+export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
+  const reported: [string, ...Consumption[]][] = [];
+  for (const stub of localCells()) {
+    await runInDurableObject(stub, async (cell: Cell) => {
+      // Use of earlier tests is reported first, so it is not recorded.
+      await vi.waitFor(() => expect(cell.settlements.idle).toBe(true));
+      cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
+    });
+  }
+  return () => reported.splice(0);
+}
+
+/** Settles a request of a tenant with limits, or, with an idempotency key, of a tenant without. */
+export function settle(
+  ledger: DurableObjectStub<Ledger>,
+  requestId: string,
+  consumed: Consumption[],
+  idempotencyKey?: string,
+): Promise<Consumption[]> {
+  const request = { requestId, tenant: "", beganMs: 0, isLimited: idempotencyKey === undefined, idempotencyKey };
+  return ledger.settleAll(requestId, [{ request, consumed }]);
+}
+
+/** Changes variables of an object's environment until the test ends. */
+export async function configure(stub: DurableObjectStub<Cell | TenantAdapterStore>, variables: object): Promise<void> {
+  const change = (values: object) =>
+    runInDurableObject(stub, (object) => void Object.assign((object as unknown as { env: object }).env, values));
+  const before = Object.fromEntries(Object.keys(variables).map((name) => [name, env[name as never]]));
+  onTestFinished(() => change(before));
+  await change(variables);
+}
