@@ -43,7 +43,7 @@ function oneCall() {
 }
 const failure = new ServiceError("internal", "why");
 
-/** Opens a body, and records in `told` what its owner is told: an overflow, the end. */
+/** Opens a body. `told` records the overflow and the end that its owner is told of. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
   const { maximumBytes = 1000, isStream = true } = options;
   const told: { overflow: ServiceError | null; ended: EndReason | null } = { overflow: null, ended: null };
@@ -65,7 +65,7 @@ function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: 
 }
 
 describe("a body", () => {
-  test("holds what is not read, in order, and nothing once it is", async () => {
+  test("holds unread text in order, and nothing once all is read", async () => {
     const bodies = new AnswerBodies();
     const { body, told, text } = opened(bodies, "a", { maximumBytes: 10 ** 7 });
     let written = "";
@@ -81,7 +81,7 @@ describe("a body", () => {
     expect([bodies.heldBytes, bodies.streamsOf("a")]).toEqual([0, 0]);
   });
 
-  test("with too much unread ends alone, with an error of limit and value, and drops the text that waited", async () => {
+  test("with too much unread text ends without affecting others, in an error of limit and value, and drops the text that waited", async () => {
     const bodies = new AnswerBodies();
     const slow = opened(bodies, "a");
     const other = opened(bodies, "a");
@@ -109,7 +109,7 @@ describe("a body", () => {
     expect(bodies.heldBytes).toBe(begun.length + "why".length);
     expect(await text()).toBe(`${begun}why`);
     await vi.waitFor(() => expect(told).toEqual({ overflow: failure, ended: "failed" }));
-    // The same holds for a body whose last text has begun, and for a last text that waits behind another.
+    // A last text that the client has begun to read is kept, too; one that waits behind another text is dropped.
     const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
     closing.body.complete(begun);
     closing.body.fail("limit", failure);
@@ -154,7 +154,7 @@ describe("a body", () => {
   });
 });
 
-test("the bodies of an object end the largest of the tenant that holds most, however many others have a little", async () => {
+test("if an object's bodies hold too much, the largest body of the tenant that holds most ends, however many others hold a little", async () => {
   const bodies = new AnswerBodies({ maximumBytes: 10_000 });
   const options = { maximumBytes: 10 ** 6 };
   const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));

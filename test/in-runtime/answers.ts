@@ -21,7 +21,7 @@ export async function errorOf(answer: MaybePromise<Response>) {
 
 interface ExpectedError extends Partial<Omit<Awaited<ReturnType<typeof errorOf>>, "type">> {
   type?: string;
-  /** Parts of the message, or patterns of it. */
+  /** Texts that the message contains, or patterns that it matches. */
   mentions?: string | RegExp | readonly (string | RegExp)[];
 }
 

@@ -23,14 +23,14 @@ export interface Seen {
   cancelled: string[];
 }
 
-/** Answers each batch with the frames of `script`: a line for each sequence in turn, each line a chunk. */
+/** Answers each batch with the frames of `script`. Sequences take turns, and each frame is a chunk of its own. */
 export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchRequest) => Frame[]): Seen {
   return backendStreams((batch) => {
     return framesStream(inTurns(batch.sequences.map((sequence) => script(sequence, batch))));
   });
 }
 
-/** The frames of several sequences, a frame of each in turn. */
+/** Joins the frames of several sequences, one frame of each in turn. */
 export function inTurns(rows: readonly Frame[][]): Frame[] {
   const longest = Math.max(...rows.map((row) => row.length));
   return Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
@@ -66,7 +66,7 @@ export function backendStreams(
 export const lacks = (code: "adapter_not_found" | "memory_not_found") =>
   HttpResponse.json({ error: { message: "not here", code } }, { status: 404 });
 
-/** A backend's answer of these frames. */
+/** The body of a backend's answer with these frames. */
 export const framesStream = (frames: readonly Frame[]) => byteStream(frames.map(frameLine));
 
 /** A stream of the given chunks. */
@@ -162,7 +162,7 @@ export function saying(
 export const seededToken = ({ sampling: { seed } }: SequenceRequest, index: number) =>
   97 + ((seed! + 7 * index + index ** 2) % 26);
 
-/** All frames of a sequence, with what it asks for. */
+/** All frames of a sequence, with the logprobs and the prompt's scores if it asks for them. */
 export function seededFrames(sequence: SequenceRequest): Frame[] {
   const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
   const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };

@@ -53,7 +53,7 @@ function stopClock(): void {
 }
 
 describe("a cell", () => {
-  test("sends requests at once, gathers what comes behind unaccepted calls, and is idle in the end", async () => {
+  test("sends requests at once, gathers later requests while calls are unaccepted, and is idle in the end", async () => {
     stopClock();
     const atOnce = queueLimits.callsPerGroup;
     const { bodies, seen, finish } = lateBackend(atOnce + 1);

@@ -14,7 +14,7 @@ import { localCell } from "./objects.ts";
 const { signal } = new AbortController();
 const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
 
-/** Cells that answer by a script, and the names of those that were called. */
+/** Fake cells that answer by `answer`, and the names of the cells that were called. */
 function scripted(answer: (name: string, call: number) => Response | Promise<Response>) {
   const asked: string[] = [];
   const namespace: CellNamespace = (name) => ({ fetch: async () => answer(name, asked.push(name)) });
@@ -24,7 +24,7 @@ function scripted(answer: (name: string, call: number) => Response | Promise<Res
 const full = () => refusalResponse(new NotTaken("overloaded", "no room"));
 
 describe("cells of a region", () => {
-  test("are preferred evenly, each tenant's always in the same order, and only the caller's region is asked", () => {
+  test("are chosen evenly, always in the same order for a tenant, and only in the caller's region", () => {
     const preferred = new Map<string, number>();
     for (let i = 0; i < 4000; i++) {
       const [first] = cellsOf(`tenant-${i}`, "weur", 4);
@@ -99,7 +99,7 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
 });
 
 test.each(["completion", "chat"])(
-  "a cell that resumes a stream sends what the client has not, wherever that is: %s",
+  "a cell that resumes a stream sends what the client lacks, wherever the stream broke off: %s",
   async (form) => {
     says("bcd");
     const message = { ...(await messageToCell(body)), form, includeUsage: true };
@@ -117,7 +117,7 @@ test.each(["completion", "chat"])(
   },
 );
 
-test("a cell is told to load its artifacts by the request that it will answer, before the body is read", async () => {
+test("a request makes its cell load the artifacts before its body is read", async () => {
   const told: unknown[] = [];
   const { complete, post, request } = testApp({ wakeCell: (tenant, region) => void told.push([tenant, region]) });
   expect((await complete({ prompt: 1 })).status).toBe(400);

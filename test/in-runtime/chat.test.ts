@@ -243,7 +243,7 @@ describe("logprobs", () => {
 });
 
 describe("a streamed chat completion", () => {
-  test("begins each choice with the role, says the same text, ends each with one reason and its block", async () => {
+  test("begins each choice with its role, has the same text as the whole answer, and ends with one reason and the block `chameleon`", async () => {
     backendAnswers(({ id }) => saying(id, `né ${id.at(-1)} xyz`));
     const body = { messages: hello, n: 2, stop: "xyz", chameleon: {} };
     const { choices: whole } = await chatted(body);

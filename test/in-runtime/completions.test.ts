@@ -69,7 +69,7 @@ describe("a completion", () => {
     });
   });
 
-  test("says what answered only where the request has an object `chameleon`, and once for each choice", async () => {
+  test("reports its experts only if the request has an object `chameleon`, once for each choice", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const timesIn = async (body: object) => {
       const response = await testApp().complete({ prompt: "aaa", n: 2, max_tokens: 2, ...body });
@@ -374,7 +374,7 @@ describe("a stream", () => {
     }
   });
 
-  test("has server-sent events of chunks, the last of a choice with its block", async () => {
+  test("sends chunks as server-sent events; the last chunk of a choice has its block `chameleon`", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const response = await testApp().complete({ prompt: "aaa", stream: true, chameleon: {} });
     expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
@@ -415,7 +415,7 @@ describe("a stream", () => {
     for (const chunk of without) expect(chunk).not.toHaveProperty("usage");
   });
 
-  test("an error frame midway: what was said, an error event, [DONE]", async () => {
+  test("ends after an error frame with an error event and [DONE], and keeps the tokens before", async () => {
     const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) => {
       const error = new ServiceError("backend_unavailable", "going down", { retryAfterSeconds: 1 });
       if (continuedIds.length > 0) return new Response(null, { status: 500 });

@@ -33,13 +33,13 @@ export const key = "sk-chameleon-local";
 export const adminKey = "sk-admin-0123456789abcdef0123456789abcdef";
 const keyHash = "5b93e6a958772de0f808e4b81e411b4d0d33fac7bc164101f40502f0f6afcfb9";
 
-/** What a key that opens everything gives access to, changed. */
+/** The access of a key with every scope and without limits; `change` overrides some of its fields. */
 export const accessWith = (change: Partial<Access> = {}): Access => ({
   ...{ tenant: "local", keyId: "k", scopes: [...scopes], limits: plans.unlimited, memoryTokens: null, fileBytes: null },
   ...{ origins: [], ...change },
 });
 
-/** Answers in the Worker, without a cell, under other limits. `parts` replace parts of the writer. */
+/** Computes answers in the Worker instead of a cell, with these limits on calls. `parts` replace parts of the writer. */
 export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const routing = createRouting({
@@ -75,10 +75,10 @@ let ids = 0;
 /** `authorization` is sent with each request that has none of its own. */
 export function testApp(overrides: Partial<Dependencies> = {}, authorization = `Bearer ${key}`) {
   const logged: string[] = [];
-  /** Causes of lost cells. */
+  /** The errors with which cells were lost. */
   const lost: string[] = [];
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
-  /** Use by tenant, as it is reported. */
+  /** Each report of use: the tenant, then what it consumed. */
   const reported: [string, ...Consumption[]][] = [];
   const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
@@ -171,7 +171,7 @@ export function recordedTracing(sampleRatio = 0) {
   return { lines, spans, tracing: { sampleRatio, ended, logRequest: (fields: Attributes) => void lines.push(fields) } };
 }
 
-/** Admissions without a ledger: of an app's requests, and one for the writer of an answer. Records what is settled. */
+/** Stands in for ledgers: admits every request, and records what is settled. `admission` is for the writer of an answer. */
 export function recordedAdmissions(isLimited = false) {
   const settled: (readonly Consumption[])[] = [];
   const reserved = (requestId: string, tenant: string) => ({

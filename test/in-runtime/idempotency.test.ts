@@ -1,15 +1,12 @@
 /** Idempotency-Key: a repeated request gets the same answer and one charge; a broken stream resumes after its last event. */
-import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
 import type { FileObject, Job } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
 import { errorOf, expectError, jsonOf } from "./answers.ts";
 import { backendAnswers, lateBackend, seededFrames } from "./backend.ts";
-import { settle } from "./objects.ts";
+import { ledgerOfTenant, settle } from "./objects.ts";
 import { useTenant } from "./tenant.ts";
 
 let ledgers = 0;
@@ -20,19 +17,18 @@ const own = useTenant("keyed", () => ({
 }));
 /** An app of the tenant, with the limits of the plan `standard`, or without limits. */
 const app = (isLimited = true) => own.app(own.keysWith({ limits: isLimited ? plans.standard : plans.unlimited }));
-const newLedger = () => env.LEDGERS.getByName(`keys-${ledgers++}`);
+const newLedger = () => ledgerOfTenant(`keys-${ledgers++}`);
 
 beforeEach(() => void backendAnswers(seededFrames));
 
 /** Requests, prompt tokens and completion tokens that the tenant used. */
 async function used(): Promise<[number, number, number]> {
-  const rows = await env.LEDGERS.getByName(own.tenant).usage("2000-01-01", "2100-01-01");
+  const rows = await ledgerOfTenant(own.tenant).usage();
   const sum = (of: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + of(row), 0);
   return [sum((row) => row.requests), sum((row) => row.promptTokens), sum((row) => row.completionTokens)];
 }
 
-const month = () =>
-  runInDurableObject(ledgerOf(env.LEDGERS, own.tenant), ({ quota }: Ledger) => quota.state.months[0]?.[1] ?? 0);
+const month = async () => (await ledgerOfTenant(own.tenant).stateOf()).months[0]?.[1] ?? 0;
 
 const body = { prompt: "aaaa", max_tokens: 6, temperature: 1 };
 /** The parts of an answer that are equal when it is repeated: all but the timings. */
@@ -62,7 +58,7 @@ describe.each([
     if (isLimited) expect(await month()).toBe(2 * (prompt_tokens + completion_tokens));
   });
 
-  test("with another body or path is refused with 409, and another tenant's key is another one", async () => {
+  test("is refused with 409 if its body or path differs, and the same key of another tenant is another key", async () => {
     const first = await answered("same");
     const conflict = { status: 409, code: "idempotency_conflict", param: "Idempotency-Key" };
     await expectError(ask("same", { ...body, max_tokens: 5 }), conflict);
@@ -75,7 +71,7 @@ describe.each([
     expect((await ask("later")).status).toBe(200);
   });
 
-  test("after its client left is charged for the rest alone", async () => {
+  test("is charged for the rest alone if its client has left before", async () => {
     const { bodies, seen } = lateBackend(1);
     const stream = { ...body, stream: true };
     const left = new AbortController();
@@ -178,9 +174,9 @@ describe("a ledger's keys", () => {
   const use = { model: "m", centroid: null, requests: 1, promptTokens: 4, completionTokens: 6 };
 
   test("are forgotten after a day, and with the tenant; what was charged under them survives the object", async () => {
-    const ledger = newLedger();
+    const { ledger, inLedger } = newLedger();
     const at = (ms: number) =>
-      runInDurableObject(ledger, (object: Ledger) => {
+      inLedger((object) => {
         object.now = () => ms;
       });
     const startMs = Date.now();
@@ -202,19 +198,18 @@ describe("a ledger's keys", () => {
   });
 
   test("what was charged counts only while the same adapters and memories answer", async () => {
-    const ledger = newLedger();
+    const { ledger, usage } = newLedger();
     await ledger.claim("k", "digest");
     expect(await settle(ledger, "r1", [use], "k:one")).toEqual([use]);
     expect(await settle(ledger, "r2", [use], "k:one")).toEqual([]);
     expect(await settle(ledger, "r3", [use], "k:two")).toEqual([use]);
     expect(await settle(ledger, "r4", [use], "k:one")).toEqual([use]);
-    expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 3, completionTokens: 18 }]);
+    expect(await usage()).toMatchObject([{ requests: 3, completionTokens: 18 }]);
   });
 
   test("a settlement whose write fails is not recorded as charged", async () => {
-    const ledger = newLedger();
-    const query = (text: string) =>
-      runInDurableObject(ledger, (_: Ledger, { storage }) => storage.sql.exec(text).toArray());
+    const { ledger, inLedger, usage } = newLedger();
+    const query = (text: string) => inLedger((_, { storage }) => storage.sql.exec(text).toArray());
     await ledger.claim("k", "digest");
     await query("ALTER TABLE counts RENAME TO counts_away");
     const failure = await settle(ledger, "r1", [use], "k").then(() => "none", String);
@@ -223,6 +218,6 @@ describe("a ledger's keys", () => {
     await query("ALTER TABLE counts_away RENAME TO counts");
     // The first try counted the use in memory; the repeated one under the same id writes it.
     await settle(ledger, "r1", [use], "k");
-    expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 1, completionTokens: 6 }]);
+    expect(await usage()).toMatchObject([{ requests: 1, completionTokens: 6 }]);
   });
 });

@@ -23,7 +23,7 @@ const sealed = () =>
   own.rows<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts WHERE kind <> 'file'");
 const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] });
 
-test("the texts of an adapter are deleted once it is made, and it says what is not possible any more", async () => {
+test("the texts of an adapter are deleted once it is made, and the adapter says what is no longer possible", async () => {
   const kept = await created({ documents, examples }, "kept");
   expect(kept).toMatchObject({ keep: true, message: null, documents: [{}, {}] });
   const rows = await sealed();

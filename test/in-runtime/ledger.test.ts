@@ -5,17 +5,16 @@ import { expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cell/cell.ts";
 import { admissionOf } from "../../edge/tenants/admission.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
-import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { type QuotaState, settledMs } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { settle } from "./objects.ts";
+import { ledgerOfTenant, settle } from "./objects.ts";
 
 let tenants = 0;
 function newLedger() {
   const tenant = `ledgers-${tenants++}`;
-  const ledger = env.LEDGERS.getByName(tenant);
-  const inLedger = <T>(work: (object: Ledger, state: DurableObjectState) => T) => runInDurableObject(ledger, work);
+  const opened = ledgerOfTenant(tenant);
+  const { inLedger } = opened;
   const countsOf = async (kind: keyof QuotaState) =>
     inLedger((_, { storage }) => storage.sql.exec("SELECT * FROM counts WHERE kind = ?", kind).toArray());
   /** Makes every write to the table fail until the returned function is called. */
@@ -25,11 +24,7 @@ function newLedger() {
     await rename(table, "away");
     return () => rename("away", table);
   };
-  return {
-    ...{ tenant, ledger, inLedger, countsOf, without },
-    stateOf: () => inLedger(({ quota }) => quota.state),
-    usage: () => ledger.usage(today(), today()),
-  };
+  return { ...opened, tenant, countsOf, without };
 }
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
@@ -39,15 +34,7 @@ function settlementsIn(storage: DurableObjectStorage, report: ReportUse = () => 
   });
 }
 const patience = { timeout: 10_000, interval: 20 };
-const today = () => new Date().toISOString().slice(0, 10);
 const limits = { ...plans.unlimited, requestsPerMinute: 120, concurrentRequests: 500 };
-
-test("500 requests at once: exactly the limit is admitted", async () => {
-  const { ledger } = newLedger();
-  const asked = Array.from({ length: 500 }, (_, i) => ledger.admit(`r${i}`, limits));
-  expect((await Promise.all(asked)).filter(({ refusal }) => !refusal)).toHaveLength(120);
-  expect((await ledger.admit("more", { ...limits, requestsPerMinute: 121 })).refusal).toBeNull();
-});
 
 const failureOf = (call: Promise<unknown>) => call.then(() => "none", String);
 

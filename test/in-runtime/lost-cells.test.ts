@@ -7,13 +7,12 @@ import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import { refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
-import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { keyEntry } from "../support/key-records.ts";
 import { byChoice, expectError, jsonOf, type MaybePromise, untimedEvents } from "./answers.ts";
 import { backendStreams, byteStream, inTurns, seededFrames, seededToken } from "./backend.ts";
 import { recordedAdmissions, testApp } from "./harness.ts";
-import { localCells } from "./objects.ts";
+import { ledgerOfTenant, localCells } from "./objects.ts";
 
 const lose = () =>
   Promise.all(
@@ -35,7 +34,7 @@ async function loseDuring<T>(work: MaybePromise<T>): Promise<T> {
   return ended;
 }
 
-/** A backend that sends a frame a turn, its sequences taking turns, while `mayGoOn` is true. */
+/** A backend whose sequences send one frame each in turn while `mayGoOn` is true. */
 function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   let batches = 0;
   return backendStreams(({ sequences }, signal) => {
@@ -87,7 +86,7 @@ describe("streams whose cell is lost", () => {
   // This test runs first, because the ledger may write the use of others late.
   test("are counted once", async () => {
     const used = async () => {
-      const rows = await env.LEDGERS.getByName("local").usage("2000-01-01", "2100-01-01");
+      const rows = await ledgerOfTenant("local").usage();
       return rows.reduce((sum, row) => sum + row.completionTokens, 0);
     };
     const before = await used();
@@ -109,7 +108,7 @@ describe("streams whose cell is lost", () => {
     ["a long one", 4, { ...seeded, max_tokens: 20, n: 16, logprobs: 5 }],
     ["several centroids, with a stop string", 20, { ...seeded, prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"] }],
   ])(
-    "go on unbroken and alike, each at another place: %s, %d streams",
+    "continue unbroken with the same text, each from another place: %s, %d streams",
     { timeout: 120_000 },
     async (_, streams, body) => {
       const all = Array.from({ length: streams }, (_, i) => i);
@@ -164,7 +163,7 @@ describe("streams whose cell is lost", () => {
     expect(withoutIds(untimedEvents(text))).toEqual(withoutIds(whole));
   });
 
-  test("of which the rest is computed differently end in an error, not in another text", async () => {
+  test("whose rest is computed differently end in an error, not in another text", async () => {
     let isLost = false;
     const seen = backendStreams(({ sequences: [sequence] }, signal) => {
       const frames = seededFrames(sequence).map((frame) =>
@@ -215,8 +214,7 @@ describe("a client that leaves between two cells", () => {
     const cells = createCells({ namespace, cellsPerRegion: 4, now: Date.now, lost: () => undefined });
     const leaving = new AbortController();
     const ask = () => testApp({ cells }, `Bearer ${secret}`).complete(stream, { signal: leaving.signal });
-    const ledger = ledgerOf(env.LEDGERS, tenant);
-    const open = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state.open.length);
+    const open = async () => (await ledgerOfTenant(tenant).stateOf()).open.length;
     return { ask, leave: () => leaving.abort(), open };
   }
   /** A cell that does not answer until its caller leaves. */
@@ -252,7 +250,7 @@ describe("a whole answer whose cell is lost", () => {
     let isLost = false;
     let isAnswered = false;
     const startMs = Date.now();
-    // Frames 20 ms apart, so that the cell reads each one alone, and some after its heartbeat.
+    // Frames come 20 ms apart, so that the cell reads each one alone, and some of them after its heartbeat.
     const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
     const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });

@@ -56,7 +56,7 @@ describe("an adapter of documents", () => {
     await expect.poll(charged, patience).toEqual([1, adapter.memory!.tokens]);
   });
 
-  test("is used by name, and by a prompt that names none; its passages are told under its name", async () => {
+  test("is used by name, and by a prompt that names no adapter; answers cite its passages under its name", async () => {
     backendRemembers();
     await create({ documents: noting });
     const { hash } = (await shown()).memory!;
@@ -92,7 +92,7 @@ describe("an adapter of documents", () => {
     expect(told.at(-1)).toMatchObject({ memories: [{ id: "notes" }] });
   });
 
-  test("is no part of answers that name something else, nor of another tenant's or of a key that may not see it", async () => {
+  test("takes no part in answers that name another adapter, answers for other tenants, or answers for keys that may not see it", async () => {
     backendRemembers();
     await create({ documents: noting });
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
@@ -281,7 +281,7 @@ describe("documents", () => {
   const drop = (document: string) =>
     app().request(`/v1/adapters/notes/documents/${encodeURIComponent(document)}`, { method: "DELETE" });
 
-  test("are added and removed, each time as another memory; the one before is deleted after a while", async () => {
+  test("are added and removed, each time as a new memory; the previous memory is deleted after a while", async () => {
     const seen = backendRemembers();
     await create({ documents: noting });
     const first = (await shown()).memory!.hash;
@@ -426,7 +426,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
     const sent = seen.bytes.slice(before).map((bytes) => bytes.length);
     return { rows: await runInDurableObject(store(), rows), calls, results, sent };
   };
-  /** The costs with the fewest rows of three, because an alarm may touch rows of its own meanwhile. */
+  /** The lowest costs of three requests, because an alarm may touch rows of its own meanwhile. */
   const least = async () => {
     const all = [await costs(), await costs(), await costs()];
     return all.reduce((least, one) => (one.rows < least.rows ? one : least));
@@ -450,7 +450,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
   const costsAs = JSON.stringify({ withThree, withThousand });
   console.log(`${costsAs}, first ${first.rows} rows`);
   expect(withThousand).toEqual(withThree);
-  // Ranking follows a deletion and an addition.
+  // After a deletion and an addition, the deleted adapter no longer answers and the new one does.
   await remove("a2");
   await create({ documents: ["aaaaaaab"] }, "a4");
   expect((await answeredBy()).sort()).toEqual(["a1", "a3", "a4"]);

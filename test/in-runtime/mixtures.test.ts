@@ -53,7 +53,7 @@ describe("the default", () => {
     expect((await sentOf({ prompt: "zzzb" })).centroidId).toBe("c1");
   });
 
-  test("tells experts with weights and the evidence, streamed or not", async () => {
+  test("reports experts with weights, and the evidence, streamed or not", async () => {
     const evidence = { nats: 0.25, tokens: 2 };
     backendAnswers(({ id }) => mixedAnswer(id, 2, evidence));
     const body = { prompt: "aaa", max_tokens: 1, chameleon: {} };
@@ -111,7 +111,7 @@ describe("a list of experts", () => {
     });
   });
 
-  test("is told as it was served", async () => {
+  test("is reported as it was served", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 1, null));
     const { choices } = await completed(listed({ id: "base", weight: 2 }, { id: "c1", weight: 2 }));
     const { chameleon } = choices[0];

@@ -6,21 +6,20 @@ import { pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
 
-/** Artifacts of the tiny model, changed. */
+/** The tiny model's artifacts with other settings. */
 export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFiles>): Promise<Artifacts> {
   const files = await edgeModelFiles(...change);
   return loadArtifacts(async (name) => files.get(name)!);
 }
 
-/** Loads artifacts of the tiny model, changed, at the first call. */
+/** A function that builds the tiny model's artifacts with other settings at its first call. */
 export const artifactsWith = (...change: Parameters<typeof edgeModelFiles>) =>
   loadOnce(() => edgeArtifactsWith(...change));
 
-/** Writes of each message the first letter of its role, its text and an end of text. */
+/** Renders each message as the first letter of its role, its text and an end of text. */
 export const turnsTemplate =
   "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}";
 
-/** Artifacts of the tiny model. */
 export const edgeArtifacts = artifactsWith();
 
 /** Publishes a manifest, by default the tiny model's, to all objects. Its files must be loaded in this isolate. */

@@ -1,5 +1,5 @@
 /**
- * Setup of each file: replaces the network, so that a call to a backend without a handler fails. MSW is put together of its parts,
+ * Set-up of every test file: MSW answers all calls, and a call without a handler fails. The parts of MSW are combined by hand,
  * because `msw/node` does not run in workerd.
  */
 import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";

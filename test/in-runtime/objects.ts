@@ -18,7 +18,7 @@ export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).
 export const localCell = () => localCells()[0];
 export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 
-/** Records the use that cells report from now on. The function returned gives what came since its last call. */
+/** Records the use that cells report from now on. The returned function gives the reports since its last call. */
 export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
   for (const stub of localCells()) {
@@ -29,6 +29,17 @@ export async function reportedByCells(): Promise<() => [string, ...Consumption[]
     });
   }
   return () => reported.splice(0);
+}
+
+/** The ledger of a tenant, its state and all of its use. */
+export function ledgerOfTenant(tenant: string) {
+  const ledger = env.LEDGERS.getByName(tenant);
+  const inLedger = <T>(work: (object: Ledger, state: DurableObjectState) => T) => runInDurableObject(ledger, work);
+  return {
+    ...{ ledger, inLedger },
+    stateOf: () => inLedger(({ quota }) => quota.state),
+    usage: () => ledger.usage("2000-01-01", "2100-01-01"),
+  };
 }
 
 /** Settles a request of a tenant with limits, or, with an idempotency key, of a tenant without. */

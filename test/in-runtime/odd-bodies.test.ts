@@ -1,4 +1,4 @@
-/** Bodies within their size limit whose shape is extreme: nested deep, or with a very long list in a short field. */
+/** Bodies within their size limit whose shape is extreme: nested deeply, or with a very long list in a short field. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { errorOf } from "./answers.ts";

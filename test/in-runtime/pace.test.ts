@@ -10,12 +10,12 @@ import { network } from "./network.ts";
 
 const { burst } = paceLimits;
 const opensAll: Dependencies["keys"] = { accessOf: async () => accessWith() };
-/** Keys of which each look-up is recorded, and gives access under an id of its own. */
+/** A key store that records each look-up and answers it with another key id. */
 function recordedKeys() {
   const looked: string[] = [];
   return { looked, keys: { accessOf: async (key: string) => accessWith({ keyId: String(looked.push(key)) }) } };
 }
-/** Ids whose number tells how many were made. A request that may start draws its id synchronously. */
+/** Counts the ids that were made. A request draws its id at once when it may start, so they tell how many have started. */
 function countedIds() {
   let made = 0;
   return { made: () => made, newId: () => String(made++).padStart(32, "0") };

@@ -54,7 +54,7 @@ const comparable = (value: unknown) =>
   JSON.stringify(value).replaceAll(/(resp|msg|fs)_[0-9a-f]+|"created_at":\d+|"timings":\{[^}]*\}/g, "");
 
 describe("a response", () => {
-  test("has OpenAI's shape, and what answered where that is asked", async () => {
+  test("has OpenAI's shape, and reports the experts only if asked", async () => {
     backendAnswers(({ id }) => saying(id, "bc", { finish: "stop" }));
     const app = responsesApp();
     const asked = { input: "aaa", instructions: "x", metadata: { a: "b" }, chameleon: {} };
@@ -242,7 +242,7 @@ describe("a search of documents", () => {
     expect(comparable(last.response)).toEqual(comparable(whole));
   });
 
-  test("is over the nearest adapters where it names none, and off by tool_choice", async () => {
+  test("uses the nearest adapters if it names none, and is turned off by tool_choice", async () => {
     await remember();
     const seen = backendAnswers(answering);
     const body = { input: "aaab", tools: [{ type: "file_search", vector_store_ids: [] }] };

@@ -20,7 +20,7 @@ const asked = { model: "gpt2:notes", prompt: "aaab", max_tokens: 2, chameleon: {
 const completed = (body: object, { complete } = app()) => jsonOf<CompletionResponse>(complete(body));
 
 describe("a prompt with passages", () => {
-  test("of a completion has them before it, told, counted and cited, in a body and in a stream", async () => {
+  test("of a completion begins with them, and the answer reports, counts and cites them, streamed or not", async () => {
     await remember();
     const seen = backendAnswers((sequence) => sayingWithPassages(sequence));
     const body = { ...asked, chameleon: { retrieve: 2 } };
@@ -42,7 +42,7 @@ describe("a prompt with passages", () => {
     expect(chunks.at(-1)!.usage).toEqual(usage);
   });
 
-  test("of a chat has them before the user's last message, and leaves an answer without a limit half of the room", async () => {
+  test("of a chat has them before the user's last message, and leaves half of the room to an answer without a limit", async () => {
     const chatApp = app({ artifacts: artifactsWith(false, { chatTemplate: turnsTemplate }) });
     await remember(chatApp);
     const seen = backendAnswers((sequence) => sayingWithPassages(sequence));

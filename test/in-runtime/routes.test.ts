@@ -87,7 +87,7 @@ test.each([
   }
 });
 
-test("a known path with another method is a 405 that allows what there is", async () => {
+test("a known path with another method answers 405 and names the methods that it has", async () => {
   for (const [method, path, allow] of [
     ["GET", "/v1/responses", "POST"],
     ["POST", "/v1/models", "GET, HEAD"],
@@ -236,13 +236,13 @@ describe("readiness", () => {
   const backendSays = (body: object) => network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body)));
   const readiness = (hash: string) => ({ status: "ready", model: "tiny", servedAs: "gpt2", manifestHash: hash });
 
-  test("ready: a backend that is, with our manifest", async () => {
+  test("is ready if a backend with our manifest is ready", async () => {
     backendSays(readiness(await manifestHash()));
     const manifest = await manifestHash();
     expect(await jsonOf(testApp().request("/readyz"))).toEqual({ status: "ready", manifest });
   });
 
-  test("not ready: a backend with another manifest; the message names both", async () => {
+  test("is not ready if the backend has another manifest; the message names both", async () => {
     backendSays(readiness("f".repeat(64)));
     const mentions = ["f".repeat(64), await manifestHash()];
     const expected = { status: 503, code: "backend_unavailable", retryAfter: "2", mentions };
@@ -328,7 +328,7 @@ describe("readiness", () => {
     expect((await request("/readyz")).status).toBe(503);
   });
 
-  test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {
+  test("is not ready without artifacts; completions say so, too, and a later request tries again", async () => {
     let broken = true;
     const artifacts = loadOnce(async () => {
       if (broken) throw new ServiceError("backend_unavailable", "no tables", { retryAfterSeconds: 2 });

@@ -24,7 +24,7 @@ import { keyEntry } from "../support/key-records.ts";
 import { expectError, jsonOf } from "./answers.ts";
 import { backendAnswers, backendStreams, LateBody, saying } from "./backend.ts";
 import { recordedTracing, testApp, unreadBody } from "./harness.ts";
-import { reportedByCells, settle } from "./objects.ts";
+import { ledgerOfTenant, reportedByCells, settle } from "./objects.ts";
 
 const one = { prompt: "aaa", max_tokens: 1 };
 const requestsIn = ({ seconds }: { seconds: [number, { requests: number }][] }) =>
@@ -35,7 +35,7 @@ interface TenantParts extends Partial<Dependencies> {
   key?: Partial<KeyRecord>;
 }
 
-/** Makes a new tenant with one key. Returns an app that the key is sent to, whose backend writes b's. `parts` replace parts of the app. */
+/** Makes a new tenant with one key, and an app that sends the key. The backend writes b's; `parts` replace parts of the app. */
 async function tenantWith(record: Partial<TenantRecord> = {}, { key = {}, ...parts }: TenantParts = {}) {
   const tenant = `tenant-${names++}`;
   const secret = `sk-${crypto.randomUUID()}`;
@@ -46,21 +46,15 @@ async function tenantWith(record: Partial<TenantRecord> = {}, { key = {}, ...par
   const revoke = () => env.TENANTS.put(name.replace(keyPrefix, revokedPrefix), '{"revokedAt":"2026-11-01T00:00:00Z"}');
   await put({});
   await env.TENANTS.put(tenantPrefix + tenant, JSON.stringify(tenantRecord));
-  const ledger = env.LEDGERS.getByName(tenant);
-  const inLedger = <T>(work: (object: Ledger) => T) => runInDurableObject(ledger, work);
   const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(maxTokens)));
-  return {
-    ...{ tenant, secret, put, revoke, ledger, inLedger, seen },
-    stateOf: () => inLedger((object) => object.quota.state),
-    usage: () => ledger.usage(today(), today()),
-    ...testApp(parts, `Bearer ${secret}`),
-  };
+  const app = testApp(parts, `Bearer ${secret}`);
+  return { tenant, secret, put, revoke, seen, ...ledgerOfTenant(tenant), ...app };
 }
 
 const today = () => new Date().toISOString().slice(0, 10);
 
 describe("a key", () => {
-  test("of the records opens the API for its tenant, by one look-up: its copy of the tenant's record applies", async () => {
+  test("opens the API for its tenant by one look-up, as the key's record holds a copy of the tenant's record", async () => {
     const { complete, tenant, seen, secret, put } = await tenantWith({ limits: { requestsPerMinute: 5 } });
     expect((await complete(one)).status).toBe(200);
     expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
@@ -286,7 +280,7 @@ describe("limits", () => {
     expect(await usage()).toMatchObject([{ requests: 2, promptTokens: 6 }]);
   });
 
-  test("of requests at once: free again where the caller went before its request was anywhere", async () => {
+  test("of requests at once: free again if the caller leaves before its request is sent anywhere", async () => {
     const { complete, usage, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
     expect((await complete(one, { signal: AbortSignal.abort() })).status).toBe(499);
     await vi.waitFor(async () => expect((await stateOf()).open).toEqual([]), { timeout: 5000 });
@@ -452,7 +446,7 @@ describe("limits", () => {
 });
 
 describe("usage", () => {
-  test("is told by day, model and centroid, to its own tenant alone", async () => {
+  test("is reported by day, model and centroid, to its own tenant alone", async () => {
     const { request, complete, tenant } = await tenantWith();
     const other = await tenantWith();
     const reported = await reportedByCells();
@@ -542,7 +536,7 @@ describe("usage", () => {
     }
   });
 
-  test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
+  test("has a bounded number of rows a day; use beyond them is counted in one row", async () => {
     const { ledger, usage } = await tenantWith();
     const consumed = Array.from({ length: limits.usageRowsPerDay + 50 }, (_, i) => ({
       ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },

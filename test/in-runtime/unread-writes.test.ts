@@ -34,10 +34,10 @@ function handMade() {
   const cell = {
     /** Number of writes that were read. */
     taken: 0,
-    /** Whether the reader has left, which only a failed write shows. */
+    /** Whether the reader has left. Only a failed write shows this. */
     isLeft: false,
     send: (bytes: string | Uint8Array) => void work.push(typeof bytes === "string" ? utf8.encode(bytes) : bytes),
-    /** Loses the cell, or closes the stream, behind what is sent. */
+    /** Loses the cell, or closes the stream, after the text that was sent. */
     lose: (bytes?: string | Uint8Array) => cell.end("lose", bytes),
     close: (bytes?: string | Uint8Array) => cell.end("close", bytes),
     end(how: "lose" | "close", bytes: string | Uint8Array = "") {
@@ -149,7 +149,7 @@ describe.each(ways)("a stream, %s", (way) => {
     expect(requests).toHaveLength(1);
   });
 
-  test("of a client that leaves a cell that sends only one heartbeat more ends, too", async () => {
+  test("of a client that leaves ends even if its cell sends only one more heartbeat", async () => {
     const { answers, requests, ended } = await left(way);
     answers[0].send(heartbeat);
     expect(await ended).toBe("cancelled");
@@ -173,7 +173,8 @@ describe.each(ways)("a stream, %s", (way) => {
   test("is read only a little farther than its client has", async () => {
     const { answers, response, ended } = await asked(way);
     const events = Array.from({ length: 50 }, (_, i) => chunk(0, String.fromCharCode(97 + (i % 26)).repeat(400)));
-    for (const event of [...events, sseDone]) answers[0].close(event);
+    for (const event of [...events, sseDone]) answers[0].send(event);
+    answers[0].close();
     const reader = response.body!.getReader();
     const eventBytes = events[10].length;
     let bytes = 0;
@@ -187,15 +188,14 @@ describe.each(ways)("a stream, %s", (way) => {
     expect(await ended).toBeNull();
   });
 
-  test("whose cell is lost behind [DONE] is complete; behind its last event another cell completes it", async () => {
+  test("whose cell is lost after [DONE] is complete; if it is lost after the last event, another cell completes it", async () => {
     const events = [chunk(0, "a", "stop"), chunk(1, "b", "stop")];
     for (const isDone of [true, false]) {
       const { answers, requests, response, ended } = await asked(way);
       const text = response.text();
-      for (const event of isDone ? [...events, sseDone] : events) answers[0].lose(event);
-      if (!isDone) {
-        answers[1].close(sseDone);
-      }
+      for (const event of isDone ? [...events, sseDone] : events) answers[0].send(event);
+      answers[0].lose();
+      if (!isDone) answers[1].close(sseDone);
       expect(await text).toBe([...events, sseDone].join(""));
       expect(await ended).toBeNull();
       expect(requests).toHaveLength(isDone ? 1 : 2);
@@ -266,7 +266,8 @@ describe.each(ways)("a stream, %s", (way) => {
         await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
         const rest = utf8.encode(secondRun(requests[1].resumeFrom));
         const cut = Math.floor(next() * rest.length);
-        for (const part of [rest.slice(0, cut), rest.slice(cut)]) if (part.length > 0) answers[1].close(part);
+        for (const part of [rest.slice(0, cut), rest.slice(cut)]) if (part.length > 0) answers[1].send(part);
+        answers[1].close();
       }
       return { text: await text, ended: await ended };
     };
@@ -326,7 +327,7 @@ test.each(["native", "by events"] as const)("a response that is lost anywhere go
   const lostBehind = async (length: number) => {
     const { answers, requests, response } = await asked(way, { request });
     const text = response.text();
-    if (length > 0) answers[0].lose(bytes.slice(0, length));
+    answers[0].lose(bytes.slice(0, length));
     if (length < bytes.length) {
       await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
       answers[1].close([...events(requests[1].resumeFrom), sseDone].join(""));
@@ -413,9 +414,7 @@ test("of many streams at once some are passed on by events, so that the kept byt
       if (new TextDecoder().decode((await reader.read()).value) === "data") begun++;
     });
     await vi.waitFor(() => expect(begun).toBe(64), patience);
-    for (const answer of some) {
-      answer.close(`: {}\n\n${sseDone}`);
-    }
+    for (const answer of some) answer.close(`: {}\n\n${sseDone}`);
     await Promise.all(reads);
     expect(begun).toBe(64);
     for (const reader of readers) while (!(await reader.read()).done);
