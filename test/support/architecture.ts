@@ -1,8 +1,7 @@
 /**
- * What may import what, and the other rules of the house that a reader cannot check by eye. Pure: sources in,
- * violations out, so that the rules themselves are tested on sources that break them.
- * Not here: style and types, which are Biome's and the compiler's; Biome also refuses import cycles, barrels and reading the
- * environment.
+ * The rules of imports, and other rules of this code that a reader cannot check by eye. Pure: the function maps sources to
+ * violations, so tests run the rules on sources that break them. Biome checks style, import cycles, barrels and reads of the
+ * environment; the compiler checks types.
  */
 import path from "node:path/posix";
 import { parseAst } from "vitest/node";
@@ -98,7 +97,7 @@ const mayImport: Record<string, string[]> = {
   ...Object.fromEntries(
     Object.entries(edgeLayers).map(([layer, others]) => [`edge/${layer}`, others.map((other) => `edge/${other}`)]),
   ),
-  // For customers' programs, and for browsers: both know the API's types, and nothing of the Worker.
+  // Customers' programs and browsers run these folders, which know the API's types and nothing of the Worker.
   "edge/client": [],
   "edge/page": [],
   ...Object.fromEntries(

@@ -4,7 +4,7 @@
  */
 import path from "node:path";
 
-// Not from environment variables: an engine inherits only those that it needs.
+// The settings come by URL, because an engine inherits only the environment variables that it needs.
 const { fault, set } = Object.fromEntries(new URL(import.meta.url).searchParams);
 // An engine's process has the folder of its set as an argument.
 const [, script = "", folder = ""] = process.argv;

@@ -38,7 +38,7 @@ export interface FakeRunner extends StepRunner {
   readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
-/** `config` overrides fakeConfig, `topCount` is the number of ranked candidates K, `run` may wrap a step to delay it or to fail. */
+/** `config` overrides fakeConfig, `topCount` is the number of ranked candidates K, and `before` may delay a step or make it fail. */
 export function createFakeRunner(
   options: {
     config?: Partial<ModelShape>;

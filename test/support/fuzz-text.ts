@@ -1,7 +1,7 @@
 /** Seeded random text that is hard for tokenizers: runs of one alphabet each, long repeats, contractions, lone surrogates. */
 import { type CodePointRange, codePoints, otherLetters } from "./oracle-texts.ts";
 
-/** All were assigned so long ago that every library's Unicode version agrees on them. */
+/** Alphabets of characters that were assigned so long ago that every library's Unicode version agrees on them. */
 const ranges: Record<string, CodePointRange[]> = {
   letters: codePoints("41-5a 61-7a"),
   otherLetters: [...otherLetters, ...codePoints("1d400-1d454")],

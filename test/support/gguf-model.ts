@@ -20,7 +20,7 @@ const names: Record<string, string> = {
   ...{ "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down" },
 };
 
-/** The name in GGUF of a tensor of Hugging Face's name. */
+/** Translates a tensor's name in Hugging Face's files to its name in GGUF. */
 export function ggufName(name: string): string {
   const [, layer, stem, kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
   return `${layer === undefined ? "" : `blk.${layer}.`}${names[stem]}.${kind}`;

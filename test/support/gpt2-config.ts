@@ -14,7 +14,7 @@ export function gpt2Json({ vocabularySize, hiddenSize, layers, heads, contextTok
   });
 }
 
-/** What is read of that file, but with all of the stop ids. */
+/** The configuration that is read from `gpt2Json`, with all stop ids instead of the first alone. */
 export function gpt2Config(sizes: Gpt2Sizes): ModelConfig {
   return { ...configOf(gpt2Json(sizes), "config.json"), stopIds: sizes.stopIds };
 }

@@ -2,7 +2,7 @@
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type KeyRecord, keyIdOf, keyPrefix, scopes, type TenantLimits } from "../../shared/contracts/tenants.ts";
 
-/** Name and JSON of a key's record, with every scope, changed. Its tenant has these limits and no others. */
+/** Name and JSON of a key's record with every scope. Its tenant has these limits alone; `change` overrides fields of the record. */
 export async function keyEntry(
   key: string,
   tenant: string,

@@ -101,7 +101,7 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** Runs a step. `tokens`: prompt tokens computed; `pairs`: for each chunk its tokens × the tokens cached before it, summed. */
+  /** Runs a step. It computes `tokens` prompt tokens; `pairs` sums, over its chunks, tokens times the tokens cached before. */
   step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; pairs: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const plan = this.planner.nextStep();

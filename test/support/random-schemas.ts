@@ -59,5 +59,5 @@ const anySchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>((tie) => (
   ),
 })).schema;
 
-/** Leaves out schemas that we refuse: the branches of some that `allOf` holds twice exclude each other. */
+/** Random schemas without those that we refuse, such as an `allOf` whose branches exclude each other. */
 export const randomSchema = anySchema.filter((schema) => typeof schemaForm(schema) === "string");

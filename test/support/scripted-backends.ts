@@ -45,7 +45,7 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
   return new CallFailure(kind, new ServiceError(error, kind, options), process);
 }
 
-/** A call that any process may take, with any numerics, as the first call of a sequence is. */
+/** Options of a sequence's first call, which any process may take, with any numerics. */
 export function firstCall(signal: AbortSignal): BatchCall {
   return { signal, numerics: null, process: null };
 }
