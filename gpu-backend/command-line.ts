@@ -84,7 +84,6 @@ export function count(text: string): number {
   return value;
 }
 
-/** The values of an option that may be repeated. */
 export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
 }

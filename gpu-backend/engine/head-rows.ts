@@ -34,7 +34,6 @@ interface Row {
 export class HeadRows {
   readonly heads: Head[] = [];
   readonly #gates: number;
-  /** The M positions. */
   readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
   /** An array for each field of the logit changes, because with a repetition penalty a row has hundreds. */

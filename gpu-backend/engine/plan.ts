@@ -61,7 +61,6 @@ export interface PlanLimits {
   chunkTokens: number;
 }
 
-/** Read only. */
 export interface PlanResources<S> {
   kv: Pick<KvStore, "holds">;
   /** SharedPrefixes; null if no prefixes are shared. */
@@ -85,9 +84,9 @@ export interface PlanState<S> {
 
 /** The parts of a step, in this order. */
 export interface StepPlan<S> {
-  /** Give up their slots. */
+  /** Running sequences that lose their slots. */
   parked: S[];
-  /** Get a slot: new sequences, and parked ones that resume. */
+  /** Sequences that get a slot: new ones, and parked ones that resume. */
   started: S[];
   /** Prompts whose next chunk is computed. */
   prefill: S[];
@@ -242,7 +241,6 @@ class Room<S extends Plannable> {
   readonly #parked: Set<S>;
   /** Number of running sequences by tenant. */
   readonly #rows = new Map<string, number>();
-  /** How many sequences this plan has parked. */
   parkings = 0;
 
   constructor({ running, waiting }: PlanState<S>, maxSequences: number, resources: PlanResources<S>) {

@@ -5,7 +5,6 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { EngineInfo } from "./messages.ts";
 
-/** null if the sequence can be served. */
 export function sequenceRefusal(
   request: SequenceRequest,
   { contextTokens, vocabularySize }: ModelShape,
@@ -39,7 +38,6 @@ export function sequenceRefusal(
   );
 }
 
-/** The fault in a request for passages in the prompt, or null. */
 function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: SequenceRequest): string | null {
   if (!retrieval) return null;
   if (!memories) return "Passages are found in memories; the sequence names none.";
@@ -71,7 +69,6 @@ export function requireManifest(info: EngineInfo | null, wanted: string): Engine
   throw new ServiceError("manifest_mismatch", message);
 }
 
-/** The error for a value, `what`, that is not finite. */
 export function notFinite(what: string): ServiceError {
   return new ServiceError(
     "generation_failed",

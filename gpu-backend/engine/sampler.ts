@@ -27,7 +27,6 @@ export function headResult(output: RowOutput, n: number) {
 
 export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
-/** Whether only the likeliest token can be drawn. */
 export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return temperature < minTemperature || top_k === 1;
 }

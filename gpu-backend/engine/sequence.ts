@@ -37,7 +37,6 @@ export interface Score {
   sources?: TokenSources;
 }
 
-/** A change of one logit before sampling. */
 export interface LogitChange {
   id: number;
   /** Repetition penalty, applied first; 1: none. */

@@ -32,7 +32,6 @@ export async function readKeys(
   for (const [t, state] of states.entries()) writeKey(state, trace.keys.subarray(t * D, (t + 1) * D));
 }
 
-/** The values of a computed prompt. */
 export function tracedValues({ kind, hidden, keys }: Trace): TracedValues {
   return kind === "keys" ? keys : joinArrays<Float32Array<ArrayBuffer>>(Float32Array, hidden);
 }

@@ -114,7 +114,6 @@ export class FrameGathering {
     else this.#timer ??= setTimeout(() => this.#flush(), waitMs);
   }
 
-  /** Drops waiting frames. */
   stop(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

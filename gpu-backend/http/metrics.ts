@@ -114,7 +114,6 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
     `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
     ["centroid"],
   );
-  /** Centroids of uncounted sequences. */
   let uncounted: string[] = [];
 
   return {

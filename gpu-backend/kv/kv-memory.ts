@@ -12,7 +12,7 @@ export interface KvMemoryShape extends KvShape {
   maximumBytes: number;
 }
 
-/** An arena. */
+/** An arena, whose rows grow from one side of the arrays. */
 interface Holder {
   /** Positions that the arena's rows take. */
   readonly span: number;

@@ -16,7 +16,6 @@ import { gatesAt } from "../training/bank/measure.ts";
 import type { Reader, Reading } from "../training/bank/reader.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";
 
-/** A tenant's own adapter. */
 export interface OwnAdapter {
   delta: Delta;
   /** Mean prompt embedding of its text, scaled to length 1, [P]. */

@@ -16,7 +16,6 @@ import { keyBytes, SealedRecords } from "./sealed-records.ts";
 const yieldBytes = 8 * 2 ** 20;
 
 const keyFile = "key";
-/** Suffix of an unfinished file. */
 export const partialSuffix = ".partial";
 
 export interface TenantFilesSettings {

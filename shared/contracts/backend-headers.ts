@@ -18,7 +18,6 @@ export const loadHeader = "x-chameleon-load";
 export interface BackendLoad {
   /** Sequences that wait or run. */
   sequences: number;
-  /** Sequences that can run at once. */
   slots: number;
 }
 

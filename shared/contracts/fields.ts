@@ -5,7 +5,6 @@ import { limits } from "./limits.ts";
 
 export { describe };
 
-/** Text or token ids. */
 export type Prompt = string | number[];
 
 /**
@@ -28,7 +27,6 @@ export const modelField = (description: string) => absentAs(z.string().max(limit
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
 const metadataEntries = 16;
-/** OpenAI's `metadata`: notes of the caller. */
 export const metadataSchema = z
   .record(z.string().max(64), z.string().max(512))
   .meta({ maxProperties: metadataEntries })

@@ -5,12 +5,11 @@ import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
-/** An expert of a request's list. The prompt decides a weight of null. */
+/** An expert that a request names. With weight null, the prompt decides its weight. */
 export interface ListedExpert {
   id: string;
   weight: number | null;
 }
-/** A checked `chameleon.adapter`. */
 export type AdapterField = string | ListedExpert[];
 
 const expertSchema = {

@@ -158,7 +158,6 @@ export const responseRequestSchema = z
         ],
         top_logprobs: request.top_logprobs ?? 0,
       },
-      /** null: no search. */
       query: search ? (input.findLast(({ role }) => role === "user")?.content ?? "") : null,
     };
   });

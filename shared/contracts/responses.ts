@@ -115,7 +115,6 @@ export const usageSchema = z.object({
     .describe("Where some of the prompt need not be computed"),
 });
 
-/** A completion or a chunk of one. */
 function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
   return z.object({
     id: z.string(),

@@ -22,7 +22,6 @@ export const retrievalSchema = z.strictObject({
 });
 
 export const passageFields = {
-  /** Its name. */
   document: z.string(),
   start: z.int().describe("Bytes [start, end) of the document's text"),
   end: z.int(),

@@ -1,6 +1,5 @@
 /** Formats server-sent events (WHATWG HTML, "Server-sent events"). */
 
-/** The event that ends every stream. */
 export const sseDone = "data: [DONE]\n\n";
 
 /** Each line of `data` becomes a field of its own, so that a line break cannot end the event. */

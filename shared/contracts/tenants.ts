@@ -71,7 +71,6 @@ export const keyRecordSchema = z.object({
   tenant: tenantSchema,
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
-  /** null: the key never expires. */
   expiresAt: time.nullable(),
   /** A copy of the tenant's record, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,

@@ -28,7 +28,6 @@ export const defaultCalibration: EvidenceCalibration = {
 /** Prior odds of an own adapter against a centroid's of the same similarity. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
-/** A centroid near the prompt, or an own adapter. */
 interface NearCentroid {
   similarity: number;
   /** null for a centroid. */

@@ -19,14 +19,12 @@ export class MetricsBuffer {
     metric.sum += value;
   }
 
-  /** Metrics since the last call. */
   take(): Metric[] {
     const metrics = [...this.#metrics.values()];
     this.#metrics.clear();
     return metrics;
   }
 
-  /** The metric of this name and attributes, or else `empty`. */
   #metric(empty: Metric): Metric {
     const key = `${empty.name} ${JSON.stringify(empty.attributes)}`;
     const metric = this.#metrics.get(key) ?? empty;

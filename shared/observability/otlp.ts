@@ -12,7 +12,6 @@ export interface Span {
   startMs: number;
   endMs: number;
   attributes: Attributes;
-  /** null if the request succeeded. */
   error: string | null;
 }
 
@@ -33,7 +32,6 @@ const serverKind = 2;
 const deltaTemporality = 1;
 const errorStatus = 2;
 
-/** Body of POST /v1/traces. */
 export function tracesBody(service: string, spans: readonly Span[]): string {
   const scopeSpans = [{ scope, spans: spans.map(spanOf) }];
   return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });

@@ -20,7 +20,6 @@ export interface Environment {
 
 interface Interpreter {
   evaluate(node: SyntaxNode | undefined, environment: Environment): TemplateValue;
-  /** Returns the statements' text. */
   evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue;
 }
 

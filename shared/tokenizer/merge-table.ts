@@ -8,7 +8,6 @@ const free = 0xffffffff;
 export class MergeTable {
   /** The two token ids of each hash slot, [slots, 2]. */
   readonly #pairs: Uint32Array;
-  /** Rank of each hash slot. */
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 

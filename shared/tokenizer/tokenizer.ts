@@ -32,7 +32,6 @@ export class Tokenizer {
   readonly #wholes: ReadonlyMap<string, number>;
   /** Bytes of the longest piece that each id is a part of, [V]. */
   readonly #longestWith: Uint16Array;
-  /** Bytes of the longest piece. */
   readonly #longestPiece: number;
   /** Whether some byte has no token. */
   readonly #losesBytes: boolean;

@@ -7,7 +7,6 @@ import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 /** Text is never encoded to it: only chat templates and the model write it. */
 export interface SpecialToken {
   id: number;
-  /** The token's spelling in chat templates and in decoded text. */
   text: string;
   /** Whether an answer's text includes it. */
   isShown: boolean;
@@ -30,13 +29,10 @@ export interface Vocabulary {
   roles: SpecialRoles;
 }
 
-/** Special tokens with a meaning beyond their text. */
 export interface SpecialRoles {
   /** Separates documents, and stands for an empty prompt. */
   endOfTextId: number;
-  /** A template's `eos_token`. */
   eosId: number;
-  /** A template's `bos_token`. */
   bosId: number | null;
   /** Whether a prompt that is no conversation begins with `bosId`. */
   addsBos: boolean;

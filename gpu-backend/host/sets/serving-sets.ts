@@ -72,12 +72,10 @@ export class ServingSets {
     return set;
   }
 
-  /** Calls EngineClient.cancel of every engine. */
   cancel(ids: readonly string[]): string[] {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
   }
 
-  /** Calls EngineClient.dropMemory of every engine. */
   dropMemory(tenant: string, hash: string | null): void {
     for (const { set } of this.#held.values()) set.engine.dropMemory(tenant, hash);
   }

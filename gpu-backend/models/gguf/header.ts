@@ -239,7 +239,6 @@ function isSupported(type: string): type is TensorType {
   return Object.hasOwn(tensorLayouts, type);
 }
 
-/** Reads the header forwards, window by window. */
 class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));

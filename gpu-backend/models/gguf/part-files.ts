@@ -45,7 +45,6 @@ export function openPartFiles(path: string) {
     }
     return bytes;
   };
-  /** Returns the current file status of each open part. */
   const stats = () => opened.map(({ handle }) => fstatSync(handle, { bigint: true }));
   return { path, bytes: total, parts, read, stats, close };
 }

@@ -9,7 +9,6 @@ export interface HubAccess extends HubConfig {
   /** Resolves after `ms` milliseconds; rejects when the import is interrupted. */
   wait(ms: number): Promise<void>;
   now(): Date;
-  /** Shows the user a line. */
   note(line: string): void;
   signal?: AbortSignal;
 }
