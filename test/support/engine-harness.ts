@@ -102,7 +102,7 @@ export function createEngineHarness(options: {
 }
 
 /** Adapters of centroids `c0`, `c1`, … with different gates, and of `off`, whose scale is 0. */
-export function fakeAdapters(gates: number): AdapterSource {
+function fakeAdapters(gates: number): AdapterSource {
   const isKnown = (centroidId: string) => /^(c\d+|off)$/.test(centroidId);
   return {
     hashOf: (centroidId) => (isKnown(centroidId) ? `hash-${centroidId}` : null),

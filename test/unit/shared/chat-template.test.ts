@@ -29,17 +29,14 @@ function read(ids: readonly number[]): string {
 const rendered = (source: string | null, messages = talk) =>
   read(new ChatTemplate(source, tokenizer).encode(messages, 0));
 
-test("a model without a template of its own speaks in the style of Alpaca; a system message takes the opening's place", () => {
+test("a model without a template speaks in the style of Alpaca, with a system message in place of the opening, and stops before the user", () => {
+  expect(new ChatTemplate(null, tokenizer).stops).toEqual(["### Instruction:"]);
   expect(rendered(null)).toBe(
     "Be brief.\n\n### Instruction:\nthe <|endoftext|> é\n\n### Response:\nYes.\n\n### Instruction:\nWhy?\n\n### Response:\n",
   );
   expect(rendered(null, [{ role: "user", content: "Hi" }])).toBe(
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n",
   );
-});
-
-test("a model without a template of its own stops where it would speak for the user", () => {
-  expect(new ChatTemplate(null, tokenizer).stops).toEqual(["### Instruction:"]);
 });
 
 /** A tokenizer of these special tokens, then the bytes. */
@@ -103,11 +100,6 @@ test("a template may write 1,023 special tokens: there is a mark for each of the
   );
   // The tokens of roles have marks, too, even if the source does not spell them.
   expect(() => new ChatTemplate(texts.slice(1).join(""), many)).toThrow("writes 1024 special tokens");
-});
-
-test("a model's own template may spell the end of text out; a message may not", () => {
-  const source = "<|endoftext|>{{ messages[1].content }}{{ '<|endoftext|>' }}";
-  expect(rendered(source)).toBe("⏹the <|endoftext|> é⏹");
 });
 
 test("a model's own template may refuse a conversation, and a broken one is told at once", () => {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { sseComment, sseDone, sseEvent } from "../../../shared/contracts/sse.ts";
 
 /** The events of a stream by the standard: an empty line ends an event, and a line that begins with a colon is a comment. */
@@ -16,19 +16,17 @@ function parse(stream: string): string[] {
   return events;
 }
 
-describe("server-sent events", () => {
-  it("are read back by the standard's rules, one event each", () => {
-    const stream = sseEvent('{"a":1}') + sseComment("hb") + sseEvent("two\nlines") + sseEvent("") + sseDone;
-    expect(parse(stream)).toEqual(['{"a":1}', "two\nlines", "", "[DONE]"]);
-  });
+it("server-sent events are read back by the standard's rules, one event each", () => {
+  const stream = sseEvent('{"a":1}') + sseComment("hb") + sseEvent("two\nlines") + sseEvent("") + sseDone;
+  expect(parse(stream)).toEqual(['{"a":1}', "two\nlines", "", "[DONE]"]);
+});
 
-  it.each(["a\rdata: b", "a\r\n\r\nb", "a\n\nevent: b"])("cannot be ended early by a line break in %j", (data) => {
-    expect(parse(sseEvent(data))).toEqual([data.replace(/\r\n|\r/g, "\n")]);
-    expect(parse(sseComment(data) + sseDone)).toEqual(["[DONE]"]);
-  });
+it.each(["a\rdata: b", "a\r\n\r\nb", "a\n\nevent: b"])("an event cannot be ended early by a line break: %j", (data) => {
+  expect(parse(sseEvent(data))).toEqual([data.replace(/\r\n|\r/g, "\n")]);
+  expect(parse(sseComment(data) + sseDone)).toEqual(["[DONE]"]);
+});
 
-  it("are written as OpenAI writes them", () => {
-    expect(sseEvent("{}")).toBe("data: {}\n\n");
-    expect(sseComment("hb")).toBe(": hb\n\n");
-  });
+it("server-sent events are written as OpenAI writes them", () => {
+  expect(sseEvent("{}")).toBe("data: {}\n\n");
+  expect(sseComment("hb")).toBe(": hb\n\n");
 });

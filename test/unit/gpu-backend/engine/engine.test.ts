@@ -1,4 +1,4 @@
-import { describe, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
 import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { SamplingChanges } from "../../../../shared/contracts/sampling.ts";
@@ -229,32 +229,30 @@ test("the head is not computed before a prompt's last chunk", async () => {
   expect(runner.steps.map(({ headRows }) => headRows)).toEqual([0, 0, 1, 1]);
 });
 
-describe("prompt logprobs", () => {
-  test.each([64, 16, 5])("come in one frame before the first token, right across chunks of %d", async (chunkTokens) => {
-    for (const length of [1, 2, 64, 65, 130]) {
-      const ids = prompt(length);
-      const request = { maxTokens: 2, promptLogprobs: true, sampling: { ...neverEnds, logprobs: 3 } };
-      const frames = (await served([sequenceRequest("a", ids, request)], { limits: { chunkTokens } })).framesOf("a");
-      expect(frames.map(({ type }) => type)).toEqual(["prompt", "token", "token", "done"]);
-      const [frame] = frames;
-      if (frame.type !== "prompt") throw new Error("no prompt frame");
-      expect(frame.logprobs.length).toBe(length);
-      expect([frame.logprobs[0], frame.alternatives[0]]).toEqual([null, []]);
-      for (let i = 1; i < length; i++) {
-        const logits = fakeLogits(V, ids.slice(0, i));
-        expect(frame.logprobs[i]).toBeCloseTo(logits[ids[i]] - logSumExp(logits), 4);
-        expect(frame.alternatives[i][0][0]).toBe(rankedIds(logits)[0]);
-      }
+test.each([64, 16, 5])("prompt logprobs come in one frame first, right across chunks of %d", async (chunkTokens) => {
+  for (const length of [1, 2, 64, 65, 130]) {
+    const ids = prompt(length);
+    const request = { maxTokens: 2, promptLogprobs: true, sampling: { ...neverEnds, logprobs: 3 } };
+    const frames = (await served([sequenceRequest("a", ids, request)], { limits: { chunkTokens } })).framesOf("a");
+    expect(frames.map(({ type }) => type)).toEqual(["prompt", "token", "token", "done"]);
+    const [frame] = frames;
+    if (frame.type !== "prompt") throw new Error("no prompt frame");
+    expect(frame.logprobs.length).toBe(length);
+    expect([frame.logprobs[0], frame.alternatives[0]]).toEqual([null, []]);
+    for (let i = 1; i < length; i++) {
+      const logits = fakeLogits(V, ids.slice(0, i));
+      expect(frame.logprobs[i]).toBeCloseTo(logits[ids[i]] - logSumExp(logits), 4);
+      expect(frame.alternatives[i][0][0]).toBe(rankedIds(logits)[0]);
     }
-  });
+  }
+});
 
-  test("are served without a completion, too", async () => {
-    const scored = { maxTokens: 0, promptLogprobs: true };
-    const requests = [sequenceRequest("long", prompt(100), scored), sequenceRequest("one", prompt(1), scored)];
-    const { framesOf } = await served(requests);
-    expect(framesOf("long").map(({ type }) => type)).toEqual(["prompt", "done"]);
-    expect(framesOf("one")).toMatchObject([{ type: "prompt", logprobs: [null] }, { finishReason: "length" }]);
-  });
+test("prompt logprobs are served without a completion, too", async () => {
+  const scored = { maxTokens: 0, promptLogprobs: true };
+  const requests = [sequenceRequest("long", prompt(100), scored), sequenceRequest("one", prompt(1), scored)];
+  const { framesOf } = await served(requests);
+  expect(framesOf("long").map(({ type }) => type)).toEqual(["prompt", "done"]);
+  expect(framesOf("one")).toMatchObject([{ type: "prompt", logprobs: [null] }, { finishReason: "length" }]);
 });
 
 test("compare gives each token's logprob without the adapter, of the same context and bias", async () => {

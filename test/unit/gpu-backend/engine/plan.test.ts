@@ -1,6 +1,6 @@
 /** What a step runs: which sequences start, which are passed (others start before them), and which are parked for others. */
 import { readFileSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { ServiceError } from "../../../../shared/errors.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
@@ -27,56 +27,54 @@ test("the plan imports nothing with side effects, is short, and its loop fits a 
   expect(body.split("\n").length).toBeLessThanOrEqual(60);
 });
 
-describe("prompts", () => {
-  test("the prompt with the fewest chunks left goes first, also before one that has begun", () => {
-    const simulation = new Simulation({ stepTokens: chunkTokens });
-    const [long, middle, short] = [5, 3, 2].map((chunks) => fake(chunks * chunkTokens, 9));
-    simulation.enqueue(long);
+test("the prompt with the fewest chunks left goes first, also before one that has begun", () => {
+  const simulation = new Simulation({ stepTokens: chunkTokens });
+  const [long, middle, short] = [5, 3, 2].map((chunks) => fake(chunks * chunkTokens, 9));
+  simulation.enqueue(long);
+  simulation.step();
+  simulation.enqueue(middle, short);
+  const order: Fake[] = [];
+  for (let i = 0; i < 9; i++) order.push(...simulation.step().prefill);
+  expect(order.map((one) => [long, middle, short].indexOf(one))).toEqual([2, 2, 1, 1, 1, 0, 0, 0, 0]);
+});
+
+test("prompts are cut where they would be cut alone, whatever runs beside them and however often they were parked", () => {
+  const simulation = new Simulation({ maxSequences: 4, stepTokens: 200 });
+  const sequences = Array.from({ length: 60 }, (_, i) => fake(1 + ((i * 37) % 300), 3, { tenant: `t${i % 3}` }));
+  const lengths = sequences.map(({ pendingPromptTokens }) => pendingPromptTokens);
+  for (const sequence of sequences) {
+    simulation.enqueue(sequence);
     simulation.step();
-    simulation.enqueue(middle, short);
-    const order: Fake[] = [];
-    for (let i = 0; i < 9; i++) order.push(...simulation.step().prefill);
-    expect(order.map((one) => [long, middle, short].indexOf(one))).toEqual([2, 2, 1, 1, 1, 0, 0, 0, 0]);
+  }
+  simulation.finish();
+  sequences.forEach(({ chunks }, i) => {
+    const whole = Array.from({ length: Math.floor(lengths[i] / 64) }, () => 64);
+    expect(chunks).toEqual(lengths[i] % 64 ? [...whole, lengths[i] % 64] : whole);
   });
+});
 
-  test("prompts are cut where they would be cut alone, whatever runs beside them and however often they were parked", () => {
-    const simulation = new Simulation({ maxSequences: 4, stepTokens: 200 });
-    const sequences = Array.from({ length: 60 }, (_, i) => fake(1 + ((i * 37) % 300), 3, { tenant: `t${i % 3}` }));
-    const lengths = sequences.map(({ pendingPromptTokens }) => pendingPromptTokens);
-    for (const sequence of sequences) {
-      simulation.enqueue(sequence);
-      simulation.step();
-    }
-    simulation.finish();
-    sequences.forEach(({ chunks }, i) => {
-      const whole = Array.from({ length: Math.floor(lengths[i] / 64) }, () => 64);
-      expect(chunks).toEqual(lengths[i] % 64 ? [...whole, lengths[i] % 64] : whole);
-    });
-  });
+test.each([
+  ["64 plain prompts beside 8 streams", 8, 3, 128],
+  ["64 plain prompts beside 16 streams", 16, 3, 128],
+  ["64 prompts of many chunks beside 8 streams", 8, 300, 400],
+])("%s: another prompt waits for its own chunks and two steps at most", (_, streams, promptTokens, otherTokens) => {
+  const simulation = new Simulation({ maxSequences: 96, stepTokens: 2 * chunkTokens });
+  simulation.enqueue(...many(streams, "b", 3, 100_000));
+  for (let i = 0; i < 20; i++) simulation.step();
+  simulation.enqueue(...many(64, "a", otherTokens, 50));
+  for (let i = 0; i < 3; i++) simulation.step();
+  const steps = stepsToFirstToken(simulation, fake(promptTokens, 5, { tenant: "b" }));
+  expect(steps).toBeLessThanOrEqual(Math.ceil(promptTokens / chunkTokens) + 2);
+});
 
-  test.each([
-    ["64 plain prompts beside 8 streams", 8, 3, 128],
-    ["64 plain prompts beside 16 streams", 16, 3, 128],
-    ["64 prompts of many chunks beside 8 streams", 8, 300, 400],
-  ])("%s: another prompt waits for its own chunks and two steps at most", (_, streams, promptTokens, otherTokens) => {
-    const simulation = new Simulation({ maxSequences: 96, stepTokens: 2 * chunkTokens });
-    simulation.enqueue(...many(streams, "b", 3, 100_000));
-    for (let i = 0; i < 20; i++) simulation.step();
-    simulation.enqueue(...many(64, "a", otherTokens, 50));
-    for (let i = 0; i < 3; i++) simulation.step();
-    const steps = stepsToFirstToken(simulation, fake(promptTokens, 5, { tenant: "b" }));
-    expect(steps).toBeLessThanOrEqual(Math.ceil(promptTokens / chunkTokens) + 2);
-  });
-
-  test("prompts that begin alike compute the beginning once: the others wait, delay nobody, and then compute their rest", () => {
-    const simulation = new Simulation({ stepTokens: 256 });
-    const choices = Array.from({ length: 3 }, () => fake(200, 5, { prefix: "p" }));
-    const other = fake(100, 5);
-    simulation.enqueue(...choices, other);
-    expect(new Set(simulation.step().started)).toEqual(new Set([choices[0], other]));
-    simulation.finish();
-    expect(choices.map(({ chunks }) => chunks)).toEqual([[64, 64, 64, 8], [8], [8]]);
-  });
+test("prompts that begin alike compute the beginning once: the others wait, delay nobody, and then compute their rest", () => {
+  const simulation = new Simulation({ stepTokens: 256 });
+  const choices = Array.from({ length: 3 }, () => fake(200, 5, { prefix: "p" }));
+  const other = fake(100, 5);
+  simulation.enqueue(...choices, other);
+  expect(new Set(simulation.step().started)).toEqual(new Set([choices[0], other]));
+  simulation.finish();
+  expect(choices.map(({ chunks }) => chunks)).toEqual([[64, 64, 64, 8], [8], [8]]);
 });
 
 test("between tenants: each slot of a step goes to the tenant that was served least by then", () => {

@@ -139,7 +139,7 @@ test("POST /v1/batches answers at once, passes frames on as they come, and ends 
   ]);
 });
 
-test("POST /v1/batches sends a blank line where nothing else is to be said, until the last frame", async () => {
+test("POST /v1/batches sends a blank line in each silent interval, and no timer outlives the answer, a client or a refusal", async () => {
   vi.useFakeTimers();
   onTestFinished(() => void vi.useRealTimers());
   const response = await post("/v1/batches", batch());
@@ -156,11 +156,6 @@ test("POST /v1/batches sends a blank line where nothing else is to be said, unti
   sink([doneFrame("s1"), doneFrame("s2")]);
   await reading;
   expect(vi.getTimerCount()).toBe(0);
-});
-
-test("POST /v1/batches leaves no timer behind where it is refused, or the client goes", async () => {
-  vi.useFakeTimers();
-  onTestFinished(() => void vi.useRealTimers());
   await (await post("/v1/batches", batch())).body!.cancel();
   refusal = new ServiceError("backend_unavailable", "Draining.");
   await post("/v1/batches", batch());

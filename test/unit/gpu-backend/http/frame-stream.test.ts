@@ -86,7 +86,7 @@ test("a reader who falls too far behind loses what is open, and the engine is to
 });
 
 /** `waits`: milliseconds that each sequence's tokens may wait. `sent`: what was sent each time, as `id index`. */
-function gathering(waits: Record<string, number>) {
+function gathering(waits: Record<string, number | undefined>) {
   const sent: string[][] = [];
   const sequences = Object.entries(waits).map(([id, wait]) => ({ ...sequenceRequest(id), gatherMs: wait }));
   const label = (frame: Frame) => `${frame.id} ${frame.type === "token" ? frame.index : frame.type}`;
@@ -95,6 +95,13 @@ function gathering(waits: Record<string, number>) {
 }
 
 const token = (id: string, index: number) => tokenFrame(id, index, 65);
+
+test("gathering sends each frame at once where nothing may wait", () => {
+  const { one, sent } = gathering({ a: undefined });
+  for (const frame of [token("a", 0), token("a", 1), doneFrame("a")]) one.push([frame]);
+  expect(sent).toEqual([["a 0"], ["a 1"], ["a done"]]);
+  expect(vi.getTimerCount()).toBe(0);
+});
 
 test("gathering sends a first token at once, those after it together when the first of them has waited, and the end at once", () => {
   const { one, sent } = gathering({ a: gatherMs });

@@ -1,6 +1,6 @@
 /** Keys and values in the host's memory: each row holds what was appended to it, and memory is bounded. */
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { KvArena, KvRow } from "../../../../gpu-backend/kv/arena.ts";
 import { HostKv } from "../../../../gpu-backend/kv/host-kv.ts";
 import { bytesPerPosition, KvBudget, kvShapeOf } from "../../../../gpu-backend/kv/kv-budget.ts";
@@ -210,107 +210,112 @@ test("a copy of some positions of a row is what appending them gave", () => {
   expect([...arena.state(rows[1], 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
 });
 
-describe("memory", () => {
-  test("a pass is fed a view of all positions of the rows, however few they hold", () => {
-    const { arena, rows } = arenaOf([0, 200]);
-    expect(arena.positions).toBe(256);
-    fill(rows[0], 64);
-    fill(rows[1], 65);
-    const [both, second] = [arena.feed(rows), arena.feed([rows[1]])];
-    expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
-    expect([...both.pastLengths]).toEqual([64, 65]);
-    both.past.forEach((array, i) => {
-      expect(array.length).toBe(2 * second.past[i].length);
-      expect(array.buffer).toBe(second.past[i].buffer);
-      expect(array.byteOffset + second.past[i].byteLength).toBe(second.past[i].byteOffset);
-    });
+test("a pass is fed a view of all positions of the rows, however few they hold", () => {
+  const { arena, rows } = arenaOf([0, 200]);
+  expect(arena.positions).toBe(256);
+  fill(rows[0], 64);
+  fill(rows[1], 65);
+  const [both, second] = [arena.feed(rows), arena.feed([rows[1]])];
+  expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
+  expect([...both.pastLengths]).toEqual([64, 65]);
+  both.past.forEach((array, i) => {
+    expect(array.length).toBe(2 * second.past[i].length);
+    expect(array.buffer).toBe(second.past[i].buffer);
+    expect(array.byteOffset + second.past[i].byteLength).toBe(second.past[i].byteOffset);
   });
+});
 
-  test("the positions that a row wants stay reserved until it is closed, wherever it moves", () => {
-    const { arena, rows, open } = arenaOf([0, 200]);
-    arena.decodeOnly(new Set([rows[1]]));
-    expect(rows[1].place).toBe(0);
-    arena.trim();
-    expect(arena.positions).toBe(256);
-    arena.close(rows[0]);
-    arena.trim();
-    expect(arena.positions).toBe(256);
-    open();
-    arena.close(rows[1]);
-    arena.trim();
-    expect(arena.positions).toBe(64);
-  });
+test("the positions that a row wants stay reserved until it is closed, wherever it moves", () => {
+  const { arena, rows, open } = arenaOf([0, 200]);
+  arena.decodeOnly(new Set([rows[1]]));
+  expect(rows[1].place).toBe(0);
+  arena.trim();
+  expect(arena.positions).toBe(256);
+  arena.close(rows[0]);
+  arena.trim();
+  expect(arena.positions).toBe(256);
+  open();
+  arena.close(rows[1]);
+  arena.trim();
+  expect(arena.positions).toBe(64);
+});
 
-  test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
-    const { arena, rows, open } = arenaOf([0]);
-    fill(rows[0], 64);
-    expect(arena.positions).toBe(64);
-    fill(rows[0], 1);
-    expect(arena.positions).toBe(128);
-    fill(rows[0], 235);
-    expect(arena.positions).toBe(300);
-    expect(() => fill(rows[0], 1)).toThrow(/301 positions.*300/);
-    const short = open();
-    fill(short, 60);
-    arena.close(rows[0]);
-    arena.trim();
-    // Not 64: with 60 of them filled the arena would soon grow again.
-    expect(arena.positions).toBe(128);
-    expect(tokensIn(arena, short)).toHaveLength(60);
-    arena.close(short);
-    open(10);
-    expect(arena.positions).toBe(64);
-  });
+test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
+  const { arena, rows, open } = arenaOf([0]);
+  fill(rows[0], 64);
+  expect(arena.positions).toBe(64);
+  fill(rows[0], 1);
+  expect(arena.positions).toBe(128);
+  fill(rows[0], 235);
+  expect(arena.positions).toBe(300);
+  expect(() => fill(rows[0], 1)).toThrow(/301 positions.*300/);
+  const short = open();
+  fill(short, 60);
+  arena.close(rows[0]);
+  arena.trim();
+  // Not 64: with 60 of them filled the arena would soon grow again.
+  expect(arena.positions).toBe(128);
+  expect(tokensIn(arena, short)).toHaveLength(60);
+  arena.close(short);
+  open(10);
+  expect(arena.positions).toBe(64);
+});
 
-  test("memory that rows have written is kept for others unless it is far too much; if nothing runs, only one row's is kept", () => {
-    const memory = new KvMemory(shape);
-    const { arena, open } = arenaOf([], memory);
-    const positions = () => memory.bytes / positionBytes;
-    expect(positions()).toBe(shape.contextTokens);
-    const rows = Array.from({ length: 8 }, (_, row) => open(row === 7 ? 200 : 0));
-    expect(positions()).toBe(8 * 256);
-    for (const row of rows.splice(1).toReversed()) arena.close(row);
-    fill(rows[0], 100);
-    const [array] = memory.arrays;
-    arena.trim();
-    memory.trim();
-    expect([arena.positions, positions(), memory.arrays[0] === array]).toEqual([192, 8 * 256, true]);
-    expect(tokensIn(arena, rows[0])).toHaveLength(100);
-    arena.close(rows[0]);
-    memory.trim();
-    expect(positions()).toBe(shape.contextTokens);
-    // The memory is freed at once, not when garbage is collected.
-    expect(array.buffer.detached).toBe(true);
-  });
+test("memory that rows have written is kept for others unless it is far too much; if nothing runs, only one row's is kept", () => {
+  const memory = new KvMemory(shape);
+  const { arena, open } = arenaOf([], memory);
+  const positions = () => memory.bytes / positionBytes;
+  expect(positions()).toBe(shape.contextTokens);
+  const rows = Array.from({ length: 8 }, (_, row) => open(row === 7 ? 200 : 0));
+  expect(positions()).toBe(8 * 256);
+  for (const row of rows.splice(1).toReversed()) arena.close(row);
+  fill(rows[0], 100);
+  const [array] = memory.arrays;
+  arena.trim();
+  memory.trim();
+  expect([arena.positions, positions(), memory.arrays[0] === array]).toEqual([192, 8 * 256, true]);
+  expect(tokensIn(arena, rows[0])).toHaveLength(100);
+  arena.close(rows[0]);
+  memory.trim();
+  expect(positions()).toBe(shape.contextTokens);
+  // The memory is freed at once, not when garbage is collected.
+  expect(array.buffer.detached).toBe(true);
+});
 
-  test("two arenas share memory: one uses what the other leaves, copies nothing, and never writes where the other's rows are", () => {
-    const memory = new KvMemory({ ...shape, maximumBytes: 900 * positionBytes });
-    const [short, long] = [arenaOf([], memory), arenaOf([], memory, "end")];
-    const arrays = [...memory.arrays];
-    const longRows = Array.from({ length: 3 }, () => {
-      const row = long.open();
-      fill(row, 290);
-      return row;
-    });
-    const refused = new KvRow(0);
-    expect(() => short.arena.open(refused)).toThrow(/rows take 64 positions, 0 are free/);
-    short.arena.close(refused);
-    for (const row of longRows.splice(1)) long.arena.close(row);
-    const shortRows = Array.from({ length: 9 }, () => short.open());
-    for (const row of shortRows) fill(row, 60);
-    expect(tokensIn(long.arena, longRows[0])).toHaveLength(290);
-    for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
-    expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
+test("two arenas share memory: one uses what the other leaves, copies nothing, and never writes where the other's rows are", () => {
+  const memory = new KvMemory({ ...shape, maximumBytes: 900 * positionBytes });
+  const [short, long] = [arenaOf([], memory), arenaOf([], memory, "end")];
+  const arrays = [...memory.arrays];
+  const longRows = Array.from({ length: 3 }, () => {
+    const row = long.open();
+    fill(row, 290);
+    return row;
   });
+  const refused = new KvRow(0);
+  expect(() => short.arena.open(refused)).toThrow(/rows take 64 positions, 0 are free/);
+  short.arena.close(refused);
+  for (const row of longRows.splice(1)) long.arena.close(row);
+  const shortRows = Array.from({ length: 9 }, () => short.open());
+  for (const row of shortRows) fill(row, 60);
+  expect(tokensIn(long.arena, longRows[0])).toHaveLength(290);
+  for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
+  expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
+});
 
-  test("there are as many rows as the maximum, and no more", () => {
-    const { arena } = arenaOf(Array<number>(shape.maximumRows).fill(0));
-    expect(() => arena.open(new KvRow(0))).toThrow(/all 9 rows/);
-  });
+test("after a decoding row is closed, the other decoding rows still come first", () => {
+  const { arena, rows } = arenaOf([1, 1, 1, 1]);
+  arena.decodeOnly(new Set(rows.slice(0, 3)));
+  arena.close(rows[0]);
+  expect(new Set(arena.inOrder(new Set(rows)).slice(0, 2))).toEqual(new Set([rows[1], rows[2]]));
+});
 
-  test("a pass over rows that do not follow each other, and over another arena's, is an error", () => {
-    const { arena, rows } = arenaOf([1, 1, 1]);
-    expect(() => arena.feed([rows[0], rows[2]])).toThrow(/row 2 .* not follow/);
-    expect(() => arena.feed([rows[0], arenaOf([1, 1]).rows[1]])).toThrow(/not follow/);
-  });
+test("there are as many rows as the maximum, and no more", () => {
+  const { arena } = arenaOf(Array<number>(shape.maximumRows).fill(0));
+  expect(() => arena.open(new KvRow(0))).toThrow(/all 9 rows/);
+});
+
+test("a pass over rows that do not follow each other, and over another arena's, is an error", () => {
+  const { arena, rows } = arenaOf([1, 1, 1]);
+  expect(() => arena.feed([rows[0], rows[2]])).toThrow(/row 2 .* not follow/);
+  expect(() => arena.feed([rows[0], arenaOf([1, 1]).rows[1]])).toThrow(/not follow/);
 });

@@ -163,7 +163,7 @@ test.each(ends)("a build that ends because %s is continued: only what is missing
   await ready.catch(() => undefined);
 });
 
-test("what a build left serves another memory of the tenant, and a damaged rest of it is computed", async () => {
+test("what a failed build left serves another memory of the tenant, and only the rest is computed", async () => {
   const texts = Array.from({ length: 8 }, (_, i) => textOf(60, i));
   before = async () => {
     if (computed.length >= 4) throw new ServiceError("backend_unavailable", "it fell over");

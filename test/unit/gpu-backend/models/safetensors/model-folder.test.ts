@@ -6,15 +6,13 @@ import { readModelFolder } from "../../../../../gpu-backend/models/safetensors/m
 import { parametersOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../../shared/artifacts/tensor-file.ts";
-import { gpt2Config } from "../../../../support/gpt2-config.ts";
+import { gpt2Config, gpt2Json } from "../../../../support/gpt2-config.ts";
 import { gpt2Shapes } from "../../../../support/gpt2-file.ts";
 import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
-const sizes = { vocab_size: 11, n_embd: 4, n_layer: 1, n_head: 2, n_positions: 8 };
-const config = { model_type: "gpt2", ...sizes, eos_token_id: 10 };
-
 const folder = temporaryFolder();
 const dimensions = { vocabularySize: 11, hiddenSize: 4, layers: 1, heads: 2, contextTokens: 8, stopIds: [10] };
+const config: object = JSON.parse(gpt2Json(dimensions));
 
 async function write(
   settings: object,
