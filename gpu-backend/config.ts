@@ -36,8 +36,8 @@ export const environmentSchema = z.object({
   ),
   WEIGHT_FORMAT: choice(
     ["fp32", "int8", "exact"],
-    "exact",
-    "How weights are stored: exact as the file has them; int8 faster at many sequences and long prompts, and rounded",
+    "int8",
+    "How weights are stored: int8 rounded, and fastest at many sequences and long prompts; exact as the file has them",
   ),
   // The CPU is the default, because only there results never depend on the batch.
   DEVICE: choice(

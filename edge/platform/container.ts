@@ -48,7 +48,7 @@ export function settingsOf(bindings: object): Record<string, string> {
   const given = Object.entries(bindings).filter(
     ([name, value]) => forwardedSettings.includes(name) && typeof value === "string",
   );
-  return { WEIGHT_FORMAT: "int8", ...Object.fromEntries(given) };
+  return Object.fromEntries(given);
 }
 
 /** Resolves when the container stops; the next call starts it again. Never rejects. */

@@ -140,7 +140,7 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
  * Splits x [M, in] into two parts, one below the other, [2M, in]: x rounded to int8 steps per block, and the remainder. The product rounds
  * each part again, so the error of their sum is 1/127² of the block's maximum instead of 1/127.
  */
-export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
+function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
   // At least 1e-30, because a block of zeros is divided by the step, too.
@@ -151,7 +151,7 @@ export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: n
 }
 
 /** Adds the halves of a product with `inTwoParts`: [2M, out] → [M, out]. */
-export function sumOfParts(g: GraphBuilder, product: string): string {
+function sumOfParts(g: GraphBuilder, product: string): string {
   return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }
 

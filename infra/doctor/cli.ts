@@ -71,11 +71,7 @@ async function checkMemory(config: BackendConfig, directory: string): Promise<Fi
   const { plannedBytes } = planMemory({ ...config, ...base, limitBytes, sets: maxSets });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
-  return amiss(
-    "warning",
-    found,
-    "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
-  );
+  return amiss("warning", found, "close other programs, or set smaller KV_BYTES and PREFIX_CACHE_BYTES");
 }
 
 async function checkPorts(): Promise<Finding> {

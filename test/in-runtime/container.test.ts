@@ -53,7 +53,7 @@ test("the first call starts the container; until it listens the answer is 503, a
 
 test("the backend has the edge's secret, int8 weights, and the network only where artifacts are published", async () => {
   const settings = settingsOf({ BACKEND_SECRETS: "s", TENANT_KEYS: "[]", ARTIFACTS: {} });
-  expect(settings).toEqual({ BACKEND_SECRETS: "s", WEIGHT_FORMAT: "int8" });
+  expect(settings).toEqual({ BACKEND_SECRETS: "s" });
   for (const [given, enableInternet] of [
     [settings, false],
     [settingsOf({ ARTIFACTS_URL: "https://bucket" }), true],

@@ -8,7 +8,7 @@ import { type Stack, startStack } from "../support/stack.ts";
 
 let stack: Stack;
 beforeAll(async () => {
-  stack = await startStack({ MODEL_DIR: embeddedBase, WEIGHT_FORMAT: "exact" });
+  stack = await startStack({ MODEL_DIR: embeddedBase, WEIGHT_FORMAT: "int8" });
 }, 120_000);
 afterAll(() => stack?.stop());
 

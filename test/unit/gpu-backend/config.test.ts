@@ -3,7 +3,7 @@ import { childEnvironment, environmentSchema, readConfig } from "../../../gpu-ba
 
 test("an empty environment gives a backend on loopback with the embedded model", () => {
   const config = readConfig({});
-  expect(config).toMatchObject({ host: "127.0.0.1", port: 8788, weightFormat: "exact", maxSequences: 32 });
+  expect(config).toMatchObject({ host: "127.0.0.1", port: 8788, weightFormat: "int8", maxSequences: 32 });
   expect(config.modelDirectory).toMatch(/gpu-backend\/models\/smollm2-135m$/);
   expect(config.threads).toBeGreaterThan(0);
 });
