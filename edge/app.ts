@@ -1,4 +1,4 @@
-/** The public API as a Hono app: its routes and the middleware before them. Everything from bindings and environment comes as Dependencies. */
+/** The public API as a Hono app: its routes, and the middleware before them. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { adminAuth, admission, auth, preflight } from "./api/access.ts";
@@ -101,7 +101,6 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   });
   return app;
 
-  /** An error in OpenAI's envelope. */
   function errorResponse(c: Context<AppEnvironment>, thrown: unknown, more: Record<string, string> = {}): Response {
     const error = toServiceError(thrown);
     if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);
@@ -111,7 +110,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   }
 }
 
-/** Suggests the path with `/v1` once and without a slash at the end, if that is one of `routes`. */
+/** Suggests the path with one `/v1` and without a slash at the end, if that is a route. */
 function notFoundText(path: string, routes: readonly string[]): string {
   const text = `There is no ${path.slice(0, 200)}.`;
   const meant = `/v1/${path.replace(/^\/(v1\/)*/, "").replace(/\/$/, "")}`;

@@ -57,22 +57,19 @@ export function readConfig(env: Variables) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
   return {
-    /** Addresses of backends, at least one. */
     backends,
-    /** Calls a backend through its container's object, through a private network or with a client certificate, if one of these is bound. */
+    /** Calls a backend through its container's object, a private network or with a client certificate, if one of these is bound. */
     backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
     /** The first one signs calls to backends; if there is none, calls are unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: parsed(tenantKeysSchema, env.TENANT_KEYS, tenantKeysRule),
-    /** null: the admin API refuses every call. */
     adminKey: readAdminKey(env.ADMIN_KEY || null),
     aliases: parsed(aliasesSchema, env.MODEL_ALIASES || "{}", aliasesRule),
     cellsPerRegion,
-    /** The collector of traces and metrics, if there is one. */
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
     /** Share of the traces begun here that are sampled, 0 to 1. */
     traceRatio,
-    /** Id of the Worker's deployed version; null in a bare workerd. */
+    /** null in a bare workerd */
     version: env.VERSION?.id ?? null,
   };
 }
@@ -82,7 +79,7 @@ function containerName(url: string): string | null {
   return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
 }
 
-/** The object of a container is created in the region that its name begins with: `weur-1` in weur. */
+/** A container's object is created in the region that its name begins with: `weur-1` in weur. */
 function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   const name = env.CONTAINERS ? containerName(url) : null;
   if (env.CONTAINERS && name !== null) {
@@ -94,9 +91,8 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
 }
 
 /**
- * Returns a function with a value that is derived from the configuration, and derived again after a variable has changed. So a long-lived
- * object uses a rotated secret or new backends from its next call on. Throws if the first configuration is invalid; a later invalid one
- * is logged once and ignored.
+ * Returns a function that derives a value from the configuration, and again after a variable has changed. So a long-lived object uses a
+ * rotated secret or new backends from its next call on. Throws if the first configuration is invalid; a later one is logged and ignored.
  */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
@@ -114,10 +110,10 @@ export function configured<T>(env: Variables, make: (config: Config) => T): () =
   };
 }
 
-/** Variables whose change makes `configured` derive its value again. */
+/** Variables whose change `configured` notices. */
 const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "TENANT_KEYS"];
 
-/** The JSON of a variable. Throws an Error with `rule` if it is malformed. */
+/** Throws an Error with `rule` if the JSON is malformed. */
 function parsed<T extends z.ZodType>(schema: T, json: string, rule: string): z.output<T> {
   try {
     return schema.parse(JSON.parse(json));

@@ -1,6 +1,6 @@
 /**
- * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses. Each is a folder on disk with a file for each
- * record or object, which workerd replaces atomically. workerd makes the bindings from this module ("wrapped bindings").
+ * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses: folders with a file for each record or
+ * object, which workerd replaces atomically. workerd makes bindings of this module ("wrapped bindings").
  */
 import { hexOf, sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
@@ -13,7 +13,7 @@ interface Folder {
   folder: { fetch(url: string, init?: RequestInit): Promise<Response> };
 }
 
-/** The KV namespace. A record's file has the record's percent-encoded name. */
+/** A record's file has the record's percent-encoded name. */
 export function namespace({ folder }: Folder): Namespace & RecordStore {
   const fileOf = (name: string) => encodeURIComponent(encodeURIComponent(name));
   const get = async (name: string) => (await read(folder, fileOf(name)))?.json() ?? null;
@@ -33,12 +33,12 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** Time at which the present replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
+/** When the running replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
 let replacedUntilMs = 0;
-/** Time after which a replacement that has not ended counts as failed, in milliseconds. */
+/** Duration after which a replacement counts as failed, in milliseconds. */
 const replaceMs = 10_000;
 
-/** The R2 bucket. Names of objects are paths below the folder. Metadata are not stored, as the edge uses them only as hints. */
+/** Names of objects are paths below the folder. Metadata are not stored, because the edge uses them only as hints. */
 export function bucket({ folder }: Folder): Bucket & PublishBucket {
   const find = async (name: string) => {
     const found = await read(folder, name);
@@ -76,7 +76,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
   };
 }
 
-/** The file, or null if there is none. Throws an Error if it cannot be read. */
+/** null if there is no such file. Throws an Error if it cannot be read. */
 async function read(folder: Folder["folder"], path: string): Promise<Response | null> {
   const response = await folder.fetch(`http://folder/${path}`);
   if (response.status === 404) return null;
@@ -84,7 +84,7 @@ async function read(folder: Folder["folder"], path: string): Promise<Response | 
   return response;
 }
 
-/** Writes or deletes a file, which may be missing if it is deleted. Throws an Error if that fails. */
+/** Writes or deletes a file. Throws an Error if that fails, but not for a deleted file that is missing. */
 async function write(folder: Folder["folder"], path: string, init: RequestInit): Promise<void> {
   const response = await folder.fetch(`http://folder/${path}`, init);
   if (response.ok || (response.status === 404 && init.method === "DELETE")) return;

@@ -1,7 +1,7 @@
 /**
- * The Worker's entry in `chameleon start`: worker.ts with what the platform adds to a deployed Worker, which is the address of each
- * client. It also checks the Host header, so that no web page can reach this machine's loopback address under a name of its own (DNS
- * rebinding), and its `/readyz` answers 503 while the server ends.
+ * The Worker's entry in `chameleon start`. Adds what the platform gives a deployed Worker: each client's address. It also checks the Host
+ * header, against web pages that reach the loopback address under a name of their own (DNS rebinding), and its `/readyz` answers 503
+ * while the server ends.
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
@@ -12,7 +12,7 @@ import worker from "./worker.ts";
 
 export * from "./worker.ts";
 
-/** Maximum bytes and time to read the rest of a refused request's body (`drain`). */
+/** Bounds of `drain`. */
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
 interface LocalVariables {
@@ -46,7 +46,7 @@ function refusal(error: ServiceError): Response {
   return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
 }
 
-/** The request with its client's address in `cf-connecting-ip`, and with the scheme that a trusted proxy tells. */
+/** Sets `cf-connecting-ip` to the client's address, and the scheme that a trusted proxy tells. */
 function withClient(received: Request): Request {
   const { address, scheme } = clientOf(received.cf, received.headers, TRUST_PROXY !== undefined);
   // For this address workerd sets the header itself (infra/workerd/config.ts).
@@ -56,7 +56,7 @@ function withClient(received: Request): Request {
   return request;
 }
 
-/** The 503 of /readyz while the server drains; null otherwise. infra/serve-edge.ts then puts a file `draining` among the assets. */
+/** The 503 of /readyz while the server drains: infra/serve-edge.ts then puts a file `draining` among the assets. null otherwise. */
 async function drainingAnswer({ url }: Request): Promise<Response | null> {
   if (new URL(url).pathname !== "/readyz") return null;
   const file = await env.ASSETS.fetch("https://assets/draining");
@@ -65,8 +65,8 @@ async function drainingAnswer({ url }: Request): Promise<Response | null> {
 }
 
 /**
- * Reads and discards the rest of a body. workerd closes a connection with unread input, and a client that is still sending would get an
- * error instead of the response. In a deployed Worker the platform's proxy does this.
+ * Reads and discards the rest of a body: workerd closes a connection with unread input, and a client that is still sending would get an
+ * error instead of the response. Of a deployed Worker the platform does this.
  */
 async function drain({ body }: Request): Promise<void> {
   if (!body || body.locked) return;

@@ -1,4 +1,4 @@
-/** The Worker's entry: makes the app's dependencies from the bindings. Requests go through api/paced.ts to app.ts. */
+/** The Worker's entry: makes the app's dependencies from the bindings. */
 import { env, waitUntil } from "cloudflare:workers";
 import { createSigner } from "../shared/contracts/call-signature.ts";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
@@ -51,7 +51,7 @@ if (
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   logEvent("warn", "unsigned_calls", { message });
 }
-/** Makes backend clients for one request, because in workerd a request must not await work of another one. */
+/** New for each request, because in workerd a request must not await work of another one. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, now);
   return (jurisdiction: Jurisdiction | null) =>

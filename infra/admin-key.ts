@@ -1,4 +1,4 @@
-/** The keys that `chameleon start` makes. They are kept in the state folder, readable by its user only. */
+/** Keys that `chameleon start` makes, in the state folder, readable by its user only. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { writeWhole } from "../gpu-backend/files.ts";
@@ -9,10 +9,10 @@ export function newKey(): string {
   return `sk-chameleon-${randomBytes(32).toString("base64url")}`;
 }
 
-/** Files of the admin key, and of the API key of an edge that other machines can reach. */
+/** The API key is for an edge that other machines can reach. */
 export const keyFiles = { admin: "admin-key", api: "api-key" } as const;
 
-/** Reads a key, and makes it if there is none. Throws an Error if other users could have read or written the file, or if it holds no key. */
+/** Reads a key, or makes it. Throws an Error if other users may read or write the file, or if it holds no key. */
 export async function keptKey(
   stateFolder: string,
   name: keyof typeof keyFiles,

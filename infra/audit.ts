@@ -1,6 +1,6 @@
 /**
- * `npm run audit`: ends with 1 for a known advisory on a package that is shipped. infra/advisories.json lists accepted advisories, each
- * with a reason and the date on which the acceptance ends. If the registry does not offer audits, the command says so and ends with 0.
+ * `npm run audit`: ends with 1 for a known advisory on a shipped package, unless infra/advisories.json accepts it until a later date.
+ * Ends with 0 if the registry offers no audits.
  */
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -18,7 +18,6 @@ const { exceptions: exceptionsFile } = parsedOptions<{ exceptions: string }>(
 );
 
 const exceptionSchema = z.array(z.strictObject({ id: z.string(), reason: z.string().min(10), expires: z.iso.date() }));
-/** What `npm audit --json` prints for each package: its advisories, and the names of packages that have one. */
 const reportSchema = z.object({
   vulnerabilities: z.record(
     z.string(),

@@ -1,6 +1,6 @@
 /**
- * `chameleon backup FILE` and `chameleon restore FILE`: the state folder as one archive. The Worker of a running server is paused by
- * SIGSTOP while its files are copied. So the copy is consistent over all objects: it is what a kill -9 would have left.
+ * `chameleon backup FILE` and `chameleon restore FILE`: the state folder as one archive. SIGSTOP pauses a running Worker while its files
+ * are copied, so the copy is what a kill -9 would have left: consistent over all objects.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** Parts of the state folder in an archive. The version file is restored last, so that a folder with it is complete. */
+/** The version file is restored last, so that a folder with it is complete. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -62,12 +62,12 @@ async function backup(file: string): Promise<void> {
   }
 }
 
-/** Copies the state folder. Returns the milliseconds that this took. */
+/** Returns the milliseconds that copying took. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
-  // Left out: unfinished files, locks, and the shared memory of SQLite, which SQLite rebuilds from its log.
+  // Left out: unfinished files, locks, and SQLite's shared memory, which it rebuilds from its log.
   const filter = (file: string) => !path.basename(file).startsWith(unfinishedPrefix) && !/\.lock$|-shm$/.test(file);
-  // `publish` may run meanwhile. It stores files before the pointer that names them, so a copied pointer's files are there to be copied.
+  // `publish` may run meanwhile. It stores files before the pointer, so a copied pointer's files are there to be copied.
   for (const part of [path.relative(state, path.join(artifactsFolder(), pointerName)), ...parts]) {
     const from = path.join(state, part);
     if (existsSync(from)) await cp(from, path.join(copy, part), { recursive: true, force: false, filter });
@@ -75,10 +75,9 @@ async function copyState(state: string, copy: string): Promise<number> {
   return performance.now() - beganMs;
 }
 
-/** Time within which SIGSTOP takes effect, in milliseconds. */
 const stopMs = 50;
 
-/** Pauses a process while `work` runs. A shell resumes the process when its stdin closes, which also happens if this process is killed. */
+/** Pauses a process while `work` runs. A shell resumes it when stdin closes, even if this process is killed. */
 async function whilePaused<T>(pid: number, work: () => Promise<T>): Promise<T> {
   const shell = spawn("sh", ["-c", 'kill -STOP "$0" && echo; read end; kill -CONT "$0"', String(pid)], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -118,7 +117,7 @@ async function restore(file: string): Promise<void> {
   }
 }
 
-/** Opens and checks each object's database; opening applies its log. Returns their number. Throws an Error that names a broken one. */
+/** Checks each object's database; opening it applies its log. Returns their number. Throws an Error that names a broken one. */
 async function checkObjects(folder: string): Promise<number> {
   const { DatabaseSync } = await import("node:sqlite");
   const files = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sqlite"));

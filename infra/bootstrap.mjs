@@ -1,8 +1,7 @@
 #!/usr/bin/env node
 /**
- * The `chameleon` command, on Node 20 or newer. In a checkout it installs packages that are missing or stale, and runs TypeScript; in
- * an installed package it runs the JavaScript in `dist/`. The command runs in a child process, on a Node that is new enough. Not here:
- * what a command does. Plain JavaScript without dependencies, because it runs before any is installed.
+ * The `chameleon` command, on Node 20 or newer, without dependencies. In a checkout it installs packages that are missing or stale, and
+ * runs TypeScript; in an installed package it runs `dist/`. Commands run in a child process, on a Node that is new enough.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -19,24 +18,24 @@ const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "ut
 /** npm leaves package-lock.json out of packages. */
 const isCheckout = existsSync(path.join(root, "package-lock.json"));
 
-/** The oldest Node that can run this file. */
+/** Runs this file. */
 const oldestNode = [20, 0];
-/** The oldest Node that can run commands: it strips the types of .ts files without a flag. */
+/** Runs commands: strips the types of .ts files without a flag. */
 const oldestRunningNode = [22, 18];
-/** The oldest Node with Float16Array, in which `trainers` hold hidden states. */
+/** Has Float16Array, in which `trainers` hold hidden states. */
 const oldestTrainingNode = [24, 0];
 const trainers = ["train", "eval", "eval:own", "paper"];
 
-/** Settings of glibc's allocator for commands that run a model themselves. A backend gives the same to its engine (gpu-backend/config.ts). */
+/** For commands that run a model themselves. A backend gives its engine the same (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
-/** Otherwise ONNX Runtime reports its use to its maker, and stores an id of the machine in the home folder. */
+/** Otherwise ONNX Runtime reports its use to its maker, and stores an id in the home folder. */
 const noTelemetry = { ORT_DISABLE_TELEMETRY: "1" };
 
-/** Node caches .ts files without their types here. Removing the types takes 30 MB of every process. */
+/** Node caches .ts files without types here: removing types takes 30 MB of every process. */
 const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
 
-/** Commands that leave the model to other processes. */
+/** Commands that run no model themselves. */
 const servers = ["start", "start edge", "start backend", "backend"];
 
 const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
@@ -51,7 +50,6 @@ function fail(message, code = 1) {
   process.exit(code);
 }
 
-/** Hash of everything that decides the content of node_modules. */
 function installHash() {
   const { dependencies, devDependencies, optionalDependencies, overrides } = JSON.parse(
     readFileSync(path.join(root, "package.json"), "utf8"),
@@ -64,8 +62,8 @@ function installHash() {
 }
 
 /**
- * Runs a command to its end. Returns its exit code, the output of the pipes in `options.stdio`, and the signal that asked this process
- * to stop meanwhile, or null. Signals are passed on to the command, except SIGINT of a terminal, which reaches the command by itself.
+ * Runs a command to its end. Returns its exit code, its piped output, and the signal that stopped this process meanwhile, or null. Passes
+ * signals on, except SIGINT of a terminal, which reaches the command by itself.
  */
 function run(command, args, options) {
   return new Promise((resolve) => {
@@ -82,7 +80,7 @@ function run(command, args, options) {
       if (signal !== "SIGINT" || !isatty(0)) child.kill(signal);
     };
     for (const signal of stopSignals) process.on(signal, onSignal);
-    // npm passes signals on to this process. If npm itself is killed, the parent changes, and the command is stopped here.
+    // npm passes signals on. If npm itself is killed, the parent changes.
     const parent = process.ppid;
     const watch = process.env.npm_lifecycle_event
       ? setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500)
@@ -100,7 +98,7 @@ function run(command, args, options) {
   });
 }
 
-/** Runs `npm ci`, unless the stamp in node_modules says that exactly these packages were installed completely. */
+/** Runs `npm ci`, unless a stamp says that these packages were installed completely. */
 async function install() {
   const stampFile = path.join(root, "node_modules", ".chameleon-install");
   const hash = installHash();
@@ -108,12 +106,11 @@ async function install() {
 
   process.stderr.write("installing packages (once; a minute or less)…\n");
   rmSync(stampFile, { force: true });
-  // Prefer the npm that started this process: it is known to work here.
+  // The npm that started this process is known to work here.
   const npmScript = process.env.npm_execpath?.endsWith("npm-cli.js") ? [process.env.npm_execpath] : [];
   const npm = npmScript.length > 0 ? process.execPath : "npm";
-  // --include=dev: with NODE_ENV=production npm would leave out what start and test need.
-  // --prefer-offline is safe, because the lock holds the hash of every package.
-  // The short retry timeouts report a missing network within seconds instead of a minute.
+  // --include=dev: even with NODE_ENV=production. --prefer-offline is safe, because the lock holds hashes. The retry timeouts report a
+  // missing network within seconds.
   const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
   // No package needs its install script; that of onnxruntime-node would download CUDA.
   args.push("--ignore-scripts");
@@ -135,7 +132,7 @@ async function install() {
   writeFileSync(stampFile, hash);
 }
 
-/** The Node of the package node-linux-ARCH if it is installed and runs here, else the Node of this process if it is new enough. */
+/** The package node-linux-ARCH if it is installed and runs here, else this process's Node if it is new enough. */
 function pickNode(command) {
   const pinned = pinnedNode();
   if (pinned && spawnSync(pinned, ["--version"]).status === 0) return pinned;
@@ -146,7 +143,7 @@ function pickNode(command) {
   return fail(`Node ${oldest.join(".")} or newer is needed; this is ${process.version}${way}.`);
 }
 
-/** The npm package has ONNX Runtime's libraries for some platforms only. */
+/** The npm package has ONNX Runtime's libraries for some platforms. */
 function assertPlatform() {
   const { platform, arch } = process;
   if (existsSync(path.join(root, "dist/onnxruntime-node/bin/napi-v6", platform, arch))) return;
@@ -158,7 +155,7 @@ function assertPlatform() {
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // A checkout installs this package. Users of the npm package who have an older Node can add it.
+    // A checkout installs this package; users of the npm package can add it.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {
@@ -166,7 +163,6 @@ function pinnedNode() {
   }
 }
 
-/** The file that runs a command: TypeScript in a checkout, compiled JavaScript in a package. */
 function entryFile(source) {
   return isCheckout ? path.join(root, source) : path.join(root, "dist", source.replace(/\.ts$/, ".js"));
 }
@@ -177,7 +173,7 @@ async function runCommand(command, [, entry, ...first], rest) {
   const node = pickNode(command);
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
   const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
-    // Nothing is sent on the IPC channel. When it closes, the child knows that this process has ended, even by SIGKILL.
+    // When the IPC channel closes, the child knows that this process has ended, even by SIGKILL.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: {
       ...noTelemetry,

@@ -1,6 +1,6 @@
 /**
- * Builds the pages and, in a folder, the Worker's files for workerd: `node infra/build-edge.ts FOLDER`. `chameleon start` runs it in a
- * checkout, as a process of its own, because wrangler and esbuild take 200 MB. A package contains the built files.
+ * `node infra/build-edge.ts FOLDER`: builds the pages, and the Worker's files in a folder. `chameleon start` runs it as a process of its
+ * own, because wrangler and esbuild take 200 MB.
  */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -11,7 +11,7 @@ import { readWranglerConfig } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 
-/** Writes the bundles of bundle.ts, with the local Worker, and the Worker's settings from wrangler.toml. */
+/** Writes the bundles of bundle.ts, with the local Worker, and its settings. */
 export async function buildLocalWorker(folder: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/local-worker.ts"), folder);
   const settings = workerSettings(await readWranglerConfig(path.join(root, "wrangler.toml")));

@@ -1,7 +1,4 @@
-/**
- * `npm run check`: style, types, and tests of committed files: which folder imports which, documents, workflows, Kubernetes,
- * images, alerts.
- */
+/** `npm run check`: style, types, and tests of committed files, such as imports, documents, workflows and images. */
 import { spawnSync } from "node:child_process";
 import path from "node:path";
 import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
@@ -14,7 +11,7 @@ const { results } = parsedOptions<{ results?: string }>(
   ),
 );
 const root = path.dirname(import.meta.dirname);
-/** TypeScript projects. Each has the global types of the runtime that its code runs in. */
+/** Each has the global types of its runtime. */
 const typeScriptFolders = ["shared", "edge", "edge/page", "gpu-backend", "infra", "test", "test/in-runtime"];
 const json = results === undefined ? [] : ["--reporter=json", `--outputFile.json=${results}`];
 

@@ -1,9 +1,6 @@
-/**
- * The commands of `chameleon`: what each is for, and the file that runs it. Plain JavaScript without dependencies, because
- * bootstrap.mjs imports it before anything is installed. Not here: what a command does, and its own `--help`.
- */
+/** The commands of `chameleon`. Plain JavaScript without dependencies, because bootstrap.mjs imports it before anything is installed. */
 
-/** Name, of one word or two → [one line of help, entry file, first arguments of the file, before those of the user]. */
+/** Name, of one word or two → [help, file, first arguments]. */
 const forUsers = {
   start: ["serve edge and backend on this machine", "infra/start.ts"],
   "start edge": ["serve the edge alone, before backends elsewhere", "infra/start-edge.ts"],

@@ -1,14 +1,11 @@
-/**
- * `npm run lines`: counts the lines of TypeScript that git tracks, by folder, and their sums: source, tests with their support, and
- * the core, which is the reading list of architecture.md.
- */
+/** `npm run lines`: counts lines of TypeScript by folder, and in source, tests and the core (architecture.md's reading list). */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** Where a number of lines is at its maximum, something must be removed before anything is added. */
+/** At a maximum, something must go before anything is added. */
 const maxLines = { source: 50_000, tests: 45_000, core: 6_000 };
 
 const { check = false } = parsedOptions<{ check?: boolean }>(

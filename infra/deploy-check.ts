@@ -1,7 +1,4 @@
-/**
- * `npm run deploy:check`: bundles the Worker as a deployment does, compares its size with a limit, and starts it in workerd. Exit code 1
- * if it is too large or does not answer.
- */
+/** `npm run deploy:check`: bundles the Worker as a deployment does, and starts it. Ends with 1 if it is too large or does not answer. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
@@ -10,7 +7,7 @@ import { bundleWorker, workerFile } from "./workerd/bundle.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { runWrangler } from "./wrangler.ts";
 
-/** This project's own limit. Cloudflare's limit is ten times as high. */
+/** Cloudflare's limit is ten times as high. */
 const maxGzipBytes = 400_000;
 
 const root = path.dirname(import.meta.dirname);
@@ -20,10 +17,10 @@ const { env: environment, gzipBytes: limitBytes } = parsedOptions<{ env?: string
     .option("--env <name>", "environment of wrangler.toml; its top level unless set"),
 );
 
-/** Bundles the Worker by wrangler's dry run, so that the bundle is what a deployment uploads. */
+/** By wrangler's dry run, so that the bundle is what a deployment uploads. */
 async function bundleUpload(directory: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/worker.ts"), directory);
-  // An empty name is the top level of wrangler.toml; without --env wrangler warns. No container image is built.
+  // An empty name is the top level of wrangler.toml. No container image is built.
   const args = ["--dry-run", "--env", environment ?? "", "--outdir", directory, "--containers-rollout", "none"];
   await runWrangler(root, ["deploy", ...args]);
   upload = await readFile(path.join(directory, workerFile));

@@ -1,4 +1,4 @@
-/** The backends of a local start, as child processes that are kept running. Not here: what a backend serves. */
+/** The backends of a local start, as child processes. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
@@ -9,15 +9,15 @@ import { fileURLToPath } from "node:url";
 interface LocalBackend {
   url: string;
   pid: number;
-  /** Settles when the process has ended, with a phrase such as "ended with 1". */
+  /** Settles with a phrase such as "ended with 1". */
   ended: Promise<string>;
 }
 
 const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
 
 /**
- * Starts one backend for each port; 0 lets the system choose. If one of several ends, it is restarted on its port, as a cluster
- * would do, unless it ends before it is ready. A single backend is not restarted. Throws an Error if one cannot be started at first.
+ * Starts a backend for each port; 0 lets the system choose. One of several that ends is restarted on its port, unless it ends before it
+ * is ready. Throws an Error if one cannot be started at first.
  */
 export async function startBackends(
   ports: readonly number[],
@@ -28,7 +28,7 @@ export async function startBackends(
   // Without THREADS each backend would use all cores.
   const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
   const start = (port: number, i: number) => {
-    // Each backend has a folder of its own, because a folder may have only one writer.
+    // A folder may have only one writer.
     const folder: Record<string, string> = ports.length > 1 ? { DATA_DIR: path.join(dataFolder, String(i + 1)) } : {};
     return startBackend({ ...environment, ...folder, THREADS, BACKEND_PORT: String(port) });
   };
@@ -40,7 +40,7 @@ export async function startBackends(
     return keepRunning(again, i);
   };
   const started = await Promise.all(ports.map(start));
-  /** Settles, with a phrase, once there is no backend left and none comes back. */
+  /** Settles, with a phrase, once no backend is left and none comes back. */
   const ended =
     started.length === 1
       ? started[0].ended.then((how) => `the backend ${how}`)
@@ -48,14 +48,14 @@ export async function startBackends(
   return { backends: started.map(({ url, pid }) => ({ url, pid })), ended };
 }
 
-/** Starts gpu-backend/main.ts with `environment` added to ours, and waits for its ready line. Throws an Error if it ends without one. */
+/** Starts gpu-backend/main.ts and waits for its ready line. Throws an Error if it ends without one. */
 async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
   const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment },
-    // Nothing is sent on the channel. Its end tells the backend that this process has ended.
+    // The channel's end tells the backend that this process has ended.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
-  // SIGKILL, because a backend that is still starting does not listen to the channel yet.
+  // SIGKILL, because a starting backend does not listen to the channel yet.
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
   child.once("exit", () => process.off("exit", kill));

@@ -7,23 +7,22 @@ import { builtFolder, settingsFile } from "./workerd/bundle.ts";
 import { stateFolders } from "./workerd/config.ts";
 import { type BareEdge, bareEdge, temporaryFolder } from "./workerd/edge.ts";
 
-/** The API key of an edge that listens on loopback only. It is public: no other edge accepts it. */
+/** The public API key of an edge on loopback; no other edge accepts it. */
 export const localKey = "sk-chameleon-local";
 
-/** Pages that the edge serves. */
 export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
-/** Folder of a local edge's storage: keys, limits, usage, artifacts. */
+/** Folder of keys, limits, usage and artifacts. */
 export function stateFolder(): string {
   return path.resolve(process.env.STATE_DIR || ".chameleon");
 }
 
-/** Folder of the published artifacts. Edge and backends read it. */
+/** Folder of the published artifacts. */
 export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Builds the Worker and the pages, or takes those that a package or an image contains. The Worker's files are in a temporary folder. */
+/** Builds the Worker and the pages, or copies those of a package or image. The Worker's files are in a temporary folder. */
 export async function prepareEdge(): Promise<BareEdge> {
   const folder = await temporaryFolder();
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));

@@ -1,7 +1,6 @@
 /**
- * run.json in the state folder, by which other commands find a running `chameleon start`: its process, the edge's address and keys. The
- * state folder is below the current folder, where an attacker may have left a run.json that makes commands send a key to the
- * attacker's server. So its owner, its mode and the address are checked.
+ * run.json in the state folder, by which other commands find a running `chameleon start`. The state folder is below the current folder,
+ * where an attacker may have left a run.json with the attacker's server. So owner, mode and address are checked.
  */
 import {
   closeSync,
@@ -25,20 +24,19 @@ const loopbackOrigin = z.string().refine((text) => {
   return url?.protocol === "http:" && url.origin === text && isLoopback(url.hostname);
 });
 const runSchema = z.object({
-  // 0 and negative numbers are process groups, for which `isRunning` would be true.
+  // 0 and negative numbers are process groups.
   pid: z.int().positive(),
   edge: loopbackOrigin,
-  /** API key for commands of this user. */
   key: z.string(),
   adminKey: z.string(),
-  /** Process id of the Worker, which writes the state. */
+  /** Process id of the Worker. */
   worker: z.int().positive(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
 const fileIn = (stateFolder: string) => path.join(stateFolder, "run.json");
 
-/** Writes run.json, and removes it when this process ends, unless another start has replaced it. */
+/** Writes run.json, and removes it when this process ends. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
   await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
@@ -48,9 +46,8 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
 }
 
 /**
- * Claims the state folder until this process ends. Two edges on one folder would each count a tenant's use. Throws an Error if another
- * start has claimed it. Each start writes its lock file before it looks for those of others, so if two start at once, at most one
- * continues.
+ * Claims the state folder until this process ends, because two edges on it would each count a tenant's use. Throws an Error if another
+ * start has claimed it. A start writes its lock file before it looks for others', so of two at once at most one continues.
  */
 export function claimStateFolder(stateFolder: string): void {
   mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
@@ -70,18 +67,18 @@ export function claimStateFolder(stateFolder: string): void {
     rmSync(file, { force: true });
   }
   writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
-  // Left by a start that was killed. In a container the next start has the same process id, so the file would seem to be its own.
+  // A killed start may have left it. In a container the next start has the same process id, so it would seem its own.
   rmSync(fileIn(stateFolder), { force: true });
 }
 
-/** File in the state folder with the version of the folder's layout. */
+/** Names the version of the state folder's layout. */
 export const versionFile = "version";
-/** The layout that this code reads and writes. A folder that holds objects without the file has version 1. */
+/** A folder with objects, but without the file, has version 1. */
 const stateVersion = 2;
-/** The version while a backup is being restored. It remains if the restore is killed. */
+/** The version during a restore, and after one that was killed. */
 export const restoringVersion = "restoring";
 
-/** Throws an Error for a folder of another layout: it would be read as if it held no adapters and no unsettled use. */
+/** Throws an Error for another layout, which would be read as if it held no adapters and no unsettled use. */
 export function checkStateVersion(stateFolder: string): void {
   const file = path.join(stateFolder, versionFile);
   const isNew = !existsSync(path.join(stateFolder, "objects"));
@@ -95,7 +92,7 @@ export function checkStateVersion(stateFolder: string): void {
   );
 }
 
-/** null if no start runs here, or if run.json cannot be trusted; then `warn` is called with the reason. */
+/** null if no start runs here, or run.json cannot be trusted, which `warn` is told. */
 export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
@@ -108,7 +105,7 @@ export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun
   }
 }
 
-/** Throws an Error that repeats nothing of the text, since the text may hold keys. */
+/** The Error repeats nothing of the text, which may hold keys. */
 function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
@@ -117,7 +114,7 @@ function parsedRun(text: string): LocalRun {
   }
 }
 
-/** Reads a file. Throws an Error if another user owns it or may read or write it. */
+/** Throws an Error if another user owns the file or may read or write it. */
 export function readPrivate(file: string): string {
   // O_NONBLOCK, because opening a named pipe would wait for a writer.
   const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -126,7 +123,7 @@ export function readPrivate(file: string): string {
     const { uid, mode } = stats;
     if (!stats.isFile()) throw new Error("it is no regular file");
     const user = process.getuid?.();
-    // Windows has no owners and modes of this kind: getuid is undefined there.
+    // On Windows getuid is undefined.
     if (user !== undefined && uid !== user) throw new Error("another user owns it");
     if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
     return readFileSync(descriptor, "utf8");
@@ -135,7 +132,6 @@ export function readPrivate(file: string): string {
   }
 }
 
-/** Whether a process of this id runs, of whichever user. */
 function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);

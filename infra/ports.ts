@@ -4,7 +4,7 @@ import { createServer, type Server } from "node:net";
 
 export const localHost = "127.0.0.1";
 
-/** A port from the environment; 0 lets the system choose. Throws an Error that names variable and value. */
+/** 0 lets the system choose. Throws an Error that names variable and value. */
 export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
   const text = env[name] ?? "";
   if (text === "") return fallback;
@@ -13,12 +13,11 @@ export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number)
   return port;
 }
 
-/** null if the text is not a port. */
 export function parsePort(text: string): number | null {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : null;
 }
 
-/** Listens on all of the ports for a moment. Throws an Error that names a port in use and the variable that sets it. */
+/** Throws an Error that names a port in use and the variable that sets it. */
 export async function assertPortsFree(
   ports: readonly [variable: string, port: number, host?: string][],
 ): Promise<void> {

@@ -1,13 +1,10 @@
-/** Runs a step of `chameleon start` in a process of its own, so that its memory is freed when it ends. */
+/** Runs a step of `chameleon start` in a process of its own, to free its memory when it ends. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 
-/**
- * Runs a script of this project and returns its stdout. The script is stopped when this process ends. If the script fails, it has said
- * why on stderr, and this process exits with the script's exit code.
- */
+/** Returns the script's stdout. It ends with this process. If it fails, it has told why on stderr, and this process exits with its code. */
 export async function runScript(script: URL, args: readonly string[]): Promise<string> {
   const child = spawn(process.execPath, [fileURLToPath(script), ...args], { stdio: ["inherit", "pipe", "inherit"] });
   const kill = () => void child.kill();

@@ -1,4 +1,4 @@
-/** What `start` and `start edge` have in common: where the edge listens, who may call it, what is printed, and how it ends. */
+/** The common parts of `start` and `start edge`. */
 import { rmSync, writeFileSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { isIP } from "node:net";
@@ -63,7 +63,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
-/** Time between the first refusal of `/readyz` and the first refused connection, in milliseconds: two probes of a load balancer. */
+/** Between the first refusal of `/readyz` and of a connection, in milliseconds: two probes of a load balancer. */
 export const noticeMs = 2000;
 
 function port(text: string): number {
@@ -78,12 +78,11 @@ function address(text: string): string {
   return text;
 }
 
-/** Where the edge listens. */
 export interface Place extends OutsideSocket {
   isProxyTrusted: boolean;
 }
 
-/** Reads options and environment. Throws an Error that names the bad option or variable. */
+/** Throws an Error that names the bad option or variable. */
 export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
@@ -97,7 +96,7 @@ export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeO
   };
 }
 
-/** Returns a function that writes a line of progress to stderr. */
+/** Writes progress to stderr. */
 export function progressOf({ log }: EdgeOptions): (line: string) => void {
   const written = (line: string) =>
     log === "json" ? JSON.stringify({ level: "info", event: "start", message: line }) : line;
@@ -105,12 +104,11 @@ export function progressOf({ log }: EdgeOptions): (line: string) => void {
 }
 
 let isEnding = false;
-/** Lets running answers end; null until the Worker runs. */
+/** null until the Worker runs. */
 let drain: (() => Promise<void>) | null = null;
 
 /**
- * Ends this process on a signal, even halfway through a start; exit hooks stop its child processes. The first SIGTERM waits until the
- * running answers have ended, a second one does not.
+ * Ends this process on a signal; exit hooks stop its child processes. The first SIGTERM waits for running answers, a second one does not.
  */
 export function endOnSignals(): void {
   onStopRequest(
@@ -126,7 +124,7 @@ export function endOnSignals(): void {
   process.channel?.unref();
 }
 
-/** Reports what failed and exits with 1, unless this process is ending already. */
+/** Exits with 1, unless this process is ending already. */
 export function fail(how: string): void {
   if (isEnding) return;
   process.stderr.write(`chameleon: ${how}\n`);
@@ -134,17 +132,17 @@ export function fail(how: string): void {
 }
 
 export interface ServedEdge {
-  /** Loopback address and API key for other commands on this machine. */
+  /** For other commands on this machine. */
   url: string;
   key: string;
-  /** Writes the file by which other commands find this edge, and prints the ready line. */
+  /** Writes run.json, and prints the ready line. */
   announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
 }
 
-/** Folder of the static assets. Each state folder has its own, so that starts with other models do not disturb each other. */
+/** Each state folder has its own, so that starts with other models do not disturb each other. */
 export const assetsFolder = () => path.join(stateFolder(), "assets");
 
-/** Starts the Worker, which ends with this process. Throws an Error that says why it does not start. */
+/** Starts the Worker, which ends with this process. Throws an Error with the reason if it does not start. */
 export async function serveEdge(
   prepared: BareEdge,
   { place, backendUrls, secrets }: { place: Place; backendUrls: readonly string[]; secrets: string },
@@ -167,7 +165,7 @@ export async function serveEdge(
     BACKEND_SECRETS: secrets,
     ADMIN_KEY: adminKey,
     ...ownVariables(process.env),
-    // The check of Host protects the public local key from pages of other sites. An edge with a secret key needs no such check.
+    // The check of Host protects the public local key from other sites' pages. A secret key needs no such check.
     ...(isOpen && { EDGE_HOSTS: "*" }),
     ...(isProxyTrusted && { TRUST_PROXY: "1" }),
   };
@@ -198,7 +196,7 @@ export async function serveEdge(
   };
 }
 
-/** Hash of the published manifest; null if nothing was published or it cannot be read. */
+/** null if nothing was published or it cannot be read. */
 async function publishedManifest(): Promise<string | null> {
   try {
     return currentOf(parsePointer(await readText(path.join(artifactsFolder(), pointerName))));
@@ -214,12 +212,12 @@ function urlOf({ host, port, tls }: OutsideSocket): string {
 export interface Ready {
   edge: string;
   key: string;
-  /** Where a secret key is kept; null if the key is the public local one. */
+  /** null if the key is the public local one. */
   made: { file: string; isNew: boolean } | null;
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** The text that says where the edge is. A secret key is shown once, and on a terminal only, because other output may end up in logs. */
+/** A secret key is shown once, and on a terminal only, because other output may end up in logs. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,
@@ -236,20 +234,19 @@ export function readyText(
   return `\nChameleon Edge is ready\n\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
 }
 
-/** An address by which other machines may reach this one. */
 function outsideAddress(): string {
   const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
   return all.find(({ internal, family }) => !internal && family === "IPv4")?.address ?? localHost;
 }
 
-/** DRAIN_MS of the environment. Throws an Error that names it if it is not valid. */
+/** Throws an Error if DRAIN_MS is not valid. */
 export function readDrainMs(): number {
   const text = process.env.DRAIN_MS || "10000";
   if (/^\d{1,7}$/.test(text) && Number(text) <= 3_600_000) return Number(text);
   throw new Error(`DRAIN_MS is "${text}"; it must be milliseconds from 0 to 3600000`);
 }
 
-/** Variables of this process's environment that are passed on to the Worker. */
+/** Variables that are passed on to the Worker. */
 function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
   const names = [
     "EDGE_HOSTS",

@@ -1,6 +1,6 @@
 /**
- * Copies the artifacts that the edge reads from a model's folder to the static assets. As a program it also writes the pages:
- * `node infra/stage-artifacts.ts [MODEL_DIR]`. Tests and deployments run it first.
+ * Copies the edge's artifacts to the static assets. `node infra/stage-artifacts.ts [MODEL_DIR]` also writes the pages; tests and
+ * deployments run it first.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -10,10 +10,10 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** The manifest comes last: until then the edge refuses the new files, because they do not match the old manifest. */
+/** The manifest is last: until then the edge refuses the new files, which do not match the old manifest. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
-/** Copies the files that differ, each atomically. Returns their names. Throws an Error that names a file which cannot be read. */
+/** Copies files that differ, each atomically. Returns their names. Throws an Error that names an unreadable file. */
 export async function stageArtifacts(
   modelDirectory: string = embeddedModel,
   target: string = path.join(root, "edge/public/artifacts"),

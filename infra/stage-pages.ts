@@ -1,6 +1,6 @@
 /**
- * Writes the static assets that the edge serves to browsers: the playground (edge/page) as one HTML file, the OpenAPI document, and
- * Swagger UI, which shows it. Styles and scripts are inlined, so that the content security policy can list their hashes.
+ * Writes the static assets for browsers: the playground (edge/page) as one HTML file, the OpenAPI document, and Swagger UI. Styles and
+ * scripts are inlined, so that the content security policy can list their hashes.
  */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -11,7 +11,6 @@ import { openApiDocument } from "./openapi/document.ts";
 const root = path.dirname(import.meta.dirname);
 const source = path.join(root, "edge/page");
 
-/** Writes the files that differ. Returns their names. */
 export async function stagePages(target: string = path.join(root, "edge/public")): Promise<string[]> {
   const { version } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8")) as { version: string };
   const renderer = path.dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
@@ -28,7 +27,7 @@ export async function stagePages(target: string = path.join(root, "edge/public")
   return written;
 }
 
-/** The playground as one HTML file. Throws an Error that names the place in the source that cannot be built. */
+/** Throws an Error that names the place in the source that cannot be built. */
 export async function buildPage(): Promise<string> {
   const { buildSync } = await import("esbuild");
   const { outputFiles } = buildSync({

@@ -1,6 +1,6 @@
 /**
- * `chameleon start edge`: serves the edge alone, before backends that run elsewhere, until a signal or a crash. It does not wait for the
- * backends: `/readyz` says whether one can answer. Prints the ready line on stdout; progress and logs go to stderr.
+ * `chameleon start edge`: serves the edge alone, until a signal or a crash. It does not wait for backends: `/readyz` tells whether one
+ * can answer.
  */
 import path from "node:path";
 import { collected, createCommand, httpUrl, parsedOptions } from "../gpu-backend/command-line.ts";

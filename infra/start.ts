@@ -1,7 +1,4 @@
-/**
- * `chameleon start`: serves edge and backends on this machine until a signal or a crash. Prints the ready line on stdout once a token
- * was generated; progress and logs go to stderr. Not here: the edge alone (start-edge.ts).
- */
+/** `chameleon start`: serves edge and backends until a signal or a crash. Prints the ready line on stdout once a token was generated. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -80,7 +77,7 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
 
   await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assetsFolder(), "artifacts"));
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  // Calls are signed as in a deployment, although only users of this machine can reach the backends.
+  // Signed as in a deployment, although only this machine can reach the backends.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
   const [{ backends, ended }, prepared] = await Promise.all([
@@ -99,7 +96,6 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
   await edge.announce(backends);
 }
 
-/** Imports a model. Returns its folder. */
 async function importedFolder(source: string): Promise<string> {
   const printed = await runScript(new URL("../gpu-backend/models/import/cli.ts", import.meta.url), [
     "--json",
@@ -109,7 +105,7 @@ async function importedFolder(source: string): Promise<string> {
   return JSON.parse(printed).folder;
 }
 
-/** Generates one token through edge and backend. Throws an Error with the answer if that fails. */
+/** Throws an Error with the answer if no token can be generated. */
 async function generateToken({ url, key }: ServedEdge): Promise<void> {
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST",

@@ -1,6 +1,6 @@
 /**
- * Runs tests with vitest, and prints how long they took: `infra/test.ts COMMAND PROJECTS [ARGUMENTS]`. ARGUMENTS are passed to vitest;
- * if they name a file or a `--project`, PROJECTS is ignored.
+ * `infra/test.ts COMMAND PROJECTS [ARGUMENTS]` runs tests and prints their duration. ARGUMENTS are vitest's; if they name a file or a
+ * `--project`, PROJECTS is ignored.
  */
 import path from "node:path";
 import { parseCLI, startVitest } from "vitest/node";

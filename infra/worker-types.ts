@@ -1,4 +1,4 @@
-/** Generates types of the Workers runtime and of wrangler.toml's bindings, for edge/ and test/in-runtime/. Git ignores them. */
+/** Generates types of the Workers runtime and of wrangler.toml's bindings. Git ignores them. */
 import { execFile } from "node:child_process";
 import { stat, utimes } from "node:fs/promises";
 import path from "node:path";
@@ -7,10 +7,10 @@ import { quietWrangler, wranglerProgram } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";
-/** Files that decide the types: they name the bindings and the version of workerd. */
+/** They name the bindings and the version of workerd. */
 const sources = ["wrangler.toml", "package-lock.json"];
 
-/** Writes the types if they are missing or older than one of `sources`. Throws an Error with wrangler's output. */
+/** Writes types that are missing or older than `sources`. Throws an Error with wrangler's output. */
 export async function generateWorkerTypes(): Promise<void> {
   const stats = [typesFile, ...sources].map((file) => stat(path.join(root, file)).catch(() => null));
   const [typesMs, ...sourcesMs] = (await Promise.all(stats)).map((one) => one?.mtimeMs ?? 0);

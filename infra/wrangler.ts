@@ -1,4 +1,4 @@
-/** Runs wrangler as a child process that asks no questions. Not here: what its commands print (deploy/platform.ts). */
+/** Runs wrangler as a child process that asks no questions. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createRequire } from "node:module";
@@ -6,12 +6,12 @@ import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 
-/** wrangler's program. The npm package of this project does not depend on it. */
+/** The npm package of this project does not depend on wrangler. */
 export function wranglerProgram(): string {
   return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
 }
 
-/** Environment in which wrangler sends no metrics, fetches no request data from Cloudflare, and writes no banner and no log files. */
+/** Sends no metrics, fetches no request data, and writes no banner and no logs. */
 export const quietWrangler = {
   WRANGLER_SEND_METRICS: "false",
   WRANGLER_HIDE_BANNER: "true",
@@ -20,7 +20,7 @@ export const quietWrangler = {
   X_LOCAL_OBSERVABILITY: "false",
 };
 
-/** The fields of wrangler.toml that are read here. wrangler exports no type of them. */
+/** The fields in use; wrangler exports no type. */
 export interface WranglerConfig {
   name: string;
   main: string;
@@ -28,7 +28,7 @@ export interface WranglerConfig {
   compatibility_flags: string[];
   vars: Record<string, string>;
   definedEnvironments?: string[];
-  /** Migrations of Durable Objects, oldest first. */
+  /** Of Durable Objects, oldest first. */
   migrations: { tag: string }[];
   routes?: (string | { pattern: string; custom_domain?: boolean })[];
   assets?: { binding: string; directory: string };
@@ -38,15 +38,15 @@ export interface WranglerConfig {
   containers?: unknown[];
 }
 
-/** Reads an environment of a wrangler configuration; its top level if `env` is absent. Loading wrangler takes 100 MB. */
+/** The top level of the configuration if `env` is absent. Loading wrangler takes 100 MB. */
 export async function readWranglerConfig(config: string, env?: string): Promise<WranglerConfig> {
   const { unstable_readConfig } = await import("wrangler");
   return unstable_readConfig({ config, env });
 }
 
 /**
- * Runs a command in `folder`. Returns its stdout. The command has a process group of its own, so that Ctrl-C does not interrupt it in the
- * middle of a change. Throws an Error with wrangler's message, whose cause is wrangler's whole output.
+ * Returns the command's stdout. It has a process group of its own, so that Ctrl-C does not interrupt a change. Throws an Error with
+ * wrangler's message, whose cause is the whole output.
  */
 export async function runWrangler(folder: string, args: readonly string[], variables = {}): Promise<string> {
   const child = spawn(process.execPath, [wranglerProgram(), ...args], {
@@ -63,9 +63,8 @@ export async function runWrangler(folder: string, args: readonly string[], varia
   throw new Error(`wrangler ${command.join(" ")}: ${errorIn(output) || `exit code ${code}`}`, { cause: output });
 }
 
-/** The error message in a command's output, on one line. */
 export function errorIn(output: string): string {
-  // wrangler's own message proposes `--temporary`, an option that no command of ours has.
+  // wrangler's own message proposes `--temporary`, which no command of ours has.
   if (/it's necessary to set a CLOUDFLARE_API_TOKEN|You are not authenticated/.test(output)) {
     return "Not logged in: run `npx wrangler login` or set CLOUDFLARE_API_TOKEN.";
   }
@@ -74,7 +73,7 @@ export function errorIn(output: string): string {
   return error.replace(/\s+/g, " ");
 }
 
-/** The JSON in a command's output, which may begin with other lines. */
+/** The JSON in an output, which may begin with other lines. */
 export function jsonIn(output: string): string {
   const start = output.search(/[[{]/);
   if (start < 0) throw new Error(`wrangler answered without JSON: ${output.slice(0, 200)}`);

@@ -1,9 +1,4 @@
-/**
- * Response bodies with a bound on the bytes that they hold in memory, alone and together. The runtime's streams queue writes
- * without a bound, so a body has at most one write pending in its stream and queues the rest itself. That write resolves when the
- * next hop has read it.
- */
-
+/** Response bodies with bounded memory. The runtime's streams queue without a bound, so a body queues itself and has one write pending. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -32,7 +27,6 @@ const tickMs = 50;
 
 interface BodyOptions {
   tenant: string;
-  /** Maximum bytes that this body may hold. */
   maximumBytes: number;
   /** Written to an event stream that was silent for `everyMs`, as only a write detects a disconnect. null for other answers. */
   heartbeat: { text: string; everyMs: number } | null;
@@ -41,7 +35,6 @@ interface BodyOptions {
 interface BodyEvents {
   /** Called every `tickMs` until the body has ended. */
   ticked?(): void;
-  /** Called when nothing was written for the heartbeat's interval. */
   heartbeatDue?(): void;
   /** Called when the client has read the pending write. */
   drained?(): void;
@@ -58,7 +51,6 @@ export class AnswerBodies {
   readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Timer that ticks all bodies of a Durable Object; null while there are none. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
@@ -79,12 +71,10 @@ export class AnswerBodies {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
 
-  /** Number of the tenant's bodies that have not ended. */
   countOf(tenant: string): number {
     return this.#tenants.get(tenant)?.size ?? 0;
   }
 
-  /** Number of the tenant's event streams that have not ended. */
   streamsOf(tenant: string): number {
     let streams = 0;
     for (const { isStream } of this.#tenants.get(tenant) ?? []) if (isStream) streams++;
@@ -193,12 +183,10 @@ export class AnswerBody {
     return this.#heldBytes;
   }
 
-  /** The client has not read the pending write yet. */
   get isWriting(): boolean {
     return this.#writingBytes > 0;
   }
 
-  /** Bytes written and not read by the client. */
   get unreadBytes(): number {
     return this.#writingBytes + this.#queuedBytes;
   }
@@ -235,10 +223,7 @@ export class AnswerBody {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
-  /**
-   * Ends the answer in an error. A partly written text is completed, so that no event is cut; other unwritten texts are discarded.
-   * Then writes the text that tells of the error, and closes the body.
-   */
+  /** Ends the answer with the error's text. Completes a text that is partly written, so that no event is cut, and discards later texts. */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;

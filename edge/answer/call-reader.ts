@@ -1,22 +1,20 @@
-/** Finds function calls in text that arrives in parts. The backend lets only calls begin like one (tools.ts). Pure. */
+/** Finds function calls in text that arrives in parts. A grammar makes sure that the text has calls only in `callFormat`. Pure. */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 
-/** What one part of the text adds to a call. */
 export interface CallPart {
   index: number;
   /** Name of the function, in the call's first part; null in later parts. */
   name: string | null;
   /** The next piece of the arguments' JSON. */
   arguments: string;
-  /** The call is complete with this part. */
   isWhole: boolean;
 }
 
 export class CallReader {
-  /** Text may come before the first call. If false, the answer has only calls or only text. */
+  /** True if text may come before the first call; otherwise the answer has only calls or only text. */
   readonly #isFree: boolean;
-  /** Text that is held back, because it may be the beginning of a call or of the end of its arguments. */
+  /** Text that is held back: perhaps the beginning of a call, or of the end of its arguments. */
   #rest = "";
   #within: "text" | "name" | "arguments" = "text";
   #count = 0;
@@ -26,7 +24,6 @@ export class CallReader {
     this.#isFree = hasAnyText(form);
   }
 
-  /** The text so far ends in a complete call. */
   get endsInCall(): boolean {
     return this.#count > 0 && this.#within === "text";
   }

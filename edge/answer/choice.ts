@@ -1,4 +1,4 @@
-/** Turns a sequence's frames into parts of a choice. A stream sends them and a whole response joins them, so both have the same text. Pure. */
+/** Turns a sequence's frames into parts of a choice, which a stream sends one by one and a whole response joins. Pure. */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
@@ -18,15 +18,13 @@ export interface ChoiceOptions {
   compare: boolean;
   /** Report the passages of memories that each token came from. */
   sources: boolean;
-  /** The choice has an object `chameleon` that tells how it was made. */
+  /** The choice has an object `chameleon` (ChameleonBlock). */
   withBlock: boolean;
 }
 
-/** What one frame added to a choice. */
 export interface ChoicePart {
   planned: PlannedChoice;
   text: string;
-  /** Function calls, which come after the text. */
   calls: CallPart[];
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
@@ -48,11 +46,10 @@ export interface ReportedToken {
   /** The likeliest tokens at the token's position, as many as the request asks for. */
   top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
-  /** null for a token that came without sources. */
   sources: Omit<SourcedToken, "token"> | null;
 }
 
-/** Scores of one token in a frame: log-probabilities, and alternatives as [token id, log-probability]. */
+/** Scores of one token in a frame. `alternatives`: token ids with their log-probabilities. */
 interface Scores {
   logprob?: number | null | undefined;
   baseLogprob?: number | null | undefined;
@@ -83,9 +80,7 @@ export class Choice {
   readonly #tokenizer: Tokenizer;
   readonly #options: ChoiceOptions;
   readonly #text: TextStream;
-  /** null if the answer cannot call functions. */
   readonly #calls: CallReader | null;
-  /** null if tokens are not reported. */
   readonly #offsets: OffsetCounter | null;
   /** The echoed prompt; "" once the first part has taken it. */
   #prompt: string;
@@ -253,7 +248,6 @@ class OffsetCounter {
     this.#characters = start;
   }
 
-  /** The offset of the next token, whose bytes are `piece`. */
   next(piece: Uint8Array): number {
     const offset = this.#characters;
     for (const _ of this.#decoder.decode(piece, { stream: true })) this.#characters++;

@@ -21,7 +21,6 @@ import { TokenCount } from "./token-count.ts";
 /** Last character of a non-streamed answer that fails after its first byte; it is not valid JSON. */
 export const failedMark = "\0";
 
-/** Everything that a cell needs to answer a request. */
 export interface AnswerRequest {
   form: keyof typeof forms;
   envelope: Envelope;
@@ -30,7 +29,6 @@ export interface AnswerRequest {
   stream: boolean;
   /** True if a stream ends with a usage chunk. */
   includeUsage: boolean;
-  /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
   /** What the client has received of the stream before its cell was lost or its connection broke. */
@@ -43,23 +41,21 @@ export interface CompletionWriterParts {
   tokenizer: Tokenizer;
   /** Queues a batch. `receiver` gets every frame of its sequences; frames of one sequence come in order. */
   submit: Dispatcher["submit"];
-  /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;
   /** Aborts when the client disconnects. */
   signal: AbortSignal;
-  /** A clock in milliseconds. */
   now(): number;
   /** Logs a server failure after the response has begun. */
   log(error: ServiceError): void;
 }
 
 /**
- * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before it begins.
- * A stream begins when backends have accepted all its sequences, with its first event, or after one heartbeat interval. So a
- * refusal has its own status, and a client that waits in a queue gets headers early.
- * A non-streamed answer has a `content-length` if it completes within one heartbeat interval of its first token. Otherwise its body
- * begins after that interval with white space, because only a write detects a disconnect. The JSON follows at the end.
+ * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before that. A stream
+ * begins when backends have accepted all its sequences, with its first event, or after one heartbeat interval: so a refusal has its own
+ * status, and a client that waits in a queue gets headers early. Another answer has a `content-length` if it completes within one
+ * heartbeat interval of its first token. If not, its body begins with white space, because only a write detects a disconnect, and the
+ * JSON follows.
  */
 export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
@@ -76,7 +72,7 @@ class CompletionWriter {
   readonly #cancels: (() => void)[] = [];
   readonly #response = Promise.withResolvers<Response>();
   readonly response = this.#response.promise;
-  /** Skips the events that the client has received and makes event ids; null if neither is needed. */
+  /** Skips events that the client has received, and makes event ids; null if the request needs neither. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
@@ -178,7 +174,10 @@ class CompletionWriter {
     if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
-  /** Turns pending frames into events while the client reads. Other frames wait as they are, which takes less memory than events. */
+  /**
+   * Turns pending frames into events while the client reads. Further frames wait as they are, because frames take less memory than
+   * events.
+   */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
     while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
@@ -219,7 +218,7 @@ class CompletionWriter {
     this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
-  /** Adds a frame to its choice. Returns events that the client lacks; "" if not streamed. Throws a frame's error or numerics_mismatch. */
+  /** Adds a frame to its choice. Returns the events that the client lacks, for a stream. Throws a frame's error, or numerics_mismatch. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#builder.add(part);

@@ -1,4 +1,4 @@
-/** The JSON of answers: choices for `POST /v1/completions` and `POST /v1/chat/completions`. For `POST /v1/responses` see response-form.ts. */
+/** The JSON of answers for `POST /v1/completions` and `POST /v1/chat/completions`. For `POST /v1/responses`: response-form.ts. */
 import type {
   ChameleonBlock,
   ChatChoice,
@@ -16,14 +16,12 @@ import { responseForm } from "./response-form.ts";
 
 type AnyChoice = (ChatChoice | ChatChunkChoice | CompletionChoice) & { chameleon?: Partial<ChameleonBlock> };
 
-/** The parts of a form that differ between completions and chats, whose answers both have choices. */
 interface Choices {
   idPrefix: string;
   object: string;
   chunkObject: string;
-  /** A whole choice, from its joined parts. */
   choice(all: ChoicePart, envelope: Envelope): AnyChoice;
-  /** The choice of one chunk. `isFirst`: it is the first chunk of this choice. */
+  /** The choice of one chunk. `isFirst`: the choice's first chunk. */
   chunkChoice(part: ChoicePart, isFirst: boolean, envelope: Envelope): AnyChoice;
 }
 

@@ -1,12 +1,14 @@
-/** A prompt's scores: its first choice requests them, its other choices get a copy and hold their frames until it arrives. Pure. */
+/**
+ * Scores of a prompt, which only its first choice requests. Its other choices get a copy, and their frames are held until that arrives.
+ * Pure.
+ */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
-/** Bytes of a frame without its lists, and of each alternative or passage in them. Measured in V8, rounded up. */
+/** Bytes of a frame without its lists, and of each alternative or passage in the lists. Measured in V8, rounded up. */
 const frameBytes = 240;
 const alternativeBytes = 200;
 
-/** The choices of one prompt. */
 interface Group {
   firstId: string;
   otherIds: string[];

@@ -1,4 +1,4 @@
-/** Collects the parts of all choices and builds events of them, or one object. Pure. Not here: endpoints' JSON (forms.ts, response-form.ts). */
+/** Builds events, or one whole answer, from the parts of all choices. Pure. Not here: endpoints' JSON (forms.ts, response-form.ts). */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import type { ChameleonBlock, ComparedToken, SourcedToken, Timings, Usage } from "../../shared/contracts/responses.ts";
@@ -8,7 +8,6 @@ import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { ChoiceOptions, ChoicePart } from "./choice.ts";
 import { retrievedTokensOf } from "./token-count.ts";
 
-/** Fields that all chunks of an answer repeat. */
 export interface Envelope {
   id: string;
   /** Unix time in seconds. */
@@ -25,18 +24,15 @@ export function callId({ id }: Envelope, choice: number, call: number): string {
   return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
 }
 
-/** The parts of one choice so far, and sums over them. */
 interface Collected {
   /** The choice's parts, joined. For a stream only `done`, and the text if the form repeats it. */
   all: ChoicePart;
   /** Number of the choice's compared tokens, and the sum of their gains over the base in nats. */
   gained: { nats: number; tokens: number };
-  /** At least one event was made. */
   hasBegun: boolean;
 }
 
 interface NamedEvent {
-  /** null for an event without a name. */
   name: string | null;
   data: object;
 }
@@ -44,25 +40,20 @@ interface NamedEvent {
 export interface ChoiceEvent extends NamedEvent {
   /** The choice's text in this event, by which sent-events.ts recognises it in a resumed stream. */
   text: string;
-  /** The event is the choice's last one. */
   isLast: boolean;
 }
 
-/** A new part of a choice, with what a form needs to make its events. */
+/** A new part of a choice. `all`: the choice's parts so far. */
 interface NextPart {
   part: ChoicePart;
-  /** The choice's parts so far (Collected). */
   all: ChoicePart;
-  /** The object `chameleon`: the whole object with a choice's last part; before that, only the lists about this part's tokens. */
+  /** The object `chameleon`: all of it with a choice's last part, before that only the lists about this part's tokens. */
   block: Partial<ChameleonBlock> | null;
   isFirst: boolean;
-  /** Number of the answer's events so far. */
   sequence: number;
-  /** The usage of all choices so far. */
   usage(): Usage;
 }
 
-/** How one endpoint writes its answers. */
 export interface Form {
   idPrefix: string;
   /** The last events of a stream repeat the whole text. */
@@ -186,7 +177,6 @@ export class ResponseBuilder {
     this.heldBytes += 2 * text.length + logprobBytes * reported + passageBytes * passages;
   }
 
-  /** The whole answer, once every choice is done. */
   whole(): object {
     const choices = this.#choices.map(({ all }) => ({ all, block: this.#options.withBlock ? this.#block(all) : null }));
     return this.#form.whole(this.#envelope, choices, this.usage);
@@ -207,7 +197,7 @@ export class ResponseBuilder {
     return events;
   }
 
-  /** The object `chameleon` of a part: whole in a choice's last part; before that, only the part's compared tokens and sources. */
+  /** The object `chameleon` for one part (`NextPart.block`). */
   #blockOf(part: ChoicePart): Partial<ChameleonBlock> | null {
     const { compared, sourced, done } = part;
     if (done && this.#options.withBlock) return this.#block(part);
@@ -226,7 +216,7 @@ export class ResponseBuilder {
     return this.#form.failure(this.#envelope, error, this.eventCount);
   }
 
-  /** The whole object `chameleon` of a choice that is done. Its lists have the tokens of the given part. */
+  /** The whole object `chameleon` of a choice that is done, with the lists of the given part. */
   #block({ planned, compared, sourced, done }: ChoicePart): ChameleonBlock {
     const { centroid, similarity, mode, experts, memories } = planned.assignment;
     const { nats, tokens } = this.#choices[planned.index].gained;

@@ -1,31 +1,25 @@
 /**
- * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received
- * (SentEvents → StreamCursor). Another cell computes the stream again from the start and skips the events up to the cursor
- * (RepeatedEvents). It computes the same text, because sampling depends only on request and seed. Pure.
- *
- * Every event belongs to one choice, except an error, [DONE], and the chunk with the usage. The last event of a choice is not hashed,
- * because its timings differ between runs.
+ * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received (SentEvents →
+ * StreamCursor). Another cell computes the stream again, with the same text because sampling depends only on request and seed, and skips
+ * the events up to the cursor (RepeatedEvents). Pure. Every event belongs to one choice, except an error, [DONE] and the chunk with the
+ * usage. A choice's last event is not hashed, because its timings differ.
  */
-
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
-/** How far one choice has been sent. */
 interface ChoicePlace {
-  /** Number of events sent; the choice's last event is not counted (see `isDone`). */
+  /** Number of events sent, without the choice's last event (`isDone`). */
   events: number;
   /** Hash of the text of these events, uint32. */
   digest: number;
-  /** The choice's last event was sent. */
   isDone: boolean;
 }
 
 /** How far a stream has been sent. Sent to cells as JSON. */
 export interface StreamCursor {
   choices: ChoicePlace[];
-  /** The chunk with the usage was sent. */
   isUsageSent: boolean;
 }
 
@@ -37,7 +31,6 @@ export function cursorAfter(eventId: string): StreamCursor | null {
   return { choices: [place], isUsageSent: usage !== "" };
 }
 
-/** The cursor of a client that has received nothing. */
 export function streamStart(choices: number): StreamCursor {
   return { choices: placesOf(choices), isUsageSent: false };
 }
@@ -84,7 +77,7 @@ export class EventSplitter {
   }
 }
 
-/** Whether an event, of which these are the first bytes, is a comment: heartbeats are comments. */
+/** Whether these are the first bytes of a comment: heartbeats are comments. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
@@ -97,7 +90,7 @@ interface ChunkDelta {
 interface Chunk {
   /** Has one choice; empty in the chunk with the usage. */
   choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
-  /** The next three fields are those of the Responses API, whose answers have one choice. */
+  /** The next three fields are of the Responses API, whose answers have one choice. */
   type?: string;
   delta?: string;
   item?: { name?: string };
@@ -117,7 +110,6 @@ function chunkOf(event: Uint8Array): Chunk | null {
 
 /** Keeps the cursor of a client from the events that it has received. */
 export class SentEvents {
-  /** The client has received [DONE]. */
   isDone = false;
   /** The client has received an error. Only `response.failed` and [DONE] may follow. */
   hasFailed = false;
@@ -164,7 +156,7 @@ export class PartialEvent {
   readonly #beginning: Uint8Array;
   /** Events that arrived before the one looked for, without comments. */
   readonly #held: Uint8Array[] = [];
-  /** Choices with an event so far; null stands for the chunk with the usage. Only the first event of a choice can match. */
+  /** Choices with an event so far; null: the chunk with the usage. Only the first event of a choice can match. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {

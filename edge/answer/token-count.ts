@@ -1,4 +1,4 @@
-/** Maximum tokens, logprobs and bytes of a request, and the tokens that it has used so far. Pure. */
+/** Maximum tokens, logprobs and bytes of a request, and the tokens that it has used. Pure. */
 import type { ErrorFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -22,7 +22,7 @@ interface Reported extends Omit<ChoiceOptions, "withBlock"> {
   form: "chat" | "completion" | "response";
 }
 
-/** Throws invalid_request if a non-streamed answer may have more than `limits.wholeLogprobs`: it is held in memory until it is complete. */
+/** Throws invalid_request if a whole answer, which is held in memory, may have more than `limits.wholeLogprobs` logprobs. */
 export function refuseManyLogprobs(
   { choices }: Plan,
   { form, echo, logprobs, promptLogprobs, compare, sources }: Reported,
@@ -45,7 +45,7 @@ export function refuseManyLogprobs(
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream without heartbeats; null if it may have logprobs, an echoed prompt or passages, which have no such bound. */
+/** Maximum bytes of a stream without heartbeats; null: no bound, because it may have logprobs, an echoed prompt or passages. */
 export function maxStreamBytes(
   { choices }: Plan,
   { form, echo, logprobs, compare, sources }: Reported,
@@ -59,7 +59,6 @@ export function maxStreamBytes(
   return choices.length * lastEventBytes + eventBytes * tokens;
 }
 
-/** The field of the request to blame for too many logprobs. */
 function fieldOf(form: Reported["form"], logprobs: number | null, compare: boolean): string {
   if (logprobs === null) return compare ? "chameleon.compare" : "chameleon.sources";
   return form === "response" || (form === "chat" && logprobs > 0) ? "top_logprobs" : "logprobs";
@@ -68,7 +67,6 @@ function fieldOf(form: Reported["form"], logprobs: number | null, compare: boole
 export class TokenCount {
   readonly #model: string;
   readonly #choices: readonly PlannedChoice[];
-  /** Completion tokens so far; a choice that has had no frame is absent. */
   readonly #tokens = new Map<PlannedChoice, number>();
   /** Tokens of the passages in each prompt. */
   readonly #retrieved = new Map<number, number>();
@@ -84,14 +82,13 @@ export class TokenCount {
     if (retrieved !== null) this.#retrieved.set(planned.prompt, retrieved);
   }
 
-  /** Every choice has had a frame. */
   get haveAllBegun(): boolean {
     return this.#tokens.size === this.#choices.length;
   }
 
   /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request. Then prompts without
-   * a frame count as well, because backends may have begun on them; they count with the maximum of passage tokens.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request, so prompts without a
+   * frame count as well, with the maximum of passage tokens, because backends may have begun on them.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();

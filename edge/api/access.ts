@@ -1,10 +1,7 @@
 /**
- * Who may call /v1: checks the key's tenant and scopes, the page's origin, and the tenant's limits. Who may call /admin: checks the
- * admin key.
- *
- * CORS: a preflight has no key, so every preflight is answered; that grants nothing. The call itself must come from an origin of the
- * key's tenant, or from the edge's own, which is the origin of the request's URL. So the host of a request must be checked before it
- * reaches the Worker: the platform does, and edge/local-worker.ts.
+ * Who may call /v1 and /admin. CORS: a preflight has no key, so every preflight is answered; that grants nothing. The call itself must
+ * come from an origin of the key's tenant, or from the edge's own, which is that of the request's URL. So the request's host must be
+ * checked before: the platform or edge/local-worker.ts does it.
  */
 import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -41,7 +38,7 @@ export const preflight: Middleware = async (c, next) => {
   return new Response(null, { status: 204, headers });
 };
 
-/** Checks the API key: its tenant, whether its scopes allow the route, and whether the tenant's origins allow the page. */
+/** Checks the API key, its scopes, and the page's origin. */
 export const auth: Middleware = async (c, next, { keys }) => {
   // Messages are logged, so none repeats the key.
   const access = await keys.accessOf(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
@@ -58,7 +55,7 @@ export const auth: Middleware = async (c, next, { keys }) => {
   await next();
 };
 
-/** Checks the admin key. Requests of browsers are refused, even with the key; no CORS header lets a page read the response. */
+/** Checks the admin key. Refuses browsers even with the key. */
 export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   if (c.req.header("origin") !== undefined || c.req.header("sec-fetch-site") !== undefined) {
     throw new ServiceError("forbidden", "No web page may call the admin API.");
@@ -67,7 +64,6 @@ export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   await next();
 };
 
-/** The key of the Authorization header. Throws unauthorized if there is none. */
 function keyOf(c: Context<AppEnvironment>): string {
   const { key } = c.env;
   if (key !== null) return key;
@@ -76,7 +72,6 @@ function keyOf(c: Context<AppEnvironment>): string {
   throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
 }
 
-/** Throws forbidden for a page whose origin is not among the tenant's. */
 function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): void {
   const origin = c.req.header("origin");
   if (!origin || origin === URL.parse(c.req.url)?.origin) return;
@@ -89,9 +84,9 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
 }
 
 /**
- * Counts every POST in the requests per minute, invalid ones included; GET and DELETE do not count. A cached refusal comes first. Then
- * the route calls the ledger: before it reads a large body (body.ts), or once the tokens are known. If the route did neither, the
- * ledger is called after it, and a refusal replaces the route's response.
+ * Counts every POST in the requests per minute, even invalid ones. A cached refusal comes first. Then the route calls the ledger: before
+ * it reads a large body (body.ts), or once it knows the tokens. If it does neither, the ledger is called after it, and a refusal replaces
+ * its response.
  */
 export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {

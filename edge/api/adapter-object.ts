@@ -1,4 +1,3 @@
-/** An own adapter as the API shows it, and the error for one that does not exist. */
 import type { Context } from "hono";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -8,7 +7,6 @@ import { failedRefit, type OwnAdapter, type OwnMemory } from "../tenants/own-ada
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { AppEnvironment } from "./dependencies.ts";
 
-/** The adapter as it is now, with its documents. */
 export async function adapterResponse(
   c: Context<AppEnvironment>,
   own: OwnAdapters,
@@ -55,7 +53,6 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
 
 const noGain =
   "What it learnt did not gain on examples that it was not made from, so nothing was kept: this model is the base.";
-/** Message of an adapter with `keep: false`. */
 const notKept =
   "What it was made of is not kept: it is not made again for other artifacts, with which it is gone, its documents cannot change, and a backend that loses its memory cannot be given it.";
 

@@ -1,4 +1,4 @@
-/** A tenant's own adapters: POST makes one from documents (its memory, memories.ts), examples (its fitted parts) or both. */
+/** A tenant's own adapters. POST makes one from documents (memories.ts), examples or both. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
@@ -31,7 +31,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
   const consumed = consumptionOf(artifacts, name, tokens);
-  /** True once a backend has begun to compute; from then on, a client that disconnects is charged. */
+  /** True once a backend has begun to compute: from then on, a disconnect is charged. */
   let isBegun = false;
   let status: 201 | 202 = 201;
   const make = async () => {
@@ -49,7 +49,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // If this request waits for the memory and building it fails, the fitted parts are deleted, too, and nothing is charged.
+      // If this request waits for the memory and it cannot be built, the fitted parts are deleted, too, and nothing is charged.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };
@@ -67,7 +67,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   let isMade = false;
   try {
     const making = make();
-    // The work goes on after the client has disconnected.
+    // The work continues after the client has disconnected.
     dependencies.background(making.catch(() => undefined));
     await making;
     isMade = true;

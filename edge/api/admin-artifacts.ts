@@ -1,4 +1,4 @@
-/** `/admin/v1/artifacts`: uploads a set's files by their hashes, switches to a set and back, and lists the switches. */
+/** `/admin/v1/artifacts`: uploads files by their hashes, switches to a set and back, lists the switches. */
 import type { Context } from "hono";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {

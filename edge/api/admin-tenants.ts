@@ -56,7 +56,7 @@ export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
   return c.json(settingsOf(tenant, await keyRecords.change(tenant, change)));
 };
 
-/** Revokes the tenant's keys. Once no location accepts them any more, the same call erases the tenant. */
+/** Revokes the tenant's keys. Called again once no location accepts them any more, erases the tenant. */
 export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, eraseUse }) => {
   const tenant = tenantOf(c);
   const { ids, waitMs } = await keyRecords.revokeAll(tenant);
@@ -76,7 +76,6 @@ export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, erase
   } satisfies TenantErasure);
 };
 
-/** Data that remain after an erasure, and for how long. */
 const left = [
   "log lines and traces",
   "usage events of Analytics Engine (3 months)",
@@ -103,7 +102,7 @@ function newKeyOf(made: MadeKey, nowMs: number): NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** The names of limits in the API, and the same limits' names in records. */
+/** Names of limits in the API → in records. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",

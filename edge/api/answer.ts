@@ -1,6 +1,6 @@
 /**
- * Answers that the Worker itself makes and that may be large. A short one is sent whole. A large one is sent as the client reads it,
- * under the limits of a completion's body (answer/answer-body.ts), and counts as a concurrent request until it has ended.
+ * Answers that the Worker itself makes. A large one is sent as the client reads it, within the limits of answer/answer-body.ts, and
+ * counts as a concurrent request until it has ended.
  */
 import type { Context } from "hono";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -10,7 +10,6 @@ import { type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from
 import type { EndReason } from "../answer/answer-end.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
-/** A piece of an answer: text or its UTF-8. */
 type Piece = string | Uint8Array;
 type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
 
@@ -22,7 +21,7 @@ interface AnswerOptions {
   admission?: { renew(): void; settle(isSent: boolean): Promise<void> };
 }
 
-/** Answers with `pieces`. Throws rate_limited or overloaded if the tenant has too many unread answers, or too large ones. */
+/** Throws rate_limited or overloaded if the tenant has too many unread answers, or too large ones. */
 export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -99,7 +98,6 @@ const endings: Record<EndReason, string | null> = {
   gone: "the client went away",
 };
 
-/** Answers with a list in OpenAI's form. */
 export function answerList<List extends { object: "list"; data: readonly unknown[] }>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,

@@ -1,4 +1,3 @@
-/** Reads, parses and checks request bodies. Error messages name the field, the value and the limit. */
 import type { Context } from "hono";
 import type * as z from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -10,7 +9,7 @@ import { modelOf } from "../tenants/keys.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
-/** Reading and parsing a body of this size takes about 3 ms of CPU at most, as much as refusing a request by its headers. */
+/** Bodies up to this size are read before admission: that takes at most 3 ms of CPU, as much as a refusal by headers. */
 const smallBodyBytes = 32 * 1024;
 const json = "application/json";
 
@@ -37,9 +36,9 @@ export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironme
 }
 
 /**
- * Receives a body of at most `maxBytes` and parses it with `read`, within the key's limit of concurrent bytes. The size that the headers
- * declare is checked first. A body that may be large is read only after the request was admitted. Then claims the request's idempotency
- * key for the body's bytes or, if given, for the bytes that `digested` makes of the parsed value.
+ * Receives a body of at most `maxBytes` and parses it with `read`, within the key's limit of concurrent bytes. A body that may be large
+ * is read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if given, for `digested` of the
+ * value.
  */
 export async function receiveBody<T>(
   c: Context<AppEnvironment>,
@@ -63,7 +62,6 @@ export async function receiveBody<T>(
   });
 }
 
-/** Most bytes that a body can have according to its Content-Length. Throws body_too_large. */
 function expectedBytes(declaredBytes: number | null, maxBytes: number): number {
   if (declaredBytes !== null && declaredBytes > maxBytes) throw tooLarge(`${declaredBytes}`, maxBytes);
   return declaredBytes ?? maxBytes;
@@ -73,7 +71,7 @@ function tooLarge(bytes: string, maxBytes: number): ServiceError {
   return new ServiceError("body_too_large", `The body has ${bytes} bytes, the maximum is ${maxBytes}.`);
 }
 
-/** The media type of a Content-Type header without its parameters. Throws unsupported_media_type unless it is in `accepted`. */
+/** Returns the media type without its parameters. Throws unsupported_media_type unless it is in `accepted`. */
 export function requireMediaType(header = "", accepted: readonly string[], subject = "Content-Type"): string {
   const type = header.split(";")[0].trim().toLowerCase();
   if (accepted.includes(type)) return type;
@@ -84,7 +82,6 @@ export function requireMediaType(header = "", accepted: readonly string[], subje
   throw new ServiceError("unsupported_media_type", `${subject} is ${JSON.stringify(header.slice(0, 80))}; ${advice}`);
 }
 
-/** Parses `value` with `schema`. Throws invalid_request for the first issue. */
 export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
@@ -143,7 +140,7 @@ export async function readChunks(
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/** The text of `what`, which came in chunks. Throws invalid_request with the offset of the first byte that is not UTF-8. */
+/** Decodes `what` (a name for the error). Throws invalid_request with the offset of the first byte that is not UTF-8. */
 export function decoded(chunks: readonly Uint8Array[], what: string): string {
   try {
     if (chunks.length === 1) return wholeUtf8.decode(chunks[0]);

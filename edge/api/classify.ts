@@ -1,4 +1,3 @@
-/** POST /v1/classify: which of some labels fits a text, computed by one pass over the prompt. */
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { type ClassifyInput, classifyRequestSchema } from "../../shared/contracts/classify.ts";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
@@ -80,7 +79,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
 
-/** A text as the kind of prompt that the adapter's labelled examples have; without such an adapter, as a question with the labels. */
+/** Makes a text a prompt of the same kind as the adapter's labelled examples. Without such an adapter, asks a question with the labels. */
 function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
   if (typeof input !== "string") return input;
   if (!taught) return question(input, labels);
@@ -96,12 +95,12 @@ function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): To
   return { promptIds };
 }
 
-/** A question in plain text. With it the base labelled 22 of 26 texts of three kinds right, with a chat only 11 to 17. */
+/** A question in plain text. With it, the base labelled 22 of 26 texts right; asked in a chat, only 11 to 17. */
 function question(text: string, labels: readonly string[]): string {
   return `Labels: ${labels.map((label) => label.trim()).join(", ")}\n\nText: ${text}\nLabel:`;
 }
 
-/** The prompt with tokens of a label after it. Those tokens are not part of the evidence that weighs experts. */
+/** The prompt, continued with tokens of a label. These are not evidence, which weighs the experts. */
 function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): TokenizedPrompt {
   if (prefixIds.length === 0) return prompt;
   const { promptIds, subjectIds = promptIds, spans = [[0, promptIds.length]] } = prompt;

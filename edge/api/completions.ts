@@ -1,4 +1,4 @@
-/** POST /v1/completions and POST /v1/chat/completions: plans the request and sends the plan to the tenant's cell, which answers. */
+/** POST /v1/completions and POST /v1/chat/completions: plans a request, and has the tenant's cell answer it. */
 import type { Context } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -51,16 +51,15 @@ interface Generation {
   plan: Plan;
   artifacts: Artifacts;
   form: CellRequest["form"];
-  /** For `/v1/responses`. */
   settings?: ResponseSettings;
 }
 
-/** How often a request is planned again because the tenant's adapters have changed to another set meanwhile. */
+/** How often a request is planned again because the tenant's adapters were made for another set meanwhile. */
 const maxReplans = 2;
 
 /**
- * Plans a request with the served artifacts or, while its own adapters wait to be made again for them, with the artifacts that the
- * adapters were made for. Throws backend_unavailable or adapter_outdated if these are gone, and invalid_request for a wrong deadline.
+ * Plans a request with the served artifacts or, while its own adapters wait to be made again for them, with those that they were made
+ * for. Throws backend_unavailable or adapter_outdated if those are gone, and invalid_request for a wrong deadline.
  */
 export async function planned<T>(
   c: Context<AppEnvironment>,
@@ -80,7 +79,7 @@ export async function planned<T>(
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const { manifestHash } = artifacts;
-    /** The artifacts of the tenant's nearest adapters, if these were made for other artifacts than `artifacts`. */
+    /** The artifacts that the tenant's nearest adapters were made for, if not `artifacts`. */
     const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
       const found = await adapters.nearest(access, embeddings, manifestHash);
@@ -127,7 +126,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** A short hash of the artifacts, adapters and memories that answer a request. With the request they decide the answer's tokens. */
+/** Hash of the artifacts, adapters and memories that answer: with the request they decide the answer's tokens. */
 function stateOf({ manifestHash, choices }: Plan): string {
   const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
     assignment.adapter,

@@ -15,12 +15,10 @@ import type { Access, AdminKey, KeyStore } from "../tenants/keys.ts";
 import type { UsageRow } from "../tenants/ledger-store.ts";
 import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
-/** What is known of a request before any middleware runs. */
 export interface Arrival {
-  /** The API key of the Authorization header, not yet checked; null if it has none. */
+  /** The key of the Authorization header, unchecked; null if it has none. */
   key: string | null;
   arrivedMs: number;
-  /** Where the client is. */
   region: Region;
   /** Content-Length; null if it is absent or not a number of bytes. */
   declaredBytes: number | null;
@@ -28,11 +26,11 @@ export interface Arrival {
   pacedMs: number;
 }
 
-/** What a request with an idempotency key has in common with the first request under that key. */
+/** Equal for all requests with the same idempotency key. */
 export interface Repeatable {
-  /** 32 characters, for the ids in answers. */
+  /** 32 characters, for ids in answers. */
   id: string;
-  /** uint32, in place of a random seed. */
+  /** uint32 */
   seed: number;
   /** The time of the first request, in milliseconds since 1970. */
   createdMs: number;
@@ -67,7 +65,6 @@ export interface AppEnvironment {
 
 export type RouteHandler = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
 
-/** May change the response after `next`, also that of an error. */
 export type Middleware = (
   c: Context<AppEnvironment>,
   next: Next,
@@ -77,9 +74,9 @@ export type Middleware = (
 export interface Dependencies {
   /** The served set. Rejects with a ServiceError while none is loaded. */
   artifacts(): Promise<Artifacts>;
-  /** The set of a manifest that is served or was before; null if it is gone. */
+  /** The set of this manifest; null if it is gone. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;
-  /** Has the tenant's cell load its artifacts while a cold isolate reads the request. */
+  /** Has the tenant's cell load its artifacts, if this isolate has not loaded its own yet. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   requireAdmin: AdminKey["requireAdmin"];
@@ -87,26 +84,20 @@ export interface Dependencies {
   /** null: the deployment has no bucket, so nothing can be published. */
   artifactBucket: PublishBucket | null;
   bodyReads: BodyReads;
-  /** Limits the reads of large bodies, for all keys together. */
   documentReads: BodyReads;
-  /** The bodies of large answers that the Worker itself makes. */
   bodies: AnswerBodies;
   beginAdmission: BeginAdmission;
   /** A tenant's use from one day to another, inclusive. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
-  /** Erases a tenant's usage and reservations. */
   eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;
   cells: Cells;
-  /** The readiness of each ready backend. */
   readiness(): Promise<Readiness[]>;
-  /** A static asset. Rejects with not_found if it was not staged. */
+  /** Rejects with not_found if the asset was not staged. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
-  /** Id of the deployed version; null if the platform has none. */
   version: string | null;
-  /** Milliseconds since 1970. */
   now(): number;
   /** 32 characters, unique. */
   newId(): string;
@@ -115,11 +106,9 @@ export interface Dependencies {
   tracing: {
     /** Share of the traces begun here that are reported; a caller's decision comes first. 0 reports none. */
     sampleRatio: number;
-    /** Takes the request's span; must not throw. */
     ended(span: Span): void;
     logRequest(fields: Attributes): void;
   };
-  /** Logs a failure that is ours, not the caller's. */
   log(requestId: string, error: ServiceError): void;
   /** Longest silence of a stream, in milliseconds. */
   heartbeatMs: number;

@@ -1,7 +1,6 @@
 /**
- * Documents for browsers. GET /: the playground page. GET /openapi.json and its view GET /docs/api, staged by infra/stage-pages.ts.
- * GET /docs: the documentation site (infra/site), or a redirect to /docs/api if the site was not built. The content security policy of
- * each document allows its own inline scripts, by hash, and calls of this API only.
+ * Documents for browsers: the playground page (/), the API document (/openapi.json) with its view (/docs/api), and the documentation site
+ * (/docs), if it was built. The content security policy of each allows its own inline scripts, by hash, and calls of this API only.
  */
 import type { Context } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
@@ -19,7 +18,6 @@ const types: Record<string, string> = {
   svg: "image/svg+xml",
   woff2: "font/woff2",
 };
-/** One day: these files change only with a deployment. */
 const cachedForADay = "public, max-age=86400";
 
 export const page: RouteHandler = async (c, dependencies) =>
@@ -44,7 +42,7 @@ export const apiDocs: RouteHandler = async (c, dependencies) => {
 export const docs: RouteHandler = async (c, dependencies) =>
   (await sitePage(c, dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
 
-/** A file of Swagger UI or of the site. The ending `.html` may be left out. */
+/** A file of Swagger UI or of the site. A name without an ending gets `.html`. */
 export const docsFile: RouteHandler = async (c, dependencies) => {
   const name = c.req.path.slice("/docs/".length);
   if (rendererFiles.includes(name)) {
@@ -56,7 +54,7 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
-/** A file of the documentation site; null unless it is in the site's own list, so that no other asset is served. */
+/** A file of the documentation site; null unless the site's list has it, so that no other asset is served. */
 async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
@@ -74,7 +72,7 @@ function answerFile(c: RouteContext, dependencies: Dependencies, file: Response,
   return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
-/** `allowed`: sources by directive of the content security policy, beside the document's own inline scripts and styles. */
+/** `allowed`: sources by directive, in addition to the document's own inline scripts and styles. */
 async function answerDocument(
   c: RouteContext,
   dependencies: Dependencies,

@@ -1,4 +1,4 @@
-/** Computed without a backend: prompt embeddings (POST /v1/embeddings), and the nearest centroids and experts of texts (POST /v1/assign). */
+/** Answers without a backend: prompt embeddings (POST /v1/embeddings), and nearest centroids and experts (POST /v1/assign). */
 import { limits } from "../../shared/contracts/limits.ts";
 import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse, EmbeddingsResponse } from "../../shared/contracts/responses.ts";

@@ -77,7 +77,7 @@ export function examplesOf(text: string, param: string): Example[] {
 
 export const emptyPage = { has_more: false, first_id: null, last_id: null };
 
-/** Answers with a page of a list in OpenAI's form. Throws invalid_request if no record of the list has the id `after`. */
+/** Throws invalid_request if no record of the list has the id `after`. */
 export async function answerPage<T, U extends { id: string }>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -93,7 +93,6 @@ export async function answerPage<T, U extends { id: string }>(
   return answerList<PageOf<U>>(c, dependencies, data, { others });
 }
 
-/** The record that the path names. Throws not_found. */
 export async function requireRecord<T>(
   c: Context<AppEnvironment>,
   { adapters }: Dependencies,

@@ -66,7 +66,6 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   try {
     throwRefusal(await own.createJob(job, content));
   } finally {
-    // The job is charged when it ends.
     void admission.settle([]);
   }
   return c.json(jobObject(job));

@@ -1,6 +1,6 @@
 /**
- * Headers of every request and response. Long URLs and headers are refused before any other work. Every response, also of an error,
- * gets its id and timing, browser security, the tenant's rate limits, and the origin whose pages may read it.
+ * Headers of every request and response. Long URLs and headers are refused before any other work. Errors get the same headers as other
+ * responses.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -19,7 +19,6 @@ const presets = {
 };
 /** HTTPS for one year. Without `includeSubDomains`, because subdomains may belong to others. */
 const httpsOnly = "max-age=31536000";
-/** Headers that pages of other origins may read. */
 const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 

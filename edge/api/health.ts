@@ -6,9 +6,8 @@ import { Refreshed } from "../platform/refreshed.ts";
 import type { Dependencies, RouteHandler } from "./dependencies.ts";
 
 const retryAfterSeconds = 2;
-/** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** Timeout of a probe, in milliseconds: longer than the timeout of each of its calls. */
+/** Longer than the timeout of each of its calls. */
 const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>

@@ -1,7 +1,6 @@
 /**
- * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a request that is repeated under its key has the same id, time of
- * creation and seed, so it is answered with the same tokens, and is charged once (tenants/ledger-store.ts). Nothing of the answer
- * is stored: it is computed again.
+ * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a repeated request has the same id, time of creation and seed. So it
+ * is answered with the same tokens, computed again, and is charged once (tenants/ledger-store.ts).
  */
 import type { Context } from "hono";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -13,7 +12,7 @@ import type { AppEnvironment, Dependencies, Repeatable } from "./dependencies.ts
 const header = "idempotency-key";
 const utf8 = new TextEncoder();
 
-/** SHA-256 of tenant and Idempotency-Key in hex, so that tenants may use equal keys; null without the header. Throws invalid_request. */
+/** SHA-256 in hex of tenant and Idempotency-Key; null without the header. Throws invalid_request. */
 export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: string): Promise<string | null> {
   const key = c.req.header(header);
   if (key === undefined) return null;
@@ -37,7 +36,7 @@ export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Arra
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
 }
 
-/** The id and time of the object that a request creates. A repeated request has the id and time of its first try. */
+/** Id and time of the object that a request creates: for a repeated request, those of its first try. */
 export function originOf(
   c: Context<AppEnvironment>,
   { newId, now }: Pick<Dependencies, "newId" | "now">,
@@ -49,9 +48,8 @@ export function originOf(
 const otherEvents = 64;
 
 /**
- * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header.
- * `maxTokens`: most tokens of the stream; null: the request cannot be resumed. Throws invalid_request if it cannot, or if the stream
- * has no such event.
+ * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header. `maxTokens`
+ * is null for a request that cannot be resumed. Throws invalid_request if it cannot, or if the stream has no such event.
  */
 export function resumptionOf(c: Context<AppEnvironment>, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");

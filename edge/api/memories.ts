@@ -1,4 +1,4 @@
-/** Documents of a tenant's own adapters: POST adds some, DELETE removes one. Each change builds a new memory, which replaces the old. */
+/** Documents of a tenant's own adapters. Each change builds a new memory, which replaces the old one. */
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
@@ -54,8 +54,8 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
 };
 
 /**
- * The adapter whose documents the request changes. Throws adapter_not_found. If its fitted parts were made for other artifacts than
- * the served ones, has it made again, and throws until that is done: fitted parts and memory must be of one manifest.
+ * The adapter whose documents the request changes. Fitted parts and memory must be of one manifest: if the fitted parts were made for
+ * another than the served one, has them made again and throws backend_unavailable until that is done.
  */
 async function changeable(c: Context<AppEnvironment>, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
@@ -73,16 +73,15 @@ async function changeable(c: Context<AppEnvironment>, { adapters, ...dependencie
 interface MemoryWork {
   name: string;
   change: DocumentChange;
-  /** The adapter must not exist yet. */
   isNew: boolean;
-  /** The request waits for the memory, for `adapterMs` at most. False: the alarm builds it. */
+  /** The request waits for the memory, at most `adapterMs`; otherwise the alarm builds it. */
   isWaited: boolean;
 }
 
 /**
- * Changes the documents of an adapter and builds its memory. Resolves to 201 when that is built, or to 202 when it is left to a job. If
- * it cannot be built, or the client leaves, the adapter is as before, and a ServiceError is thrown. The caller must not use `own`
- * again: if its object was lost, the stub stays broken.
+ * Changes the documents of an adapter and builds its memory. Resolves to 201 when it is built, or to 202 when a job builds it. If it
+ * cannot be built, or the client leaves, throws a ServiceError and the adapter is as before. Do not use `own` afterwards: if its object
+ * was lost, the stub stays broken.
  */
 export async function makeMemory(
   own: OwnAdapters,

@@ -1,4 +1,4 @@
-/** GET /v1/models: base, `auto`, `static`, centroids, aliases and visible own adapters. GET /v1/centroids: labels, positions, gains. */
+/** GET /v1/models: the base, `auto`, `static`, centroids, aliases and visible own adapters. GET /v1/centroids. */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
@@ -39,7 +39,7 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   return c.json({ ...modelObject(id, artifacts, adapter), ...alias } satisfies Model);
 };
 
-/** Deletes an own adapter by the name of its model, as OpenAI's clients do. */
+/** As OpenAI's clients delete a fine-tuned model. */
 export const deleteModel: RouteHandler = async (c, dependencies) => {
   const { manifest } = await dependencies.artifacts();
   const { tenant, scopes, aliases = {} } = c.get("access");

@@ -1,4 +1,4 @@
-/** Per-key pacing delays the requests of a key that sends many at once. It wraps the app, so the delay comes before all other work. */
+/** Per-key pacing: delays a burst's requests before any other work is done. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { pause, steadyClock } from "../platform/clock.ts";
 import { regionOf } from "../platform/region.ts";

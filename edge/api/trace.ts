@@ -1,4 +1,4 @@
-/** The id, span and log line of each request. The span ends with the response's last byte; with a valid key it continues the caller's trace. */
+/** The id, span and log line of each request. The span ends with the response's last byte. */
 import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
@@ -40,7 +40,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   else finish(status >= 500 ? `status ${status}` : null);
 };
 
-/** Continues the caller's trace with its sampling decision. Runs after the key was checked. */
+/** Continues the trace of a caller with a valid key, with the caller's sampling decision. */
 export const callersTrace: Middleware = async (c, next, { newId, tracing }) => {
   const caller = tracing.sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
   if (caller) beginTrace(c, { ...caller, parentSpanId: caller.spanId }, newId);

@@ -1,6 +1,6 @@
 /**
- * Reads the documents of a request: JSON, a form (multipart/form-data), or one file as the body: Markdown, plain text, HTML or JSONL.
- * For a file as the body, `?name=` names the adapter and `?document=` the document.
+ * Reads the documents of a request: JSON, a form, or one file as the body (Markdown, plain text, HTML or JSONL), for which `?name=` names
+ * the adapter and `?document=` the document.
  */
 import type { Context } from "hono";
 import { convert } from "html-to-text";
@@ -17,7 +17,7 @@ const multipart = "multipart/form-data";
 const html = "text/html";
 const jsonLines = ["application/jsonl", "application/x-ndjson"];
 const documentTypes = ["text/markdown", "text/plain", html, ...jsonLines];
-/** Types by the ending of a file's name, in place of the type that its part of the form declares. */
+/** Media types by file name ending. They override the type that a form declares for a file. */
 const typeOfEnding: Record<string, string> = {
   ...{ md: "text/markdown", markdown: "text/markdown", txt: "text/plain", html, htm: html, jsonl: jsonLines[0] },
   pdf: "application/pdf",
@@ -25,10 +25,9 @@ const typeOfEnding: Record<string, string> = {
 
 type UploadContext = Context<AppEnvironment>;
 type Reads = Pick<Dependencies, "bodyReads" | "documentReads">;
-/** A field of the request that a schema checks. */
 type Fields = Record<string, unknown>;
 
-/** Reads a request and checks it against `schema`. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
+/** Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
 export function readUpload<T extends z.ZodType>(c: UploadContext, reads: Reads, schema: T): Promise<z.output<T>> {
   const type = requireMediaType(c.req.header("content-type"), [json, multipart, ...documentTypes]);
   const { name, document = null, keep } = c.req.query();
@@ -43,7 +42,6 @@ export function readUpload<T extends z.ZodType>(c: UploadContext, reads: Reads, 
   });
 }
 
-/** Reads a form. Throws as `readUpload` does. */
 export function readForm<T>(c: UploadContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
   const header = c.req.header("content-type") ?? "";
   requireMediaType(header, [multipart]);
@@ -58,7 +56,7 @@ export function readForm<T>(c: UploadContext, reads: Reads, read: (form: FormDat
   );
 }
 
-/** The documents of one file. `name` is that of the document, or the prefix of the names of a JSONL file's texts; null: none. */
+/** The documents of one file. `name`: of the document, or the prefix of names in a JSONL file. */
 function documentsOf(type: string, text: string, name: string | null): unknown[] {
   if (!jsonLines.includes(type)) return [{ name, text: type === html ? textOfHtml(text) : text }];
   const documents: unknown[] = [];
@@ -95,7 +93,7 @@ function tooMany(what: string, count: number, maximum: number): ServiceError {
   return invalidRequest(`the body has at least ${count} ${what}, the maximum is ${maximum}`, "documents");
 }
 
-/** The text of an HTML document, without the addresses of links and pictures and without elements nested beyond the limit. */
+/** The text of an HTML document, without addresses of links and pictures, and without elements nested beyond the limit. */
 function textOfHtml(markup: string): string {
   let tags = 0;
   // The parser takes almost a kilobyte of memory for each tag.
@@ -112,7 +110,6 @@ function textOfHtml(markup: string): string {
   });
 }
 
-/** `name`, `keep`, `examples` (texts) and `documents` (files or texts) of a form. */
 async function fieldsOfForm(form: FormData): Promise<Fields> {
   const fields: Fields = {};
   const documents: unknown[] = [];
@@ -128,7 +125,7 @@ async function fieldsOfForm(form: FormData): Promise<Fields> {
   return documents.length > 0 ? { ...fields, documents } : fields;
 }
 
-/** A boolean as text; anything else is left to the schema. */
+/** A boolean, if the text is one; the schema refuses any other text. */
 function flagOf(text: string): unknown {
   return text === "true" || (text === "false" ? false : text);
 }

@@ -1,4 +1,4 @@
-/** GET /v1/usage: what the key's tenant has used, by day, model and centroid. */
+/** GET /v1/usage: the tenant's use by day, model and centroid. */
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";

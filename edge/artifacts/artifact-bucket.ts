@@ -1,7 +1,7 @@
 /**
- * Reads published artifacts from R2, which is strongly consistent. An object is named by the hash of its bytes, so each Cloudflare
- * location can cache it for good. The metadata of the pointer names the objects of the served set, so that a set takes two sequential
- * reads: the pointer, then all objects in parallel.
+ * Reads published artifacts from R2, which is strongly consistent. An object is named by its hash, so each Cloudflare location can cache
+ * it for good. The pointer's metadata name the objects of the served set, so that a set takes two sequential reads: the pointer, then all
+ * objects.
  */
 import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -10,7 +10,6 @@ import { readAtMost, requireManifest } from "../../shared/artifacts/set-file.ts"
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type Artifacts, loadArtifacts } from "./artifacts.ts";
 
-/** The methods of R2Bucket in use. */
 export interface Bucket {
   get(name: string, options: { onlyIf: { etagDoesNotMatch: string } }): Promise<Found | Unchanged | null>;
   get(name: string): Promise<Found | null>;
@@ -28,7 +27,7 @@ interface Found extends Unchanged {
   arrayBuffer(): Promise<ArrayBuffer>;
 }
 
-/** A cache of responses by URL, as the platform's `caches.default`. */
+/** The part of `caches.default` in use. */
 export interface ObjectCache {
   match(url: string): Promise<Response | undefined>;
   put(url: string, response: Response): Promise<void>;
@@ -41,10 +40,8 @@ export interface CacheParts {
   background(work: Promise<void>): void;
 }
 
-/** Where sets and their pointer are read. */
 export type ArtifactSource = Pick<ArtifactBucket, "pointer" | "load">;
 
-/** An object whose bytes are not read yet. */
 interface Opened {
   isCached: boolean;
   bytes(what: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
@@ -52,7 +49,7 @@ interface Opened {
 
 /** The cache key of an object. No host has a name in `.invalid`. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
-/** Number of files that the edge reads of a set. Further hinted hashes are ignored. */
+/** The edge reads this many files of a set. */
 const maxHintedFiles = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
@@ -61,7 +58,7 @@ export class ArtifactBucket {
   readonly #bucket: Bucket;
   readonly #caching: CacheParts | null;
   #known: { pointer: Pointer; etag: string } | null = null;
-  /** The objects of the newest set: a hint, because what is loaded is checked against the manifest. */
+  /** Objects of the newest set. Only a hint: loaded objects are checked against the manifest. */
   #edgeFiles: ReturnType<typeof edgeFilesOf> = null;
 
   constructor(bucket: Bucket, caching: CacheParts | null = null) {
@@ -86,8 +83,8 @@ export class ArtifactBucket {
   }
 
   /**
-   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of its files, if known, to read them in
-   * parallel. `damaged`: hashes whose cached objects are damaged, so that they are read from the bucket.
+   * Loads a set by its manifest's hash; rejects unless all of it is valid. `files`: hashes of its files, if known. `damaged`: hashes of
+   * objects whose cached copies are damaged, so they are read from the bucket.
    */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
@@ -125,7 +122,7 @@ export class ArtifactBucket {
     }
   }
 
-  /** Opens an object in the cache or else in the bucket; null if it is in neither. */
+  /** Opens an object in the cache or the bucket; null if neither has it. */
   async #open(sha256: string): Promise<Opened | null> {
     const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
     if (!cached?.body) return this.#openInBucket(sha256);
@@ -147,7 +144,6 @@ export class ArtifactBucket {
     };
   }
 
-  /** Puts checked bytes in this location's cache, in the background. */
   #cache(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
     if (!this.#caching) return;
     const { cache, background } = this.#caching;
@@ -156,7 +152,6 @@ export class ArtifactBucket {
   }
 }
 
-/** Checks the size before the object is read into memory. */
 function requireSize(what: string, { size }: Found, maxBytes: number): void {
   if (size > maxBytes) throw new Error(`${what} has ${size} bytes, the maximum is ${maxBytes}`);
 }

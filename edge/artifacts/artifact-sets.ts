@@ -1,10 +1,8 @@
 /**
- * Which set of artifacts this isolate serves. It holds the served set, and the one before or after it. A request keeps the set that it
- * began with. A request that names a tenant's own adapter is answered with the set that the adapter was made for.
- *
- * The pointer names the published set. It is read in the background every few seconds. The isolate switches to a new set once that is
- * loaded and checked, and all ready backends serve it; after `spreadMs` one of them is enough. Failures are reported, and the isolate
- * continues with the set that it serves.
+ * The set of artifacts that this isolate serves. It holds that set, and the one before or after it. A request keeps its set to the end.
+ * The pointer, which names the published set, is read in the background every few seconds. The isolate switches to a new set once that is
+ * loaded, and all ready backends serve it; after `spreadMs` one backend is enough. After a failure, the isolate serves the same set as
+ * before.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -15,25 +13,23 @@ import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet } from "./artifacts.ts";
 
 export const artifactLimits = {
-  /** Age of the last check from which a request starts another one in the background. */
+  /** A request starts a check in the background if the last one is this old. */
   refreshMs: 3000,
-  /** Age of the last check from which a request waits for the next one, as the first request after an idle time does. */
+  /** A request waits for the next check if the last one is this old, as after an idle time. */
   staleMs: 10_000,
-  /** Timeout of a wait for the next check; then the request uses the served set. */
+  /** Timeout of that wait; then the request uses the served set. */
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
-  /** If some backends have a new set and others have not, one backend is enough after this time; until then all must have the set. */
+  /** After this time, one backend with the new set is enough; before, all ready ones must have it. */
   spreadMs: 30_000,
-  /** Timeout for a backend to report its manifests; then it counts as not ready. */
+  /** Timeout for a backend's readiness; then it counts as not ready. */
   holdingMs: 500,
-  /** Timeout of a check; then another one may start, because the check may have died with its request. */
+  /** After this time another check may start, because the first may have died with its request. */
   checkMs: 20_000,
-  /** Timeout for loading the first set. */
   openMs: 10_000,
 };
 
-/** For metrics, logs and tests. */
 export interface ArtifactEvent {
   event: /** The isolate serves `manifest` now, after `from` (null: nothing). */
     | "artifacts_switched"
@@ -47,11 +43,10 @@ export interface ArtifactEvent {
 }
 
 interface ArtifactSetsParts extends RefreshedParts {
-  /** The bucket; null: the deployment has none, and serves the set in its static assets. */
+  /** null: the deployment has no bucket, and serves the set in its static assets. */
   source: ArtifactSource | null;
-  /** The set in the static assets, which is served if none was published or none can be loaded. */
+  /** The set in the static assets, served if none was published or none can be loaded. */
   assets(): Promise<Artifacts>;
-  /** How many of the ready backends serve batches of this manifest. */
   holding(manifestHash: string): Promise<Holding>;
   observe(event: ArtifactEvent): void;
 }
@@ -64,7 +59,7 @@ export class ArtifactSets {
   readonly #checking: Refreshed<void>;
   #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
-  /** The new set that only some backends have yet, and since when. */
+  /** The new set that only some backends have, and since when. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {
@@ -78,7 +73,7 @@ export class ArtifactSets {
     return this.#served !== null;
   }
 
-  /** The set to begin a request with. Rejects if none could be loaded yet; the next caller tries again. */
+  /** The set to begin a request with. Rejects if none could be loaded; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;
     if (!this.#served) return await this.#opening.get(() => this.#firstSet());
@@ -91,7 +86,7 @@ export class ArtifactSets {
     return this.#served;
   };
 
-  /** The set of the published manifest or of the one before it; null for any other manifest, or if the set cannot be loaded. */
+  /** The published set or the one before it, by its manifest's hash; null for any other, or if it cannot be loaded. */
   readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
     const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
     if (held) return held;
@@ -108,8 +103,8 @@ export class ArtifactSets {
   };
 
   /**
-   * Loads the first set to serve. Candidates, in this order: the published set, the previous one, that of the assets. Takes the first
-   * valid set that all ready backends serve, else the first that some of them serve, else the first valid one.
+   * Loads the first set to serve: the first valid one of the published set, the previous one and that of the assets which all ready
+   * backends serve, else which some serve, else any.
    */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
@@ -178,7 +173,7 @@ export class ArtifactSets {
     return nowMs - this.#spreading.sinceMs >= artifactLimits.spreadMs;
   }
 
-  /** Rejects with RefusedSet for an invalid set, or one that was refused within `refusedMs`. */
+  /** Rejects with RefusedSet for a set that is invalid, or was so within `refusedMs`. */
   async #load(source: ArtifactSource, manifestHash: string): Promise<Artifacts> {
     const { now, observe } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) throw new RefusedSet();

@@ -1,4 +1,4 @@
-/** The files of a model that the edge needs: manifest, tokenizer and edge table, each checked against its hash. */
+/** The edge's files of an artifact set: manifest, tokenizer and edge table, each checked against its hash. */
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   edgeTableFile,
@@ -26,15 +26,15 @@ export interface Artifacts {
   centroids: CentroidVectors;
 }
 
-/** Reads a file of a set, at most `maxBytes + 1` bytes. `sha256`: its hash in the manifest. The name never comes from a request. */
+/** Reads at most `maxBytes + 1` bytes of a file. `sha256`: its hash in the manifest. The name never comes from a request. */
 export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => Promise<Uint8Array>;
 
 /** The served set, and the one before or after it. */
 const maxHeldSets = 2;
-/** The isolate's sets by manifest hash. Not promises of sets: in workerd a request must not await a promise of another request. */
+/** Sets by manifest hash. Not promises: in workerd a request must not await a promise of another one. */
 const held = new Map<string, Artifacts>();
 
-/** Loads and checks a set. Throws an Error that names the file and what is wrong with it. */
+/** Throws an Error that names the file and its fault. */
 export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   const manifestBytes = await read(manifestFile, setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
@@ -66,7 +66,7 @@ function chatTemplateOf(source: string | null, tokenizer: Tokenizer): ChatTempla
   }
 }
 
-/** A set that this isolate has loaded; null if it has not, or has dropped it. */
+/** A set that this isolate has loaded and not dropped, else null. */
 export function heldSet(manifestHash: string): Artifacts | null {
   return held.get(manifestHash) ?? null;
 }

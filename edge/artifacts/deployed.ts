@@ -1,4 +1,4 @@
-/** Loads artifacts from the deployment's bucket, if it has one, or from its static assets. */
+/** Loads artifacts from the deployment's bucket or its static assets. */
 import { currentOf } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
@@ -9,16 +9,13 @@ import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
 
 interface Bindings {
   ASSETS: { fetch(url: string): Promise<Response> };
-  /** Absent: the deployment has no bucket. */
   ARTIFACTS?: Bucket;
 }
 
-/** The published sets; null if there is no bucket. */
 export function publishedSets({ ARTIFACTS }: Bindings, caching: CacheParts | null): ArtifactSource | null {
   return ARTIFACTS ? new ArtifactBucket(ARTIFACTS, caching) : null;
 }
 
-/** The set in the static assets, which is served if none was published. */
 export function deployedSet(bindings: Bindings): Promise<Artifacts> {
   return loadArtifacts((name, maxBytes) => readAsset(bindings, name, maxBytes));
 }
@@ -29,32 +26,30 @@ async function readAsset({ ASSETS }: Bindings, name: string, maxBytes: number): 
   return readAtMost(response.body, maxBytes);
 }
 
-/** Hash of the manifest that is served now. */
 export async function servedHash(bindings: Bindings): Promise<string> {
   const pointer = await publishedSets(bindings, null)?.pointer();
   return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
-/** The sets that a Durable Object's requests were planned with. Its requests may share a load; a Worker's may not (refreshed.ts). */
+/** The sets that a Durable Object's requests were planned with. Requests of one object may share a load (of a Worker they may not). */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
   readonly #deployed: () => Promise<Artifacts>;
   readonly #held: (manifestHash: string) => Artifacts | null;
   readonly #loading = new Map<string, Promise<Artifacts>>();
 
-  /** `held`: the sets that this isolate has loaded. */
   constructor(source: ArtifactSource | null, deployed: () => Promise<Artifacts>, held = heldSet) {
     this.#source = source;
     this.#deployed = deployed;
     this.#held = held;
   }
 
-  /** The set from the isolate, the bucket or the assets. `files` as in ArtifactBucket.load. Rejects if the set is missing or invalid. */
+  /** `files` as in ArtifactBucket.load. Rejects if the set is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
     return this.#held(manifestHash) ?? this.#once(manifestHash, () => this.#load(manifestHash, files));
   }
 
-  /** Loads the set that is served now, before the first request arrives. Rejects if that fails. */
+  /** Loads the served set, before the first request arrives. */
   prepare(): Promise<Artifacts> {
     return this.#once("served", async () => {
       const pointer = await this.#source?.pointer();

@@ -1,6 +1,6 @@
 /**
- * Publishes sets to the bucket that edge and backends read: first the files, named by their hashes, then one write of the pointer,
- * which switches to the set. Nothing is visible before the switch, so a publication can be interrupted anywhere and started again.
+ * Publishes sets to the bucket that edge and backends read: first the files, by their hashes, then the pointer, which switches to the
+ * set. A publication may be interrupted anywhere and started again.
  */
 import {
   currentOf,
@@ -22,7 +22,6 @@ import { invalidRequest, ServiceError, unavailable } from "../../shared/errors.t
 
 const bucketAway = unavailable("The bucket of artifacts cannot be read or written now");
 
-/** The methods of R2Bucket in use. */
 export interface PublishBucket {
   head(name: string): Promise<StoredObject | null>;
   get(name: string): Promise<(StoredObject & { etag: string; arrayBuffer(): Promise<ArrayBuffer> }) | null>;
@@ -36,24 +35,23 @@ interface StoredObject {
 }
 
 interface PutOptions {
-  /** Lower-case hex. */
   sha256?: string;
   /** `If-Match` with a quoted etag, or `If-None-Match: *`. */
   onlyIf?: Headers;
   customMetadata?: Record<string, string>;
 }
 
-/** Message of the error with which `put` rejects if the bytes have another hash. R2's own error has the same code. */
+/** Message of `put`'s error for bytes with another hash. R2's own error has the same code. */
 export const wrongHash = "the bytes have another SHA-256 (10037)";
 
-/** Size of the file that has this hash; null if it is not stored. */
+/** Size of the stored file with this hash; null if there is none. */
 export async function storedBytes(bucket: PublishBucket, sha256: string): Promise<number | null> {
   const found = await bucket.head(objectName(sha256)).catch(bucketAway);
   const checksum = found?.checksums.sha256;
   return found && checksum && hexOf(checksum) === sha256 ? found.size : null;
 }
 
-/** Stores a file as it arrives. Throws invalid_request, and stores nothing, if its bytes have another hash. */
+/** Streams a file to the bucket. Throws invalid_request, and stores nothing, if its bytes have another hash. */
 export async function putFile(bucket: PublishBucket, sha256: string, body: ReadableStream<Uint8Array>): Promise<void> {
   await bucket.put(objectName(sha256), body, { sha256 }).catch((cause) => {
     if (!/\(10037\)/.test(String(cause))) bucketAway(cause);
@@ -61,15 +59,15 @@ export async function putFile(bucket: PublishBucket, sha256: string, body: Reada
   });
 }
 
-/** Every switch, newest first: the manifest of the first one is served. */
+/** Every switch; the first one's manifest is served. */
 export async function switchesIn(bucket: PublishBucket): Promise<Pointer["switches"]> {
   return (await readPointer(bucket)).pointer?.switches ?? [];
 }
 
 /**
- * Switches to the set of a manifest. `manifest` is its hash, the first digits of the hash of one that was served, or "previous". Throws
- * a ServiceError, and switches nothing, if a file is missing, if the set is for other weights than the served one (unless
- * `otherModel`), or if another publisher has switched meanwhile.
+ * Switches to the set of `manifest`: its hash, the first digits of the hash of one served before, or "previous". Throws a ServiceError,
+ * and switches nothing, if a file is missing, if the weights are not the served ones' (unless `otherModel`), or if another publisher has
+ * switched meanwhile.
  */
 export async function switchTo(
   bucket: PublishBucket,

@@ -1,9 +1,9 @@
-/** Names of cells: the order in which a tenant prefers them, and the region of each. Also wakes a tenant's preferred cell. */
+/** Names of cells, and the order in which a tenant prefers them. */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";
 
-/** Returns the cell of that name, which is created in the region if it does not exist. */
+/** Returns the cell of that name, created in `region` if it does not exist. */
 export type CellNamespace = (
   name: string,
   region: Region,
@@ -12,7 +12,7 @@ export type CellNamespace = (
 /** `fetch` needs a URL; cells do not read it. */
 export const cellUrl = "https://cell/";
 
-/** Names of a region's cells in the tenant's order of preference. A jurisdiction has its own cells. */
+/** A region's cells in the tenant's order of preference. A jurisdiction has its own cells. */
 export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
   const jurisdiction = jurisdictionOf(tenant);
   const prefix = jurisdiction === null ? "" : `${jurisdiction}:`;
@@ -26,7 +26,7 @@ export function regionOfCell(name: string | undefined): Region | null {
   return regions.find((one) => one === region) ?? null;
 }
 
-/** Makes a tenant's preferred cell load its artifacts while the Worker loads its own, so a cold request waits for both at once. */
+/** Makes a tenant's preferred cell load its artifacts while the Worker loads its own. */
 export function createWaker(
   { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },
   background: (work: Promise<void>) => void,

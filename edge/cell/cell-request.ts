@@ -1,6 +1,6 @@
 /**
- * The message from the Worker to a cell, and the cell's refusal. During a deploy, Worker and cell may have different versions: then the
- * cell refuses the message, and the Worker calls the next cell. The fields of a message of the right version are not checked.
+ * The message from the Worker to a cell, and the cell's refusal. During a deploy, a cell may have another version than the Worker: then
+ * it refuses, and the Worker calls the next cell.
  */
 import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
@@ -11,14 +11,12 @@ import { NotTaken } from "../dispatch/dispatcher.ts";
 /** Increase this with every change of the message or of the cell's answer. */
 export const cellRequestVersion = 8;
 
-/** The message, as JSON. */
 export interface CellRequest extends AnswerRequest {
   version: number;
   /** An earlier cell was lost. It may already have settled the request. */
   isResumed?: boolean | undefined;
 }
 
-/** Throws NotTaken for a message of another version. */
 export function readCellRequest(message: unknown): CellRequest {
   const { version } = (message ?? {}) as { version?: unknown };
   if (version === cellRequestVersion) return message as CellRequest;
@@ -28,7 +26,7 @@ export function readCellRequest(message: unknown): CellRequest {
   );
 }
 
-/** The message to the next cell after `losses` cells were lost. `cursor`: what the client has received of a stream; null for nothing. */
+/** The message to the next cell after `losses` losses. `cursor`: what the client has received of the stream, if anything. */
 export function resumedRequest(
   request: CellRequest,
   losses: number,
@@ -62,7 +60,7 @@ const refusalSchema = z.object({
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
-  /** False for a NotTaken: the cell has neither begun nor settled the request. */
+  /** False for a NotTaken (dispatcher.ts). */
   isTaken: z.boolean(),
 });
 
@@ -73,7 +71,7 @@ export function refusalResponse(error: ServiceError): Response {
   return Response.json(refusal, { status: statusOf(kind) });
 }
 
-/** The ServiceError of a refusal; another Error if the platform answered instead of the cell. */
+/** Returns a ServiceError, or another Error if the platform answered instead of the cell. */
 export async function readRefusal(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
   if (!read.success) return new Error(`the cell answered ${response.status}`);

@@ -1,7 +1,6 @@
 /**
- * The Durable Object that answers requests of one region. Each request is in one cell at a time. Sequences of several requests for the
- * same backend are sent together. A cell stores only failed settlements and has a timer only while bodies are open, so an idle one costs
- * nothing. The Worker calls it through cells.ts.
+ * The Durable Object that answers requests of one region, each in one cell at a time. It sends sequences of several requests for the same
+ * backend together. It stores only failed settlements and has a timer only while bodies are open, so an idle cell costs nothing.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -31,13 +30,13 @@ const now = () => Date.now();
 
 export class Cell extends DurableObject<Env> {
   readonly dispatcher: Dispatcher;
-  /** Reports usage; tests replace it. */
+  /** Tests replace it. */
   report: ReportUse;
   readonly #metrics: EdgeMetrics;
   readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** The jurisdiction of all its tenants, which its name tells. */
+  /** The jurisdiction of all its tenants. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {

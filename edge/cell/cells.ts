@@ -1,9 +1,7 @@
 /**
- * The Worker's calls to the cells of a region. A tenant's requests prefer one cell, by rendezvous hashing, so that they share
- * micro-batches. If that cell refuses a request or is lost, the tenant's next cell is called. Not here: how an answer continues after
- * a loss (resumable-answer.ts).
+ * The Worker's calls to cells. Rendezvous hashing gives a tenant's requests the same cell, so that they share micro-batches. If it
+ * refuses or is lost, the tenant's next cell is called. Not here: how an answer continues after a loss (resumable-answer.ts).
  */
-
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
@@ -15,15 +13,14 @@ import { type CellRequest, readRefusal, resumedRequest } from "./cell-request.ts
 export interface CellsParts {
   namespace: CellNamespace;
   cellsPerRegion: number;
-  /** A clock in milliseconds. */
   now(): number;
   /** Reports that a cell was lost; `error` is the platform's. */
   lost(requestId: string, error: unknown): void;
 }
 
 /**
- * Pauses before the request is sent again after its first, second and third loss, in milliseconds; after the fourth it fails. A deploy
- * resets an object once or twice, and a request that crashes cells must not crash many.
+ * Pauses before a request is sent again after its first, second and third loss; after the fourth it fails. A deploy resets an object once
+ * or twice, and a request that crashes cells must not crash many.
  */
 const restartPausesMs = [0, 250, 1000];
 
@@ -31,15 +28,12 @@ const restartPausesMs = [0, 250, 1000];
 export class CellCall {
   readonly request: CellRequest;
   readonly #region: Region;
-  /** Aborts when the client disconnects. */
   readonly signal: AbortSignal;
   readonly #parts: CellsParts;
-  /** Cells in the tenant's order of preference. */
   readonly #names: string[];
   readonly #startedMs: number;
   #calls = 0;
   #losses = 0;
-  /** A cell refused the request since the last loss. */
   #isRefused = false;
 
   constructor(request: CellRequest, region: Region, signal: AbortSignal, parts: CellsParts) {
@@ -51,12 +45,15 @@ export class CellCall {
     this.#startedMs = parts.now();
   }
 
-  /** The response of the first cell that takes the request. Rejects with a refusal's ServiceError, or an Error after too many lost cells. */
+  /**
+   * Resolves to the response of the first cell that takes the request. Rejects with a refusal's ServiceError, or an Error after too many
+   * losses.
+   */
   async begin(): Promise<Response> {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }
 
-  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor` (null: from its start). Rejects as `begin` does. */
+  /** Calls the next cell after `cause` ended a call; the response is the stream after `cursor`. Rejects as `begin` does. */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayCallNext(thrown))) throw thrown;
@@ -83,7 +80,7 @@ export class CellCall {
     return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
   }
 
-  /** Resolves to whether the next cell may be called after a failure, once the pause before that call is over. */
+  /** Pauses as needed. Resolves to whether the next cell may be called. */
   async #mayCallNext(thrown: unknown): Promise<boolean> {
     if (this.signal.aborted) return false;
     if (isNotTaken(thrown)) {

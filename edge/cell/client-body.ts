@@ -1,16 +1,14 @@
-/** The response body of a client. It is filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
+/** A client's response body, filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
 interface Piped {
-  /** All bytes that the client received. */
   bytes: Uint8Array;
-  /** Why the stream failed; null if it ended normally. */
+  /** null if the stream ended normally. */
   failure: unknown;
 }
 
 export class ClientBody {
-  /** True once the client has disconnected. */
   isGone = false;
   readonly #writable: WritableStream<Uint8Array>;
   #opened: WritableStreamDefaultWriter<Uint8Array> | null = null;
@@ -20,7 +18,7 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /** Pipes a stream until it ends or fails; call this before `write`. Cancels the stream and rejects if the client disconnects. */
+  /** Pipes a stream until it ends or fails, before any `write`. If the client disconnects, cancels the stream and rejects. */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
     const [piped, copy] = stream.tee();
@@ -35,7 +33,10 @@ export class ClientBody {
     return { bytes: await new Response(copy).bytes(), failure: null };
   }
 
-  /** Resolves when the client has read the previous write: waiting for this one would delay a first token. Rejects if the client left. */
+  /**
+   * Resolves when the client has read the previous write, because waiting for this one would delay a first token. Rejects if the client
+   * left.
+   */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
     await this.#writing;
@@ -71,15 +72,15 @@ export class ClientBody {
   }
 }
 
-/** Bytes that one read of the copy asks for. */
+/** Bytes of one read. */
 const readBytes = 64 * 1024;
 
 /** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */
 const failureMs = 1000;
 
 /**
- * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, its copy fails as well: returns the copy's bytes.
- * If the client disconnected, the copy does not fail: cancels it and returns null.
+ * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, so does its copy: returns the copy's bytes. If the
+ * client disconnected, the copy does not fail: cancels it and returns null.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });

@@ -1,8 +1,7 @@
 /**
- * Copies a cell's answer to the client. When the cell is lost, continues with the answer of another cell, so that the client gets one
- * unbroken answer. The bytes that the client has received decide where the next cell continues (answer/sent-events.ts).
+ * Copies a cell's answer to the client. If the cell is lost, continues with another cell's, from where the client's bytes end
+ * (answer/sent-events.ts).
  */
-
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -19,16 +18,15 @@ import { ClientBody } from "./client-body.ts";
 interface CellAnswer {
   response: Response;
   /**
-   * Settles when the body has ended; null: `response` is complete already. Rejects with `cancelled` if the client disconnected, else
-   * with the ServiceError that ended the answer.
+   * Settles when the body has ended; null for a complete `response`. Rejects with `cancelled` if the client disconnected, else with the
+   * error that ended the answer.
    */
   completed: Promise<void> | null;
 }
 
 /**
- * Sends a request to a cell of the region, and resolves to the answer when it begins. The cell settles the admission. Rejects with the
- * ServiceError of a refusal, or with another Error if too many cells were lost. A cell that refuses has settled the admission, too,
- * unless the error is a NotTaken.
+ * Resolves to the answer when it begins. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. The cell
+ * settles the admission, also of a request that it refuses, unless the error is a NotTaken.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 
@@ -44,10 +42,8 @@ export function createCells(parts: CellsParts): Cells {
   };
 }
 
-/** The cell's answer ended before it was complete. */
 class CellLost extends Error {}
 
-/** What the client has received of an answer. */
 interface Progress {
   sent: SentEvents;
   /** The beginning of the event after `sent`; empty if the client has none. */
@@ -56,13 +52,13 @@ interface Progress {
   isResumable: boolean;
 }
 
-/** Copies one cell's response and updates `progress`. Throws CellLost if the response ends before it is complete. */
+/** Copies one cell's response. Throws CellLost if it ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Maximum bytes of one piped stream, and of all in an isolate (128 MB). A pipe keeps a copy of up to the stream's maximum length. */
+/** Maximum bytes of one piped stream, and of all in an isolate (128 MB): a pipe keeps a copy of what it has piped. */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** Chooses how to copy the first cell's response. `copies.bytes`: maximum bytes of the streams that are piped now. */
+/** Chooses how to copy the first cell's response. `copies.bytes` bounds the bytes of the streams that are piped now. */
 function copyOf({ form, envelope, stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
   if (withEventIds) return copyEvents;
@@ -132,7 +128,7 @@ const encoder = new TextEncoder();
 const empty = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-/** Pipes a stream, which runs no JavaScript for each chunk. Its events are parsed only if the cell is lost. */
+/** Pipes a stream. Its events are parsed only if the cell is lost. */
 async function pipeStream(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
@@ -144,7 +140,7 @@ async function pipeStream(response: Response, client: ClientBody, progress: Prog
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-/** Copies a stream event by event and keeps none of them. Used for long streams, and for all that are resumed. */
+/** Copies a stream event by event and keeps none of them: for long streams, and for those that are resumed. */
 async function copyEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
@@ -176,7 +172,7 @@ async function copyWhole(response: Response, client: ClientBody, progress: Progr
   }
 }
 
-/** The chunks of a body. Throws CellLost if reading fails; cancels the body if the loop ends early or the client disconnects. */
+/** Throws CellLost if reading fails. Cancels the body if the loop ends early or the client disconnects. */
 async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader();
   client.whenGone(() => void reader.cancel().catch(() => {}));

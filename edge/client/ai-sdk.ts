@@ -1,6 +1,6 @@
 /**
  * `@chameleon-edge/client/ai-sdk`: the `chameleon` extension for the Vercel AI SDK, with a provider that `createOpenAICompatible` makes
- * under the name "chameleon". The request's fields are `providerOptions`; the answer's object `chameleon` is in `providerMetadata`.
+ * under the name "chameleon".
  */
 import type { ChameleonBlock, ChameleonRequest, ChameleonRequestFields } from "./extension.ts";
 

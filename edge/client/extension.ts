@@ -1,4 +1,4 @@
-/** The `chameleon` extension of requests and answers, as types that need no other package. A test compares them with the API's schemas. */
+/** Types of the `chameleon` extension, without dependencies. A test compares them with the API's schemas. */
 
 /** How one choice was made. A stream has it in the choice's last chunk; `sources` and `compare` come in each chunk, for its own tokens. */
 export interface ChameleonBlock {

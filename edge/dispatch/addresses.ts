@@ -1,14 +1,14 @@
 /**
- * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. A URL with `{name}` leads to several processes, and
- * `{name}` stands for the name of one: as the first label of the host, as a segment of the path, or after `#` if only the header
- * `nameHeader` selects the process. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at
- * `http://pod-0.backends.svc:8788`, and any process at `http://backends.svc:8788`. A URL without `{name}` is one process.
+ * Addresses of backends: `URL` or `REGION=URL`, separated by commas. `{name}` in a URL stands for the name of one of several processes:
+ * as the first label of the host, as a segment of the path, or after `#` if only the header `nameHeader` selects the process. So
+ * `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process at
+ * `http://backends.svc:8788`. A URL without `{name}` is one process.
  */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
-  /** As configured, without a slash at its end. No two are equal. */
+  /** Without a slash at its end. No two are equal. */
   url: string;
   /** Where its processes run; null: near every region. */
   region: Region | null;
@@ -34,14 +34,13 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
   return addresses;
 }
 
-/** The addresses whose region is in the jurisdiction; null: all addresses. */
 export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readonly BackendAddress[]): BackendAddress[] {
   return addresses.filter(
     ({ region }) => jurisdiction === null || (region !== null && regionsOf[jurisdiction].includes(region)),
   );
 }
 
-/** The URL of a process of an address; if `name` is null, of any of its processes. */
+/** The URL of a process of an address; of any of them if `name` is null. */
 export function urlOf(address: string, name: string | null): string {
   const url = address.replace(/\/*#\{name\}$/, "");
   if (name !== null) return url.replace(placeholder, name);

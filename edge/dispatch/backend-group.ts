@@ -1,7 +1,4 @@
-/**
- * One address and its processes. Pure: the caller passes the time. An address with `{name}` leads to several processes: they are
- * discovered by the names in their answers, and dropped when they have not answered for long. Any other address is one process.
- */
+/** One address and its processes, which are discovered by the names in their answers and dropped after a long silence. Pure. */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { type BackendAddress, hasProcesses } from "./addresses.ts";
 import { addLoads, BackendHealth, LoadEstimate } from "./backend-state.ts";
@@ -12,7 +9,7 @@ export class Backend {
   readonly id: string;
   readonly group: BackendGroup;
   readonly address: BackendAddress;
-  /** null: the one process of its address, or any of several. */
+  /** null for an address's only process, or for any of several. */
   readonly name: string | null;
   readonly health = new BackendHealth();
   readonly load = new LoadEstimate();
@@ -25,14 +22,13 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts the sequences of a call as running there and, until `recordAnswered`, as unanswered. */
+  /** Counts the sequences as running and, until `recordAnswered`, as unanswered. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
     this.group.recordSent(this);
   }
 
-  /** Called when the call with these sequences was accepted or failed. */
   recordAnswered(sequences: number): void {
     this.load.unanswered -= sequences;
   }
@@ -44,10 +40,8 @@ export class Backend {
 }
 
 export class BackendGroup {
-  /** The target of calls that name no process. */
   readonly any: Backend;
   readonly #processes = new Map<string, Backend>();
-  /** Calls in a row that named a process. */
   #namedCalls = 0;
 
   constructor(address: BackendAddress) {
@@ -58,7 +52,6 @@ export class BackendGroup {
     return [...this.#processes.values()];
   }
 
-  /** The load of all known processes. */
   loadAt(nowMs: number, senders: number): BackendLoad {
     const any = this.any.load.at(nowMs, senders);
     if (this.#processes.size === 0) return any;
@@ -68,9 +61,8 @@ export class BackendGroup {
   }
 
   /**
-   * The backends of this address that a call may go to next. A first call names a process if several are known, so that a process
-   * keeps getting the requests that its caches are warm for. A retry names a process that is not in `tried`. It names none only if
-   * the call may then reach a process that is not known yet.
+   * The backends of this address that a call may go to next. A first call names a process if several are known, whose caches are then
+   * warm. A retry names a process that was not tried. It names none only if it may then reach an unknown process.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
@@ -86,7 +78,7 @@ export class BackendGroup {
     return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
   }
 
-  /** Whether a first call must not name a process, so that new processes are discovered. */
+  /** Whether a first call must name no process, so that new ones are discovered. */
   mustDiscover(tried: ReadonlySet<string>): boolean {
     return this.#namedCalls >= routingLimits.namedCallsInRow && !this.wasTried(tried);
   }
@@ -95,7 +87,7 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process that answered a call, by the name in its answer; `called` if the address is one process. */
+  /** The process that answered, by the name in its answer; `called` if the address is one process. */
   recordAnswer(called: Backend, name: string | null, nowMs: number): Backend {
     if (name === null || !hasProcesses(called.address.url)) return called;
     const process = this.#processes.get(name) ?? this.#addProcess(name, nowMs);
@@ -117,7 +109,7 @@ export class BackendGroup {
     return load.own === 0 && nowMs - lastAnswerMs > routingLimits.processTtlMs;
   }
 
-  /** Also drops old processes, and those above the maximum. */
+  /** Adds a process. Drops old ones, and those above the maximum. */
   #addProcess(name: string, nowMs: number): Backend {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {

@@ -1,35 +1,36 @@
-/** Health and load of one backend, estimated from the results of calls. Pure: the caller passes the time. */
+/** Health and load of one backend, estimated from the results of calls. Pure. */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
-/** Consecutive errors eject a backend until a probe succeeds. Without a completion in between, the next ejection lasts twice as long. */
+/**
+ * Consecutive errors eject a backend until a probe succeeds. Each ejection lasts twice as long as the last one, until a sequence
+ * completes.
+ */
 export class BackendHealth {
   #errors = 0;
-  /** Ejections since the last completion. */
   #ejections = 0;
-  /** Time at which the ejection ends and a probe is due; null while it is not ejected. */
+  /** When the ejection ends and a probe is due; null if not ejected. */
   ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** By the hash of a manifest or numerics fingerprint that it refused: the time until which it counts as not serving it. */
+  /** Hash of a manifest or numerics fingerprint that it refused → time until which it counts as not serving it. */
   readonly #refuses = new Map<string, number>();
 
-  /** Records that a sequence was completed. */
   recordSuccess(): void {
     this.#errors = 0;
     if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** Records that a call failed; `isCertain` ejects at once. Returns whether this failure ejected the backend. */
+  /** `isCertain` ejects at once. Returns whether this failure ejected the backend. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way at an ejection fail as well; they say nothing new about the backend.
+    // Calls that were under way at an ejection fail as well, which is no news.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
     return true;
   }
 
-  /** Whether to probe the backend now. Once it has returned true, it returns false until `recordProbe`. */
+  /** Whether to probe the backend now. After true, returns false until `recordProbe`. */
   takeProbe(nowMs: number): boolean {
     if (this.ejectedUntilMs === null || nowMs < this.ejectedUntilMs || this.#isProbed) return false;
     this.#isProbed = true;
@@ -63,14 +64,12 @@ export class BackendHealth {
   }
 }
 
-/** Sequences under way at one process: those sent by this router, and an estimate of other routers' from the process's last report. */
+/** Sequences under way at one process: this router's, and an estimate of other routers' from the process's last report. */
 export class LoadEstimate {
-  /** Sequences that this router sent. */
   own = 0;
   /** The part of `own` whose call has no answer yet. */
   unanswered = 0;
   #slots: number = routingLimits.presumedSlots;
-  /** Sequences of other routers in the last report. */
   #others = 0;
   #reportedMs = 0;
 
@@ -87,7 +86,7 @@ export class LoadEstimate {
     return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
-  /** The estimated load. Each of `senders` routers, this one included, counts with as many unanswered sequences as this one. */
+  /** Each of `senders` routers, this one included, counts with as many unanswered sequences as this one. */
   at(nowMs: number, senders: number): BackendLoad {
     const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
     return { sequences, slots: this.#slots };

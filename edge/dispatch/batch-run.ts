@@ -1,13 +1,11 @@
-/** One call to one backend with some sequences. Knows which of the sequences are open, and delivers the call's frames. Pure. */
+/** One call to one backend: its open sequences, and the delivery of its frames. Pure. */
 import { type Frame, isLast, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";
 import type { PendingSequence, Receiver, SequenceCall } from "./pending-sequence.ts";
 
 interface BatchRunEvents {
-  /** Called when sequences of an accepted call must be cancelled at the backend. */
   cancelled(ids: string[]): void;
-  /** Called when a sequence got its last frame. */
   ended(sequence: PendingSequence): void;
 }
 
@@ -15,15 +13,13 @@ export class BatchRun implements SequenceCall {
   /** The backend that was called; from `markAccepted` on, the process that answered. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];
-  /** The backend's numerics fingerprint; null before it accepts, and if it sends none. */
+  /** null before the backend accepts, and if it sends none. */
   numerics: string | null = null;
   readonly #abort = new AbortController();
-  /** All sequences, by their ids at the backend. */
   readonly #sequences = new Map<string, PendingSequence>();
-  /** Open sequences, with their ids at the backend. */
   readonly #open = new Map<PendingSequence, string>();
   readonly #events: BatchRunEvents;
-  /** Ids of sequences that were cancelled before the backend accepted the call; null afterwards. */
+  /** Sequences cancelled before the backend accepted the call; null afterwards. */
   #cancelledEarly: string[] | null = [];
 
   constructor(backend: Backend, sequences: readonly PendingSequence[], nowMs: number, events: BatchRunEvents) {
@@ -43,7 +39,7 @@ export class BatchRun implements SequenceCall {
     return this.#abort.signal;
   }
 
-  /** The open sequences: neither ended by a frame nor removed. */
+  /** The sequences that are neither ended by a frame nor removed. */
   get sequences(): PendingSequence[] {
     return [...this.#open.keys()];
   }
@@ -52,7 +48,7 @@ export class BatchRun implements SequenceCall {
     return this.#open.size === 0;
   }
 
-  /** `process` has accepted the call: moves the load of the sequences there. */
+  /** Moves the load of the sequences to the process that accepted them. */
   markAccepted(process: Backend, numerics: string | null): void {
     this.backend.load.own -= this.#open.size;
     process.load.own += this.#open.size;
@@ -80,7 +76,7 @@ export class BatchRun implements SequenceCall {
     else this.#events.cancelled([id]);
   }
 
-  /** Delivers the frames of a chunk. Returns sequences that failed or got an invalid frame. Throws an Error for an unknown sequence. */
+  /** Delivers the frames of a chunk. Returns the sequences that failed. Throws an Error for an unknown sequence. */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
     const invalid: PendingSequence[] = [];
@@ -104,7 +100,6 @@ export class BatchRun implements SequenceCall {
     return failed;
   }
 
-  /** Returns a failure if the frame is invalid. */
   #deliver(sequence: PendingSequence, frame: Frame, byReceiver: Map<Receiver, Frame[]>): CallFailure | null {
     try {
       const { receiver } = sequence;

@@ -13,14 +13,13 @@ interface Consequence {
   retryElsewhere: boolean;
   /** Whether the next round may call the same backend. "after another": only if another backend was called since. */
   retrySame: "soon" | "after another" | "never";
-  /** Whether sequences that a backend had accepted wait for later rounds (retries.ts). */
+  /** Whether sequences that a backend had accepted wait for later rounds. */
   isTemporary: boolean;
 }
 
 const failureTable = {
   /** No connection, or it was closed before a response. */
   unreachable: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
-  /** The frames ended too early or could not be parsed. */
   broken: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The connection is open, but nothing arrives. */
   silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
@@ -49,7 +48,7 @@ export class CallFailure extends Error {
   readonly kind: FailureKind;
   /** What the client gets if no retry succeeds. */
   readonly error: ServiceError;
-  /** Name of the process that answered; null if none answered, or it gave no name. */
+  /** null if no process answered, or it gave no name. */
   readonly process: string | null;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
@@ -78,7 +77,6 @@ export function brokenStream(cause: unknown): CallFailure {
   return unavailable("broken", "The inference backend broke off before this completion ended.", cause);
 }
 
-/** The backend's frames for a sequence violate the contract. */
 export function contractViolation(cause: unknown): CallFailure {
   const message = "The inference backend answered this completion with frames that are not allowed.";
   return unavailable("failing", message, cause);
@@ -90,7 +88,7 @@ export function divergence(cause: unknown, process: string | null = null): CallF
   return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
-/** Errors of frames that are failures of the backend. All others concern the sequence. */
+/** Errors in frames that are failures of the backend. All others concern the sequence alone. */
 const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
@@ -112,12 +110,12 @@ export function failureOfOutcome({ kind, message, retryAfterSeconds: seconds }: 
   return new CallFailure(kindsOfFrames[kind] ?? "refused", error);
 }
 
-/** A thrown CallFailure itself. Any other error comes from reading frames, so it counts as a broken stream. */
+/** Any other error than a CallFailure comes from reading frames, so it counts as a broken stream. */
 export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
-/** The error after `failures` of backends in `jurisdiction`: `overloaded` if any was, else `numerics_mismatch`, else the last one. */
+/** `overloaded` if any failure was, else `numerics_mismatch`, else the last one. */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
     const where = jurisdiction && ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;

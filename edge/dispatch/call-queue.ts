@@ -1,39 +1,35 @@
 /**
- * Decides which entries go in a cell's next call to a backend. Pure: the Dispatcher makes the call that `take` returns. An entry is a
- * sequence or a control call (control-calls.ts).
- *
- * Entries of one group may share a call (a micro-batch): they go to the same backend and ask for the same model. A group sends at
- * once while fewer than `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries gather until a
- * call is answered: the busier the backend, the larger the calls. A call is answered when the backend accepts or refuses it; the frames
- * that follow delay no other call.
- *
- * Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due first. So a
- * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each in other groups.
+ * Decides which entries (sequences or control calls) go in a cell's next call to a backend. Pure. Entries of one group may share a call
+ * (a micro-batch): they need the same backend and model. A group sends at once while fewer than `maxCalls` of its calls await an answer,
+ * so a lone request never waits. Otherwise its entries gather until one is answered, that is, accepted or refused: the busier the
+ * backend, the larger the calls. Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with the entry
+ * that is due first. So a tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each
+ * in other groups.
  */
 import { queueLimits } from "./routing-limits.ts";
 
 export type QueueLimits = typeof queueLimits;
 
 export interface CallGroup {
-  /** Equal for entries that may share a call. */
+  /** Entries with equal keys may share a call. */
   key: string;
-  /** Id of the backend that the call is expected to go to. */
+  /** Id of the backend that the call probably goes to. */
   backend: string;
-  /** Calls of this group that may await an answer; absent: `callsPerGroup`. */
+  /** Default: `callsPerGroup`. */
   maxCalls?: number;
 }
 
 export interface QueueEntry {
   tenant: string;
-  /** Time at which the entry is due; a tenant's entries are sent in this order. */
+  /** A tenant's entries are sent in this order. */
   dueMs: number;
 }
 
 export interface QueuedCall<T> {
   group: CallGroup;
-  /** Id of the backend that is called: that of the group, unless the Dispatcher chooses another. */
+  /** The group's backend, unless the Dispatcher chooses another. */
   backend: string;
-  /** In the order of their turns. */
+  /** In order of turns. */
   entries: T[];
 }
 
@@ -50,9 +46,7 @@ interface Tenant<T> {
 
 export class CallQueue<T extends QueueEntry> {
   readonly #limits: QueueLimits;
-  /** Tenants with waiting entries. */
   readonly #tenants = new Map<string, Tenant<T>>();
-  /** Calls without an answer. */
   readonly #awaiting = new Set<QueuedCall<T>>();
   waiting = 0;
   #turns = 0;
@@ -65,7 +59,7 @@ export class CallQueue<T extends QueueEntry> {
     return this.#tenants.get(tenant)?.waiting.length ?? 0;
   }
 
-  /** How many entries of the tenant may wait in all: half of the entries that the other tenants leave free. */
+  /** Entries of the tenant that may wait in all: half of those that the other tenants leave free. */
   roomOf(tenant: string): number {
     const free = this.#limits.entries - this.waiting;
     return Math.max(0, Math.floor((free + this.waitingOf(tenant)) / 2));
@@ -78,7 +72,7 @@ export class CallQueue<T extends QueueEntry> {
   /** Adds entries, even without room (`roomOf`): a sequence that has begun is not refused later. */
   add(group: CallGroup, entries: readonly T[]): void {
     for (const entry of entries) {
-      // A new tenant is last in turn: otherwise a tenant that comes and goes would always be first.
+      // A new tenant is last in turn: otherwise one that comes and goes would always be first.
       const tenant = this.#tenants.get(entry.tenant) ?? { waiting: [], lastTurn: ++this.#turns };
       this.#tenants.set(entry.tenant, tenant);
       const before = tenant.waiting.findLastIndex((other) => other.entry.dueMs <= entry.dueMs);
@@ -87,7 +81,6 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** Drops the waiting entries that `isDropped` picks. */
   remove(isDropped: (entry: T) => boolean): void {
     for (const [name, tenant] of this.#tenants) {
       const left = tenant.waiting.filter(({ entry }) => !isDropped(entry));
@@ -97,7 +90,7 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** The call to make now: from the groups that may send, the group of the tenant whose turn it is. null if no group may send. */
+  /** The call to make now, or null: of the groups that may send, that of the tenant whose turn it is. */
   take(): QueuedCall<T> | null {
     if (this.waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
@@ -113,7 +106,7 @@ export class CallQueue<T extends QueueEntry> {
     return call;
   }
 
-  /** Must be called when a call was answered or has failed. */
+  /** Must be called when a call was answered or failed. */
   release(call: QueuedCall<T>): void {
     this.#awaiting.delete(call);
   }

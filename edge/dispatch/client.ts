@@ -1,4 +1,4 @@
-/** HTTP client for one backend address. Every failure becomes a CallFailure. Not here: routing, queueing and retries (dispatcher.ts). */
+/** HTTP client for one backend address. Every failure becomes a CallFailure. Not here: routing, queueing and retries. */
 import * as z from "zod";
 import {
   type BackendLoad,
@@ -39,36 +39,32 @@ import {
 import { frameGroupsOf, linesOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 
-/** A batch that a backend has accepted. */
 export interface OpenBatch {
-  /** Name of the process that accepted it; null if the answer has none. */
+  /** null if the answer has no name. */
   process: string | null;
-  /** Numerics fingerprint of the process; null if the answer has none. */
+  /** null if the answer has no fingerprint. */
   numerics: string | null;
-  /** Load of the process, this batch included; null if the answer has none. */
+  /** With this batch; null if the answer has no load. */
   load: BackendLoad | null;
-  /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
 }
 
 export interface BatchCall {
   signal: AbortSignal;
-  /** Numerics fingerprint of the tokens that the sequences already have; null if unknown, or if they have none. */
+  /** Numerics fingerprint of the sequences' tokens; null if unknown, or without tokens. */
   numerics: string | null;
-  /** Name of the process to call; null: whichever process the address leads to. */
+  /** null: whichever process the address leads to. */
   process: string | null;
 }
 
-/** What routing needs of a BackendClient. */
 export type BackendCalls = Pick<BackendClient, "openBatch" | "cancel" | "readiness">;
 
 export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
 /** A process that may have a copy of a tenant's own adapter or memory. */
 export interface AdapterCopy {
-  /** As configured. */
   address: string;
-  /** Name of the process; null: the only one of its address. */
+  /** null for the only process of the address. */
   process: string | null;
 }
 
@@ -76,10 +72,10 @@ export interface MadeAdapter extends AdapterAnswer {
   copy: AdapterCopy;
 }
 
-/** Returns the bytes of a tenant's own adapter for `copy`, the process that will store it; null if the tenant has none of that hash. */
+/** The bytes of a tenant's own adapter; null if it has none of that hash. `copy`: the process that will store them. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
-/** Returns the body of PUT /v1/memories/TENANT/HASH for `copy`; null if the tenant has no memory of that hash. */
+/** The body of PUT /v1/memories/TENANT/HASH; null if the tenant has no memory of that hash. */
 export type MemoryFiles = (
   tenant: string,
   hash: string,
@@ -90,22 +86,18 @@ export type MemoryFiles = (
 interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
-  /** Called when a process is sent the memory; from then on it may have a copy. */
+  /** Called before a process is sent the memory, of which it may then have a copy. */
   begun?(copy: AdapterCopy): void;
-  /** Called when the process has stored the keys of this many tokens. */
+  /** Called with the number of tokens whose keys are stored. */
   progress?(tokens: number): void;
 }
 
 export type ClientLimits = Record<"acceptanceMs" | "silenceMs" | "probeMs", number>;
 
 interface ClientParts {
-  /** Absent: calls are not signed. */
   sign?: SignCall;
-  /** Default: the global `fetch`. */
   fetch?: BackendFetch;
-  /** Called for an adapter that a backend lacks. */
   fileOf?: AdapterFiles;
-  /** Called for a memory that a backend lacks. */
   memoryOf?: MemoryFiles;
   limits?: Partial<ClientLimits>;
 }
@@ -118,7 +110,7 @@ interface Init {
   process?: string | null;
 }
 
-/** A memory is given up after this many reports without progress. At one report per `heartbeatMs`, that takes `limits.deadlineMs`. */
+/** A memory is given up after this many reports without progress, which take `limits.deadlineMs`. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -126,7 +118,7 @@ const json = { "content-type": "application/json" };
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** All methods take `process` as BatchCall has it: the name of a process, or null for any. */
+/** `process` in all methods: the name of a process, or null for any. */
 export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
@@ -179,14 +171,14 @@ export class BackendClient {
     await response.body?.cancel();
   }
 
-  /** The manifests and numerics that the backend serves; null if it is not ready. */
+  /** null if the backend is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
-  /** Makes a tenant's adapter; `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
+  /** `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
     const late = new AbortController();
@@ -205,7 +197,7 @@ export class BackendClient {
     }
   }
 
-  /** Deletes a tenant's adapter or memory, or all of them (`hash` null). Rejects with a CallFailure unless the process confirms it. */
+  /** Deletes a tenant's adapter or memory; all of them if `hash` is null. Rejects with a CallFailure unless the process confirms it. */
   async remove(
     what: "adapters" | "memories",
     tenant: string,
@@ -216,7 +208,7 @@ export class BackendClient {
     await this.#confirm(path, { method: "DELETE", process });
   }
 
-  /** Has a process make a memory, or the part of it that the process lacks. Rejects with a CallFailure, also if progress stops. */
+  /** Has a process make the missing part of a memory. Rejects with a CallFailure, also if progress stops. */
   async putMemory(
     tenant: string,
     hash: string,
@@ -266,7 +258,7 @@ export class BackendClient {
     }
   }
 
-  /** The process that answered, if the address leads to several. */
+  /** The process that answered; null if the address leads to only one. */
   #processOf(response: Response): string | null {
     return hasProcesses(this.#url) ? processOf(response) : null;
   }
@@ -275,7 +267,7 @@ export class BackendClient {
     return this.#fetch(path, { ...init, method: "POST", headers: { ...init.headers, ...json }, body }, limitMs);
   }
 
-  /** Rejects with a CallFailure unless the answer is a success, whose body is dropped. */
+  /** Rejects with a CallFailure unless the call succeeds. */
   async #confirm(path: string, init: Init): Promise<void> {
     const response = await this.#fetch(path, init);
     if (!response.ok) throw await failureOfResponse(response);
@@ -326,7 +318,6 @@ function parsedJson(line: string): unknown {
   }
 }
 
-/** Reads a response's error envelope. */
 async function errorOf(response: Response): Promise<{ message: string; code?: string | null }> {
   const { data } = envelopeSchema.safeParse(await response.json().catch(() => null));
   return data?.error ?? { message: "no reason given" };
@@ -336,7 +327,6 @@ function processOf(response: Response): string | null {
   return readProcessName(response.headers.get(nameHeader));
 }
 
-/** Throws a CallFailure for a redirect. */
 async function withoutRedirect(response: Response): Promise<Response> {
   if (response.status < 300 || response.status > 399) return response;
   await response.body?.cancel();

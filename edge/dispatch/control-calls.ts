@@ -4,23 +4,22 @@ import type { CallGroup, QueueEntry } from "./call-queue.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
 
-/** Control calls take turns with tenants under this name, which no tenant has. */
 const controlTenant = "";
 
 export interface ControlCall extends QueueEntry {
   group: CallGroup;
-  /** The sequence to cancel; empty for a probe. */
+  /** The sequence to cancel; none for a probe. */
   ids: string[];
-  /** Makes one call with the ids of all control calls that are sent together. Never rejects. */
+  /** Makes the call, with the ids of all control calls that share it. Never rejects. */
   send(ids: string[]): Promise<void>;
 }
 
-/** Calls of one kind to one process are made in sequence, so that a process that hangs takes up only one connection. */
+/** One call of a kind at a time, so that a process that hangs takes only one connection. */
 function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** Calls that cancel sequences by their ids at the backend. If a call fails, its sequences run to their end. */
+/** If such a call fails, its sequences run to their end. */
 export function cancellations(
   backend: Backend,
   client: BackendCalls,
@@ -32,7 +31,6 @@ export function cancellations(
   return ids.map((id) => ({ tenant: controlTenant, dueMs, group, ids: [id], send }));
 }
 
-/** Probe each backend whose ejection has ended. */
 export function probes(
   { router, clients }: Routing,
   { now, observe }: { now(): number; observe(event: RoutingEvent): void },

@@ -19,15 +19,13 @@ import type { Routing, RoutingEvent } from "./routing.ts";
 import { maxLosses } from "./routing-limits.ts";
 
 export interface DispatcherParts {
-  /** The current configuration. A change does not move calls that are under way. */
+  /** The current configuration. A change does not affect calls that are under way. */
   routing(): Routing;
   observe(event: RoutingEvent): void;
-  /** A clock in milliseconds. */
   now(): number;
   after(ms: number, work: () => void): void;
-  /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
-  /** For metrics: the milliseconds in the queue of each sequence that is sent for the first time. */
+  /** For metrics: milliseconds in the queue of each sequence that is sent for the first time. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
@@ -47,7 +45,6 @@ export class Dispatcher {
   readonly #parts: DispatcherParts;
   readonly #queue: CallQueue<Entry>;
   readonly #retries: Budget;
-  /** Sequences that have not ended. */
   #open = 0;
 
   constructor(parts: DispatcherParts) {
@@ -74,7 +71,7 @@ export class Dispatcher {
     );
   }
 
-  /** Queues one tenant's sequences, whose frames `receiver` gets. Returns a function that cancels them. Throws NotTaken without room. */
+  /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken without room. */
   submit(batch: BatchRequest, receiver: Receiver): () => void {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
@@ -91,7 +88,7 @@ export class Dispatcher {
     };
   }
 
-  /** Queues sequences of the same retry round, numerics and model for the next backend. If no backend is left, ends them in an error. */
+  /** Queues sequences of one retry round, numerics and model for the next backend; ends them in an error if none is left. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();
@@ -208,8 +205,8 @@ export class Dispatcher {
   }
 
   /**
-   * Sends the sequences of a call that a backend refused to another one. If every backend would refuse the call, one tenant's sequences
-   * may be at fault: a call of several tenants is sent again, split by tenant, and the sequences of a call of one tenant end.
+   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault: a call of
+   * several tenants is sent again, split by tenant; sequences of one tenant end.
    */
   #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;
@@ -227,7 +224,6 @@ export class Dispatcher {
     } else this.#enqueueGroups(sequences);
   }
 
-  /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(run: BatchRun, groups: AsyncIterable<Frame[]>): Promise<void> {
     let failure: CallFailure;
     try {
@@ -251,7 +247,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends sequences that a backend accepted, but then failed, to another backend. */
+  /** Sends sequences whose backend failed after it accepted them to another backend. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);
@@ -269,14 +265,13 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Queues sequences again; those that may still share a call stay together. */
+  /** Queues sequences again, grouped by what may share a call. */
   #enqueueGroups(sequences: readonly PendingSequence[]): void {
     const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
       JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
     for (const group of Map.groupBy(sequences, keyOf).values()) this.#enqueue(group);
   }
 
-  /** Ends sequences that no backend accepts. */
   #endInError(sequences: readonly PendingSequence[], error: ServiceError): void {
     const idle = sequences.filter(({ isIdle }) => isIdle);
     if (idle.length === 0) return;
@@ -290,7 +285,7 @@ export class Dispatcher {
     }
   }
 
-  /** Records the failure of a call at the process that answered it, else at `called`. The last argument is one of the sequences. */
+  /** Records a failure at the process that answered, or else at `called`. */
   #recordFailure(called: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
     const { observe, now } = this.#parts;
     const { kind, consequence } = failure;
@@ -306,7 +301,7 @@ export class Dispatcher {
     return { backend, failure };
   }
 
-  /** Ends a sequence: it gets no further frame, and is removed from the queue or cancelled at its backend. */
+  /** Ends a sequence: removes it from the queue, or cancels it at its backend. */
   #end(sequence: PendingSequence): void {
     if (sequence.isEnded) return;
     sequence.isEnded = true;

@@ -3,10 +3,10 @@ import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** Ticks of the timer within the limit of silence. So a stream is given up after a silence of 4/5 of the limit to the whole limit. */
+/** The timer's ticks within `silenceMs`. So a stream is given up after 4/5 of this time to all of it. */
 const ticks = 5;
 
-/** Frames grouped by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */
+/** Frames by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */
 export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   return groupsOf(body, silenceMs, new FrameReader());
 }

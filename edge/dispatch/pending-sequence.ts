@@ -1,4 +1,4 @@
-/** One sequence from its arrival to its last frame. The frames of all its calls become one unbroken series under its own id. Pure. */
+/** One sequence over all its calls, whose frames become one unbroken series under its id. Pure. */
 import {
   type BatchRequest,
   type DoneFrame,
@@ -11,7 +11,6 @@ import {
 import { type BackendFailure, firstRound, type RetryRound } from "./retries.ts";
 import type { Route } from "./router.ts";
 
-/** The request that sequences belong to. */
 export interface Receiver {
   /** Called at most once for each sequence, when a backend has accepted it. */
   accepted(): void;
@@ -19,7 +18,6 @@ export interface Receiver {
   receive(frames: Frame[]): void;
 }
 
-/** The part of BatchRun that a sequence uses. */
 export interface SequenceCall {
   cancel(sequence: PendingSequence): void;
 }
@@ -39,17 +37,15 @@ export class PendingSequence {
   isQueued = false;
   isAccepted = false;
   isEnded = false;
-  /** The call under way. */
   run: SequenceCall | null = null;
-  /** When the sequence was first sent to a backend. */
   sentAtMs: number | null = null;
   attempts = 0;
-  /** How often a backend accepted the sequence and then failed. */
+  /** How often a backend failed after it had accepted the sequence. */
   losses = 0;
   /** The latest failure of a backend that had accepted the sequence. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
-  /** Numerics fingerprint of the backend that computed its tokens; null without tokens, or if the backend sent none. */
+  /** Numerics fingerprint of the backend that computed its tokens, if known. */
   numerics: string | null = null;
   readonly #tokenIds: number[];
   #isPromptSent = false;
@@ -87,12 +83,11 @@ export class PendingSequence {
     return this.#tokenIds.length > this.sequence.continuedIds.length;
   }
 
-  /** The sequence has not ended, and is neither queued nor in a call. */
   get isIdle(): boolean {
     return !this.isEnded && !this.isQueued && this.run === null;
   }
 
-  /** The request for the rest of the sequence. Its id is new for each call, because an earlier call may still run. */
+  /** The request for the rest of the sequence. Each call has a new id, because an earlier call may still run. */
   nextRequest(nowMs: number): SequenceRequest {
     const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
     const attempt = this.attempts++;
@@ -107,7 +102,7 @@ export class PendingSequence {
     };
   }
 
-  /** Takes the next frame of a call, and returns it under the sequence's id. Throws an Error for a frame that breaks the series. */
+  /** Returns a call's next frame under the sequence's id. Throws an Error for a frame that breaks the series. */
   deliver(frame: Frame, numerics: string | null = null): Frame {
     const { id } = this;
     if (frame.type === "prompt") this.#deliverPrompt();
@@ -138,7 +133,7 @@ export class PendingSequence {
     this.#tokenIds.push(tokenId);
   }
 
-  /** Usage is charged by the counts of the `done` frame, so they must match the frames before it. */
+  /** Usage is charged by these counts, so they must match the frames before. */
   #checkCounts({ completionTokens, promptTokens, reusedTokens = 0 }: DoneFrame): void {
     const delivered = this.#tokenIds.length;
     const { promptIds, retrieval } = this.sequence;
@@ -160,8 +155,8 @@ export class PendingSequence {
 }
 
 /**
- * A key that is equal for sequences that may share a call: mixtures of one manifest, because a mixture names its adapters itself, and
- * other sequences of the same adapter. Sequences with own adapters or memories share calls only with those of their tenant.
+ * Key of sequences that may share a call: mixtures of one manifest, which name their adapters themselves, and other sequences of one
+ * adapter. Sequences with own adapters or memories share calls only within their tenant.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;

@@ -10,19 +10,17 @@ export interface BackendFailure {
 }
 
 /**
- * The retries of a sequence since it last progressed, in rounds that try every backend once. The second round follows at once, without
- * backends that would answer the same. Later rounds follow after pauses: only for a sequence that a backend had accepted, and as long
- * as failures are temporary. Immutable, and shared by the sequences of a call.
+ * The retries of a sequence since its last progress, in rounds that try every backend once. The second round follows at once, without
+ * backends that would answer the same. Further rounds follow after pauses, only for a sequence that a backend had accepted, while
+ * failures are temporary. Immutable, and shared by sequences.
  */
 export interface RetryRound {
-  /** Ids of the backends that were tried in this round. */
   tried: ReadonlySet<string>;
-  /** Failures in this round. */
   failures: readonly BackendFailure[];
-  /** The latest failure, also of an earlier round; null before the first. */
+  /** The latest failure of any round. */
   last: BackendFailure | null;
   isSecondRound: boolean;
-  /** Pauses before the rounds that may follow. */
+  /** Pauses before further rounds. */
   pausesMs: readonly number[];
 }
 
@@ -34,20 +32,20 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/** The round after `answering` answered a call to `called`. An address counts as tried once it leads to a process that was tried. */
+/** The round after `answering` answered a call to `called`. An address counts as tried once it leads to a tried process. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
 }
 
-/** The round after a backend accepted sequences and failed. `isBegun`: one has tokens, so all backends are tried anew. */
+/** `isBegun`: one of the sequences has tokens, so all backends are tried anew. */
 export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: boolean): RetryRound {
   const tried = isBegun ? new Set([last.backend.id]) : round.tried;
   const isSecondRound = round.isSecondRound && !isBegun;
   return { tried, failures: [last], last, isSecondRound, pausesMs: roundPausesMs };
 }
 
-/** The backend to use next, or the pause before the next round; both null: none is left. `choose` returns a backend not in `tried`. */
+/** The next backend, or the pause before the next round; both null if none is left. `choose` returns a backend not in `tried`. */
 export function nextStep(
   round: RetryRound,
   choose: (tried: RetryRound["tried"]) => Choice | null,
@@ -65,7 +63,6 @@ export function nextStep(
   return { round: later, choice: null, pauseMs };
 }
 
-/** Ids of the backends that would fail again if they were called now. */
 function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<string> {
   const certain = failures.filter(({ failure }, i) => {
     const { retrySame } = failure.consequence;
@@ -74,7 +71,7 @@ function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<strin
   return new Set(certain.map(({ backend }) => backend.id));
 }
 
-/** Token bucket that limits repeated calls, because they delay other callers. It starts full; accepted calls refill it. */
+/** Token bucket for repeated calls, which delay other callers. It starts full; accepted calls refill it. */
 export class Budget {
   readonly #limits: typeof retryBudget;
   #left: number;
@@ -84,12 +81,10 @@ export class Budget {
     this.#left = limits.capacity;
   }
 
-  /** Adds to the budget, because a call was accepted. */
   earn(): void {
     this.#left = Math.min(this.#limits.capacity, this.#left + this.#limits.earned);
   }
 
-  /** Takes one repeated call from the budget; false if none is left. */
   take(): boolean {
     if (this.#left < 1) return false;
     this.#left--;

@@ -1,14 +1,11 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: the Dispatcher records what happens at backends.
- *
- * First by distance: the nearest backends are used until the estimated wait there exceeds the additional round trip to the next ones.
- * Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own
- * adapter or memory stays with one process, whose caches are warm, unless that process has more than its share of the load. Backends
- * that are ejected, serve another manifest or have other numerics are unfit, and used only if no other is left.
- *
- * Load is what a backend last reported plus what this router has sent since. Always choosing the least loaded backend would make it
- * the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1, 2000).
- * For the same reason a sequence without an answer counts once for each router that probably sends.
+ * Decides which backend a micro-batch goes to. Pure: the Dispatcher records what happens there. First by distance: the nearest backends
+ * are used until the estimated wait there exceeds the additional round trip to the next ones. Then, among equally near ones, by
+ * rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own adapter or memory stays with one process,
+ * whose caches are warm, unless that process has more than its share of the load. Backends that are ejected, serve another manifest or
+ * have other numerics are unfit, and used only if no other is left. Load is a backend's last report plus what this router has sent since.
+ * The least loaded backend would soon be the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old
+ * information?", IEEE TPDS 11:1, 2000). So a sequence without an answer counts once for each router that probably sends.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
@@ -24,9 +21,8 @@ export interface Route {
   centroidId: string | null;
   /** A tenant's own adapter in place of the centroid's. */
   adapterHash?: string;
-  /** A tenant's own memory. */
   memoryHash?: string;
-  /** Numerics fingerprint that the backend must have; null or absent: any. */
+  /** The numerics fingerprint that the backend must have, if any. */
   numerics?: string | null;
 }
 
@@ -39,13 +35,12 @@ export class Router {
   readonly #region: Region | null;
   readonly #groups: readonly BackendGroup[];
 
-  /** `region`: where the caller is; null: every backend is equally near. */
+  /** null: every backend is equally near. */
   constructor(addresses: readonly BackendAddress[], region: Region | null = null) {
     this.#region = region;
     this.#groups = addresses.map((address) => new BackendGroup(address));
   }
 
-  /** The backend to use next, none of `tried`; null if none is left. */
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
     const key = route.memoryHash ?? route.adapterHash ?? route.centroidId ?? "";
     const isFit = (backend: Backend) => this.#isFit(backend, route, nowMs);
@@ -66,12 +61,12 @@ export class Router {
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
   }
 
-  /** Estimated share of the backend's slots in use; above 1 if sequences wait. */
+  /** Estimated share of slots in use; above 1 if sequences wait. */
   shareOf(backend: Backend, nowMs: number): number {
     return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** Returns the ejected backends to probe now. Pass each result to `backend.group.recordProbe`. */
+  /** The ejected backends to probe now. Pass each result to `group.recordProbe`. */
   takeProbes(nowMs: number): Backend[] {
     const all = this.#groups.flatMap(({ any, processes }) => [any, ...processes]);
     return all.filter(({ health }) => health.takeProbe(nowMs));
@@ -87,7 +82,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When the backend's ejection ends; null if it is not ejected. An address is back when the first of its processes is. */
+  /** When the ejection ends, if there is one. An address is back when the first of its processes is. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -95,7 +90,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** At the distance with the least round trip and wait, the key's first backend that has less than its share of the load. */
+  /** At the distance with the least round trip and wait, the key's first backend with less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
@@ -113,7 +108,6 @@ export class Router {
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
-  /** Estimates the load of a process, or of all processes of an address together. */
   #loadsAt(nowMs: number): (backend: Backend) => BackendLoad {
     const senders = this.#sendersAt(nowMs);
     return (backend) =>
@@ -137,7 +131,7 @@ function share({ sequences, slots }: BackendLoad): number {
   return sequences / slots;
 }
 
-/** Rendezvous hashing: the names in the order that `key` prefers. An added or removed name moves only the keys that prefer it. */
+/** Rendezvous hashing: the names in the order that `key` prefers. Only keys that prefer an added or removed name move. */
 export function rendezvousOrder(key: string, names: readonly string[]): string[] {
   const hash = fnv1a(key);
   // Philox mixes the two hashes, which FNV-1a alone does too weakly.

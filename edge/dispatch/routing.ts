@@ -1,4 +1,4 @@
-/** The backends of one configuration, and whether they serve a manifest. */
+/** The backends of one configuration, and which manifests they serve. */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -12,14 +12,14 @@ export interface Routing {
   router: Router;
   /** By address. */
   clients: ReadonlyMap<string, BackendCalls>;
-  /** Backends elsewhere are never called; null: all may be called. */
+  /** Only backends in it are called; null: all. */
   jurisdiction: Jurisdiction | null;
 }
 
 interface RoutingParts extends Partial<Pick<Routing, "jurisdiction">> {
   addresses: readonly BackendAddress[];
   clientOf(address: BackendAddress): BackendCalls;
-  /** Where the caller is; null: all backends are equally near. */
+  /** null: all backends are equally near. */
   region: Region | null;
 }
 
@@ -29,7 +29,6 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
   return { router: new Router(addresses, region), clients, jurisdiction };
 }
 
-/** For metrics, logs and tests. */
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
@@ -41,14 +40,13 @@ export interface RoutingEvent {
     /** A probe of an ejected backend succeeded. */
     | "returned"
     | "call_failed";
-  /** Id of the backend. */
   backend: string;
-  /** How many sequences were sent again, continued or ended: for `retried`, `resumed` and `not_resumed`. */
+  /** Number of sequences, for the first three events. */
   sequences?: number;
   failure?: Error;
 }
 
-/** What the ready backends serve. A backend that has not answered within `limitMs` counts as not ready. Never rejects. */
+/** What the ready backends serve. A backend without an answer within `limitMs` counts as not ready. Never rejects. */
 export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: number = probeMs): Promise<Readiness[]> {
   const ready: Readiness[] = [];
   const probes = Array.from(clients, async (client) => {

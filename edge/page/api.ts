@@ -5,13 +5,12 @@ export class Api {
   readonly #origin: string;
   readonly #key: () => string;
 
-  /** `origin` is that of the edge. `key` returns the API key; it is called for every request. */
+  /** `origin`: the edge's. `key` is called for every request. */
   constructor(origin: string, key: () => string) {
     this.#origin = origin;
     this.#key = key;
   }
 
-  /** Resolves to the JSON of an answer. Throws CallFailure, or an AbortError once `signal` aborts. */
   async json<T>(path: string, body?: object, options: { method?: string; signal?: AbortSignal } = {}): Promise<T> {
     const response = await this.#call(path, body, options);
     try {
@@ -21,7 +20,7 @@ export class Api {
     }
   }
 
-  /** The chunks of a stream. Throws CallFailure, or an AbortError once `signal` aborts. */
+  /** The chunks of a stream. Throws CallFailure, or an AbortError once `signal` aborts; so does `json`. */
   async *chunks<T>(path: string, body: object, signal: AbortSignal): AsyncGenerator<T> {
     const { body: bytes } = await this.#call(path, { ...body, stream: true }, { signal });
     const reader = bytes!.pipeThrough(new TextDecoderStream()).getReader();
@@ -99,7 +98,7 @@ function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | 
   }
 }
 
-/** Throws CallFailure for a key that no header can carry. `fetch` would fail as if the server did not answer. */
+/** Throws CallFailure for a key that no header can carry, for which `fetch` would fail as if no server answered. */
 function refuseUnsendable(key: string): void {
   const at = key.search(/[^\x21-\x7e]/);
   if (at < 0) return;
@@ -118,9 +117,8 @@ function isError(value: unknown): value is ErrorEnvelope {
   return typeof value === "object" && value !== null && "error" in value;
 }
 
-/** A failure whose message is written for the reader of the page. */
 export class CallFailure extends Error {
-  /** The error code of the API; null if the API did not report the failure or gave no code. */
+  /** The API's error code, if it gave one. */
   readonly code: string | null;
 
   constructor(message: string, code: string | null = null) {

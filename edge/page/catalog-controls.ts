@@ -1,14 +1,15 @@
-/** Controls to choose who answers, an example, or a text that was sent before. */
 import type { Catalog } from "./catalog.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 import { button, make, roveFocus } from "./elements.ts";
 import type { SettingsStore } from "./settings.ts";
 import { surpriseChange } from "./words.ts";
 
-/** The value and the shown name of each option. */
 type Choices = readonly (readonly [string, string])[];
 
-/** Fills `select` with `first`, own adapters and domains, again after each load of the catalog. The chosen option stays while it exists. */
+/**
+ * Fills `select` with `first` ([value, name]), own adapters and domains, after each load of the catalog. Keeps the choice if it still
+ * exists.
+ */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
   const draw = () => {
     const chosen = select.dataset.wanted ?? select.value;
@@ -25,7 +26,7 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
   draw();
 }
 
-/** The gain of a domain's adapter on text that it was not trained on, in parentheses. */
+/** The measured gain of a domain's adapter, in parentheses. */
 function gainOf({ auto_off, gain }: Centroid): string {
   if (auto_off) return " (off: the base)";
   return gain ? ` (${surpriseChange(gain.nats)})` : "";
@@ -36,7 +37,7 @@ export interface Example {
   text: string;
 }
 
-/** Draws a button for each example. All of them are one tab stop. */
+/** Draws a button for each example; all buttons are one tab stop. */
 export function drawExamples<E extends Example>(
   container: HTMLElement,
   examples: readonly E[],
@@ -52,7 +53,7 @@ export function drawExamples<E extends Example>(
   container.dataset.roves = "";
 }
 
-/** Adds a list of texts that were sent under any tab. A chosen one is put into `input`. */
+/** Adds a list of the texts that were sent, to put one of them into `input`. */
 export function offerRecent(input: HTMLTextAreaElement, settings: SettingsStore): void {
   const select = make("select", { class: "recent", "aria-label": "Recent texts" });
   const draw = () => {

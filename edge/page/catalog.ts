@@ -1,10 +1,9 @@
-/** The adapters that can answer: the served centroids' adapters, and the own adapters of the key's tenant. */
+/** The adapters that can answer: the centroids', and the own adapters of the key's tenant. */
 import type { Adapter, AdapterList, CentroidList } from "../../shared/contracts/responses.ts";
 import type { Api } from "./api.ts";
 import { CallFailure } from "./api.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
-/** Names of the experts that do not stand for one kind of text. */
 const plainNames: ReadonlyMap<string, string> = new Map([
   ["base", "Base"],
   ["static", "Every text"],
@@ -20,12 +19,12 @@ export class Catalog {
     this.#api = api;
   }
 
-  /** The name of the base model, such as `gpt2`. */
+  /** Such as `gpt2`. */
   get baseModel(): string {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
-  /** The own adapters that can answer: those fitted to examples, and those with documents that are ready. */
+  /** Own adapters that are fitted to examples, or have documents that are ready. */
   get usableAdapters(): readonly Adapter[] {
     return this.adapters.filter(({ hash, memory }) => (hash ?? memory?.hash ?? null) !== null);
   }
@@ -38,7 +37,6 @@ export class Catalog {
     for (const changed of this.#listeners) changed();
   }
 
-  /** The key's own adapters; none if the key may not have any. */
   async #adapters(): Promise<Adapter[]> {
     try {
       return (await this.#api.json<AdapterList>("/v1/adapters")).data;
@@ -48,12 +46,10 @@ export class Catalog {
     }
   }
 
-  /** Calls `changed` after every load. */
   onChange(changed: () => void): void {
     this.#listeners.push(changed);
   }
 
-  /** The name that the page shows for an expert. */
   nameOf(id: string): string {
     const centroid = this.centroids.find((one) => one.id === id);
     if (centroid) return domainOf(centroid).name;

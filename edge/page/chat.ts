@@ -11,7 +11,6 @@ import { type Piece, piecesOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
 import { tokenText } from "./token-text.ts";
 
-/** Maximum tokens of a reply. */
 const maxTokens = 300;
 const examples = [
   "What is the capital of France?",
@@ -21,7 +20,7 @@ const examples = [
 
 export class Chat {
   readonly #page: Page;
-  /** Seed of the first reply; null lets the server draw one. */
+  /** Seed of the first reply; null: the server draws one. */
   #seed: number | null;
   readonly #input = byId("chat-input", HTMLTextAreaElement);
   readonly #answerer = byId("chat-answerer", HTMLSelectElement);
@@ -67,7 +66,6 @@ export class Chat {
     byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
-  /** Chooses the adapter that answers the next message. */
   answerWith(id: string): void {
     this.#answerer.value = id;
     this.#input.focus();

@@ -1,22 +1,19 @@
-/** Reads documents from files and folders that the reader chose or dropped. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { CallFailure } from "./api.ts";
 import type { NamedText } from "./documents.ts";
 import { sizeText } from "./words.ts";
 
-/** A file with its path, which begins with the name of a dropped folder. */
 export interface FoundFile {
   path: string;
   file: File;
 }
 
 const endings = ["md", "markdown", "txt"];
-/** Value for the attribute `accept` of a file input. */
 export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, with those in folders. Must be called during the drop event, because the event's data are gone afterwards. */
+/** All files of a drop, also those in folders. Must be called during the drop event, after which the data are gone. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());
@@ -37,7 +34,7 @@ async function filesOf(entry: FileSystemEntry): Promise<FoundFile[]> {
   }
 }
 
-/** Reads files in order of their paths. `leftOut`: sentences about files that were not read. Throws CallFailure above a request's size. */
+/** Reads files in order of their paths. `leftOut`: sentences about files that were not read. Throws CallFailure for too many bytes. */
 export async function readFiles(found: readonly FoundFile[]): Promise<{ documents: NamedText[]; leftOut: string[] }> {
   const visible = found.filter(({ path }) => !path.split("/").some((part) => part.startsWith(".")));
   const [readable, others] = [true, false].map((wanted) =>
@@ -58,7 +55,7 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
   for (const { path, file } of readable.toSorted((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }))) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      // Leaves room for the words that name the end of a document (divide).
+      // Leaves room for `, the end` (divide).
       const name = path.slice(16 - limits.documentNameCharacters);
       if (text.trim() !== "") documents.push({ name, text });
     } catch {

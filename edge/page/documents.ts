@@ -1,11 +1,11 @@
-/** The reader's documents before they are uploaded: their adapter's name, and the part that is held back to measure the gain. Pure. */
+/** The reader's documents before their upload: a name for the adapter, and a part that is held back to measure the gain. Pure. */
 
 export interface NamedText {
   name: string;
   text: string;
 }
 
-/** A free name for an adapter of these documents, from their folder, the first file or the first words. */
+/** A free name for an adapter, from the documents' folder, the first file or the first words. */
 export function nameFor(documents: readonly NamedText[], isTaken: (name: string) => boolean): string {
   const [first] = documents;
   if (!first) return "";
@@ -18,7 +18,7 @@ export function nameFor(documents: readonly NamedText[], isTaken: (name: string)
   return name;
 }
 
-/** Turns any name into one that the API accepts: "Poemas del Río" → "poemas-del-rio". */
+/** "Poemas del Río" → "poemas-del-rio", a name that the API accepts. */
 export function slugOf(name: string): string {
   const plain = name.normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "");
   const slug = plain.replace(/[^a-z0-9_]+/g, "-").replace(/^[-_]+/, "");
@@ -27,10 +27,9 @@ export function slugOf(name: string): string {
 
 export const pastedName = "pasted text";
 
-/** Minimum characters of a held-back text. */
 const minHeldCharacters = 600;
 
-/** Holds back the last document that is long enough, or the last tenth of a single one; `held` is null for too little text. */
+/** Holds back the last document that is long enough, or the last tenth of a single one. */
 export function divide(documents: readonly NamedText[]): { uploaded: NamedText[]; held: NamedText | null } {
   if (documents.length > 1) {
     const at = documents.findLastIndex(({ text }) => text.length >= minHeldCharacters);
@@ -52,7 +51,7 @@ function cutAt(text: string, index: number): number {
   return /[\uDC00-\uDFFF]/.test(text[index]) ? index - 1 : index;
 }
 
-/** Divides a text into stretches of at most `characters` characters; only the first `most` are returned. */
+/** The first `most` stretches of at most `characters` characters. */
 export function stretchesOf(text: string, characters: number, most: number): string[] {
   const stretches: string[] = [];
   for (let start = 0; start < text.length && stretches.length < most; ) {
@@ -63,7 +62,6 @@ export function stretchesOf(text: string, characters: number, most: number): str
   return stretches.filter((one) => one.trim() !== "");
 }
 
-/** Examples in a text, which empty lines divide. */
 export function examplesIn(text: string): string[] {
   return text
     .split(/\n\s*\n/)

@@ -1,4 +1,4 @@
-/** “Domain” is the page's word for a centroid. domains.json names the project's centroids; others are named by their typical tokens. */
+/** “Domain” is the page's word for a centroid. domains.json names the project's own; others are named by their typical tokens. */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };
 
@@ -6,11 +6,10 @@ export type Centroid = CentroidList["data"][number];
 
 export interface Domain {
   name: string;
-  /** A prompt of this kind, if there is one. */
   example: string | null;
 }
 
-/** Domains by the centroid's `label` in `/v1/centroids`, joined by spaces. The most obvious examples come first. */
+/** By the centroid's `label`, joined by spaces. The most obvious examples come first. */
 const known: Record<string, Domain> = domains;
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {
@@ -20,10 +19,8 @@ export function domainOf({ label }: Pick<Centroid, "label">): Domain {
   return { name: words.slice(0, 3).join(", ") || "No domain yet", example: null };
 }
 
-/** Example for artifacts whose domains have none. */
 const anyExample = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 
-/** Examples of the served domains, in the order of domains.json. */
 export function examplesOf(centroids: readonly Centroid[]): { name: string; text: string }[] {
   const served = centroids.map(domainOf);
   const found = Object.values(known).filter((domain) => served.includes(domain));

@@ -12,14 +12,13 @@ export interface Question {
   sampling: Sampling;
 }
 
-/** The state of one side's answer. */
 export interface Outcome {
   tokens: number;
   ms: number;
   /** null while the answer is written. */
   end: "stop" | "length" | "stopped" | "failed" | null;
   failure: string;
-  /** The object `chameleon` of the answer's last chunk; null until then, and for a stopped answer. */
+  /** null until the last chunk, and for a stopped answer. */
   block: ChameleonBlock | null;
 }
 
@@ -27,9 +26,8 @@ export interface DuelParts {
   api: Api;
   elements: Record<Side, HTMLElement>;
   baseModel(): string;
-  /** A clock in milliseconds. */
   now(): number;
-  /** Called when the reader points at a token or chooses it. */
+  /** Called when the reader points at a token, or chooses it. */
   onTell(piece: Piece, isChosen: boolean): void;
   onOutcome(side: Side, outcome: Outcome): void;
   onRunning(isRunning: boolean): void;
@@ -54,7 +52,6 @@ export class Duel {
     this.#running?.abort();
   }
 
-  /** Writes both answers. Resolves when both have ended, for whatever reason. */
   async run(question: Question): Promise<void> {
     this.stop();
     const running = new AbortController();
@@ -66,7 +63,6 @@ export class Duel {
     this.#parts.onRunning(false);
   }
 
-  /** Never rejects. */
   async #write(side: Side, { prompt, adapter, sampling }: Question, signal: AbortSignal): Promise<void> {
     const { now, api, elements, onOutcome, baseModel } = this.#parts;
     const answer = make("p", { class: "answer" });

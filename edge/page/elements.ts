@@ -1,7 +1,6 @@
-/** Functions that find and make elements, and behaviour that several elements share. */
 import { failureText } from "./api.ts";
 
-/** The element with this id. Throws an Error if there is none of the type. */
+/** Throws an Error if there is no element of this id and type. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof (type ?? HTMLElement))) throw new Error(`the page has no ${type?.name ?? ""} #${id}`);
@@ -10,7 +9,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new
 
 type Attributes = Record<string, string | number | boolean | null>;
 
-/** Makes an element with attributes and children. Attributes that are null or false are left out. */
+/** Attributes that are null or false are left out. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -30,7 +29,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** Makes a table with a caption. The first cell of each row is its header. */
+/** The first cell of each row is its header. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>
@@ -39,7 +38,7 @@ export function table(caption: string, heads: readonly string[], rows: readonly 
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
 }
 
-/** Makes one tab stop of the elements that match `selector`. Arrow keys, Home and End move the focus among them. */
+/** Makes the elements that match `selector` one tab stop, with arrow keys, Home and End among them. */
 export function roveFocus(container: HTMLElement, selector: string): void {
   container.addEventListener("keydown", (event) => {
     const items = [...container.querySelectorAll<HTMLElement>(selector)];
@@ -65,7 +64,7 @@ export function roveFocus(container: HTMLElement, selector: string): void {
   });
 }
 
-/** Starts the tabs in `list`. Returns a function that opens a tab by its id. `onOpen` is called with the id of each tab that opens. */
+/** Starts the tabs in `list`. Returns a function that opens one by its id. `onOpen` gets the id of each tab that opens. */
 export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id: string) => void {
   const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
   const open = (chosen: HTMLElement) => {
@@ -84,7 +83,7 @@ export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id:
   return (id) => tabs.filter((tab) => tab.id === id).forEach(open);
 }
 
-/** On submit, runs `action` with the form's button disabled. Then shows `result`, or why the action failed. */
+/** On submit, runs `action` with the button disabled, then shows `result` or the failure. */
 export function onSubmit(
   form: HTMLFormElement,
   failure: HTMLElement,

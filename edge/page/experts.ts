@@ -1,11 +1,11 @@
-/** Shows the weights of an answer's experts, as a bar and in words, and what colours mean. */
+/** Shows the weights of an answer's experts, and legends of colours. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
 import { count, legend, percent, shareLegend, surpriseBeside } from "./words.ts";
 
 export type Experts = ChameleonBlock["experts"];
 
-/** Ids of adapters in the order in which they were first drawn. Their index gives each the same colour everywhere. */
+/** Ids of adapters in the order of their first drawing, which gives each the same colour everywhere. */
 const drawn: string[] = [];
 const colours = 4;
 
@@ -15,7 +15,6 @@ function kindOf(id: string): string {
   return `adapter-${drawn.indexOf(id) % colours}`;
 }
 
-/** A bar in which each expert is as long as its weight. */
 export function weightsBar(experts: Experts): HTMLElement {
   const parts = experts.filter(({ weight }) => weight > 0);
   const bar = make("span", { class: "weights-bar", "aria-hidden": "true" });
@@ -27,7 +26,6 @@ export function weightsBar(experts: Experts): HTMLElement {
   return bar;
 }
 
-/** Lists the experts whose weight is above 0, the heaviest first. */
 export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: string) => string): void {
   const items = heaviestFirst(experts).map(({ id, weight }) => {
     const colour = make("i", { class: kindOf(id), "aria-hidden": "true" });
@@ -36,18 +34,17 @@ export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: st
   list.replaceChildren(...items);
 }
 
-/** The experts and their weights as a text: "90% French, 10% Base". */
+/** Such as "90% French, 10% Base". */
 export function expertsText(experts: Experts, nameOf: (id: string) => string): string {
   const parts = heaviestFirst(experts).map(({ id, weight }) => `${percent(weight)} ${nameOf(id)}`);
   return parts.join(", ");
 }
 
-/** The experts whose weight is above 0, the heaviest first. */
 function heaviestFirst(experts: Experts): Experts {
   return experts.filter(({ weight }) => weight > 0).sort((a, b) => b.weight - a.weight);
 }
 
-/** A sentence about how the weights came about and what they gain on the prompt. */
+/** How the weights came about, and what they gain on the prompt. */
 export function evidenceText(evidence: ChameleonBlock["evidence"], mode: ChameleonBlock["mode"]): string {
   if (mode === "auto-off") return "The adapter did not help where it was measured, so it stays out.";
   if (mode === "adapted") return "This adapter answers alone, at full strength; the prompt does not decide.";
@@ -57,12 +54,12 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   return `Together they are ${surpriseBeside(evidence.nats)} by the prompt itself, over ${count(evidence.tokens, "token")}.`;
 }
 
-/** The legend of tokens that are coloured by how likely they are with the adapters and without. */
+/** For tokens coloured by their probability with and without adapters. */
 export function legendRow(): HTMLElement {
   return rowOf("With the adapters a token is", "data-step", legend);
 }
 
-/** The legend of tokens that are coloured by how much of their probability came from the reader's text. */
+/** For tokens coloured by how much of their probability came from the reader's text. */
 export function sourcesLegendRow(): HTMLElement {
   return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
 }
@@ -72,7 +69,7 @@ function rowOf(text: string, attribute: string, entries: readonly (readonly [str
   return make("div", { class: "legend-row" }, text, make("ul", { class: "legend" }, ...steps));
 }
 
-/** One row of a comparison. Its bar has `share` of the full width. */
+/** A row of a comparison, with a bar of `share` of the width. */
 export interface Contestant {
   id: string;
   name: string;

@@ -24,7 +24,6 @@ byId("reset", HTMLButtonElement).addEventListener("click", () => {
 const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
 
-/** The state in the address when the page was opened. */
 const shared = readShared(location.hash);
 const isSharedPrompt = shared.tab === "write" && shared.text !== null;
 if (isSharedPrompt) {
@@ -36,7 +35,6 @@ if (isSharedPrompt) {
 addEventListener("hashchange", () => {
   if (readShared(location.hash).tab !== "") location.reload();
 });
-/** The text and seed that were last sent under each tab. */
 const sent = new Map<string, Shared>([[shared.tab, shared]]);
 const showAddress = (tab: string) =>
   history.replaceState(null, "", hashOf(sent.get(tab) ?? { tab, text: null, seed: null }));
@@ -95,7 +93,7 @@ byId("retry", HTMLButtonElement).addEventListener("click", () => {
 let loaded = start();
 if (Object.hasOwn(ids, shared.tab)) openTab(`tab-${shared.tab}`);
 
-/** Loads the catalog, or shows why it cannot be loaded. Resolves to whether it is loaded. */
+/** Loads the catalog, or shows why it cannot. Resolves to whether it is loaded. */
 async function start(): Promise<boolean> {
   const reason = await catalog.load().then(() => "", failureText);
   byId("page-failure").textContent = reason;
@@ -103,7 +101,7 @@ async function start(): Promise<boolean> {
   return reason === "";
 }
 
-/** Runs the prompt in the address, or the first example, when “Continue” is opened for the first time. */
+/** Runs the prompt in the address, or the first example, when “Continue” is first opened. */
 async function writeFirst(): Promise<void> {
   if (hasWritten || !(await loaded)) return;
   hasWritten = true;

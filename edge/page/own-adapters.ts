@@ -1,4 +1,4 @@
-/** Lists the key's own adapters: what each holds and gains, and buttons to use or delete it. */
+/** Lists the key's own adapters, with buttons to use or delete them. */
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { failureText } from "./api.ts";
 import { button, byId, make } from "./elements.ts";
@@ -6,7 +6,7 @@ import type { Page } from "./page.ts";
 import { pathOf } from "./uploads.ts";
 import { count, percent, surpriseBeside } from "./words.ts";
 
-/** Interval at which the list is loaded again while documents are being read, in milliseconds. */
+/** Reload interval while documents are being read. */
 const pollMs = 2000;
 
 export function startOwnAdapters({ api, catalog, texts, chatWith, writeWith }: Page): void {
@@ -50,7 +50,7 @@ export function startOwnAdapters({ api, catalog, texts, chatWith, writeWith }: P
   });
 }
 
-/** The state of an adapter's documents; "" without any. */
+/** "" without documents. */
 function memoryText({ memory }: Adapter): string {
   if (!memory) return "";
   const { status, error, documents, tokens, built_tokens } = memory;
@@ -63,7 +63,7 @@ function memoryText({ memory }: Adapter): string {
   return `${count(documents, "document")}, ${count(tokens, "token")}; ${state[status]}`;
 }
 
-/** The gain of an adapter that was fitted to examples, in words; "" for other adapters. */
+/** The gain of an adapter that was fitted to examples; "" for others. */
 export function gainText({ gain, message, refit, examples }: Adapter): string {
   if (refit?.status === "failed") return `It cannot be made for the artifacts that are served now: ${refit.error}`;
   if (refit) return "It answers with the artifacts before; it is being made again for those that are served now.";

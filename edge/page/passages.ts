@@ -1,4 +1,4 @@
-/** The facts that the page shows about a token: its probabilities, and the passages of the reader's documents that it came from. */
+/** The facts about a token: its probabilities, and the reader's passages that it came from. */
 import type { ChameleonBlock, SourcedToken } from "../../shared/contracts/responses.ts";
 import type { NamedText } from "./documents.ts";
 import { make, table } from "./elements.ts";
@@ -7,10 +7,9 @@ import { count, likelier, percent, probabilityText, readableToken } from "./word
 
 type Passage = SourcedToken["passages"][number];
 
-/** Bytes of the document that are shown after a passage. */
 const bytesAfter = 60;
 
-/** Texts of the documents that were uploaded from this page. The API tells where passages are, not their text. */
+/** Documents uploaded from this page. The API tells only where passages are. */
 export class UploadedTexts {
   readonly #texts = new Map<string, Map<string, Uint8Array>>();
 
@@ -24,7 +23,7 @@ export class UploadedTexts {
     this.#texts.delete(adapter);
   }
 
-  /** The text of a passage before its last token, that token, and some text after it; null if the document was not uploaded here. */
+  /** A passage's text before its last token, that token, and some text after it; null if the document was not uploaded here. */
   read({ adapter, document, start, end }: Passage, token: string): [string, string, string] | null {
     const bytes = this.#texts.get(adapter)?.get(document);
     if (!bytes) return null;
@@ -37,7 +36,6 @@ export class UploadedTexts {
   }
 }
 
-/** Describes one piece: its text, probabilities and passages. */
 export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   const { text, source, adapted, base } = piece;
   const heading = make("h3", {}, "Token ", make("code", {}, readableToken(text)));
@@ -64,7 +62,7 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   return [heading, make("p", {}, origin), list, ...(difference === null ? [] : [sentence])];
 }
 
-/** A table of the likeliest tokens at the place of a piece; empty if they are not known. */
+/** The likeliest tokens at a piece's place, if they are known. */
 export function alternativesOf({ alternatives }: Piece): Node[] {
   if (alternatives.length === 0) return [];
   const rows = alternatives.map(([token, logprob]) => [
@@ -74,7 +72,6 @@ export function alternativesOf({ alternatives }: Piece): Node[] {
   return [table("The five likeliest tokens here", ["Token", "Probability"], rows)];
 }
 
-/** Lists the passages of the reader's text that were put into the prompt. */
 export function lookedUpNodes(retrieved: NonNullable<ChameleonBlock["retrieved"]>): Node[] {
   const items = retrieved.map((passage) =>
     make("li", {}, make("b", {}, passage.document), ` (${passage.adapter}): ${placeOf(passage)}`),

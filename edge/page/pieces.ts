@@ -1,23 +1,20 @@
-/** Divides answers into pieces, each of which is shown by itself: a token, or several tokens that make one character together. */
+/** Divides answers into pieces: tokens, or several tokens that make one character together. */
 import type { CompletionChoice, SourcedToken } from "../../shared/contracts/responses.ts";
 
-/** Who wrote an answer. */
 export type Side = "base" | "adapted";
 
-/** Log-probabilities `adapted` and `base` are null if they are not known. */
+/** `adapted` and `base`: log-probabilities, null if unknown. */
 export interface Piece {
   text: string;
-  /** Number of tokens that make the text. */
   tokens: number;
   adapted: number | null;
   base: number | null;
-  /** The likeliest tokens at the place of the first token, and their log-probabilities. The likeliest comes first. */
+  /** The likeliest tokens at the first token's place, with log-probabilities, likeliest first. */
   alternatives: [string, number][];
-  /** How much of the piece came from the reader's own text, and from where; null if the answer reads no such text. */
+  /** null if the answer reads no text of the reader's. */
   source: SourcedToken | null;
 }
 
-/** One chunk of a choice of a completion or chat. */
 type TokenChunk = Pick<CompletionChoice, "text" | "logprobs" | "chameleon">;
 
 export const alternativesShown = 5;
@@ -55,19 +52,18 @@ function sumOf(logprobs: readonly (number | null)[]): number | null {
   return logprobs.reduce<number | null>((sum, one) => (sum === null || one === null ? null : sum + one), 0);
 }
 
-/** The adapted log-probability minus the base's; null if one of them is not known. */
 export function differenceOf({ adapted, base }: Piece): number | null {
   return adapted === null || base === null ? null : adapted - base;
 }
 
-/** A stretch of a text and the tokens [start, end) that make it. */
+/** A stretch of a text, and the tokens [start, end) that make it. */
 export interface Span {
   text: string;
   start: number;
   end: number;
 }
 
-/** Divides an echoed text into its tokens. Tokens that make one character together are one span. */
+/** Divides an echoed text into tokens; several that make one character together are one span. */
 export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   const characters = [...text];
   const offsets = logprobs?.text_offset ?? [];
@@ -82,11 +78,11 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   return spans;
 }
 
-/** Maximum number of a prompt's beginnings that are weighed, and of tokens of all of them: the server reads each as a prompt. */
+/** Maximum beginnings that are weighed, and tokens of all of them, because the server reads each as a prompt. */
 const mostBeginnings = 16;
 const mostTokens = 1024;
 
-/** Beginnings of a prompt, from the shortest to the whole prompt. They end between words, or within very long words. */
+/** Beginnings of a prompt, from the shortest to the whole. They end between words, or within very long ones. */
 export function beginningsOf(prompt: string, promptTokens: number): string[] {
   const ends = Array.from(prompt.matchAll(/\S{1,20}\s*$|\S{1,20}/gu), ({ index, 0: word }) => index + word.length);
   const count = Math.min(ends.length, mostBeginnings, Math.floor((2 * mostTokens) / promptTokens));

@@ -1,16 +1,15 @@
-/** Reads the weights of the experts that would answer the prompt while it is typed. */
+/** Shows the weights of the experts that would answer the prompt, while it is typed. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, failureText, isAbort } from "./api.ts";
 import { wishOf } from "./request.ts";
 
-/** What the API says about a prompt. */
 export interface Reading {
   prompt: string;
   promptTokens: number;
   block: ChameleonBlock;
 }
 
-/** Pause in typing after which the prompt is read, in milliseconds. */
+/** Pause in typing before a prompt is read, in milliseconds. */
 const pauseMs = 350;
 
 type Wanted = { prompt: string; adapter: string };
@@ -26,13 +25,12 @@ export class Preview {
     this.#show = show;
   }
 
-  /** Shows the reading of `wanted` once typing pauses. */
   soon(wanted: () => Wanted): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => void this.now(wanted()).catch(() => undefined), pauseMs);
   }
 
-  /** Shows the reading of a prompt, or why there is none, and returns it. Aborts a reading that another call waits for. */
+  /** Shows and returns the reading of a prompt, or shows the failure. Aborts an earlier reading. */
   async now({ prompt, adapter }: Wanted): Promise<Reading> {
     clearTimeout(this.#timer);
     this.#running.abort();

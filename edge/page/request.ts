@@ -1,4 +1,3 @@
-/** Turns the page's fields into requests. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { CallFailure } from "./api.ts";
 
@@ -6,7 +5,7 @@ interface SamplingField {
   name: string;
   label: string;
   hint: string;
-  /** Absent for the field `stop`, which takes texts. */
+  /** Absent for `stop`, which takes texts. */
   range?: { min: number; max: number; isWhole?: boolean };
   initial?: string;
 }
@@ -18,7 +17,7 @@ const heat = { min: 0, max: limits.temperature };
 const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
 const stops = `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`;
 
-/** Fields of a request in addition to prompt and model. A blank field is left out of the request, so the API's default holds. */
+/** A blank field is left out of the request, so the API's default holds. */
 export const samplingFields: readonly SamplingField[] = [
   { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
   { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", range: heat, initial: "0.7" },
@@ -36,10 +35,8 @@ export const initialTexts: FieldTexts = Object.fromEntries(
   samplingFields.map(({ name, initial }) => [name, initial ?? ""]),
 );
 
-/** Values of sampling fields by the API's names. */
 export type Sampling = Record<string, unknown>;
 
-/** Throws CallFailure that names the field and its value. */
 export function samplingOf(texts: FieldTexts): Sampling {
   const sampling: Sampling = {};
   for (const { name, label, range } of samplingFields) {
@@ -60,15 +57,14 @@ function stopsOf(text: string): string[] {
   return lines.map((line) => line.replaceAll("\\n", "\n"));
 }
 
-/** Who answers: `auto`, `nearest`, `off` or an adapter's id. The prompt's first `evidenceTokens` tokens weigh experts; null: all. */
+/** `adapter`: `auto`, `nearest`, `off` or an id. The prompt's first `evidenceTokens` tokens weigh experts; null: all. */
 export function wishOf(adapter: string, evidenceTokens: number | null, more: object = { compare: true }) {
   return { chameleon: { adapter, ...more, ...(evidenceTokens && { evidence_tokens: evidenceTokens }) } };
 }
 
-/** The API key of a local start, which is no secret. */
 export const localKey = "sk-chameleon-local";
 
-/** A curl command that sends a request. It reads any other key from the environment, so that the key is not in the command. */
+/** A curl command for a request. It reads a secret key from the environment. */
 export function curlCommand({ url, key, body }: { url: string; key: string; body: object }): string {
   const header =
     key === localKey ? `'authorization: Bearer ${localKey}'` : `"authorization: Bearer $CHAMELEON_API_KEY"`;

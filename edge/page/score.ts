@@ -1,4 +1,4 @@
-/** “Score”: the perplexity of the later part of a text under base, adapter and mixture, which have read the earlier part. */
+/** “Score”: the perplexity of a text's later part under base, adapter and mixture, which have read its beginning. */
 import type { ChameleonBlock, CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
@@ -10,17 +10,15 @@ import { spansOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
 import { count, likelier, stepOf, surpriseBeside } from "./words.ts";
 
-/** Minimum tokens of a text. */
 const minTokens = 16;
-/** A result over fewer scored tokens is called a hint. */
+/** With fewer scored tokens a result is called a hint. */
 const fewTokens = 64;
-/** Minimum characters of an example, so that it has enough tokens. */
+/** So that an example has `minTokens`. */
 const minExampleCharacters = 75;
 
 interface Scored {
   id: string;
   name: string;
-  /** Mean log-probability of the scored tokens. */
   mean: number;
 }
 
@@ -78,7 +76,6 @@ export function startScore({ api, catalog, sent }: Page): void {
   });
 }
 
-/** Bars by perplexity: the highest has the full width. */
 function barsOf(all: readonly Scored[]) {
   const perplexities = all.map(({ mean }) => Math.exp(-mean));
   const highest = Math.max(...perplexities);
@@ -89,13 +86,11 @@ function barsOf(all: readonly Scored[]) {
   }));
 }
 
-/** Mean log-probability of the tokens from `read` on. */
 function meanFrom({ choices: [{ logprobs }] }: CompletionResponse, read: number): number {
   const scored = logprobs!.token_logprobs.slice(read);
   return scored.reduce<number>((sum, logprob) => sum + logprob!, 0) / scored.length;
 }
 
-/** The text, in which each scored token is coloured by the change of its probability. */
 function scoredText(mixture: CompletionChoice, read: number): HTMLElement {
   // The first token has no score, so the list of compared tokens begins with the second.
   const compared = mixture.chameleon?.compare?.tokens ?? [];

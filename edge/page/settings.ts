@@ -1,4 +1,4 @@
-/** Settings that are stored in the browser: the key for this tab alone, everything else until it is reset. */
+/** Settings in the browser's storage: the key for this tab alone, the rest until a reset. */
 import { type FieldTexts, initialTexts, localKey } from "./request.ts";
 
 const settingsName = "chameleon-settings";
@@ -7,12 +7,10 @@ const recentPrompts = 20;
 const recentCharacters = 2000;
 
 export interface Settings {
-  /** null until the reader has written a prompt. */
   prompt: string | null;
-  /** Who answers under “Continue”, as `wishOf` takes it. */
+  /** Under “Continue”, as `wishOf` takes it. */
   answerer: string;
   sampling: FieldTexts;
-  /** Texts that were sent, the latest first. */
   recent: readonly string[];
 }
 
@@ -39,7 +37,6 @@ export class SettingsStore {
     this.change({ recent: [text, ...others].slice(0, recentPrompts) });
   }
 
-  /** Calls `changed` after every change. */
   onChange(changed: () => void): void {
     this.#listeners.push(changed);
   }
@@ -59,7 +56,7 @@ export class SettingsStore {
   }
 }
 
-/** Reads the stored settings. A field that is missing or has the wrong type gets its initial value. */
+/** A field that is missing or has the wrong type gets its initial value. */
 function read(): Settings {
   const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
   const sampling = recordOf(kept.sampling);
@@ -76,7 +73,7 @@ function recordOf(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
-/** Returns null if `action` throws, as when the browser stores nothing for pages, or the stored text is no JSON. */
+/** null if `action` throws, as when the browser stores nothing for pages. */
 function attempt<T>(action: () => T): T | null {
   try {
     return action();

@@ -1,8 +1,7 @@
-/** The page's state in the address after the #: the tab, its text and the seed. Browsers do not send this to the server. Pure. */
+/** The page's state in the address after the #, which browsers do not send to the server. Pure. */
 
 export interface Shared {
   tab: string;
-  /** null if the address has no text. */
   text: string | null;
   seed: number | null;
 }

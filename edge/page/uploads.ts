@@ -1,23 +1,23 @@
-/** Uploads documents, and measures what they gain on a text that was held back. */
+/** Uploads documents, and measures their gain on a held-back text. */
 import type { Adapter, ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import { type NamedText, stretchesOf } from "./documents.ts";
 import { wishOf } from "./request.ts";
 import { count, surpriseBeside } from "./words.ts";
 
-/** Interval at which the state of an upload's job is polled, in milliseconds. */
+/** Interval of requests for an upload's state, in milliseconds. */
 const pollMs = 400;
-/** Characters of a stretch of text that is scored by itself. The context of small models holds this many in most scripts. */
+/** Characters of a stretch that is scored: so many fit the context of small models in most scripts. */
 const stretchCharacters = 1000;
 const mostStretches = 6;
-/** The first tokens of each stretch weigh base and adapter. Only the tokens after them are scored. */
+/** These first tokens of each stretch weigh base and adapter; only later ones are scored. */
 const evidenceTokens = 64;
-/** A gain over fewer scored tokens is called a hint. */
+/** With fewer scored tokens a gain is called a hint. */
 const fewTokens = 200;
 
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
 
-/** Makes an adapter of documents that answers can read. Throws CallFailure. On abort, deletes the adapter and throws an AbortError. */
+/** Makes an adapter of documents. Throws CallFailure. On abort, deletes the adapter and throws an AbortError. */
 export async function upload(
   api: Api,
   adapter: { name: string; documents: readonly NamedText[] },
@@ -42,7 +42,7 @@ export async function upload(
   }
 }
 
-/** A sentence with the mean gain of `adapter` over the base on a text that it has not read. Throws CallFailure. */
+/** A sentence about `adapter`'s mean gain on a text that it has not read. Throws CallFailure. */
 export async function gainOn(
   { name, text }: NamedText,
   adapter: string,

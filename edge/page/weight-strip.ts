@@ -1,4 +1,4 @@
-/** The weights of the experts that answer the prompt, and a strip that shows how the weights change along the prompt. */
+/** The experts' weights for the prompt, and a strip that shows how they change along it. */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, isAbort } from "./api.ts";
 import { byId } from "./elements.ts";
@@ -22,7 +22,7 @@ export class WeightStrip {
     this.#range.addEventListener("input", () => this.#showStep(this.#range.valueAsNumber));
   }
 
-  /** Shows the weights of a whole prompt, or nothing, and hides the strip. */
+  /** Shows the weights of a whole prompt, or none, and hides the strip. */
   show(reading: Reading | null): void {
     this.#running.abort();
     this.#range.hidden = true;
@@ -33,7 +33,7 @@ export class WeightStrip {
     byId("evidence").textContent = mode ? evidenceText(evidence ?? null, mode) : "";
   }
 
-  /** Asks for the weights after several beginnings of a prompt, and shows the strip. If that fails, there is no strip. */
+  /** Shows the strip, with the weights after several beginnings of the prompt. If they cannot be read, there is no strip. */
   async trace({ prompt, promptTokens, block }: Reading, adapter: string): Promise<void> {
     this.#running.abort();
     this.#running = new AbortController();

@@ -1,13 +1,13 @@
-/** Turns numbers of the API into words. A gain in nats becomes a change of perplexity in per cent, which the page calls surprise. Pure. */
+/** Turns the API's numbers into words. A gain in nats becomes a change of perplexity in per cent, called surprise. Pure. */
 
-/** 0.22 → "22%"; below 10% with one decimal. */
+/** 0.22 → "22%"; below 10% with a decimal. */
 export function percent(share: number): string {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "below 0.1%";
   return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
 }
 
-/** The change of perplexity by a gain: 0.25 nats a token → "22% less surprised". */
+/** 0.25 nats a token → "22% less surprised" */
 export function surpriseChange(gainNats: number): string {
   const change = Math.exp(-gainNats) - 1;
   const rounded = Math.round(Math.abs(change) * 100);
@@ -15,13 +15,13 @@ export function surpriseChange(gainNats: number): string {
   return change < 0 ? `${Math.min(rounded, 99)}% less surprised` : `${rounded}% more surprised`;
 }
 
-/** As `surpriseChange`, in comparison to another model: "22% less surprised than the base". */
+/** Such as "22% less surprised than the base". */
 export function surpriseBeside(gainNats: number, other = "the base"): string {
   const change = surpriseChange(gainNats);
   return `${change} ${change.startsWith("as ") ? "as" : "than"} ${other}`;
 }
 
-/** Compares a token's probability under two models, by the difference of its log-probabilities: "3.2 times likelier with the base". */
+/** A difference of log-probabilities in words: "3.2 times likelier with the base". */
 export function likelier(difference: number, one: string, other: string): string {
   const times = Math.exp(Math.abs(difference));
   if (times < 1.05) return `as likely as with ${other}`;
@@ -29,7 +29,7 @@ export function likelier(difference: number, one: string, other: string): string
   return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
 }
 
-/** The probability for a log-probability; "–" for null, which means unknown. */
+/** "–" for null, which means unknown. */
 export function probabilityText(logprob: number | null): string {
   return logprob === null ? "–" : percent(Math.exp(logprob));
 }
@@ -38,7 +38,7 @@ export function count(number: number, noun: string): string {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A token in a form that can be read, even if it is white space or part of a character. */
+/** Readable even for white space and parts of a character. */
 export function readableToken(token: string): string {
   if (token === "") return "nothing";
   if (/^\n+$/.test(token)) return token.length === 1 ? "line break" : `${token.length} line breaks`;
@@ -47,13 +47,12 @@ export function readableToken(token: string): string {
   return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-/** The steps of the colour scale that shows how many times likelier a token is with the adapters. */
+/** Steps of the colours for how many times likelier a token is with the adapters. */
 export type Step = "much-more" | "more" | "alike" | "less" | "much-less";
 
 const mildTimes = 1.5;
 const strongTimes = 5;
 
-/** `difference`: the log-probability with the adapters minus the base's. */
 export function stepOf(difference: number): Step {
   const times = Math.exp(Math.abs(difference));
   if (times < mildTimes) return "alike";
@@ -69,10 +68,9 @@ export const legend: readonly (readonly [Step, string])[] = [
   ["much-less", `${strongTimes}× less or more`],
 ];
 
-/** The steps of the colour scale that shows how much of a token's probability came from the reader's own text. */
+/** Steps of the colours for how much of a token's probability came from the reader's text. */
 export type ShareStep = "none" | "some" | "much" | "most";
 
-/** `share`: the part of a token's probability that came from the reader's own text, 0 to 1. */
 export function shareStepOf(share: number): ShareStep {
   if (share < 0.1) return "none";
   if (share < 0.3) return "some";

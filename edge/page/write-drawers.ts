@@ -3,7 +3,6 @@ import { failureText } from "./api.ts";
 import { byId, make } from "./elements.ts";
 import { curlCommand, type FieldTexts, samplingFields } from "./request.ts";
 
-/** Draws the sampling fields with these initial texts. */
 export function drawSamplingFields(texts: FieldTexts, onChange: (texts: FieldTexts) => void): void {
   const inputs = new Map<string, HTMLInputElement | HTMLTextAreaElement>();
   for (const { name, label, hint, range } of samplingFields) {
@@ -24,7 +23,7 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return max >= 4096 ? `From ${min}` : `${min} to ${max}`.replaceAll("-", "−");
 }
 
-/** Starts the drawer with the request as a curl command. Returns a function that draws it again. `body` throws CallFailure for a bad field. */
+/** Starts the drawer with the curl command. Returns a function that draws it again. `body` throws CallFailure for a bad field. */
 export function startCodeDrawer(body: () => object, key: () => string): () => void {
   const code = byId("code");
   const copy = byId("copy", HTMLButtonElement);

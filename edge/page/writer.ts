@@ -33,7 +33,6 @@ export class Writer {
   readonly #duel: Duel;
   readonly #strip: WeightStrip;
   readonly #drawCode: () => void;
-  /** The reading of the prompt that is being answered. */
   #answered: Reading | null = null;
 
   constructor(page: Page) {
@@ -78,7 +77,6 @@ export class Writer {
     else this.#preview.soon(() => this.#wanted());
   }
 
-  /** Shows the weights again after a field has changed. */
   changed(): void {
     this.#drawCode();
     this.#mark();
@@ -161,7 +159,7 @@ export class Writer {
     this.#page.settings.change({ answerer: this.#answerer.value });
   }
 
-  /** Shows the reading of a prompt, or a failure. Beside a failure, no figures of an earlier prompt remain. */
+  /** Beside a failure, no figures of an earlier prompt remain. */
   #showReading(reading: Reading | null, failure: string): void {
     this.#failure.textContent = failure;
     if (failure !== "") {
@@ -176,7 +174,7 @@ export class Writer {
     byId(`${side}-facts`).textContent = end === "failed" ? "" : `${count(tokens, "token")}${pace}${state}`;
     byId(`${side}-failure`).textContent = failure;
     if (side === "base") return;
-    // The prompt alone decides the weights. So the prompt's reading has them before the answer does, and even if the answer is stopped.
+    // The prompt alone decides the weights, so its reading has them before the answer, and for a stopped answer, too.
     const experts = block?.experts ?? this.#answered?.block.experts ?? [];
     byId("adapted-by").textContent = expertsText(experts, (id) => this.#page.catalog.nameOf(id));
     if (!end) byId("legend").replaceChildren(legendRow());

@@ -1,4 +1,4 @@
-/** “Drop your text here”: the reader chooses, drops or pastes documents, which are uploaded to be quoted or to be learnt from. */
+/** “Drop your text here”: uploads documents to be quoted, or to be learnt from. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { CallFailure, failureText } from "./api.ts";
@@ -10,9 +10,7 @@ import type { Page } from "./page.ts";
 import { gainOn, pathOf, upload } from "./uploads.ts";
 import { count, percent, sizeText } from "./words.ts";
 
-/** Maximum number of documents that are listed. */
 const listedDocuments = 100;
-/** Names that no own adapter can have, besides those of centroids. */
 const reserved = ["auto", "base", "nearest", "off", "static"];
 
 export class YourText {
@@ -26,7 +24,7 @@ export class YourText {
   readonly #progress = byId("text-progress", HTMLProgressElement);
   readonly #cancel = byId("text-cancel", HTMLButtonElement);
   #files: NamedText[] = [];
-  /** The reader has named the adapter, so its name no longer follows the documents. */
+  /** The reader has named the adapter, so the name no longer follows the documents. */
   #hasOwnName = false;
   #running: AbortController | null = null;
 
@@ -62,7 +60,6 @@ export class YourText {
     page.catalog.onChange(() => this.#draw());
   }
 
-  /** Files may be dropped anywhere on the page. */
   #listenToDrops(): void {
     const drop = byId("drop");
     document.addEventListener("dragover", (event) => {
@@ -158,7 +155,6 @@ export class YourText {
     }
   }
 
-  /** Fits an adapter to examples. */
   async #learn(name: string, signal: AbortSignal): Promise<void> {
     const { api, catalog } = this.#page;
     const body = { name, examples: this.#examples };
@@ -168,7 +164,7 @@ export class YourText {
     this.#status.replaceChildren(make("b", {}, `${name} is made. `), gainText(made));
   }
 
-  /** Uploads documents, and measures their gain on a held-back document, which is uploaded last. */
+  /** Uploads documents, and measures their gain on one that is uploaded last. */
   async #quote(name: string, signal: AbortSignal): Promise<void> {
     const { api, catalog, texts, now } = this.#page;
     const { uploaded, held } = divide(this.#documents);

@@ -20,7 +20,7 @@ import {
 /** A centroid's index, an own adapter, or the static adapter. */
 type NamedAdapter = number | OwnAdapter | typeof staticId;
 
-/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter. "off": the base. Or one adapter, or a list. */
+/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter. "off": the base. */
 export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
 interface SelectedExpert {
@@ -31,30 +31,26 @@ interface SelectedExpert {
 export interface Assignment {
   /** The nearest centroid, or the first adapter that the request names, own ones included. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
-  /** Cosine of the prompt embedding and that centroid. */
   similarity: number;
-  /** The first adapter of a mixture; null for the base. It decides micro-batch and routing, and usage counts under it. */
+  /** The first adapter of a mixture, which decides micro-batch, routing and the row of usage; null for the base. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
   /** null: `adapter` alone answers. */
   mixture: MixtureRequest | null;
   /** Ids of the adapters that answer, in the order of `mixture`. */
   experts: string[];
-  /** The memories that the answer reads. */
   memories: AssignedMemory[];
 }
 
 interface AssignedMemory {
-  /** The own adapter that the memory belongs to. */
+  /** Name of its own adapter. */
   id: string;
-  /** SHA-256 of the memory. */
   hash: string;
 }
 
 /**
- * The selection by `model`, which is `<base>` or `<base>:` with `auto` (the default), `static`, a centroid or an own adapter. The
- * extension's `adapter` overrides it, but `model` must exist even then, as answers and usage repeat it. Throws model_not_found or
- * invalid_request.
+ * `model` is `<base>` or `<base>:` with `auto` (the default), `static`, a centroid or an own adapter. `adapter` overrides it, but `model`
+ * must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
  */
 export function selectionOf(
   model: string | null,
@@ -74,7 +70,7 @@ export function selectionOf(
   return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
 }
 
-/** Throws invalid_request for an unknown id. `at` names the field, `keywords` its other allowed values. */
+/** Throws invalid_request for an unknown id. `keywords`: other allowed values of the field `at`. */
 function namedAdapter(id: string, at: string, keywords: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
   const adapter = adapterOf(id, manifest, own);
   if (adapter !== null) return adapter;
@@ -106,8 +102,8 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
 }
 
 /**
- * The own adapters that join the mixture: for "auto" those nearest to the prompt, for a named adapter with a memory itself.
- * The rest of its mixture is that of "auto", so that text unlike its documents is answered as well as by the base.
+ * Own adapters that join the mixture of "auto": the nearest ones or, if the request names one with a memory, that one. So text unlike its
+ * documents is answered as well as by the base.
  */
 export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
   if (selection === "auto") return "nearest";
@@ -118,7 +114,7 @@ function isOwn(selection: Selection): selection is OwnAdapter {
   return typeof selection === "object" && !Array.isArray(selection);
 }
 
-/** Assigns a prompt. `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join the mixture. */
+/** `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join it. */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,
@@ -179,7 +175,7 @@ function assignmentOf(
 
 function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
   const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
-  // Two adapters may have the same documents, and so the same memory. It is read once, under the first adapter.
+  // Adapters with the same documents have the same memory. It is read once, under the first of them.
   const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
   return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
 }
@@ -188,7 +184,6 @@ function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Flo
   return { id: name, ownHash: hash, similarity: dot(embedding, centroid), gain, isOff: gain === null };
 }
 
-/** All centroids, nearest first. */
 export function rank(promptIds: readonly number[], artifacts: Artifacts): { index: number; similarity: number }[] {
   return rankCentroids(embeddingOf(promptIds, artifacts), artifacts.centroids);
 }

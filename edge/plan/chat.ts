@@ -1,4 +1,4 @@
-/** Turns a conversation into a prompt, and a chat's request into the same fields as a completion's. Pure. */
+/** Turns a conversation into a prompt, and a chat's request into a completion's fields. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { hasAnyText } from "../../shared/contracts/tools.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -10,7 +10,6 @@ import { type Caller, contextBound, type GenerationRequest, type Plan, planGener
 
 type ChatLimits = Pick<ChatRequest, "logprobs" | "top_logprobs" | "max_completion_tokens" | "max_tokens" | "sampling">;
 
-/** A chat's request in the fields of a completion's. */
 export function generationOf<Request extends ChatLimits>(request: Request, { chatTemplate }: Artifacts) {
   const { logprobs, top_logprobs, max_completion_tokens, max_tokens, sampling } = request;
   return {
@@ -18,7 +17,7 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Adds the texts with which this model ends a message. Not for JSON: there they are ordinary text, and the form ends the answer.
+    // Adds the texts that end this model's messages. Not for JSON, where they are ordinary text.
     sampling:
       sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
@@ -28,11 +27,11 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
 
 export interface Conversation {
   messages: readonly ChatMessage[];
-  /** Text about the tools, which is put into the system message; null or absent: none. */
+  /** Added to the system message; null or absent: no tools. */
   toolsText?: string | null;
 }
 
-/** Plans the answer to a conversation. `param`: the request's field with the messages, for errors. */
+/** `param`: the request's field with the messages, for errors. */
 export function planChat(
   conversation: Conversation,
   request: GenerationRequest,
@@ -62,7 +61,7 @@ export function tokenizedChat(
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
 }
 
-/** The tokens that assign a conversation: its messages' contents. Text of template and tools is alike in many conversations. */
+/** The tokens that assign a conversation: its messages' contents, because the template's text is alike in all. */
 export function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
   const text = messages
     .map(({ content }) => content)
@@ -79,16 +78,15 @@ function withTools(messages: readonly ChatMessage[], toolsText: string | null): 
 }
 
 /**
- * For each message, the span of the prompt's tokens that end within its content; null if the content is not found. Each trimmed content
- * is searched for after the previous one. The template may change a content, which then is not found, and a very short one may be found
- * in the template's own text.
+ * For each message, the span of the prompt's tokens that end within its trimmed content, searched for after the previous one; null if not
+ * found, as when the template changes the content. A very short content may be found in the template's own text.
  */
 function contentSpans(
   messages: readonly ChatMessage[],
   promptIds: readonly number[],
   tokenizer: Tokenizer,
 ): (Span | null)[] {
-  // The text has one character for each byte. Special tokens, which no message can contain, get a character outside that range.
+  // One character for each byte. Special tokens, which no message contains, get a character outside that range.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");
@@ -109,7 +107,7 @@ function contentSpans(
   });
 }
 
-/** Encodes a conversation by the model's template. Throws invalid_request or context_length_exceeded, both with `param`. */
+/** Throws invalid_request or context_length_exceeded, both with `param`. */
 export function encodeMessages(
   messages: readonly ChatMessage[],
   artifacts: Artifacts,

@@ -1,4 +1,3 @@
-/** Encodes the documents of an own adapter. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { DocumentField } from "../../shared/contracts/openai.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -8,12 +7,12 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Each document counts as this many characters more, so that many short documents yield to other requests, too. */
+/** Each document counts as this many more characters, so that many short ones yield to other requests, too. */
 const documentCharacters = 64;
 
 /**
- * Counts the tokens of documents and computes their prompt embeddings. Yields after each part of a text, so that other requests of the
- * isolate can run. Throws invalid_request for a document without tokens, or for too many tokens in all.
+ * Encodes the documents of an own adapter: counts tokens and computes prompt embeddings. Yields to other requests after each part of a
+ * text. Throws invalid_request for a document without tokens, or too many tokens in all.
  */
 export async function encodeDocuments(
   documents: readonly DocumentField[],

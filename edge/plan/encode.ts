@@ -1,4 +1,4 @@
-/** Encodes the prompts of a request. Encoding of a text stops one token past the limit. Pure. */
+/** Encodes a request's prompts. Encoding of a text stops one token past its limit. Pure. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
@@ -9,22 +9,20 @@ export interface TokenizedPrompt {
   promptIds: number[];
   /** The tokens that assign the prompt; absent: `promptIds`. */
   subjectIds?: number[];
-  /** Only for chats: the tokens that weigh the experts; absent: all. */
+  /** Only for chats: the tokens that weigh the experts. */
   spans?: Span[];
-  /** Only for chats: the tokens of the user's last message, if they were found in the prompt. */
+  /** Only for chats: the tokens of the user's last message, if found. */
   question?: Span;
 }
 
-/** Maximum tokens of each prompt of a field. */
 export interface TokenBound {
-  /** The request's field, for error messages. */
   param: string;
-  /** Name of the prompt in an error message if there is only one. */
+  /** Name of an only prompt in error messages. */
   single: string;
   maxTokens: number;
-  /** Ids that are put before each text, such as a model's BOS. */
+  /** Ids before each text, such as a model's BOS. */
   begin: readonly number[];
-  /** The limit in words, after "has 1030 tokens; " in an error message. null: tokens past the limit are dropped. */
+  /** Follows "has 1030 tokens; " in errors. null: tokens past the limit are dropped. */
   limitText: string | null;
 }
 
@@ -44,13 +42,13 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
   });
 }
 
-/** The error for a prompt that is too long. `tokens` is null if encoding stopped one token past the limit. */
+/** `tokens` is null if encoding stopped one token past the limit. */
 export function overlong({ param, maxTokens, limitText }: TokenBound, at: string, tokens: number | null): ServiceError {
   const message = `${at} has ${tokens ?? `at least ${maxTokens + 1}`} tokens; ${limitText}.`;
   return new ServiceError("context_length_exceeded", message, { param });
 }
 
-/** Throws invalid_request for an id outside the vocabulary. `at`: where the ids are; by default in the field `param`. */
+/** Throws invalid_request for an id outside the vocabulary, at the place `at`. */
 export function requireKnown(
   ids: readonly number[],
   { vocabularySize, servedAs }: Manifest["model"],

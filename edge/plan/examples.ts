@@ -1,4 +1,4 @@
-/** Encodes the examples that an own adapter is fitted to, in the same way as requests are encoded. Pure. */
+/** Encodes the examples that an own adapter is fitted to, as requests are encoded. Pure. */
 import type { Example } from "../../shared/contracts/examples.ts";
 import type { EncodedExample } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -13,11 +13,10 @@ interface EncodedExamples {
   examples: EncodedExample[];
   /** Mean of the prompt embeddings of all examples, normalised to length 1, [P]. */
   centroid: Float32Array;
-  /** Tokens of all examples. */
   tokens: number;
 }
 
-/** Encodes examples. `param`: the list's name in errors. `nowMs`: the time that a chat template may write. Throws invalid_request. */
+/** `param`: the list's name in errors. `nowMs`: the time for a chat template. Throws invalid_request. */
 export function encodeExamples(
   examples: readonly Example[],
   artifacts: Artifacts,
@@ -54,7 +53,7 @@ export function encodeExamples(
   return { examples: encoded, centroid: length > 0 ? sum.map((value) => value / length) : sum, tokens };
 }
 
-/** Encodes one example; encoding stops soon after the context's length. `subjectIds`: the tokens that would assign its prompt. */
+/** Encoding stops soon after the context's length. `subjectIds`: the tokens that would assign the prompt. */
 function encodeExample(
   example: Example,
   artifacts: Artifacts,

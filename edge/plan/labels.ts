@@ -1,22 +1,21 @@
 /**
- * The labels of a classification as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among
- * these tokens alone. So a label's probability is that of an output which must be one of the labels. Most sets of labels differ in
- * their first token and need one pass over the prompt. Pure.
+ * A classification's labels as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among these
+ * tokens alone. So the label's probabilities add up to 1. Most sets of labels differ in their first token, and need one pass over the
+ * prompt. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 
-/** A place where labels have different next tokens. */
 export interface Branch {
-  /** The tokens before that place, which all labels of the branch share. */
+  /** The tokens that all labels of the branch share. */
   prefixIds: number[];
   /** The next tokens, and the indices of the labels that continue with each. */
   next: { id: number; labels: number[] }[];
 }
 
 /**
- * The branches of labels [L], given by their token ids. If one label is the beginning of another, its next token is `endId`. Throws
- * invalid_request for two labels with the same tokens, or too many different next tokens at one place.
+ * `labels`: token ids of each. A label that is the beginning of another continues with `endId`. Throws invalid_request for two labels
+ * with the same tokens, or too many different next tokens at one place.
  */
 export function branchesOf(labels: readonly (readonly number[])[], endId: number): Branch[] {
   const branches: Branch[] = [];
@@ -42,7 +41,7 @@ export function branchesOf(labels: readonly (readonly number[])[], endId: number
   return branches;
 }
 
-/** Probabilities of L labels. `chosen`: for each branch, the probabilities of its next tokens. */
+/** Probabilities of L labels. `chosen`: those of each branch's next tokens. */
 export function labelProbabilities(branches: readonly Branch[], chosen: readonly number[][], L: number): number[] {
   const probabilities = new Array<number>(L).fill(1);
   for (const [b, { next }] of branches.entries()) {

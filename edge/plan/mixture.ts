@@ -1,4 +1,4 @@
-/** Plans the mixture that answers a prompt: its experts, their priors or weights, and the tokens that weigh them. Pure. */
+/** Plans a mixture: its experts, their priors or weights, and the tokens that weigh them. Pure. */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -12,51 +12,48 @@ export interface Candidate {
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   gain: CentroidRecord["gain"];
-  /** The adapter did not gain on held-out text, so the static adapter answers instead, or the base if there is none. */
+  /** The adapter did not gain on held-out text: the static adapter answers instead, or the base. */
   isOff: boolean;
 }
 
-/** An expert that a request lists. */
 export interface Listed {
-  /** The adapter; null: the base. */
+  /** null: the base. */
   candidate: Candidate | null;
-  /** null: the prompt weighs the expert. Either all entries of the list have a weight or none has. */
+  /** null: the prompt weighs the expert. All entries of a list have a weight, or none. */
   weight: number | null;
 }
 
-/** The tokens of a prompt that weigh its experts. */
 export interface EvidenceTokens {
-  /** How many of the prompt's first tokens may count as evidence. */
+  /** Number of the prompt's first tokens that may be evidence. */
   tokens: number;
-  /** Only for chats: spans of the messages' contents. Tokens outside these spans do not count. Absent: no such limit. */
+  /** Only for chats: spans of the messages' contents, outside which no token counts. */
   spans?: Span[];
 }
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** In the order of `request.adapters`. The first one decides micro-batch and routing, and usage counts under it. */
+  /** In the order of `request.adapters` (see Assignment.adapter). */
   experts: Candidate[];
   request: MixtureRequest;
 }
 
 type Set = Pick<Manifest, "evidence" | "static">;
 
-/** Minimum prior of the base in a chat: adapters, trained on plain text, make a reply's words likelier but the end of a message less likely. */
+/** Minimum prior of the base in a chat, because adapters, trained on plain text, make the end of a message less likely. */
 const chatBasePrior = 0.9;
 
-/** The artifact set's calibration of evidence; in a chat, the base's prior is at least `chatBasePrior`. */
 function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
 
-/** The static adapter of a set; null if the set has none. It has no centroid, so its similarity is 0. */
+/** null if the set has no static adapter. It has no centroid, so its similarity is 0. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
 /**
- * The mixture of `auto`: the base, `own` adapters, those of the nearest centroids, and the static adapter. `nearest` has all
- * centroids, nearest first. Own adapters take places first, so centroids farther away may find none left.
+ * The mixture of `auto`: the base, `own` adapters, those of centroids (`nearest`: all, nearest first), and the static adapter. Own
+ * adapters take places first.
  */
 export function automaticMixture(
   nearest: readonly Candidate[],
@@ -82,8 +79,8 @@ export function automaticMixture(
 }
 
 /**
- * The mixture of the experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts:
- * the base, if listed, has its calibrated prior, and the adapters share the rest equally.
+ * The mixture of listed experts. Given weights are scaled to a sum of 1. Otherwise evidence weighs the experts: the base, if listed, has
+ * its calibrated prior, and adapters share the rest equally.
  */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
@@ -119,7 +116,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** The adapter that answers for a candidate: itself or, for a centroid that is off, the static one; null: the base answers. */
+/** The adapter that answers for a candidate: itself or, for a centroid that is off, the static one. null: the base. */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;
@@ -135,7 +132,7 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
   );
 }
 
-/** Orders own adapters first, so that no other tenant shares the micro-batch. Adapters of one kind are ordered by similarity. */
+/** Own adapters first, so that no other tenant shares the micro-batch; then by similarity. */
 function byRank({ candidate: a }: { candidate: Candidate }, { candidate: b }: { candidate: Candidate }): number {
   const own = Number(b.ownHash !== null) - Number(a.ownHash !== null);
   return own || b.similarity - a.similarity;

@@ -1,4 +1,4 @@
-/** Turns a checked request into choices and their sequences. Pure but for the caller's `nearest`. Not here: conversations (chat.ts). */
+/** Turns a checked request into choices and their sequences. Pure but for the caller's `nearest`. */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -14,28 +14,26 @@ import { encodePrompts, requireKnown, type TokenBound, type TokenizedPrompt } fr
 import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
 import { retrievalOf } from "./retrieval.ts";
 
-/** The fields that a completion's and a chat's request share. */
 export type GenerationRequest = Omit<CompletionRequest, "prompt" | "stream" | "stream_options" | "best_of" | "suffix">;
 
-/** One choice of the response, and the sequence that generates it. */
 export interface PlannedChoice {
   index: number;
   /** Index of its prompt in the request. */
   prompt: number;
-  /** Without the mixture, which the sequence has. */
+  /** The sequence has the mixture. */
   assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }
 
 export interface Plan {
   manifestHash: string;
-  /** Hashes of the artifact files that the edge needs, so that a cold cell can read all of them at once. */
+  /** Hashes of the edge's files, so that a cold cell can read all at once. */
   edgeFiles: string[];
   /** Choices p·n to p·n + n − 1 belong to prompt p. */
   choices: PlannedChoice[];
-  /** uint32, of the request or drawn for it. */
+  /** uint32 */
   seed: number;
-  /** Tokens of all prompts. A prompt counts once, whatever `n` is. */
+  /** A prompt counts once, whatever `n` is. */
   promptTokens: number;
   tokenizeMs: number;
   assignMs: number;
@@ -44,20 +42,20 @@ export interface Plan {
 export interface Caller {
   requestId: string;
   tenant: string;
-  /** The tenant's own adapters that the request names; absent: none. */
+  /** Own adapters that the request names. */
   own?: NamedAdapters;
-  /** The tenant's own adapters nearest to each of some prompt embeddings [S, P]; absent: none. */
+  /** Own adapters nearest to each of some prompt embeddings [S, P]. */
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
-  /** Maximum milliseconds until every choice has started; null or absent: no deadline. */
+  /** Maximum milliseconds until every choice has started. */
   deadlineMs?: number | null;
   /** uint32, used if the request has no seed. */
   randomSeed: number;
-  /** The time that a chat template may write, in milliseconds since 1970; absent: now. */
+  /** The time for a chat template, in milliseconds since 1970; absent: now. */
   writtenMs?: number;
   now(): number;
 }
 
-/** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
+/** Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Promise<Plan> {
   const { textStart, roles } = artifacts.tokenizer;
   const prompts = request.prompt ?? [textStart.length > 0 ? [...textStart] : [roles.endOfTextId]];
@@ -66,14 +64,13 @@ export function planCompletion(request: CompletionRequest, artifacts: Artifacts,
   return planGeneration(request, read, artifacts, caller);
 }
 
-/** The bound that the model's context sets on a prompt. */
 export function contextBound(param: string, single: string, { manifest, tokenizer }: Artifacts): TokenBound {
   const { contextTokens, servedAs } = manifest.model;
   const limitText = `the context of ${servedAs} holds ${contextTokens}`;
   return { param, single, maxTokens: contextTokens, begin: tokenizer.textStart, limitText };
 }
 
-/** Plans the prompts that `read` returns, each within the context. Throws as planCompletion does. */
+/** Plans the prompts that `read` returns. Throws as planCompletion does. */
 export async function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
@@ -152,7 +149,7 @@ export async function planGeneration(
   };
 }
 
-/** Number of a prompt's first tokens that may be evidence. Throws invalid_request if the request wants more than the context holds. */
+/** Throws invalid_request if the request wants more than the context holds. */
 function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
   if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
   const message = `chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}`;
@@ -195,19 +192,18 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 }
 
 /**
- * A backend may gather tokens for some time before it sends them together. A cell has one thread, and reading and writing a token cost it
- * as much as all other work for that token. So a tenant's unstreamed answers, and all but its first streams, come in larger pieces.
+ * Backends may gather tokens and send them together. A cell has one thread, and reading and writing a token costs as much as all other
+ * work for it. So a tenant's unstreamed answers, and all but its first streams, come in larger pieces.
  */
 export const gatheringLimits = {
-  /** This many streams of a tenant in one cell get their tokens at once. */
+  /** Streams of a tenant in one cell that get tokens at once. */
   ungatheredStreams: 2,
-  /** Maximum wait of a token in the tenant's further streams, in milliseconds. First and last tokens never wait. */
+  /** Maximum wait of a token in further streams. First and last tokens never wait. */
   streamMs: 25,
-  /** Maximum wait of a token of an answer that is not streamed, in milliseconds. */
+  /** Maximum wait of a token that is not streamed. */
   wholeMs: 250,
 };
 
-/** Sets how long the backend may gather tokens. `openStreams`: number of the tenant's other streams in the cell. */
 export function withGathering(batch: BatchRequest, isStream: boolean, openStreams: number): BatchRequest {
   const { ungatheredStreams, streamMs, wholeMs } = gatheringLimits;
   if (isStream && openStreams < ungatheredStreams) return batch;

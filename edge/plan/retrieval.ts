@@ -1,4 +1,4 @@
-/** Plans the passages of memories that are put into a prompt: their place, and their share of the context. Pure. */
+/** Plans the passages of memories that are put into a prompt. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -7,15 +7,15 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Assignment } from "./assign.ts";
 import type { TokenizedPrompt } from "./encode.ts";
 
-/** Text before the passages in a chat. Without it the model takes them for the user's own words. */
+/** Before the passages in a chat: else the model takes them for the user's own words. */
 const chatPrefix = "Answer by this text:\n\n";
 const separator = "\n\n";
 /** Maximum tokens of the search query, from the end of the question. */
 const queryTokens = 256;
 
 /**
- * The passages that a request wants; null for none. They leave room for the answer's `max_tokens` in the context, but may always take
- * half of what the prompt leaves. Throws invalid_request if there is no memory to search, or no place in the prompt for passages.
+ * The passages leave room for the answer's `max_tokens`, but may always take half of what the prompt leaves. Throws invalid_request if
+ * there is no memory to search, or no place in the prompt for passages.
  */
 export function retrievalOf(
   {
@@ -50,7 +50,7 @@ export function retrievalOf(
   };
 }
 
-/** The tokens of the question: the user's last message of a chat, or a whole prompt without the ids before every text. */
+/** The user's last message of a chat, or a whole prompt without the ids before every text. */
 function questionOf({ promptIds, spans, question }: TokenizedPrompt, { textStart }: Tokenizer) {
   if (spans) return question;
   const begins = promptIds.length > textStart.length && textStart.every((id, i) => promptIds[i] === id);

@@ -1,4 +1,4 @@
-/** The client's address in a local start. A deployed Worker gets it from the platform, in `cf-connecting-ip`. */
+/** The client's address in a local start. The platform tells a deployed Worker in `cf-connecting-ip`. */
 
 interface Client {
   address: string;
@@ -7,8 +7,8 @@ interface Client {
 }
 
 /**
- * `cf.clientIp` is the address and port that connected to this server. A proxy appends the address that connected to it to
- * `x-forwarded-for`; entries before the last may be forged by the client. Without `isProxyTrusted` both forwarding headers are ignored.
+ * `cf.clientIp` is the address and port that connected to this server. A trusted proxy appends the address that connected to it to
+ * `x-forwarded-for`; the client may have forged earlier entries.
  */
 export function clientOf(cf: object | undefined, headers: Headers, isProxyTrusted: boolean): Client {
   const { clientIp } = (cf ?? {}) as { clientIp?: unknown };

@@ -1,8 +1,8 @@
-/** A clock and alarms that keep working when the system's clock is set forward or back by hours. Also `pause`, which waits. */
+/** Clock and alarms that survive a system clock which is set forward or back. Also `pause`. */
 
 /**
- * A monotonic clock in milliseconds for ages and timeouts; its values are not dates. When the system's clock is set back, the step counts
- * as time that passed, so that caches expire. Workers have no such clock: their `performance.now()` follows the system's clock.
+ * A monotonic clock in milliseconds for ages and timeouts. A step of the system's clock counts as time that passed, so that caches
+ * expire. Workers have no such clock: their `performance.now()` follows the system's.
  */
 export function steadyClock(now: () => number): () => number {
   let lastMs = now();
@@ -15,7 +15,7 @@ export function steadyClock(now: () => number): () => number {
   };
 }
 
-/** Sets an object's alarm to `delayMs` from now, unless one is due within `maxDelayMs`. A later alarm was set before the clock was set back. */
+/** Sets an alarm `delayMs` from now, unless one is due within `maxDelayMs`: a later one was set before the clock was set back. */
 export async function ensureAlarm(
   storage: { getAlarm(): Promise<number | null>; setAlarm(atMs: number): Promise<void> },
   nowMs: number,

@@ -1,18 +1,15 @@
 /**
- * A backend in a Cloudflare Container. This Durable Object starts its container with the first call and forwards calls to it. While the
- * container starts, the object answers 503 at once, so that the caller uses another backend.
- * https://developers.cloudflare.com/containers/api/durable-object-container/
+ * A backend in a Cloudflare Container, which the first call starts. Meanwhile this Durable Object answers 503, so that the caller uses
+ * another backend. https://developers.cloudflare.com/containers/api/durable-object-container/
  */
 import { DurableObject } from "cloudflare:workers";
 
-/** Port of the image (infra/Dockerfile). */
 const port = 8788;
-/** Idle time after which a container is stopped, in milliseconds. */
 const idleMs = 10 * 60_000;
 
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
-/** Bindings of the Worker that are passed on as settings of the backend. */
+/** Bindings passed on as the backend's settings. */
 const forwardedSettings = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 export class BackendContainer extends DurableObject {
@@ -23,7 +20,7 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Forwards a call, and starts the container if it does not run. `background` keeps the object alive while the container runs. */
+/** Starts the container if it does not run, and forwards a call. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,

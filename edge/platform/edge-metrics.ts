@@ -3,16 +3,16 @@ import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import { post, service } from "./otlp-export.ts";
 
-/** Field of a request's log line: milliseconds that assignment took. */
+/**
+ * Fields of a request's log line. `pacedMsField`: delay by per-key pacing. `refusedByField`: the tenant's limit that refused the request.
+ * `coloField`: the platform's data centre, as `FRA`.
+ */
 export const assignMsField = "chameleon.assign_ms";
-/** Field of a request's log line: milliseconds that the request was delayed by per-key pacing; absent if it was not. */
 export const pacedMsField = "chameleon.paced_ms";
-/** Field of a request's log line: the tenant's limit that refused the request, as `concurrentRequests`; absent if none did. */
 export const refusedByField = "chameleon.refused_by";
-/** Field of a request's log line: the platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";
 
-/** Every metric with its description, as the documentation lists them. */
+/** Descriptions of all metrics, for the documentation. */
 export const edgeMetricHelp = {
   "chameleon.edge.requests": "Requests that ended, by status and data centre",
   "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
@@ -51,30 +51,29 @@ const artifactMetrics = {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Histograms, and the field of the log line that has their value in milliseconds. */
+/** Histograms, and the fields with their values in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Minimum interval between reports. They are sent with the next event, because a timer would keep an idle object alive. */
+/** Minimum interval between reports, which go with an event, because a timer would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
   readonly #buffer = new MetricsBuffer();
   readonly #target: OtlpTarget | null;
   readonly #now: () => number;
-  /** Start of the period that the buffer covers, in milliseconds since 1970. */
+  /** Start of the buffer's period, in milliseconds since 1970. */
   #sinceMs: number;
   #reportedMs = Number.NEGATIVE_INFINITY;
 
-  /** Counts nothing if `target` is null. */
   constructor(target: OtlpTarget | null, now: () => number) {
     this.#target = target;
     this.#now = now;
     this.#sinceMs = now();
   }
 
-  /** Counts a request by the `fields` of its log line. Durations lack pure computing, during which a Worker's clock stands still. */
+  /** `fields`: of the log line. Durations lack pure computing, during which a Worker's clock stands still. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -89,19 +88,17 @@ export class EdgeMetrics {
     }
   }
 
-  /** Counts a micro-batch that is sent. `waitsMs`: how long each of its sequences was queued. */
+  /** `waitsMs`: how long each sequence of a micro-batch was queued. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
     for (const ms of waitsMs) this.#observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
   }
 
-  /** Counts a RoutingEvent (dispatch/routing.ts). */
   routed(one: { event: keyof typeof routingMetrics; backend: string; sequences?: number }): void {
     this.#add(routingMetrics[one.event], one.sequences ?? 1, { backend: one.backend });
   }
 
-  /** Counts an ArtifactEvent (artifacts/artifact-sets.ts). */
   artifactsChanged({ event, manifest }: { event: keyof typeof artifactMetrics; manifest: string | null }): void {
     this.#add(artifactMetrics[event], 1, { manifest: manifest?.slice(0, 12) ?? "pointer" });
   }

@@ -1,19 +1,17 @@
 /**
- * Durable Objects by name. An object whose name begins with `eu:` is created in the platform's jurisdiction EU and stays there. A
- * tenant's ledger and adapter store have the tenant's name.
+ * Durable Objects by name. A name that begins with `eu:` is created in the jurisdiction EU and stays there.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/
  */
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Region } from "./region.ts";
 
-/** The methods of a DurableObjectNamespace in use. */
 export interface ObjectNamespace<Stub> {
   jurisdiction(name: Jurisdiction): ObjectNamespace<Stub>;
   getByName(name: string, options: { locationHint?: Region }): Stub;
 }
 
-/** The object of that name, created in `region` if there is none yet. Throws if its jurisdiction cannot be guaranteed. */
+/** The object of that name, created in `region` if there is none. Throws if its jurisdiction cannot be guaranteed. */
 export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string, region: Region | null = null): Stub {
   const jurisdiction = jurisdictionOf(name);
   const within = jurisdiction === null ? namespace : restricted(namespace, jurisdiction);

@@ -1,7 +1,6 @@
 /** Sends spans and metrics to an OpenTelemetry collector. A report that cannot be delivered is logged and dropped. */
 import type { OtlpTarget } from "../../shared/observability/otlp.ts";
 
-/** The name of this service in reports. */
 export const service = "chameleon-edge";
 const timeoutMs = 5000;
 

@@ -1,4 +1,4 @@
-/** Limits events by key: with the platform's binding (`[[ratelimits]]`), or where there is none, with a count in this isolate. */
+/** Limits events by key: by the platform's binding (`[[ratelimits]]`), or else by a count in this isolate. */
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 

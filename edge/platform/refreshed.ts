@@ -1,36 +1,36 @@
-/** A cached value, loaded again as it ages. workerd may fail a request that awaits another's promise, so requests poll for loads. */
+/**
+ * A cached value, loaded again as it ages. Requests poll for other requests' loads, because workerd may fail a request that awaits
+ * another's promise.
+ */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
 
-/** Interval at which a request polls for the result of another request's load, in milliseconds. */
 const pollMs = 20;
 
 export interface RefreshedParts {
-  /** A clock in milliseconds. */
   now(): number;
   /** Keeps the Worker alive until `work` settles (waitUntil), so that a load outlives its request. */
   background(work: Promise<void>): void;
 }
 
 interface RefreshTimes {
-  /** Age in milliseconds from which a request starts a load in the background. Default: 0. */
+  /** Age from which a request starts a load in the background. Default: 0. */
   refreshMs?: number;
-  /** Age in milliseconds from which a request waits for its load. Default: 0. */
+  /** Age from which a request waits for its load. Default: 0. */
   expireMs?: number;
   /**
-   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If above 0, a request also
-   * uses the old value, of any age, after its load has failed. Default: 0.
+   * Up to this age, a request uses the old value while another one loads. If above 0, a request also uses it, at any age, after its own
+   * load has failed. Default: 0.
    */
   usableMs?: number;
-  /** Timeout of a load in milliseconds. After it, the next request begins its own load. */
+  /** Timeout of a load. After it, the next request begins its own. */
   limitMs: number;
-  /** Whether a request without a usable value waits for another request's load; otherwise it begins its own. */
+  /** A request without a usable value waits for another one's load; otherwise it begins its own. */
   isShared: boolean;
 }
 
 interface Attempt<T> {
   begunMs: number;
-  /** null while the load runs. */
   result: PromiseSettledResult<T> | null;
 }
 
@@ -45,7 +45,7 @@ export class Refreshed<T> {
     this.#times = { refreshMs: 0, expireMs: 0, usableMs: 0, ...times };
   }
 
-  /** The last loaded value of any age; null if there is none. */
+  /** The last loaded value of any age, if there is one. */
   get last(): T | null {
     return this.#loaded?.value ?? null;
   }

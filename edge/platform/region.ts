@@ -11,7 +11,7 @@ export type Region = (typeof regions)[number];
 /** Regions of each jurisdiction. The first one serves callers from outside the jurisdiction. */
 export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
 
-/** The region that answers a caller from `region`, within a jurisdiction if there is one. */
+/** The region that answers a caller from `region`, within the jurisdiction. */
 export function regionWithin(jurisdiction: Jurisdiction | null, region: Region): Region {
   if (jurisdiction === null || regionsOf[jurisdiction].includes(region)) return region;
   return regionsOf[jurisdiction][0];

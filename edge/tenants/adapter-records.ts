@@ -1,4 +1,4 @@
-/** A tenant's own adapters in SQLite: one record for each, with its fitted parts, its memory and its refit. */
+/** A tenant's own adapters in SQLite: a record for each, with fitted parts, memory and refit. */
 import { RankedAdapters } from "./nearest-adapters.ts";
 import type { FailedRefit, FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
 
@@ -6,14 +6,13 @@ const schema = `
   CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 `;
 
-/** Prefix of a memory's hash where hashes of fitted parts and of memories are mixed: in the names of copies and of sealed texts. */
+/** Prefix of a memory's hash where hashes of fitted parts are used, too: in names of copies and sealed texts. */
 export const memoryPrefix = "memory:";
 
-/** An adapter that is to be made again for another manifest. */
 interface Refit extends Omit<FailedRefit, "error"> {
-  /** Why the last try failed; null: it did not. */
+  /** Why the last try failed, if it did. */
   error: string | null;
-  /** The new fitted parts, which wait for the new memory. */
+  /** New fitted parts, which wait for the new memory. */
   made: FittedParts | null;
 }
 
@@ -40,13 +39,12 @@ export class AdapterRecords {
     sql.exec(schema);
   }
 
-  /** In order of name. */
   list(): AdapterRecord[] {
     const rows = this.#sql.exec<Row>("SELECT record FROM ownAdapters ORDER BY name");
     return [...rows].map(({ record }) => JSON.parse(record) as AdapterRecord);
   }
 
-  /** The records whose memory is still to be built, in order of name. */
+  /** Records whose memory is still to be built. */
   withJobs(): AdapterRecord[] {
     const isQueued = "record ->> '$.memory.job.status' = 'queued'";
     const rows = this.#sql.exec<Row>(`SELECT record FROM ownAdapters WHERE ${isQueued} ORDER BY name`);
@@ -67,7 +65,6 @@ export class AdapterRecords {
     this.#sql.exec("INSERT OR REPLACE INTO ownAdapters VALUES (?, ?)", record.name, JSON.stringify(record));
   }
 
-  /** Changes fields of a record, if it is still there. */
   change(name: string, fields: Partial<AdapterRecord>): void {
     const record = this.find(name);
     if (record) this.put({ ...record, ...fields });
@@ -83,22 +80,21 @@ export class AdapterRecords {
     this.#sql.exec("DELETE FROM ownAdapters");
   }
 
-  /** All adapters, ready to be compared with prompts; kept in memory, so that a prompt reads only the records that it gets. */
+  /** Kept in memory, so that a prompt reads only the records that it gets. */
   get ranked(): RankedAdapters {
     this.#ranked ??= new RankedAdapters(this.list().map(adapterOf));
     return this.#ranked;
   }
 
-  /** Whether no adapter has this copy (`copiesOf`). */
+  /** Whether no adapter has this copy (`copiesOf`). Parses only records that hold the hash, because a record has kilobytes. */
   isUnused(copy: string): boolean {
-    // Parses only records that hold the hash: a record with its centroids has kilobytes.
     const hash = copy.replace(memoryPrefix, "");
     const rows = this.#sql.exec<{ record: string }>("SELECT record FROM ownAdapters WHERE instr(record, ?) > 0", hash);
     return ![...rows].some(({ record }) => copiesOf(JSON.parse(record) as AdapterRecord).includes(copy));
   }
 }
 
-/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories. The texts of a failed job are deleted. */
+/** Hashes of fitted parts and, after `memoryPrefix`, of memories. The texts of a failed job are deleted. */
 export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
   const job = memory?.job?.status === "failed" ? null : memory?.job;
   return [
@@ -107,7 +103,6 @@ export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
   ];
 }
 
-/** The adapter as requests and the API see it. */
 export function adapterOf({ name, created, keep, fitted, memory, refit }: AdapterRecord): OwnAdapter {
   const set = memory?.ready ?? memory?.job ?? null;
   const { manifestHash, centroid } = (fitted ?? set)!;

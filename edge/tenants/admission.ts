@@ -1,7 +1,6 @@
 /**
- * Admission by a tenant's ledger: one call counts a request and reserves its tokens, another one settles it. A request with a large
- * body takes a further call, which counts it before the body is read. A cached refusal is repeated without a call. For a tenant
- * without limits, only use is counted.
+ * Admission by a tenant's ledger: one call counts a request and reserves its tokens, another settles it. With a large body, a further
+ * call counts it before the body is read. A cached refusal takes no call. For a tenant without limits, only use is counted.
  */
 import { ServiceError, unavailable } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -18,7 +17,6 @@ import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.
 interface SettlementDependencies extends RefreshedParts {
   ledgers: DurableObjectNamespace<Ledger>;
   recorder: UseRecorder;
-  /** Logs use that could not be written. */
   log(requestId: string, error: ServiceError): void;
 }
 
@@ -26,34 +24,33 @@ interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** The key under which the request may be repeated but is charged once (ledger-store.ts); null: none. */
+  /** Requests with the same key are charged once (ledger-store.ts). */
   idempotencyKey: string | null;
-  /** Receives each decision about a request of a tenant with limits. */
+  /** Called with each decision, for a tenant with limits. */
   onDecision(decision: Decision): void;
 }
 
-/** Throws rate_limited or quota_exceeded for a cached refusal. Calls no ledger, and comes before a request's body is read. */
+/** Throws rate_limited or quota_exceeded for a cached refusal, before the body is read. */
 export type BeginAdmission = (request: AdmissionRequest) => PendingAdmission;
 
 export interface PendingAdmission {
-  /** Claims the request's idempotency key for the body with this digest. Throws idempotency_conflict if it came with another body. */
+  /** Claims the idempotency key for a body's digest. Throws idempotency_conflict if it came with another body. */
   claim(digest: string): Promise<Claim>;
-  /** Counts the request before its tokens are known, so that the body of a refused one is not read. Throws as `reserve` does. */
+  /** Counts the request, before its body is read and its tokens are known. Throws as `reserve` does. */
   admit(): Promise<void>;
-  /** Counts the request unless `admit` has, and reserves `tokens`, its maximum use. The caller settles it. Throws rate_limited or quota_exceeded. */
+  /** Counts the request unless `admit` has, and reserves `tokens`, its maximum use. Throws rate_limited or quota_exceeded. */
   reserve(tokens: number): Promise<Admission>;
-  /** Called after the route. Counts the request if the route has not, and ends it if it was only counted. Throws as `reserve` does. */
+  /** Called after the route. Counts the request if that was not done, and ends it if it was only counted. Throws as `reserve` does. */
   end(): Promise<void>;
 }
 
 export interface Admission {
   readonly request: AdmittedRequest;
-  /** Called often while the request runs: extends the reservation's lease once a quarter of it has passed. */
+  /** Called often while the request runs, to extend the reservation's lease. */
   renew(): void;
   /**
    * Ends the request and frees the unused part of its reservation. Only the first call has an effect. Never rejects; resolves when the
-   * use is counted, or stored for another try. Answers wait for this before they end, so that no crash loses the charge of a whole
-   * answer.
+   * use is counted, or stored for another try. Answers end only then, so that no crash loses a charge.
    */
   settle(consumed: readonly Consumption[]): Promise<void>;
 }
@@ -79,7 +76,7 @@ export function createAdmissions(dependencies: SettlementDependencies): BeginAdm
     const known = knownRefusals.decisionFor(tenant, limits);
     if (known) apply(known, onDecision);
     let isCounted = false;
-    /** True while the ledger may count the request as running and no caller has an admission to settle. */
+    /** True while the ledger may count the request as running and no caller can settle it. */
     let isOpen = false;
     const count = async (tokens?: number) => {
       [isCounted, isOpen] = [true, true];
@@ -114,10 +111,10 @@ export function createAdmissions(dependencies: SettlementDependencies): BeginAdm
   };
 }
 
-/** How long an answer's end waits for its charge at most, in milliseconds: longer than the three tries of `workerRecorder`. */
+/** Timeout of an answer's wait for its charge, in milliseconds: longer than the tries of `workerRecorder`. */
 const chargeWaitMs = 3000;
 
-/** The admission of a request that this isolate or another one has admitted. */
+/** The admission of a request that any isolate has admitted. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
   const { ledgers, recorder, background, log } = dependencies;
@@ -129,7 +126,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
     renew() {
       if (!isLimited || now() - renewedMs < reservationMs / 4) return;
       renewedMs = now();
-      // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
+      // A later renewal may succeed; otherwise the lease expires.
       const ignore = () => undefined;
       background(ledgerOf(ledgers, tenant).renew(requestId).then(ignore, ignore));
     },
@@ -146,7 +143,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   };
 }
 
-/** Whether a request is settled or its lease has expired. False if the tenant has no limits, or its ledger does not answer. */
+/** Whether a request is settled or its lease has expired. False without limits, or if the ledger does not answer. */
 export async function hasEnded(
   { requestId, tenant, isLimited }: AdmittedRequest,
   ledgers: DurableObjectNamespace<Ledger>,
@@ -179,7 +176,7 @@ function limitError({ limit, maximum, used, requested, retryAfterMs }: Refusal):
   });
 }
 
-/** A decision as OpenAI's headers. OpenAI's SDKs do not retry a response with `x-should-retry: false`. */
+/** OpenAI's headers. Its SDKs do not retry a response with `x-should-retry: false`. */
 export function decisionHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),

@@ -1,7 +1,6 @@
 /**
- * Which backends may have a copy of a tenant's adapters and memories. A deletion is stored until each of these backends has confirmed
- * it; the object's alarm repeats it. A backend that was removed from the configuration stays pending, and is called within an hour
- * after it is configured again.
+ * Which backends may have copies of a tenant's adapters and memories. A deletion is stored, and repeated by the alarm, until all of them
+ * have confirmed it. A backend that was removed from the configuration is called within an hour after it is configured again.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { hasProcesses } from "../dispatch/addresses.ts";
@@ -20,33 +19,28 @@ const schema = `
 
 /** In place of a hash: all adapters and memories of a tenant that is erased. */
 const allHashes = "";
-/** First and longest pause before a deletion is tried again, in milliseconds; each pause is twice the one before. */
+/** First and longest pause before a deletion is tried again, in milliseconds; each is twice the one before. */
 export const firstRetryMs = 5000;
 export const maxRetryMs = 3_600_000;
-/** How long a deletion waits for the backends before it is reported as pending, in milliseconds. */
+/** How long a deletion waits before it is reported as pending, in milliseconds. */
 const answerMs = 3000;
-/** Longest time between the reading of an upload's bytes and its arrival, in milliseconds. A deletion before that is repeated. */
+/** Longest duration of an upload, in milliseconds. A deletion before its end is repeated. */
 const uploadMs = 10_000;
-/** No adapter is added within this time after an erasure, in milliseconds, because its making may have begun before. */
+/** No adapter is added within this time after an erasure, because its making may have begun before. */
 const makingMs = 300_000;
 
-/** A deletion that backends have not confirmed. */
 export interface PendingDeletion {
-  /** Name of the adapter. */
   name: string;
-  /** Milliseconds since 1970. */
   deletedMs: number;
-  /** Number of backends that have not confirmed it. */
   backends: number;
 }
 
-/** The result of an erasure at the backends. */
 export interface ErasedCopies {
-  /** Addresses of backends that have confirmed it, each with the name of its process if it has one. */
+  /** Addresses of backends, each with the name of its process if it has one. */
   confirmed: string[];
-  /** Addresses of backends that have not confirmed it. The alarm calls these backends again. */
+  /** The alarm calls these again. */
   pending: string[];
-  /** Addresses that lead to several processes: only the processes with a known copy were called, or any one if none is known. */
+  /** Addresses with several processes, of which only those with a known copy were called, or any one. */
   partlyAsked: string[];
 }
 
@@ -56,16 +50,15 @@ interface CopyRow extends Record<string, SqlStorageValue> {
   address: string;
   /** Name of the process; empty if it has none. */
   process: string;
-  /** When the bytes of the copy were read, in milliseconds since 1970; 0: the backend made it itself. */
+  /** When the copy's bytes were read, in milliseconds since 1970; 0: the backend made it. */
   sentMs: number;
 }
 
-/** What the parts of a tenant's Durable Object share that make and delete adapters. */
 export interface TenantParts extends TenantContext {
   copies: BackendCopies;
 }
 
-/** Copies are named by the hash of their fitted parts or, after `memoryPrefix`, of their memory. */
+/** Copies are named by the hash of fitted parts or, after `memoryPrefix`, of a memory. */
 export class BackendCopies {
   readonly #context: TenantContext;
   readonly #sql: SqlStorage;
@@ -76,18 +69,18 @@ export class BackendCopies {
     this.#sql.exec(schema);
   }
 
-  /** Records that a backend may have a copy. A new id each time, so that a deletion under way does not confirm this copy. */
+  /** Records that a backend may have a copy, under a new id, so that a deletion under way does not confirm it. */
   note(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
   }
 
-  /** Cancels the deletion of a hash that is wanted again. */
+  /** Cancels a deletion. */
   keep(hash: string): void {
     this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
   }
 
-  /** The deletions of fitted parts and memories that are due, by adapter, the oldest first. */
+  /** The deletions that are due, by adapter, the oldest first. */
   pendingDeletions(): PendingDeletion[] {
     const rows = this.#sql.exec<CopyRow & { name: string; deletedMs: number }>(
       "SELECT * FROM deletions JOIN copies USING (hash) WHERE hash <> ? AND deletedMs <= ? ORDER BY deletedMs",
@@ -101,7 +94,7 @@ export class BackendCopies {
     );
   }
 
-  /** Deletes hashes of an adapter. Resolves to the number of backends that have not confirmed it. */
+  /** Resolves to the number of backends that have not confirmed it. */
   async deleteNow(hashes: readonly string[], name: string): Promise<number> {
     for (const hash of hashes) this.#noteDeletion(hash, name);
     await this.#deleteNoted();
@@ -112,7 +105,6 @@ export class BackendCopies {
     if (this.#context.records.isUnused(hash)) await this.deleteNow([hash], name);
   }
 
-  /** Hashes of an adapter that are to be deleted later. */
   laterOf(name: string): string[] {
     const select = "SELECT hash FROM deletions WHERE name = ? AND deletedMs > ?";
     return [...this.#sql.exec<{ hash: string }>(select, name, this.#context.now())].map(({ hash }) => hash);
@@ -123,7 +115,7 @@ export class BackendCopies {
     await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });
   }
 
-  /** Deletes all copies. `forget` deletes what the object itself stores, in the same transaction as the deletions are noted. */
+  /** Deletes all copies. `forget`, in the transaction that stores this deletion, deletes what the object itself stores. */
   async erase(forget: () => void): Promise<ErasedCopies> {
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
@@ -131,7 +123,7 @@ export class BackendCopies {
       forget();
       for (const table of ["copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
       for (const { address, process } of copies) this.note(allHashes, { address, process: process || null }, sentMs);
-      // Backends without a known copy are called, too, because a request that failed may have left a copy there.
+      // Backends without a known copy are called, too: a failed request may have left one there.
       const known = new Set(copies.map(({ address }) => address));
       for (const address of this.#context.clients().keys()) {
         if (!known.has(address)) this.note(allHashes, { address, process: null }, 0);
@@ -145,7 +137,7 @@ export class BackendCopies {
     return { confirmed: called.filter((name) => !pending.includes(name)), pending, partlyAsked };
   }
 
-  /** Calls the backends once for every deletion that is due. Never rejects. */
+  /** Calls the backends for every deletion that is due. Never rejects. */
   async deleteDue(): Promise<void> {
     const due = "SELECT hash FROM deletions WHERE deletedMs <= ?";
     for (const { hash } of this.#sql.exec<{ hash: string }>(due, this.#context.now()).toArray()) {
@@ -166,7 +158,7 @@ export class BackendCopies {
     this.#sql.exec(this.isJustErased() ? `${done} AND hash <> '${allHashes}'` : done, this.#context.now());
   }
 
-  /** Delays after which the alarm must run again, in milliseconds. `retryMs`: the pause after a failure. */
+  /** Delays after which the alarm must run again. `retryMs`: the pause after a failure. */
   retryDelays(retryMs: number): number[] {
     const due = this.#due();
     const mayConfirm = due.some(({ address }) => this.#context.clients().has(address));
@@ -183,7 +175,6 @@ export class BackendCopies {
     return this.#due().length > 0;
   }
 
-  /** Whether the tenant was erased within `makingMs`. */
   isJustErased(): boolean {
     const [row] = this.#sql.exec<{ deletedMs: number }>("SELECT deletedMs FROM deletions WHERE hash = ?", allHashes);
     return row !== undefined && Math.abs(this.#context.now() - row.deletedMs) < makingMs;
@@ -194,25 +185,24 @@ export class BackendCopies {
   }
 
   async #deleteNoted(): Promise<void> {
-    // The alarm is set first, so that the deletion is repeated if the object is lost.
+    // The alarm comes first, so that the deletion is repeated if the object is lost.
     const times = { delayMs: firstRetryMs, maxDelayMs: maxRetryMs };
     await ensureAlarm(this.#context.storage, this.#context.now(), times);
     await settlesWithin(this.deleteDue(), answerMs);
   }
 
-  /** Copies whose deletion is due, also at backends that are no longer configured. */
+  /** Copies whose deletion is due, even at backends that are not configured any more. */
   #due(): CopyRow[] {
     const select = "SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions WHERE deletedMs <= ?)";
     return this.#sql.exec<CopyRow>(select, this.#context.now()).toArray();
   }
 
-  /** Names of the backends that have not confirmed a deletion of one of these hashes. */
+  /** Backends that have not confirmed a deletion of one of these hashes. */
   #pending(hashes: readonly string[]): string[] {
     return [...new Set(this.#due().flatMap((copy) => (hashes.includes(copy.hash) ? nameOf(copy) : [])))];
   }
 }
 
-/** Address and process of a backend, for people. */
 function nameOf({ address, process }: CopyRow): string {
   if (process !== "") return `${address} (${process})`;
   return hasProcesses(address) ? `${address} (any one process)` : address;

@@ -1,4 +1,4 @@
-/** Limits the bytes of bodies that an isolate reads at once for a key. More get 429, because in a Worker no request can wake another. */
+/** Limits the bytes of bodies that an isolate reads at once for a key. It refuses more, because in a Worker no request can wake another. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
@@ -7,14 +7,14 @@ const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #maxBytes: number;
-  /** Bytes that are being read, by key id, or by "" for all keys together. */
+  /** By key id; "" for all keys together. */
   readonly #reading = new Map<string, number>();
 
   constructor(maxBytes: number = limits.bodyBytesAtOnce) {
     this.#maxBytes = maxBytes;
   }
 
-  /** Runs `read` and counts `bytes` of the key until it settles. Throws rate_limited when they exceed the limit. */
+  /** Counts `bytes` of the key until `read` settles. Throws rate_limited above the limit. */
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
     if (before + bytes > this.#maxBytes) {

@@ -1,26 +1,25 @@
 /** The use of requests, and the interface that records it. */
 
-/** A request that was admitted. It may be settled in another isolate than the one that admitted it. */
+/** An admitted request, which another isolate may settle. */
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** When it began, in milliseconds since 1970. */
+  /** Milliseconds since 1970. */
   beganMs: number;
-  /** True if the tenant has limits, so that the ledger holds a reservation for the request. */
+  /** The tenant has limits, so the ledger holds a reservation. */
   isLimited: boolean;
   /** Requests with the same key are charged once (ledger-store.ts). */
   idempotencyKey?: string | undefined;
 }
 
-/** The use of an ended request. Without use, settling only frees the request's reservation. */
 export interface Settlement {
   request: AdmittedRequest;
   consumed: readonly Consumption[];
 }
 
-/** Counts use with the ledgers and reports it (settlements.ts). */
+/** Counts and reports use (settlements.ts). */
 export interface UseRecorder {
-  /** Settles a request. Resolves when its use is counted, or stored for another try. */
+  /** Resolves when the use is counted, or stored for another try. Without use, only frees the reservation. */
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void>;
 }
 
@@ -35,12 +34,11 @@ export interface Consumption {
   completionTokens: number;
 }
 
-/** The use of a request that adds documents, which is counted when their memory has been built or cannot be built. */
+/** The use of a request that adds documents, counted when their memory is built or cannot be. */
 export interface Charge {
   request: AdmittedRequest;
-  /** Counted if the memory is built. */
   consumed: Consumption;
-  /** Counted if it cannot be built: the examples that were fitted in the same request; null: none. */
+  /** If it cannot be built: that of examples which the same request fitted; null: none. */
   otherwise: Consumption | null;
 }
 

@@ -1,4 +1,4 @@
-/** Changes the records of keys and tenants, for the admin API. Not here: how a request's key is looked up (keys.ts). */
+/** Changes the records of keys and tenants, for the admin API. Not here: look-up of a request's key (keys.ts). */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import {
@@ -19,19 +19,18 @@ import {
 import { invalidRequest, ServiceError, unavailable } from "../../shared/errors.ts";
 import { cacheSeconds, type Namespace, namesWith, recordTimes, storedKeySchema } from "./records.ts";
 
-/** The methods of a KV namespace in use. */
 export interface RecordStore {
   get(names: string[], options: { type: "json"; cacheTtl: number }): Promise<Map<string, unknown>>;
   list: Namespace["list"];
   put(name: string, value: string, options: { metadata?: { tenant: string } }): Promise<void>;
   delete(name: string): Promise<void>;
-  /** For how many seconds an old record may still be read; absent: `cacheSeconds`, as with KV. */
+  /** Seconds for which an old record may still be read; absent: `cacheSeconds`, as with KV. */
   staleSeconds?: number;
 }
 
 const storeAway = unavailable("Keys and tenants cannot be read or written now");
 
-/** A new key. `key` is the key itself, which is returned only here: records have its hash. */
+/** `key` itself is returned only here: records have its hash. */
 export interface NewKey extends ListedKey {
   key: string;
 }
@@ -43,7 +42,7 @@ export interface ListedKey {
 
 export type KeyState = "active" | "expires" | "expired" | "revoked";
 
-/** A change of a tenant's record. A limit of null means no limit; "plan" restores the plan's. */
+/** A limit of null means no limit; "plan" restores the plan's. */
 interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
@@ -52,9 +51,9 @@ interface TenantChange {
   aliases?: Aliases;
 }
 
-/** Most names that KV reads in one operation. A request has 1,000 operations. */
+/** KV's maximum for one operation, of which a request has 1,000. */
 const namesPerRead = 100;
-/** KV's shortest `cacheTtl`, in seconds. The location that wrote a record reads the new record at once. */
+/** KV's shortest `cacheTtl`. The location that wrote a record reads it at once. */
 const readOptions = { type: "json", cacheTtl: 30 } as const;
 
 export class KeyRecords {
@@ -62,7 +61,7 @@ export class KeyRecords {
   readonly #now: () => number;
   readonly #random: () => Uint8Array;
 
-  /** `now`: a clock in milliseconds since 1970; `random`: 32 bytes that nobody can guess. */
+  /** `random`: 32 bytes that nobody can guess. */
   constructor(store: RecordStore, now: () => number, random: () => Uint8Array) {
     this.#store = store;
     this.#now = now;
@@ -80,7 +79,7 @@ export class KeyRecords {
     return made;
   }
 
-  /** In order of tenant and creation. Throws invalid_request if there are more than `limits.listedKeys`. */
+  /** In order of tenant and creation. Throws invalid_request above `limits.listedKeys`. */
   async list(tenant?: string): Promise<ListedKey[]> {
     const ids: string[] = [];
     const list: RecordStore["list"] = (page) => this.#store.list(page).catch(storeAway);
@@ -98,7 +97,6 @@ export class KeyRecords {
       .sort(({ record: a }, { record: b }) => compare(a.tenant, b.tenant) || compare(a.createdAt, b.createdAt));
   }
 
-  /** Throws not_found if there is no such key. */
   async revoke(id: string): Promise<ListedKey> {
     const record = await this.#record(id);
     const revokedAt = record.revokedAt ?? this.#time();
@@ -106,7 +104,7 @@ export class KeyRecords {
     return { id, record: { ...record, revokedAt } };
   }
 
-  /** Creates a key with the scopes of an old one, which stays valid until `oldExpiresAt`. Throws invalid_request for an invalid old key. */
+  /** Creates a key like an old one, which stays valid until `oldExpiresAt`. Throws invalid_request if it is not valid now. */
   async rotate(
     id: string,
     ends: { oldExpiresAt: string; expiresAt: string | null },
@@ -121,7 +119,7 @@ export class KeyRecords {
     return { made, old: { id, record: old } };
   }
 
-  /** A tenant's record; without one a tenant has the standard plan. Keys of TENANT_KEYS are unlimited without a record (keys.ts). */
+  /** Without a record a tenant has the standard plan, or is unlimited if its key is in TENANT_KEYS (keys.ts). */
   async tenant(tenant: string): Promise<TenantRecord> {
     const name = tenantPrefix + tenant;
     return tenantRecordSchema.parse(
@@ -129,7 +127,7 @@ export class KeyRecords {
     );
   }
 
-  /** Changes a tenant's record, and the copy in each of its valid keys. */
+  /** Also changes the copies of the record in the tenant's valid keys. */
   async change(tenant: string, change: TenantChange): Promise<TenantRecord> {
     const before = await this.tenant(tenant);
     const keys = await this.list(tenant);
@@ -152,7 +150,7 @@ export class KeyRecords {
     return record;
   }
 
-  /** Revokes a tenant's keys. Returns their ids, and for how many milliseconds a location may still accept one of the keys. */
+  /** Revokes a tenant's keys. `waitMs`: how long a location may still accept one. */
   async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
     const keys = await this.list(tenant);
     const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;
@@ -160,26 +158,24 @@ export class KeyRecords {
     for (const { id, record } of keys) {
       const { revokedAt } = record.revokedAt === null ? (await this.revoke(id)).record : record;
       const ageMs = this.#now() - Date.parse(revokedAt!);
-      // If the clock was set back, the revocation lies in the future; that must not delay the erasure for hours.
+      // After the clock was set back, the revocation lies in the future; that must not delay the erasure for hours.
       if (Math.abs(ageMs) < staleMs) waitMs = Math.max(waitMs, staleMs - ageMs);
     }
     return { ids: keys.map(({ id }) => id), waitMs };
   }
 
-  /** Deletes the records of a tenant and of its keys. Revocations stay, because caches may still hold a key's record. */
+  /** Deletes the records of a tenant and its keys. Revocations stay, because caches may hold a key's record. */
   async forget(tenant: string, ids: readonly string[]): Promise<void> {
     const names = ids.flatMap((id) => [endPrefix + id, keyPrefix + id]);
     for (const name of [...names, tenantPrefix + tenant]) await this.#store.delete(name).catch(storeAway);
   }
 
-  /** Throws not_found if there is none. */
   async #record(id: string): Promise<KnownKey> {
     const record = keyIdPattern.test(id) ? (await this.#read([id])).get(id) : undefined;
     if (record === undefined) throw new ServiceError("not_found", `There is no key ${id.slice(0, 100)}.`);
     return record;
   }
 
-  /** The keys that exist, by id. */
   async #read(ids: readonly string[]): Promise<Map<string, KnownKey>> {
     const names = ids.flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]);
     const stored = new Map<string, unknown>();
@@ -195,7 +191,7 @@ export class KeyRecords {
     return records;
   }
 
-  /** Writes a key's own record. Its revocation is a record of its own. */
+  /** A revocation is a record of its own. */
   #putKey({ id, record: { revokedAt, ...record } }: ListedKey): Promise<void> {
     return this.#put(keyPrefix + id, record, { tenant: record.tenant });
   }

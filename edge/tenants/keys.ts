@@ -1,4 +1,4 @@
-/** Looks up API keys, and the scope of each route. Only a key's SHA-256 is stored: 64 bits of it name the record; all of it is compared. */
+/** Looks up API keys, and the scope of each route. Of a key, only its SHA-256 is stored; 64 bits of that name the record. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -29,39 +29,36 @@ export interface Access {
   keyId: string;
   scopes: readonly Scope[];
   limits: TenantLimits;
-  /** Most tokens of all the tenant's memories; null: no limit. */
   memoryTokens: number | null;
-  /** Most bytes of all the tenant's files; null: no limit. */
   fileBytes: number | null;
-  /** Web origins whose pages may use the key. */
   origins: readonly string[];
-  /** Aliases of models, of the tenant and the deployment; absent: none. */
+  /** The tenant's and the deployment's. */
   aliases?: Aliases;
 }
 
-/** The model that a name stands for: the alias's model, or else the name itself. */
+/** The model that an alias stands for; any other name itself. */
 export function modelOf({ aliases = {} }: Pick<Access, "aliases">, name: string): string {
   return Object.hasOwn(aliases, name) ? aliases[name] : name;
 }
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked. Throws rate_limited for an uncached key if the network of
-   * `address` has used up its `keyLookupsPerMinute` and the listing of keys (records.ts) does not have the key.
+   * Throws unauthorized for a key that is unknown, expired or revoked; rate_limited for an uncached key whose network (`address`) has
+   * used up its `keyLookupsPerMinute`, if the listing of keys (records.ts) does not have it.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
 
 export interface AdminKey {
-  /** Throws unauthorized for any key but the deployment's admin key, and rate_limited as `accessOf` does. */
+  /** Throws unauthorized for any other key, and rate_limited as `accessOf` does. */
   requireAdmin(key: string, address: string): Promise<void>;
 }
 
 const minuteMs = 60_000;
 
 /**
- * Looks up a key in the configuration, then in the records. Many clients may share one address (NAT), so a network beyond the limit of
- * `lookups` still has its valid keys accepted: only those in the cached listing of all key records are then read.
+ * Looks up a key in the configuration, then in the records. Many clients may share an address (NAT): beyond the limit of `lookups`, keys
+ * in the cached listing of all key records are still read.
  */
 export function createKeyStore(
   configured: readonly TenantKey[],
@@ -117,7 +114,7 @@ export function createKeyStore(
   };
 }
 
-/** An IPv4 address, or the /64 of an IPv6 address. */
+/** An IPv4 address, or an IPv6 address's /64. */
 function networkOf(address: string): string {
   if (address.includes(".")) return address;
   const [start, end] = address.split("::").map((part) => (part === "" ? [] : part.split(":")));
@@ -137,7 +134,7 @@ function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): A
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-/** Stands for the missing record of a tenant whose key is in the configuration. */
+/** For a tenant without a record whose key is in the configuration. */
 const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
@@ -146,14 +143,13 @@ function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes
   return { ...maxima, origins, ...(aliases && { aliases }) };
 }
 
-/** Compares two hashes in constant time. */
 function equals(a: string, b: string): boolean {
   let difference = a.length ^ b.length;
   for (let i = 0; i < b.length; i++) difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
   return difference === 0;
 }
 
-/** The scope that a path, and every path below it, needs; null: none. */
+/** Scopes of paths, and of all paths below them; null: any scope. */
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
@@ -169,13 +165,13 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** The scope that a path needs; null: none. undefined for a path that is no route. */
+/** The scope that a path needs; null: none; undefined: the path is no route. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];
 }
 
-/** Whether a key may see its tenant's own adapters: whether it may make or use them. To other keys such a model is unknown. */
+/** Whether a key may make or use own adapters. To other keys their models are unknown. */
 export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
   return scopes.includes("adapters") || scopes.includes("completions");
 }

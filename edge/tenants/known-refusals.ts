@@ -1,6 +1,6 @@
 /**
- * Caches a ledger's lasting refusals, so that they are repeated without a call: no requests left in the minute, or no tokens left in
- * the month. Pure; as exact as the ledger, because these refusals hold for every request until they expire.
+ * Caches a ledger's refusals that hold for every request until they expire, so that they take no call: no requests left in the minute, or
+ * no tokens left in the month. Pure.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { steadyClock } from "../platform/clock.ts";
@@ -9,14 +9,14 @@ import type { Decision, Refusal } from "./quota.ts";
 
 interface KnownRefusal {
   refusal: Refusal;
-  /** The gauge of a refusal by requests per minute. */
+  /** For a refusal by requests per minute. */
   requests: Decision["requests"];
   atMs: number;
 }
 
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const maxTenants = 4096;
-/** How long a refusal is cached at most, in milliseconds: the ledger's clock may differ from this one. */
+/** Bound on the time in the cache, because the ledger's clock may differ from this one. */
 const maxCacheMs = 60_000;
 
 export class KnownRefusals {
@@ -27,14 +27,13 @@ export class KnownRefusals {
     this.#now = steadyClock(now);
   }
 
-  /** Caches the refusal of a ledger's decision, if it is a lasting one. */
   note(tenant: string, { refusal, requests }: Decision): void {
     if (!refusal || !lasting.includes(refusal.limit)) return;
     const gauge = refusal.limit === "requestsPerMinute" ? requests : null;
     setNewest(this.#known, tenant, { refusal, requests: gauge, atMs: this.#now() }, maxTenants);
   }
 
-  /** The cached refusal; null: the ledger must be called. A refusal by a limit that has changed is dropped. */
+  /** null: the ledger must be called. A refusal by a limit that has changed is dropped. */
   decisionFor(tenant: string, limits: TenantLimits): Decision | null {
     const known = this.#known.get(tenant);
     if (!known) return null;

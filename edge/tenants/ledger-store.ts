@@ -1,4 +1,4 @@
-/** A ledger's SQLite tables: counts of its quota, use by day, model and centroid, and idempotency keys with their charges. */
+/** A ledger's tables: the quota's counts, use by day, model and centroid, and idempotency keys with their charges. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
@@ -9,11 +9,11 @@ export interface UsageRow extends Consumption {
 }
 
 export interface Claim {
-  /** The time of the first request with the key, in milliseconds since 1970. */
+  /** Time of the first request with the key, in milliseconds since 1970. */
   createdMs: number;
 }
 
-/** What was charged under a key in its latest state (`keyIn`). */
+/** Charges under a key in its latest state (`keyIn`). */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
@@ -33,15 +33,15 @@ const schema = `
   CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** Stands for the model in the row that sums the use of a day which already has the maximum of rows. */
+/** The model of the row that sums further use of a day which has the maximum of rows. */
 export const otherModels = "(others)";
-/** How long an idempotency key is kept, in milliseconds: 24 hours. */
+/** How long an idempotency key is kept: 24 hours. */
 const keptMs = 24 * 3_600_000;
-/** Most keys of a ledger; the oldest are deleted first. A row takes about 200 bytes. */
+/** Most keys; the oldest are deleted first. A row takes about 200 bytes. */
 const maxKeys = 10_000;
 const counts = ["requests", "promptTokens", "completionTokens"] as const;
 
-/** The name of a key for `charge`. `state`: a hash of the artifacts, adapters and memories that answer the request. */
+/** The name of a key for `charge`. `state`: hash of the artifacts, adapters and memories that answer. */
 export function keyIn(key: string, state: string): string {
   return `${key}:${state}`;
 }
@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Ids do not age in the time since the last settlement, because nothing may have run then that settles a request again.
+    // Ids do not age while the ledger was idle, because what would settle a request again may not have run either.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
@@ -79,13 +79,12 @@ export class LedgerStore {
     });
   }
 
-  /** When everything was last erased, in milliseconds since 1970; null: never. */
+  /** Time of the last erasure, if any, in milliseconds since 1970. */
   get erasedMs(): number | null {
     const [row] = this.#sql.exec<{ atMs: number }>("SELECT atMs FROM erasures").toArray();
     return row?.atMs ?? null;
   }
 
-  /** Deletes everything, and stores when. */
   erase(atMs: number): void {
     this.#use.clear();
     this.#charges.clear();
@@ -96,7 +95,7 @@ export class LedgerStore {
     });
   }
 
-  /** Claims an idempotency key for the body with this digest. null if the key came with another body before. */
+  /** null if the key came with another digest before. */
   claim(key: string, digest: string, nowMs: number): Claim | null {
     this.#keys -= this.#sql.exec("DELETE FROM keys WHERE createdMs < ? RETURNING key", nowMs - keptMs).toArray().length;
     const [known] = this.#sql
@@ -111,7 +110,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key, perhaps with a state (`keyIn`). */
+  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key or `keyIn`. */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql
@@ -136,7 +135,6 @@ export class LedgerStore {
     return counted;
   }
 
-  /** Adds use. Written with the next changes. */
   use(used: UsageRow): void {
     const model = used.model.slice(0, limits.modelCharacters);
     const row = { ...used, model, centroid: used.centroid?.slice(0, limits.adapterCharacters) ?? null };
@@ -148,7 +146,7 @@ export class LedgerStore {
     return this.#use.size > 0;
   }
 
-  /** Writes changes, use and charges in one transaction. If it throws, use and charges stay for the next call. */
+  /** In one transaction. If it throws, use and charges stay for the next call. */
   write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
       for (const { kind, key, value } of changes) {
@@ -178,7 +176,6 @@ export class LedgerStore {
     );
   }
 
-  /** Whether a row exists already, or its day may have one more. */
   #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
     const { isKnown, rows } = this.#sql
       .exec<{ isKnown: number; rows: number }>(
@@ -190,7 +187,7 @@ export class LedgerStore {
     return isKnown === 1 || rows < limits.usageRowsPerDay;
   }
 
-  /** Rows from one day to another, inclusive, in order of time; at most one more than `limits.usageRows`. */
+  /** Both days inclusive, in order of time; at most one more row than `limits.usageRows`. */
   usage(from: string, to: string): UsageRow[] {
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
       `SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid LIMIT ${limits.usageRows + 1}`,

@@ -1,8 +1,7 @@
 /**
- * The Durable Object that counts a tenant's use and decides whether its next request may run. It has the tenant's name.
- *
- * Decisions are made in memory and written in one commit every `commitMs`, so that no request waits for a disk before its first token.
- * If the object is lost before a commit, reservations are lost. Use is not: an answer ends only after its use is committed.
+ * The Durable Object that counts a tenant's use and admits its requests. Decisions are made in memory and written in one commit every
+ * `commitMs`, so that no request waits for a disk before its first token. If the object is lost, uncommitted reservations are lost. Use
+ * is not: an answer ends only after its use is committed.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
@@ -14,15 +13,15 @@ import { type Consumption, type Settlement, tokensOf } from "./consumption.ts";
 import { type Claim, LedgerStore, type UsageRow } from "./ledger-store.ts";
 import { type Decision, type Quota, settledMs } from "./quota.ts";
 
-/** Changes are written this often at most, in milliseconds. */
+/** Minimum interval of commits, in milliseconds. */
 const commitMs = 20;
 /** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
-/** Most ids that are remembered in memory only. A cell is replaced within seconds, and an id takes about 100 bytes. */
+/** Most ids of `#recent`. A cell is replaced within seconds, and an id takes about 100 bytes. */
 const maxRecent = 4096;
 
 export class Ledger extends DurableObject<Env> {
-  /** A clock in milliseconds since 1970; a test may set another. */
+  /** A test may set another clock. */
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
@@ -38,14 +37,14 @@ export class Ledger extends DurableObject<Env> {
     this.quota = this.#store.quota(this.now());
   }
 
-  /** Admits a request and reserves `tokens` for it. Without `tokens`, the caller calls `reserve` once it knows them. */
+  /** Admits a request and reserves `tokens`. Without `tokens`, `reserve` must follow. */
   admit(id: string, limits: TenantLimits, tokens?: number): Decision {
     const admitted = this.quota.admit(id, limits, this.now());
     if (admitted.refusal) return admitted;
     this.#commitSoon().catch(() => undefined);
     if (tokens === undefined) return admitted;
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    // The refused request counts in the requests per minute, but no longer as a running one.
+    // It counts in the requests per minute, but no longer as a running one.
     if (decision.refusal) this.#settle(id, []);
     return { ...decision, isOfTokens: true };
   }
@@ -56,7 +55,6 @@ export class Ledger extends DurableObject<Env> {
     return decision;
   }
 
-  /** Extends the reservation of a running request. False if it is settled, or unknown. */
   renew(id: string): boolean {
     const isOpen = this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
@@ -64,11 +62,10 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Settles requests, and drops the use of those that began before an erasure. The use of a request is counted once, however often it is
-   * settled: ids of requests with a limit or an idempotency key are stored. For all others only `group`, the id of this call, is
-   * stored, so that busy tenants without limits do not fill the ledger; their own ids are remembered in memory, because another cell
-   * may settle a request again when its first cell is lost. Resolves to what was charged once that is written; under an idempotency
-   * key that is the part which exceeds earlier charges.
+   * Settles requests; drops those that began before an erasure. The use of a request is counted once, however often it is settled: ids of
+   * requests with a limit or an idempotency key are stored. For others only `group`, the id of this call, is stored, so that busy tenants
+   * without limits do not fill the ledger; their ids are kept in memory, because a second cell may settle a request again. Resolves to
+   * what was charged, once that is written; under an idempotency key, only what exceeds earlier charges.
    */
   async settleAll(group: string, settlements: readonly Settlement[]): Promise<Consumption[]> {
     const charged: Consumption[] = [];
@@ -96,30 +93,27 @@ export class Ledger extends DurableObject<Env> {
     return due;
   }
 
-  /** Claims an idempotency key for the body with this digest. null if the key came with another body before. */
   claim(key: string, digest: string): Claim | null {
     return this.#store.claim(key, digest, this.now());
   }
 
-  /** Erases use and reservations. For `settledMs` from now, settlements of requests that began earlier are dropped. */
+  /** For `settledMs` from now, settlements of requests that began earlier are dropped. */
   erase(): void {
     this.#store.erase(this.now());
     this.quota = this.#store.quota(this.now());
   }
 
-  /** Whether an erasure of the last `settledMs` came after a request began. */
   #wasErasedAfter(beganMs: number): boolean {
     const { erasedMs } = this.#store;
     return erasedMs !== null && beganMs < erasedMs && Math.abs(this.now() - erasedMs) < settledMs;
   }
 
-  /** Use from one day to another, inclusive. */
   usage(from: string, to: string): UsageRow[] {
     if (this.#store.hasUnwrittenUse) this.#write();
     return this.#store.usage(from, to);
   }
 
-  /** Commits at once, because answers wait for it, but at most once per `commitMs`. */
+  /** Commits at once, because answers wait for it, but once per `commitMs` at most. */
   async #commitSettled(): Promise<void> {
     const sinceMs = Math.abs(this.now() - this.#settledMs);
     if (sinceMs < commitMs || this.#failedCommits > 0) return this.#commitSoon();
@@ -127,7 +121,7 @@ export class Ledger extends DurableObject<Env> {
     this.#commitNow();
   }
 
-  /** Resolves when all changes until now are written. Rejects if that fails, and tries again. */
+  /** Resolves when all changes until now are written. Rejects if that fails; then it is tried again. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(maxCommitMs, commitMs * 2 ** this.#failedCommits);
     this.#commit ??= pause(delayMs).then(() => {
@@ -153,7 +147,7 @@ export class Ledger extends DurableObject<Env> {
   }
 }
 
-/** A tenant's ledger. If there is none yet, it is created in `region`, where the request comes from. */
+/** If there is no ledger yet, it is created in `region`, where the request comes from. */
 export function ledgerOf(
   ledgers: DurableObjectNamespace<Ledger>,
   tenant: string,

@@ -1,18 +1,17 @@
-/** The documents of a memory: their records, names and mean embedding, and the body that brings them to a backend. Pure. */
+/** The documents of a memory: records, names, mean embedding, and the body of the call to a backend. Pure. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { gunzippedText } from "./sealed-store.ts";
 
-/** A document without its text. */
 export interface DocumentRecord {
   name: string;
   tokens: number;
   /** Bytes of its text in UTF-8. */
   bytes: number;
-  /** Sum of the prompt embeddings of its windows, [P] float32 in base64. */
+  /** Sum of its windows' prompt embeddings, [P] float32 in base64. */
   embedding: string;
 }
 
-/** A document as the Worker has encoded it. `name` null: it gets a name (`firstFree`). */
+/** `name` null: it gets one (`firstFree`). */
 export interface NewDocument {
   name: string | null;
   text: string;
@@ -20,14 +19,14 @@ export interface NewDocument {
   embedding: string;
 }
 
-/** The body of the call that brings documents to a backend. `texts`: their JSON, compressed by gzip; null throws. */
+/** `texts`: the documents' JSON, compressed by gzip; null throws. */
 export async function memoryBody(manifestHash: string, texts: Uint8Array | null): Promise<Uint8Array> {
   if (texts === null) throw new Error("the documents are gone");
   const head = JSON.stringify({ version: contractVersion, manifestHash }).slice(0, -1);
   return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
 }
 
-/** A name for a document without one: a number after letters, because a JSON body with many strings of digits is refused. */
+/** "text-7": a number alone would not do, because a JSON body with many strings of digits is refused. */
 export function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
   while (names.has(`text-${number}`)) number++;

@@ -2,16 +2,14 @@
 import { dot } from "../../shared/math/assignment.ts";
 import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 
-/** Most own adapters that `auto` considers for a prompt. */
 const nearestAdapters = 3;
 
-/** A tenant's own adapters for the prompts of a request. */
 export interface NearestAdapters {
-  /** The tenant has adapters, of any manifest. */
+  /** Whether the tenant has adapters of any manifest. */
   hasAny: boolean;
-  /** The requested manifest. If all usable adapters wait to be made again for it, the manifest that they were made for. */
+  /** The requested manifest or, if all usable adapters wait to be made again for it, the one that they were made for. */
   manifestHash: string;
-  /** For each prompt: usable adapters of the requested manifest, at most `nearestAdapters`, nearest first. */
+  /** For each prompt: at most `nearestAdapters` usable adapters of the requested manifest, nearest first. */
   nearest: OwnAdapter[][];
 }
 
@@ -25,12 +23,11 @@ export class RankedAdapters {
     });
   }
 
-  /** Whether an adapter is to be made again for this manifest. */
   isAnyWaiting(manifestHash: string): boolean {
     return this.#all.some(({ adapter }) => isWaiting(adapter, manifestHash));
   }
 
-  /** The adapters nearest to prompts of these embeddings [S, P]. `find` reads an adapter. */
+  /** `embeddings`: of the prompts, [S, P]. */
   nearest(embeddings: Float32Array[], manifestHash: string, find: (name: string) => OwnAdapter): NearestAdapters {
     const all = this.#all.filter(({ isUsable }) => isUsable);
     const usable = all.filter(({ adapter }) => adapter.manifestHash === manifestHash);

@@ -1,28 +1,27 @@
-/** Decides how long a burst of one key's requests is delayed. It would delay other keys, even if refused: an isolate has one thread. Pure. */
+/** Decides how long a burst of a key's requests is delayed: even refused ones would occupy the isolate's only thread. Pure. */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
 export const paceLimits = {
-  /** Small requests of a key that start without a delay. */
   burst: 16,
-  /** Milliseconds between the starts of requests after the burst: about the time for which a small request occupies the thread. */
+  /** Between starts after the burst: about the time for which a small request occupies the thread. */
   intervalMs: 2,
-  /** Milliseconds added to `intervalMs` per MiB of body, which is received, parsed and encoded. */
+  /** Added to `intervalMs` for each MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: 60,
-  /** Longest delay of a small request, in milliseconds. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
+  /** Longest delay of a small request. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,
-  /** How long a refusal is remembered at most, in milliseconds, whatever its Retry-After. */
+  /** Bound on the memory of a refusal, whatever its Retry-After. */
   refusedMs: 60_000,
-  /** Most keys in memory; the least recently used one is dropped. */
+  /** The least recently used key is dropped. */
   maxKeys: 1024,
 };
 
 const mebibyte = 2 ** 20;
 
 interface KeyPace {
-  /** When the time that was reserved for this key's requests ends. */
+  /** End of the time reserved for this key's requests. */
   freeMs: number;
-  /** When the Retry-After of its last refusal ends. Until then the key has no burst: each request waits for the interval. */
+  /** End of its last refusal's Retry-After. Until then the key has no burst. */
   refusedUntilMs: number;
 }
 
@@ -36,7 +35,7 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** Reserves time for a request of `key` whose declared body has `bodyBytes`. Returns its delay in whole milliseconds, usually 0. */
+  /** Reserves time for a request whose declared body has `bodyBytes`. Returns its delay in whole milliseconds. */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { burst, intervalMs, bodyMsPerMebibyte, maxDelayMs, maxKeys } = this.#limits;
     const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
@@ -48,14 +47,13 @@ export class Pace {
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /** Records that a request of `key` was refused with a Retry-After of `forMs`. */
   refused(key: number, nowMs: number, forMs: number): void {
     const known = this.#keys.get(key);
     if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
   }
 }
 
-/** FNV-1a of an API key, so that no key is kept in memory. Two keys with the same hash share one pace. */
+/** A hash, so that no key is kept in memory. Keys with the same hash share one pace. */
 export function paceKeyOf(key: string): number {
   return fnv1a(key);
 }

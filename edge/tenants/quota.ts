@@ -1,39 +1,34 @@
 /**
- * Decides whether a tenant's next request may run, by what its ledger has counted. Pure: the clock is a parameter.
- *
- * Requests and tokens per minute are counted by second. A second counts until 60 whole seconds have passed after it, so no 60 seconds
- * exceed a limit, wherever they begin, and 61 counts are enough at any rate. An admitted request counts and reserves all the tokens
- * that it may use; settling it frees the unused ones.
- *
- * The clock is the system's, because tokens per month follow the calendar. If it is set back, counts of later seconds move to the
- * present one, reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
+ * Decides whether a tenant's next request may run, by what its ledger has counted. Pure. Requests and tokens per minute are counted by
+ * second. A second counts until 60 whole seconds have passed after it, so no 60 seconds exceed a limit, and 61 counts are enough at any
+ * rate. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the system's, because
+ * tokens per month follow the calendar. If it is set back, counts of later seconds move to the present one, reservations end at most
+ * `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** Lease of a reservation, in milliseconds. If it is neither settled nor renewed by then, its isolate is gone. */
+/** Lease of a reservation, in milliseconds. If it is not renewed by then, its isolate is gone. */
 export const reservationMs = 120_000;
-/** Retry-After of a refusal by concurrent requests, in milliseconds; when a running request ends is unknown. */
+/** Retry-After of a refusal by concurrent requests, since nobody can tell when one ends. */
 const concurrencyRetryMs = 1000;
-/** How long the id of a settled request is stored, in milliseconds: longer than the longest pause between two tries to settle it. */
+/** How long a settled id is stored, in milliseconds: longer than the longest pause between two tries to settle. */
 export const settledMs = 15 * 60_000;
-/** Months that are stored: several, so that a clock that is wrong for a while does not reset the use of this month. */
+/** Several months are stored, so that a clock that is wrong for a while does not reset this month's use. */
 const maxMonths = 4;
 
-/** Why a request may not run. */
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** The amount that other requests use. */
+  /** By other requests. */
   used: number;
   requested: number;
-  /** Milliseconds until this request would fit if no other request came; null: never. */
+  /** Milliseconds until this request fits if no other comes; null: never. */
   retryAfterMs: number | null;
 }
 
-/** How much of a limit remains. */
 export interface Gauge {
   limit: number;
   remaining: number;
@@ -43,10 +38,10 @@ export interface Gauge {
 
 export interface Decision {
   refusal: Refusal | null;
-  /** State of the limit of requests per minute after this request; null: the tenant has no such limit. */
+  /** After this request; null: the tenant has no limit of requests per minute. */
   requests: Gauge | null;
   tokens: Gauge | null;
-  /** The request was counted, and this decision is about its tokens. */
+  /** The request was counted; this decision is about its tokens. */
   isOfTokens?: true;
 }
 
@@ -56,7 +51,7 @@ interface Second {
 }
 
 interface Reservation {
-  /** The second in which its tokens were reserved. */
+  /** In which its tokens were reserved. */
   second: number;
   /** 0 until the tokens are reserved. */
   tokens: number;
@@ -66,13 +61,12 @@ interface Reservation {
 export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
-  /** Tokens used by month (`2026-11`); the month with the latest use is last. */
+  /** By month (`2026-11`); the month with the latest use is last. */
   months: [string, number][];
-  /** Settled requests, and until when each is remembered. */
   settled: [string, number][];
 }
 
-/** An entry that changed since the last write; `value` undefined: it was deleted. */
+/** `value` undefined: the entry was deleted. */
 export interface QuotaChange {
   kind: keyof QuotaState;
   key: string | number;
@@ -81,7 +75,6 @@ export interface QuotaChange {
 
 const emptyState: QuotaState = { seconds: [], open: [], months: [], settled: [] };
 
-/** A map that records which entries changed. */
 class TrackedMap<Key, Value> extends Map<Key, Value> {
   readonly changed = new Set<Key>();
 
@@ -102,13 +95,12 @@ class TrackedMap<Key, Value> extends Map<Key, Value> {
 }
 
 export class Quota {
-  /** The last 61 seconds, in order. */
+  /** In order. */
   readonly #seconds: TrackedMap<number, Second>;
   readonly #open: TrackedMap<string, Reservation>;
   /** In order of time. */
   readonly #settled: TrackedMap<string, number>;
   readonly #months: TrackedMap<string, number>;
-  /** The clock at the last call. */
   #lastMs = Number.POSITIVE_INFINITY;
 
   constructor(state: QuotaState = emptyState) {
@@ -127,7 +119,7 @@ export class Quota {
     };
   }
 
-  /** Passes the changes since the last write to `write`. If that throws, the next write gets them, too. */
+  /** If `write` throws, its changes go to the next write, too. */
   writeChanges(write: (changes: QuotaChange[]) => void): void {
     const maps: Record<keyof QuotaState, TrackedMap<string | number, unknown>> = {
       ...{ seconds: this.#seconds, open: this.#open, months: this.#months, settled: this.#settled },
@@ -139,7 +131,7 @@ export class Quota {
     for (const kind of kinds) maps[kind].changed.clear();
   }
 
-  /** Whether a request was admitted and not settled yet. */
+  /** Admitted and not settled yet. */
   isOpen(id: string): boolean {
     return this.#open.has(id);
   }
@@ -148,7 +140,7 @@ export class Quota {
     return this.#settled.has(id);
   }
 
-  /** Admits the request `id`, or refuses it; a refused request counts nowhere. Without tokens left in the month, all are refused. */
+  /** A refused request counts nowhere. Without tokens left in the month, all are refused. */
   admit(id: string, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
     const month = this.#monthTokens(nowMs);
@@ -162,7 +154,6 @@ export class Quota {
     return this.#decision(refusal, limits, nowMs);
   }
 
-  /** Reserves `tokens` for the admitted request `id`, or refuses it. */
   reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
     const reserved = this.#open.values().reduce((sum, one) => sum + one.tokens, 0);
@@ -181,7 +172,6 @@ export class Quota {
     this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + reservationMs });
   }
 
-  /** Counts in the present second, and returns it. */
   #count({ requests, tokens }: Second, nowMs: number): number {
     const second = Math.floor(nowMs / secondMs);
     const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
@@ -197,7 +187,7 @@ export class Quota {
     };
   }
 
-  /** Extends the reservation of a running request. False if it is settled, or unknown. */
+  /** Extends the reservation of a request. False if that is settled, or unknown. */
   renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
     if (!reservation) return false;
@@ -205,15 +195,13 @@ export class Quota {
     return true;
   }
 
-  /** Tokens used in the present month. */
   #monthTokens(nowMs: number): number {
     return this.#months.get(monthOf(nowMs)) ?? 0;
   }
 
   /**
-   * Ends a request that used `tokens`, of which the month counts `monthTokens`. Without a reservation, or after its lease, the tokens
-   * count in the present second. False if the request was settled before: then nothing is counted. `isFinal` false only releases the
-   * reservation: a later call may still bring the use.
+   * Ends a request that used `tokens`, of which the month counts `monthTokens`. Without a reservation they count in the present second.
+   * False, without an effect, if it was settled before. `isFinal` false only releases the reservation: a later call may bring the use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true, monthTokens = tokens): boolean {
     this.#expire(nowMs);
@@ -245,7 +233,6 @@ export class Quota {
     return sum;
   }
 
-  /** Time until `requested` more fit. */
   #roomMs(unit: keyof Second, requested: number, limit: number, nowMs: number): number {
     let excess = this.#counted()[unit] + requested - limit;
     for (const [second, counted] of this.#seconds) {
@@ -278,7 +265,6 @@ export class Quota {
     }
   }
 
-  /** Moves counts of the future to now, after the clock was set back. */
   #moveFutureToNow(nowMs: number): void {
     const now = Math.floor(nowMs / secondMs);
     for (const [second, counted] of this.#seconds) {
@@ -292,8 +278,8 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
-    // Ids are dropped in order of time, so an id too far in the future would keep all ids after it.
-    // There may be many ids, so this runs only after the clock was set back.
+    // Ids are dropped in order of time, so one too far in the future would keep all ids after it. There may be many, so this runs only
+    // after the clock was set back.
     if (nowMs < this.#lastMs) {
       const maxMs = nowMs + settledMs;
       for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);
@@ -302,7 +288,7 @@ export class Quota {
   }
 }
 
-/** The refusal by a limit; null if `requested` more fit beside `used`. `retryMs` is called with the limit's maximum. */
+/** null if `requested` more fit beside `used`. `retryMs` is called with the limit's maximum. */
 function refusalOf(
   limit: keyof TenantLimits,
   limits: TenantLimits,
@@ -315,7 +301,6 @@ function refusalOf(
   return { limit, maximum, used, requested, retryAfterMs: requested > maximum ? null : retryMs(maximum) };
 }
 
-/** When a second leaves the window. */
 function endMs(second: number): number {
   return second * secondMs + windowMs;
 }

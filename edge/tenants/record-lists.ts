@@ -1,4 +1,4 @@
-/** Lists of a tenant's records in its Durable Object, in order of creation: its files, its jobs, and a list of events for each job. */
+/** A tenant's lists of records, in order of creation: files, jobs, and the events of each job. */
 
 const schema = `
   CREATE TABLE IF NOT EXISTS records (
@@ -7,7 +7,6 @@ const schema = `
   CREATE INDEX IF NOT EXISTS recordsOfList ON records (list, number);
 `;
 
-/** Which records of a list a request asks for. */
 export interface PageRequest {
   limit: number;
   /** Id of the record before the first; null: from the beginning. */
@@ -20,7 +19,7 @@ export interface Page<T> {
   hasMore: boolean;
 }
 
-/** Names of lists. The events of a job are the list of the job's id. */
+/** The list with a job's events has the job's id as its name. */
 export const filesList = "files";
 export const jobsList = "jobs";
 
@@ -67,7 +66,6 @@ export class RecordLists {
     return { records: records.slice(0, limit), hasMore: records.length > limit };
   }
 
-  /** Returns false if the list has no such record. */
   remove(list: string, id: string): boolean {
     return this.#sql.exec("DELETE FROM records WHERE list = ? AND id = ?", list, id).rowsWritten > 0;
   }

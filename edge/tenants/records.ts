@@ -1,4 +1,4 @@
-/** Reads the KV namespace and caches its records in the isolate for about a second. */
+/** Reads the KV namespace and caches its records in the isolate. */
 import * as z from "zod";
 import {
   endPrefix,
@@ -12,7 +12,6 @@ import {
 import { setNewest } from "../platform/newest.ts";
 import { Refreshed } from "../platform/refreshed.ts";
 
-/** The methods of a KV namespace in use. */
 export interface Namespace {
   get(name: string, options: { type: "json"; cacheTtl: number }): Promise<unknown>;
   list(options: { prefix: string; cursor?: string }): Promise<NamePage>;
@@ -26,22 +25,21 @@ type NamePage = { keys: RecordName[] } & ({ list_complete: true } | { list_compl
 
 export interface Records {
   /**
-   * A record, parsed by `parse`. `parse` gets null for an absent record and, for a key, the input of `storedKeySchema`.
-   * Rejects if the record can neither be read nor is cached.
+   * `parse` gets null for an absent record and, for a key, the input of `storedKeySchema`. Rejects if the record can neither be read nor
+   * is cached.
    */
   get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
-  /** True if a record of that name is cached, whatever its age. A cached absence does not count. */
+  /** At any age. A cached absence does not count. */
   isCached(name: string): boolean;
-  /** True if the listing of key records has the name, or if there is no listing yet. The records are listed at most once per 10 s. */
+  /** Whether the listing of key records, made at most once per 10 s, has the name. True without a listing. */
   mayHaveKey(name: string): Promise<boolean>;
 }
 
-/** The three records of a key as they are stored, parsed into one KnownKey. */
 export const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
 
-/** The names of all records that begin with `prefix`, read page by page. */
+/** All names that begin with `prefix`, read page by page. */
 export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: string): AsyncGenerator<RecordName> {
   let cursor: string | undefined;
   do {
@@ -51,21 +49,21 @@ export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: stri
   } while (cursor !== undefined);
 }
 
-/** How long a Cloudflare location serves a record from its cache, in seconds: KV's default. A change takes effect after it. */
+/** How long a Cloudflare location caches a record, in seconds: KV's default. */
 export const cacheSeconds = 60;
-/** An isolate accepts a revoked key for 1 s at most, or 2 s while it reads the record again, after the `cacheSeconds` of KV. */
+/** After `cacheSeconds`, an isolate accepts a revoked key for 1 s, or 2 s while it reads the record again. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** A new key whose network is refused look-ups is accepted after the next listing at the latest. */
+/** A new key whose network is refused look-ups is accepted after the next listing. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },
 };
-/** Names that an isolate caches. Absent names have a cache of their own, because anybody can invent them. */
+/** Absent names have a cache of their own, because anybody can invent them. */
 const maxNames = 1000;
-/** Most names in the listing (ten pages). Key records beyond it count as absent. */
+/** Ten pages. Key records beyond them count as absent. */
 const maxListedNames = 10_000;
 
-/** `background` keeps a read alive after its response (waitUntil). */
+/** `background`: waitUntil. */
 export function createRecords(
   namespace: Namespace,
   now: () => number,

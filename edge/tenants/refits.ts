@@ -1,7 +1,7 @@
 /**
- * Makes a tenant's own adapters again ("refits" them) when other artifacts are served: fitted parts from the kept examples, a memory
- * from the kept documents. An adapter changes in one write when all of it is made; until then it answers with the artifacts that it
- * was made for. Refits are not charged.
+ * Makes a tenant's own adapters again ("refits" them) when other artifacts are served: fitted parts from the kept examples, a memory from
+ * the kept documents. An adapter changes in one write when all of it is made; until then it answers with its old artifacts. Refits are
+ * not charged.
  */
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -12,17 +12,16 @@ import { type FitContent, fittedOf, isWaiting, type KeptExamples, wantedOf } fro
 import type { Encoder } from "./tenant-context.ts";
 import { replacedMs, type TenantMemories } from "./tenant-memories.ts";
 
-/** `postponed`: a try failed, and another one follows. */
+/** `postponed`: a try failed, and another follows. */
 export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
 
 interface RefitOptions {
-  /** When an adapter was last used, as far as this object knows; 0: unknown. */
+  /** 0: unknown. */
   usedMs(name: string): number;
-  /** Counts an outcome in the metrics. */
   report(outcome: RefitOutcome): void;
 }
 
-/** Errors that another try would meet again. */
+/** Errors that every further try would meet. */
 const finalKinds: readonly ErrorKind[] = [
   "invalid_request",
   "context_length_exceeded",
@@ -42,7 +41,7 @@ export class Refits {
     this.#options = options;
   }
 
-  /** Refits all adapters made for other artifacts, one after another, the last used first. True if some are left. Never rejects. */
+  /** Refits all adapters of other artifacts, one after another, the last used first. True if some are left. Never rejects. */
   async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
@@ -68,7 +67,7 @@ export class Refits {
     this.#options.report("begun");
   }
 
-  /** True when the adapter is made, or cannot be. */
+  /** True when the adapter is made, or cannot be made. */
   async #refit(record: AdapterRecord, manifestHash: string): Promise<boolean> {
     const { name, fitted, memory } = record;
     let isFinal = false;
@@ -102,12 +101,12 @@ export class Refits {
     }
   }
 
-  /** Fits an adapter's examples, and stores the result in its refit until the memory is built, too. */
+  /** Fits an adapter's examples. The result stays in its refit until the memory is built, too. */
   async #fit({ name, fitted: before, refit }: AdapterRecord, manifestHash: string): Promise<void> {
     const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
     if (refit?.made) {
       if (refit.manifestHash === manifestHash) return;
-      // Other artifacts were published after these parts had been made, so nothing can use the parts.
+      // Other artifacts were published meanwhile, so nothing can use these parts.
       records.change(name, { refit: null });
       await copies.deleteUnused(refit.made.hash, name);
     }
@@ -126,7 +125,7 @@ export class Refits {
     await copies.deleteUnused(made.hash, name);
   }
 
-  /** All of an adapter is made for this manifest: its new fitted parts replace the old ones, in the present transaction. */
+  /** All of an adapter is made: its new fitted parts replace the old ones, in the present transaction. */
   finish(name: string, manifestHash: string): void {
     const { records, copies, background } = this.#parts;
     const { fitted = null, refit = null } = records.find(name) ?? {};
@@ -135,18 +134,17 @@ export class Refits {
     records.change(name, { refit: null, fitted: made ?? fitted });
     this.#options.report("done");
     if (!made || !fitted || made.hash === fitted.hash) return;
-    // Not at once, because answers that began with the old parts read them until they end.
+    // Not at once, because answers that began with the old parts still read them.
     if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 
-  /** Cancels the fit that runs, because the tenant is erased. */
+  /** For a tenant that is erased. */
   abort(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
   }
 }
 
-/** The encoded examples of a fit, and the request to a backend. */
 export interface JobContent extends FitContent {
   request: AdapterRequest;
 }
@@ -168,7 +166,7 @@ async function jobContent(
   };
 }
 
-/** The content of a stored job, encoded again if other artifacts were published since. */
+/** Encodes a stored job again if other artifacts were published since. */
 export async function currentContent(encoder: Encoder, content: JobContent, nowMs: number): Promise<JobContent> {
   const manifestHash = await encoder.served();
   const { request, examples } = content;
@@ -176,7 +174,6 @@ export async function currentContent(encoder: Encoder, content: JobContent, nowM
   return jobContent(encoder, { manifestHash, tenant: request.tenant }, examples, nowMs);
 }
 
-/** Name of an adapter's examples in the sealed store. */
 export function examplesOf(name: string): string {
   return `examples:${name}`;
 }

@@ -1,7 +1,7 @@
 /**
- * What a tenant has uploaded, in its Durable Object: compressed, and encrypted with AES-GCM under the tenant's own key. The key is stored
- * in the same object. An erasure destroys it, which makes every copy of the rows unreadable. The platform can restore an object, key
- * included, to any time of the last 30 days, but does so only if the account's owner asks.
+ * A tenant's uploads: compressed, and encrypted with AES-GCM under the tenant's own key, which is in the same Durable Object. An erasure
+ * destroys the key, which makes every copy of the rows unreadable. The platform can restore an object, with its key, to any time of the
+ * last 30 days, but does so only if the account's owner asks.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 
@@ -13,7 +13,7 @@ const schema = `
   );
 `;
 
-/** Bytes of a row: SQLite in a Durable Object takes at most 2 MB. */
+/** A row has at most 2 MB in a Durable Object. */
 const partBytes = 2 ** 20;
 
 interface PartRow extends Record<string, SqlStorageValue> {
@@ -36,7 +36,7 @@ export class SealedStore {
     storage.sql.exec(schema);
   }
 
-  /** Encrypts bytes by kind. Resolves to a function that stores them under `hash`; call it only if they are still wanted. */
+  /** Encrypts bytes by kind. Resolves to a function that stores them under `hash`, if they are still wanted. */
   async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
     const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];
@@ -58,7 +58,7 @@ export class SealedStore {
       });
   }
 
-  /** The bytes of a kind, compressed by gzip; null if there are none under this hash. */
+  /** Gzipped bytes of a kind; null if there are none under this hash. */
   async compressed(hash: string, kind: string): Promise<Uint8Array | null> {
     const select = "SELECT part, parts, iv, bytes FROM documentParts WHERE hash = ? AND kind = ? ORDER BY part";
     const rows = this.#storage.sql.exec<PartRow>(select, hash, kind).toArray();
@@ -72,7 +72,6 @@ export class SealedStore {
     return joinArrays(Uint8Array, await Promise.all(plain));
   }
 
-  /** The JSON that is stored under a hash and kind, parsed; null if there is none. */
   async json<T>(hash: string, kind: string): Promise<T | null> {
     const bytes = await this.compressed(hash, kind);
     return bytes && (JSON.parse(await gunzippedText(bytes)) as T);
@@ -82,7 +81,6 @@ export class SealedStore {
     this.#storage.sql.exec("DELETE FROM documentParts WHERE hash = ?", hash);
   }
 
-  /** Destroys the key, then all bytes. */
   erase(): void {
     this.#key = null;
     this.#storage.sql.exec("UPDATE documentKey SET bytes = zeroblob(32)");
@@ -104,7 +102,7 @@ export class SealedStore {
   }
 }
 
-/** The additional data authenticates where a part belongs, so that no part can be swapped for another. */
+/** The additional data authenticates a part's place, so that no part can be swapped for another. */
 function cipher(iv: Uint8Array, hash: string, kind: string, part: number, parts: number) {
   return { name: "AES-GCM", iv, additionalData: encoder.encode(JSON.stringify([hash, kind, part, parts])) };
 }

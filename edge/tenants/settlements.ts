@@ -1,9 +1,7 @@
 /**
- * Records the use of requests: counts it with the ledgers that admitted them, and reports it. An answer ends once its use is recorded.
- *
- * While a call to a ledger is on its way, further settlements for it form a group that the next call brings, because each call and
- * commit costs about as much CPU as a short answer. A Durable Object stores a group that its ledger does not confirm, and its alarm
- * sends it again. Ledgers count each settlement once.
+ * Counts the use of requests with their ledgers, and reports it. While a call to a ledger is on its way, further settlements form a group
+ * for the next call, because each call and commit costs about as much CPU as a short answer. A Durable Object stores a group that its
+ * ledger does not confirm, and its alarm sends it again. Ledgers count each settlement once.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause } from "../platform/clock.ts";
@@ -17,15 +15,15 @@ import {
 } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
-/** How long an answer's end waits for the ledger, in milliseconds; then the settlement is stored for another try. */
+/** Timeout of the ledger's confirmation, in milliseconds; then the settlement is stored for another try. */
 const confirmMs = 1000;
 const firstRetryMs = 1000;
-/** Longest pause between two tries. It is shorter than the time for which a ledger remembers a settled id (`settledMs`). */
+/** Longest pause between two tries; a ledger remembers a settled id for longer (`settledMs`). */
 const maxRetryMs = 120_000;
-/** Delays before the second and third try of a Worker, in milliseconds. Within them, the platform restarts an object elsewhere. */
+/** Delays before a Worker's second and third try, within which the platform restarts an object elsewhere. */
 const workerRetryMs = [200, 2000];
 
-/** The recorder of a Worker, which has no storage: it tries three times. */
+/** A Worker has no storage, so it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
     async record(request, consumed) {
@@ -44,7 +42,7 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Settlements that one call brings to their ledger. */
+/** Settlements of one call to a ledger. */
 interface Group {
   id: string;
   settlements: Settlement[];
@@ -55,7 +53,6 @@ interface Group {
 interface SettlementParts {
   ledgers: DurableObjectNamespace<Ledger>;
   storage: DurableObjectStorage;
-  /** Milliseconds since 1970. */
   now(): number;
   newId(): string;
   report: ReportUse;
@@ -63,7 +60,7 @@ interface SettlementParts {
 
 export class Settlements implements UseRecorder {
   readonly #parts: SettlementParts;
-  /** By tenant, the group that is on its way or comes next. */
+  /** By tenant: the group that is on its way or comes next. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
@@ -84,7 +81,6 @@ export class Settlements implements UseRecorder {
     return recorded;
   }
 
-  /** The group that the next call of a ledger sends. */
   #groupOf(tenant: string): Group {
     const latest = this.#groups.get(tenant);
     if (latest && !latest.isSent) return latest;
@@ -95,7 +91,7 @@ export class Settlements implements UseRecorder {
     return group;
   }
 
-  /** Resolves when the ledger has confirmed the group, or when it is stored for another try. */
+  /** Resolves when the ledger has confirmed the group, or it is stored for another try. */
   async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
@@ -103,7 +99,7 @@ export class Settlements implements UseRecorder {
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
-      // If the ledger confirms late, the use is reported now: the stored group, sent again, then adds nothing.
+      // After a late confirmation, the use is reported here: the stored group, sent again, then adds nothing.
       charged.then(
         (late) => this.#reportDue(tenant, late),
         () => undefined,
@@ -124,7 +120,7 @@ export class Settlements implements UseRecorder {
     if (due.length > 0) this.#parts.report(tenant, [...summed.values()]);
   }
 
-  /** Stores a settlement in the present transaction, then sends it to its ledger. */
+  /** Stores a settlement in the present transaction, then sends it. */
   async store(request: AdmittedRequest, consumed: Consumption): Promise<void> {
     this.#store(request.requestId, request.tenant, [{ request, consumed: [consumed] }]);
     await this.#ensureRetry();
@@ -140,12 +136,11 @@ export class Settlements implements UseRecorder {
     this.#parts.storage.sql.exec("INSERT OR REPLACE INTO unsettledGroups VALUES (?, ?, ?)", id, tenant, stored);
   }
 
-  /** Forgets what is stored, with the tenant that is erased. */
   erase(): void {
     this.#parts.storage.sql.exec("DELETE FROM unsettledGroups");
   }
 
-  /** Sends the stored groups, and sets the alarm if one fails. The object's alarm calls this last. */
+  /** Sends the stored groups, and sets the alarm if one fails. The alarm calls this last. */
   async retry(): Promise<void> {
     type Row = { id: string; tenant: string; settlements: string };
     const stored = this.#parts.storage.sql.exec<Row>("SELECT * FROM unsettledGroups").toArray();
@@ -163,7 +158,7 @@ export class Settlements implements UseRecorder {
   }
 }
 
-/** Reports use to the dataset of the deployment, if it has one: an event for each model and centroid. */
+/** Writes an event for each model and centroid, if the deployment has a dataset. */
 export function usageReport({ USAGE_EVENTS }: { USAGE_EVENTS?: AnalyticsEngineDataset }): ReportUse {
   return (tenant, consumed) => {
     for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {

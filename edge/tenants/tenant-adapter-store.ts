@@ -1,6 +1,6 @@
 /**
- * The Durable Object that stores what one tenant has made and uploaded: its own adapters and their examples, the documents of their
- * memories, files and fine-tuning jobs. It uploads adapters to any backend that lacks them, and its alarm runs jobs and deletions.
+ * The Durable Object with a tenant's own adapters, their examples and documents, files and fine-tuning jobs. It uploads adapters to
+ * backends that lack them; its alarm runs jobs and deletions.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -32,17 +32,17 @@ import { TenantFiles } from "./tenant-files.ts";
 import { type Changed, type DocumentChange, type JobOutcome, TenantMemories } from "./tenant-memories.ts";
 import { type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
-/** Longest pause before a job is tried again, in milliseconds. Pauses are half of a deletion's, because a restarting backend is back soon. */
+/** Longest pause before a job is tried again, in milliseconds: a restarting backend is back soon. */
 const maxJobRetryMs = 60_000;
-/** How often an object checks whether other artifacts are served, in milliseconds: less than backends keep old ones (ARTIFACT_GRACE_MS). */
+/** Interval of checks for other artifacts, in milliseconds: less than ARTIFACT_GRACE_MS, for which backends keep old ones. */
 const servedCheckMs = 600_000;
-/** How long an alarm waits for jobs, in milliseconds. The platform ends an alarm after 15 minutes; the next one continues the jobs. */
+/** How long an alarm waits for jobs. The platform ends it after 15 minutes; the next one continues them. */
 const alarmMs = 600_000;
-/** Delay of the alarm that continues a job if the object is lost while a request waits for the job, in milliseconds. */
+/** Delay of the alarm that continues a job whose object was lost while a request waited for it. */
 const jobAlarmMs = 60_000;
 
 export abstract class TenantAdapterStore extends DurableObject<Env> {
-  /** A clock in milliseconds since 1970; a test may set another. */
+  /** A test may set another clock. */
   now = () => Date.now();
   protected abstract readonly encoder: Encoder;
   protected abstract readonly refitted: (outcome: RefitOutcome) => void;
@@ -52,9 +52,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   readonly #files: TenantFiles;
   readonly #jobs: TuningJobs;
   readonly #refits: Refits;
-  /** By name of an adapter, when it was last used. */
   readonly #usedMs = new Map<string, number>();
-  /** The jobs and refits that run. */
   readonly #passes = new Map<TuningJobs | Refits, Promise<boolean>>();
   #failures = 0;
   /** True while an alarm waits for jobs. */
@@ -94,7 +92,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     if (parts.records.withJobs().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
-  /** A record of a list (record-lists.ts); null if there is none. */
+  /** null if the list (record-lists.ts) has no such record. */
   record(list: string, id: string): object | null {
     return this.#parts.lists.find<object>(list, id);
   }
@@ -124,12 +122,10 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#jobs.cancel(id);
   }
 
-  /** In order of name. */
   list(): OwnAdapter[] {
     return this.#parts.records.list().map((record) => this.#shown(record));
   }
 
-  /** An adapter that a request names. */
   find(name: string): OwnAdapter | null {
     const record = this.#parts.records.find(name);
     if (record) this.#usedMs.set(name, this.now());
@@ -140,13 +136,13 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return adapterOf(this.#memories.withProgress(record));
   }
 
-  /** The adapters nearest to prompts of these embeddings [S, P], among those that can be used with the manifest. */
+  /** `embeddings`: of prompts, [S, P]. */
   nearest(embeddings: Float32Array[], manifestHash: string): NearestAdapters {
     this.ctx.waitUntil(this.refitLater(manifestHash));
     return this.#parts.records.ranked.nearest(embeddings, manifestHash, (name) => this.find(name)!);
   }
 
-  /** Has the alarm refit the adapters that are not of the manifest `served`, unless it runs already or a retry is due soon. */
+  /** Has the alarm refit adapters of other manifests, unless it runs, or a retry is due soon. */
   async refitLater(served: string): Promise<void> {
     const times = { delayMs: 0, maxDelayMs: maxJobRetryMs };
     if (!this.#isAlarm && this.#parts.records.ranked.isAnyWaiting(served))
@@ -157,7 +153,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.documentsOf(name);
   }
 
-  /** Stores changed documents and the job that builds their memory, or only returns why not. `isNew`: the adapter must not exist yet. */
+  /** Stores changed documents and the job that builds their memory, or returns why not. `isNew`: the adapter must not exist. */
   async changeDocuments(name: string, change: DocumentChange, isNew: boolean): Promise<Changed | Refused> {
     const absent = refused("adapter_not_found", `You have no adapter ${name}.`);
     const refusal = () => (isNew ? this.roomFor(name) : this.#parts.records.find(name) ? null : absent);
@@ -166,7 +162,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.change(name, change, refusal);
   }
 
-  /** Builds the memory of an adapter now. Resolves when it is built or cannot be. */
+  /** Resolves when the memory is built or cannot be. */
   build(name: string): Promise<JobOutcome> {
     return this.#memories.build(name);
   }
@@ -174,11 +170,11 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   /** Has the alarm run all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
-    // The new alarm runs only after the present one, whose jobs may take minutes. So the jobs are started here.
+    // The new alarm waits for the present one, which may take minutes. So the jobs are started here.
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
-  /** Runs the three kinds of jobs in parallel, the jobs of one kind in sequence. Resolves to whether each kind has some left. */
+  /** Runs the three kinds of jobs in parallel, jobs of one kind in sequence. Resolves to whether each kind has some left. */
   #work(): Promise<boolean[]> {
     const passOf = (part: TuningJobs | Refits) => {
       const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));
@@ -188,19 +184,19 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return Promise.all([this.#memories.runAll(), passOf(this.#jobs), passOf(this.#refits)]);
   }
 
-  /** Gives up the job that builds the memory `hash` of an adapter. An adapter that has nothing but this job is deleted. */
+  /** Gives up a job. Deletes an adapter that has nothing else. */
   abandon(name: string, hash: string): Promise<void> {
     return this.#memories.abandon(name, hash);
   }
 
-  /** Gzipped JSON of a memory's documents for a backend, noted in `copies`. null if no adapter had this hash within `replacedMs`. */
+  /** A memory's documents for a backend, which may then have a copy: gzipped JSON. null if no adapter had this hash within `replacedMs`. */
   async texts(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const texts = await this.#memories.texts(hash);
     if (texts) this.#parts.copies.note(memoryPrefix + hash, copy, this.now());
     return texts;
   }
 
-  /** Why an adapter of this name cannot be added; null if it can. */
+  /** null if there is room for an adapter of this name. */
   roomFor(name: string, param = "name"): Refused | null {
     const { records, copies } = this.#parts;
     if (copies.isJustErased()) return refused("adapter_not_found", "The tenant was erased while this was made.");
@@ -214,7 +210,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has it deleted and returns why. */
+  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has it deleted. */
   async add(
     { name, keep }: Pick<AdapterRecord, "name" | "keep">,
     content: FitContent,
@@ -239,7 +235,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /** Removes an adapter and its unshared copies. Returns how many backends have not confirmed that; null if there is no such adapter. */
+  /** Removes an adapter and its unshared copies. Returns how many backends have not confirmed that; null: no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);
@@ -253,7 +249,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return copies.deleteNow([...new Set([...unused, ...copies.laterOf(name)])], name);
   }
 
-  /** The file of an adapter for a backend, which is recorded as having a copy. null if no adapter had this hash within `replacedMs`. */
+  /** An adapter's file for a backend. Otherwise as `texts`. */
   async file(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const compressed = await this.#parts.sealed.compressed(hash, "file");
     if (compressed) this.#parts.copies.note(hash, copy, this.now());
@@ -264,7 +260,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#parts.copies.pendingDeletions();
   }
 
-  /** Erases everything of the tenant, here and at the backends of its jurisdiction. */
+  /** Erases everything of the tenant, also at the backends of its jurisdiction. */
   async erase(): Promise<ErasedCopies & { adapters: number }> {
     const { records, copies, sealed, lists } = this.#parts;
     const adapters = records.count;
@@ -287,7 +283,6 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs / 2)] : [];
     const checkMs = this.#parts.records.count === 0 ? [] : [servedCheckMs];
     const delays = [...(isDone ? [] : [0]), ...jobRetryMs, ...this.#parts.copies.retryDelays(retryMs), ...checkMs];
-    // A request may have set an earlier alarm meanwhile.
     const delayMs = Math.min(...delays);
     if (delays.length > 0) await ensureAlarm(this.ctx.storage, this.now(), { delayMs, maxDelayMs: delayMs });
     await this.#settlements.retry();

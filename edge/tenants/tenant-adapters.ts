@@ -1,4 +1,4 @@
-/** What the routes need of tenants' own adapters, which Durable Objects store and backends fit. */
+/** What routes need of own adapters, which Durable Objects store and backends fit. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
@@ -14,7 +14,7 @@ import type { NearestAdapters } from "./nearest-adapters.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, suffixOf } from "./own-adapters.ts";
 import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-/** A tenant's store as its callers see it. The platform's own type of the stub loses tuples. */
+/** A tenant's store for its callers. The platform's own type of the stub loses tuples. */
 export type OwnAdapters = {
   [Name in keyof TenantAdapterStore]: TenantAdapterStore[Name] extends (...parameters: infer P) => infer R
     ? (...parameters: P) => Promise<Awaited<R>>
@@ -25,39 +25,34 @@ type Viewer = Pick<Access, "tenant" | "scopes" | "aliases">;
 
 export interface TenantAdapters {
   of(tenant: string): OwnAdapters;
-  /** The adapters that a key may see, in order of name. */
+  /** In order of name. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
-  /** The own adapters that `model` and the extension's `adapter` name and the key may see. */
+  /** The own adapters that `model` and `adapter` name and the key may see. */
   named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
-  /** The adapters that `auto` may use for each embedding [S, P], nearest first. Caches for `noneMs` that a tenant has no adapters. */
+  /** The adapters that `auto` may use for each embedding [S, P]. Caches for `noneMs` that a tenant has none. */
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
-  /** Has adapters of other artifacts than `served` made again, in the background. */
   refit(tenant: string, served: string): void;
-  /** Forgets that the tenant had no adapters, because it has one now. */
+  /** Forgets that the tenant had no adapters. */
   noteNew(tenant: string): void;
-  /** Has a backend in the tenant's jurisdiction fit an adapter; `begun` is called when it begins. Throws a ServiceError. */
+  /** `begun` is called when a backend begins. Throws a ServiceError. */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
-/** An answer without own adapters would differ from the one that the next request gets. */
+/** Otherwise an answer without own adapters would differ from the next one. */
 const storeAway = unavailable("Your own adapters cannot be looked up now");
-/** How long an isolate remembers that a tenant has no adapters, in milliseconds. */
 const noneMs = 10_000;
-/** Timeout of a look-up, in milliseconds. */
 const lookMs = 5000;
-/** Most tenants without adapters that an isolate remembers. */
 const maxTenants = 1000;
 
 interface TenantAdapterParts extends RefreshedParts {
   stores: DurableObjectNamespace<TenantAdapterStore>;
-  /** Clients of the backends in a jurisdiction, for one request. */
   clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
 }
 
 export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
-  /** The tenants that had no adapters at the last look-up. The value is whether the tenant has adapters by now. */
+  /** Tenants that had no adapters at the last look-up. The value: whether they have some by now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   return {

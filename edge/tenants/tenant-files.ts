@@ -1,4 +1,4 @@
-/** The files that a tenant has uploaded, in its Durable Object; their bytes are sealed (sealed-store.ts). */
+/** A tenant's files, whose bytes are sealed (sealed-store.ts). */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { TenantParts } from "./backend-copies.ts";
 import { type Refused, refused } from "./own-adapters.ts";
@@ -21,7 +21,7 @@ export class TenantFiles {
     this.#parts = parts;
   }
 
-  /** Stores a file, or returns why not. `maxTenantBytes`: most bytes of all files of the tenant; null: no limit. */
+  /** `maxTenantBytes`: most bytes of all the tenant's files; null: no limit. */
   async add(file: FileRecord, content: Uint8Array, maxTenantBytes: number | null): Promise<Refused | null> {
     const { lists, sealed } = this.#parts;
     const refusedFirst = this.#refusal(file, maxTenantBytes);
@@ -50,13 +50,12 @@ export class TenantFiles {
     return refuse(`Your files would have ${all} bytes together, the maximum is ${maxTenantBytes}; delete some first.`);
   }
 
-  /** The bytes of a file, compressed by gzip; null if there is none of this id. */
+  /** Gzipped; null if there is no file of this id. */
   async content(id: string): Promise<Uint8Array | null> {
     const { lists, sealed } = this.#parts;
     return lists.find<FileRecord>(filesList, id) && sealed.compressed(id, kind);
   }
 
-  /** False if there is no such file. */
   remove(id: string): boolean {
     if (!this.#parts.lists.remove(filesList, id)) return false;
     this.#parts.sealed.delete(id);

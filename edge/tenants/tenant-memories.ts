@@ -1,8 +1,7 @@
 /**
- * The memories of a tenant's own adapters, in its Durable Object: their documents, and the jobs that have a backend build a memory of
- * them. A job is stored until it is done, and an alarm continues it. So it survives the loss of the object, and the loss of the
- * backend, which resumes what it had begun. A change makes a new set of documents with a new hash; the old one serves until the new
- * one is built.
+ * The memories of a tenant's own adapters: their documents, and the jobs that have a backend build a memory of them. A job is stored
+ * until it is done, and an alarm continues it, so it survives the loss of the object or of the backend, which resumes what it had begun.
+ * A change makes a new set of documents with a new hash; the old set serves until the new one is built.
  */
 import type { Documents } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -17,38 +16,36 @@ import { gunzippedText, jsonBytes } from "./sealed-store.ts";
 
 export interface DocumentChange {
   manifestHash: string;
-  /** JSON of NewDocument[], compressed by gzip because a message between objects has at most 32 MiB. */
+  /** Gzipped JSON of NewDocument[]: a message between objects has at most 32 MiB. */
   added?: Uint8Array | null;
-  /** Name of a document to remove. */
+  /** Name of a document. */
   removed?: string;
-  /** Most tokens of all memories of the tenant; null or absent: no limit. */
+  /** Most tokens of all the tenant's memories. */
   maxTenantTokens?: number | null;
-  /** The charge for the added documents. */
+  /** For the added documents. */
   charge?: Charge;
   /** For a new adapter. false: its documents are deleted once the memory is built. */
   keep?: boolean;
 }
 
-/** The job that a change has become. */
 export interface Changed {
   hash: string;
-  /** The change replaces a job that was not done, and includes the documents of that job. */
+  /** Replaces a job that was not done, and includes its documents. */
   joinsJob: boolean;
 }
 
-/** The result of a try to build a memory. `queued`: no backend takes the job now, for the reason in `error`; the alarm tries again. */
+/** `queued`: no backend takes the job now, for the reason in `error`; the alarm tries again. */
 export interface JobOutcome {
   status: "ready" | "queued" | "failed" | "cancelled";
   error: Refused | null;
 }
 
-/** How long a replaced set stays, in milliseconds: answers that began with it read it until they end. */
+/** How long a replaced set stays: answers that began with it still read it. */
 export const replacedMs = 600_000;
 
 interface RunningJob {
   hash: string;
   abort: AbortController;
-  /** Tokens that the backend has finished. */
   builtTokens: number;
   outcome: Promise<JobOutcome>;
 }
@@ -56,18 +53,17 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
-  /** Settles when the last change has taken effect; the next change waits for it. */
+  /** Changes run one after another. */
   #changes: Promise<unknown> = Promise.resolve();
-  /** By name of the adapter. */
   readonly #running = new Map<string, RunningJob>();
 
-  /** `ready`: called when an adapter's memory is built, in the transaction that stores this. */
+  /** `ready`: called in the transaction that stores a new memory. */
   constructor(parts: TenantParts, ready: (name: string, manifestHash: string) => void) {
     this.#parts = parts;
     this.#ready = ready;
   }
 
-  /** The record with the progress of its job, if that runs. */
+  /** Adds the progress of its job, if that runs. */
   withProgress(record: AdapterRecord): AdapterRecord {
     const job = record.memory?.job;
     const running = this.#running.get(record.name);
@@ -76,7 +72,7 @@ export class TenantMemories {
     return { ...record, memory: { ...record.memory!, job: shown } };
   }
 
-  /** An adapter's documents: those in use or, if there are none yet, those of its job. */
+  /** The documents in use or, without any, those of the job. */
   async documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
     const memory = this.#memoryOf(name);
     const set = memory?.ready ?? memory?.job ?? null;
@@ -84,7 +80,7 @@ export class TenantMemories {
     return records.map(({ embedding, ...record }) => record);
   }
 
-  /** JSON of a memory's documents, compressed by gzip; null if there are none under this hash. */
+  /** Gzipped JSON of a memory's documents; null if there are none. */
   texts(hash: string): Promise<Uint8Array | null> {
     return this.#parts.sealed.compressed(memoryPrefix + hash, "texts");
   }
@@ -97,14 +93,13 @@ export class TenantMemories {
     return this.#parts.records.find(name)?.memory ?? null;
   }
 
-  /** Stores changed documents as a job, or returns why not. `refusal` is called before the work and again before the change takes effect. */
+  /** Stores changed documents as a job. `refusal` is called before the work and before the change takes effect. */
   change(name: string, change: DocumentChange, refusal: () => Refused | null): Promise<Changed | Refused> {
     const changed = this.#changes.then(() => this.#change(name, change, refusal));
     this.#changes = changed.catch(() => undefined);
     return changed;
   }
 
-  /** Stores a job that builds the memory of an adapter for another manifest, or returns why not. */
   async remake(name: string, manifestHash: string): Promise<Refused | null> {
     const refusal = () => (this.#memoryOf(name) ? null : refused("adapter_not_found", `You have no adapter ${name}.`));
     const changed = await this.change(name, { manifestHash }, refusal);
@@ -178,7 +173,7 @@ export class TenantMemories {
     const now = adapters.find(name);
     const memory = now?.memory ?? null;
     const refusedLast = refusal();
-    // The adapter was deleted, or its documents changed, meanwhile: this change is based on its old documents, so it begins again.
+    // The adapter was deleted, or its documents changed, meanwhile. Then this change begins again.
     if (refusedLast !== null || wantedOf(memory)?.hash !== current?.hash) {
       if (adapters.isUnused(copy)) sealed.delete(copy);
       return refusedLast ?? this.#change(name, change, refusal);
@@ -215,7 +210,7 @@ export class TenantMemories {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Runs an adapter's job, or awaits it if it runs already. Never rejects. */
+  /** Runs or awaits an adapter's job. Never rejects. */
   build(name: string): Promise<JobOutcome> {
     const job = this.#memoryOf(name)?.job ?? null;
     const known = this.#running.get(name);
@@ -231,7 +226,7 @@ export class TenantMemories {
     return outcome;
   }
 
-  /** Runs all jobs that are not done. Resolves to whether some are left. */
+  /** Resolves to whether some jobs are left. */
   async runAll(): Promise<boolean> {
     let areLeft = false;
     for (const { name } of this.#parts.records.withJobs()) {
@@ -261,7 +256,7 @@ export class TenantMemories {
             },
           });
           isMade = true;
-          // Documents that are not kept cannot be sent to a backend later, so every backend builds the memory now.
+          // Documents that are not kept cannot be sent later, so every backend builds the memory now.
           if (records.find(name)?.keep !== false) break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
@@ -302,31 +297,30 @@ export class TenantMemories {
     if (records.isUnused(copy)) await copies.retire(copy, name, replacedMs);
   }
 
-  /** Gives up the job that builds the memory `hash` of an adapter, unless another job has replaced it. */
+  /** Gives up the job with this hash, unless another has replaced it. */
   async abandon(name: string, hash: string): Promise<void> {
     const record = this.#parts.records.find(name);
     if (record?.memory?.job?.hash !== hash) return;
     this.#running.get(name)?.abort.abort();
     const { ready } = record.memory;
-    // An adapter that has neither fitted parts nor a ready memory is deleted with its job.
     if (ready || record.fitted) this.#put({ ...record, memory: ready && { ready, job: null } });
     else this.#parts.records.remove(name);
     await this.#parts.copies.deleteUnused(memoryPrefix + hash, name);
   }
 
-  /** Cancels the job of an adapter that is about to be deleted. Charges its documents if a backend has begun on them. */
+  /** Cancels the job of an adapter that is deleted. Charges its documents if a backend has begun on them. */
   cancel(record: AdapterRecord): void {
     const job = this.withProgress(record).memory?.job;
     if (job) this.#count(job.charges, job.builtTokens > 0 ? "consumed" : "otherwise");
     this.#running.get(record.name)?.abort.abort();
   }
 
-  /** Aborts all jobs, because the tenant is erased. */
+  /** For a tenant that is erased. */
   abort(): void {
     for (const { abort } of this.#running.values()) abort.abort();
   }
 
-  /** Deletes the documents of ready memories that no adapter keeps or is building. */
+  /** Deletes the documents of ready memories that no adapter keeps or builds. */
   deleteUnkept(): void {
     const all = this.#parts.records.list();
     const wanted = new Set(

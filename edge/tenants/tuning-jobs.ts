@@ -1,7 +1,6 @@
 /**
- * A tenant's fine-tuning jobs, in its Durable Object: each makes an own adapter from examples. A job is stored with its examples until
- * it ends, and the object's alarm runs it. So it survives the loss of the object, and the loss of the backend, which then starts again.
- * A job is charged once, when it ends.
+ * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until it ends, and is run by the object's alarm.
+ * So it survives the loss of the object, and of the backend, which then starts again. It is charged once, at its end.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
@@ -16,27 +15,26 @@ import { jsonBytes } from "./sealed-store.ts";
 
 export interface TuningJob {
   id: string;
-  /** Unix time in seconds; so is `finished`. */
+  /** Unix times in seconds. */
   created: number;
   finished: number | null;
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   error: Pick<Refused, "kind" | "message" | "param"> | null;
-  /** The served name of the base. */
   model: string;
-  /** Name of the adapter that the job makes. */
+  /** Of the adapter. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
   seed: number;
   metadata: Record<string, string> | null;
-  /** False: the adapter's examples are not kept with it. */
+  /** False: the adapter's examples are not kept. */
   keep?: boolean;
   examples: number;
-  /** Tokens of all examples, with those of the validation file. */
+  /** Includes those of the validation file. */
   tokens: number;
-  /** The request that created the job, and that its tokens are charged to. */
+  /** The request that created the job and is charged its tokens. */
   request: AdmittedRequest;
-  /** The tokens that were charged; null if none were, or not yet. */
+  /** null if none were charged, or not yet. */
   trainedTokens: number | null;
 }
 
@@ -45,11 +43,10 @@ export interface JobEvent {
   created: number;
   level: "info" | "warn" | "error";
   message: string;
-  /** The figures of the message; null if it has none. */
+  /** The message's figures, if any. */
   data: Record<string, unknown> | null;
 }
 
-/** The methods of a tenant's store in use. */
 interface AdapterStore {
   roomFor(name: string, param: string): Refused | null;
   add(adapter: { name: string; keep?: boolean }, content: FitContent, made: MadeAdapter): Promise<Refused | null>;
@@ -57,7 +54,7 @@ interface AdapterStore {
   buildLater(): Promise<void>;
 }
 
-/** A job fails if no backend has taken it within this time, in seconds. */
+/** A job fails if no backend takes it within this time. */
 const maxJobSeconds = 86_400;
 const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
 
@@ -71,13 +68,12 @@ export class TuningJobs {
     this.#store = store;
   }
 
-  /** Stores a job, or returns why not. */
   async create(job: TuningJob, content: JobContent): Promise<Refused | null> {
     const { lists, sealed } = this.#parts;
     const refusedFirst = this.#refusal(job.name);
     if (refusedFirst) return refusedFirst;
     const store = await sealed.seal(job.id, { content: jsonBytes(content) });
-    // A repeated request has stored it meanwhile.
+    // A repeated request may have stored it.
     if (lists.find(jobsList, job.id)) return null;
     const refusedLast = this.#refusal(job.name);
     if (refusedLast) return refusedLast;
@@ -120,17 +116,17 @@ export class TuningJobs {
     );
   }
 
-  /** Cancels a job and returns it; null if it has ended already, or there is none. */
+  /** null if the job has ended, or there is none. */
   cancel(id: string): TuningJob | null {
     const job = this.#open(id);
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // If a backend has begun the job, its tokens are charged, as when a client disconnects.
+    // Charged if a backend has begun it, as when a client disconnects.
     return this.#end(job, "cancelled", job.status === "running");
   }
 
-  /** Aborts the job that runs, because the tenant is erased. */
+  /** For a tenant that is erased. */
   abort(): void {
     this.#running?.abort.abort();
   }
@@ -139,7 +135,7 @@ export class TuningJobs {
     return this.#all().some(isOpen);
   }
 
-  /** Runs all open jobs, one after another. Resolves to whether some are left. */
+  /** Runs all open jobs in sequence. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
@@ -150,7 +146,6 @@ export class TuningJobs {
     }
   }
 
-  /** Never rejects. */
   async #run({ id, name, keep }: TuningJob): Promise<void> {
     const { encoder, clients, lists, sealed, now } = this.#parts;
     const abort = new AbortController();
@@ -183,7 +178,7 @@ export class TuningJobs {
       if (kind === "internal")
         console.warn(JSON.stringify({ level: "warn", event: "job_failed", cause: String(thrown) }));
       this.#tell(id, "error", `The job has failed: ${message}`);
-      // If the adapter was made and only had no room, its computation is charged.
+      // Charged if the adapter was made, but had no room.
       this.#end({ ...job, error: { kind, message, param } }, "failed", isMade);
     } finally {
       this.#running = null;
@@ -216,7 +211,7 @@ export class TuningJobs {
     return ended;
   }
 
-  /** Adds an event to a job, unless its latest event has the same message. */
+  /** Adds an event, unless the latest one has the same message. */
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
     const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;
@@ -224,7 +219,6 @@ export class TuningJobs {
     this.#parts.lists.add<JobEvent>(job, { id, created: this.#now(), level, message, data });
   }
 
-  /** Unix time in seconds. */
   #now(): number {
     return Math.floor(this.#parts.now() / 1000);
   }

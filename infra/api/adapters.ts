@@ -1,7 +1,4 @@
-/**
- * `chameleon adapters`: lists, makes and deletes a tenant's own adapters through the API. Each file is a document; in a JSONL file, each
- * line. With `--examples` files are examples, to which the adapter is fitted.
- */
+/** `chameleon adapters`: lists, makes and deletes a tenant's own adapters through the API. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,7 +20,7 @@ interface Options extends ConnectionOptions {
   json?: boolean;
 }
 
-/** Interval of the requests for a job's progress, in milliseconds. */
+/** Interval of requests for a job's progress, in milliseconds. */
 const pollMs = 500;
 
 const program = createCommand(
@@ -118,7 +115,6 @@ function pathOf(name: string): string {
   return `/v1/adapters/${encodeURIComponent(name)}`;
 }
 
-/** A form with `fields`, and with the files as documents that are named by their paths. */
 async function formOf(files: readonly string[], fields: Record<string, string> = {}): Promise<FormData> {
   const form = new FormData();
   for (const [field, value] of Object.entries(fields)) form.set(field, value);
@@ -153,13 +149,13 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
   return now;
 }
 
-/** Asks the user. Throws an InvalidArgumentError if the answer is not yes, or if stdin is no terminal. */
+/** Throws an InvalidArgumentError if the answer is not yes, or stdin is no terminal. */
 async function confirm(question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
   if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
-/** The file as one example; of JSONL, the example on each line, or its field `text`. The API checks the form of an example. */
+/** The file as one example or, of JSONL, each line or its field `text`. The API checks their form. */
 async function examplesIn(file: string): Promise<unknown[]> {
   const text = await readText(file);
   if (!file.endsWith(".jsonl")) return [text];

@@ -1,4 +1,4 @@
-/** `chameleon classify`: prints for each line of a file which of several labels fits it. */
+/** `chameleon classify`: prints which of several labels fits each line of a file. */
 import { text as readAll } from "node:stream/consumers";
 import { createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { classifyResponseSchema } from "../../shared/contracts/classify-response.ts";

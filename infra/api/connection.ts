@@ -1,4 +1,4 @@
-/** The client of commands for the public API and the admin API. It calls the edge on this machine, unless `--url` names another. */
+/** The commands' client of the public API and the admin API, of the edge on this machine unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
@@ -14,12 +14,11 @@ export interface ConnectionOptions {
 
 const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable() }) });
 const attempts = 5;
-/** Timeout for one answer, in milliseconds: making an adapter takes seconds. */
+/** Timeout, in milliseconds: making an adapter takes seconds. */
 const answerMs = 120_000;
-/** Bounds on the wait before a retry, in seconds. A minute is enough: the edge limits requests by the minute. */
+/** Bounds on the wait before a retry. A minute is enough: limits are by the minute. */
 const retrySeconds = { min: 1, max: 60 };
 
-/** An error that the API answered with. */
 export class ApiError extends Error {
   readonly code: string | null;
 
@@ -54,7 +53,7 @@ export function withAdminConnection(command: Command): Command {
     .option("--json", "print JSON");
 }
 
-/** Throws an Error that says what is missing: a running edge, or the admin key of another one. */
+/** Throws an Error if no edge runs here, or without the admin key of another one. */
 export function adminConnection({ url }: AdminOptions): Connection {
   if (url !== undefined) {
     const key = process.env.CHAMELEON_ADMIN_KEY;
@@ -66,7 +65,7 @@ export function adminConnection({ url }: AdminOptions): Connection {
   throw new Error(`no server runs on ${stateFolder()}; \`chameleon start\` serves it, --url names another`);
 }
 
-/** The delay of a `retry-after` header in milliseconds, within `retrySeconds`. A header with a date counts as absent. */
+/** The delay of a `retry-after` header, within `retrySeconds`. A date counts as absent. */
 export function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
   if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
@@ -88,7 +87,7 @@ export class Connection {
     }
   }
 
-  /** Retries while the API is busy. Throws an ApiError with the API's message, or an Error if nothing answers. */
+  /** Retries while the API is busy. Throws an ApiError, or an Error if nothing answers. */
   async call<T>(
     schema: z.ZodType<T>,
     method: "GET" | "POST" | "PUT" | "DELETE",
@@ -136,7 +135,6 @@ export class Connection {
   }
 }
 
-/** null if the text is not JSON. */
 export function parsedJson(text: string): unknown {
   try {
     return JSON.parse(text);

@@ -1,4 +1,4 @@
-/** `chameleon score`: prints the perplexity of a text under the base, the nearest adapter and the mixture. */
+/** `chameleon score`: prints a text's perplexity under base, nearest adapter and mixture. */
 import { text as readAll } from "node:stream/consumers";
 import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";

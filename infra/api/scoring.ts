@@ -1,6 +1,6 @@
 /**
- * Scores a text under several adapters. The text is cut into stretches that fit the context. The first tokens of a stretch are evidence:
- * they choose and weigh the adapters. The tokens after them are scored, the same ones for every adapter.
+ * Scores a text under several adapters, in stretches that fit the context. A stretch's first tokens choose and weigh the adapters; those
+ * after them are scored.
  */
 import { z } from "zod";
 import { ApiError, type Connection } from "./connection.ts";
@@ -10,10 +10,9 @@ const echoSchema = z.object({
   choices: z.tuple([z.object({ logprobs: z.object({ token_logprobs: z.array(z.number().nullable()) }) })]),
 });
 
-/** Scores of one text by model: `base`, and the names of the adapters. */
 type Scores = Record<string, Score> & { base: Score };
 
-/** Mean scores under the base and under each of `adapters` (name → value of `chameleon.adapter`). Throws an Error for too short a text. */
+/** Mean scores under the base and each of `adapters` (name → value of `chameleon.adapter`). Throws an Error for too short a text. */
 export async function scoreText(
   connection: Connection,
   text: string,
@@ -37,7 +36,7 @@ export async function scoreText(
   return { stretches: scored.length, scores: Object.fromEntries(means) };
 }
 
-/** null for a stretch of fewer than three tokens: after the evidence none would be left to score. */
+/** null for fewer than three tokens: none would be left to score. */
 async function scoreStretch(
   connection: Connection,
   prompt: string,

@@ -1,20 +1,18 @@
 /** Cuts a text into stretches to score, and combines their scores. Pure. */
 
 export interface Score {
-  /** Mean loss of a token, in nats. */
+  /** Mean loss in nats a token. */
   nats: number;
   perplexity: number;
-  /** Scored tokens. */
   tokens: number;
 }
 
-/** A first guess at the context's size; a stretch that is too long is cut in two. */
+/** A guess at the context's size; a stretch that is too long is cut in two. */
 const stretchCharacters = 1500;
 
 /** Words with the space after them, none longer than two hundred characters. */
 const wordsIn = (text: string) => text.match(/\S{1,100}\s{0,100}|\s{1,100}/gu) ?? [];
 
-/** Cuts a text where words end. */
 export function stretchesOf(text: string): string[] {
   const stretches = [""];
   for (const word of wordsIn(text)) {
@@ -33,14 +31,14 @@ export function cutInTwo(stretch: string): [string, string] {
   return [parts.slice(0, middle).join(""), parts.slice(middle).join("")];
 }
 
-/** The mean over all tokens of the scores. */
+/** The mean over all tokens. */
 export function mean(scores: readonly Score[]): Score {
   const tokens = scores.reduce((sum, score) => sum + score.tokens, 0);
   const nats = scores.reduce((sum, score) => sum + score.nats * score.tokens, 0) / tokens;
   return { nats, perplexity: Math.exp(nats), tokens };
 }
 
-/** A table with a line for each model, which says how far its perplexity is from the base's. */
+/** A line for each model, with its perplexity beside the base's. */
 export function scoreTable({ base, ...others }: { base: Score } & Record<string, Score>): string {
   const width = Math.max(15, ...Object.keys(others).map((name) => name.length)) + 1;
   const line = (name: string, { nats, perplexity }: Score) =>
@@ -53,7 +51,7 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** The change of perplexity that a gain in nats a token amounts to, as text. */
+/** A gain in nats a token as a change of perplexity. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

@@ -1,4 +1,4 @@
-/** How an answer is computed again: the request to repeat, and where the two answers differ. Pure. */
+/** The request that computes an answer again, and where the two answers differ. Pure. */
 import { z } from "zod";
 
 export const requestSchema = z.looseObject({
@@ -24,9 +24,9 @@ export interface Difference {
   computed: unknown;
 }
 
-/** Fields that differ each time an answer is computed. */
+/** Fields that always differ. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Ids and times of the whole answer, and of each item and call in it. They differ, too. */
+/** Ids and times of the answer and of its items and calls, which differ, too. */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 
@@ -36,7 +36,7 @@ const paths = {
   response: "/v1/responses",
 };
 
-/** The path and body of a request that repeats the answer: with its seed, and without streaming. Throws an Error if the seed is unknown. */
+/** The request with the answer's seed and without streaming. Throws an Error if the seed is unknown. */
 export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
   const { chameleon } = answer.object === "response" ? answer : answer.choices[0];
   const seed = request.seed ?? chameleon?.seed;
@@ -47,7 +47,6 @@ export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Ans
   return { path: paths[answer.object], body: { ...rest, stream: false, ...(seed !== undefined && { seed }) } };
 }
 
-/** At most `max` differences between the answer and the one that was computed again. */
 export function differencesOf(answer: Answer, computed: Answer, max: number): Difference[] {
   const found: Difference[] = [];
   const compare = (path: string, a: unknown, b: unknown): void => {

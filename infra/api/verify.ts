@@ -1,4 +1,4 @@
-/** `chameleon verify`: computes an answer again, and says whether it is equal, or where it differs. */
+/** `chameleon verify`: computes an answer again, and prints where it differs. */
 import { createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
 import { answerSchema, differencesOf, repetitionOf, requestSchema } from "./verified.ts";

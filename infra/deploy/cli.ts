@@ -1,6 +1,6 @@
 /**
- * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls an environment back. Prints the id of the version
- * that answers afterwards on stdout, and progress on stderr.
+ * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls it back. Prints the id of the version that answers
+ * then on stdout.
  */
 import path from "node:path";
 import { Option } from "commander";

@@ -1,7 +1,4 @@
-/**
- * Runs a deployment: quick checks of the settings, gates, roll-out. Also runs a rollback. Not here: the command line (cli.ts) and the
- * steps (gates.ts, roll-out.ts).
- */
+/** Runs a deployment: quick checks, gates (gates.ts), roll-out (roll-out.ts). Also runs a rollback. */
 import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
 import { isConfirmed } from "../confirm.ts";
@@ -20,7 +17,7 @@ export interface DeployOptions {
   url?: string;
 }
 
-/** Returns the id of the deployed version, null after a dry run. Throws an Error that says which version answers now. */
+/** Returns the deployed version's id, null after a dry run. Throws an Error that tells which version answers now. */
 export async function deploy(
   environment: Environment,
   options: DeployOptions,
@@ -51,7 +48,6 @@ export async function deploy(
   return await rollOut(parts);
 }
 
-/** Rolls back. Returns the id of the version that answers now. */
 export async function goBack(environment: Environment, options: DeployOptions, signal: AbortSignal): Promise<string> {
   requireAnswers(options);
   const parts = partsOf(environment, null, options, signal);
@@ -83,7 +79,7 @@ function partsOf(
   };
 }
 
-/** Says what a deployment lacks, and how to set the secrets, which only Cloudflare knows. */
+/** Prints what a deployment lacks, and how to set secrets, which only Cloudflare knows. */
 function sayMissing({ name }: Environment, problems: string[]): void {
   const account = missingAccount(process.env);
   if (account !== null) problems.unshift(account);

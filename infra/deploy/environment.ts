@@ -1,4 +1,4 @@
-/** What a deployment reads of an environment in wrangler.toml. Not here: what is deployed now. */
+/** An environment in wrangler.toml. */
 import { existsSync } from "node:fs";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { isLoopback } from "../../shared/loopback.ts";
@@ -7,18 +7,18 @@ import type { WranglerConfig } from "../wrangler.ts";
 export interface Environment {
   name: string;
   configFile: string;
-  /** The Worker's name on the platform. */
+  /** On the platform. */
   worker: string;
-  /** Tags of its Durable Object migrations, oldest first. */
+  /** Tags of Durable Object migrations, oldest first. */
   migrations: string[];
-  /** URL of its first custom domain; null if it has none. */
+  /** Its first custom domain, if any. */
   url: string | null;
   hasContainers: boolean;
-  /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
+  /** Faults of wrangler.toml, one sentence each. */
   problems: string[];
 }
 
-/** Throws an Error that lists the environments if there is none of this name. */
+/** Throws an Error with the environments' names if there is none of this name. */
 export function readEnvironment(configFile: string, name: string): Environment {
   if (!existsSync(configFile)) throw new Error(`${configFile} is missing; deploy from a checkout`);
   const names = (readWranglerConfig({ config: configFile }) as WranglerConfig).definedEnvironments ?? [];
@@ -52,7 +52,7 @@ function problemsOf(name: string, backendUrls: string): string[] {
   });
 }
 
-/** Migrations after `appliedTag`, which a deployment would apply. All of them if the tag is null or unknown, as in wrangler. */
+/** Migrations after `appliedTag`. All of them if the tag is null or unknown, as in wrangler. */
 export function pendingMigrations(migrations: readonly string[], appliedTag: string | null): string[] {
   return migrations.slice(appliedTag === null ? 0 : migrations.indexOf(appliedTag) + 1);
 }

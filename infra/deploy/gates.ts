@@ -1,4 +1,4 @@
-/** Gates: checks of this checkout before anything is uploaded. They need no account. */
+/** Gates: checks of this checkout before an upload. They need no account. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
@@ -7,7 +7,7 @@ import type { Environment } from "./environment.ts";
 
 export interface Gate {
   name: "staged assets" | "documents site" | "tests" | "size and start";
-  /** Rejects with an Error that says what to do. */
+  /** Rejects with advice. */
   run(signal: AbortSignal): Promise<void>;
 }
 
@@ -26,7 +26,6 @@ export function gatesOf(environment: Environment): Gate[] {
       "see above",
     ),
     script("documents site", "infra/site/cli.ts", [], "mend the documents named above"),
-    // Only the tests that start no servers.
     script("tests", "infra/test.ts", ["test", "unit,edge"], "mend the tests above"),
     script(
       "size and start",
@@ -37,7 +36,7 @@ export function gatesOf(environment: Environment): Gate[] {
   ];
 }
 
-/** Runs the gates in order and reports each. Throws the first failure. */
+/** Runs the gates in order. Throws the first failure. */
 export async function passGates(
   gates: readonly Gate[],
   say: (line: string) => void,
@@ -51,7 +50,7 @@ export async function passGates(
   }
 }
 
-/** Runs a script with its stdout on stderr, because stdout is for the id of the deployed version. */
+/** Its stdout goes to stderr, because stdout is for the version's id. */
 async function runScript(file: string, args: string[], failed: string, signal: AbortSignal): Promise<void> {
   const child = spawn(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
   const stop = () => void child.kill("SIGTERM");

@@ -1,4 +1,4 @@
-/** Checks this machine for what a deployment needs: an account, artifacts, Docker. Makes no request. Not here: wrangler.toml (environment.ts). */
+/** Checks this machine for what a deployment needs. Makes no request. */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
@@ -6,13 +6,13 @@ import path from "node:path";
 import { embeddedModel } from "../../gpu-backend/models/embedded.ts";
 import type { Environment } from "./environment.ts";
 
-/** How to log in if no login is found here, else null. Only for a dry run: wrangler may keep a login elsewhere. */
+/** How to log in, if no login is found. Only for a dry run: wrangler may keep a login elsewhere. */
 export function missingAccount(variables: NodeJS.ProcessEnv): string | null {
   if (variables.CLOUDFLARE_API_TOKEN || isLoggedIn(variables)) return null;
   return "no account: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN (a token of the template Edit Cloudflare Workers) and CLOUDFLARE_ACCOUNT_ID";
 }
 
-/** One sentence for each missing thing, with how to get it. */
+/** A sentence for each missing thing. */
 export function missingHere({ hasContainers }: Environment, variables: NodeJS.ProcessEnv): string[] {
   const missing: string[] = [];
   const manifest = path.join(variables.MODEL_DIR || embeddedModel, "artifacts/manifest.json");
@@ -28,7 +28,6 @@ export function missingHere({ hasContainers }: Environment, variables: NodeJS.Pr
 /** wrangler keeps its login in the user's configuration folder; older versions in ~/.wrangler. */
 function isLoggedIn({ XDG_CONFIG_HOME: config = path.join(homedir(), ".config") }: NodeJS.ProcessEnv): boolean {
   const folders = [path.join(homedir(), ".wrangler"), path.join(config, ".wrangler")];
-  // macOS has another configuration folder.
   folders.push(path.join(homedir(), "Library/Preferences/.wrangler"));
   return folders.some((folder) => existsSync(path.join(folder, "config/default.toml")));
 }

@@ -1,4 +1,4 @@
-/** The calls of a deployment to Cloudflare, made by wrangler's commands. Not here: their order (roll-out.ts). */
+/** Calls to Cloudflare by wrangler's commands. Not here: their order (roll-out.ts). */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -6,7 +6,7 @@ import { z } from "zod";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 import type { Environment } from "./environment.ts";
 
-/** Versions of a deployment, each with the percentage of the requests that it answers. */
+/** Versions with their percentage of the requests. */
 export type Shares = [version: string, percentage: number][];
 
 const deploymentsSchema = z.array(
@@ -19,10 +19,9 @@ const versionSchema = z.object({
   resources: z.object({ script_runtime: z.object({ migration_tag: z.string().nullish() }) }),
 });
 const secretsSchema = z.array(z.object({ name: z.string() }));
-/** A line of the file of events that wrangler writes. */
 const uploadedSchema = z.object({ type: z.enum(["version-upload", "deploy"]), version_id: z.string() });
 
-/** Recognizes a Worker that does not exist by the platform's error codes or by wrangler's message. */
+/** By the platform's error codes or wrangler's message. */
 const isUnknownWorker = (error: unknown) =>
   error instanceof Error && /\[code: (10007|10090)\]|Worker ".*not found\./.test(String(error.cause));
 
@@ -33,7 +32,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
     runWrangler(path.dirname(configFile), [...args, "--config", configFile, "--env", name], variables);
   const rollout = hasContainers ? ["--containers-rollout", "gradual"] : [];
   return {
-    /** The ten newest deployments, newest first; empty where the Worker does not exist. */
+    /** The ten newest deployments, newest first; none if the Worker does not exist. */
     async deployments() {
       const output = await wrangler(["deployments", "list", "--json"]).catch((error) => {
         if (isUnknownWorker(error)) return "[]";
@@ -44,12 +43,12 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
         .sort((a, b) => Date.parse(b.created_on) - Date.parse(a.created_on))
         .map(({ versions }) => versions.map((one): Shares[number] => [one.version_id, one.percentage]));
     },
-    /** The newest Durable Object migration that a version was uploaded with; null where there was none. */
+    /** The newest Durable Object migration of a version, if it has one. */
     async migrationTag(version: string) {
       const view = versionSchema.parse(JSON.parse(jsonIn(await wrangler(["versions", "view", version, "--json"]))));
       return view.resources.script_runtime.migration_tag ?? null;
     },
-    /** Names of the Worker's secrets; empty where the Worker does not exist. */
+    /** Names; none if the Worker does not exist. */
     async secrets() {
       const output = await wrangler(["secret", "list", "--format", "json"]).catch((error) => {
         if (isUnknownWorker(error)) return "[]";
@@ -57,27 +56,25 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
       });
       return secretsSchema.parse(JSON.parse(jsonIn(output))).map(({ name: secret }) => secret);
     },
-    /** Uploads a version that answers no request, and returns its id. Fails if a migration is pending. */
+    /** Uploads a version that answers no request. Returns its id. Fails if a migration is pending. */
     upload: () => uploaded((variables) => wrangler(["versions", "upload"], variables)),
-    /** Sets which versions answer requests from now on. */
     async setShares(shares: Shares) {
       const specs = shares.map(([version, percentage]) => `${version}@${percentage}`);
       await wrangler(["versions", "deploy", ...specs, "--yes", "--message", "npm run deploy"]);
     },
-    /** Applies migrations, and uploads a version that answers every request at once. Returns its id. */
+    /** Applies migrations, and uploads a version that answers every request. Returns its id. */
     deployAll: () => uploaded((variables) => wrangler(["deploy", ...rollout], variables)),
-    /** Lets an earlier version answer every request. */
     async rollBack(version: string, reason: string) {
       await wrangler(["rollback", version, "--yes", "--message", reason.slice(0, 100)]);
     },
-    /** Applies routes and domains, which are not part of a version. */
+    /** Routes and domains are not part of a version. */
     async applyRoutes() {
       await wrangler(["triggers", "deploy"]);
     },
   };
 }
 
-/** Runs a command that uploads a version. Returns the version's id, read from wrangler's file of events. */
+/** Returns the uploaded version's id, read from wrangler's file of events. */
 async function uploaded(run: (variables: Record<string, string>) => Promise<string>): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-deploy-"));
   try {

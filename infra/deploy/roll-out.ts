@@ -1,37 +1,31 @@
-/**
- * The order of a deployment: upload a version, test it before it gets requests, give it all requests; roll back when anything fails or
- * the user stops it. Not here: gates (gates.ts), wrangler (platform.ts).
- */
+/** The order of a deployment: upload a version, test it before it gets requests, give it all requests; roll back if anything fails. */
 import { Interrupted } from "../../gpu-backend/command-line.ts";
 import { type Environment, pendingMigrations } from "./environment.ts";
 import type { Platform, Shares } from "./platform.ts";
 
-/** Tests a version of the edge; rejects if it does not work. `isPicked`: selects the version by a header. */
+/** Rejects if the version does not work. `isPicked`: selects it by a header. */
 export type Smoke = (version: string, isPicked: boolean, signal: AbortSignal) => Promise<void>;
 
 export interface RollOutParts {
   environment: Environment;
   platform: Platform;
   smoke: Smoke;
-  /** Called with one line for each step. */
   say(line: string): void;
-  /** Asks the user; false: do not deploy. */
   confirm(question: string): Promise<boolean>;
-  /** Aborted when the user stops the deployment. */
   signal: AbortSignal;
 }
 
-/** Names of secrets that every environment must have. */
+/** Every environment must have these. */
 export const requiredSecrets = ["BACKEND_SECRETS"];
 
-/** Deploys, and returns the new version. Throws an Error that says what failed, and in which state it left the platform. */
+/** Deploys, and returns the new version. Throws an Error that tells what failed, and the platform's state. */
 export async function rollOut(parts: RollOutParts): Promise<string> {
   const { environment, platform, smoke, say, signal } = parts;
   const before = stableVersion(environment, (await platform.deployments())[0] ?? null);
   await checkSecrets(parts);
   const pending = pendingMigrations(environment.migrations, before && (await platform.migrationTag(before)));
   say(`deployed now: ${before ?? "nothing"}; migrations to apply: ${pending.join(", ") || "none"}`);
-  // In these three cases the platform cannot keep the earlier version answering while the new one is tested.
+  // In these cases the platform cannot keep the earlier version answering while the new one is tested.
   const isAtOnce = before === null || pending.length > 0 || environment.hasContainers;
   const warning = isAtOnce ? " The new version answers all requests at once, before its test." : "";
   const migrations =
@@ -60,7 +54,6 @@ export async function rollOut(parts: RollOutParts): Promise<string> {
   return version;
 }
 
-/** Restores the version that answered all requests before the current one. Returns its id. */
 export async function rollBack({ environment, platform, say }: RollOutParts): Promise<string> {
   const deployments = await platform.deployments();
   const target = versionBefore(deployments);
@@ -72,8 +65,8 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
 }
 
 /**
- * The version that answered all requests before the current one was deployed. If a deployment was left halfway, the last version that
- * answered all requests. Versions that were deployed and rolled back after that are skipped. `deployments`: newest first.
+ * The version that answered all requests before the current one; after a deployment that was left halfway, the last such one. Versions
+ * that were deployed and rolled back since are skipped. `deployments`: newest first.
  */
 function versionBefore(deployments: readonly Shares[]): string | null {
   const whole = deployments.map(wholeVersion);
@@ -83,7 +76,7 @@ function versionBefore(deployments: readonly Shares[]): string | null {
   return earlier.find((version) => version !== null && version !== current) ?? null;
 }
 
-/** Rolls back to `before`. Returns an Error that says why, and which version answers now. */
+/** Rolls back to `before`. Returns an Error that tells why, and which version answers now. */
 async function restored(
   { environment, platform, say, signal }: RollOutParts,
   before: string | null,
@@ -112,7 +105,6 @@ async function restored(
   return new Error(`${messageOf(error)}\n${state}`, { cause: error });
 }
 
-/** Throws an Error that names the secrets that the Worker lacks. */
 export async function checkSecrets({ environment: { name }, platform }: RollOutParts): Promise<void> {
   const present = await platform.secrets();
   const missing = requiredSecrets.filter((secret) => !present.includes(secret));
@@ -123,7 +115,7 @@ export async function checkSecrets({ environment: { name }, platform }: RollOutP
   );
 }
 
-/** The version that answers all requests; null if nothing is deployed. Throws an Error if two versions share the requests. */
+/** null if nothing is deployed. Throws an Error if two versions share the requests. */
 function stableVersion({ name }: Environment, shares: Shares | null): string | null {
   const whole = shares && wholeVersion(shares);
   if (whole !== null || shares === null) return whole;

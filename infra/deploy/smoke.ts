@@ -1,6 +1,5 @@
 /**
- * Tests one version of the deployed edge over HTTP: this version answers, a backend is ready with the same artifacts, a request without
- * a key is refused, and, if there is a key, a completion succeeds. A header selects the version even while it gets no requests:
+ * Tests one version of the deployed edge over HTTP. A header selects it even while it gets no requests:
  * https://developers.cloudflare.com/workers/versions-and-deployments/version-overrides/
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -8,26 +7,26 @@ import { z } from "zod";
 import { parsedJson } from "../api/connection.ts";
 
 export interface SmokeTarget {
-  /** Origin of the deployed edge. */
+  /** Origin of the edge. */
   url: string;
   worker: string;
   version: string;
-  /** Whether requests select the version by a header. Without the header, the version must answer all requests. */
+  /** Requests select the version by a header; otherwise it must answer all requests. */
   isPicked: boolean;
-  /** An API key of that edge; null: no completion is asked for. */
+  /** null: no completion is requested. */
   key: string | null;
 }
 
 export interface SmokeLimits {
-  /** Time until the platform must know the version everywhere and a backend must be ready, in milliseconds. */
+  /** By then the platform must know the version everywhere, and a backend be ready. */
   settleMs: number;
-  /** Interval of the attempts within `settleMs`, in milliseconds. */
+  /** Interval of attempts. */
   retryMs: number;
-  /** Timeout of one request, in milliseconds. */
+  /** Timeout of a request. */
   requestMs: number;
 }
 
-/** Cloudflare promises a version everywhere within seconds; a starting backend takes longer. */
+/** Cloudflare promises a version within seconds; a starting backend takes longer. */
 export const smokeLimits: SmokeLimits = { settleMs: 60_000, retryMs: 1000, requestMs: 30_000 };
 
 export class SmokeFailure extends Error {}
@@ -35,7 +34,7 @@ export class SmokeFailure extends Error {}
 const healthSchema = z.object({ version: z.string().optional() });
 const completionSchema = z.object({ usage: z.object({ completion_tokens: z.int().positive() }) });
 
-/** Throws a SmokeFailure that says what was requested and what came back, or the reason of `signal` if it was aborted. */
+/** Throws a SmokeFailure with request and answer, or the reason of an aborted `signal`. */
 export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal: AbortSignal): Promise<void> {
   const { url, worker, version, isPicked, key } = target;
   const picked = isPicked ? { "cloudflare-workers-version-overrides": `${worker}="${version}"` } : {};
@@ -77,7 +76,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
   }
 }
 
-/** Repeats the attempt until `limits.settleMs` have passed, then throws its last failure. */
+/** Repeats an attempt for `limits.settleMs`, then throws its last failure. */
 async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: () => Promise<void>): Promise<void> {
   const endMs = performance.now() + limits.settleMs;
   for (;;) {

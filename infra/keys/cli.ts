@@ -1,6 +1,6 @@
 /**
- * `chameleon keys`: manages API keys and limits of tenants through the admin API. A new key is printed on stdout, once, and stored
- * nowhere. Everything else goes to stderr, so that `KEY=$(chameleon keys create acme)` works.
+ * `chameleon keys`: manages API keys and limits through the admin API. Only a new key is printed on stdout, once, so that
+ * `KEY=$(chameleon keys create acme)` works.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
@@ -136,7 +136,6 @@ function erasedLines({ tenant, keys, adapters, backends, left }: TenantErased): 
 
 type LimitOptions = { [name: string]: number | null | "plan" } & {
   plan?: Plan;
-  /** false for --no-origin. */
   origin?: string[] | false;
   alias?: Aliases | false;
 };
@@ -184,7 +183,7 @@ function checkedTenant(tenant: string): string {
   return tenant;
 }
 
-/** Throws an InvalidArgumentError for anything but an id. The id goes into a URL, and so into logs, where a key must not be. */
+/** The id goes into a URL, and so into logs, where a key must not be. */
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
     throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `chameleon keys list` has it");

@@ -1,6 +1,6 @@
 /**
- * The OpenAPI 3.1 document of the API, made of the operations, the schemas of requests and responses, the limits and the errors. Pure.
- * It is written as a static asset (stage-pages.ts), so that the Worker contains none of this.
+ * The OpenAPI 3.1 document, made of operations, schemas, limits and errors. It is written as a static asset, so that the Worker contains
+ * none of this. Pure.
  */
 import { z } from "zod";
 import { limitTable } from "../../shared/contracts/limits.ts";
@@ -105,13 +105,13 @@ export function openApiDocument(version: string) {
   };
 }
 
-/** Describes fields as clients send them: before transforms. zod leaves out the defaults of transformed fields, so they are added. */
+/** Fields as clients send them. zod leaves out defaults of transformed fields, so they are added. */
 const asWritten = {
   io: "input",
   override({ zodSchema, jsonSchema }) {
     const fallback = z.globalRegistry.get(zodSchema)?.default;
     if (fallback !== undefined) jsonSchema.default = fallback;
-    // zod bounds every integer to the safe ones, which tells a client nothing.
+    // zod bounds every integer to the safe ones.
     if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
   },
@@ -203,7 +203,7 @@ function answerOf(response: Operation["response"], events: SchemaName | undefine
   return { description: "Done", content: { "application/json": { schema: schemaRef(response) }, ...stream } };
 }
 
-/** One response for each status, with an example of each of its errors. */
+/** A response for each status, with an example of each error. */
 function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
   const byStatus = new Map<number, ErrorKind[]>();
   for (const kind of new Set(kinds)) {

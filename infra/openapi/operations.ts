@@ -1,4 +1,4 @@
-/** The operations of the API document: path, scope, schemas and errors of each. A test compares them with the routes of the app. */
+/** The operations of the API document. A test compares them with the app's routes. */
 import type * as z from "zod";
 import * as admin from "../../shared/contracts/admin.ts";
 import * as chat from "../../shared/contracts/chat.ts";
@@ -19,7 +19,7 @@ export const contracts = {
   ...{ ...admin, ...chat, ...classify, ...classified, ...tuning },
   ...{ ...requests, ...response, ...responseRequest, ...responses },
 };
-/** The name of a schema in the document: `FileList` is the export `fileListSchema`. */
+/** `FileList` is the export `fileListSchema`. */
 export type SchemaName = keyof {
   [Name in keyof typeof contracts as Name extends `${infer Of}Schema` ? Capitalize<Of> : never]: unknown;
 };
@@ -29,24 +29,24 @@ export interface Operation {
   /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
-  /** Heading under which documents list it. */
+  /** Heading in the document. */
   tag: string;
   summary: string;
   description?: string;
-  /** Scope that the key must have. null: any key; "admin": the admin key; absent: no key. */
+  /** null: any key; "admin": the admin key; absent: no key. */
   scope?: Scope | "admin" | null;
   query?: z.ZodObject;
-  /** The path's parameters, in order. */
+  /** Of the path, in order. */
   parameters?: { name: string; description: string }[];
-  /** `files`: media types of files that the body may be, or a form may hold, instead of JSON. `isForm`: the body must be a form. */
+  /** `files`: media types of files that the body or a form may hold. `isForm`: the body must be a form. */
   request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };
   status?: 200 | 201;
-  /** Whether it may also answer 202, with the same schema. */
+  /** It may answer 202, with the same schema. */
   mayBeLater?: boolean;
   response: SchemaName | { media: string; description: string };
-  /** Schema of the events; absent if it cannot stream. */
+  /** Schema of a stream's events. */
   events?: SchemaName;
-  /** Errors besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
+  /** Besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
   errors?: ErrorKind[];
 }
 

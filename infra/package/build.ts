@@ -1,7 +1,6 @@
 /**
- * Writes `dist/`, which the npm package holds beside the bootstrap: the commands compiled to JavaScript, in the same folders as their
- * sources; the built Worker; static assets; ONNX Runtime. `npm pack` runs it (prepack). Not here: the embedded model, which is a
- * package of its own (gpu-backend/models/smollm2-135m).
+ * Writes `dist/` of the npm package (`npm pack` runs this): commands compiled to JavaScript, the built Worker, static assets, ONNX
+ * Runtime. The embedded model is a package of its own (gpu-backend/models/smollm2-135m).
  */
 import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
@@ -15,7 +14,7 @@ import { stagePages } from "../stage-pages.ts";
 const root = path.dirname(path.dirname(import.meta.dirname));
 const dist = path.join(root, "dist");
 
-/** Files other than TypeScript that commands read while they run. */
+/** Files that commands read while they run. */
 const assets = [
   "wrangler.toml",
   "edge/public",
@@ -26,7 +25,7 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
-/** Platforms of the package, by the names of their folders in ONNX Runtime's package. */
+/** By their folders in ONNX Runtime's package. */
 const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
 const runtimeFolder = "onnxruntime-node";
 
@@ -38,7 +37,7 @@ async function build(): Promise<void> {
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  // Left out: artifacts that development has staged. A start stages the artifacts of its own model.
+  // Left out: artifacts of development. A start stages those of its own model.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type, devDependencies } = await manifestOf(root);
@@ -47,8 +46,8 @@ async function build(): Promise<void> {
 }
 
 /**
- * Copies ONNX Runtime's package without the libraries of other platforms, and without its install script. The script downloads CUDA's
- * libraries from outside the npm registry, and fails if it cannot.
+ * Copies ONNX Runtime's package without other platforms, and without its install script, which downloads CUDA from outside the npm
+ * registry, and fails if it cannot.
  */
 async function copyRuntime(): Promise<void> {
   const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
@@ -79,7 +78,7 @@ function compile(): void {
   if (status !== 0) throw new Error(`the compiler ended with ${status}`);
 }
 
-/** Repairs paths that the compiler leaves alone: URLs of scripts for threads and processes, and the import of ONNX Runtime. */
+/** Repairs paths that the compiler leaves alone: URLs of scripts, and the import of ONNX Runtime. */
 async function pointImports(): Promise<void> {
   for await (const name of glob("**/*.js", { cwd: dist })) {
     const file = path.join(dist, name);

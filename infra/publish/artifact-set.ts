@@ -1,5 +1,4 @@
-/** Reads a folder of artifacts to be published, and checks it with the code by which edge and backend load artifacts. */
-
+/** Reads a folder of artifacts, and checks it with the code by which edge and backend load it. */
 import path from "node:path";
 import { type Artifacts, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
@@ -21,7 +20,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 export interface ArtifactSet {
   manifest: Manifest;
   manifestHash: string;
-  /** Every file by its name. `manifest.json` is the last. */
+  /** By name. `manifest.json` is the last. */
   files: Map<string, PublishedFile>;
 }
 
@@ -30,7 +29,7 @@ export interface PublishedFile {
   bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** Throws an Error that names the file and what is wrong with it. Other files of the folder are not read. */
+/** Throws an Error that names the file and its fault. */
 export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
   const read = (name: string, maxBytes: number) =>
     readFileAtMost(path.join(directory, name), maxBytes).catch((cause) => {
@@ -63,7 +62,7 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   for (const { id } of manifest.centroids) await adapters.generate(id);
 }
 
-/** Compares the edge's copy of the centroids with the backend's, since the manifest has hashes of the backend's only. */
+/** Compares the edge's copy of the centroids with the backend's, the only one of which the manifest has hashes. */
 function requireSameCentroids({ centroids }: Artifacts, network: TensorFile): void {
   const backends = toFloat32(tensorOf(network, "centroids"));
   const other = centroids.vectors.findIndex((value, i) => value !== backends[i]);

@@ -1,6 +1,6 @@
 /**
- * `chameleon publish`: uploads artifacts through the admin API, and switches edge and backends to them. It can be interrupted at any
- * time and started again. Prints the hash of the served manifest on stdout, and everything else on stderr.
+ * `chameleon publish`: uploads artifacts through the admin API, and switches edge and backends to them. Prints the hash of the served
+ * manifest on stdout.
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
@@ -86,7 +86,7 @@ async function run(options: Options): Promise<void> {
   else say(`${files}it is what is served already`);
 }
 
-/** Hash of the manifest that was served before. If there is none, "previous", which the edge refuses with a message that says so. */
+/** Hash of the manifest served before. If there is none, "previous", which the edge refuses with a message. */
 async function previous(connection: Connection): Promise<string> {
   const { data: switches } = await connection.call(switchListSchema, "GET", apiPath);
   return previousOf({ switches }) ?? "previous";
@@ -99,7 +99,6 @@ async function list(connection: Connection, { json }: Options): Promise<void> {
   if (data.length === 0) say("nothing was published yet");
 }
 
-/** Uploads the files that are not stored yet. Returns their number. */
 async function upload(connection: Connection, { files }: ArtifactSet, dryRun: boolean): Promise<number> {
   let uploaded = 0;
   // The manifest comes last, so that a stored manifest means that all its files are stored.

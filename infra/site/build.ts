@@ -1,4 +1,4 @@
-/** Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build. */
+/** Builds the documents site with VitePress, without a network. A dead link fails the build. */
 import { execFile } from "node:child_process";
 import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -9,7 +9,7 @@ import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
-/** Folder of the built site, from which the edge serves it. */
+/** The edge serves the built site from here. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
@@ -18,9 +18,8 @@ const siteDescription = "A small language model that adapts to your text, behind
 const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
 
-/** Builds the site. Throws an Error with VitePress's output. */
 export async function buildSite(): Promise<void> {
-  // Anchors as on GitHub, so that links to headings work in both places.
+  // Anchors as on GitHub, so that links work in both places.
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
 export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
 `;
@@ -36,7 +35,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
     siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
   await write("index.md", await read(homePage));
   for (const { path: page, file, code } of pages) {
-    // A reference page is a wide table, so it has no outline beside it.
+    // A reference page is a wide table, without an outline beside it.
     const wide = async (name: ReferencePage) =>
       `---\naside: false\npageClass: reference\n---\n\n${await referencePages[name]()}`;
     await write(`${page}.md`, code ? await wide(code) : await read(file));
@@ -66,7 +65,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   await rename(output, siteFolder);
 }
 
-/** llms.txt, for language models (llmstxt.org): a title, a summary, and the links of each section. */
+/** For language models (llmstxt.org). */
 function llmsText(): string {
   const lists = sections.map(
     ({ title, pages }) =>
@@ -98,13 +97,12 @@ function siteConfig(): object {
   };
 }
 
-/** Matches blocks and spans of code, so that links in them are left alone, and links and images, whose labels may hold spans of code. */
+/** Matches code, so that links in it are left alone, and links and images, whose labels may hold code. */
 const codeOrLink = /^```.*?^```$|(!?)\[((?:`[^`\n]+`|[^[\]`])*)\]\(([^)\s]+)\)|`[^`\n]+`/gms;
 
 /**
- * Rewrites relative links for the site: a link to a document becomes one to its page, and images move to /docs/images/. Of a link to any
- * other file only the text remains, since the site holds no code. `pageOf` returns the page of a file. The files of images are added to
- * `images`.
+ * Rewrites relative links for the site. Of a link to a file that is no page, only the text remains, since the site holds no code. The
+ * files of images are added to `images`.
  */
 export function siteLinks(
   markdown: string,

@@ -1,7 +1,4 @@
-/**
- * Draws the charts of the documents as SVG that follows the reader's light or dark theme. Gains come from the figures beside the model
- * card, speed from the table in gpu-backend/SPEED.md. Pure.
- */
+/** Draws the documents' charts as SVG in the reader's light or dark theme. Pure. */
 
 /** A mean over texts with its 95% interval, in nats a token. */
 interface Gain {
@@ -9,7 +6,7 @@ interface Gain {
   ci95: [number, number];
 }
 
-/** What charts read of own-figures.json. */
+/** Of own-figures.json. */
 interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
   groups: { group: string; gains: Record<string, { gain: Gain }> }[];
@@ -18,13 +15,13 @@ interface MemoryFigures {
 interface Bar {
   label: string;
   value: number;
-  /** 95% interval of the value. */
+  /** 95% interval. */
   interval?: [number, number];
-  /** Drawn pale: what the others are compared with. */
+  /** Drawn pale. */
   isReference: boolean;
 }
 
-/** A chart's axis: the distance between grid lines, and how a value is written. */
+/** `step`: distance between grid lines. */
 interface Scale {
   step: number;
   textOf: (value: number) => string;
@@ -34,7 +31,6 @@ const colours = {
   light: { paper: "#ffffff", ink: "#1c2b27", faint: "#5b6b66", bar: "#0b6e5a", reference: "#a9c4bc", grid: "#d5dedb" },
   dark: { paper: "#1b1b1f", ink: "#e6ecea", faint: "#a3b1ac", bar: "#4cc2a5", reference: "#44645b", grid: "#3a4441" },
 };
-/** Height of a row, and widths of the columns of labels and of bars, in pixels. */
 const row = 26;
 const labelWidth = 240;
 const barWidth = 400;
@@ -43,7 +39,7 @@ const margin = 20;
 const style = (theme: (typeof colours)["light"]) =>
   `.paper{fill:${theme.paper}}text{fill:${theme.ink}}.faint{fill:${theme.faint}}.bar{fill:${theme.bar}}.reference{fill:${theme.reference}}.interval{stroke:${theme.ink}}.grid{stroke:${theme.grid}}`;
 
-/** The share by which a gain in nats a token lowers perplexity. */
+/** A gain in nats a token as a share of perplexity. */
 const saved = (nats: number) => 1 - Math.exp(-nats);
 const percent = (share: number) =>
   `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 1 : 0)}%`.replace("-", "−");
@@ -53,7 +49,6 @@ const savedBar = (label: string, { mean, ci95 }: Gain, isReference = false): Bar
   interval: [saved(ci95[0]), saved(ci95[1])],
 });
 
-/** Horizontal bars with their intervals, on an axis that contains zero, all bars and all intervals. */
 function barChart(title: string, bars: readonly Bar[], { step, textOf }: Scale): string {
   const ends = bars.flatMap(({ value, interval = [] }) => [value, ...interval]);
   const least = Math.min(0, ...ends);
@@ -87,7 +82,7 @@ ${drawn.join("\n")}
 `;
 }
 
-/** Charts by the name of their file in infra/docs. Throws a TypeError if a figure is missing. */
+/** By file name. Throws a TypeError if a figure is missing. */
 function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
@@ -116,7 +111,7 @@ function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   };
 }
 
-/** Charts of speed by the name of their file, from the Markdown of SPEED.md. Throws a TypeError if its table is not there. */
+/** By file name, from SPEED.md's table. Throws a TypeError if that is not there. */
 function speedCharts(markdown: string): Record<string, string> {
   // A row is "batch, context | ms a step | first token, ms | memory, MB"; a cell has the three sides in the header's order.
   const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
@@ -139,7 +134,7 @@ function speedCharts(markdown: string): Record<string, string> {
   };
 }
 
-/** All charts by the name of their file in infra/docs. `read` returns the text of a file of the project, by its path. */
+/** Charts by file name in infra/docs. `read` returns a project file's text. */
 export function documentCharts(read: (file: string) => string): Record<string, string> {
   const figures = JSON.parse(read("gpu-backend/models/smollm2-135m/own-figures.json")) as MemoryFigures;
   return { ...memoryCharts(figures), ...speedCharts(read("gpu-backend/SPEED.md")) };

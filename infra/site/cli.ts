@@ -1,4 +1,4 @@
-/** `npm run docs`: draws the charts, builds the documents site, which the next start serves at /docs, and counts its words. */
+/** `npm run docs`: draws the charts, builds the site, and counts its words. */
 import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -10,7 +10,7 @@ import { pages } from "./pages.ts";
 const root = path.join(import.meta.dirname, "../..");
 
 const maxWords = 15_000;
-/** Tables of measurements, which grow with what is measured. */
+/** Tables of measurements are not counted. */
 const measured = ["gpu-backend/SPEED.md", "gpu-backend/models/smollm2-135m/MODEL_CARD.md"];
 
 const program = createCommand("docs", "Build the documents site, which the next start serves at /docs", [

@@ -1,16 +1,12 @@
-/**
- * The pages of the documents site, in the order of its menu. A page is a Markdown file of the project, or is made from code
- * (reference.ts). Not here: how a page is rendered.
- */
+/** The pages of the documents site, in its menu's order. */
 import type { ReferencePage } from "./reference.ts";
 
 export interface Page {
-  /** URL below /docs/, without an extension. */
+  /** Below /docs/, without an extension. */
   path: string;
   title: string;
-  /** The Markdown file of the page, or the code that a reference page is made of. A link to this file leads to the page. */
+  /** The page's Markdown file, or the code of a reference page. Links to this file lead to the page. */
   file: string;
-  /** Name of a reference page; null for a Markdown file. */
   code: ReferencePage | null;
 }
 

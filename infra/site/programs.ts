@@ -1,7 +1,6 @@
 /**
- * Collects commander's parsers of all commands without running a command: it imports the file of each, and throws when the file parses its
- * arguments. Use it in a process of its own only, because the imported files install signal handlers. Run as a program, it prints the
- * help of all commands as JSON.
+ * Collects commander's parsers of all commands without running them: it imports each file, and throws when the file parses its arguments.
+ * The imported files install signal handlers, so this must run in a process of its own. As a program, it prints all help as JSON.
  */
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -9,7 +8,6 @@ import { Command } from "commander";
 import { commandsOf } from "../commands.mjs";
 
 const root = path.join(import.meta.dirname, "../..");
-/** Commands whose arguments vitest parses. */
 export const vitestCommands = ["test", "test:all"];
 
 class Captured {
@@ -19,7 +17,7 @@ class Captured {
   }
 }
 
-/** The parsers by the names of the commands. Throws an Error for a file that parses no arguments. */
+/** By name. Throws an Error for a file that parses no arguments. */
 export async function programs(): Promise<Map<string, Command>> {
   const { parse, parseAsync } = Command.prototype;
   const capture = function (this: Command): never {
@@ -32,7 +30,7 @@ export async function programs(): Promise<Map<string, Command>> {
   for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
     if (vitestCommands.includes(name)) continue;
     process.argv = [process.execPath, file, ...first, "--help"];
-    // A file may be several commands, by its first argument. The query makes Node load it again for each.
+    // A file may be several commands; the query makes Node load it again for each.
     const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;
     const captured: unknown = await import(url).catch((error: unknown) => error);
     if (!(captured instanceof Captured)) throw new Error(`${file} parses no arguments`, { cause: captured });

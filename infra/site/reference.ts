@@ -1,7 +1,4 @@
-/**
- * Reference pages of errors, limits, settings, commands and metrics. They are made from the code, so that they always agree with it. Each
- * function returns Markdown.
- */
+/** Reference pages, made from the code as Markdown, so that they always agree with it. */
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -92,7 +89,7 @@ Variables of the other commands are in their [help](/reference/commands).
 `;
 }
 
-/** The variables in wrangler.toml's first [vars], with the comment before each. Throws an Error for a variable without a comment. */
+/** Variables in wrangler.toml's first [vars], with the comment before each. Throws an Error if one has none. */
 export function edgeSettings(toml: string): { name: string; help: string; preset: string }[] {
   const [, vars] = toml.split(/^\[vars\]$/m);
   if (vars === undefined) throw new Error("wrangler.toml has no [vars]");
@@ -104,7 +101,7 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
   });
 }
 
-/** The fields of `Variables` in edge/config.ts, with the comment before each. */
+/** Fields of `Variables` in edge/config.ts, with the comment before each. */
 export function edgeBindings(code: string): { name: string; help: string }[] {
   const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
   if (body === undefined) throw new Error("edge/config.ts has no interface Variables");

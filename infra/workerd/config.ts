@@ -1,19 +1,16 @@
-/**
- * The configuration of workerd that serves the bundled Worker with the bindings of wrangler.toml, as Cap'n Proto text (schema:
- * workerd.capnp). Pure.
- */
+/** workerd's configuration for the bundled Worker, as Cap'n Proto text (schema: workerd.capnp). Pure. */
 import path from "node:path";
 import type { WranglerConfig } from "../wrangler.ts";
 import { storageFile, workerFile } from "./bundle.ts";
 
-/** Folders of namespaces, buckets and Durable Objects in the state folder. */
+/** Folders in the state folder. */
 export const stateFolders = {
   namespace: (state: string, binding: string) => path.join(state, "kv", binding),
   bucket: (state: string, binding: string) => path.join(state, "r2", binding),
   objects: (state: string) => path.join(state, "objects"),
 };
 
-/** The file of a record in a namespace's folder. edge/local-storage.ts names it in the same way. */
+/** A record's file, which edge/local-storage.ts names in the same way. */
 export function recordFile(folder: string, name: string): string {
   return path.join(folder, encodeURIComponent(name));
 }
@@ -24,7 +21,7 @@ export type WorkerSettings = Pick<
   "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
 > & { assets?: { binding: string } };
 
-/** Leaves out paths, because a package is built on one machine and runs on another. */
+/** Without paths, because a package is built on one machine and runs on another. */
 export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
     wrangler;
@@ -34,9 +31,8 @@ export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   };
 }
 
-/** A socket that other machines can reach. */
 export interface OutsideSocket {
-  /** An IP address of this machine, or 0.0.0.0 or :: for all of them. */
+  /** An IP address of this machine, 0.0.0.0 or ::. */
   host: string;
   port: number;
   /** PEM texts; null for plain HTTP. */
@@ -46,15 +42,14 @@ export interface OutsideSocket {
 export interface ServingSettings {
   /** Port on loopback; 0 lets the system choose. */
   port: number;
-  /** A socket besides the one on loopback, or null. */
+  /** A socket for other machines, or null. */
   outside: OutsideSocket | null;
   vars: Record<string, string>;
   state: string;
-  /** Folder of the static assets. */
   assets: string;
 }
 
-/** The text of a configuration file. The files of bundle.ts must be in the same folder. */
+/** The files of bundle.ts must be in the configuration's folder. */
 export function workerdConfigText(
   { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
   { port, outside, vars, state, assets }: ServingSettings,
@@ -86,12 +81,11 @@ export function workerdConfigText(
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // Cloudflare sets this header to the client's address, and replaces one that a client sends. Here workerd replaces it by loopback, and
-  // edge/local-worker.ts then sets the address of any other client.
+  // As Cloudflare does, workerd replaces a client's own header. edge/local-worker.ts then sets the address of a client elsewhere.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
-    // workerd opens sockets in this order. process.ts takes workerd as ready when this last one is open.
+    // workerd opens sockets in this order. process.ts takes workerd as ready when the last one is open.
     `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
   ];
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -109,7 +103,6 @@ function outsideText({ host, port, tls }: OutsideSocket, http: string): string {
   return `${address}, https = (options = ${http}, tlsOptions = (keypair = ${keypair}))`;
 }
 
-/** A binding to a KV namespace or a bucket, which edge/local-storage.ts keeps in a folder. */
 function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): string {
   const inner = `[(name = "folder", service = ${text(binding)})]`;
   return `(name = ${text(binding)}, wrapped = (

@@ -1,4 +1,4 @@
-/** Starts a Worker in workerd, without wrangler or Miniflare, with the bindings of its wrangler configuration. */
+/** Starts a Worker in workerd, with the bindings of its wrangler configuration. */
 import { createHash } from "node:crypto";
 import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
@@ -9,9 +9,8 @@ import { bundleWorker } from "./bundle.ts";
 import { type OutsideSocket, recordFile, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
-/** Settings of a start. They override the wrangler configuration. */
+/** They override the wrangler configuration. */
 export interface EdgeSettings {
-  /** Port on loopback. By default the system chooses one. */
   port?: number;
   outside?: OutsideSocket | null;
   vars?: Record<string, string>;
@@ -21,16 +20,12 @@ export interface EdgeSettings {
   state?: string;
   /** Records to write into every KV namespace. */
   entries?: Record<string, string>;
-  /** Folder of the static assets. */
   assets?: string;
 }
 
 export type BareEdge = ReturnType<typeof bareEdge>;
 
-/**
- * `environment`: a named environment of the configuration; its top level by default. `bundle`: writes the files of bundle.ts into a folder;
- * by default it bundles the Worker of the configuration.
- */
+/** `environment`: its top level by default. `bundle` writes the files of bundle.ts; by default those of the configuration's Worker. */
 export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
@@ -46,7 +41,7 @@ export function temporaryFolder(): Promise<string> {
   return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
 }
 
-/** An edge of the files of bundle.ts in `directory`, which it owns from now on. It serves `assetsFolder` unless a start names another. */
+/** `directory` has the files of bundle.ts, and belongs to this edge from now on. */
 export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string) {
   return {
     /** Throws an Error with workerd's message if it does not start. */
@@ -76,12 +71,11 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
-    /** Removes `directory`, where temporary state folders are, too. Processes that use those must have ended. */
+    /** Also removes temporary state folders, whose processes must have ended. */
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
 
-/** The value of the variable TENANT_KEYS: hashes of keys, with their tenants. */
 function tenantKeys(keys: Record<string, string>): string {
   const hashed = Object.entries(keys).map(([key, tenant]) => ({
     hash: createHash("sha256").update(key).digest("hex"),

@@ -6,39 +6,39 @@ import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Path of the program. The package has no types. */
+/** The package has no types. */
 const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;
-  /** Name of the socket in config.ts → its port. */
+  /** By the socket's name in config.ts. */
   ports: Record<string, number>;
   pid: number;
-  /** Returns the inspector's address for a service of config.ts; null without `isInspected`. */
+  /** The address for a service of config.ts; null without `isInspected`. */
   inspector: ((service: string) => string) | null;
   /** The last 64 KiB of stderr; with `keepsStdout` the last 16 MiB of stdout and stderr. */
   log(): string;
-  /** Settles when the process has ended, with a phrase such as "ended with 1". */
+  /** Settles with a phrase such as "ended with 1". */
   ended: Promise<string>;
   stop(): Promise<void>;
-  /** Refuses new connections, waits until the requests have been answered, at most `limitMs`, and ends the process. */
+  /** Refuses connections, waits for running requests, at most `limitMs`, and ends the process. */
   drain(limitMs: number): Promise<void>;
 }
 
 export interface WorkerdOptions {
-  /** Keeps `console.log` for `log()`. Off by default, because reading it takes time. */
+  /** Keeps `console.log` for `log()`, which takes time. */
   keepsStdout?: boolean;
   /** Sends `console.log` to the stderr of this process. */
   showsStdout?: boolean;
-  /** Opens the inspector for a debugger, on a loopback port of the system's choice. */
+  /** Opens the inspector, on a loopback port of the system's choice. */
   isInspected?: boolean;
-  /** Receives the stderr of workerd once it listens. */
+  /** Receives workerd's stderr once it listens. */
   stderr?: Writable;
 }
 
 /**
- * Starts workerd and waits until it listens; the Worker's global scope has run by then. workerd is killed when this process ends, even by
- * SIGKILL. Throws an Error with workerd's message if it does not start.
+ * Resolves when workerd listens and the Worker's global scope has run. It is killed when this process ends, even by SIGKILL. Throws an
+ * Error with workerd's message if it does not start.
  */
 export async function startWorkerd(
   configFile: string,
@@ -90,10 +90,7 @@ export async function startWorkerd(
   };
 }
 
-/**
- * Kills the child when this process ends. A shell does so even after SIGKILL: it waits until its stdin closes. Returns a function that
- * cancels this.
- */
+/** Kills the child when this process ends, even by SIGKILL: a shell waits until its stdin closes. Returns a function that cancels this. */
 function killWithParent(child: ChildProcess): () => void {
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
@@ -111,7 +108,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** Reads the ports that workerd reports, up to that of the socket "http", which it opens last. If `http` is missing, workerd has ended. */
+/** The ports that workerd reports, up to that of "http", which it opens last. Without `http`, workerd has ended. */
 async function listeningPorts(
   child: ChildProcess,
 ): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {
