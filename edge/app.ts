@@ -1,21 +1,13 @@
 /** The public API as a Hono app: its routes, and the middleware before them. */
-import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { Hono } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { adminAuth, admission, auth, preflight } from "./api/access.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
 import { getFile as getArtifactFile, listSwitches, switchArtifacts, uploadFile } from "./api/admin-artifacts.ts";
-import {
-  changeTenant,
-  createKey,
-  eraseTenant,
-  getTenant,
-  listKeys,
-  revokeKey,
-  rotateKey,
-} from "./api/admin-tenants.ts";
+import * as tenants from "./api/admin-tenants.ts";
 import { classify } from "./api/classify.ts";
 import { chatCompletions, completions } from "./api/completions.ts";
-import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
+import type { AppContext, AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
 import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
 import { assignTexts, embeddings } from "./api/embeddings.ts";
 import { createFile, deleteFile, getFile, getFileContent, listFiles } from "./api/files.ts";
@@ -30,15 +22,9 @@ import { usage } from "./api/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
-  const use = (path: string, all: Middleware[]) =>
-    app.use(
-      path,
-      ...all.map(
-        (one): MiddlewareHandler<AppEnvironment> =>
-          (c, next) =>
-            one(c, next, dependencies),
-      ),
-    );
+  const use = (path: string, all: Middleware[]) => {
+    for (const one of all) app.use(path, (c, next) => one(c, next, dependencies));
+  };
   use("*", [requestTrace, responseHeaders, headLimits]);
   use("/v1/*", [preflight, auth, callersTrace, admission]);
   use("/admin/*", [adminAuth, callersTrace]);
@@ -70,12 +56,12 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/fine_tuning/jobs/:id/resume": { POST: pauseJob },
     "/v1/fine_tuning/jobs/:id/events": { GET: listJobEvents },
     "/v1/fine_tuning/jobs/:id/checkpoints": { GET: listCheckpoints },
-    "/admin/v1/keys": { GET: listKeys, POST: createKey },
-    "/admin/v1/keys/:id": { DELETE: revokeKey },
-    "/admin/v1/keys/:id/rotate": { POST: rotateKey },
+    "/admin/v1/keys": { GET: tenants.listKeys, POST: tenants.createKey },
+    "/admin/v1/keys/:id": { DELETE: tenants.revokeKey },
+    "/admin/v1/keys/:id/rotate": { POST: tenants.rotateKey },
     "/admin/v1/artifacts": { GET: listSwitches, POST: switchArtifacts },
     "/admin/v1/artifacts/files/:sha256": { GET: getArtifactFile, PUT: uploadFile },
-    "/admin/v1/tenants/:tenant": { GET: getTenant, POST: changeTenant, DELETE: eraseTenant },
+    "/admin/v1/tenants/:tenant": { GET: tenants.getTenant, POST: tenants.changeTenant, DELETE: tenants.eraseTenant },
     "/healthz": { GET: healthz },
     "/readyz": { GET: readyz(dependencies) },
     "/": { GET: page },
@@ -101,7 +87,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   });
   return app;
 
-  function errorResponse(c: Context<AppEnvironment>, thrown: unknown, more: Record<string, string> = {}): Response {
+  function errorResponse(c: AppContext, thrown: unknown, more: Record<string, string> = {}): Response {
     const error = toServiceError(thrown);
     if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);
     const headers: Record<string, string> = { "content-type": "application/json; charset=utf-8", ...more };

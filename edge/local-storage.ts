@@ -62,7 +62,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
       const body = await new Response(value).arrayBuffer();
       if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
       if (!onlyIf) return write(folder, name, { method: "PUT", body });
-      // Another request replaces an object now. A request that ended half-way does not reset the variable, so it also expires.
+      // Another request is replacing an object. One that ended half-way does not reset the variable, so it also expires.
       if (Date.now() < replacedUntilMs) return null;
       replacedUntilMs = Date.now() + replaceMs;
       try {

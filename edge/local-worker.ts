@@ -66,7 +66,7 @@ async function drainingAnswer({ url }: Request): Promise<Response | null> {
 
 /**
  * Reads and discards the rest of a body: workerd closes a connection with unread input, and a client that is still sending would get an
- * error instead of the response. Of a deployed Worker the platform does this.
+ * error instead of the response. For a deployed Worker the platform does this.
  */
 async function drain({ body }: Request): Promise<void> {
   if (!body || body.locked) return;

@@ -38,16 +38,14 @@ export { TenantAdapterStore } from "./tenant-object.ts";
 export { Ledger } from "./tenants/ledger.ts";
 
 const config = readConfig(env);
+const { backendSecrets, backends, otlp } = config;
 
 const now = () => Date.now();
 const logEvent = (level: "info" | "warn", event: string, fields: object) =>
   console[level](JSON.stringify({ level, event, ...fields }));
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
-if (
-  config.backendSecrets.length === 0 &&
-  config.backends.some(({ url }) => !isLoopback(new URL(urlOf(url, null)).hostname))
-) {
+if (backendSecrets.length === 0 && backends.some(({ url }) => !isLoopback(new URL(urlOf(url, null)).hostname))) {
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   logEvent("warn", "unsigned_calls", { message });
 }
@@ -58,8 +56,7 @@ const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) 
     addressesIn(jurisdiction, backends).map(({ url }) => new BackendClient(url, { sign, fetch: backendFetch }));
 });
 const clients = (jurisdiction: Jurisdiction | null = null) => newClients()(jurisdiction);
-const metrics = new EdgeMetrics(config.otlp, now);
-const { otlp } = config;
+const metrics = new EdgeMetrics(otlp, now);
 
 const sets = new ArtifactSets({
   source: publishedSets(env, { cache: caches.default, background: waitUntil }),

@@ -1,4 +1,7 @@
-/** Response bodies with bounded memory. The runtime's streams queue without a bound, so a body queues itself and has one write pending. */
+/**
+ * Response bodies with bounded memory. The runtime's streams queue without a bound, so a body queues its text itself and has at most one
+ * write pending in its stream.
+ */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -91,7 +94,10 @@ export class AnswerBodies {
         bodies.delete(body);
         if (bodies.size === 0) this.#tenants.delete(tenant);
         if (timer !== null) clearInterval(timer);
-        if (this.#tenants.size === 0) this.#stop();
+        if (this.#tenants.size === 0 && this.#timer !== null) {
+          clearInterval(this.#timer);
+          this.#timer = null;
+        }
         events.ended?.(reason);
       },
       held: (changedBytes) => {
@@ -101,7 +107,10 @@ export class AnswerBodies {
     });
     bodies.add(body);
     const timer = this.#ofRequests ? setInterval(() => body.tick(), tickMs) : null;
-    if (!this.#ofRequests) this.#timer ??= setInterval(() => this.#tick(), tickMs);
+    const tickAll = () => {
+      for (const one of this.#tenants.values()) for (const body of one) body.tick();
+    };
+    if (!this.#ofRequests) this.#timer ??= setInterval(tickAll, tickMs);
     return body;
   }
 
@@ -111,15 +120,6 @@ export class AnswerBodies {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
       largest(heaviest, ({ heldBytes }) => heldBytes).evict(this.#maximumBytes, { atNextTick: this.#ofRequests });
     }
-  }
-
-  #tick(): void {
-    for (const bodies of this.#tenants.values()) for (const body of bodies) body.tick();
-  }
-
-  #stop(): void {
-    if (this.#timer !== null) clearInterval(this.#timer);
-    this.#timer = null;
   }
 }
 

@@ -81,7 +81,7 @@ export class Choice {
   readonly #options: ChoiceOptions;
   readonly #text: TextStream;
   readonly #calls: CallReader | null;
-  readonly #offsets: OffsetCounter | null;
+  readonly #offsetOf: OffsetOf | null;
   /** The echoed prompt; "" once the first part has taken it. */
   #prompt: string;
   readonly #promptCharacters: number;
@@ -99,7 +99,7 @@ export class Choice {
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     const isReported = options.logprobs !== null || options.compare || this.#isSourced;
-    this.#offsets = isReported ? new OffsetCounter(this.#promptCharacters) : null;
+    this.#offsetOf = isReported ? offsetCounter(this.#promptCharacters) : null;
   }
 
   /** Takes the sequence's next frame. Throws the ServiceError of an error frame. */
@@ -129,9 +129,9 @@ export class Choice {
     if (this.#stopped) return "";
     const { text, stopped } = this.#text.push(frame.tokenId);
     this.#stopped = stopped;
-    if (!this.#offsets) return text;
+    if (!this.#offsetOf) return text;
     const sources = frame.sources ? this.#sourcesOf(frame.sources) : null;
-    this.#held.push({ ...this.#reported(frame.tokenId, this.#offsets, frame), sources });
+    this.#held.push({ ...this.#reported(frame.tokenId, this.#offsetOf, frame), sources });
     return text;
   }
 
@@ -143,19 +143,19 @@ export class Choice {
   }
 
   #promptTokens(frame: PromptFrame): ReportedToken[] {
-    const offsets = new OffsetCounter();
+    const offsetOf = offsetCounter(0);
     return this.planned.sequence.promptIds.map((id, i) => {
       const baseLogprob = frame.baseLogprobs?.[i];
       const scores = { logprob: frame.logprobs[i], baseLogprob, alternatives: frame.alternatives[i] };
-      return { ...this.#reported(id, offsets, scores), sources: null };
+      return { ...this.#reported(id, offsetOf, scores), sources: null };
     });
   }
 
-  #reported(id: number, offsets: OffsetCounter, { logprob = null, baseLogprob, alternatives = [] }: Scores) {
+  #reported(id: number, offsetOf: OffsetOf, { logprob = null, baseLogprob, alternatives = [] }: Scores) {
     const top = alternatives.slice(0, this.#options.logprobs ?? 0);
     return {
       piece: this.#tokenizer.pieceOf(id),
-      offset: offsets.next(this.#tokenizer.textPieceOf(id)),
+      offset: offsetOf(this.#tokenizer.textPieceOf(id)),
       logprob,
       top: top.map(([one, its]) => ({ piece: this.#tokenizer.pieceOf(one), logprob: its })),
       // Without an adapter the token's logprob is the base's.
@@ -181,10 +181,8 @@ export class Choice {
 
   #sourcesOf({ share, passages }: TokenSources): ReportedToken["sources"] {
     const { memories } = this.planned.assignment;
-    return {
-      share,
-      passages: passages.map(({ memory, ...passage }) => ({ adapter: memories[memory].id, ...passage })),
-    };
+    const named = passages.map(({ memory, ...passage }) => ({ adapter: memories[memory].id, ...passage }));
+    return { share, passages: named };
   }
 
   #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
@@ -238,19 +236,16 @@ function alternativeOf(piece: Uint8Array, logprob: number) {
   return { token: tokenText(piece), logprob, bytes: [...piece] };
 }
 
+/** Called with the bytes of each token in turn, returns its offset. */
+type OffsetOf = (piece: Uint8Array) => number;
+
 /** Offsets of consecutive tokens in Unicode code points, as OpenAI counts. A token that continues a character has that character's offset. */
-class OffsetCounter {
-  readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
-  #characters: number;
-
-  /** `start`: characters before the first token. */
-  constructor(start = 0) {
-    this.#characters = start;
-  }
-
-  next(piece: Uint8Array): number {
-    const offset = this.#characters;
-    for (const _ of this.#decoder.decode(piece, { stream: true })) this.#characters++;
+function offsetCounter(start: number): OffsetOf {
+  const decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+  let characters = start;
+  return (piece) => {
+    const offset = characters;
+    for (const _ of decoder.decode(piece, { stream: true })) characters++;
     return offset;
-  }
+  };
 }

@@ -127,7 +127,9 @@ class CompletionWriter {
     if (parts.signal.aborted) leave();
     try {
       const receiver = {
-        accepted: () => this.#accept(),
+        accepted: () => {
+          if (--this.#unaccepted === 0 && stream && !this.#hasDeadline) this.#begin();
+        },
         receive: (frames: Frame[]) => this.#receive(frames),
       };
       for (const batch of batchesOf(plan)) {
@@ -139,10 +141,6 @@ class CompletionWriter {
     } catch (thrown) {
       this.#fail(thrown);
     }
-  }
-
-  #accept(): void {
-    if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
   }
 
   /** With a deadline, headers wait for the first event, so that a missed deadline can have the status 504. */
@@ -157,9 +155,8 @@ class CompletionWriter {
     const { deadlineMs } = this.#request.plan.choices[0].sequence;
     if (deadlineMs === undefined || this.#count.haveAllBegun) return;
     if (this.#parts.now() - this.#startedMs <= deadlineMs) return;
-    this.#fail(
-      new ServiceError("deadline_exceeded", `The deadline was ${deadlineMs} ms; not every choice has started.`),
-    );
+    const message = `The deadline was ${deadlineMs} ms; not every choice has started.`;
+    this.#fail(new ServiceError("deadline_exceeded", message));
   }
 
   #receive(frames: readonly Frame[]): void {

@@ -117,14 +117,8 @@ function callItem(envelope: Envelope, { calls, planned }: ChoicePart, index: num
   const { name, arguments: json, isWhole } = calls[index];
   const call_id = callId(envelope, planned.index, index);
   const status = isWhole ? ("completed" as const) : ("incomplete" as const);
-  return {
-    type: "function_call" as const,
-    id: call_id.replace("call_", "fc_"),
-    call_id,
-    status,
-    name: name!,
-    arguments: json,
-  };
+  const ids = { type: "function_call" as const, id: call_id.replace("call_", "fc_"), call_id };
+  return { ...ids, status, name: name!, arguments: json };
 }
 
 function responseOf(

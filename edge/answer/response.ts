@@ -143,10 +143,8 @@ export class ResponseBuilder {
     Object.assign(choice.all, { done, finishReason: part.finishReason });
     this.#completionTokens += done.completionTokens;
     const { reusedTokens = 0 } = done;
-    this.#reusedTokens.set(
-      planned.prompt,
-      Math.min(this.#reusedTokens.get(planned.prompt) ?? reusedTokens, reusedTokens),
-    );
+    const before = this.#reusedTokens.get(planned.prompt) ?? reusedTokens;
+    this.#reusedTokens.set(planned.prompt, Math.min(before, reusedTokens));
     this.#retrievedTokens.set(planned.prompt, retrievedTokensOf(planned, done) ?? 0);
     const timings = this.#timingsOf(done);
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {

@@ -208,10 +208,8 @@ export class RepeatedEvents {
     const isOther = computed.events === sent.events && computed.digest !== sent.digest;
     const endsElsewhere = isDone ? computed.events < sent.events : sent.isDone && computed.events > sent.events;
     if (isOther || endsElsewhere) {
-      throw new ServiceError(
-        "numerics_mismatch",
-        "The interrupted completion cannot continue: it is computed differently now.",
-      );
+      const message = "The interrupted completion cannot continue: it is computed differently now.";
+      throw new ServiceError("numerics_mismatch", message);
     }
     return isDone ? sent.isDone : computed.events <= sent.events;
   }

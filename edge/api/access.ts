@@ -3,7 +3,6 @@
  * come from an origin of the key's tenant, or from the edge's own, which is that of the request's URL. So the request's host must be
  * checked before: the platform or edge/local-worker.ts does it.
  */
-import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { refusedByField } from "../platform/edge-metrics.ts";
@@ -11,7 +10,7 @@ import { regionWithin } from "../platform/region.ts";
 import { decisionHeaders } from "../tenants/admission.ts";
 import { type Access, scopeOf } from "../tenants/keys.ts";
 import type { Decision } from "../tenants/quota.ts";
-import type { AppEnvironment, Middleware } from "./dependencies.ts";
+import type { AppContext, Middleware } from "./dependencies.ts";
 import { idempotencyKeyOf } from "./idempotency.ts";
 
 const methods = "GET, POST, DELETE";
@@ -44,10 +43,8 @@ export const auth: Middleware = async (c, next, { keys }) => {
   const access = await keys.accessOf(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
   const scope = scopeOf(c.req.path);
   if (scope && !access.scopes.includes(scope)) {
-    throw new ServiceError(
-      "forbidden",
-      `${c.req.path} needs a key with the scope ${scope}; this one has ${access.scopes.join(", ") || "none"}.`,
-    );
+    const scopes = access.scopes.join(", ") || "none";
+    throw new ServiceError("forbidden", `${c.req.path} needs a key with the scope ${scope}; this one has ${scopes}.`);
   }
   c.set("access", access);
   c.set("region", regionWithin(jurisdictionOf(access.tenant), c.env.region));
@@ -64,7 +61,7 @@ export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   await next();
 };
 
-function keyOf(c: Context<AppEnvironment>): string {
+function keyOf(c: AppContext): string {
   const { key } = c.env;
   if (key !== null) return key;
   const isSent = c.req.header("authorization") !== undefined;
@@ -72,7 +69,7 @@ function keyOf(c: Context<AppEnvironment>): string {
   throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
 }
 
-function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): void {
+function allowOrigin(c: AppContext, { tenant, origins }: Access): void {
   const origin = c.req.header("origin");
   if (!origin || origin === URL.parse(c.req.url)?.origin) return;
   if (!origins.includes(origin)) {

@@ -1,14 +1,13 @@
-import type { Context } from "hono";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { failedRefit, type OwnAdapter, type OwnMemory } from "../tenants/own-adapters.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
-import type { AppEnvironment } from "./dependencies.ts";
+import type { AppContext } from "./dependencies.ts";
 
 export async function adapterResponse(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   own: OwnAdapters,
   name: string,
   artifacts: Artifacts,
@@ -17,10 +16,8 @@ export async function adapterResponse(
 ): Promise<Response> {
   const [adapter, documents] = await Promise.all([own.find(name), own.documentsOf(name)]);
   if (!adapter) throw notFound(name);
-  const known = {
-    ...adapterObject(adapter, artifacts),
-    ...(adapter.memory && adapter.keep !== false && { documents }),
-  };
+  const isKept = adapter.memory && adapter.keep !== false;
+  const known = { ...adapterObject(adapter, artifacts), ...(isKept && { documents }) };
   return c.json(known, status, { ...headers, ...(status !== 200 && { location: `/v1/adapters/${name}` }) });
 }
 

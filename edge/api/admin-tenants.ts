@@ -1,29 +1,19 @@
 /** `/admin/v1/keys` and `/admin/v1/tenants`: keys, limits, origins and aliases of tenants, and their erasure. */
-import type { Context } from "hono";
-import {
-  changeTenantRequestSchema,
-  createKeyRequestSchema,
-  type Key,
-  keyListQuerySchema,
-  type NewKey,
-  rotateKeyRequestSchema,
-  type TenantErasure,
-  type TenantSettings,
-} from "../../shared/contracts/admin.ts";
+import * as admin from "../../shared/contracts/admin.ts";
 import { tenantSchema } from "../../shared/contracts/tenant-name.ts";
 import { limitsOf, memoryTokensOf, scopes, type TenantRecord } from "../../shared/contracts/tenants.ts";
 import { invalidRequest } from "../../shared/errors.ts";
-import { type ListedKey, type NewKey as MadeKey, stateOf } from "../tenants/key-records.ts";
+import { type ListedKey, type NewKey, stateOf } from "../tenants/key-records.ts";
 import { checked, readAdminBody } from "./body.ts";
-import type { AppEnvironment, RouteHandler } from "./dependencies.ts";
+import type { AppContext, RouteHandler } from "./dependencies.ts";
 
 export const createKey: RouteHandler = async (c, { keyRecords, now }) => {
-  const { tenant, scopes: granted = scopes, expires_at } = await readAdminBody(c, createKeyRequestSchema);
+  const { tenant, scopes: granted = scopes, expires_at } = await readAdminBody(c, admin.createKeyRequestSchema);
   return c.json(newKeyOf(await keyRecords.create(tenant, granted, inUtc(expires_at)), now()));
 };
 
 export const listKeys: RouteHandler = async (c, { keyRecords, now }) => {
-  const keys = await keyRecords.list(checked(keyListQuerySchema, c.req.query()).tenant);
+  const keys = await keyRecords.list(checked(admin.keyListQuerySchema, c.req.query()).tenant);
   return c.json({ object: "list", data: keys.map((one) => keyOf(one, now())) });
 };
 
@@ -32,7 +22,7 @@ export const revokeKey: RouteHandler = async (c, { keyRecords, now }) => {
 };
 
 export const rotateKey: RouteHandler = async (c, { keyRecords, now }) => {
-  const { old_expires_at, expires_at } = await readAdminBody(c, rotateKeyRequestSchema);
+  const { old_expires_at, expires_at } = await readAdminBody(c, admin.rotateKeyRequestSchema);
   const ends = { oldExpiresAt: inUtc(old_expires_at)!, expiresAt: inUtc(expires_at) };
   const { made, old } = await keyRecords.rotate(c.req.param("id")!, ends);
   return c.json({ ...newKeyOf(made, now()), replaces: keyOf(old, now()) });
@@ -45,7 +35,7 @@ export const getTenant: RouteHandler = async (c, { keyRecords }) => {
 
 export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
   const tenant = tenantOf(c);
-  const { plan, limits = {}, origins, aliases } = await readAdminBody(c, changeTenantRequestSchema);
+  const { plan, limits = {}, origins, aliases } = await readAdminBody(c, admin.changeTenantRequestSchema);
   const wrong = origins?.find((origin) => !/^https?:/.test(origin) || URL.parse(origin)?.origin !== origin);
   if (wrong !== undefined) {
     throw invalidRequest(`${JSON.stringify(wrong)} is no origin, as https://app.example.com is one`, "origins");
@@ -62,18 +52,16 @@ export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, erase
   const { ids, waitMs } = await keyRecords.revokeAll(tenant);
   if (waitMs > 0) {
     const retryAfter = Math.ceil(waitMs / 1000);
-    const erasing = { object: "tenant.erasing", tenant, retry_after: retryAfter } satisfies TenantErasure;
+    const erasing = { object: "tenant.erasing", tenant, retry_after: retryAfter } satisfies admin.TenantErasure;
     return c.json(erasing, 202, { "retry-after": String(retryAfter) });
   }
-  const [{ adapters: erased, partlyAsked, ...asked }] = await Promise.all([
-    adapters.of(tenant).erase(),
-    eraseUse(tenant),
-  ]);
+  const erasure = adapters.of(tenant).erase();
+  const [{ adapters: erased, partlyAsked, ...asked }] = await Promise.all([erasure, eraseUse(tenant)]);
   await keyRecords.forget(tenant, ids);
   return c.json({
     ...{ object: "tenant.erased", tenant, keys: ids.length, adapters: erased, left },
     backends: { ...asked, partly_asked: partlyAsked },
-  } satisfies TenantErasure);
+  } satisfies admin.TenantErasure);
 };
 
 const left = [
@@ -84,7 +72,7 @@ const left = [
   "keys in TENANT_KEYS, which the next deployment without them ends",
 ];
 
-function tenantOf(c: Context<AppEnvironment>): string {
+function tenantOf(c: AppContext): string {
   return checked(tenantSchema, c.req.param("tenant"));
 }
 
@@ -92,17 +80,17 @@ function inUtc(time: string | null | undefined): string | null {
   return time ? new Date(time).toISOString() : null;
 }
 
-function keyOf({ id, record }: ListedKey, nowMs: number): Key {
+function keyOf({ id, record }: ListedKey, nowMs: number): admin.Key {
   const { tenant, scopes, createdAt, expiresAt, revokedAt } = record;
   const times = { created_at: createdAt, expires_at: expiresAt, revoked_at: revokedAt };
   return { object: "key", id, tenant, scopes, ...times, state: stateOf(record, nowMs) };
 }
 
-function newKeyOf(made: MadeKey, nowMs: number): NewKey {
+function newKeyOf(made: NewKey, nowMs: number): admin.NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** Names of limits in the API → in records. */
+/** Limit's name in the API → in records. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",
@@ -111,7 +99,7 @@ const recordNames = {
   memory_tokens: "memoryTokens",
 } as const;
 
-function settingsOf(tenant: string, record: TenantRecord): TenantSettings {
+function settingsOf(tenant: string, record: TenantRecord): admin.TenantSettings {
   const { plan, origins, aliases = {} } = record;
   const values = { ...limitsOf(record), memoryTokens: memoryTokensOf(record) };
   const limits = Object.entries(recordNames).map(([name, own]) => [name, values[own]]);

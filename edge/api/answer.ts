@@ -2,13 +2,12 @@
  * Answers that the Worker itself makes. A large one is sent as the client reads it, within the limits of answer/answer-body.ts, and
  * counts as a concurrent request until it has ended.
  */
-import type { Context } from "hono";
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from "../answer/answer-body.ts";
 import type { EndReason } from "../answer/answer-end.ts";
-import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import type { AppContext, AppEnvironment, Dependencies } from "./dependencies.ts";
 
 type Piece = string | Uint8Array;
 type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
@@ -23,7 +22,7 @@ interface AnswerOptions {
 
 /** Throws rate_limited or overloaded if the tenant has too many unread answers, or too large ones. */
 export async function answer(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   pieces: Pieces,
   { headers, retainedBytes = 0, admission }: AnswerOptions,
@@ -99,7 +98,7 @@ const endings: Record<EndReason, string | null> = {
 };
 
 export function answerList<List extends { object: "list"; data: readonly unknown[] }>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   data: Iterable<List["data"][number]>,
   { others, headers, ...options }: Partial<AnswerOptions> & { others: Omit<List, "object" | "data"> },

@@ -1,4 +1,3 @@
-import type { Context } from "hono";
 import type * as z from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
@@ -6,7 +5,7 @@ import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { modelOf } from "../tenants/keys.ts";
-import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import type { AppContext, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
 /** Bodies up to this size are read before admission: that takes at most 3 ms of CPU, as much as a refusal by headers. */
@@ -15,7 +14,7 @@ const json = "application/json";
 
 /** Reads a JSON object, resolves a model's alias and checks it against `schema`. Throws a ServiceError: 400, 408, 413, 415, 429 or 503. */
 export function readBody<T extends z.ZodType>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   schema: T,
 ): Promise<z.output<T>> {
@@ -28,7 +27,7 @@ export function readBody<T extends z.ZodType>(
 }
 
 /** As `readBody`, for the admin API, which has neither tenants' limits nor aliases. */
-export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironment>, schema: T): Promise<z.output<T>> {
+export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: T): Promise<z.output<T>> {
   const { declaredBytes } = c.env;
   requireMediaType(c.req.header("content-type"), [json]);
   expectedBytes(declaredBytes, limits.bodyBytes);
@@ -41,7 +40,7 @@ export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironme
  * value.
  */
 export async function receiveBody<T>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   { bodyReads, documentReads }: Pick<Dependencies, "bodyReads" | "documentReads">,
   maxBytes: number,
   read: (chunks: Uint8Array[]) => T | Promise<T>,
@@ -207,8 +206,8 @@ function messageOf(issue: z.core.$ZodIssue, name: string): string {
 
 /** `["chameleon", "adapter"]` → `chameleon.adapter`; indexes as OpenAI writes them: `stop[2]`. */
 function fieldName(path: readonly PropertyKey[]): string {
-  return path.reduce<string>(
-    (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
-    "",
-  );
+  return path
+    .map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`))
+    .join("")
+    .replace(/^\./, "");
 }

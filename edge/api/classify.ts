@@ -109,9 +109,8 @@ function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): Token
 
 /** Probabilities of a branch's tokens, found by their bytes. Throws an Error if the answer lacks one. */
 function chosenOf({ logprobs }: ChatResponse["choices"][number], { next }: Branch, { tokenizer }: Artifacts): number[] {
-  const byBytes = new Map(
-    logprobs?.content?.[0].top_logprobs.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]),
-  );
+  const top = logprobs?.content?.[0].top_logprobs ?? [];
+  const byBytes = new Map(top.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]));
   return next.map(({ id }) => {
     const probability = byBytes.get(String([...tokenizer.pieceOf(id)]));
     if (probability === undefined) throw new Error(`the backend gave no probability of token ${id}`);

@@ -1,5 +1,4 @@
 /** POST /v1/completions and POST /v1/chat/completions: plans a request, and has the tenant's cell answer it. */
-import type { Context } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
@@ -18,7 +17,7 @@ import { assignMsField } from "../platform/edge-metrics.ts";
 import { keyIn } from "../tenants/ledger-store.ts";
 import { type NamedAdapters, outdated, requireMade } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
-import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 import { resumptionOf } from "./idempotency.ts";
 
 /** Request header: milliseconds within which every choice must begin; otherwise the request ends in deadline_exceeded. */
@@ -62,7 +61,7 @@ const maxReplans = 2;
  * for. Throws backend_unavailable or adapter_outdated if those are gone, and invalid_request for a wrong deadline.
  */
 export async function planned<T>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   { model, chameleon }: Pick<GenerationRequest, "model" | "chameleon">,
   plan: (artifacts: Artifacts, caller: Caller) => Promise<T>,
@@ -138,21 +137,16 @@ function stateOf({ manifestHash, choices }: Plan): string {
 
 /** Throws a ServiceError if the answer fails before it begins. */
 export async function answerFromCell(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   { request, plan, artifacts, form, settings }: Generation,
 ): Promise<Response> {
   const { signal } = c.req.raw;
   const idempotencyKey = c.get("idempotencyKey");
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
-  const options = {
-    echo: request.echo,
-    logprobs: request.logprobs,
-    promptLogprobs: request.prompt_logprobs,
-    compare: request.chameleon.compare,
-    sources: request.chameleon.sources,
-    withBlock: request.withBlock,
-  };
+  const { echo, logprobs, prompt_logprobs: promptLogprobs, withBlock } = request;
+  const { compare, sources } = request.chameleon;
+  const options = { echo, logprobs, promptLogprobs, compare, sources, withBlock };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
   const repeatable = c.get("repeatable");
   const isResumable = request.stream && repeatable !== undefined && plan.choices.length === 1;

@@ -63,13 +63,10 @@ export interface AppEnvironment {
   };
 }
 
-export type RouteHandler = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
+export type AppContext = Context<AppEnvironment>;
+export type RouteHandler = (c: AppContext, dependencies: Dependencies) => Response | Promise<Response>;
 
-export type Middleware = (
-  c: Context<AppEnvironment>,
-  next: Next,
-  dependencies: Dependencies,
-) => Promise<Response | undefined>;
+export type Middleware = (c: AppContext, next: Next, dependencies: Dependencies) => Promise<Response | undefined>;
 
 export interface Dependencies {
   /** The served set. Rejects with a ServiceError while none is loaded. */

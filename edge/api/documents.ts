@@ -2,12 +2,9 @@
  * Documents for browsers: the playground page (/), the API document (/openapi.json) with its view (/docs/api), and the documentation site
  * (/docs), if it was built. The content security policy of each allows its own inline scripts, by hash, and calls of this API only.
  */
-import type { Context } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
 import { answer, chunksOf } from "./answer.ts";
-import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
-
-type RouteContext = Context<AppEnvironment>;
+import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 
 /** Files of Swagger UI, which renders /docs/api. */
 const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
@@ -55,7 +52,7 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
 };
 
 /** A file of the documentation site; null unless the site's list has it, so that no other asset is served. */
-async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
+async function sitePage(c: AppContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
@@ -67,14 +64,14 @@ async function sitePage(c: RouteContext, dependencies: Dependencies, name: strin
   });
 }
 
-function answerFile(c: RouteContext, dependencies: Dependencies, file: Response, name: string): Promise<Response> {
+function answerFile(c: AppContext, dependencies: Dependencies, file: Response, name: string): Promise<Response> {
   const type = types[name.slice(name.lastIndexOf(".") + 1)] ?? "application/octet-stream";
   return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
 /** `allowed`: sources by directive, in addition to the document's own inline scripts and styles. */
 async function answerDocument(
-  c: RouteContext,
+  c: AppContext,
   dependencies: Dependencies,
   document: Response,
   allowed: Record<string, string> = {},

@@ -1,12 +1,6 @@
 /** OpenAI's files: JSONL of examples for fine-tuning jobs. Each line is checked when the file is uploaded. */
-import type { Context } from "hono";
 import { type Example, readExample } from "../../shared/contracts/examples.ts";
-import {
-  type FileDeleted,
-  type FileObject,
-  fileListQuerySchema,
-  type PageOf,
-} from "../../shared/contracts/fine-tuning.ts";
+import * as tuning from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { throwRefusal } from "../tenants/own-adapters.ts";
@@ -15,7 +9,7 @@ import { gunzip } from "../tenants/sealed-store.ts";
 import type { FileRecord } from "../tenants/tenant-files.ts";
 import { answer, answerList } from "./answer.ts";
 import { checked, decoded } from "./body.ts";
-import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 import { originOf } from "./idempotency.ts";
 import { jsonLinesOf, readForm } from "./upload.ts";
 
@@ -34,7 +28,7 @@ export const createFile: RouteHandler = async (c, dependencies) => {
 };
 
 export const listFiles: RouteHandler = async (c, dependencies) => {
-  const { purpose = "fine-tune", ...query } = checked(fileListQuerySchema, c.req.query());
+  const { purpose = "fine-tune", ...query } = checked(tuning.fileListQuerySchema, c.req.query());
   if (purpose !== "fine-tune") return answerList(c, dependencies, [], { others: emptyPage });
   return answerPage(c, dependencies, filesList, query, fileObject);
 };
@@ -54,7 +48,7 @@ export const getFileContent: RouteHandler = async (c, dependencies) => {
 export const deleteFile: RouteHandler = async (c, { adapters }) => {
   const id = c.req.param("id") ?? "";
   if (!(await adapters.of(c.get("access").tenant).removeFile(id))) throw absent("file", id);
-  return c.json({ id, object: "file", deleted: true } satisfies FileDeleted);
+  return c.json({ id, object: "file", deleted: true } satisfies tuning.FileDeleted);
 };
 
 /** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
@@ -79,7 +73,7 @@ export const emptyPage = { has_more: false, first_id: null, last_id: null };
 
 /** Throws invalid_request if no record of the list has the id `after`. */
 export async function answerPage<T, U extends { id: string }>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   dependencies: Dependencies,
   list: string,
   { limit, after = null, order = "desc" }: { limit: number; after?: string | null; order?: "asc" | "desc" },
@@ -90,11 +84,11 @@ export async function answerPage<T, U extends { id: string }>(
     throw invalidRequest(`after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have`, "after");
   const data = (page.records as T[]).map(objectOf);
   const others = { has_more: page.hasMore, first_id: data.at(0)?.id ?? null, last_id: data.at(-1)?.id ?? null };
-  return answerList<PageOf<U>>(c, dependencies, data, { others });
+  return answerList<tuning.PageOf<U>>(c, dependencies, data, { others });
 }
 
 export async function requireRecord<T>(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   { adapters }: Dependencies,
   list: string,
   what: string,
@@ -109,7 +103,7 @@ function absent(what: string, id: string): ServiceError {
   return new ServiceError("not_found", `You have no ${what} ${JSON.stringify(id.slice(0, 80))}.`);
 }
 
-function fileObject({ id, bytes, filename, created }: FileRecord): FileObject {
+function fileObject({ id, bytes, filename, created }: FileRecord): tuning.FileObject {
   return { id, object: "file", bytes, created_at: created, filename, purpose: "fine-tune", status: "processed" };
 }
 

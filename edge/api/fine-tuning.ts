@@ -1,12 +1,6 @@
 /** OpenAI's fine-tuning jobs: each makes an own adapter from a file's examples, in the background (tenants/tuning-jobs.ts). */
-import type { Context } from "hono";
 import type { Example } from "../../shared/contracts/examples.ts";
-import {
-  createJobRequestSchema,
-  type Job,
-  type JobEventObject,
-  pageQuerySchema,
-} from "../../shared/contracts/fine-tuning.ts";
+import * as tuning from "../../shared/contracts/fine-tuning.ts";
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import { selectionOf } from "../plan/assign.ts";
@@ -18,13 +12,13 @@ import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { JobEvent, TuningJob } from "../tenants/tuning-jobs.ts";
 import { answerList } from "./answer.ts";
 import { checked, readBody } from "./body.ts";
-import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 import { answerPage, emptyPage, examplesOf, requireRecord } from "./files.ts";
 import { originOf } from "./idempotency.ts";
 
 export const createJob: RouteHandler = async (c, dependencies) => {
   const { now } = dependencies;
-  const body = await readBody(c, dependencies, createJobRequestSchema);
+  const body = await readBody(c, dependencies, tuning.createJobRequestSchema);
   const origin = originOf(c, dependencies);
   const id = `ftjob-${origin.id}`;
   const { tenant } = c.get("access");
@@ -36,10 +30,8 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const { manifest, manifestHash } = artifacts;
   if (model !== manifest.model.servedAs) {
     selectionOf(model, null, manifest); // throws model_not_found
-    throw invalidRequest(
-      `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`,
-      "model",
-    );
+    const message = `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`;
+    throw invalidRequest(message, "model");
   }
   const name = body.suffix ?? `ft-${id.slice(-16)}`;
   requireFreeName(name, manifest, "suffix");
@@ -74,7 +66,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
 export const listJobs: RouteHandler = async (c, dependencies) => {
   const filter = Object.keys(c.req.query()).find((name) => name.startsWith("metadata"));
   if (filter) throw invalidRequest(`${filter} is not supported: jobs are not listed by metadata`, "metadata");
-  return answerPage(c, dependencies, jobsList, checked(pageQuerySchema, c.req.query()), jobObject);
+  return answerPage(c, dependencies, jobsList, checked(tuning.pageQuerySchema, c.req.query()), jobObject);
 };
 
 export const getJob: RouteHandler = async (c, dependencies) => c.json(jobObject(await requireJob(c, dependencies)));
@@ -91,7 +83,7 @@ export const pauseJob: RouteHandler = () => {
 };
 
 export const listJobEvents: RouteHandler = async (c, dependencies) => {
-  const query = checked(pageQuerySchema, c.req.query());
+  const query = checked(tuning.pageQuerySchema, c.req.query());
   return answerPage(c, dependencies, (await requireJob(c, dependencies)).id, query, eventObject);
 };
 
@@ -101,7 +93,7 @@ export const listCheckpoints: RouteHandler = async (c, dependencies) => {
   return answerList(c, dependencies, [], { others: emptyPage });
 };
 
-function requireJob(c: Context<AppEnvironment>, dependencies: Dependencies): Promise<TuningJob> {
+function requireJob(c: AppContext, dependencies: Dependencies): Promise<TuningJob> {
   return requireRecord<TuningJob>(c, dependencies, jobsList, "fine-tuning job");
 }
 
@@ -114,7 +106,7 @@ async function readExamples(own: OwnAdapters, id: string, param: string): Promis
   return examples;
 }
 
-function jobObject(job: TuningJob): Job {
+function jobObject(job: TuningJob): tuning.Job {
   const { id, created, finished, status, model, name, error, seed, metadata, keep = true } = job;
   const hyperparameters = { n_epochs: "auto", batch_size: "auto", learning_rate_multiplier: "auto" } as const;
   return {
@@ -128,7 +120,7 @@ function jobObject(job: TuningJob): Job {
   };
 }
 
-function eventObject({ id, created, level, message, data }: JobEvent): JobEventObject {
+function eventObject({ id, created, level, message, data }: JobEvent): tuning.JobEventObject {
   const type = data === null ? "message" : "metrics";
   return { id, object: "fine_tuning.job.event", created_at: created, level, type, message, data };
 }

@@ -2,18 +2,17 @@
  * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a repeated request has the same id, time of creation and seed. So it
  * is answered with the same tokens, computed again, and is charged once (tenants/ledger-store.ts).
  */
-import type { Context } from "hono";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import { cursorAfter, type StreamCursor } from "../answer/sent-events.ts";
-import type { AppEnvironment, Dependencies, Repeatable } from "./dependencies.ts";
+import type { AppContext, Dependencies, Repeatable } from "./dependencies.ts";
 
 const header = "idempotency-key";
 const utf8 = new TextEncoder();
 
 /** SHA-256 in hex of tenant and Idempotency-Key; null without the header. Throws invalid_request. */
-export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: string): Promise<string | null> {
+export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<string | null> {
   const key = c.req.header(header);
   if (key === undefined) return null;
   if (key.length > limits.idempotencyKeyCharacters || !/^[\x21-\x7e]+$/.test(key)) {
@@ -25,7 +24,7 @@ export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: strin
 }
 
 /** Claims the request's idempotency key, if any, for path and body. Throws idempotency_conflict if it came with others before. */
-export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Array): Promise<void> {
+export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;
   const { pathname, search } = new URL(c.req.url);
@@ -38,7 +37,7 @@ export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Arra
 
 /** Id and time of the object that a request creates: for a repeated request, those of its first try. */
 export function originOf(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   { newId, now }: Pick<Dependencies, "newId" | "now">,
 ): Pick<Repeatable, "id" | "createdMs"> {
   return c.get("repeatable") ?? { id: newId(), createdMs: now() };
@@ -51,7 +50,7 @@ const otherEvents = 64;
  * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header. `maxTokens`
  * is null for a request that cannot be resumed. Throws invalid_request if it cannot, or if the stream has no such event.
  */
-export function resumptionOf(c: Context<AppEnvironment>, maxTokens: number | null): StreamCursor | null {
+export function resumptionOf(c: AppContext, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");
   if (eventId === undefined) return null;
   if (maxTokens === null) {

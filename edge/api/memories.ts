@@ -1,5 +1,4 @@
 /** Documents of a tenant's own adapters. Each change builds a new memory, which replaces the old one. */
-import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -13,7 +12,7 @@ import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome } from "../tenants/tenant-memories.ts";
 import { adapterResponse, notFound } from "./adapter-object.ts";
-import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 import { readUpload } from "./upload.ts";
 
 export const addDocuments: RouteHandler = async (c, dependencies) => {
@@ -57,7 +56,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
  * The adapter whose documents the request changes. Fitted parts and memory must be of one manifest: if the fitted parts were made for
  * another than the served one, has them made again and throws backend_unavailable until that is done.
  */
-async function changeable(c: Context<AppEnvironment>, { adapters, ...dependencies }: Dependencies) {
+async function changeable(c: AppContext, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
   const { tenant } = c.get("access");
   const artifacts = await dependencies.artifacts();

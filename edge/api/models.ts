@@ -39,22 +39,18 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   return c.json({ ...modelObject(id, artifacts, adapter), ...alias } satisfies Model);
 };
 
-/** As OpenAI's clients delete a fine-tuned model. */
+/** Deletes an own adapter by its model's name, as OpenAI's clients do. */
 export const deleteModel: RouteHandler = async (c, dependencies) => {
   const { manifest } = await dependencies.artifacts();
   const { tenant, scopes, aliases = {} } = c.get("access");
   const id = c.req.param("id") ?? "";
   if (!scopes.includes("adapters")) {
-    throw new ServiceError(
-      "forbidden",
-      `Deleting a model needs a key with the scope adapters; this one has ${scopes.join(", ") || "none"}.`,
-    );
+    const message = `Deleting a model needs a key with the scope adapters; this one has ${scopes.join(", ") || "none"}.`;
+    throw new ServiceError("forbidden", message);
   }
   if (Object.hasOwn(aliases, id)) {
-    throw new ServiceError(
-      "forbidden",
-      `${id} is an alias of ${aliases[id]}; \`chameleon keys limits\` changes aliases.`,
-    );
+    const message = `${id} is an alias of ${aliases[id]}; \`chameleon keys limits\` changes aliases.`;
+    throw new ServiceError("forbidden", message);
   }
   const name = ownNameOf(suffixOf(id, manifest), manifest);
   if (name === null || (await dependencies.adapters.of(tenant).remove(name)) === null) {

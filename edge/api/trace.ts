@@ -1,10 +1,9 @@
 /** The id, span and log line of each request. The span ends with the response's last byte. */
-import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
 import { coloField, pacedMsField } from "../platform/edge-metrics.ts";
 import type { Access } from "../tenants/keys.ts";
-import type { AppEnvironment, Middleware } from "./dependencies.ts";
+import type { AppContext, Middleware } from "./dependencies.ts";
 
 export const requestTrace: Middleware = async (c, next, { newId, now, tracing }) => {
   const { sampleRatio, ended, logRequest } = tracing;
@@ -48,7 +47,7 @@ export const callersTrace: Middleware = async (c, next, { newId, tracing }) => {
 };
 
 function beginTrace(
-  c: Context<AppEnvironment>,
+  c: AppContext,
   { traceId, parentSpanId, sampled }: { traceId: string; parentSpanId: string | null; sampled: boolean },
   newId: () => string,
 ): void {

@@ -2,7 +2,6 @@
  * Reads the documents of a request: JSON, a form, or one file as the body (Markdown, plain text, HTML or JSONL), for which `?name=` names
  * the adapter and `?document=` the document.
  */
-import type { Context } from "hono";
 import { convert } from "html-to-text";
 import type * as z from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -10,7 +9,7 @@ import { checkCallerJson } from "../../shared/contracts/caller-json.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { checked, decoded, objectIn, receiveBody, requireMediaType } from "./body.ts";
-import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import type { AppContext, Dependencies } from "./dependencies.ts";
 
 const json = "application/json";
 const multipart = "multipart/form-data";
@@ -23,12 +22,11 @@ const typeOfEnding: Record<string, string> = {
   pdf: "application/pdf",
 };
 
-type UploadContext = Context<AppEnvironment>;
 type Reads = Pick<Dependencies, "bodyReads" | "documentReads">;
 type Fields = Record<string, unknown>;
 
 /** Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
-export function readUpload<T extends z.ZodType>(c: UploadContext, reads: Reads, schema: T): Promise<z.output<T>> {
+export function readUpload<T extends z.ZodType>(c: AppContext, reads: Reads, schema: T): Promise<z.output<T>> {
   const type = requireMediaType(c.req.header("content-type"), [json, multipart, ...documentTypes]);
   const { name, document = null, keep } = c.req.query();
   const named = { ...(name !== undefined && { name }), ...(keep !== undefined && { keep: flagOf(keep) }) };
@@ -42,7 +40,7 @@ export function readUpload<T extends z.ZodType>(c: UploadContext, reads: Reads, 
   });
 }
 
-export function readForm<T>(c: UploadContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
+export function readForm<T>(c: AppContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
   const header = c.req.header("content-type") ?? "";
   requireMediaType(header, [multipart]);
   // A client draws new boundaries for each try, so the idempotency key belongs to the form's fields instead of its bytes.

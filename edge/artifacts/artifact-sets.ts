@@ -17,7 +17,7 @@ export const artifactLimits = {
   refreshMs: 3000,
   /** A request waits for the next check if the last one is this old, as after an idle time. */
   staleMs: 10_000,
-  /** Timeout of that wait; then the request uses the served set. */
+  /** Timeout of such a wait; then the request uses the served set. */
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
@@ -103,8 +103,8 @@ export class ArtifactSets {
   };
 
   /**
-   * Loads the first set to serve: the first valid one of the published set, the previous one and that of the assets which all ready
-   * backends serve, else which some serve, else any.
+   * Loads the first set to serve: of the published set, the previous one and that of the assets, the first that all ready backends serve;
+   * otherwise the first that some serve; otherwise the first valid one.
    */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;

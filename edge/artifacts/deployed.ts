@@ -31,7 +31,7 @@ export async function servedHash(bindings: Bindings): Promise<string> {
   return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
-/** The sets that a Durable Object's requests were planned with. Requests of one object may share a load (of a Worker they may not). */
+/** The sets that a Durable Object's requests were planned with. Unlike a Worker's requests, those of one object may share a load. */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
   readonly #deployed: () => Promise<Artifacts>;

@@ -88,10 +88,8 @@ export async function switchTo(
     .catch(bucketAway);
   if (put !== null) return { manifest, before, switched: true };
   const other = (await readPointer(bucket)).pointer;
-  throw new ServiceError(
-    "switch_conflict",
-    `Another publisher switched to ${other ? currentOf(other) : "nothing"} meanwhile, so nothing was switched; look at it, then send this again.`,
-  );
+  const message = `Another publisher switched to ${other ? currentOf(other) : "nothing"} meanwhile, so nothing was switched; look at it, then send this again.`;
+  throw new ServiceError("switch_conflict", message);
 }
 
 async function readPointer(bucket: PublishBucket): Promise<{ pointer: Pointer | null; etag: string | null }> {
@@ -117,10 +115,8 @@ function servedBefore(pointer: Pointer | null, named: string): string {
 async function requireSameModel(bucket: PublishBucket, { model }: Manifest, served: string): Promise<void> {
   const { model: now } = await storedManifest(bucket, served);
   if (now.weights === model.weights) return;
-  throw invalidRequest(
-    `these artifacts are for ${model.name}, weights ${model.weights}; served now is ${now.name}, weights ${now.weights}. --other-model (other_model) publishes them all the same: backends of the old weights keep the old artifacts`,
-    "other_model",
-  );
+  const message = `these artifacts are for ${model.name}, weights ${model.weights}; served now is ${now.name}, weights ${now.weights}. --other-model (other_model) publishes them all the same: backends of the old weights keep the old artifacts`;
+  throw invalidRequest(message, "other_model");
 }
 
 async function storedManifest(bucket: PublishBucket, hash: string): Promise<Manifest> {
@@ -142,10 +138,8 @@ async function requireWhole(bucket: PublishBucket, hash: string): Promise<Manife
   for (const name of setFiles) {
     const { sha256, bytes } = manifest.files[name];
     if ((await storedBytes(bucket, sha256)) === bytes) continue;
-    throw invalidRequest(
-      `${name} of the manifest ${hash} is not whole in the bucket; publish its folder again`,
-      "manifest",
-    );
+    const message = `${name} of the manifest ${hash} is not whole in the bucket; publish its folder again`;
+    throw invalidRequest(message, "manifest");
   }
   return manifest;
 }

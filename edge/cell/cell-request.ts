@@ -20,10 +20,8 @@ export interface CellRequest extends AnswerRequest {
 export function readCellRequest(message: unknown): CellRequest {
   const { version } = (message ?? {}) as { version?: unknown };
   if (version === cellRequestVersion) return message as CellRequest;
-  throw new NotTaken(
-    "backend_unavailable",
-    `The edge is being updated; try again. (Request of version ${JSON.stringify(version)}, cell of ${cellRequestVersion}.)`,
-  );
+  const versions = `Request of version ${JSON.stringify(version)}, cell of ${cellRequestVersion}`;
+  throw new NotTaken("backend_unavailable", `The edge is being updated; try again. (${versions}.)`);
 }
 
 /** The message to the next cell after `losses` losses. `cursor`: what the client has received of the stream, if anything. */
@@ -41,12 +39,7 @@ export function resumedRequest(
     // The backend may still run the sequence under its first id.
     return { ...choice, sequence: { ...sequence, ...timeLeft, id: `${sequence.id}_r${losses}` } };
   });
-  return {
-    ...request,
-    isResumed: true,
-    plan: { ...request.plan, choices },
-    ...(cursor !== null && { resumeFrom: cursor }),
-  };
+  return { ...request, isResumed: true, plan: { ...request.plan, choices }, ...(cursor && { resumeFrom: cursor }) };
 }
 
 /** The error of a request whose cells were lost, as after a deploy or a machine's failure. */

@@ -105,28 +105,16 @@ export class Cell extends DurableObject<Env> {
     }
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
-    const admission = admissionOf(admitted, {
-      ledgers: this.env.LEDGERS,
-      recorder: this.settlements,
-      background,
-      now,
-      log: logFailure,
-    });
-    if (request.isResumed && (await hasEnded(admitted, this.env.LEDGERS))) {
+    const [ledgers, recorder] = [this.env.LEDGERS, this.settlements];
+    const admission = admissionOf(admitted, { ledgers, recorder, background, now, log: logFailure });
+    if (request.isResumed && (await hasEnded(admitted, ledgers))) {
       throw new ServiceError("cancelled", "The request has ended: nothing of it was read for too long.");
     }
     const { tokenizer } = await this.#artifactsOf(plan, admission);
     this.dispatcher.checkRoom(admitted.tenant, plan.choices.length);
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.dispatcher.submit(batch, receiver);
-    return writeCompletion(request, {
-      tokenizer,
-      submit,
-      bodies: this.bodies,
-      admission,
-      signal,
-      now: steadyClock(now),
-      log,
-    });
+    const steadyNow = steadyClock(now);
+    return writeCompletion(request, { tokenizer, submit, bodies: this.bodies, admission, signal, now: steadyNow, log });
   }
 
   async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {

@@ -1,6 +1,6 @@
 /**
- * The Worker's calls to cells. Rendezvous hashing gives a tenant's requests the same cell, so that they share micro-batches. If it
- * refuses or is lost, the tenant's next cell is called. Not here: how an answer continues after a loss (resumable-answer.ts).
+ * The Worker's calls to cells. Rendezvous hashing gives a tenant's requests the same cell, so that they share micro-batches. If that cell
+ * refuses or is lost, the tenant's next one is called. Not here: how an answer continues after a loss (resumable-answer.ts).
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";

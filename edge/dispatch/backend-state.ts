@@ -23,7 +23,7 @@ export class BackendHealth {
   /** `isCertain` ejects at once. Returns whether this failure ejected the backend. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way at an ejection fail as well, which is no news.
+    // Calls that were under way at an ejection fail as well, which tells nothing new.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);

@@ -44,7 +44,7 @@ export interface OpenBatch {
   process: string | null;
   /** null if the answer has no fingerprint. */
   numerics: string | null;
-  /** With this batch; null if the answer has no load. */
+  /** This batch included; null if the answer has no load. */
   load: BackendLoad | null;
   frames: AsyncIterable<Frame[]>;
 }
@@ -209,12 +209,8 @@ export class BackendClient {
   }
 
   /** Has a process make the missing part of a memory. Rejects with a CallFailure, also if progress stops. */
-  async putMemory(
-    tenant: string,
-    hash: string,
-    body: Uint8Array,
-    { signal, process, begun, progress }: MemoryCall,
-  ): Promise<void> {
+  async putMemory(tenant: string, hash: string, body: Uint8Array, call: MemoryCall): Promise<void> {
+    const { signal, process, begun, progress } = call;
     const put = { method: "PUT", headers: json, body, signal, process };
     begun?.({ address: this.#url, process });
     const response = await this.#fetch(`/v1/memories/${tenant}/${hash}`, put, adapterMs);

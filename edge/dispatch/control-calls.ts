@@ -19,13 +19,8 @@ function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup 
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** If such a call fails, its sequences run to their end. */
-export function cancellations(
-  backend: Backend,
-  client: BackendCalls,
-  ids: readonly string[],
-  dueMs: number,
-): ControlCall[] {
+/** If a cancellation fails, its sequences run to their end. */
+export function cancellations(backend: Backend, client: BackendCalls, ids: string[], dueMs: number): ControlCall[] {
   const send = (all: string[]) => client.cancel(all, backend.name).catch(() => undefined);
   const group = groupOf("cancel", backend);
   return ids.map((id) => ({ tenant: controlTenant, dueMs, group, ids: [id], send }));

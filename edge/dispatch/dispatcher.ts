@@ -65,10 +65,8 @@ export class Dispatcher {
   checkRoom(tenant: string, sequences: number): void {
     const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
     if (queued + sequences <= room) return;
-    throw new NotTaken(
-      "overloaded",
-      `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`,
-    );
+    const message = `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`;
+    throw new NotTaken("overloaded", message);
   }
 
   /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken without room. */
@@ -247,7 +245,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends sequences whose backend failed after it accepted them to another backend. */
+  /** Sends accepted sequences, whose backend then failed, to another backend. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);

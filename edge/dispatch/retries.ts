@@ -11,8 +11,8 @@ export interface BackendFailure {
 
 /**
  * The retries of a sequence since its last progress, in rounds that try every backend once. The second round follows at once, without
- * backends that would answer the same. Further rounds follow after pauses, only for a sequence that a backend had accepted, while
- * failures are temporary. Immutable, and shared by sequences.
+ * backends that would answer the same. Further rounds follow after pauses, as long as failures are temporary, and only for a sequence
+ * that a backend had accepted. Immutable, and shared by the sequences of a call.
  */
 export interface RetryRound {
   tried: ReadonlySet<string>;

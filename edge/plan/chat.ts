@@ -39,12 +39,8 @@ export function planChat(
   caller: Caller,
   param?: string,
 ): Promise<Plan> {
-  return planGeneration(
-    request,
-    () => [tokenizedChat(conversation, artifacts, caller.writtenMs ?? caller.now(), param)],
-    artifacts,
-    caller,
-  );
+  const read = () => [tokenizedChat(conversation, artifacts, caller.writtenMs ?? caller.now(), param)];
+  return planGeneration(request, read, artifacts, caller);
 }
 
 export function tokenizedChat(

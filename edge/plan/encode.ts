@@ -17,7 +17,7 @@ export interface TokenizedPrompt {
 
 export interface TokenBound {
   param: string;
-  /** Name of an only prompt in error messages. */
+  /** Name of the prompt in error messages if it is the only one. */
   single: string;
   maxTokens: number;
   /** Ids before each text, such as a model's BOS. */

@@ -1,6 +1,6 @@
 /**
  * A classification's labels as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among these
- * tokens alone. So the label's probabilities add up to 1. Most sets of labels differ in their first token, and need one pass over the
+ * tokens alone, so the labels' probabilities add up to 1. Most sets of labels differ in their first token, and need one pass over the
  * prompt. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
@@ -22,10 +22,8 @@ export function branchesOf(labels: readonly (readonly number[])[], endId: number
   const divide = (all: number[], depth: number) => {
     const byId = Map.groupBy(all, (label) => labels[label][depth] ?? endId);
     if (byId.size > limits.classifyBranches) {
-      throw invalidRequest(
-        `${byId.size} labels differ in the same token, the maximum is ${limits.classifyBranches}`,
-        "labels",
-      );
+      const message = `${byId.size} labels differ in the same token, the maximum is ${limits.classifyBranches}`;
+      throw invalidRequest(message, "labels");
     }
     const next = Array.from(byId, ([id, group]) => ({ id, labels: group }));
     if (next.length > 1) branches.push({ prefixIds: labels[all[0]].slice(0, depth), next });

@@ -100,17 +100,17 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const ofAdapters = [...active.values()].flatMap(({ candidate, weight }) =>
     candidate ? [{ candidate, weight }] : [],
   );
-  ofAdapters.sort(byRank);
+  // Own adapters first, so that no other tenant shares the micro-batch; then by similarity.
+  const isOwn = ({ ownHash }: Candidate) => Number(ownHash !== null);
+  ofAdapters.sort(({ candidate: a }, { candidate: b }) => isOwn(b) - isOwn(a) || b.similarity - a.similarity);
   const experts = ofAdapters.map(({ candidate }) => candidate);
+  const weights = ofAdapters.map(({ weight }) => Math.min(1, weight));
   return {
     mode: isFixed ? "fixed" : "evidence",
     experts,
     request: {
       base: Math.min(1, active.get(null)?.weight ?? 0),
-      adapters: weighted(
-        experts,
-        ofAdapters.map(({ weight }) => Math.min(1, weight)),
-      ),
+      adapters: weighted(experts, weights),
       ...(!isFixed && { evidence: { ...evidence, temper, floor } }),
     },
   };
@@ -130,10 +130,4 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
   return experts.map(({ id, ownHash }, i) =>
     ownHash === null ? { centroidId: id, weight: weights[i] } : { adapterHash: ownHash, weight: weights[i] },
   );
-}
-
-/** Own adapters first, so that no other tenant shares the micro-batch; then by similarity. */
-function byRank({ candidate: a }: { candidate: Candidate }, { candidate: b }: { candidate: Candidate }): number {
-  const own = Number(b.ownHash !== null) - Number(a.ownHash !== null);
-  return own || b.similarity - a.similarity;
 }

@@ -20,7 +20,7 @@ export interface PlannedChoice {
   index: number;
   /** Index of its prompt in the request. */
   prompt: number;
-  /** The sequence has the mixture. */
+  /** Without the mixture, which the sequence has. */
   assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }

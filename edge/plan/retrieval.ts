@@ -7,7 +7,7 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Assignment } from "./assign.ts";
 import type { TokenizedPrompt } from "./encode.ts";
 
-/** Before the passages in a chat: else the model takes them for the user's own words. */
+/** Text before the passages in a chat: without it the model takes them for the user's own words. */
 const chatPrefix = "Answer by this text:\n\n";
 const separator = "\n\n";
 /** Maximum tokens of the search query, from the end of the question. */

@@ -1,4 +1,4 @@
-/** The client's address in a local start. The platform tells a deployed Worker in `cf-connecting-ip`. */
+/** The client's address in a local start. A deployed Worker gets it from the platform, in `cf-connecting-ip`. */
 
 interface Client {
   address: string;

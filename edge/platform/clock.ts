@@ -1,4 +1,4 @@
-/** Clock and alarms that survive a system clock which is set forward or back. Also `pause`. */
+/** Clock and alarms that work even when the system's clock is set forward or back. Also `pause`. */
 
 /**
  * A monotonic clock in milliseconds for ages and timeouts. A step of the system's clock counts as time that passed, so that caches

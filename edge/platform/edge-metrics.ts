@@ -4,8 +4,8 @@ import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/obse
 import { post, service } from "./otlp-export.ts";
 
 /**
- * Fields of a request's log line. `pacedMsField`: delay by per-key pacing. `refusedByField`: the tenant's limit that refused the request.
- * `coloField`: the platform's data centre, as `FRA`.
+ * Fields of a request's log line. `assignMsField`: milliseconds that assignment took. `pacedMsField`: delay by per-key pacing.
+ * `refusedByField`: the tenant's limit that refused the request. `coloField`: the platform's data centre, as `FRA`.
  */
 export const assignMsField = "chameleon.assign_ms";
 export const pacedMsField = "chameleon.paced_ms";

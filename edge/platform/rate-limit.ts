@@ -9,27 +9,19 @@ export interface RateLimit {
 
 const maxKeys = 4096;
 
-export class LocalRateLimit implements RateLimit {
-  readonly #limit: number;
-  readonly #periodMs: number;
-  readonly #now: () => number;
-  readonly #counts = new Map<string, number>();
-  #begunMs: number;
-
-  constructor(limit: number, periodMs: number, now: () => number) {
-    this.#limit = limit;
-    this.#periodMs = periodMs;
-    this.#now = steadyClock(now);
-    this.#begunMs = this.#now();
-  }
-
-  async limit({ key }: { key: string }): Promise<{ success: boolean }> {
-    if (this.#now() - this.#begunMs >= this.#periodMs) {
-      this.#counts.clear();
-      this.#begunMs = this.#now();
-    }
-    const count = (this.#counts.get(key) ?? 0) + 1;
-    setNewest(this.#counts, key, count, maxKeys);
-    return { success: count <= this.#limit };
-  }
+export function localRateLimit(maximum: number, periodMs: number, now: () => number): RateLimit {
+  const steadyNow = steadyClock(now);
+  const counts = new Map<string, number>();
+  let begunMs = steadyNow();
+  return {
+    async limit({ key }) {
+      if (steadyNow() - begunMs >= periodMs) {
+        counts.clear();
+        begunMs = steadyNow();
+      }
+      const count = (counts.get(key) ?? 0) + 1;
+      setNewest(counts, key, count, maxKeys);
+      return { success: count <= maximum };
+    },
+  };
 }

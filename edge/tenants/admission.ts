@@ -171,9 +171,8 @@ function limitError({ limit, maximum, used, requested, retryAfterMs }: Refusal):
   const advice = retryAfterMs === null ? "It can never fit." : `Try again in ${duration(retryAfterMs)}.`;
   const message = `The limit is ${maximum} ${limitWords[limit]}; ${used} are in use and this request needs ${requested}. ${advice}`;
   const retryAfterSeconds = retryAfterMs === null ? undefined : Math.ceil(retryAfterMs / 1000);
-  return new ServiceError(limit === "tokensPerMonth" ? "quota_exceeded" : "rate_limited", message, {
-    retryAfterSeconds,
-  });
+  const kind = limit === "tokensPerMonth" ? "quota_exceeded" : "rate_limited";
+  return new ServiceError(kind, message, { retryAfterSeconds });
 }
 
 /** OpenAI's headers. Its SDKs do not retry a response with `x-should-retry: false`. */

@@ -86,12 +86,10 @@ export class BackendCopies {
       "SELECT * FROM deletions JOIN copies USING (hash) WHERE hash <> ? AND deletedMs <= ? ORDER BY deletedMs",
       ...[allHashes, this.#context.now()],
     );
-    return Array.from(
-      Map.groupBy(rows, ({ name }) => name),
-      ([name, copies]) => {
-        return { name, deletedMs: copies[0].deletedMs, backends: new Set(copies.map(nameOf)).size };
-      },
-    );
+    const byName = Map.groupBy(rows, ({ name }) => name);
+    return Array.from(byName, ([name, copies]) => {
+      return { name, deletedMs: copies[0].deletedMs, backends: new Set(copies.map(nameOf)).size };
+    });
   }
 
   /** Resolves to the number of backends that have not confirmed it. */

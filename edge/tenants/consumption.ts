@@ -38,7 +38,7 @@ export interface Consumption {
 export interface Charge {
   request: AdmittedRequest;
   consumed: Consumption;
-  /** If it cannot be built: that of examples which the same request fitted; null: none. */
+  /** Counted if it cannot be built: the use of examples fitted by the same request; null: none. */
   otherwise: Consumption | null;
 }
 

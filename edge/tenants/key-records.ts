@@ -104,7 +104,7 @@ export class KeyRecords {
     return { id, record: { ...record, revokedAt } };
   }
 
-  /** Creates a key like an old one, which stays valid until `oldExpiresAt`. Throws invalid_request if it is not valid now. */
+  /** Creates a key like an old one, which stays valid until `oldExpiresAt`. Throws invalid_request if the old key is not valid now. */
   async rotate(
     id: string,
     ends: { oldExpiresAt: string; expiresAt: string | null },
@@ -122,9 +122,8 @@ export class KeyRecords {
   /** Without a record a tenant has the standard plan, or is unlimited if its key is in TENANT_KEYS (keys.ts). */
   async tenant(tenant: string): Promise<TenantRecord> {
     const name = tenantPrefix + tenant;
-    return tenantRecordSchema.parse(
-      (await this.#get([name])).get(name) ?? { plan: "standard", limits: {}, origins: [] },
-    );
+    const stored = (await this.#get([name])).get(name);
+    return tenantRecordSchema.parse(stored ?? { plan: "standard", limits: {}, origins: [] });
   }
 
   /** Also changes the copies of the record in the tenant's valid keys. */
@@ -150,7 +149,7 @@ export class KeyRecords {
     return record;
   }
 
-  /** Revokes a tenant's keys. `waitMs`: how long a location may still accept one. */
+  /** Revokes a tenant's keys. `waitMs`: how long a location may still accept one of them. */
   async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
     const keys = await this.list(tenant);
     const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;

@@ -18,7 +18,7 @@ import {
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError, unavailable } from "../../shared/errors.ts";
 import type { TenantKey } from "../config.ts";
-import { LocalRateLimit, type RateLimit } from "../platform/rate-limit.ts";
+import { localRateLimit, type RateLimit } from "../platform/rate-limit.ts";
 import { type Records, storedKeySchema } from "./records.ts";
 
 const encoder = new TextEncoder();
@@ -32,7 +32,7 @@ export interface Access {
   memoryTokens: number | null;
   fileBytes: number | null;
   origins: readonly string[];
-  /** The tenant's and the deployment's. */
+  /** Aliases of the tenant and of the deployment. */
   aliases?: Aliases;
 }
 
@@ -50,7 +50,7 @@ export interface KeyStore {
 }
 
 export interface AdminKey {
-  /** Throws unauthorized for any other key, and rate_limited as `accessOf` does. */
+  /** Throws unauthorized for any key but the admin key, and rate_limited as `accessOf` does. */
   requireAdmin(key: string, address: string): Promise<void>;
 }
 
@@ -64,7 +64,7 @@ export function createKeyStore(
   configured: readonly TenantKey[],
   records: Records,
   now: () => number,
-  lookups: RateLimit = new LocalRateLimit(limits.keyLookupsPerMinute, minuteMs, now),
+  lookups: RateLimit = localRateLimit(limits.keyLookupsPerMinute, minuteMs, now),
   aliases: Aliases = {},
   adminKey: string | null = null,
 ): KeyStore & AdminKey {

@@ -7,10 +7,8 @@ import { steadyClock } from "../platform/clock.ts";
 import { setNewest } from "../platform/newest.ts";
 import type { Decision, Refusal } from "./quota.ts";
 
-interface KnownRefusal {
+interface KnownRefusal extends Pick<Decision, "requests"> {
   refusal: Refusal;
-  /** For a refusal by requests per minute. */
-  requests: Decision["requests"];
   atMs: number;
 }
 

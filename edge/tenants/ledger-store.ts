@@ -13,7 +13,7 @@ export interface Claim {
   createdMs: number;
 }
 
-/** Charges under a key in its latest state (`keyIn`). */
+/** Charges under a key, in the latest state (`keyIn`). */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Ids do not age while the ledger was idle, because what would settle a request again may not have run either.
+    // Ids do not age while the ledger is idle, because then nothing may have run that settles a request again.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),

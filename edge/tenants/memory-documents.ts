@@ -11,7 +11,7 @@ export interface DocumentRecord {
   embedding: string;
 }
 
-/** `name` null: it gets one (`firstFree`). */
+/** `name` null: the document gets one (`firstFree`). */
 export interface NewDocument {
   name: string | null;
   text: string;
@@ -26,7 +26,7 @@ export async function memoryBody(manifestHash: string, texts: Uint8Array | null)
   return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
 }
 
-/** "text-7": a number alone would not do, because a JSON body with many strings of digits is refused. */
+/** "text-7". Not a number alone, because a JSON body with many strings of digits is refused. */
 export function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
   while (names.has(`text-${number}`)) number++;

@@ -13,7 +13,7 @@ export interface FittedParts {
   manifestHash: string;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** On held-out examples; null if the parts gained nothing, so that the base is served. */
+  /** The gain on held-out examples; null if the parts gained nothing, so that the base is served. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -46,7 +46,7 @@ export interface MemorySet {
   /** `memoryHash` of the documents. */
   hash: string;
   manifestHash: string;
-  /** Number of documents, and their texts' tokens and bytes. */
+  /** Number of documents, and the tokens and bytes of their texts. */
   documents: number;
   tokens: number;
   bytes: number;
@@ -60,7 +60,7 @@ export interface MemoryJob extends MemorySet {
   /** Tokens that the backend has finished. */
   builtTokens: number;
   error: string | null;
-  /** Of the requests whose documents the job adds. */
+  /** Charges of the requests whose documents the job adds. */
   charges: Charge[];
 }
 
@@ -81,7 +81,7 @@ export function wantedOf(memory: OwnMemory | null): MemorySet | null {
 /** An adapter's examples, to make it again for other artifacts. */
 export interface KeptExamples {
   examples: readonly Example[];
-  /** The gain is measured on these; null: on some of `examples`, held out. */
+  /** The examples that the gain is measured on; null: some of `examples`, held out. */
   validation: readonly Example[] | null;
 }
 
@@ -144,11 +144,8 @@ const shownNames = 8;
 
 /** For error messages; empty if there are none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
-  return shownText(
-    "your own",
-    others.map((name) => prefix + name),
-    "GET /v1/adapters",
-  );
+  const names = others.map((name) => prefix + name);
+  return shownText("your own", names, "GET /v1/adapters");
 }
 
 /** For error messages: names, cut after `shownNames`; empty if there are none. `where`: the route that lists all. */
@@ -189,7 +186,7 @@ export function isWaiting(adapter: OwnAdapter, served: string): boolean {
   return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
 }
 
-/** The error for an adapter whose artifacts are gone and that is, or cannot be, made again for the manifest `served`. */
+/** The error for an adapter of other artifacts: it is being made again for the manifest `served`, or cannot be. */
 export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   const { name, manifestHash } = adapter;
   const failed = failedRefit(adapter, served);

@@ -1,4 +1,7 @@
-/** Decides how long a burst of a key's requests is delayed: even refused ones would occupy the isolate's only thread. Pure. */
+/**
+ * Decides how long a burst of a key's requests is delayed, because even if it were refused it would occupy the isolate's only thread.
+ * Pure.
+ */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
@@ -10,7 +13,7 @@ export const paceLimits = {
   bodyMsPerMebibyte: 60,
   /** Longest delay of a small request. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,
-  /** Bound on the memory of a refusal, whatever its Retry-After. */
+  /** Longest time for which a refusal is remembered, whatever its Retry-After. */
   refusedMs: 60_000,
   /** The least recently used key is dropped. */
   maxKeys: 1024,

@@ -22,7 +22,7 @@ const maxMonths = 4;
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** By other requests. */
+  /** Used by other requests. */
   used: number;
   requested: number;
   /** Milliseconds until this request fits if no other comes; null: never. */
@@ -51,7 +51,7 @@ interface Second {
 }
 
 interface Reservation {
-  /** In which its tokens were reserved. */
+  /** The second in which its tokens were reserved. */
   second: number;
   /** 0 until the tokens are reserved. */
   tokens: number;
@@ -125,9 +125,9 @@ export class Quota {
       ...{ seconds: this.#seconds, open: this.#open, months: this.#months, settled: this.#settled },
     };
     const kinds = Object.keys(maps) as (keyof QuotaState)[];
-    write(
-      kinds.flatMap((kind) => Array.from(maps[kind].changed, (key) => ({ kind, key, value: maps[kind].get(key) }))),
-    );
+    const changesOf = (kind: keyof QuotaState) =>
+      Array.from(maps[kind].changed, (key) => ({ kind, key, value: maps[kind].get(key) }));
+    write(kinds.flatMap(changesOf));
     for (const kind of kinds) maps[kind].changed.clear();
   }
 
@@ -187,7 +187,7 @@ export class Quota {
     };
   }
 
-  /** Extends the reservation of a request. False if that is settled, or unknown. */
+  /** Extends the reservation of a request. False if the request is settled, or unknown. */
   renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
     if (!reservation) return false;

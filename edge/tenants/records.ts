@@ -23,17 +23,7 @@ interface RecordName {
 }
 type NamePage = { keys: RecordName[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
-export interface Records {
-  /**
-   * `parse` gets null for an absent record and, for a key, the input of `storedKeySchema`. Rejects if the record can neither be read nor
-   * is cached.
-   */
-  get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
-  /** At any age. A cached absence does not count. */
-  isCached(name: string): boolean;
-  /** Whether the listing of key records, made at most once per 10 s, has the name. True without a listing. */
-  mayHaveKey(name: string): Promise<boolean>;
-}
+export type Records = ReturnType<typeof createRecords>;
 
 export const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
@@ -64,11 +54,7 @@ const maxNames = 1000;
 const maxListedNames = 10_000;
 
 /** `background`: waitUntil. */
-export function createRecords(
-  namespace: Namespace,
-  now: () => number,
-  background: (read: Promise<void>) => void,
-): Records {
+export function createRecords(namespace: Namespace, now: () => number, background: (read: Promise<void>) => void) {
   const parts = { now, background };
   const found = new Map<string, Refreshed<unknown>>();
   const missing = new Map<string, Refreshed<unknown>>();
@@ -92,14 +78,17 @@ export function createRecords(
   }
 
   return {
-    isCached: (name) => found.has(name),
-    async mayHaveKey(name) {
+    /** At any age. A cached absence does not count. */
+    isCached: (name: string) => found.has(name),
+    /** Whether the listing of key records, made at most once per 10 s, has the name. True without a listing. */
+    async mayHaveKey(name: string): Promise<boolean> {
       // A request does not wait for the listing of another one.
       if (listing.last === null && listing.isLoading) return true;
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
     },
-    async get<T>(name: string, parse: (stored: unknown) => T) {
+    /** `parse` gets null for an absent record, `storedKeySchema`'s input for a key. Rejects if it is neither readable nor cached. */
+    async get<T>(name: string, parse: (stored: unknown) => T): Promise<T> {
       const cached = found.get(name) ?? missing.get(name) ?? new Refreshed<unknown>(parts, recordTimes);
       const record = await cached.get(async () => parse(await stored(name)));
       const [into, other] = record === null ? [missing, found] : [found, missing];

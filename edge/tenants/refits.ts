@@ -16,18 +16,13 @@ import { replacedMs, type TenantMemories } from "./tenant-memories.ts";
 export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
 
 interface RefitOptions {
-  /** 0: unknown. */
+  /** When an adapter was last used; 0: unknown. */
   usedMs(name: string): number;
   report(outcome: RefitOutcome): void;
 }
 
 /** Errors that every further try would meet. */
-const finalKinds: readonly ErrorKind[] = [
-  "invalid_request",
-  "context_length_exceeded",
-  "adapter_quota_exceeded",
-  "internal",
-];
+const finalKinds: ErrorKind[] = ["invalid_request", "context_length_exceeded", "adapter_quota_exceeded", "internal"];
 
 export class Refits {
   readonly #parts: TenantParts;
@@ -138,7 +133,7 @@ export class Refits {
     if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 
-  /** For a tenant that is erased. */
+  /** Cancels the running fit, because the tenant is erased. */
   abort(): void {
     this.#abort.abort();
     this.#abort = new AbortController();

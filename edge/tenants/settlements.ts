@@ -100,10 +100,8 @@ export class Settlements implements UseRecorder {
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
       // After a late confirmation, the use is reported here: the stored group, sent again, then adds nothing.
-      charged.then(
-        (late) => this.#reportDue(tenant, late),
-        () => undefined,
-      );
+      const ignore = () => undefined;
+      charged.then((late) => this.#reportDue(tenant, late), ignore);
       await this.#ensureRetry();
       await this.#parts.storage.sync();
     } finally {

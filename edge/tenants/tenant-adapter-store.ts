@@ -184,7 +184,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return Promise.all([this.#memories.runAll(), passOf(this.#jobs), passOf(this.#refits)]);
   }
 
-  /** Gives up a job. Deletes an adapter that has nothing else. */
+  /** Gives up the job with this hash. Deletes an adapter that has nothing else. */
   abandon(name: string, hash: string): Promise<void> {
     return this.#memories.abandon(name, hash);
   }
@@ -249,7 +249,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return copies.deleteNow([...new Set([...unused, ...copies.laterOf(name)])], name);
   }
 
-  /** An adapter's file for a backend. Otherwise as `texts`. */
+  /** An adapter's file for a backend, which may then have a copy. null as for `texts`. */
   async file(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const compressed = await this.#parts.sealed.compressed(hash, "file");
     if (compressed) this.#parts.copies.note(hash, copy, this.now());

@@ -38,7 +38,7 @@ export interface TenantAdapters {
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
-/** Otherwise an answer without own adapters would differ from the next one. */
+/** Without its own adapters, an answer would differ from the one to the next request. */
 const storeAway = unavailable("Your own adapters cannot be looked up now");
 const noneMs = 10_000;
 const lookMs = 5000;
@@ -55,14 +55,10 @@ export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters 
   /** Tenants that had no adapters at the last look-up. The value: whether they have some by now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
+  const ignore = () => undefined;
   return {
     of,
-    refit: (tenant, served) =>
-      parts.background(
-        of(tenant)
-          .refitLater(served)
-          .catch(() => undefined),
-      ),
+    refit: (tenant, served) => parts.background(of(tenant).refitLater(served).catch(ignore)),
     noteNew: (tenant) => void without.delete(tenant),
     async nearest({ tenant, scopes }, embeddings, manifestHash) {
       const none = { hasAny: false, manifestHash, nearest: embeddings.map(() => []) };

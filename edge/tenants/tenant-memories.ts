@@ -18,9 +18,9 @@ export interface DocumentChange {
   manifestHash: string;
   /** Gzipped JSON of NewDocument[]: a message between objects has at most 32 MiB. */
   added?: Uint8Array | null;
-  /** Name of a document. */
+  /** Name of a document to remove. */
   removed?: string;
-  /** Most tokens of all the tenant's memories. */
+  /** Maximum tokens of all the tenant's memories. */
   maxTenantTokens?: number | null;
   /** For the added documents. */
   charge?: Charge;
@@ -53,7 +53,7 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
-  /** Changes run one after another. */
+  /** Settles when the last change has taken effect; the next one waits for it. */
   #changes: Promise<unknown> = Promise.resolve();
   readonly #running = new Map<string, RunningJob>();
 
@@ -143,11 +143,8 @@ export class TenantMemories {
       const documentName = given ?? firstFree(names);
       if (names.has(documentName)) {
         const shown = JSON.stringify(documentName.slice(0, 80));
-        return refused(
-          "invalid_request",
-          `Two documents are named ${shown}; each needs a name of its own.`,
-          "documents",
-        );
+        const message = `Two documents are named ${shown}; each needs a name of its own.`;
+        return refused("invalid_request", message, "documents");
       }
       names.add(documentName);
       documents.push({ name: documentName, text });
@@ -173,7 +170,7 @@ export class TenantMemories {
     const now = adapters.find(name);
     const memory = now?.memory ?? null;
     const refusedLast = refusal();
-    // The adapter was deleted, or its documents changed, meanwhile. Then this change begins again.
+    // Meanwhile the adapter was deleted, or its documents changed; then this change begins again.
     if (refusedLast !== null || wantedOf(memory)?.hash !== current?.hash) {
       if (adapters.isUnused(copy)) sealed.delete(copy);
       return refusedLast ?? this.#change(name, change, refusal);
@@ -315,7 +312,7 @@ export class TenantMemories {
     this.#running.get(record.name)?.abort.abort();
   }
 
-  /** For a tenant that is erased. */
+  /** Cancels the running job, because the tenant is erased. */
   abort(): void {
     for (const { abort } of this.#running.values()) abort.abort();
   }

@@ -1,6 +1,6 @@
 /**
- * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until it ends, and is run by the object's alarm.
- * So it survives the loss of the object, and of the backend, which then starts again. It is charged once, at its end.
+ * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until the job ends. The object's alarm runs it,
+ * so it survives the loss of the object, and of the backend, which then starts again. It is charged once, at its end.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
@@ -109,11 +109,8 @@ export class TuningJobs {
     }
     const same = open.find((one) => one.name === name);
     if (!same) return this.#store.roomFor(name, "suffix");
-    return refused(
-      "invalid_request",
-      `The job ${same.id} is making an adapter ${name}; choose another suffix.`,
-      "suffix",
-    );
+    const message = `The job ${same.id} is making an adapter ${name}; choose another suffix.`;
+    return refused("invalid_request", message, "suffix");
   }
 
   /** null if the job has ended, or there is none. */
@@ -126,7 +123,7 @@ export class TuningJobs {
     return this.#end(job, "cancelled", job.status === "running");
   }
 
-  /** For a tenant that is erased. */
+  /** Cancels the running job, because the tenant is erased. */
   abort(): void {
     this.#running?.abort.abort();
   }
