@@ -19,8 +19,7 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
     const own = catalog.usableAdapters.map(({ name }) => [name, name] as const);
     const domains = catalog.centroids.map((one) => [one.id, `${domainOf(one).name}${gainOf(one)}`] as const);
     select.replaceChildren(...options(first), ...group("Your text", own), ...group("One kind of text alone", domains));
-    const isThere = [...select.options].some(({ value }) => value === chosen);
-    select.value = isThere ? chosen : first[0][0];
+    select.value = [...select.options].some(({ value }) => value === chosen) ? chosen : first[0][0];
   };
   catalog.onChange(draw);
   draw();

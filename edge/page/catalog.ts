@@ -19,7 +19,7 @@ export class Catalog {
     this.#api = api;
   }
 
-  /** Such as `gpt2`. */
+  /** The base's name, such as `gpt2`. */
   get baseModel(): string {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }

@@ -44,14 +44,8 @@ export function roveFocus(container: HTMLElement, selector: string): void {
     const items = [...container.querySelectorAll<HTMLElement>(selector)];
     const at = items.indexOf(event.target as HTMLElement);
     if (at < 0) return;
-    const to = {
-      ArrowRight: at + 1,
-      ArrowDown: at + 1,
-      ArrowLeft: at - 1,
-      ArrowUp: at - 1,
-      Home: 0,
-      End: items.length - 1,
-    };
+    const last = items.length - 1;
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last };
     const next = items[to[event.key as keyof typeof to]];
     if (!next) return;
     event.preventDefault();

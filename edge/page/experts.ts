@@ -54,12 +54,12 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   return `Together they are ${surpriseBeside(evidence.nats)} by the prompt itself, over ${count(evidence.tokens, "token")}.`;
 }
 
-/** For tokens coloured by their probability with and without adapters. */
+/** The legend of tokens coloured by their probability with and without adapters. */
 export function legendRow(): HTMLElement {
   return rowOf("With the adapters a token is", "data-step", legend);
 }
 
-/** For tokens coloured by how much of their probability came from the reader's text. */
+/** The legend of tokens coloured by how much of their probability came from the reader's text. */
 export function sourcesLegendRow(): HTMLElement {
   return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
 }

@@ -14,37 +14,31 @@ const pauseMs = 350;
 
 type Wanted = { prompt: string; adapter: string };
 
-export class Preview {
-  readonly #api: Api;
-  readonly #show: (reading: Reading | null, failure: string) => void;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #running = new AbortController();
-
-  constructor(api: Api, show: (reading: Reading | null, failure: string) => void) {
-    this.#api = api;
-    this.#show = show;
-  }
-
-  soon(wanted: () => Wanted): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.now(wanted()).catch(() => undefined), pauseMs);
-  }
+export function startPreview(api: Api, show: (reading: Reading | null, failure: string) => void) {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let running = new AbortController();
 
   /** Shows and returns the reading of a prompt, or shows the failure. Aborts an earlier reading. */
-  async now({ prompt, adapter }: Wanted): Promise<Reading> {
-    clearTimeout(this.#timer);
-    this.#running.abort();
-    this.#running = new AbortController();
-    const { signal } = this.#running;
+  async function now({ prompt, adapter }: Wanted): Promise<Reading> {
+    clearTimeout(timer);
+    running.abort();
+    running = new AbortController();
+    const { signal } = running;
     const body = { prompt, max_tokens: 1, temperature: 0, ...wishOf(adapter, null, {}) };
     try {
-      const { choices, usage } = await this.#api.json<CompletionResponse>("/v1/completions", body, { signal });
+      const { choices, usage } = await api.json<CompletionResponse>("/v1/completions", body, { signal });
       const reading = { prompt, promptTokens: usage!.prompt_tokens, block: choices[0].chameleon as ChameleonBlock };
-      this.#show(reading, "");
+      show(reading, "");
       return reading;
     } catch (error) {
-      if (!isAbort(error)) this.#show(null, failureText(error));
+      if (!isAbort(error)) show(null, failureText(error));
       throw error;
     }
   }
+
+  function soon(wanted: () => Wanted): void {
+    clearTimeout(timer);
+    timer = setTimeout(() => void now(wanted()).catch(() => undefined), pauseMs);
+  }
+  return { now, soon };
 }

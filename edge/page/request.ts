@@ -31,9 +31,8 @@ export const samplingFields: readonly SamplingField[] = [
 ];
 
 export type FieldTexts = Readonly<Record<string, string>>;
-export const initialTexts: FieldTexts = Object.fromEntries(
-  samplingFields.map(({ name, initial }) => [name, initial ?? ""]),
-);
+const initialEntries = samplingFields.map(({ name, initial = "" }) => [name, initial]);
+export const initialTexts: FieldTexts = Object.fromEntries(initialEntries);
 
 export type Sampling = Record<string, unknown>;
 

@@ -13,7 +13,7 @@ import { count, likelier, stepOf, surpriseBeside } from "./words.ts";
 const minTokens = 16;
 /** With fewer scored tokens a result is called a hint. */
 const fewTokens = 64;
-/** So that an example has `minTokens`. */
+/** Minimum length of an example, so that it has `minTokens`. */
 const minExampleCharacters = 75;
 
 interface Scored {

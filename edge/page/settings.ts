@@ -8,7 +8,7 @@ const recentCharacters = 2000;
 
 export interface Settings {
   prompt: string | null;
-  /** Under “Continue”, as `wishOf` takes it. */
+  /** What answers under “Continue”, as `wishOf` takes it. */
   answerer: string;
   sampling: FieldTexts;
   recent: readonly string[];

@@ -8,7 +8,7 @@ import { expertsText, legendRow, sourcesLegendRow } from "./experts.ts";
 import type { Page } from "./page.ts";
 import { alternativesOf, tokenNodes } from "./passages.ts";
 import type { Side } from "./pieces.ts";
-import { Preview, type Reading } from "./preview.ts";
+import { type Reading, startPreview } from "./preview.ts";
 import { samplingOf, wishOf } from "./request.ts";
 import { WeightStrip } from "./weight-strip.ts";
 import { count } from "./words.ts";
@@ -29,7 +29,7 @@ export class Writer {
   readonly #status = byId("status");
   readonly #failure = byId("preview-failure");
   readonly #examples = byId("chips");
-  readonly #preview: Preview;
+  readonly #preview: ReturnType<typeof startPreview>;
   readonly #duel: Duel;
   readonly #strip: WeightStrip;
   readonly #drawCode: () => void;
@@ -39,7 +39,7 @@ export class Writer {
     this.#page = page;
     const { api, catalog, settings, texts } = page;
     this.#strip = new WeightStrip(api, (id) => catalog.nameOf(id));
-    this.#preview = new Preview(api, (reading, failure) => this.#showReading(reading, failure));
+    this.#preview = startPreview(api, (reading, failure) => this.#showReading(reading, failure));
     this.#duel = new Duel({
       api,
       elements: { base: byId("base-answer"), adapted: byId("adapted-answer") },
