@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** The version file is restored last, so that a folder with it is complete. */
+/** The version file is last, so that a folder with it is completely restored. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -46,10 +46,8 @@ async function backup(file: string): Promise<void> {
   const run = readLocalRun(state);
   if (!run) claimStateFolder(state);
   const copy = await mkdtemp(path.join(state, `${unfinishedPrefix}backup-`));
-  const archive = path.join(
-    path.dirname(path.resolve(file)),
-    `${unfinishedPrefix}${process.pid}-${path.basename(file)}`,
-  );
+  const unfinished = `${unfinishedPrefix}${process.pid}-${path.basename(file)}`;
+  const archive = path.join(path.dirname(path.resolve(file)), unfinished);
   try {
     const pausedMs = run ? await whilePaused(run.worker, () => copyState(state, copy)) : await copyState(state, copy);
     await tar("-czf", archive, "-C", copy, ...(await readdir(copy)));

@@ -18,15 +18,15 @@ const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "ut
 /** npm leaves package-lock.json out of packages. */
 const isCheckout = existsSync(path.join(root, "package-lock.json"));
 
-/** Runs this file. */
+/** The oldest Node that runs this file. */
 const oldestNode = [20, 0];
-/** Runs commands: strips the types of .ts files without a flag. */
+/** The oldest Node that runs commands: it strips the types of .ts files without a flag. */
 const oldestRunningNode = [22, 18];
-/** Has Float16Array, in which `trainers` hold hidden states. */
+/** The oldest Node with Float16Array, in which `trainers` hold hidden states. */
 const oldestTrainingNode = [24, 0];
 const trainers = ["train", "eval", "eval:own", "paper"];
 
-/** For commands that run a model themselves. A backend gives its engine the same (gpu-backend/config.ts). */
+/** Allocator settings of commands that run a model themselves. A backend gives its engine the same (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
 /** Otherwise ONNX Runtime reports its use to its maker, and stores an id in the home folder. */
@@ -80,7 +80,7 @@ function run(command, args, options) {
       if (signal !== "SIGINT" || !isatty(0)) child.kill(signal);
     };
     for (const signal of stopSignals) process.on(signal, onSignal);
-    // npm passes signals on. If npm itself is killed, the parent changes.
+    // npm passes signals on. If npm itself is killed, this process gets another parent.
     const parent = process.ppid;
     const watch = process.env.npm_lifecycle_event
       ? setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500)
@@ -155,7 +155,7 @@ function assertPlatform() {
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // A checkout installs this package; users of the npm package can add it.
+    // In a checkout this package is installed; users of the npm package can add it.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {
@@ -163,16 +163,13 @@ function pinnedNode() {
   }
 }
 
-function entryFile(source) {
-  return isCheckout ? path.join(root, source) : path.join(root, "dist", source.replace(/\.ts$/, ".js"));
-}
-
 async function runCommand(command, [, entry, ...first], rest) {
   if (isCheckout) await install();
   else assertPlatform();
   const node = pickNode(command);
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
-  const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
+  const file = isCheckout ? path.join(root, entry) : path.join(root, "dist", entry.replace(/\.ts$/, ".js"));
+  const { code } = await run(node, [file, ...first, ...rest], {
     // When the IPC channel closes, the child knows that this process has ended, even by SIGKILL.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: {

@@ -40,20 +40,13 @@ const forDevelopers = {
   audit: ["look for known advisories on the packages that are shipped", "infra/audit.ts"],
   build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
   docs: ["build the documents site, which the next start serves at /docs", "infra/site/cli.ts"],
-  corpora: [
-    "fetch the text that the embedded adapters are trained and measured on",
-    "gpu-backend/training/corpus/cli.ts",
-  ],
+  corpora: ["fetch the text that embedded adapters are trained and measured on", "gpu-backend/training/corpus/cli.ts"],
   "eval:own": [
     "measure what known documents gain as a memory, and fit how memories count",
     "gpu-backend/research/cli.ts",
     "eval:own",
   ],
-  "eval:tasks": [
-    "measure what an own adapter learns of labelled examples",
-    "gpu-backend/research/cli.ts",
-    "eval:tasks",
-  ],
+  "eval:tasks": ["measure what own adapters learn of labelled examples", "gpu-backend/research/cli.ts", "eval:tasks"],
   paper: [
     "print the paper's table beside the same regimes on a base of 1.8 million parameters",
     "gpu-backend/research/cli.ts",

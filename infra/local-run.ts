@@ -2,18 +2,7 @@
  * run.json in the state folder, by which other commands find a running `chameleon start`. The state folder is below the current folder,
  * where an attacker may have left a run.json with the attacker's server. So owner, mode and address are checked.
  */
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import * as fs from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { writeWhole } from "../gpu-backend/files.ts";
@@ -41,7 +30,7 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
   const file = fileIn(stateFolder);
   await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
   process.once("exit", () => {
-    if (readLocalRun(stateFolder, () => {})?.pid === run.pid) rmSync(file, { force: true });
+    if (readLocalRun(stateFolder, () => {})?.pid === run.pid) fs.rmSync(file, { force: true });
   });
 }
 
@@ -50,12 +39,12 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
  * start has claimed it. A start writes its lock file before it looks for others', so of two at once at most one continues.
  */
 export function claimStateFolder(stateFolder: string): void {
-  mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
+  fs.mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
   checkStateVersion(stateFolder);
   const own = path.join(stateFolder, `start.${process.pid}.lock`);
-  process.once("exit", () => rmSync(own, { force: true }));
-  writeFileSync(own, "");
-  for (const name of readdirSync(stateFolder)) {
+  process.once("exit", () => fs.rmSync(own, { force: true }));
+  fs.writeFileSync(own, "");
+  for (const name of fs.readdirSync(stateFolder)) {
     const pid = Number(/^start\.(\d+)\.lock$/.exec(name)?.[1]);
     if (!pid || pid === process.pid) continue;
     const file = path.join(stateFolder, name);
@@ -64,11 +53,11 @@ export function claimStateFolder(stateFolder: string): void {
         `process ${pid} serves from ${stateFolder}; end it, or set STATE_DIR to another folder (if it is no start, remove ${file})`,
       );
     }
-    rmSync(file, { force: true });
+    fs.rmSync(file, { force: true });
   }
-  writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
+  fs.writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
   // A killed start may have left it. In a container the next start has the same process id, so it would seem its own.
-  rmSync(fileIn(stateFolder), { force: true });
+  fs.rmSync(fileIn(stateFolder), { force: true });
 }
 
 /** Names the version of the state folder's layout. */
@@ -81,8 +70,8 @@ export const restoringVersion = "restoring";
 /** Throws an Error for another layout, which would be read as if it held no adapters and no unsettled use. */
 export function checkStateVersion(stateFolder: string): void {
   const file = path.join(stateFolder, versionFile);
-  const isNew = !existsSync(path.join(stateFolder, "objects"));
-  const text = existsSync(file) ? readFileSync(file, "utf8") : String(isNew ? stateVersion : 1);
+  const isNew = !fs.existsSync(path.join(stateFolder, "objects"));
+  const text = fs.existsSync(file) ? fs.readFileSync(file, "utf8") : String(isNew ? stateVersion : 1);
   if (text.trim() === String(stateVersion)) return;
   if (text === restoringVersion) {
     throw new Error(`${stateFolder} holds a part of a backup, whose restore was stopped: remove it, and restore again`);
@@ -93,7 +82,7 @@ export function checkStateVersion(stateFolder: string): void {
 }
 
 /** null if no start runs here, or run.json cannot be trusted, which `warn` is told. */
-export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun | null {
+export function readLocalRun(stateFolder: string, warn: (line: string) => void = console.error): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
     const run = parsedRun(readPrivate(file));
@@ -105,7 +94,7 @@ export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun
   }
 }
 
-/** The Error repeats nothing of the text, which may hold keys. */
+/** Throws an Error that repeats nothing of the text, which may hold keys. */
 function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
@@ -117,18 +106,18 @@ function parsedRun(text: string): LocalRun {
 /** Throws an Error if another user owns the file or may read or write it. */
 export function readPrivate(file: string): string {
   // O_NONBLOCK, because opening a named pipe would wait for a writer.
-  const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  const descriptor = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
   try {
-    const stats = fstatSync(descriptor);
+    const stats = fs.fstatSync(descriptor);
     const { uid, mode } = stats;
     if (!stats.isFile()) throw new Error("it is no regular file");
     const user = process.getuid?.();
     // On Windows getuid is undefined.
     if (user !== undefined && uid !== user) throw new Error("another user owns it");
     if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
-    return readFileSync(descriptor, "utf8");
+    return fs.readFileSync(descriptor, "utf8");
   } finally {
-    closeSync(descriptor);
+    fs.closeSync(descriptor);
   }
 }
 
@@ -138,8 +127,4 @@ function isRunning(pid: number): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
-}
-
-function warnOnStderr(line: string): void {
-  process.stderr.write(`${line}\n`);
 }

@@ -11,8 +11,9 @@ import { currentOf, parsePointer, pointerName } from "../shared/artifacts/bucket
 import { isLoopback } from "../shared/loopback.ts";
 import { keptKey } from "./admin-key.ts";
 import { artifactsFolder, localKey, pagesFolder, stateFolder } from "./local-edge.ts";
-import { writeLocalRun } from "./local-run.ts";
-import { localHost, parsePort, readPort } from "./ports.ts";
+import { claimStateFolder, writeLocalRun } from "./local-run.ts";
+import { assertPortsFree, localHost, parsePort, readPort } from "./ports.ts";
+import { stageArtifacts } from "./stage-artifacts.ts";
 import type { OutsideSocket } from "./workerd/config.ts";
 import type { BareEdge } from "./workerd/edge.ts";
 
@@ -63,7 +64,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
-/** Between the first refusal of `/readyz` and of a connection, in milliseconds: two probes of a load balancer. */
+/** From the first refusal of `/readyz` to that of connections, in milliseconds: two probes of a load balancer. */
 export const noticeMs = 2000;
 
 function port(text: string): number {
@@ -83,7 +84,7 @@ export interface Place extends OutsideSocket {
 }
 
 /** Throws an Error that names the bad option or variable. */
-export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
+async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
   }
@@ -94,6 +95,16 @@ export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeO
     tls: isSet ? { certificate: await readText(tlsCert), privateKey: await readText(tlsKey) } : null,
     isProxyTrusted: trustProxy,
   };
+}
+
+/** Claims the state folder, checks that the ports are free, and stages the model's artifacts. Returns where the edge listens. */
+export async function preparePlace(options: EdgeOptions, backendPorts: readonly number[] = []): Promise<Place> {
+  const place = await placeOf(options);
+  claimStateFolder(stateFolder());
+  const ofBackends = backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]);
+  await assertPortsFree([["EDGE_PORT", place.port, place.host], ...ofBackends]);
+  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assetsFolder(), "artifacts"));
+  return place;
 }
 
 /** Writes progress to stderr. */
@@ -139,8 +150,8 @@ export interface ServedEdge {
   announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
 }
 
-/** Each state folder has its own, so that starts with other models do not disturb each other. */
-export const assetsFolder = () => path.join(stateFolder(), "assets");
+/** The static assets. Each state folder has its own, so that starts with other models do not disturb each other. */
+const assetsFolder = () => path.join(stateFolder(), "assets");
 
 /** Starts the Worker, which ends with this process. Throws an Error with the reason if it does not start. */
 export async function serveEdge(

@@ -2,21 +2,16 @@
  * `chameleon start edge`: serves the edge alone, until a signal or a crash. It does not wait for backends: `/readyz` tells whether one
  * can answer.
  */
-import path from "node:path";
 import { collected, createCommand, httpUrl, parsedOptions } from "../gpu-backend/command-line.ts";
-import { prepareEdge, stateFolder } from "./local-edge.ts";
-import { claimStateFolder } from "./local-run.ts";
-import { assertPortsFree } from "./ports.ts";
+import { prepareEdge } from "./local-edge.ts";
 import {
-  assetsFolder,
   type EdgeOptions,
   edgeEnvironment,
   endOnSignals,
-  placeOf,
+  preparePlace,
   serveEdge,
   withEdgeOptions,
 } from "./serve-edge.ts";
-import { stageArtifacts } from "./stage-artifacts.ts";
 
 const program = withEdgeOptions(
   createCommand(
@@ -49,10 +44,7 @@ interface StartEdgeOptions extends EdgeOptions {
 async function start({ backend, ...options }: StartEdgeOptions): Promise<void> {
   const backendUrls = backend ?? (process.env.BACKEND_URLS || undefined)?.split(",") ?? [];
   if (backendUrls.length === 0) throw new Error("no backend is named; give --backend URL, or set BACKEND_URLS");
-  const place = await placeOf(options);
-  claimStateFolder(stateFolder());
-  await assertPortsFree([["EDGE_PORT", place.port, place.host]]);
-  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assetsFolder(), "artifacts"));
+  const place = await preparePlace(options);
   const secrets = process.env.BACKEND_SECRETS ?? "";
   const edge = await serveEdge(await prepareEdge(), { place, backendUrls, secrets }, options);
   await edge.announce(backendUrls.map((url) => ({ url })));

@@ -1,28 +1,24 @@
 /** `chameleon start`: serves edge and backends until a signal or a crash. Prints the ready line on stdout once a token was generated. */
 import { randomBytes } from "node:crypto";
-import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
 import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
-import { artifactsFolder, prepareEdge, stateFolder } from "./local-edge.ts";
-import { claimStateFolder } from "./local-run.ts";
-import { assertPortsFree, readPort } from "./ports.ts";
+import { artifactsFolder, prepareEdge } from "./local-edge.ts";
+import { readPort } from "./ports.ts";
 import { runScript } from "./run-script.ts";
 import {
-  assetsFolder,
   type EdgeOptions,
   edgeEnvironment,
   endOnSignals,
   fail,
-  placeOf,
+  preparePlace,
   progressOf,
   readDrainMs,
   type ServedEdge,
   serveEdge,
   withEdgeOptions,
 } from "./serve-edge.ts";
-import { stageArtifacts } from "./stage-artifacts.ts";
 
 const maxBackends = 16;
 const program = withEdgeOptions(
@@ -66,28 +62,16 @@ interface StartOptions extends EdgeOptions {
 async function start({ backends: count, model, ...options }: StartOptions): Promise<void> {
   const say = progressOf(options);
   if (model !== undefined) process.env.MODEL_DIR = await importedFolder(model);
-  const place = await placeOf(options);
   const backendPort = readPort(process.env, "BACKEND_PORT", 8788);
   const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
-  claimStateFolder(stateFolder());
-  await assertPortsFree([
-    ["EDGE_PORT", place.port, place.host],
-    ...backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]),
-  ]);
-
-  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assetsFolder(), "artifacts"));
+  const place = await preparePlace(options, backendPorts);
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Signed as in a deployment, although only this machine can reach the backends.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
-  const [{ backends, ended }, prepared] = await Promise.all([
-    startBackends(
-      backendPorts,
-      { BACKEND_SECRETS: secrets, ARTIFACTS_URL: artifacts, DRAIN_MS: String(readDrainMs()) },
-      say,
-    ),
-    prepareEdge(),
-  ]);
+  const settings = { BACKEND_SECRETS: secrets, ARTIFACTS_URL: artifacts, DRAIN_MS: String(readDrainMs()) };
+  const starting = startBackends(backendPorts, settings, say);
+  const [{ backends, ended }, prepared] = await Promise.all([starting, prepareEdge()]);
   void ended.then(fail);
   say("starting edge…");
   const backendUrls = backends.map(({ url }) => url);
@@ -97,11 +81,8 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
 }
 
 async function importedFolder(source: string): Promise<string> {
-  const printed = await runScript(new URL("../gpu-backend/models/import/cli.ts", import.meta.url), [
-    "--json",
-    "--",
-    source,
-  ]);
+  const script = new URL("../gpu-backend/models/import/cli.ts", import.meta.url);
+  const printed = await runScript(script, ["--json", "--", source]);
   return JSON.parse(printed).folder;
 }
 

@@ -7,7 +7,7 @@ import { quietWrangler, wranglerProgram } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";
-/** They name the bindings and the version of workerd. */
+/** The files that name the bindings and the version of workerd. */
 const sources = ["wrangler.toml", "package-lock.json"];
 
 /** Writes types that are missing or older than `sources`. Throws an Error with wrangler's output. */

@@ -20,7 +20,7 @@ export const quietWrangler = {
   X_LOCAL_OBSERVABILITY: "false",
 };
 
-/** The fields in use; wrangler exports no type. */
+/** The fields of a configuration in use; wrangler exports no type. */
 export interface WranglerConfig {
   name: string;
   main: string;

@@ -51,7 +51,7 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** A gain in nats a token as a change of perplexity. */
+/** The change of perplexity by a gain in nats a token. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

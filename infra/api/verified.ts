@@ -24,9 +24,9 @@ export interface Difference {
   computed: unknown;
 }
 
-/** Fields that always differ. */
+/** Fields that differ in every answer. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Ids and times of the answer and of its items and calls, which differ, too. */
+/** Also different in every answer: ids and times of it and of its items and calls. */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 

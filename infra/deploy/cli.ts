@@ -1,6 +1,6 @@
 /**
- * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls it back. Prints the id of the version that answers
- * then on stdout.
+ * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls that back. Prints on stdout the id of the version
+ * that then answers.
  */
 import path from "node:path";
 import { Option } from "commander";

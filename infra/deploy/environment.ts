@@ -7,7 +7,7 @@ import type { WranglerConfig } from "../wrangler.ts";
 export interface Environment {
   name: string;
   configFile: string;
-  /** On the platform. */
+  /** The Worker's name on the platform. */
   worker: string;
   /** Tags of Durable Object migrations, oldest first. */
   migrations: string[];

@@ -7,33 +7,24 @@ import type { Environment } from "./environment.ts";
 
 export interface Gate {
   name: "staged assets" | "documents site" | "tests" | "size and start";
-  /** Rejects with advice. */
+  /** Rejects with an Error that also advises what to do. */
   run(signal: AbortSignal): Promise<void>;
 }
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 
 export function gatesOf(environment: Environment): Gate[] {
-  const script = (name: Gate["name"], file: string, args: string[], failed: string): Gate => ({
-    name,
-    run: (signal) => runScript(path.join(root, file), args, failed, signal),
-  });
-  return [
-    script(
-      "staged assets",
-      "infra/stage-artifacts.ts",
-      process.env.MODEL_DIR ? [process.env.MODEL_DIR] : [],
-      "see above",
-    ),
-    script("documents site", "infra/site/cli.ts", [], "mend the documents named above"),
-    script("tests", "infra/test.ts", ["test", "unit,edge"], "mend the tests above"),
-    script(
-      "size and start",
-      "infra/deploy-check.ts",
-      ["--env", environment.name],
-      "the Worker does not bundle, is too large or does not start, as told above",
-    ),
+  const model = process.env.MODEL_DIR ? [process.env.MODEL_DIR] : [];
+  const tooLarge = "the Worker does not bundle, is too large or does not start, as told above";
+  const scripts: [Gate["name"], file: string, args: string[], failed: string][] = [
+    ["staged assets", "infra/stage-artifacts.ts", model, "see above"],
+    ["documents site", "infra/site/cli.ts", [], "mend the documents named above"],
+    ["tests", "infra/test.ts", ["test", "unit,edge"], "mend the tests above"],
+    ["size and start", "infra/deploy-check.ts", ["--env", environment.name], tooLarge],
   ];
+  return scripts.map(([name, file, args, failed]) => {
+    return { name, run: (signal) => runScript(path.join(root, file), args, failed, signal) };
+  });
 }
 
 /** Runs the gates in order. Throws the first failure. */

@@ -1,4 +1,4 @@
-/** Calls to Cloudflare by wrangler's commands. Not here: their order (roll-out.ts). */
+/** Calls to Cloudflare by wrangler's commands. Their order is roll-out.ts's. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -21,9 +21,11 @@ const versionSchema = z.object({
 const secretsSchema = z.array(z.object({ name: z.string() }));
 const uploadedSchema = z.object({ type: z.enum(["version-upload", "deploy"]), version_id: z.string() });
 
-/** By the platform's error codes or wrangler's message. */
-const isUnknownWorker = (error: unknown) =>
-  error instanceof Error && /\[code: (10007|10090)\]|Worker ".*not found\./.test(String(error.cause));
+/** An empty list for a Worker that does not exist, by the platform's error codes or wrangler's message. */
+function noneIfUnknown(error: unknown): string {
+  if (error instanceof Error && /\[code: (10007|10090)\]|Worker ".*not found\./.test(String(error.cause))) return "[]";
+  throw error;
+}
 
 export type Platform = ReturnType<typeof wranglerPlatform>;
 
@@ -34,10 +36,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
   return {
     /** The ten newest deployments, newest first; none if the Worker does not exist. */
     async deployments() {
-      const output = await wrangler(["deployments", "list", "--json"]).catch((error) => {
-        if (isUnknownWorker(error)) return "[]";
-        throw error;
-      });
+      const output = await wrangler(["deployments", "list", "--json"]).catch(noneIfUnknown);
       return deploymentsSchema
         .parse(JSON.parse(jsonIn(output)))
         .sort((a, b) => Date.parse(b.created_on) - Date.parse(a.created_on))
@@ -50,10 +49,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
     },
     /** Names; none if the Worker does not exist. */
     async secrets() {
-      const output = await wrangler(["secret", "list", "--format", "json"]).catch((error) => {
-        if (isUnknownWorker(error)) return "[]";
-        throw error;
-      });
+      const output = await wrangler(["secret", "list", "--format", "json"]).catch(noneIfUnknown);
       return secretsSchema.parse(JSON.parse(jsonIn(output))).map(({ name: secret }) => secret);
     },
     /** Uploads a version that answers no request. Returns its id. Fails if a migration is pending. */

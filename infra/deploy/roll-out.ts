@@ -15,7 +15,7 @@ export interface RollOutParts {
   signal: AbortSignal;
 }
 
-/** Every environment must have these. */
+/** The secrets that every environment must have. */
 export const requiredSecrets = ["BACKEND_SECRETS"];
 
 /** Deploys, and returns the new version. Throws an Error that tells what failed, and the platform's state. */
@@ -110,9 +110,8 @@ export async function checkSecrets({ environment: { name }, platform }: RollOutP
   const missing = requiredSecrets.filter((secret) => !present.includes(secret));
   if (missing.length === 0) return;
   const commands = missing.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);
-  throw new Error(
-    `nothing was changed: these secrets are missing: ${missing.join(", ")}. Set them: ${commands.join("; ")}`,
-  );
+  const advice = `Set them: ${commands.join("; ")}`;
+  throw new Error(`nothing was changed: these secrets are missing: ${missing.join(", ")}. ${advice}`);
 }
 
 /** null if nothing is deployed. Throws an Error if two versions share the requests. */

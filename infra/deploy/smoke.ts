@@ -18,7 +18,7 @@ export interface SmokeTarget {
 }
 
 export interface SmokeLimits {
-  /** By then the platform must know the version everywhere, and a backend be ready. */
+  /** Time by which the platform must know the version everywhere, and a backend be ready. */
   settleMs: number;
   /** Interval of attempts. */
   retryMs: number;

@@ -5,18 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { collected, createCommand, runCommand } from "../../gpu-backend/command-line.ts";
-import {
-  type Key,
-  keyListSchema,
-  keySchema,
-  type NewKey,
-  newKeySchema,
-  type TenantErased,
-  type TenantErasure,
-  type TenantSettings,
-  tenantErasureSchema,
-  tenantSettingsSchema,
-} from "../../shared/contracts/admin.ts";
+import * as admin from "../../shared/contracts/admin.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import { type Aliases, keyIdPattern, type Plan, planNames, scopes } from "../../shared/contracts/tenants.ts";
 import { type AdminOptions, adminConnection, withAdminConnection } from "../api/connection.ts";
@@ -38,13 +27,13 @@ command("create <tenant>", "make a key; it is printed once")
   .option("--expires <when>", "as 90d, 12h, or a date; never unless set", when)
   .action(async (tenant: string, options: AdminOptions & { scopes?: string[]; expires?: Date }) => {
     const body = { tenant: checkedTenant(tenant), scopes: options.scopes, expires_at: options.expires };
-    show(await adminConnection(options).call(newKeySchema, "POST", keysPath, body), options);
+    show(await adminConnection(options).call(admin.newKeySchema, "POST", keysPath, body), options);
   });
 
 command("list [tenant]", "list keys, of one tenant or of all").action(
   async (tenant: string | undefined, options: AdminOptions) => {
     const query = tenant === undefined ? "" : `?tenant=${encodeURIComponent(checkedTenant(tenant))}`;
-    const { data } = await adminConnection(options).call(keyListSchema, "GET", keysPath + query);
+    const { data } = await adminConnection(options).call(admin.keyListSchema, "GET", keysPath + query);
     if (options.json) process.stdout.write(`${JSON.stringify(data, null, 2)}\n`);
     else for (const key of data) process.stdout.write(`${keyLine(key)}\n`);
     if (data.length === 0) say("there are no keys");
@@ -52,7 +41,7 @@ command("list [tenant]", "list keys, of one tenant or of all").action(
 );
 
 command("revoke <id>", "revoke a key").action(async (id: string, options: AdminOptions) => {
-  say(keyLine(await adminConnection(options).call(keySchema, "DELETE", `${keysPath}/${checkedKeyId(id)}`)));
+  say(keyLine(await adminConnection(options).call(admin.keySchema, "DELETE", `${keysPath}/${checkedKeyId(id)}`)));
 });
 
 command("rotate <id>", "replace a key by a new one; the old one stays valid for a while")
@@ -61,7 +50,7 @@ command("rotate <id>", "replace a key by a new one; the old one stays valid for 
   .action(async (id: string, options: AdminOptions & { overlap: number; expires?: Date }) => {
     const body = { old_expires_at: new Date(Date.now() + options.overlap), expires_at: options.expires };
     const path = `${keysPath}/${checkedKeyId(id)}/rotate`;
-    const made = await adminConnection(options).call(newKeySchema, "POST", path, body);
+    const made = await adminConnection(options).call(admin.newKeySchema, "POST", path, body);
     show(made, options);
     say(`${id} is valid until ${made.replaces?.expires_at}`);
   });
@@ -99,8 +88,8 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
     const isChange = Object.keys(change).length > 0;
     showTenant(
       isChange
-        ? await connection.call(tenantSettingsSchema, "POST", path, change)
-        : await connection.call(tenantSettingsSchema, "GET", path),
+        ? await connection.call(admin.tenantSettingsSchema, "POST", path, change)
+        : await connection.call(admin.tenantSettingsSchema, "GET", path),
       json,
     );
   });
@@ -110,7 +99,7 @@ command(
   "erase a tenant: its keys, limits, use and own adapters, at the edge and at its backends",
 ).action(async (tenant: string, options: AdminOptions) => {
   const connection = adminConnection(options);
-  const erase = () => connection.call<TenantErasure>(tenantErasureSchema, "DELETE", tenantPath(tenant));
+  const erase = () => connection.call<admin.TenantErasure>(admin.tenantErasureSchema, "DELETE", tenantPath(tenant));
   let answer = await erase();
   while (answer.object === "tenant.erasing") {
     say(`the keys of ${tenant} are revoked, which is in force everywhere in ${answer.retry_after} s`);
@@ -121,7 +110,7 @@ command(
   else for (const line of erasedLines(answer)) process.stdout.write(`${line}\n`);
 });
 
-function erasedLines({ tenant, keys, adapters, backends, left }: TenantErased): string[] {
+function erasedLines({ tenant, keys, adapters, backends, left }: admin.TenantErased): string[] {
   const partly = backends.partly_asked;
   const { pending } = backends;
   return [
@@ -146,13 +135,13 @@ function command(usage: string, description: string): Command {
   return withAdminConnection(program.command(usage).description(description));
 }
 
-function show(made: NewKey, { json }: AdminOptions): void {
+function show(made: admin.NewKey, { json }: AdminOptions): void {
   process.stdout.write(`${json ? JSON.stringify(made) : made.key}\n`);
   say(keyLine(made));
   say("The key is stored nowhere: this is the only time that it is shown.");
 }
 
-function showTenant(settings: TenantSettings, json = false): void {
+function showTenant(settings: admin.TenantSettings, json = false): void {
   const { tenant, plan, limits, origins, aliases } = settings;
   if (json) {
     process.stdout.write(`${JSON.stringify(settings)}\n`);
@@ -164,7 +153,7 @@ function showTenant(settings: TenantSettings, json = false): void {
   process.stdout.write(`${tenant}: plan ${plan}\n${shown.join("")}`);
 }
 
-function keyLine({ id, tenant, scopes, created_at, expires_at, revoked_at, state }: Key): string {
+function keyLine({ id, tenant, scopes, created_at, expires_at, revoked_at, state }: admin.Key): string {
   const end = state === "active" ? "" : ` at ${revoked_at ?? expires_at}`;
   return `${id}  ${tenant}  ${scopes.join(",") || "no scope"}  made ${created_at}  ${state}${end}`;
 }

@@ -9,7 +9,7 @@ export function limit(text: string): number | null | "plan" {
   return Number(text);
 }
 
-/** Adds an alias, as the option is repeatable. */
+/** Adds an alias, because the option is repeatable. */
 export function aliases(text: string, before: Record<string, string> | undefined): Record<string, string> {
   const [name, model, ...others] = text.split("=");
   if (!name || !model || others.length > 0) {

@@ -147,6 +147,9 @@ function operationObject(operation: Operation): object {
       ...{ name, in: "query", required: false, schema },
     })),
   ];
+  const body = operation.method === "put" ? { "application/octet-stream": {} } : request && bodyOf(request);
+  const limited = scope && !isAdmin && request ? rateLimits : [];
+  const answer = { ...answerOf(response, events), headers: headerRefs([...always, ...limited]) };
   return {
     operationId: id,
     tags: [tag],
@@ -156,35 +159,16 @@ function operationObject(operation: Operation): object {
       : {}),
     ...(hasKey ? (isAdmin ? { security: [{ adminKey: [] }] } : {}) : { security: [] }),
     ...(parameters.length > 0 ? { parameters } : {}),
-    ...(operation.method === "put" && {
-      requestBody: { required: true, content: { "application/octet-stream": {} } },
-    }),
-    ...(request
-      ? {
-          requestBody: {
-            required: true,
-            content: {
-              [request.isForm ? "multipart/form-data" : "application/json"]: {
-                ...{ schema: schemaRef(request.schema), example: request.example },
-              },
-              ...Object.fromEntries((request.files ?? []).map((type) => [type, { schema: { type: "string" } }])),
-              ...(request.files && { "multipart/form-data": { schema: schemaRef(request.schema) } }),
-            },
-          },
-        }
-      : {}),
-    responses: {
-      ...Object.fromEntries(
-        [status, ...(mayBeLater ? [202] : [])].map((one) => [
-          one,
-          {
-            ...answerOf(response, events),
-            headers: headerRefs([...always, ...(scope && !isAdmin && request ? rateLimits : [])]),
-          },
-        ]),
-      ),
-      ...errorResponses(errors),
-    },
+    ...(body && { requestBody: { required: true, content: body } }),
+    responses: { [status]: answer, ...(mayBeLater && { 202: answer }), ...errorResponses(errors) },
+  };
+}
+
+function bodyOf({ schema, example, files = [], isForm }: NonNullable<Operation["request"]>) {
+  return {
+    [isForm ? "multipart/form-data" : "application/json"]: { schema: schemaRef(schema), example },
+    ...Object.fromEntries(files.map((type) => [type, { schema: { type: "string" } }])),
+    ...(files.length > 0 && { "multipart/form-data": { schema: schemaRef(schema) } }),
   };
 }
 

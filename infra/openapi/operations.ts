@@ -14,12 +14,12 @@ import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 
-/** Exports named `…Schema` are schemas of the document. */
+/** The exports named `…Schema` are the document's schemas. */
 export const contracts = {
   ...{ ...admin, ...chat, ...classify, ...classified, ...tuning },
   ...{ ...requests, ...response, ...responseRequest, ...responses },
 };
-/** `FileList` is the export `fileListSchema`. */
+/** The schema `FileList` is the export `fileListSchema`. */
 export type SchemaName = keyof {
   [Name in keyof typeof contracts as Name extends `${infer Of}Schema` ? Capitalize<Of> : never]: unknown;
 };
@@ -46,7 +46,7 @@ export interface Operation {
   response: SchemaName | { media: string; description: string };
   /** Schema of a stream's events. */
   events?: SchemaName;
-  /** Besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
+  /** Errors besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
   errors?: ErrorKind[];
 }
 
@@ -67,31 +67,34 @@ const generates: ErrorKind[] = [
 ];
 const unavailable: ErrorKind[] = ["backend_unavailable"];
 const models = "Models and adapters";
+const tuningTag = "Fine-tuning";
 const adapterName = { name: "name", description: "As it was made" };
 const documentFiles = ["text/markdown", "text/plain", "text/html", "application/jsonl"];
 const uploads = `Up to ${limits.memoryTokensAtOnce} tokens of documents are answered when they are ready, more with 202: then \`memory.status\` tells how the job stands, and DELETE ends it. Documents come in JSON, as files of a form (\`multipart/form-data\`, fields \`documents\`), or one file as the body (\`?document=\` names it), where each line of JSONL is a document. PDF is not read: \`pdftotext\` converts it. Tokens of documents are charged once.`;
 const memoryErrors = ["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const;
 const fileId = { name: "id", description: "`file-…`" };
 const jobId = { name: "id", description: "`ftjob-…`" };
-const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "Job", errors: ["invalid_request"] };
-const ofAdmin = { scope: "admin" } as const;
+const ofJob: Rest = { parameters: [jobId], response: "Job", errors: ["invalid_request"] };
 const keyId = { name: "id", description: "16 hex digits" };
 const fileHash = { name: "sha256", description: "Of its bytes, 64 lower-case hex digits" };
 const tenantName = { name: "tenant", description: "Its name" };
 const file = (media: string, description: string) => ({ media, description });
+
+/** The scope of each heading's operations that name none. */
+const scopes: Record<string, Scope | "admin"> = { Generate: "completions", [tuningTag]: "adapters", Admin: "admin" };
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
 const of =
   (method: Operation["method"]) =>
   (path: string, id: string, tag: Operation["tag"], summary: string, rest: Rest): Operation => ({
     ...{ method, path, id, tag, summary },
+    ...(tag in scopes && { scope: scopes[tag] }),
     ...rest,
   });
 const [get, post, put, remove] = [of("get"), of("post"), of("put"), of("delete")];
 
 export const operations: Operation[] = [
   post("/v1/completions", "createCompletion", "Generate", "Complete a text", {
-    scope: "completions",
     description:
       "Choices are prompt-major: those of prompt p are p·n to p·n + n − 1. Prompt and `max_tokens` together over the context end in `finish_reason: length`. " +
       answers,
@@ -107,7 +110,6 @@ export const operations: Operation[] = [
     ...{ response: "CompletionResponse", events: "CompletionResponse", errors: generates },
   }),
   post("/v1/chat/completions", "createChatCompletion", "Generate", "Answer a conversation", {
-    scope: "completions",
     description:
       "Messages go through the model's chat template; a model without one gets Alpaca's style. No text of a message becomes a special token. Centroid and evidence are of the messages' text, not of the template's own words. " +
       answers,
@@ -123,7 +125,6 @@ export const operations: Operation[] = [
     ...{ response: "ChatResponse", events: "ChatChunk", errors: generates },
   }),
   post("/v1/responses", "createResponse", "Generate", "Answer a conversation, in OpenAI's newer shape", {
-    scope: "completions",
     description:
       "The stateless part of OpenAI's Responses API: a chat completion whose answer is a list of items, and whose stream is of typed events. Nothing is stored. The fields of sampling that a chat completion takes are taken, too. " +
       answers,
@@ -137,7 +138,6 @@ export const operations: Operation[] = [
     ...{ response: "Response", events: "ResponseEvent", errors: generates },
   }),
   post("/v1/classify", "classify", "Generate", "Which of some labels fits a text", {
-    scope: "completions",
     description:
       "By one pass over each prompt: where labels part, the model chooses among their tokens alone, so that the probabilities add up to 1. Labels that begin alike take a further row for each place where they part.",
     request: {
@@ -202,7 +202,7 @@ export const operations: Operation[] = [
     description: `Answers that have begun keep the documents that they began with. ${uploads}`,
     request: {
       schema: "AddDocumentsRequest",
-      example: { documents: ["Fold in the flour, then bake it."] },
+      example: { documents: ["Fold in the flour."] },
       files: documentFiles,
     },
     errors: ["adapter_not_found", "adapter_outdated", ...memoryErrors, ...unavailable],
@@ -220,31 +220,27 @@ export const operations: Operation[] = [
     description: "Answers that read its documents end in the error `memory_deleted`.",
     ...{ scope: "adapters", parameters: [adapterName], response: "AdapterDeleted", errors: ["adapter_not_found"] },
   }),
-  get("/v1/files", "listFiles", "Fine-tuning", "Your files", {
-    ...{ scope: "adapters", query: tuning.fileListQuerySchema, response: "FileList", errors: ["invalid_request"] },
+  get("/v1/files", "listFiles", tuningTag, "Your files", {
+    ...{ query: tuning.fileListQuerySchema, response: "FileList", errors: ["invalid_request"] },
   }),
-  post("/v1/files", "createFile", "Fine-tuning", "Upload a file of examples", {
-    scope: "adapters",
+  post("/v1/files", "createFile", tuningTag, "Upload a file of examples", {
     description: "Each line is checked; an error names the first that is wrong. No other purpose is supported.",
     request: { schema: "CreateFileForm", example: { purpose: "fine-tune", file: "…" }, isForm: true },
     ...{ response: "File", errors: ["adapter_quota_exceeded", "rate_limited"] },
   }),
-  get("/v1/files/{id}", "getFile", "Fine-tuning", "One of your files", {
-    ...{ scope: "adapters", parameters: [fileId], response: "File" },
-  }),
-  get("/v1/files/{id}/content", "getFileContent", "Fine-tuning", "The bytes of a file", {
-    ...{ scope: "adapters", parameters: [fileId], errors: ["overloaded", "rate_limited"] },
+  get("/v1/files/{id}", "getFile", tuningTag, "One of your files", { parameters: [fileId], response: "File" }),
+  get("/v1/files/{id}/content", "getFileContent", tuningTag, "The bytes of a file", {
+    ...{ parameters: [fileId], errors: ["overloaded", "rate_limited"] },
     response: file("application/octet-stream", "As it was uploaded"),
   }),
-  remove("/v1/files/{id}", "deleteFile", "Fine-tuning", "Delete a file", {
+  remove("/v1/files/{id}", "deleteFile", tuningTag, "Delete a file", {
     description: "Jobs that were made of it go on, and their adapters stay.",
-    ...{ scope: "adapters", parameters: [fileId], response: "FileDeleted" },
+    ...{ parameters: [fileId], response: "FileDeleted" },
   }),
-  get("/v1/fine_tuning/jobs", "listFineTuningJobs", "Fine-tuning", "Your jobs, the latest first", {
-    ...{ scope: "adapters", query: tuning.pageQuerySchema, response: "JobList", errors: ["invalid_request"] },
+  get("/v1/fine_tuning/jobs", "listFineTuningJobs", tuningTag, "Your jobs, the latest first", {
+    ...{ query: tuning.pageQuerySchema, response: "JobList", errors: ["invalid_request"] },
   }),
-  post("/v1/fine_tuning/jobs", "createFineTuningJob", "Fine-tuning", "Make an adapter of a file's examples", {
-    scope: "adapters",
+  post("/v1/fine_tuning/jobs", "createFineTuningJob", tuningTag, "Make an adapter of a file's examples", {
     description:
       "A job runs in the background, in turn with the tenant's others, and survives restarts of edge and backends. It is charged the tokens of its examples once, when it succeeds, or is cancelled after it has begun. Where the gain's interval on held-out examples reaches zero, its model is the base, and an event says so.",
     request: {
@@ -254,89 +250,63 @@ export const operations: Operation[] = [
     response: "Job",
     errors: ["model_not_found", "adapter_quota_exceeded", "rate_limited", "quota_exceeded", ...unavailable],
   }),
-  get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", "Fine-tuning", "One of your jobs", {
-    ...{ scope: "adapters", parameters: [jobId], response: "Job" },
+  get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", tuningTag, "One of your jobs", {
+    ...{ parameters: [jobId], response: "Job" },
   }),
-  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", "Fine-tuning", "End a job", ofJob),
-  post(
-    "/v1/fine_tuning/jobs/{id}/pause",
-    "pauseFineTuningJob",
-    "Fine-tuning",
-    "Not supported: a job takes seconds",
-    ofJob,
-  ),
-  post(
-    "/v1/fine_tuning/jobs/{id}/resume",
-    "resumeFineTuningJob",
-    "Fine-tuning",
-    "Not supported, as pausing is not",
-    ofJob,
-  ),
-  get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", "Fine-tuning", "What a job did, the latest first", {
-    ...{ scope: "adapters", parameters: [jobId], query: tuning.pageQuerySchema },
+  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", tuningTag, "End a job", ofJob),
+  post("/v1/fine_tuning/jobs/{id}/pause", "pauseFineTuningJob", tuningTag, "Not supported: a job takes seconds", ofJob),
+  post("/v1/fine_tuning/jobs/{id}/resume", "resumeFineTuningJob", tuningTag, "Not supported, as pausing is not", ofJob),
+  get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", tuningTag, "What a job did, the latest first", {
+    ...{ parameters: [jobId], query: tuning.pageQuerySchema },
     ...{ response: "JobEventList", errors: ["invalid_request"] },
   }),
-  get("/v1/fine_tuning/jobs/{id}/checkpoints", "listFineTuningCheckpoints", "Fine-tuning", "Always empty", {
-    ...{ scope: "adapters", parameters: [jobId], response: "CheckpointList" },
+  get("/v1/fine_tuning/jobs/{id}/checkpoints", "listFineTuningCheckpoints", tuningTag, "Always empty", {
+    ...{ parameters: [jobId], response: "CheckpointList" },
   }),
   get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
     ...{ scope: "usage", query: requests.usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
   }),
   get("/admin/v1/keys", "listKeys", "Admin", "Keys of a tenant, or of all", {
-    ...{
-      ...ofAdmin,
-      query: admin.keyListQuerySchema,
-      response: "KeyList",
-      errors: ["invalid_request"],
-    },
+    ...{ query: admin.keyListQuerySchema, response: "KeyList", errors: ["invalid_request"] },
   }),
   post("/admin/v1/keys", "createKey", "Admin", "Make a key, which is shown this once", {
-    ...ofAdmin,
     request: { schema: "CreateKeyRequest", example: { tenant: "acme", scopes: ["completions"] } },
     response: "NewKey",
   }),
-  remove("/admin/v1/keys/{id}", "revokeKey", "Admin", "Revoke a key", {
-    ...{ ...ofAdmin, parameters: [keyId], response: "Key" },
-  }),
+  remove("/admin/v1/keys/{id}", "revokeKey", "Admin", "Revoke a key", { parameters: [keyId], response: "Key" }),
   post("/admin/v1/keys/{id}/rotate", "rotateKey", "Admin", "Make a key like another, which ends", {
-    ...{ ...ofAdmin, parameters: [keyId], response: "NewKey" },
+    ...{ parameters: [keyId], response: "NewKey" },
     request: { schema: "RotateKeyRequest", example: { old_expires_at: "2027-01-31T00:00:00Z" } },
   }),
   get("/admin/v1/tenants/{tenant}", "getTenant", "Admin", "A tenant's plan, limits, origins and aliases", {
-    ...{
-      ...ofAdmin,
-      parameters: [tenantName],
-      response: "TenantSettings",
-      errors: ["invalid_request"],
-    },
+    ...{ parameters: [tenantName], response: "TenantSettings", errors: ["invalid_request"] },
   }),
   post("/admin/v1/tenants/{tenant}", "changeTenant", "Admin", "Change what is named of them", {
-    ...{ ...ofAdmin, parameters: [tenantName], response: "TenantSettings" },
+    ...{ parameters: [tenantName], response: "TenantSettings" },
     request: {
       schema: "ChangeTenantRequest",
       example: { limits: { requests_per_minute: 100 }, aliases: { "gpt-4o-mini": "smollm2-135m:auto" } },
     },
   }),
   remove("/admin/v1/tenants/{tenant}", "eraseTenant", "Admin", "Erase a tenant, at the backends too", {
-    ...{ ...ofAdmin, parameters: [tenantName], mayBeLater: true, response: "TenantErasure" },
+    ...{ parameters: [tenantName], mayBeLater: true, response: "TenantErasure" },
     description:
       "Revokes its keys, and answers 202 while they may still be in use. The same call after `retry_after` seconds erases use, limits, files, own adapters and the keys.",
     errors: ["invalid_request"],
   }),
   get("/admin/v1/artifacts", "listSwitches", "Admin", "What was served, and since when", {
-    ...{ ...ofAdmin, response: "SwitchList", errors: ["not_found"] },
+    ...{ response: "SwitchList", errors: ["not_found"] },
   }),
   post("/admin/v1/artifacts", "switchArtifacts", "Admin", "Serve other artifacts, or those before again", {
-    ...ofAdmin,
     request: { schema: "SwitchRequest", example: { manifest: "previous" } },
     response: "SwitchReport",
     errors: ["not_found", "switch_conflict"],
   }),
   get("/admin/v1/artifacts/files/{sha256}", "getArtifactFile", "Admin", "Whether a file is stored, whole", {
-    ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
+    ...{ parameters: [fileHash], response: "ArtifactFile" },
   }),
   put("/admin/v1/artifacts/files/{sha256}", "uploadArtifactFile", "Admin", "Store a file, which is the body", {
-    ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
+    ...{ parameters: [fileHash], response: "ArtifactFile" },
     errors: ["invalid_request", "body_too_large"],
   }),
   get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),

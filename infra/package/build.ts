@@ -25,7 +25,7 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
-/** By their folders in ONNX Runtime's package. */
+/** Names of their folders in ONNX Runtime's package. */
 const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
 const runtimeFolder = "onnxruntime-node";
 

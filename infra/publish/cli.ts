@@ -86,7 +86,7 @@ async function run(options: Options): Promise<void> {
   else say(`${files}it is what is served already`);
 }
 
-/** Hash of the manifest served before. If there is none, "previous", which the edge refuses with a message. */
+/** Hash of the manifest served before. Without one, "previous", which the edge refuses with a message. */
 async function previous(connection: Connection): Promise<string> {
   const { data: switches } = await connection.call(switchListSchema, "GET", apiPath);
   return previousOf({ switches }) ?? "previous";

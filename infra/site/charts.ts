@@ -6,7 +6,7 @@ interface Gain {
   ci95: [number, number];
 }
 
-/** Of own-figures.json. */
+/** The fields of own-figures.json in use. */
 interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
   groups: { group: string; gains: Record<string, { gain: Gain }> }[];

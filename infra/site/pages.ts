@@ -2,7 +2,7 @@
 import type { ReferencePage } from "./reference.ts";
 
 export interface Page {
-  /** Below /docs/, without an extension. */
+  /** Path below /docs/, without an extension. */
   path: string;
   title: string;
   /** The page's Markdown file, or the code of a reference page. Links to this file lead to the page. */
@@ -11,12 +11,9 @@ export interface Page {
 }
 
 const file = (path: string, title: string, file: string): Page => ({ path, title, file, code: null });
-const code = (page: ReferencePage, title: string, file: string): Page => ({
-  path: `reference/${page}`,
-  title,
-  file,
-  code: page,
-});
+const code = (page: ReferencePage, title: string, file: string): Page => {
+  return { path: `reference/${page}`, title, file, code: page };
+};
 
 export const sections: readonly { title: string; pages: readonly Page[] }[] = [
   {

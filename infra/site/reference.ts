@@ -116,7 +116,7 @@ async function commands(): Promise<string> {
   const helps: Record<string, string[]> = JSON.parse(stdout);
   const texts = Object.entries(commandsOf(true)).map(([name, [help]]) => {
     const own = (helps[name] ?? [`npm run ${name}`]).map((text) => `\`\`\`text\n${text}\n\`\`\``);
-    return `## ${name}\n\n${sentence(help)}\n\n${own.join("\n\n")}`;
+    return `## ${name}\n\n${help[0].toUpperCase()}${help.slice(1)}.\n\n${own.join("\n\n")}`;
   });
   return `# Commands
 
@@ -166,8 +166,4 @@ ${table(
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
-}
-
-function sentence(text: string): string {
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }

@@ -10,7 +10,7 @@ export const stateFolders = {
   objects: (state: string) => path.join(state, "objects"),
 };
 
-/** A record's file, which edge/local-storage.ts names in the same way. */
+/** A record's file, as edge/local-storage.ts names it. */
 export function recordFile(folder: string, name: string): string {
   return path.join(folder, encodeURIComponent(name));
 }

@@ -9,7 +9,7 @@ import { bundleWorker } from "./bundle.ts";
 import { type OutsideSocket, recordFile, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
-/** They override the wrangler configuration. */
+/** Settings that override the wrangler configuration. */
 export interface EdgeSettings {
   port?: number;
   outside?: OutsideSocket | null;
@@ -41,7 +41,7 @@ export function temporaryFolder(): Promise<string> {
   return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
 }
 
-/** `directory` has the files of bundle.ts, and belongs to this edge from now on. */
+/** `directory` has the files of bundle.ts. From now on it belongs to this edge. */
 export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string) {
   return {
     /** Throws an Error with workerd's message if it does not start. */

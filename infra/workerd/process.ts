@@ -14,7 +14,7 @@ export interface WorkerdProcess {
   /** By the socket's name in config.ts. */
   ports: Record<string, number>;
   pid: number;
-  /** The address for a service of config.ts; null without `isInspected`. */
+  /** The inspector's address for a service of config.ts; null without `isInspected`. */
   inspector: ((service: string) => string) | null;
   /** The last 64 KiB of stderr; with `keepsStdout` the last 16 MiB of stdout and stderr. */
   log(): string;
