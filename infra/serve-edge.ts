@@ -143,7 +143,7 @@ export function fail(how: string): void {
 }
 
 export interface ServedEdge {
-  /** For other commands on this machine. */
+  /** The edge's URL for other commands on this machine. */
   url: string;
   key: string;
   /** Writes run.json, and prints the ready line. */

@@ -28,7 +28,7 @@ export interface WranglerConfig {
   compatibility_flags: string[];
   vars: Record<string, string>;
   definedEnvironments?: string[];
-  /** Of Durable Objects, oldest first. */
+  /** Migrations of Durable Objects, the oldest first. */
   migrations: { tag: string }[];
   routes?: (string | { pattern: string; custom_domain?: boolean })[];
   assets?: { binding: string; directory: string };

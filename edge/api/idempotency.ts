@@ -23,7 +23,10 @@ export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<s
   return sha256Hex(utf8.encode(`${tenant}\n${key}`));
 }
 
-/** Claims the request's idempotency key, if any, for path and body. Throws idempotency_conflict if it came with others before. */
+/**
+ * Claims the request's idempotency key, if any, for path and body. Throws idempotency_conflict if it came with another path or body
+ * before.
+ */
 export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;

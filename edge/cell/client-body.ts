@@ -18,7 +18,7 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /** Pipes a stream until it ends or fails, before any `write`. If the client disconnects, cancels the stream and rejects. */
+  /** Pipes a stream until it ends or fails; must precede any `write`. If the client disconnects, cancels the stream and rejects. */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
     const [piped, copy] = stream.tee();
@@ -72,7 +72,7 @@ export class ClientBody {
   }
 }
 
-/** Bytes of one read. */
+/** Maximum bytes of one read. */
 const readBytes = 64 * 1024;
 
 /** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */

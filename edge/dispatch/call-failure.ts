@@ -115,7 +115,7 @@ export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
-/** `overloaded` if any failure was, else `numerics_mismatch`, else the last one. */
+/** The client's error: `overloaded` if one failure is that, else `numerics_mismatch` if one is that, else the last failure's. */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
     const where = jurisdiction && ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;

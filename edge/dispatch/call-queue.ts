@@ -29,7 +29,7 @@ export interface QueuedCall<T> {
   group: CallGroup;
   /** The group's backend, unless the Dispatcher chooses another. */
   backend: string;
-  /** In order of turns. */
+  /** In the order of the tenants' turns. */
   entries: T[];
 }
 

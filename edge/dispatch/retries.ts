@@ -20,7 +20,6 @@ export interface RetryRound {
   /** The latest failure of any round. */
   last: BackendFailure | null;
   isSecondRound: boolean;
-  /** Pauses before further rounds. */
   pausesMs: readonly number[];
 }
 

@@ -32,7 +32,7 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** Another backend has accepted sequences with tokens, because `backend` failed: one event for each call. */
+    /** After `backend` failed, another one has accepted its sequences that have tokens: one event for each call. */
     | "resumed"
     /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics fingerprint. */
     | "not_resumed"

@@ -55,7 +55,7 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
   for (const { path, file } of readable.toSorted((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }))) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      // Leaves room for `, the end` (divide).
+      // Leaves room for `, the end`, which `divide` may add.
       const name = path.slice(16 - limits.documentNameCharacters);
       if (text.trim() !== "") documents.push({ name, text });
     } catch {

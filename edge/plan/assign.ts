@@ -43,7 +43,7 @@ export interface Assignment {
 }
 
 interface AssignedMemory {
-  /** Name of its own adapter. */
+  /** Name of the own adapter that has the memory. */
   id: string;
   hash: string;
 }

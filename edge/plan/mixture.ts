@@ -90,7 +90,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
     weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
-  /** By adapter id; null for the base. */
+  /** Experts by adapter id; null is the base. */
   const active = new Map<string | null, { candidate: Candidate | null; weight: number }>();
   for (const one of listed) {
     const candidate = one.candidate && servedFor(one.candidate, set);

@@ -20,9 +20,9 @@ export function regionWithin(jurisdiction: Jurisdiction | null, region: Region):
 /** The region of an unknown origin, as in local runs. */
 export const defaultRegion: Region = "enam";
 
-/** Longitude between western and eastern North America: between Denver and Dallas. */
+/** Longitude that divides western from eastern North America: between Denver and Dallas. */
 const americaSplit = -100;
-/** Longitude between western and eastern Europe: between Prague and Vienna. */
+/** Longitude that divides western from eastern Europe: between Prague and Vienna. */
 const europeSplit = 15.5;
 /** The part of Asia west of this longitude and south of this latitude is the Middle East, with Iran and Oman. */
 const middleEast = { longitude: 62, latitude: 42 };

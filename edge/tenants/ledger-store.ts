@@ -110,7 +110,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key or `keyIn`. */
+  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key, or a result of `keyIn`. */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql

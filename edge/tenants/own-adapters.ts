@@ -89,7 +89,7 @@ export interface FitContent {
   manifestHash: string;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** Includes those for validation. */
+  /** Tokens of all examples, those for validation included. */
   tokens: number;
   examples: KeptExamples;
 }

@@ -95,7 +95,7 @@ class TrackedMap<Key, Value> extends Map<Key, Value> {
 }
 
 export class Quota {
-  /** In order. */
+  /** In order of time, by whole seconds. */
   readonly #seconds: TrackedMap<number, Second>;
   readonly #open: TrackedMap<string, Reservation>;
   /** In order of time. */

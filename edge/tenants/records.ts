@@ -53,7 +53,7 @@ const maxNames = 1000;
 /** Ten pages. Key records beyond them count as absent. */
 const maxListedNames = 10_000;
 
-/** `background`: waitUntil. */
+/** `background`: the platform's waitUntil. */
 export function createRecords(namespace: Namespace, now: () => number, background: (read: Promise<void>) => void) {
   const parts = { now, background };
   const found = new Map<string, Refreshed<unknown>>();
@@ -78,7 +78,7 @@ export function createRecords(namespace: Namespace, now: () => number, backgroun
   }
 
   return {
-    /** At any age. A cached absence does not count. */
+    /** Whether a record is cached, at any age. A cached absence does not count. */
     isCached: (name: string) => found.has(name),
     /** Whether the listing of key records, made at most once per 10 s, has the name. True without a listing. */
     async mayHaveKey(name: string): Promise<boolean> {

@@ -22,7 +22,7 @@ export interface DocumentChange {
   removed?: string;
   /** Maximum tokens of all the tenant's memories. */
   maxTenantTokens?: number | null;
-  /** For the added documents. */
+  /** The charge of the added documents. */
   charge?: Charge;
   /** For a new adapter. false: its documents are deleted once the memory is built. */
   keep?: boolean;

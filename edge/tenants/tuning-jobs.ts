@@ -21,7 +21,7 @@ export interface TuningJob {
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   error: Pick<Refused, "kind" | "message" | "param"> | null;
   model: string;
-  /** Of the adapter. */
+  /** The adapter's name. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
@@ -30,7 +30,7 @@ export interface TuningJob {
   /** False: the adapter's examples are not kept. */
   keep?: boolean;
   examples: number;
-  /** Includes those of the validation file. */
+  /** Tokens of the examples, those of the validation file included. */
   tokens: number;
   /** The request that created the job and is charged its tokens. */
   request: AdmittedRequest;

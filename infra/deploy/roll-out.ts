@@ -65,8 +65,8 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
 }
 
 /**
- * The version that answered all requests before the current one; after a deployment that was left halfway, the last such one. Versions
- * that were deployed and rolled back since are skipped. `deployments`: newest first.
+ * The version that answered all requests before the current one or, if a deployment was left halfway, the last that did. Versions that
+ * were deployed and rolled back since are skipped. `deployments`: newest first.
  */
 function versionBefore(deployments: readonly Shares[]): string | null {
   const whole = deployments.map(wholeVersion);

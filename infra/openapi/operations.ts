@@ -36,7 +36,7 @@ export interface Operation {
   /** null: any key; "admin": the admin key; absent: no key. */
   scope?: Scope | "admin" | null;
   query?: z.ZodObject;
-  /** Of the path, in order. */
+  /** Parameters of the path, in order. */
   parameters?: { name: string; description: string }[];
   /** `files`: media types of files that the body or a form may hold. `isForm`: the body must be a form. */
   request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };

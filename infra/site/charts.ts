@@ -17,7 +17,7 @@ interface Bar {
   value: number;
   /** 95% interval. */
   interval?: [number, number];
-  /** Drawn pale. */
+  /** A reference is drawn pale. */
   isReference: boolean;
 }
 

@@ -11,7 +11,7 @@ const { default: binary } = createRequire(import.meta.url)("workerd") as { defau
 
 export interface WorkerdProcess {
   url: string;
-  /** By the socket's name in config.ts. */
+  /** Ports by their sockets' names in config.ts. */
   ports: Record<string, number>;
   pid: number;
   /** The inspector's address for a service of config.ts; null without `isInspected`. */
