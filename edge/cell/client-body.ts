@@ -2,12 +2,6 @@
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
-interface Piped {
-  bytes: Uint8Array;
-  /** null if the stream ended normally. */
-  failure: unknown;
-}
-
 export class ClientBody {
   isGone = false;
   readonly #writable: WritableStream<Uint8Array>;
@@ -18,8 +12,11 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /** Pipes a stream until it ends or fails; must precede any `write`. If the client disconnects, cancels the stream and rejects. */
-  async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
+  /**
+   * Pipes a stream until it ends (`failure` null) or fails; must precede any `write`. If the client disconnects, cancels the stream and
+   * rejects.
+   */
+  async pipe(stream: ReadableStream<Uint8Array>) {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
     const [piped, copy] = stream.tee();
     try {

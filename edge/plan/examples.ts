@@ -9,20 +9,11 @@ import { encodeMessages, subjectOf } from "./chat.ts";
 import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
-interface EncodedExamples {
-  examples: EncodedExample[];
-  /** Mean of the prompt embeddings of all examples, normalised to length 1, [P]. */
-  centroid: Float32Array;
-  tokens: number;
-}
-
-/** `param`: the list's name in errors. `nowMs`: the time for a chat template. Throws invalid_request. */
-export function encodeExamples(
-  examples: readonly Example[],
-  artifacts: Artifacts,
-  nowMs: number,
-  param = "examples",
-): EncodedExamples {
+/**
+ * `param`: the list's name in errors. `nowMs`: the time for a chat template. `centroid` of the result: the mean of the prompt
+ * embeddings of all examples, normalised to length 1, [P]. Throws invalid_request.
+ */
+export function encodeExamples(examples: readonly Example[], artifacts: Artifacts, nowMs: number, param = "examples") {
   const refuse = (message: string, at = param) => invalidRequest(message, at);
   const { table, manifest } = artifacts;
   const sum = new Float32Array(table.dimensions);
