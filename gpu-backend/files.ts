@@ -1,8 +1,4 @@
-/**
- * Reads untrusted files up to a size limit, and replaces files atomically: a reader sees the old bytes or the new ones. New bytes are
- * first written to a folder of their own beside the file. That folder is removed if the write fails, and by `removeUnfinished` if the
- * process was killed.
- */
+/** Reads files up to a size limit, and replaces them atomically: new bytes are first written to a folder beside the file. */
 import * as fs from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 

@@ -27,10 +27,7 @@ export interface AdapterSource {
 /** The effect of an adapter, or of a mixture, on a row of the head. */
 export type RowAdapter = Pick<Adapter, "gates" | "changes">;
 
-/**
- * The weighted mean of adapters; null if none has weight. All gates are of the same bank and act linearly, so the mean adapter has the mean
- * gates. Weights may add up to less than 1; the rest is the base's, which adds nothing.
- */
+/** The weighted mean of adapters, and so of their gates; null if none has weight. Weights add up to less than 1 if the base has some. */
 export function meanAdapter(adapters: readonly RowAdapter[], weights: readonly number[]): RowAdapter | null {
   const used = adapters.flatMap((adapter, j) => (weights[j] > 0 ? [{ ...adapter, weight: weights[j] }] : []));
   if (used.length === 0) return null;

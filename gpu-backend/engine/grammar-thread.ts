@@ -1,7 +1,4 @@
-/**
- * A thread that compiles grammars with XGrammar, and finds the tokens that may come next in each row. XGrammar cannot be interrupted,
- * and a fault may damage its memory, so the owner (grammars.ts) ends the thread if a call takes too long or throws.
- */
+/** Compiles grammars with XGrammar, and finds the tokens that may come next. grammars.ts ends this thread if a call hangs or throws. */
 import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import type * as XGrammar from "@mlc-ai/web-xgrammar";

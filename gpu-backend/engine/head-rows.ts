@@ -1,7 +1,4 @@
-/**
- * Collects the head rows of one run: a row for each answer, for each comparison with the base, and for each expert of a mixture. Pure.
- * Shapes: Q gates, N rows, M positions that the head is computed at.
- */
+/** Collects the head rows of one run. Pure. Shapes: Q gates, N rows, M positions that the head is computed at. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../kv/runner.ts";

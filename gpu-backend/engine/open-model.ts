@@ -52,10 +52,7 @@ async function openOnDevice({ modelDirectory, artifactsDirectory, threads, kvByt
   }
 }
 
-/**
- * Opens a session over a model's graph, for a runner that keeps keys and values in the host's memory. `warnings` and `now` as above.
- * Throws an Error that names the file or setting at fault.
- */
+/** Opens a runner with keys and values in the host's memory. Throws an Error that names the file or setting at fault. */
 export async function openModel(settings: OpenSettings, now: () => number) {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();

@@ -1,7 +1,4 @@
-/**
- * Rules in XGrammar's EBNF for strings that match regular expressions. Each rule is a state of the smallest deterministic automaton for all
- * expressions, so that no two alternatives begin alike, which XGrammar 0.1.27 may confuse. Pure.
- */
+/** Rules in XGrammar's EBNF for regular expressions. Each is a state of one automaton, so no two alternatives begin alike. Pure. */
 import { DFA, JS, NFA } from "refa";
 
 /** A form has no grammar, because an expression is not supported or matches nothing, or because the grammar would be too long. */

@@ -26,10 +26,7 @@ const sizesFile = "sizes.txt";
 /** Returns the graph's bytes, without the constants written to `file`. */
 type BuildGraph = (file?: ConstantFile) => Uint8Array;
 
-/**
- * Returns the path of the graph of `key` (hexadecimal) in `folder`, which is built if it is missing. If the graph cannot be kept there,
- * returns its bytes and a warning. `now` is a clock of Unix milliseconds. If `build` throws, so does this, and leaves nothing.
- */
+/** The path of the kept or newly built graph of `key`, or its bytes and a warning if the disk cannot keep it. Throws as `build` does. */
 export async function preparedGraph(
   folder: string,
   key: string,

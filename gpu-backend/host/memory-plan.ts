@@ -41,10 +41,7 @@ export interface MemorySettings {
   memoryCacheBytes: number;
 }
 
-/**
- * Returns the bound on keys and values of one set, and the bytes that parts of all sets may use at the same time. Keys and values get
- * room for one sequence as long as the context, even if that exceeds the limit.
- */
+/** Bytes for keys and values of a set, and for the parts of all sets. One sequence as long as the context fits in any case. */
 export function planMemory(settings: MemorySettings) {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
     settings;

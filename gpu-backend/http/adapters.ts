@@ -19,10 +19,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
     hash === null ? adapters.store.removeAll(tenant) : adapters.store.remove(tenant, hash),
   );
 
-  /**
-   * The head of the response is sent when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves. If
-   * the caller did not receive the answer, the adapter is removed, because the edge does not know of it.
-   */
+  /** If the caller does not receive the answer, the adapter is removed, because the edge does not know of it. */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
     const { signal } = context.req.raw;

@@ -38,9 +38,7 @@ export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/**
- * P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P is close but changes rarely.
- */
+/** P for a longest row of `longest` positions: a multiple of an eighth of the next power of two, so that it changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);

@@ -38,9 +38,7 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/**
- * Stands for the name of the block before a tenant's first one. It has a slash, which block names have not, so no tenant can imitate one.
- */
+/** Stands for the name of the block before a tenant's first. Names of blocks have no slash, so no tenant can imitate it. */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
@@ -81,10 +79,7 @@ export class PrefixCache {
     return this.#blocks.has(name);
   }
 
-  /**
-   * Finds the cached start of a tenant's `ids`: all blocks of `chain`, their `blockNames`, before the first missing one. With
-   * `sharesParts`, adds the part of one more block that matches the tokens after them. Counts as a use of each block.
-   */
+  /** Finds the cached blocks at the start of `ids` and, with `sharesParts`, the part of one more. Counts as a use of each. */
   take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
     const names = missing < 0 ? [...chain] : chain.slice(0, missing);
@@ -104,10 +99,7 @@ export class PrefixCache {
     return found;
   }
 
-  /**
-   * Caches `ids` as the block after those of `chain`, unless they are fewer than `minTokens` or a cached block begins with them. Drops
-   * blocks that are prefixes of the new one, and old blocks beyond the bound. `copy` gives the keys and values of a new block.
-   */
+  /** Caches `ids` as the block after those of `chain`, unless a cached block begins with them. Drops blocks that are prefixes of it. */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, ids);

@@ -54,10 +54,7 @@ export class MemoryCache {
     return { entries: [...entries].length, bytes: this.#bytes, pinnedBytes: this.#pinnedBytes, ...this.#counts };
   }
 
-  /**
-   * Opens a tenant's memory, if it is not open, and pins it. Throws a ServiceError: `memory_not_found`, `memory_deleted` if it is deleted
-   * meanwhile, or `overloaded` if pinned memories leave no room for it.
-   */
+  /** Opens and pins a memory. Throws `memory_not_found`, `memory_deleted`, or `overloaded` if pinned memories leave no room. */
   async acquire(tenant: string, hash: string): Promise<OpenMemory> {
     const key = `${tenant}/${hash}`;
     let entry = this.#entries.get(key);

@@ -1,7 +1,4 @@
-/**
- * A memory (explained in shared/math/memory.ts) as arrays, and as a safetensors file with a tensor per array. Pure.
- * Shapes: N keys, D hidden, C documents, V vocabulary.
- */
+/** A memory (shared/math/memory.ts) as arrays and as a safetensors file. Pure. Shapes: N keys, D hidden, C documents, V vocabulary. */
 import {
   alignedCopy,
   readTensorFile,

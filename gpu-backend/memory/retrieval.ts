@@ -1,7 +1,4 @@
-/**
- * Cuts a memory's documents into passages, finds those nearest to a prompt by the mean of their keys, and joins their tokens for the
- * prompt. The result depends only on the memories' bytes and the prompt. Shapes: P passages, D hidden.
- */
+/** Finds the passages nearest to a prompt. Depends only on the memories' bytes and the prompt. Shapes: P passages, D hidden. */
 import { setImmediate } from "node:timers/promises";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retrieval.ts";
@@ -24,10 +21,7 @@ interface Place {
 export type PassageIndex = Awaited<ReturnType<typeof indexPassages>>;
 export type InsertedPassages = ReturnType<typeof retrievePassages>;
 
-/**
- * Cuts documents into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. Returns also the mean of each
- * passage's keys, as a key (keys.ts), [P, D].
- */
+/** Cuts documents into passages, if possible at line ends. Returns also the mean of each passage's keys, as a key, [P, D]. */
 export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array) {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;

@@ -1,8 +1,4 @@
-/**
- * Finds the keys of an open memory that are nearest to each state. The keys with the largest int8 dot products are candidates; of these,
- * the ones with the largest exact cosines are kept. A state's result does not depend on the other states.
- * Shapes: S states, D hidden, N keys.
- */
+/** Finds the keys nearest to each state: candidates by int8 dot products, then by exact cosines. Shapes: S states, D hidden, N keys. */
 import type { Neighbours } from "../../shared/math/memory.ts";
 import { blockKeys, type KeyBlock, openKeyBlock, writeQuery } from "../runtime/key-search.ts";
 import { inverseLength, keyScale } from "./keys.ts";

@@ -1,7 +1,4 @@
-/**
- * Reads a published model's vocabulary from the metadata of a GGUF file or from Hugging Face's tokenizer.json. Supports byte-level BPE with
- * the pre-tokenisers of pre-tokens.ts, and refuses any other tokenizer by name.
- */
+/** Reads a vocabulary from GGUF metadata or Hugging Face's tokenizer.json. Refuses other tokenizers than byte-level BPE by name. */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";

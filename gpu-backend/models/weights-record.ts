@@ -1,7 +1,4 @@
-/**
- * Keeps the SHA-256 of a base's weights, so that the next start does not read them. The record is valid while every file has the same
- * device, inode, size and times. One of these is the change time (ctime), which only the system sets.
- */
+/** Keeps the SHA-256 of weights, so that the next start does not read them. Valid while device, inode, size and times are the same. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";

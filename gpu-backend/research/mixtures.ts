@@ -133,10 +133,7 @@ export async function logprobsUnder(
 
 export type Observation = ReturnType<typeof observationAt>;
 
-/**
- * The predictions of model and memory at position `at` of a reading. `found`: the nearest keys there. `ofMemory` and `ofModel` are the
- * probabilities of `target`, the text's own next token.
- */
+/** `found`: the nearest keys at position `at`. `ofMemory`, `ofModel`: probabilities of `target`, the text's own next token. */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,

@@ -58,10 +58,7 @@ export async function readTexts(
   return sources;
 }
 
-/**
- * Cuts up to `count` texts of `tokens` tokens: one from each document in random order, then a second from each, and so on. They are from
- * the first 20,000 characters of each document, or from whole documents if that gives too few. A document's last text needs `least` tokens.
- */
+/** Cuts up to `count` texts: one from each document in random order, then a second, and so on. A document's last needs `least` tokens. */
 export function cutTexts(
   documents: readonly Document[],
   tokenizer: TextTokenizer,

@@ -1,7 +1,4 @@
-/**
- * Collects garbage after a model is loaded. A process that then waits for requests allocates nothing, so V8 would not collect by itself
- * and keep hundreds of megabytes.
- */
+/** Collects garbage after a model is loaded. V8 would keep hundreds of megabytes, because a waiting process allocates nothing. */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 

@@ -1,7 +1,4 @@
-/**
- * Writes a tenant's file record by record, under a temporary name until it is finished. If the process is killed, the next write continues
- * after the last whole record. If the disk refuses a record, a small file continues in memory.
- */
+/** Writes a file record by record; a later write continues it. If the disk refuses a record, a small file continues in memory. */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { ServiceError } from "../../shared/errors.ts";

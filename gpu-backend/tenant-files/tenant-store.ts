@@ -96,10 +96,7 @@ export class TenantStore {
     });
   }
 
-  /**
-   * Begins a file that is written record by record, or continues an earlier write with the same label and head that was closed or whose
-   * process was killed. Until the file is closed, it is not removed for room.
-   */
+  /** Begins a file, or continues one with the same label and head. Until it is closed, the file is not removed for room. */
   async begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
     await this.removeLeftovers();
     return this.#inTurn(tenant, () => this.#begin(tenant, hash, plan));

@@ -1,8 +1,5 @@
 /// <reference lib="esnext.float16" />
-/**
- * Computes the hidden states of windows with the trunk: a row [D] for each position that predicts a scored token. Adapters act behind
- * the trunk and never change these rows, so they are computed once and kept in half precision.
- */
+/** Computes the hidden states that predict windows' scored tokens, once, because no adapter changes them. Kept in half precision. */
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window } from "./corpus/windows.ts";
 import { type Run, resultsOf } from "./run.ts";

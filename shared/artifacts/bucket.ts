@@ -1,7 +1,4 @@
-/**
- * Names and formats in the bucket of published artifacts. Each file is stored under the hash of its bytes, so that nothing is ever
- * overwritten; one pointer names the served set. Edge and backends read the bucket; only the admin API writes to it.
- */
+/** Names in the bucket of published artifacts: files by the hash of their bytes, so none ever changes, and a pointer to the served set. */
 import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";

@@ -1,7 +1,4 @@
-/**
- * Limits of a set of artifacts, which training, publisher, edge and backends enforce. Sizes are checked before reading, values after
- * parsing. Errors name the limit and the value.
- */
+/** Limits of a set of artifacts. Sizes are checked before reading, values after parsing. Errors name the limit and the value. */
 import { templateLimits } from "../tokenizer/template-limits.ts";
 
 export const setLimits = {

@@ -23,10 +23,7 @@ type SignedCall = NonNullable<ReturnType<typeof parseSignature>>;
 const minSecretCharacters = 32;
 const maxSecrets = 2;
 
-/**
- * Reads the secrets in a variable. The edge signs with the first, and a backend accepts each, so that a secret can be replaced without an
- * interruption. Throws an Error that names the variable and never repeats a secret.
- */
+/** The edge signs with the first secret, backends accept each. Throws an Error that names the variable, never a secret. */
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
   const secrets = text.split(",").map((secret) => secret.trim());
@@ -52,10 +49,7 @@ export async function signingKey(secret: string) {
   return { id, hmac };
 }
 
-/**
- * Reads the header of a call to `path`, query included, for `isSignedBy`; null if it has another form. `backendName`: the call's
- * `nameHeader`; null if any process at the address may answer.
- */
+/** null if the header has another form. `path` includes the query. `backendName`: the call's `nameHeader`, or null. */
 export function parseSignature(header: string, method: string, path: string, backendName: string | null = null) {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
@@ -75,10 +69,7 @@ function canonical({ backendName, ...call }: Omit<SignedCall, "signature">): Uin
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
-/**
- * The returned function makes the headers that sign a call for the process `backendName`, by default for any at the address. Uses the first
- * secret; without secrets, calls are not signed. `now`: Unix milliseconds.
- */
+/** Returns a function that makes a call's headers, signed by the first secret; none without secrets. `now`: Unix milliseconds. */
 export function createSigner([secret]: readonly string[], now: () => number) {
   let key: Promise<SigningKey> | null = null;
   return async (

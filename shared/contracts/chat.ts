@@ -1,7 +1,4 @@
-/**
- * Requests of `POST /v1/chat/completions`. Messages hold text and calls of functions. Fields that would change the answer but are not
- * supported (images, sound, web search) are refused by name; other unknown fields are ignored.
- */
+/** Requests of `POST /v1/chat/completions`. Unsupported fields that would change the answer are refused by name, others ignored. */
 import * as z from "zod";
 import { absentAs, describe, isString, kindOf, listOf, refused, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";

@@ -36,10 +36,7 @@ export interface Task {
   system?: string | null;
 }
 
-/**
- * null unless all examples have the same form, and there are at least twice as many examples as labels. A chat must have one message of the
- * user and its answer, which is the label.
- */
+/** null unless all examples have one form (chats: one message, and the label as its answer) and each label at least two on average. */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

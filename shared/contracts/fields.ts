@@ -7,10 +7,7 @@ export { describe };
 
 export type Prompt = string | number[];
 
-/**
- * A field that is `fallback` if it is null or absent. The API document shows a scalar fallback. Most fields are absent, so `default` is
- * outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
- */
+/** A field that is `fallback` if it is null or absent; frozen, because requests share it. `default` is outermost, which is fastest. */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   Object.freeze(fallback);

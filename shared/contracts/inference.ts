@@ -22,10 +22,7 @@ import { tenantSchema } from "./tenant-name.ts";
 /** A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
 export const contractVersion = 3;
 
-/**
- * Milliseconds without a frame after which a backend writes a blank line into the answer to a batch. Such a heartbeat shows that the
- * process is alive. The backend's supervisor detects an engine that hangs.
- */
+/** Milliseconds without a frame after which a backend writes a blank line into a batch's answer, to show that the process is alive. */
 export const heartbeatMs = 500;
 
 /** As many sequences as one request may have choices. */
@@ -94,10 +91,7 @@ export const sequenceRequestSchema = z.strictObject({
    * their deadlines; one without a deadline counts as due after a minute.
    */
   deadlineMs: z.int().min(1).optional(),
-  /**
-   * Milliseconds that a token's frame may wait, so that several are sent at once. The first token, and everything at the end of the
-   * sequence, is sent at once. Absent: no frame waits.
-   */
+  /** Maximum milliseconds that a token's frame waits to be sent with others; the first frame and the last never wait. Absent: 0. */
   gatherMs: z.int().min(1).max(heartbeatMs).optional(),
   /** Whether to send a `prompt` frame. */
   promptLogprobs: z.boolean(),
@@ -105,10 +99,7 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** Serves instead of the batch's adapter at full strength. */
   mixture: mixtureSchema.optional(),
-  /**
-   * Memories raise the probability of the tokens that follow similar text in their documents (`shared/math/memory.ts`). Their weight is set
-   * by the same prompt tokens as the mixture's weights; without `mixture.evidence`, by all prompt tokens.
-   */
+  /** Memories to mix in (`shared/math/memory.ts`). The tokens of `mixture.evidence`, or else the whole prompt, set their weight. */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
   /** Whether to report passages that made each token likelier. */
   sources: z.boolean().optional(),
@@ -310,10 +301,7 @@ export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
-/**
- * Returns `value` if it is a token frame without alternatives and sources, as nearly all frames are; null for other values, which
- * `frameSchema` must check. Takes a tenth of the schema's time.
- */
+/** Returns a token frame of plain fields as it is; null for anything else, which `frameSchema` must check in ten times the time. */
 export function plainTokenFrame(value: unknown): TokenFrame | null {
   const {
     type,

@@ -1,7 +1,4 @@
-/**
- * The supported part of OpenAI's completions and embeddings, and this project's own routes: requests. Unknown fields are ignored, so that
- * clients may send more. edge/plan/plan.ts checks what needs the model.
- */
+/** Requests of OpenAI's completions and embeddings, and of this project's own routes. Unknown fields are ignored. */
 import * as z from "zod";
 import { messagesSchema } from "./chat.ts";
 import { type Example, readExample } from "./examples.ts";

@@ -1,7 +1,4 @@
-/**
- * Requests of `POST /v1/responses`, without stored state. A request becomes a chat request, and settings that the answer repeats.
- * Unsupported fields that would change the answer are refused by name; other unknown fields are ignored.
- */
+/** Requests of `POST /v1/responses`, without stored state: each becomes a chat request, and settings that the answer repeats. */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, kindOf, listOf, metadataSchema, refused, refuser } from "./fields.ts";

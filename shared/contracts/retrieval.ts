@@ -1,7 +1,4 @@
-/**
- * Retrieval: passages of an answer's memories that are put into its prompt, nearest by mean hidden state to the prompt tokens `query`.
- * Every backend finds the same ones (gpu-backend/memory/retrieval.ts).
- */
+/** Retrieval: the passages of memories that are nearest to the tokens `query` (gpu-backend/memory/retrieval.ts) go into the prompt. */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 

@@ -1,7 +1,4 @@
-/**
- * How tokens are drawn. A parameter has OpenAI's name or, without one, vLLM's, all the way from the request to the sampler. A new one also
- * needs an effect in gpu-backend/engine/sampler.ts, and a higher `contractVersion`, because a backend refuses unknown parameters.
- */
+/** How tokens are drawn, with OpenAI's names or else vLLM's. A new parameter needs code in sampler.ts and a higher `contractVersion`. */
 import * as z from "zod";
 import { describe, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";

@@ -1,7 +1,4 @@
-/**
- * Names of tenants. A prefix is a jurisdiction: requests of `eu:acme` are answered in the EU, and its data is kept there. As a part of the
- * name, the jurisdiction is known wherever the name is, and never changes.
- */
+/** Names of tenants. The prefix of `eu:acme` is a jurisdiction: the tenant's requests are answered and its data is kept there. */
 import * as z from "zod";
 
 /** Jurisdictions that Cloudflare offers for Durable Objects. */

@@ -1,7 +1,4 @@
-/**
- * Records in the KV namespace TENANTS, which the admin API writes: one for each tenant; one for each key, with a copy of its tenant's
- * record; one for the end and one for the revocation of a key. They have SHA-256 hashes of keys, never keys. Use is in ledgers.
- */
+/** Records in the KV namespace TENANTS, written by the admin API. They have SHA-256 hashes of keys, never keys. Use is in ledgers. */
 import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
@@ -76,10 +73,7 @@ export const keyRecordSchema = z.object({
   tenantRecord: tenantRecordSchema,
 });
 
-/**
- * Rotation and revocation of a key are records of their own, because KV has no transactions: in the key's record, a concurrent change of
- * the tenant's limits could overwrite them.
- */
+/** A record of its own, because KV has no transactions: in the key's record, a change of the tenant's limits could overwrite it. */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
 

@@ -1,7 +1,4 @@
-/**
- * The Jinja interpreter of @huggingface/jinja with limits on steps, on text and on arguments of filters and methods, because templates of
- * imported models run in an isolate that tenants share. Its values are boxes, so a template cannot reach JavaScript properties.
- */
+/** @huggingface/jinja's interpreter with limits, because tenants share an isolate. Boxes keep templates from JavaScript's properties. */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 

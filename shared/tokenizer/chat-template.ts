@@ -40,10 +40,7 @@ export class ChatTemplate {
     this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
   }
 
-  /**
-   * Token ids of the conversation up to the assistant's answer, at most `maxTokens + 1` of them. `nowMs` is for templates that write the
-   * date. Throws an Error if the template refuses the conversation, or would exceed a limit of template-limits.ts.
-   */
+  /** At most `maxTokens + 1` ids of the conversation up to the answer. Throws an Error if the template refuses it or exceeds a limit. */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({
       role: role === "tool" ? ("user" as const) : role,

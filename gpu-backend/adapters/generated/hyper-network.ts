@@ -1,8 +1,4 @@
-/**
- * The hyper-network, which computes the gates of a centroid's adapter. training/bank trains it; runtime/head-graph.ts has the bank of
- * directions that gates weigh.
- * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, K centroids.
- */
+/** Computes the gates of centroids' adapters. Shapes: P prompt embedding, H hidden units, Q gates, D hidden size, K centroids. */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import { requireFloats, requireTensor, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -36,10 +32,7 @@ export function bankOf(file: TensorFile): Bank {
   };
 }
 
-/**
- * The gates [Q] of a centroid c [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), where s are the gates of the static adapter. A centroid
- * that is off has scale 0. Throws an Error if the centroid has another dimension than the network's input.
- */
+/** The gates [Q] of a centroid c [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), with s the static adapter's gates. */
 export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: number): Float32Array<ArrayBuffer> {
   const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2, staticGates } = network;
   if (centroid.length !== P) throw new Error(`centroid of ${centroid.length} dimensions, the hyper-network takes ${P}`);

@@ -24,10 +24,7 @@ export function studentReach(values: number): number {
   return values > 1 ? studentT[Math.min(values - 1, studentT.length) - 1] : Number.POSITIVE_INFINITY;
 }
 
-/**
- * The gain over all examples: total nats over total tokens. Its standard error comes from how much the examples differ. The interval is
- * Student's t, because examples may be few; for a single example it is infinite.
- */
+/** Total nats over total tokens, with Student's t interval over the examples, which is infinite for a single one. */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);
   const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;

@@ -1,7 +1,4 @@
-/**
- * Reads a GGUF file as a model: its metadata as the configuration, its tensors under the names of `ModelWeights`. llama.cpp's keys and
- * names: gguf-py/gguf/constants.py.
- */
+/** Reads a GGUF file as a model. llama.cpp's keys and names of tensors: gguf-py/gguf/constants.py. */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
@@ -16,10 +13,7 @@ import {
 import { GgufHeader, type TensorInfo } from "./header.ts";
 import { openPartFiles, type PartFiles } from "./part-files.ts";
 
-/**
- * Opens a model and checks it. Reads only the header and the tensor `rope_freqs.weight`. The caller closes `file`. Throws an Error of one
- * line that names the file, and the faulty key or tensor with its value.
- */
+/** Opens and checks a model; the caller closes `file`. Throws an Error of one line that names the file and the key or tensor at fault. */
 export function openGgufModel(path: string) {
   const file = openPartFiles(path);
   try {

@@ -1,7 +1,4 @@
-/**
- * Makes artifacts for an untrained model: its tokenizer, a prompt embedding, and one centroid with scale 0. Only the base answers until
- * `npm run train` makes better ones.
- */
+/** Makes artifacts for an untrained model: tokenizer, prompt embedding, and one centroid with scale 0, so that the base answers alone. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

@@ -1,7 +1,4 @@
-/**
- * Downloads a file from the hub into `<name>.<checksum>.partial`, resumes after a broken connection or an interruption, and renames the
- * file when size and checksum are right. The URL names a commit, so its content cannot change and no If-Range is needed.
- */
+/** Downloads a file of the hub into `<name>.<checksum>.partial`, and resumes. A URL names a commit, so it needs no If-Range. */
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { checksumOf, hasChecksum } from "./checksum.ts";

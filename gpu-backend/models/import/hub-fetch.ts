@@ -1,7 +1,4 @@
-/**
- * `fetch` for the hub: adds the token, retries a bounded number of times after rate limits and short failures, and turns refusals into
- * errors of one line that name the model, the URL and the remedy. download.ts resumes bodies that break off.
- */
+/** `fetch` for the hub, with the token and a bounded number of retries. Refusals become errors of one line that name the remedy. */
 import type { HubConfig } from "../../config.ts";
 
 export interface HubAccess extends HubConfig {

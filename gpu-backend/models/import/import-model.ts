@@ -1,7 +1,4 @@
-/**
- * Makes a folder that can be served from a hub id, a folder or a GGUF file: first the files, then artifacts. A file gets its final name
- * only when it is complete and verified. Whatever can be refused is refused before the weights are downloaded.
- */
+/** Makes a model folder from a hub id, a folder or a GGUF file. What can be refused is refused before the weights are downloaded. */
 import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";

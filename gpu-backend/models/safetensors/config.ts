@@ -1,7 +1,4 @@
-/**
- * Reads Hugging Face's config.json as a model's configuration. Refuses models that the graphs do not compute, by the name of a field.
- * Fields: configuration_gpt2.py, configuration_llama.py, configuration_qwen2.py and configuration_qwen3.py of transformers.
- */
+/** Reads Hugging Face's config.json (transformers' configuration_*.py). Refuses other models by the name of the unsupported field. */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";

@@ -1,7 +1,4 @@
-/**
- * GPT-2's tensors under the names of model-weights.ts. GPT-2 stores matrices as [in, out], and queries, keys and values in one matrix.
- * Matrices are transposed when their bytes are accessed, so that at most one is in memory twice.
- */
+/** GPT-2's tensors under the names of model-weights.ts. Its matrices, [in, out], are transposed when their bytes are accessed. */
 import { isFloat, type Tensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
 import type { ModelWeights, Weight } from "../../runtime/model-weights.ts";

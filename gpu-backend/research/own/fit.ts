@@ -7,10 +7,7 @@ const featureCount = 6;
 const steps = 300;
 const learningRate = 0.15;
 
-/**
- * Starts from the weights of `rule`. The loss weighs own and foreign memories equally, and within each of these all lists of observations.
- * Brakes are left out, because each prompt chooses its own.
- */
+/** Starts from `rule`'s weights. Own and foreign memories weigh the same in the loss. Without brakes, which each prompt chooses. */
 export function fitWeights(
   rule: MemoryRule,
   own: readonly (readonly Observation[])[],

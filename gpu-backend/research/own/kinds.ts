@@ -79,10 +79,7 @@ export async function lockedKinds(
   return read;
 }
 
-/**
- * Excerpts are from documents of the training split, texts from test documents. Validation documents are used for texts only if no adapter
- * was trained on the corpus, because training makes choices with them.
- */
+/** Validation documents give texts only if no adapter was trained on the corpus, because training makes choices with them. */
 export function kindOf(
   group: Group,
   name: string,

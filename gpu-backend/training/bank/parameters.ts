@@ -63,10 +63,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/**
- * Joins a static adapter and a hyper-network: the bank has the directions of both in this order. The gates of each for the other's
- * directions are 0; the static adapter's own are 1.
- */
+/** Joins a static adapter and a hyper-network to one bank. Gates for the other's directions are 0, the static adapter's own are 1. */
 export function servedParameters(fixed: Trained, generated: Trained): { bank: Bank; network: HyperNetwork } {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

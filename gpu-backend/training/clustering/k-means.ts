@@ -41,10 +41,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/**
- * Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, or `maxRounds` times. Returns the centroids, unit rows
- * [K, P], the cluster of each point, and the mean similarity of points to their centroids, which k-means maximises.
- */
+/** Lloyd's algorithm, for at most `maxRounds` rounds. Moves `centroids` [K, P] in place; returns also clusters and mean similarity. */
 function refine(points: Float32Array, P: number, centroids: Float32Array) {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {

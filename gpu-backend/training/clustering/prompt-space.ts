@@ -16,10 +16,7 @@ const shrinkage = 0.02;
 /** Least variance of a used direction, as a share of the largest variance or of all variance. Less is noise. */
 const varianceFloor = 1e-6;
 
-/**
- * Returns the table [V, P]: the projection of each token's embedding [V, D], less the mean. Deterministic. If no document has two of the
- * `prefixes`, the directions are principal components. Throws an Error if `dimensions` exceed the model's width.
- */
+/** The projection [V, P] of token embeddings, less the mean; principal components if no document has two `prefixes`. Deterministic. */
 export function fitPromptRows(
   tokenEmbedding: Float32Array,
   hiddenSize: number,

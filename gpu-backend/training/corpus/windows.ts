@@ -1,7 +1,4 @@
-/**
- * Windows: stretches of up to 256 tokens of a document, the unit of training. A window's first 64 tokens, its prefix, assign it to a
- * centroid; the tokens after the prefix are predicted and scored. Windows do not overlap.
- */
+/** Windows of up to 256 tokens of a document. The first 64, the prefix, assign a window to a centroid; the others are scored. */
 import type { Random } from "../random.ts";
 
 export const prefixTokens = 64;
