@@ -1,9 +1,11 @@
 /**
- * Keys, values and states on a device. Each row has a place in arrays of a fixed size, [places, K, P, d] and [places, P, D], until it is
- * closed, also while it is parked. A decode pass runs the first places up to the last row of the pass, as a view of the arrays, and other
- * rows among them with a token whose results are dropped: it writes only the position after a row's last, which holds nothing.
- * Operations on the device are queued, and run in their order. An error of one is thrown by `settled`.
- * Shapes: L layers, K heads of keys and values, d head width, P positions that a row has room for, D hidden.
+ * Keys, values and states on a device, in arrays [places, K, P, d] and [places, P, D]. A row has a place in them until it is closed, also
+ * while it is parked. A decode pass runs the first places up to the last row of the pass, as a view of the arrays, and other rows among
+ * them with a token whose results are dropped: it writes only the position after a row's last, which holds nothing.
+ *
+ * If rows need more places or positions, they move into new arrays. Operations on the device are queued and run in their order; an
+ * operation knows the arrays and places that were valid when it was queued. `settled` throws the error of one that failed.
+ * Shapes: K heads of keys and values, d head width, P positions that a row has room for, D hidden.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { buildCopy, buildRead } from "../runtime/device-graph.ts";
@@ -11,9 +13,14 @@ import { type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-me
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { ModelShape } from "../runtime/step.ts";
+import { bytesPerPosition, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
 import type { Kv, KvBlock, KvPosition, KvStore } from "./runner.ts";
 
+/** Places of the smallest arrays. */
+const firstPlaces = 4;
+
 interface Limits {
+  /** Maximum running rows. As many again may be parked. */
   maximumRows: number;
   maximumBytes: number;
 }
@@ -21,122 +28,113 @@ interface Limits {
 class DeviceRow implements Kv {
   positions = 0;
   isParked = false;
+  /** Positions that it is expected to need soon. */
+  wanted: number;
   place: number;
 
-  constructor(place: number) {
+  constructor(wanted: number, place: number) {
+    this.wanted = wanted;
     this.place = place;
   }
 }
 
-/** Positions from `start` on of a place in arrays [places, K, room, d], and maybe [places, room, D]. */
-interface Span {
-  arrays: readonly DeviceBuffer[];
+/** Arrays [places, K, room, d] for each layer's keys and values, then [places, room, D] for states. */
+interface Arrays {
+  places: number;
   room: number;
+  /** Empty until the operation that makes them has run. */
+  buffers: DeviceBuffer[];
+}
+
+/** Positions from `start` on of a place. */
+interface Span {
+  arrays: Arrays;
   place: number;
   start: number;
 }
 
-/** A copy of some positions, [K, positions, d] for each array, and their states, [positions, D]. */
+/** A copy of some positions, as arrays of one place. */
 class DeviceBlock implements KvBlock {
+  readonly arrays: Arrays;
   readonly positions: number;
   readonly bytes: number;
-  /** Empty until the copy has run. States last. */
-  buffers: DeviceBuffer[] = [];
   readonly free: () => void;
 
-  constructor(positions: number, bytes: number, free: (block: DeviceBlock) => void) {
+  constructor(positions: number, bytes: number, free: (buffers: DeviceBuffer[]) => void) {
+    this.arrays = { places: 1, room: positions, buffers: [] };
     this.positions = positions;
     this.bytes = bytes;
-    this.free = () => free(this);
-  }
-
-  get span(): Span {
-    return { arrays: this.buffers, room: this.positions, place: 0, start: 0 };
+    this.free = () => free(this.arrays.buffers);
   }
 }
 
 export class DeviceKv implements KvStore {
   readonly continuesChunks = true;
   readonly capacityBytes: number;
-  /** P: a row that is full still has a position that others' passes may write to. */
-  readonly positions: number;
-  readonly #config: ModelShape;
+  readonly #shape: KvShape;
   readonly #memory: DeviceMemory;
-  readonly #places: number;
-  /** Keys and values of each layer, then states. */
-  readonly #arrays: DeviceBuffer[] = [];
+  readonly #maximumRows: number;
+  readonly #read: Session;
+  /** Copies positions of one array, or of all keys and values. */
+  readonly #copyOne: Session;
+  readonly #copyKv: Session;
+  #arrays: Arrays = { places: 0, room: 0, buffers: [] };
   /** Keys and values of one row, which prefill passes run on: the operator takes one row of several tokens only as an array of one. */
-  readonly #staging: Span;
+  #staging: Arrays = { places: 1, room: 0, buffers: [] };
   #staged: { row: DeviceRow; positions: number } | null = null;
-  #copyKv!: Session;
-  #copyStates!: Session;
-  #read!: Session;
   /** By place. */
-  readonly #rows: (DeviceRow | undefined)[] = [];
+  #rows: (DeviceRow | undefined)[] = [];
   #queue: Promise<void> = Promise.resolve();
 
-  private constructor(config: ModelShape, memory: DeviceMemory, limits: Limits, staging: DeviceBuffer[]) {
-    this.#config = config;
+  private constructor(shape: KvShape, memory: DeviceMemory, limits: Limits, sessions: readonly Session[]) {
+    this.#shape = shape;
     this.#memory = memory;
-    this.positions = config.contextTokens + 1;
-    this.#staging = { arrays: staging, room: this.positions, place: 0, start: 0 };
-    const rowBytes = this.positions * this.#positionBytes;
-    // Parked rows need at most as many places again as running ones. One more holds the row that a prefill runs on.
-    this.#places = Math.min(2 * limits.maximumRows, Math.floor(limits.maximumBytes / rowBytes) - 1);
-    if (this.#places < 1) throw new Error(`KV memory is ${limits.maximumBytes} bytes; a device needs ${2 * rowBytes}`);
-    this.capacityBytes = this.#places * rowBytes;
+    this.#maximumRows = 2 * limits.maximumRows;
+    [this.#read, this.#copyOne, this.#copyKv] = sessions;
+    // One more row is the one that a prefill runs on.
+    const usable = (this.#maximumRows + 1) * this.#roomFor(shape.contextTokens) * bytesPerPosition(shape);
+    this.capacityBytes = Math.min(limits.maximumBytes, usable);
   }
 
-  /** Throws an Error if `maximumBytes` do not hold two sequences as long as the context. */
+  /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   static async open(config: ModelShape, memory: DeviceMemory, limits: Limits): Promise<DeviceKv> {
-    const staging: DeviceBuffer[] = [];
-    const kv = new DeviceKv(config, memory, limits, staging);
-    const { layers, hiddenSize, kvHeads, headWidth } = config;
-    const rowElements = kv.positions * kvHeads * headWidth;
-    for (let i = 0; i < 2 * layers; i++) {
-      kv.#arrays.push(await memory.allocate(kv.#places * rowElements));
-      staging.push(await memory.allocate(rowElements));
-    }
-    kv.#arrays.push(await memory.allocate(kv.#places * kv.positions * hiddenSize));
-    kv.#copyKv = await memory.session(buildCopy(2 * layers));
-    kv.#copyStates = await memory.session(buildCopy(1));
-    kv.#read = await memory.session(buildRead());
-    return kv;
+    const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
+    const sessions: Session[] = [];
+    for (const graph of graphs) sessions.push(await memory.session(graph));
+    const kv = new DeviceKv(kvShapeOf(config), memory, limits, sessions);
+    if (kv.holds([config.contextTokens], [])) return kv;
+    throw new Error(`KV memory of ${limits.maximumBytes} bytes does not hold ${config.contextTokens} positions twice`);
   }
 
   get bytes(): number {
-    return 4 * [...this.#arrays, ...this.#staging.arrays].reduce((sum, { elements }) => sum + elements, 0);
+    const buffers = [...this.#arrays.buffers, ...this.#staging.buffers];
+    return 4 * buffers.reduce((sum, { elements }) => sum + elements, 0);
   }
 
   get usedBytes(): number {
-    return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * this.#positionBytes;
-  }
-
-  get #positionBytes(): number {
-    const { layers, hiddenSize, kvHeads, headWidth } = this.#config;
-    return 4 * (2 * layers * kvHeads * headWidth + hiddenSize);
+    return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * bytesPerPosition(this.#shape);
   }
 
   /** Places up to the last of these rows, rounded so that few sizes occur. */
   placesFor(rows: readonly Kv[]): number {
-    return Math.min(this.#places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
+    return Math.min(this.#arrays.places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
   }
 
   /** Keys and values of the first places, and the positions that each holds. */
   first(places: number) {
-    const { kvHeads, headWidth } = this.#config;
-    const arrays = this.#arrays.slice(0, -1).map((array) => view(array, places, kvHeads, this.positions, headWidth));
+    const arrays = this.#kvViews({ ...this.#arrays, places });
     return { arrays, positions: Array.from({ length: places }, (_, place) => this.#rows[place]?.positions ?? 0) };
   }
 
   /** All states, [places × P, D]. */
   get allStates(): Tensor {
-    return view(this.#arrays.at(-1)!, this.#places * this.positions, this.#config.hiddenSize);
+    const { places, room, buffers } = this.#arrays;
+    return view(buffers.at(-1)!, places * room, this.#shape.arrays.at(-1)!.width);
   }
 
   /** Index of a position's state in `allStates`. */
   stateIndex(place: number, position: number): number {
-    return place * this.positions + position;
+    return place * this.#arrays.room + position;
   }
 
   placeOf(row: Kv): number {
@@ -144,20 +142,21 @@ export class DeviceKv implements KvStore {
   }
 
   holds(lengths: readonly number[], parked: readonly number[]): boolean {
-    return lengths.length + parked.length <= this.#places;
+    const rows = lengths.length + parked.length;
+    const longest = [...lengths, ...parked].reduce((a, b) => Math.max(a, b), 0);
+    const positions = (rows + 1) * this.#roomFor(longest);
+    return rows <= this.#maximumRows && positions * bytesPerPosition(this.#shape) <= this.capacityBytes;
   }
 
-  open(_wanted: number): Kv {
-    const free = this.#freePlace();
-    if (free === this.#places) throw new Error(`all ${this.#places} rows of the device are taken`);
-    const row = new DeviceRow(free);
-    this.#rows[free] = row;
+  open(wanted: number): Kv {
+    const row = new DeviceRow(wanted, this.#freePlace());
+    if (row.place === this.#maximumRows) throw new Error(`all ${this.#maximumRows} rows of the device are taken`);
+    this.#rows[row.place] = row;
     return row;
   }
 
   close(row: Kv): void {
-    const { place } = asRow(row);
-    this.#rows[place] = undefined;
+    this.#rows[asRow(row).place] = undefined;
     if (this.#staged?.row === row) this.#staged = null;
   }
 
@@ -167,53 +166,57 @@ export class DeviceKv implements KvStore {
   }
 
   place(rows: readonly { kv: Kv; positions: number }[]): void {
-    for (const { kv } of rows) asRow(kv).isParked = false;
+    for (const { kv, positions } of rows) {
+      const row = asRow(kv);
+      row.isParked = false;
+      row.wanted = Math.max(row.wanted, positions);
+    }
+    const open = this.#rows.filter((row) => row !== undefined);
+    const longest = open.reduce((most, { positions, wanted }) => Math.max(most, positions, wanted), 0);
+    const { places, room } = this.#arrays;
+    if (this.#rows.findLastIndex((row) => row) >= places || longest >= room) this.#resize(open, this.#roomFor(longest));
   }
 
-  /** The row after `tokens` more positions. */
+  /** The row holds `tokens` more positions. */
   advance(row: Kv, tokens: number): void {
     asRow(row).positions += tokens;
   }
 
   /** Keys and values of one row alone, for a prefill. `unstage` copies what the prefill has appended to the row's place. */
   async stage(row: Kv): Promise<Tensor[]> {
-    const { kvHeads, headWidth } = this.#config;
     const own = asRow(row);
     if (this.#staged?.row !== own || this.#staged.positions !== own.positions) {
-      await this.#copy(this.#kvOf(own.place, 0), this.#staging, own.positions);
+      await this.#copy(this.#spanOf(own, 0), { arrays: this.#staging, place: 0, start: 0 }, own.positions);
       this.#staged = { row: own, positions: own.positions };
     }
-    return this.#staging.arrays.map((array) => view(array, 1, kvHeads, this.positions, headWidth));
+    return this.#kvViews(this.#staging);
   }
 
   async unstage(): Promise<void> {
     const { row, positions: start } = this.#staged!;
-    await this.#copy({ ...this.#staging, start }, this.#kvOf(row.place, start), row.positions - start);
+    const fresh = { arrays: this.#staging, place: 0, start };
+    await this.#copy(fresh, this.#spanOf(row, start), row.positions - start);
     this.#staged = { row, positions: row.positions };
   }
 
   copy(row: Kv, from: number, to: number): KvBlock {
     const count = to - from;
-    const source = this.#allOf(asRow(row).place, from);
-    const free = (own: DeviceBlock) =>
-      this.#enqueue(async () => {
-        for (const buffer of own.buffers) this.#memory.free(buffer);
-      });
-    const block = new DeviceBlock(count, count * this.#positionBytes, free);
+    const source = this.#spanOf(asRow(row), from);
+    const free = (buffers: DeviceBuffer[]) => this.#enqueue(async () => this.#free(buffers));
+    const block = new DeviceBlock(count, count * bytesPerPosition(this.#shape), free);
     this.#enqueue(async () => {
-      const { kvHeads: K, headWidth: d, hiddenSize: D, layers } = this.#config;
-      for (let i = 0; i < 2 * layers; i++) block.buffers.push(await this.#memory.allocate(count * K * d));
-      block.buffers.push(await this.#memory.allocate(count * D));
-      await this.#copy(source, block.span, count);
+      for (let i = 0; i < this.#shape.arrays.length; i++) await this.#allocate(block.arrays, i);
+      await this.#copy(source, { arrays: block.arrays, place: 0, start: 0 }, count);
     });
     return block;
   }
 
   write(row: Kv, block: KvBlock, positions: number): void {
     const own = asRow(row);
-    const to = this.#allOf(own.place, own.positions);
+    const to = this.#spanOf(own, own.positions);
     own.positions += positions;
-    this.#enqueue(() => this.#copy((block as DeviceBlock).span, to, positions));
+    const from = { arrays: (block as DeviceBlock).arrays, place: 0, start: 0 };
+    this.#enqueue(() => this.#copy(from, to, positions));
   }
 
   async states(positions: readonly KvPosition[]): Promise<Float32Array[]> {
@@ -221,8 +224,8 @@ export class DeviceKv implements KvStore {
     await this.settled();
     const from = Int32Array.from(positions, ({ kv, position }) => this.stateIndex(this.placeOf(kv), position));
     const { y } = await this.#memory.run(this.#read, { x: this.allStates, from: tensor(from, [from.length]) }, ["y"]);
-    const { hiddenSize: D } = this.#config;
-    return positions.map((_, i) => (y.data as Float32Array).subarray(i * D, (i + 1) * D));
+    const [all, D] = [y.data as Float32Array, y.dims[1]];
+    return positions.map((_, i) => all.subarray(i * D, (i + 1) * D));
   }
 
   /** Moves rows to lower places if a decode pass then runs fewer. */
@@ -232,10 +235,12 @@ export class DeviceKv implements KvStore {
       const last = running.reduce((a, b) => (a.place > b.place ? a : b));
       const free = this.#freePlace();
       if (powerOfTwo(last.place + 1, 1) === powerOfTwo(running.length, 1) || free > last.place) return;
-      const [from, to, count] = [this.#allOf(last.place, 0), this.#allOf(free, 0), last.positions];
-      this.#enqueue(() => this.#copy(from, to, count));
+      const from = this.#spanOf(last, 0);
       [this.#rows[free], this.#rows[last.place]] = [last, undefined];
       last.place = free;
+      const to = this.#spanOf(last, 0);
+      const count = last.positions;
+      this.#enqueue(() => this.#copy(from, to, count));
     }
   }
 
@@ -250,48 +255,99 @@ export class DeviceKv implements KvStore {
     this.#queue.catch(() => undefined);
   }
 
-  /** The lowest free place; the number of places if none is free. */
+  /** P of rows of at most `longest` positions. A full row has one position more, to which passes that it is not part of may write. */
+  #roomFor(longest: number): number {
+    return positionsFor(longest, this.#shape) + 1;
+  }
+
+  /** The lowest free place; the maximum if none is free. */
   #freePlace(): number {
-    for (let place = 0; place < this.#places; place++) if (!this.#rows[place]) return place;
-    return this.#places;
+    for (let place = 0; place < this.#maximumRows; place++) if (!this.#rows[place]) return place;
+    return this.#maximumRows;
   }
 
-  /** Keys and values of a place from position `start` on. */
-  #kvOf(place: number, start: number): Span {
-    return { arrays: this.#arrays.slice(0, -1), room: this.positions, place, start };
+  /** Moves all open rows to the first places of new arrays, one array after the other, so that only one is allocated twice. */
+  #resize(rows: readonly DeviceRow[], room: number): void {
+    const { arrays: shapes } = this.#shape;
+    const most = Math.floor(this.capacityBytes / bytesPerPosition(this.#shape) / room) - 1;
+    const places = Math.min(powerOfTwo(rows.length, firstPlaces), this.#maximumRows, most);
+    const [old, next] = [this.#arrays, { places, room, buffers: [] } as Arrays];
+    const [oldStaging, staging] = [this.#staging, { places: 1, room, buffers: [] } as Arrays];
+    const moved = rows.filter(({ positions }) => positions > 0);
+    const from = moved.map((row) => ({ span: this.#spanOf(row, 0), count: row.positions }));
+    rows.forEach((row, place) => {
+      row.place = place;
+    });
+    [this.#rows, this.#arrays, this.#staging, this.#staged] = [[...rows], next, staging, null];
+    const to = moved.map((row) => ({ span: this.#spanOf(row, 0), count: row.positions }));
+    this.#enqueue(async () => {
+      this.#free(oldStaging.buffers);
+      for (const [i, { heads }] of shapes.entries()) {
+        await this.#allocate(next, i);
+        const taken = from.flatMap(({ span, count }) => indexesOf(span, count, heads));
+        const put = to.flatMap(({ span, count }) => indexesOf(span, count, heads));
+        if (taken.length > 0) await this.#copyArrays(this.#copyOne, [old, next], [i], taken, put);
+        if (old.buffers.length > 0) this.#free([old.buffers[i]]);
+        if (i < shapes.length - 1) await this.#allocate(staging, i);
+      }
+    });
   }
 
-  /** The same with states. */
-  #allOf(place: number, start: number): Span {
-    return { arrays: this.#arrays, room: this.positions, place, start };
+  async #allocate({ places, room, buffers }: Arrays, i: number): Promise<void> {
+    const { heads, width } = this.#shape.arrays[i];
+    buffers.push(await this.#memory.allocate(places * heads * room * width));
+  }
+
+  #free(buffers: readonly DeviceBuffer[]): void {
+    for (const buffer of buffers) this.#memory.free(buffer);
+  }
+
+  #spanOf({ place }: DeviceRow, start: number): Span {
+    return { arrays: this.#arrays, place, start };
+  }
+
+  #kvViews({ places, room, buffers }: Arrays): Tensor[] {
+    const { arrays } = this.#shape;
+    return arrays.slice(0, -1).map(({ heads, width }, i) => view(buffers[i], places, heads, room, width));
   }
 
   /** Copies `count` positions, and their states if both spans have them. */
   async #copy(from: Span, to: Span, count: number): Promise<void> {
     if (count === 0) return;
-    const { layers, kvHeads: K, headWidth: d, hiddenSize: D } = this.#config;
-    const copy = async (session: Session, heads: number, width: number, [first, end]: readonly [number, number?]) => {
-      const feeds: Record<string, Tensor> = {
-        from: tensor(Int32Array.from(rowsOf(from, count, heads)), [heads * count]),
-        to: tensor(BigInt64Array.from(rowsOf(to, count, heads), BigInt), [heads * count, 1]),
-      };
-      const written: Record<string, Tensor> = {};
-      const asRows = (buffer: DeviceBuffer) => view(buffer, buffer.elements / width, width);
-      to.arrays.slice(first, end).forEach((array, i) => {
-        feeds[`x.${i}`] = asRows(from.arrays[first + i]);
-        feeds[names.kept(i)] = asRows(array);
-        written[names.grown(i)] = feeds[names.kept(i)];
-      });
-      await this.#memory.run(session, feeds, [], written);
+    const both = [from.arrays, to.arrays] as const;
+    const last = this.#shape.arrays.length - 1;
+    const copy = (session: Session, arrays: readonly number[], heads: number) =>
+      this.#copyArrays(session, both, arrays, indexesOf(from, count, heads), indexesOf(to, count, heads));
+    await copy(this.#copyKv, [...Array(last).keys()], this.#shape.arrays[0].heads);
+    if (both.every(({ buffers }) => buffers.length > last)) await copy(this.#copyOne, [last], 1);
+  }
+
+  /** Copies vectors of the numbered arrays, all as wide as the first: from index `taken[n]` to index `put[n]`. */
+  async #copyArrays(
+    session: Session,
+    [from, to]: readonly [Arrays, Arrays],
+    arrays: readonly number[],
+    taken: readonly number[],
+    put: readonly number[],
+  ): Promise<void> {
+    const { width } = this.#shape.arrays[arrays[0]];
+    const asVectors = (buffer: DeviceBuffer) => view(buffer, buffer.elements / width, width);
+    const feeds: Record<string, Tensor> = {
+      from: tensor(Int32Array.from(taken), [taken.length]),
+      to: tensor(BigInt64Array.from(put, BigInt), [put.length, 1]),
     };
-    await copy(this.#copyKv, K, d, [0, 2 * layers]);
-    const hasStates = from.arrays.length > 2 * layers && to.arrays.length > 2 * layers;
-    if (hasStates) await copy(this.#copyStates, 1, D, [2 * layers]);
+    const written: Record<string, Tensor> = {};
+    arrays.forEach((array, i) => {
+      feeds[`x.${i}`] = asVectors(from.buffers[array]);
+      feeds[names.kept(i)] = asVectors(to.buffers[array]);
+      written[names.grown(i)] = feeds[names.kept(i)];
+    });
+    await this.#memory.run(session, feeds, [], written);
   }
 }
 
-/** Indexes of `count` positions of each head, in an array [places, heads, room]. */
-function rowsOf({ room, place, start }: Span, count: number, heads: number): number[] {
+/** Indexes of the vectors of `count` positions of each head. */
+function indexesOf({ arrays: { room }, place, start }: Span, count: number, heads: number): number[] {
   return Array.from({ length: heads * count }, (_, i) => {
     const head = Math.floor(i / count);
     return (place * heads + head) * room + start + (i % count);

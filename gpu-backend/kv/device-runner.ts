@@ -50,7 +50,8 @@ export async function openDeviceRunner(
     head: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: false })),
     mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: true })),
   };
-  const embedding = await memory.upload(floatsOf(weightOf(weights, "model.embed_tokens.weight")));
+  const tokens = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
+  const embedding = await memory.allocate(tokens.length, tokens);
   const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
   const own = await DeviceOwn.open(config, memory);
   return new DeviceRunner({ config, gates: bank.gates, memory, sessions, embedding, kv, own });
@@ -73,6 +74,8 @@ export class DeviceRunner implements Runner {
   readonly #parts: Parts;
   readonly #embedding: Tensor;
   readonly #hasLearnedPositions: boolean;
+  /** Gates of the last pass, on the device. Most decode passes have the same. */
+  #gates: { values: Float32Array; buffer: DeviceBuffer } | null = null;
 
   constructor(parts: Parts) {
     const { config, gates, kv, embedding } = parts;
@@ -179,7 +182,7 @@ export class DeviceRunner implements Runner {
       [names.keptStates]: this.kv.allStates,
       [names.statesAt]: tensor(at, [at.length]),
       ...(config.tiedHead ? { [names.embedding]: this.#embedding } : {}),
-      ...rowFeeds(rows.length > 0 ? { ...head, rows } : oneRow(head, this.gates), this.gates),
+      ...(await this.#rowFeeds(rows.length > 0 ? { ...head, rows } : oneRow(head, this.gates))),
       ...(head.own ? await own.feeds(head.own, rows.length) : {}),
     };
     const fetched = [
@@ -191,6 +194,24 @@ export class DeviceRunner implements Runner {
     const hidden = want.hidden ? (results[names.hidden].data as Float32Array) : null;
     if (rows.length === 0) return { ...noRows(want.scores), hidden };
     return { ...readRows(results, head), hidden };
+  }
+
+  async #rowFeeds({ rows, gates, inverseTemperatures, targetIds, bias }: HeadInput & { rows: Int32Array }) {
+    const N = rows.length;
+    const feeds: Record<string, Tensor> = {
+      [names.rows]: tensor(rows, [N]),
+      [names.inverseTemperatures]: tensor(inverseTemperatures, [N, 1]),
+      [names.targetIds]: tensor(targetIds, [N, 1]),
+      ...biasFeeds(bias),
+    };
+    if (this.gates === 0) return feeds;
+    const { memory } = this.#parts;
+    const held = this.#gates?.values;
+    if (held?.length !== gates.length || !gates.every((gate, i) => gate === held[i])) {
+      if (this.#gates) memory.free(this.#gates.buffer);
+      this.#gates = { values: gates, buffer: await memory.allocate(gates.length, gates) };
+    }
+    return { ...feeds, [names.gates]: view(this.#gates!.buffer, N, this.gates) };
   }
 }
 
@@ -209,18 +230,6 @@ const ranking = [
 function oneRow(head: HeadInput, gates: number): HeadInput & { rows: Int32Array } {
   const row = { rows: Int32Array.of(0), gates: new Float32Array(gates) };
   return { ...head, ...row, inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) };
-}
-
-function rowFeeds({ rows, gates, inverseTemperatures, targetIds, bias }: HeadInput & { rows: Int32Array }, Q: number) {
-  const N = rows.length;
-  const feeds: Record<string, Tensor> = {
-    [names.rows]: tensor(rows, [N]),
-    [names.inverseTemperatures]: tensor(inverseTemperatures, [N, 1]),
-    [names.targetIds]: tensor(targetIds, [N, 1]),
-    ...biasFeeds(bias),
-  };
-  if (Q > 0) feeds[names.gates] = tensor(gates, [N, Q]);
-  return feeds;
 }
 
 function biasFeeds(bias: LogitChanges): Record<string, Tensor> {

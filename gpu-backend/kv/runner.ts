@@ -55,6 +55,7 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
+  /** One pass at a time. */
   run(pass: Pass): Promise<PassOutput>;
   release(): Promise<void>;
 }

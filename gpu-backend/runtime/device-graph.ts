@@ -112,18 +112,11 @@ function addOwn(g: GraphBuilder, D: number, states: string): string {
   return g.node("ReduceSum", [changes, g.integers(1, 2)], { keepdims: 0 });
 }
 
-/** y [b × c] = the scalar x everywhere. */
+/** y [n] = x [n], or the one element of x everywhere. */
 export function buildFill(): Uint8Array {
   const g = new GraphBuilder("fill");
-  const shape = g.input("shape", "int64", ["rank"]);
-  g.output("y", g.node("Expand", [g.input("x", "float32", [1]), shape]), "float32", ["b", "c"]);
-  return g.bytes();
-}
-
-/** y = x, [b, c]. */
-export function buildUpload(): Uint8Array {
-  const g = new GraphBuilder("upload");
-  g.output("y", g.node("Add", [g.input("x", "float32", ["b", "c"]), g.scalar(0)]), "float32", ["b", "c"]);
+  const shape = g.input("shape", "int64", [1]);
+  g.output("y", g.node("Expand", [g.input("x", "float32", ["m"]), shape]), "float32", ["n"]);
   return g.bytes();
 }
 

@@ -4,7 +4,7 @@
  * ONNX Runtime does not document this; self-tests at the start check it.
  */
 
-import { buildFill, buildUpload } from "./device-graph.ts";
+import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
 import {
   deviceView,
@@ -25,26 +25,20 @@ export interface DeviceBuffer {
 export class DeviceMemory {
   readonly #threads: number;
   readonly #fill: Session;
-  readonly #upload: Session;
   readonly #sessions: Session[] = [];
   readonly #buffers = new Set<DeviceBuffer>();
   /** Bytes that runs have moved to the device and back, and the number of runs. */
   readonly traffic = { upBytes: 0, downBytes: 0, runs: 0 };
 
-  private constructor(threads: number, fill: Session, upload: Session) {
+  private constructor(threads: number, fill: Session) {
     this.#threads = threads;
-    [this.#fill, this.#upload] = [fill, upload];
-    this.#sessions.push(fill, upload);
+    this.#fill = fill;
+    this.#sessions.push(fill);
   }
 
   /** Rejects if there is no device. */
   static async open(threads: number): Promise<DeviceMemory> {
-    const options = { threads, device: "webgpu", outputsStay: true } as const;
-    return new DeviceMemory(
-      threads,
-      await openSession(buildFill(), options),
-      await openSession(buildUpload(), options),
-    );
+    return new DeviceMemory(threads, await openSession(buildFill(), { threads, device: "webgpu", outputsStay: true }));
   }
 
   /** Bytes of all buffers. */
@@ -56,16 +50,12 @@ export class DeviceMemory {
     return this.#buffers.size;
   }
 
-  /** A buffer of zeros. */
-  async allocate(elements: number): Promise<DeviceBuffer> {
-    const feeds = { x: tensor(Float32Array.of(0), [1]), shape: tensor(BigInt64Array.of(1n, BigInt(elements)), [2]) };
-    return this.#keep((await this.run(this.#fill, feeds, ["y"])).y, elements);
-  }
-
-  /** A buffer with the elements of an array. */
-  async upload(elements: Float32Array): Promise<DeviceBuffer> {
-    const feeds = { x: tensor(elements, [1, elements.length]) };
-    return this.#keep((await this.run(this.#upload, feeds, ["y"])).y, elements.length);
+  /** A buffer of zeros, or with the elements of an array. */
+  async allocate(elements: number, values: Float32Array = Float32Array.of(0)): Promise<DeviceBuffer> {
+    const feeds = { x: tensor(values, [values.length]), shape: tensor(BigInt64Array.of(BigInt(elements)), [1]) };
+    const buffer = { tensor: (await this.run(this.#fill, feeds, ["y"])).y, elements };
+    this.#buffers.add(buffer);
+    return buffer;
   }
 
   free(buffer: DeviceBuffer): void {
@@ -102,12 +92,6 @@ export class DeviceMemory {
   async release(): Promise<void> {
     for (const buffer of this.#buffers) this.free(buffer);
     for (const session of this.#sessions) await session.release();
-  }
-
-  #keep(whole: Tensor, elements: number): DeviceBuffer {
-    const buffer = { tensor: whole, elements };
-    this.#buffers.add(buffer);
-    return buffer;
   }
 }
 

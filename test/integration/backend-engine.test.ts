@@ -7,16 +7,17 @@ import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/ge
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Frame, MixtureRequest, PromptFrame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { evidencePositions, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type Batch, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { type ModelHarness, openModelHarness } from "../support/model-harness.ts";
+import { type ModelHarness, openDeviceHarness, openModelHarness } from "../support/model-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
-import { seededRandom } from "../support/steps.ts";
+import { areClose, seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 2026;
 /** The engine computes logprobs from float32 logits of a few units, the oracle from float64. */
@@ -32,7 +33,7 @@ const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 const folder = temporaryFolder();
 await writeTinyModel(folder);
 /** Set before the tests of each model family. */
-let served: ModelHarness;
+let served: Pick<ModelHarness, "artifacts" | "harness" | "stop">;
 
 const harness = (limits: Partial<PlanLimits> = {}) => served.harness({ limits });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
@@ -82,11 +83,19 @@ const kinds = [
   ["GPT-2", "fp32"],
   ["Llama", "fp32"],
   ["Llama", "int8"],
+  ...((await webgpuFailure()) ? [] : [["Llama", "fp32 on WebGPU"] as const]),
 ] as const;
 describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   const tolerance = kv === "int8" ? int8Tolerance : exactTolerance;
+  const onDevice = kv === "fp32 on WebGPU";
+  /** Bit for bit on the CPU. On a device, where a row's bits may depend on its batch, numbers are close, and tokens are equal. */
+  const expectSame = (found: unknown, expected: unknown) => {
+    if (!onDevice) return expect(found).toEqual(expected);
+    return expect(found).toSatisfy((value) => areClose(value, expected, exactTolerance));
+  };
   beforeAll(async () => {
-    served = await openModelHarness(await readTinyArtifacts(folder, family), { kv });
+    const artifacts = await readTinyArtifacts(folder, family);
+    served = kv === "fp32 on WebGPU" ? await openDeviceHarness(artifacts) : await openModelHarness(artifacts, { kv });
   });
   afterAll(() => served.stop());
 
@@ -112,10 +121,10 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
         const { length } = alone.tokensOf(id);
         if (stop_token_ids.length === 0) expect(length).toBe(maxTokens);
         else expect(length).toBeGreaterThanOrEqual(min_tokens);
-        expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
-        expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
-        for (const other of [together, staggered])
-          expect(mixtureIn(other.lastFrameOf(id))).toEqual(mixtureIn(alone.lastFrameOf(id)));
+        for (const other of [together, staggered]) {
+          expectSame(other.tokenFramesOf(id), alone.tokenFramesOf(id));
+          expectSame(mixtureIn(other.lastFrameOf(id)), mixtureIn(alone.lastFrameOf(id)));
+        }
         texts.add(alone.tokensOf(id).join());
       }
       expect(texts.size).toBeGreaterThan(25);
@@ -153,7 +162,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
         }
       }
       expect(different).toBe(0);
-      expect(largest).toBe(0);
+      expect(largest).toBeLessThanOrEqual(onDevice ? exactTolerance : 0);
     });
 
     test("parked for other tenants, while prefilling or decoding, and resumed", async () => {
@@ -170,7 +179,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       await crowded.finish();
       for (const one of work) {
         const alone = await run([one]);
-        expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
+        expectSame(crowded.tokenFramesOf(one.request.id), alone.tokenFramesOf(one.request.id));
       }
       const { preemptions } = crowded.engine.stats;
       expect(preemptions).toBeGreaterThan(5);
@@ -203,7 +212,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     await crowded.finish();
     for (const one of [...heavy, ...quiet]) {
       const alone = await run([one]);
-      expect(crowded.framesOf(one.request.id).slice(0, -1)).toEqual(alone.framesOf(one.request.id).slice(0, -1));
+      expectSame(crowded.framesOf(one.request.id).slice(0, -1), alone.framesOf(one.request.id).slice(0, -1));
     }
   });
 
@@ -423,15 +432,14 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
 
     test("of a prompt are the oracle's, whatever the chunks", async () => {
       const ids = randomPrompt(90);
-      const byChunk = await Promise.all(
-        [64, 32, 7].map(async (chunkTokens) => {
-          const rest = { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } };
-          const target = await harness({ chunkTokens }).run(["c2", sequenceRequest("a", ids, rest)]);
-          const [frame] = target.framesOf("a");
-          if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
-          return frame;
-        }),
-      );
+      const byChunk: PromptFrame[] = [];
+      for (const chunkTokens of [64, 32, 7]) {
+        const rest = { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } };
+        const target = await harness({ chunkTokens }).run(["c2", sequenceRequest("a", ids, rest)]);
+        const [frame] = target.framesOf("a");
+        if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
+        byChunk.push(frame);
+      }
       let againstOracle = 0;
       let acrossChunks = 0;
       for (const i of [1, 2, 6, 7, 8, 31, 32, 33, 63, 64, 65, 89]) {
