@@ -3,11 +3,11 @@
  * that another tenant's small adapter takes, relative to that beside harmless requests made one after another; and the charge.
  */
 import { setTimeout as wait } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Backend, startBackend } from "../support/backend-process.ts";
+import { beforeAll, expect, test } from "vitest";
 import { seededRandom } from "../support/steps.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
-import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
+import { keyOf, startAttacked } from "./edge.ts";
+import { p95 } from "./measurements.ts";
 
 /** Maximum ratio of the victim's p95 under attack to its p95 beside harmless requests, in the same run. */
 const mostSlowdown = 2;
@@ -21,19 +21,10 @@ const textOf = (length: number) => Array.from({ length }, () => words[Math.floor
 const large = Array.from({ length: 3 }, () => textOf(60));
 const small = Array.from({ length: 3 }, () => textOf(6));
 
-let backend: Backend;
-let edge: AttackedEdge;
+const { edge } = await startAttacked({ victim: {}, harmless: {}, attacker: {}, leaver: {} });
 beforeAll(async () => {
-  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
-  const tenants = { victim: {}, harmless: {}, attacker: {}, leaver: {} };
-  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants });
   await make("victim", small);
   await removeOwn();
-});
-afterAll(async () => {
-  await edge?.stop();
-  backend?.child.kill("SIGKILL");
-  await backend?.exited;
 });
 
 let made = 0;
@@ -79,7 +70,6 @@ async function timesBeside(others: () => Promise<unknown>): Promise<number[]> {
   return times;
 }
 
-const p95 = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(0.95 * times.length)];
 const shown = (times: number[]) => times.map((ms) => ms.toFixed(0)).join(" ");
 
 test("a tenant's adapter is made about as fast beside many at once as beside the same number one after another", async () => {
@@ -115,14 +105,8 @@ test("a tenant's adapter is made about as fast beside many at once as beside the
 }, 180_000);
 
 test("what was begun is charged though its caller has left, and what was refused is not", async () => {
-  const usageOf = async (tenant: string) => {
-    const { total } = (await (await edge.get("/v1/usage", tenant)).json()) as {
-      total: { requests: number; prompt_tokens: number };
-    };
-    return total;
-  };
-  await expect.poll(async () => (await usageOf("leaver")).prompt_tokens, patience).toBeGreaterThan(0);
-  const [attacker, leaver] = [await usageOf("attacker"), await usageOf("leaver")];
+  await expect.poll(async () => (await edge.usage("leaver")).prompt_tokens, patience).toBeGreaterThan(0);
+  const [attacker, leaver] = [await edge.usage("attacker"), await edge.usage("leaver")];
   console.log(`charged: attacker ${attacker.prompt_tokens}, leaver ${leaver.prompt_tokens}`);
   const each = attacker.prompt_tokens / attacker.requests;
   expect(leaver.prompt_tokens % each).toBe(0);

@@ -2,26 +2,13 @@
  * Attack: requests full of strings of digits whose hashes in V8 differ in few bits only, as entries of a list and as words of a
  * text. Judged by: another tenant's p95 latency relative to that beside as many harmless requests of the same size.
  */
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Backend, startBackend } from "../support/backend-process.ts";
+import { expect, test } from "vitest";
 import { postBytes } from "./clients.ts";
-import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { startAttacked } from "./edge.ts";
 import { mostVictimRatio, p95Beside } from "./measurements.ts";
 
 const connections = 4;
-
-let backend: Backend;
-let edge: AttackedEdge;
-beforeAll(async () => {
-  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
-  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
-});
-afterAll(async () => {
-  await edge?.stop();
-  backend?.child.kill();
-  await backend?.exited;
-});
-
+const { edge } = await startAttacked({ attacker: {}, quiet: {} });
 const digits = Array.from({ length: 80_000 }, (_, i) => String(77 + i * 32_768));
 /** Harmless words: letters in place of the digits. */
 const words = digits.map((word) => word.replace(/\d/g, (digit) => "abcdefghij"[Number(digit)]));
@@ -42,10 +29,9 @@ test.each(attacks)("strings of digits as %s slow another caller little", async (
     return { port: edge.port, bytesBase64, connections };
   };
   const measure = () =>
-    p95Beside({ harmless: floodOf(words), attack: floodOf(digits) }, async () => {
-      const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
-      expect(response.status, await response.text()).toBe(200);
-    });
+    p95Beside({ harmless: floodOf(words), attack: floodOf(digits) }, () =>
+      edge.ask("/v1/embeddings", "quiet", { input: "Once" }),
+    );
   let found = await measure();
   // A flood refused with 429 for unread answers loads nothing, so it is measured again.
   for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)

@@ -3,41 +3,24 @@
  * or a clear error for each, the edge's memory, and a neighbour's latency relative to that beside as many harmless uploads.
  */
 import { connect } from "node:net";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
-import { type Backend, startBackend } from "../support/backend-process.ts";
 import { postBytes } from "./clients.ts";
-import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { startAttacked } from "./edge.ts";
 import { forgetPeak, mostGrowthBytes, mostVictimRatio, p95Beside, peakBytes, residentBytes } from "./measurements.ts";
 
 const words = "river stone copper lantern orchard winter signal harbour".split(" ");
 const harmlessDocuments = Array.from({ length: 20 }, (_, i) => `${i} ${words.join(" ")}`);
 
-let backend: Backend;
-let edge: AttackedEdge;
-beforeAll(async () => {
-  // Writes below /dev/null fail, as on a full disk.
-  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: "/dev/null/data" });
-  edge = await startAttackedEdge({
-    backendUrls: [backend.url],
-    // `harmless` and `attacker` upload under one name each: their first whole upload makes an adapter, later ones are read and refused.
-    tenants: { owner: {}, neighbour: {}, harmless: {}, attacker: {} },
-  });
-});
-afterAll(async () => {
-  await edge?.stop();
-  backend?.child.kill("SIGKILL");
-  await backend?.exited;
-});
+// `harmless` and `attacker` upload under one name each: their first whole upload makes an adapter, later ones are read and refused.
+const tenants = { owner: {}, neighbour: {}, harmless: {}, attacker: {} };
+// Writes below /dev/null fail, as on a full disk.
+const { backend, edge } = await startAttacked(tenants, { DATA_DIR: "/dev/null/data" });
 
 const completion = { prompt: "Once upon a time", max_tokens: 4, temperature: 0 };
-async function completeAs(tenant: string, more: object = {}): Promise<CompletionResponse> {
-  const answered = await edge.post("/v1/completions", tenant, { ...completion, ...more });
-  const text = await answered.text();
-  expect(answered.status, text).toBe(200);
-  return JSON.parse(text) as CompletionResponse;
-}
+const completeAs = (tenant: string, more: object = {}) =>
+  edge.ask<CompletionResponse>("/v1/completions", tenant, { ...completion, ...more });
 
 /** Sends `head` and then `piece` repeatedly until an answer comes. Resolves to the answer and the number of bytes sent. */
 function sendUntilAnswered(head: Buffer, piece: Buffer): Promise<{ answer: string; sentBytes: number }> {
@@ -61,9 +44,7 @@ function sendUntilAnswered(head: Buffer, piece: Buffer): Promise<{ answer: strin
 
 describe("a clear error, or an answer:", () => {
   test("a disk that takes nothing: the memory is served from what the backend holds, and refused where it cannot", async () => {
-    const made = await edge.post("/v1/adapters", "owner", { name: "diskless", documents: harmlessDocuments });
-    const text = await made.text();
-    expect(made.status, text).toBe(201);
+    await edge.ask("/v1/adapters", "owner", { name: "diskless", documents: harmlessDocuments }, 201);
     const { choices } = await completeAs("owner", { chameleon: { adapter: "diskless", sources: true } });
     expect(choices[0].chameleon!.memories).toEqual([{ id: "diskless", brake: expect.any(Number) }]);
     expect(await backend.metric("chameleon_memory_write_failures_total")).toBeGreaterThan(0);
@@ -92,8 +73,7 @@ describe("a clear error, or an answer:", () => {
   });
 
   test("a document of one token, over and over", async () => {
-    const made = await edge.post("/v1/adapters", "owner", { name: "again", documents: [" the".repeat(12_000)] });
-    expect(made.status, await made.text()).toBe(201);
+    await edge.ask("/v1/adapters", "owner", { name: "again", documents: [" the".repeat(12_000)] }, 201);
     const asked = { prompt: " the".repeat(20), logprobs: 2, chameleon: { adapter: "again", sources: true } };
     const { choices } = await completeAs("owner", asked);
     expect(choices[0].logprobs!.token_logprobs.every((one) => Number.isFinite(one) && one! <= 0)).toBe(true);

@@ -2,49 +2,20 @@
  * Attack: sequences that cannot be computed, and a tenant that fills the engine. Judged by: processes that stay alive, the caller's
  * error, unchanged texts of others, and how many engine steps another tenant's short prompt waits.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { type Backend, startBackend } from "../support/backend-process.ts";
+import { describe, expect, test } from "vitest";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { atEnd } from "../support/at-end.ts";
+import type { Backend } from "../support/backend-process.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
-import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { type AttackedEdge, startAttacked, startAttackedBackend, startAttackedEdge } from "./edge.ts";
 import { median } from "./measurements.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
-
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-engine-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
-
-async function startedBackend(env: Record<string, string>): Promise<Backend> {
-  const DATA_DIR = path.join(folder, `data-${performance.now()}`);
-  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR, ...env });
-  onTestFinished(async () => {
-    backend.child.kill("SIGKILL");
-    await backend.exited;
-  });
-  return backend;
-}
-
-async function startedEdge(backends: readonly Backend[], model?: string): Promise<AttackedEdge> {
-  const edge = await startAttackedEdge({
-    backendUrls: backends.map(({ url }) => url),
-    tenants: { attacker: {}, quiet: {} },
-    model,
-  });
-  onTestFinished(() => edge.stop());
-  return edge;
-}
+const tenants = { attacker: {}, quiet: {} };
 
 function livingOf(backends: readonly Backend[]): number {
   return backends.filter(({ child }) => child.exitCode === null && child.signalCode === null).length;
-}
-
-interface Completion {
-  choices: { text: string; finish_reason: string; chameleon: { timings: { queue: number; prefill: number } } }[];
 }
 
 /** Number of sequences that ended in an error, on all backends. */
@@ -55,24 +26,18 @@ async function failedSequences(backends: readonly Backend[]): Promise<number> {
 }
 
 test("a prompt with NaN logits ends in one error; texts of others do not change, and no process ends", async () => {
-  const model = path.join(folder, "broken");
+  const model = temporaryFolder();
   const brokenPosition = 300;
   await writeTinyModel(model, 7, { brokenPosition });
-  const backends = await Promise.all([0, 1].map(() => startedBackend({ MODEL_DIR: model })));
-  const edge = await startedEdge(backends, model);
-  const other = {
-    prompt: [5, 6, 7],
-    n: 4,
-    max_tokens: 200,
-    temperature: 1,
-    seed: 3,
-    logit_bias: { [tinyConfig.stopIds[0]]: -100 },
-  };
+  const environments = [0, 1].map(() => ({ MODEL_DIR: model, DATA_DIR: temporaryFolder() }));
+  const backends = await Promise.all(environments.map(startAttackedBackend));
+  const urls = backends.map(({ url }) => url);
+  const edge = await startAttackedEdge(urls, tenants, model);
+  const logit_bias = { [tinyConfig.stopIds[0]]: -100 };
+  const other = { prompt: [5, 6, 7], n: 4, max_tokens: 200, temperature: 1, seed: 3, logit_bias };
   const textsOf = async () => {
-    const response = await edge.post("/v1/completions", "quiet", other);
-    const text = await response.text();
-    expect(response.status, text).toBe(200);
-    return (JSON.parse(text) as Completion).choices.map((choice) => choice.text);
+    const { choices } = await edge.ask<CompletionResponse>("/v1/completions", "quiet", other);
+    return choices.map((choice) => choice.text);
   };
   const alone = await textsOf();
 
@@ -117,9 +82,10 @@ describe("a tenant's short prompt", () => {
     const before = await engineTime();
     const waitsMs: number[] = [];
     while (waitsMs.length < least || !isOver()) {
-      const response = await edge.post("/v1/completions", "quiet", { prompt: [5, 6, 7], max_tokens: 1, chameleon: {} });
-      const { timings } = ((await response.json()) as Completion).choices[0].chameleon;
-      waitsMs.push(timings.queue + timings.prefill);
+      const short = { prompt: [5, 6, 7], max_tokens: 1, chameleon: {} };
+      const { choices } = await edge.ask<CompletionResponse>("/v1/completions", "quiet", short);
+      const { queue, prefill } = choices[0].chameleon!.timings!;
+      waitsMs.push(queue + prefill);
     }
     const after = await engineTime();
     const stepMs = (1000 * (after.seconds - before.seconds)) / (after.steps - before.steps);
@@ -138,9 +104,9 @@ describe("a tenant's short prompt", () => {
       }
     };
     const done = lane().catch(() => undefined);
-    onTestFinished(async () => {
+    atEnd(() => {
       controller.abort();
-      await done;
+      return done;
     });
   }
 
@@ -150,8 +116,7 @@ describe("a tenant's short prompt", () => {
       8,
       async (i) => {
         const examples = Array.from({ length: 64 }, (_, k) => `${k} ${"of the park and the house ".repeat(15)}`);
-        const response = await edge.post("/v1/adapters", "attacker", { name: `mine-${i}`, examples });
-        expect(response.status, await response.text()).toBe(201);
+        await edge.ask("/v1/adapters", "attacker", { name: `mine-${i}`, examples }, 201);
       },
     ],
     [
@@ -159,17 +124,15 @@ describe("a tenant's short prompt", () => {
       16,
       () =>
         Promise.all(
-          Array.from({ length: 64 }, async (_, k) => {
+          Array.from({ length: 64 }, (_, k) => {
             const prompt = Array.from({ length: 400 }, (_, t) => 300 + ((7 * k + 13 * t) % 3000));
-            const response = await edge.post("/v1/completions", "attacker", { prompt, max_tokens: 1 });
-            expect(response.status, await response.text()).toBe(200);
+            return edge.ask("/v1/completions", "attacker", { prompt, max_tokens: 1 });
           }),
         ),
     ],
   ];
   test.each(attacks)(`waits fewer than ${mostSteps} mean steps beside %s`, async (name, streams, attack) => {
-    backend = await startedBackend({});
-    edge = await startedEdge([backend]);
+    ({ backend, edge } = await startAttacked(tenants, { DATA_DIR: temporaryFolder() }));
     decoding(streams);
     await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);
     const alone = await stepsWaited(3, () => true);

@@ -2,31 +2,14 @@
  * Attack: requests that make a real backend compute more than they are charged: whole answers that miss the caller's own deadline,
  * and many choices of a prompt echoed with logprobs. Judged by: the work that the backend counts, and the charge.
  */
-import { expect, onTestFinished, test } from "vitest";
-import { startBackend } from "../support/backend-process.ts";
-import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { expect, test } from "vitest";
+import { startAttacked } from "./edge.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
 
-async function started() {
-  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
-  onTestFinished(async () => {
-    backend.child.kill("SIGKILL");
-    await backend.exited;
-  });
-  const edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { caller: {} } });
-  onTestFinished(() => edge.stop());
-  const usage = async () => {
-    const { total } = (await (await edge.get("/v1/usage", "caller")).json()) as {
-      total: { requests: number; prompt_tokens: number; completion_tokens: number };
-    };
-    return total;
-  };
-  return { backend, edge, usage };
-}
-
 test("a whole answer that misses the caller's own deadline is charged what was computed", async () => {
-  const { backend, edge, usage } = await started();
+  const { backend, edge } = await startAttacked({ caller: {} });
+  const usage = () => edge.usage("caller");
   const made = () => backend.metric("vllm:generation_tokens_total");
   const before = await made();
   const prompt = Array.from({ length: 8 }, (_, i) => `Once ${i}`);
@@ -41,22 +24,20 @@ test("a whole answer that misses the caller's own deadline is charged what was c
   expect(charged).toBeGreaterThan(computed / 2);
 });
 
-test.each([false, true])(
-  "choices of an echoed prompt with logprobs compute the prompt once; streamed: %s",
-  async (stream) => {
-    const { backend, edge, usage } = await started();
-    const prefilled = () => backend.metric("chameleon_prefill_tokens_total");
-    const before = await prefilled();
-    const prompt = Array.from({ length: 8 }, (_, i) => `${i} once upon a time`.repeat(40));
-    const body = { prompt, n: 16, max_tokens: 1, echo: true, logprobs: 0, stream };
-    const response = await edge.post("/v1/completions", "caller", body);
-    const text = await response.text();
-    expect(response.status, text.slice(0, 200)).toBe(200);
-    await expect.poll(async () => (await usage()).requests, patience).toBeGreaterThan(0);
-    const computed = (await prefilled()) - before;
-    const charged = (await usage()).prompt_tokens;
-    console.log(`computed ${computed} prompt tokens, charged ${charged}`);
-    // Each choice may also compute the end of its prompt, which fills no whole block of 16 tokens.
-    expect(computed).toBeLessThan(charged + 8 * 16 * 16);
-  },
-);
+test.each([false, true])("choices of an echoed prompt compute it once (stream: %s)", async (stream) => {
+  const { backend, edge } = await startAttacked({ caller: {} });
+  const usage = () => edge.usage("caller");
+  const prefilled = () => backend.metric("chameleon_prefill_tokens_total");
+  const before = await prefilled();
+  const prompt = Array.from({ length: 8 }, (_, i) => `${i} once upon a time`.repeat(40));
+  const body = { prompt, n: 16, max_tokens: 1, echo: true, logprobs: 0, stream };
+  const response = await edge.post("/v1/completions", "caller", body);
+  const text = await response.text();
+  expect(response.status, text.slice(0, 200)).toBe(200);
+  await expect.poll(async () => (await usage()).requests, patience).toBeGreaterThan(0);
+  const computed = (await prefilled()) - before;
+  const charged = (await usage()).prompt_tokens;
+  console.log(`computed ${computed} prompt tokens, charged ${charged}`);
+  // Each choice may also compute the end of its prompt, which fills no whole block of 16 tokens.
+  expect(computed).toBeLessThan(charged + 8 * 16 * 16);
+});

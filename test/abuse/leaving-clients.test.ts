@@ -2,24 +2,17 @@
  * Attack: rounds of clients that leave in the middle of a stream, a whole answer, large embeddings or their own body. Judged by:
  * the Worker's memory, which must stop growing after the first rounds.
  */
-import type { Socket } from "node:net";
-import { afterEach, expect, test } from "vitest";
-import { type FakeBackend, longestTokens, startFakeBackend } from "../support/fake-backend.ts";
+import { expect, test } from "vitest";
+import { stopAtEnd } from "../support/at-end.ts";
+import { longestTokens, startFakeBackend } from "../support/fake-backend.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
-import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
+import { startAttackedEdge } from "./edge.ts";
 import { megabytes, residentBytes } from "./measurements.ts";
 
 const rounds = 36;
 const clients = 60;
 /** Maximum ratio of the memory after all rounds to that after two thirds. The first third is left out: there the heap grows to its size. */
 const mostGrowthRatio = 1.15;
-
-let backend: FakeBackend | undefined;
-let edge: AttackedEdge | undefined;
-afterEach(async () => {
-  await edge?.stop();
-  await backend?.stop();
-});
 
 const generation = { prompt: "Once", n: 4, max_tokens: 200 };
 const requests = [
@@ -30,21 +23,18 @@ const requests = [
 ];
 
 test("the memory of the Worker's process levels off under clients that leave", async () => {
-  backend = await startFakeBackend({ stepMs: 10, tokenIds: await longestTokens(4) });
-  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { leaving: {}, quiet: {} } });
-  const { port, pid, post } = edge;
-  const counts = backend.counts;
+  const { url, counts } = stopAtEnd(await startFakeBackend({ stepMs: 10, tokenIds: await longestTokens(4) }));
+  const { port, pid, ask } = await startAttackedEdge([url], { leaving: {}, quiet: {} });
   const after: number[] = [];
   for (let round = 0; round < rounds; round++) {
     const begun = (await counts()).sequences;
-    const sockets: Socket[] = await Promise.all(
+    const sockets = await Promise.all(
       Array.from({ length: clients }, (_, i) => sendAndNeverRead(port, requests[i % requests.length])),
     );
     await expect.poll(async () => (await counts()).sequences, { timeout: 30_000 }).toBeGreaterThan(begun);
     for (const socket of sockets) socket.destroy();
     await expect.poll(async () => (await counts()).running, { timeout: 60_000 }).toBe(0);
-    const response = await post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
-    expect(response.status, await response.text()).toBe(200);
+    await ask("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
     after.push(residentBytes(pid));
   }
   console.log(`after ${rounds} rounds of ${clients} clients that leave: ${after.map(megabytes).join(", ")}`);

@@ -11,7 +11,6 @@ export const mostVictimRatio = 2;
 /** Maximum growth of the edge's memory in bytes, for any number of clients that never read or never finish. */
 export const mostGrowthBytes = 64 * 2 ** 20;
 
-/** Resident memory of a process, in bytes. */
 export function residentBytes(pid: number): number {
   return statusKilobytes(pid, "VmRSS") * 1024;
 }
@@ -41,7 +40,7 @@ export function median(values: readonly number[]): number {
 /** A request that is repeated on many connections. */
 export interface Flood {
   port: number;
-  /** Bytes of one request. */
+  /** One request. */
   bytesBase64: string;
   /** Number of connections; each sends one request after another. */
   connections: number;
@@ -50,40 +49,21 @@ export interface Flood {
 /** Number of responses by status; `closed` counts connections without one. */
 export type FloodResult = Record<string, number>;
 
-export interface Slowdown {
-  aloneMs: number;
-  besideMs: number;
-  ratio: number;
-  /** Statuses of the flood's responses, over all rounds. */
-  statuses: FloodResult;
-}
-
 const rounds = 2;
 const fewestSamples = 3;
 const mostSamples = 12;
 /** Maximum duration of one phase: a slow caller needs fewer samples. */
 const phaseMs = 2500;
 
-/** Measures the median latency of `request` without and with a flood, alternately. */
-export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>): Promise<Slowdown> {
+/** Measures the median latency of `request` without and with a flood, alternately. The statuses are those of all rounds. */
+export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>) {
   const { alone, beside } = await timesBeside({ alone: null, beside: flood }, request, { rounds, most: mostSamples });
   const [aloneMs, besideMs] = [median(alone.times), median(beside.times)];
   return { aloneMs, besideMs, ratio: besideMs / aloneMs, statuses: beside.statuses };
 }
 
-export interface Comparison {
-  harmlessMs: number;
-  attackMs: number;
-  ratio: number;
-  /** Statuses of each flood's responses, over all rounds. */
-  statuses: { harmless: FloodResult; attack: FloodResult };
-}
-
 /** Measures the p95 latency of `request` beside an attack, and beside as many harmless requests of the same size. */
-export async function p95Beside(
-  floods: { harmless: Flood; attack: Flood },
-  request: () => Promise<unknown>,
-): Promise<Comparison> {
+export async function p95Beside(floods: { harmless: Flood; attack: Flood }, request: () => Promise<unknown>) {
   const { harmless, attack } = await timesBeside(floods, request, { rounds: 4, most: 25 });
   const found = () => {
     const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
@@ -121,10 +101,8 @@ async function timesBeside<Name extends string>(
     stdio: ["ignore", "ignore", "inherit", "ipc"],
   });
   const names = Object.keys(floods) as Name[];
-  const found = Object.fromEntries(names.map((name) => [name, { times: [], statuses: {} }])) as unknown as Record<
-    Name,
-    Beside
-  >;
+  const empty = names.map((name): [Name, Beside] => [name, { times: [], statuses: {} }]);
+  const found = Object.fromEntries(empty) as Record<Name, Beside>;
   try {
     for (let round = 0; round < rounds; round++) {
       for (const name of names) {

@@ -5,14 +5,15 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { text } from "node:stream/consumers";
+import { describe, expect, test } from "vitest";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
-import { type Backend, startBackend } from "../support/backend-process.ts";
+import { startBackend } from "../support/backend-process.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
-import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { startAttacked } from "./edge.ts";
 import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const importCli = path.join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
@@ -21,14 +22,9 @@ const importMs = 30_000;
 /** Heap limit of an import, so that an unbounded one does not exhaust the machine. */
 const importHeapMegabytes = 1024;
 
-let folder: string;
-let original: string;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-models-"));
-  original = path.join(folder, "original");
-  await writeTinyModel(original);
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
+const original = path.join(folder, "original");
+await writeTinyModel(original);
 
 /** Copies the tiny model without its artifacts, and adds a chat template or changes its config.json. */
 async function modelWith(name: string, change: { template?: string; config?: object }): Promise<string> {
@@ -50,11 +46,7 @@ async function importOf(model: string): Promise<{ code: number | null; signal: s
     timeout: importMs,
     killSignal: "SIGKILL",
   });
-  let stderr = "";
-  child.stderr.on("data", (chunk) => {
-    stderr += chunk;
-  });
-  const [code, signal] = await once(child, "close");
+  const [stderr, [code, signal]] = await Promise.all([text(child.stderr), once(child, "close")]);
   return { code, signal, stderr };
 }
 
@@ -74,43 +66,31 @@ const templates: [name: string, template: string][] = [
   ["nested loops in a conversation of several turns", `{% if messages | length > 2 %}${nestedLoops}{% endif %}${said}`],
 ];
 
-describe("the import refuses, by itself and by name", () => {
-  test.concurrent.for(templates)("a chat template with %s", async ([name, template], { expect }) => {
-    const { code, signal, stderr } = await importOf(await modelWith(name, { template }));
-    console.log(`${name}: exit ${code ?? signal}: ${stderr.trim().slice(-200)}`);
-    expect([code, signal]).toEqual([1, null]);
-    expect(stderr).toMatch(/chat.template/i);
-    expect(stderr.trim().split("\n").at(-1)!.length).toBeLessThan(400);
-  });
-
-  const configs: [name: string, config: object, names: RegExp][] = [
-    ["10⁹ layers", { n_layer: 1_000_000_000 }, /n_layer.*1000000000/],
-    ["heads that do not divide", { n_head: 7 }, /n_head.*7/],
-    ["10⁹ positions", { n_positions: 1_000_000_000 }, /1000000000/],
-  ];
-  test.concurrent.for(configs)("%s in config.json", async ([name, config, names], { expect }) => {
-    const { code, signal, stderr } = await importOf(await modelWith(name, { config }));
-    console.log(`${name}: exit ${code ?? signal}: ${stderr.trim().slice(-200)}`);
-    expect([code, signal]).toEqual([1, null]);
-    expect(stderr).toMatch(names);
-  });
+const refused: [name: string, change: Parameters<typeof modelWith>[1], names: RegExp][] = [
+  ...templates.map(([name, template]): (typeof refused)[number] => [
+    `a chat template with ${name}`,
+    { template },
+    /chat.template/i,
+  ]),
+  ["10⁹ layers in config.json", { config: { n_layer: 1_000_000_000 } }, /n_layer.*1000000000/],
+  ["heads that do not divide in config.json", { config: { n_head: 7 } }, /n_head.*7/],
+  ["10⁹ positions in config.json", { config: { n_positions: 1_000_000_000 } }, /1000000000/],
+];
+test.concurrent.for(refused)("the import refuses by name: %s", async ([name, change, names], { expect }) => {
+  const { code, signal, stderr } = await importOf(await modelWith(name, change));
+  console.log(`${name}: exit ${code ?? signal}: ${stderr.trim().slice(-200)}`);
+  expect([code, signal]).toEqual([1, null]);
+  expect(stderr).toMatch(names);
+  expect(stderr.trim().split("\n").at(-1)!.length).toBeLessThan(400);
 });
 
 test("a backend refuses heads that do not divide at its start, by name", async () => {
   const model = await modelWith("served heads", { config: { n_head: 7 } });
   await cp(path.join(original, "artifacts"), path.join(model, "artifacts"), { recursive: true });
-  const outcome = await startBackend({ MODEL_DIR: model, THREADS: "1" }).then(
-    async ({ child, exited }) => {
-      child.kill("SIGKILL");
-      await exited;
-      return "started";
-    },
-    (error) => String(error),
-  );
-  expect(outcome).toMatch(/exit 1: .*n_head.*7/);
+  await expect(startBackend({ MODEL_DIR: model, THREADS: "1" })).rejects.toThrow(/exit 1: .*n_head.*7/);
 });
 
-describe("a served model whose chat template", () => {
+describe("a served model whose chat template", async () => {
   /** [name, template]. A template runs only if the first message is its name, so the import's trial conversations run none. */
   const attacks: [name: string, attack: string][] = [
     ["writes without end", longOutput],
@@ -120,27 +100,17 @@ describe("a served model whose chat template", () => {
   ];
   /** Timeout for an edge that hangs, in milliseconds. */
   const patienceMs = 15_000;
-  let backend: Backend | undefined;
-  let edge: AttackedEdge | undefined;
-  beforeAll(async () => {
-    const model = path.join(folder, "served");
-    await cp(original, model, { recursive: true });
-    const file = path.join(model, "artifacts", manifestFile);
-    const manifest = JSON.parse(await readFile(file, "utf8"));
-    const branches = attacks.map(([name, attack]) => `{% if messages[0].content == "${name}" %}${attack}{% endif %}`);
-    manifest.model.chatTemplate = branches.join("") + said;
-    await writeFile(file, JSON.stringify(manifest));
-    backend = await startBackend({ MODEL_DIR: model, BACKEND_SECRETS, THREADS: "1" });
-    edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} }, model });
-  });
-  afterAll(async () => {
-    await edge?.stop();
-    backend?.child.kill("SIGKILL");
-    await backend?.exited;
-  });
+  const model = path.join(folder, "served");
+  await cp(original, model, { recursive: true });
+  const file = path.join(model, "artifacts", manifestFile);
+  const manifest = JSON.parse(await readFile(file, "utf8"));
+  const branches = attacks.map(([name, attack]) => `{% if messages[0].content == "${name}" %}${attack}{% endif %}`);
+  manifest.model.chatTemplate = branches.join("") + said;
+  await writeFile(file, JSON.stringify(manifest));
+  const { edge } = await startAttacked({ attacker: {}, quiet: {} }, { MODEL_DIR: model });
 
   test.each(attacks)("%s refuses that conversation, serves others and stays small", async (name) => {
-    const { post, pid } = edge!;
+    const { post, pid } = edge;
     const chat = async (tenant: string, content: string) => {
       const body = { messages: [{ role: "user", content }], max_tokens: 2 };
       const answer = post("/v1/chat/completions", tenant, body).then(

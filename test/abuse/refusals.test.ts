@@ -2,10 +2,9 @@
  * Attack: requests with bodies of a megabyte that are refused, on 64 connections, and bodies that never end. Judged by: another
  * tenant's median latency relative to that without the attack in the same run, and the edge's memory.
  */
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Backend, startBackend } from "../support/backend-process.ts";
+import { expect, test } from "vitest";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
-import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { startAttacked } from "./edge.ts";
 import { megabytes, mostGrowthBytes, mostSlowdown, residentBytes, slowdownBeside } from "./measurements.ts";
 
 const connections = 64;
@@ -22,31 +21,15 @@ const routes = Object.keys(overlong);
 const answered: Record<string, RegExp> = { "/v1/assign": /^(200|400|413|429|closed)$/ };
 const refused = /^(400|413|429|closed)$/;
 
-let backend: Backend;
-let edge: AttackedEdge;
-beforeAll(async () => {
-  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
-  edge = await startAttackedEdge({
-    backendUrls: [backend.url],
-    tenants: {
-      quiet: {},
-      unlimited: {},
-      limited: { limits: { requestsPerMinute: 600 } },
-      spent: { limits: { tokensPerMonth: 0 } },
-      slow: {},
-    },
-  });
-});
-afterAll(async () => {
-  await edge?.stop();
-  backend?.child.kill();
-  await backend?.exited;
-});
-
-async function shortCompletion(): Promise<void> {
-  const response = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 4, temperature: 0 });
-  expect(response.status, await response.text()).toBe(200);
-}
+const tenants = {
+  quiet: {},
+  unlimited: {},
+  limited: { requestsPerMinute: 600 },
+  spent: { tokensPerMonth: 0 },
+  slow: {},
+};
+const { edge } = await startAttacked(tenants);
+const shortCompletion = () => edge.ask("/v1/completions", "quiet", { prompt: "Once", max_tokens: 4, temperature: 0 });
 
 const floods: [route: string, tenant: string][] = [
   ...routes.map((route): [string, string] => [route, "unlimited"]),
@@ -55,19 +38,16 @@ const floods: [route: string, tenant: string][] = [
   ["/v1/embeddings", "spent"],
 ];
 
-test.each(floods)(
-  "a flood of refused megabytes to %s by a tenant that is %s slows another caller at most fourfold",
-  async (route, tenant) => {
-    const bytesBase64 = postBytes(route, tenant, overlong[route]).toString("base64");
-    const found = await slowdownBeside({ port: edge.port, bytesBase64, connections }, shortCompletion);
-    console.log(
-      `${route} ${tenant}: another caller's p50 ${found.aloneMs.toFixed(1)} ms alone, ${found.besideMs.toFixed(1)} ms beside: ${found.ratio.toFixed(1)}x; ${JSON.stringify(found.statuses)}`,
-    );
-    const other = Object.keys(found.statuses).filter((status) => !(answered[route] ?? refused).test(status));
-    expect(other).toEqual([]);
-    expect(found.ratio).toBeLessThanOrEqual(mostSlowdown);
-  },
-);
+test.each(floods)("refused megabytes to %s by a %s tenant slow others at most fourfold", async (route, tenant) => {
+  const bytesBase64 = postBytes(route, tenant, overlong[route]).toString("base64");
+  const found = await slowdownBeside({ port: edge.port, bytesBase64, connections }, shortCompletion);
+  console.log(
+    `${route} ${tenant}: another caller's p50 ${found.aloneMs.toFixed(1)} ms alone, ${found.besideMs.toFixed(1)} ms beside: ${found.ratio.toFixed(1)}x; ${JSON.stringify(found.statuses)}`,
+  );
+  const other = Object.keys(found.statuses).filter((status) => !(answered[route] ?? refused).test(status));
+  expect(other).toEqual([]);
+  expect(found.ratio).toBeLessThanOrEqual(mostSlowdown);
+});
 
 test("400 bodies that never end, of one key, hold little memory, and others are served meanwhile", async () => {
   const unended = 400;
@@ -75,18 +55,12 @@ test("400 bodies that never end, of one key, hold little memory, and others are 
   await shortCompletion();
   const beforeBytes = residentBytes(edge.pid);
   const bytes = postBytes("/v1/completions", "slow", body, body.length + 1);
-  const sockets = await Promise.all(Array.from({ length: unended }, () => sendAndNeverRead(edge.port, bytes)));
-  try {
-    let peak = 0;
-    for (let i = 0; i < 20; i++) {
-      await shortCompletion();
-      peak = Math.max(peak, residentBytes(edge.pid));
-    }
-    console.log(
-      `${unended} bodies of a megabyte that lack a byte: edge ${megabytes(beforeBytes)} → ${megabytes(peak)}`,
-    );
-    expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
-  } finally {
-    for (const socket of sockets) socket.destroy();
+  await Promise.all(Array.from({ length: unended }, () => sendAndNeverRead(edge.port, bytes)));
+  let peak = 0;
+  for (let i = 0; i < 20; i++) {
+    await shortCompletion();
+    peak = Math.max(peak, residentBytes(edge.pid));
   }
+  console.log(`${unended} bodies of a megabyte that lack a byte: edge ${megabytes(beforeBytes)} → ${megabytes(peak)}`);
+  expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
 });

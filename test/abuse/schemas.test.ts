@@ -2,20 +2,16 @@
  * Attack: schemas that are slow to compile or to follow. Judged by: each schema's answer, and another tenant's p95 latency relative
  * to that beside as many harmless schemas; every schema is new.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { expect, onTestFinished, test } from "vitest";
 import { schemaForm } from "../../shared/contracts/json-schema.ts";
-import { startBackend } from "../support/backend-process.ts";
 import { drawnValue, grammars } from "../support/grammar-texts.ts";
 import { randomSchema } from "../support/random-schemas.ts";
 import { servedGroups } from "../support/schema-suite.ts";
-import { smallBase } from "../support/small-base.ts";
 import { seededRandom } from "../support/steps.ts";
-import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { startAttacked } from "./edge.ts";
 import { mostVictimRatio, p95 } from "./measurements.ts";
 
 const seed = Number(process.env.SCHEMA_SEED ?? Date.now() % 2 ** 31);
@@ -54,28 +50,11 @@ const hostile: ((salt: number) => object)[] = [
 ];
 
 test("another tenant's answers by a schema wait little for 20 hostile schemas", async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-schemas-"));
-  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: folder });
-  onTestFinished(async () => {
-    backend.child.kill("SIGKILL");
-    await backend.exited;
-    await rm(folder, { recursive: true });
-  });
-  const edge = await startAttackedEdge({
-    backendUrls: [backend.url],
-    tenants: { attacker: {}, quiet: {} },
-    model: smallBase,
-  });
-  onTestFinished(() => edge.stop());
-
+  const { edge } = await startAttacked({ attacker: {}, quiet: {} }, { DATA_DIR: temporaryFolder() });
   const ask = async (tenant: string, schema: object, max_tokens: number) => {
     const response_format = { type: "json_schema", json_schema: { name: "s", schema } };
-    const response = await edge.post("/v1/completions", tenant, {
-      prompt: "Once",
-      max_tokens,
-      seed: 1,
-      response_format,
-    });
+    const asked = { prompt: "Once", max_tokens, seed: 1, response_format };
+    const response = await edge.post("/v1/completions", tenant, asked);
     const body = (await response.json()) as { error?: { message: string } };
     if (response.status === 400) expect(body.error?.message).toMatch(/response_format/);
     else expect([200, 429], body.error?.message).toContain(response.status);

@@ -5,19 +5,20 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { writeWhole } from "../../gpu-backend/files.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";
-import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/frames.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 import { forgetPeak, megabytes, mostGrowthBytes, peakBytes } from "./measurements.ts";
 
@@ -26,30 +27,19 @@ const patience = { timeout: 20_000, interval: 20 };
 const refusedMetric = "chameleon_artifact_sets_refused_total";
 const hugeBytes = 600 * 2 ** 20;
 
-let folder: string;
-let model: string;
-let bucket: string;
-let genuine: string;
-let backend: Backend;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-sets-"));
-  [model, bucket] = [path.join(folder, "model"), path.join(folder, "bucket")];
-  await writeTinyModel(model);
-  genuine = await readFile(path.join(model, "artifacts", manifestFile), "utf8");
-  await mkdir(path.join(bucket, objectName("x"), ".."), { recursive: true });
-  for (const name of Object.keys((JSON.parse(genuine) as Manifest).files)) {
-    await putObject(await readFile(path.join(model, "artifacts", name)));
-  }
-  backend = await startBackend({
-    ...{ MODEL_DIR: model, THREADS: "1", DATA_DIR: path.join(folder, "data") },
-    ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "20" },
-  });
-});
-afterAll(async () => {
-  backend?.child.kill("SIGKILL");
-  await backend?.exited;
-  await rm(folder, { recursive: true });
-});
+const folder = temporaryFolder();
+const [model, bucket] = [path.join(folder, "model"), path.join(folder, "bucket")];
+await writeTinyModel(model);
+const genuine = await readFile(path.join(model, "artifacts", manifestFile), "utf8");
+await mkdir(path.join(bucket, objectName("x"), ".."), { recursive: true });
+for (const name of Object.keys((JSON.parse(genuine) as Manifest).files)) {
+  await putObject(await readFile(path.join(model, "artifacts", name)));
+}
+const settings = {
+  ...{ MODEL_DIR: model, THREADS: "1", DATA_DIR: path.join(folder, "data") },
+  ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "20" },
+};
+const backend = stopAtEnd(await startBackend(settings));
 
 async function putObject(bytes: Uint8Array): Promise<string> {
   const hash = createHash("sha256").update(bytes).digest("hex");
@@ -67,22 +57,24 @@ async function publish(manifest: unknown): Promise<string> {
   return hash;
 }
 
-async function answers(): Promise<string | undefined> {
-  const response = await backend.post("/v1/batches", backend.batch(null, [sequenceRequest("after")]));
-  return (await allFrames(response)).at(-1)?.type;
-}
+const answers = async () => (await backend.frames(null, [sequenceRequest("after")])).at(-1)?.type;
 
-type Change = (manifest: Manifest) => Manifest;
+/** Changes a manifest in place. `sha256` is the hash of a file in the bucket. */
+type Change = (manifest: Manifest, sha256: string) => unknown;
+function changed(change: Change, sha256 = ""): Manifest {
+  const manifest: Manifest = JSON.parse(genuine);
+  change(manifest, sha256);
+  return manifest;
+}
 const withFile =
-  (name: string): Change =>
-  (manifest) => ({ ...manifest, files: { ...manifest.files, [name]: manifest.files[tokenizerFile] } });
-const withModel =
-  (model: Partial<Manifest["model"]>): Change =>
-  (manifest) => ({ ...manifest, model: { ...manifest.model, ...model } });
-const withRank: Change = (manifest) => ({
-  ...manifest,
-  hyperNetwork: { ...manifest.hyperNetwork, rank: 1_000_000_000 },
-});
+  (...names: string[]): Change =>
+  ({ files }) =>
+    Object.assign(files, Object.fromEntries(names.map((name) => [name, files[tokenizerFile]])));
+const withRank: Change = ({ hyperNetwork }) => Object.assign(hyperNetwork, { rank: 1_000_000_000 });
+const withDimensions: Change = ({ embedding }) => Object.assign(embedding, { dimensions: 1_000_000_000 });
+const withHiddenSize: Change = ({ model }) => Object.assign(model, { hiddenSize: 1_000_000_000 });
+const withContext: Change = ({ model }) => Object.assign(model, { contextTokens: 1_000_000_000 });
+const withManyFiles = withFile(...Array.from({ length: 100_000 }, (_, i) => `f${i}`));
 const parentFolder = withFile("..");
 const itself = withFile(manifestFile);
 const changes: [name: string, change: Change, names: RegExp][] = [
@@ -92,36 +84,18 @@ const changes: [name: string, change: Change, names: RegExp][] = [
   ["a file without a name", withFile(""), /Unrecognized key: ""$/],
   ["manifest.json among its own files", itself, /Unrecognized key: "manifest\.json"$/],
   ["a rank of 10⁹", withRank, /hyperNetwork\.rank is 1000000000: /],
-  [
-    "10⁹ dimensions",
-    (manifest) => ({ ...manifest, embedding: { ...manifest.embedding, dimensions: 1_000_000_000 } }),
-    /embedding\.dimensions is 1000000000: /,
-  ],
-  ["a hidden size of 10⁹", withModel({ hiddenSize: 1_000_000_000 }), /model\.hiddenSize is 1000000000: /],
-  ["a context of 10⁹ tokens", withModel({ contextTokens: 1_000_000_000 }), /model\.contextTokens is 1000000000: /],
-  [
-    "100,000 files",
-    (manifest) => {
-      const names = Array.from({ length: 100_000 }, (_, i) => `f${i}`);
-      const more = Object.fromEntries(names.map((name) => [name, manifest.files[tokenizerFile]]));
-      return { ...manifest, files: { ...manifest.files, ...more } };
-    },
-    new RegExp(`has more than ${setLimits.manifestBytes} bytes, the limit manifestBytes$`),
-  ],
+  ["10⁹ dimensions", withDimensions, /embedding\.dimensions is 1000000000: /],
+  ["a hidden size of 10⁹", withHiddenSize, /model\.hiddenSize is 1000000000: /],
+  ["a context of 10⁹ tokens", withContext, /model\.contextTokens is 1000000000: /],
+  ["100,000 files", withManyFiles, RegExp(`has more than ${setLimits.manifestBytes} bytes, the limit manifestBytes$`)],
 ];
 test.each(changes)("a set with %s is refused by name, and what is served stays", async (_, change, names) => {
-  const manifest = change(JSON.parse(genuine));
   const refusals = await backend.metric(refusedMetric);
   const logged = backend.log().length;
-  await publish(manifest);
+  await publish(changed(change));
   await expect.poll(() => backend.metric(refusedMetric), patience).toBeGreaterThan(refusals);
-  const said =
-    backend
-      .log()
-      .slice(logged)
-      .split("\n")
-      .find((line) => line.includes("artifacts_refused")) ?? "";
-  const { cause } = JSON.parse(said) as { cause: string };
+  const lines = backend.log().slice(logged).split("\n");
+  const { cause } = JSON.parse(lines.find((line) => line.includes("artifacts_refused"))!) as { cause: string };
   console.log(cause.slice(0, 200));
   expect(cause).toMatch(names);
   expect(cause.length).toBeLessThan(1000);
@@ -131,33 +105,21 @@ test.each(changes)("a set with %s is refused by name, and what is served stays",
   expect(backend.child.exitCode).toBeNull();
 });
 
-const huge: [name: string, change: (manifest: Manifest, sha256: string) => Manifest, hash: string][] = [
-  [
-    "an extra file of 600 MB",
-    (manifest, sha256) => ({
-      ...manifest,
-      files: { ...manifest.files, "extra.bin": { sha256, bytes: hugeBytes, tensors: {} } },
-    }),
-    "e".repeat(64),
-  ],
-  [
-    "a file of 600 MB where the manifest tells of few bytes",
-    (manifest, sha256) => ({
-      ...manifest,
-      files: { ...manifest.files, [tokenizerFile]: { ...manifest.files[tokenizerFile], sha256 } },
-    }),
-    "d".repeat(64),
-  ],
+const withExtraFile: Change = ({ files }, sha256) =>
+  Object.assign(files, { "extra.bin": { sha256, bytes: hugeBytes, tensors: {} } });
+const withOtherHash: Change = ({ files }, sha256) => Object.assign(files[tokenizerFile], { sha256 });
+const huge: [name: string, change: Change, hash: string][] = [
+  ["an extra file of 600 MB", withExtraFile, "e".repeat(64)],
+  ["a file of 600 MB where the manifest tells of few bytes", withOtherHash, "d".repeat(64)],
 ];
 test.each(huge)("a set with %s is refused without reading it whole", async (_, change, hash) => {
   const file = path.join(bucket, objectName(hash));
   await writeFile(file, "");
   await truncate(file, hugeBytes);
-  const manifest = change(JSON.parse(genuine), hash);
   const refusals = await backend.metric(refusedMetric);
   forgetPeak(backend.child.pid!);
   const beforeBytes = peakBytes(backend.child.pid!);
-  await publish(manifest);
+  await publish(changed(change, hash));
   await expect.poll(() => backend.metric(refusedMetric), patience).toBeGreaterThan(refusals);
   const peak = peakBytes(backend.child.pid!);
   console.log(`backend's peak ${megabytes(beforeBytes)} → ${megabytes(peak)}`);
@@ -189,7 +151,7 @@ test("the publisher refuses the same sets, by name", async () => {
     [withRank, /rank/],
   ];
   for (const [change, names] of wanted) {
-    await writeFile(path.join(artifacts, manifestFile), JSON.stringify(change(JSON.parse(genuine))));
+    await writeFile(path.join(artifacts, manifestFile), JSON.stringify(changed(change)));
     const env = { ...process.env, STATE_DIR: path.join(folder, "state") };
     const args = [publishCli, "--dry-run", "--artifacts", artifacts];
     const outcome = await promisify(execFile)(process.execPath, args, { env }).then(

@@ -3,12 +3,12 @@
  * another tenant's answers meanwhile, the tokens generated for unread answers, and their charge. The fake backend sends tokens at
  * fixed intervals, so the machine's speed does not matter.
  */
-import type { Socket } from "node:net";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
-import { type FakeBackend, longestTokens, startFakeBackend } from "../support/fake-backend.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { longestTokens, startFakeBackend } from "../support/fake-backend.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
-import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
+import { startAttackedEdge } from "./edge.ts";
 import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const patience = { timeout: 60_000, interval: 50 };
@@ -24,28 +24,9 @@ const largest = {
   stream: true,
 };
 
-let backend: FakeBackend | undefined;
-let edge: AttackedEdge | undefined;
-let sockets: Socket[];
-beforeEach(() => {
-  sockets = [];
-});
-afterEach(async () => {
-  for (const socket of sockets) socket.destroy();
-  await edge?.stop();
-  await backend?.stop();
-  [edge, backend] = [undefined, undefined];
-});
-
-async function start(stepMs: number): Promise<{ edge: AttackedEdge; backend: FakeBackend }> {
-  backend = await startFakeBackend({ stepMs, tokenIds: await longestTokens(20) });
-  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
-  return { edge, backend };
-}
-
-async function usageOf(edge: AttackedEdge, tenant: string): Promise<{ requests: number; completion_tokens: number }> {
-  const response = await edge.get("/v1/usage", tenant);
-  return ((await response.json()) as { total: { requests: number; completion_tokens: number } }).total;
+async function start(stepMs: number) {
+  const backend = stopAtEnd(await startFakeBackend({ stepMs, tokenIds: await longestTokens(20) }));
+  return { backend, edge: await startAttackedEdge([backend.url], { attacker: {}, quiet: {} }) };
 }
 
 /** The longest whole answer that is allowed with so many logprobs. */
@@ -58,42 +39,28 @@ const whole = {
 test.each([
   ["streams", 100, largest],
   ["whole answers", 24, whole],
-])(
-  "never-reading clients of the largest %s: the edge holds little for %i, others are served",
-  async (_, clients, body) => {
-    const { edge, backend } = await start(20);
-    const short = async () => {
-      const answer = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
-      expect(answer.status, await answer.text()).toBe(200);
-    };
-    const heap = await edge.watchHeap(short);
-    // Live bytes. Resident memory would include garbage and depend on when it is collected.
-    const heldBytes = async () => {
-      const { heap: objects, buffers } = await heap.live();
-      return objects + buffers;
-    };
-    try {
-      await short();
-      const [beforeBytes, residentBefore] = [await heldBytes(), residentBytes(edge.pid)];
-      const bytes = postBytes("/v1/chat/completions", "attacker", body);
-      sockets = await Promise.all(Array.from({ length: clients }, () => sendAndNeverRead(edge.port, bytes)));
-      const begun = async () => (await backend.counts()).sequences;
-      await expect.poll(begun, patience).toBeGreaterThan((clients * choices) / 2);
-      let [peak, served] = [0, 0];
-      do {
-        await short();
-        served++;
-        peak = Math.max(peak, await heldBytes());
-      } while ((await backend.counts()).running > 0 && peak - beforeBytes <= mostGrowthBytes);
-      console.log(
-        `${clients} clients that never read: the edge holds ${megabytes(beforeBytes)} → ${megabytes(peak)} (resident ${megabytes(residentBefore)} → ${megabytes(residentBytes(edge.pid))}), ${served} requests of another tenant answered meanwhile, ${JSON.stringify(await backend.counts())}`,
-      );
-      expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
-    } finally {
-      heap.close();
-    }
-  },
-);
+])("the edge holds little for unread %s (%i clients), and serves others", async (_, clients, body) => {
+  const { edge, backend } = await start(20);
+  const short = () => edge.ask("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
+  // Resident memory would include garbage and depend on when it is collected.
+  const heldBytes = await edge.watchHeap(short);
+  await short();
+  const [beforeBytes, residentBefore] = [await heldBytes(), residentBytes(edge.pid)];
+  const bytes = postBytes("/v1/chat/completions", "attacker", body);
+  await Promise.all(Array.from({ length: clients }, () => sendAndNeverRead(edge.port, bytes)));
+  const begun = async () => (await backend.counts()).sequences;
+  await expect.poll(begun, patience).toBeGreaterThan((clients * choices) / 2);
+  let [peak, served] = [0, 0];
+  do {
+    await short();
+    served++;
+    peak = Math.max(peak, await heldBytes());
+  } while ((await backend.counts()).running > 0 && peak - beforeBytes <= mostGrowthBytes);
+  console.log(
+    `${clients} clients that never read: the edge holds ${megabytes(beforeBytes)} → ${megabytes(peak)} (resident ${megabytes(residentBefore)} → ${megabytes(residentBytes(edge.pid))}), ${served} requests of another tenant answered meanwhile, ${JSON.stringify(await backend.counts())}`,
+  );
+  expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
+});
 
 test("an unread stream is cancelled, and no other", async () => {
   // 60 ms a token, so that the reader keeps up on a busy machine: its stream, too, would be cancelled at 512 KiB unread.
@@ -101,7 +68,7 @@ test("an unread stream is cancelled, and no other", async () => {
   const body = { ...largest, max_tokens: 300 };
   const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
   await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
-  sockets = [await sendAndNeverRead(edge.port, postBytes("/v1/chat/completions", "attacker", body))];
+  await sendAndNeverRead(edge.port, postBytes("/v1/chat/completions", "attacker", body));
   await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(2 * choices);
   const whole = await reading;
   await expect.poll(async () => (await backend.counts()).running, patience).toBe(0);
@@ -117,13 +84,12 @@ test("an unread stream is cancelled, and no other", async () => {
 });
 
 test.each(["destroy", "resetAndDestroy"] as const)(
-  "a disconnect (%s) stops the work of a non-streamed answer, and tokens that were not generated are free",
+  "a disconnect (%s) stops the work of a whole answer; ungenerated tokens are free",
   async (leave) => {
     const [stepMs, maxTokens] = [40, 400];
     const { edge, backend } = await start(stepMs);
     const bytes = postBytes("/v1/completions", "attacker", { prompt: "Once", n: choices, max_tokens: maxTokens });
     const socket = await sendAndNeverRead(edge.port, bytes);
-    sockets = [socket];
     await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
     await expect.poll(async () => (await backend.counts()).tokens, patience).toBeGreaterThan(0);
     socket[leave]();
@@ -137,8 +103,8 @@ test.each(["destroy", "resetAndDestroy"] as const)(
     const { tokens } = await backend.counts();
     console.log(`left after the first tokens: ${tokens} of ${choices * maxTokens} tokens made`);
     expect(tokens).toBeLessThan(half);
-    await expect.poll(async () => (await usageOf(edge, "attacker")).requests, patience).toBe(1);
-    const { completion_tokens } = await usageOf(edge, "attacker");
+    await expect.poll(async () => (await edge.usage("attacker")).requests, patience).toBe(1);
+    const { completion_tokens } = await edge.usage("attacker");
     console.log(`${completion_tokens} tokens charged`);
     expect(completion_tokens).toBeLessThanOrEqual(tokens);
   },

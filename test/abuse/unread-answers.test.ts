@@ -3,89 +3,61 @@
  * the attacker's limit of concurrent requests, and another tenant's p95 latency relative to that beside as many connections that
  * read equally large answers.
  */
-import type { Socket } from "node:net";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
-import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
+import { startAttackedEdge } from "./edge.ts";
 import { megabytes, mostGrowthBytes, mostVictimRatio, p95, residentBytes } from "./measurements.ts";
 
 const clients = 90;
 const concurrentRequests = 8;
 const body = JSON.stringify({ input: Array(limits.embeddingInputs).fill("Once upon") });
 
-let edge: AttackedEdge;
-let sockets: Socket[];
-beforeEach(async () => {
-  sockets = [];
-  const tenants = { unlimited: {}, reading: {}, limited: { limits: { concurrentRequests } }, quiet: {} };
-  // No backend listens there; embeddings need none.
-  edge = await startAttackedEdge({ backendUrls: ["http://127.0.0.1:9"], tenants });
-});
-afterEach(async () => {
-  for (const socket of sockets) socket.destroy();
-  await edge?.stop();
-});
-
-async function short(): Promise<void> {
-  const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
-  expect(response.status, await response.text()).toBe(200);
-}
-
-/** p95 latency of another tenant's requests, one after each new connection of the attacker. */
-async function p95While(connect: () => Promise<unknown>): Promise<number> {
-  const times: number[] = [];
-  for (let i = 0; i < clients; i++) {
-    await connect();
-    const startMs = performance.now();
-    await short();
-    times.push(performance.now() - startMs);
-  }
-  return p95(times);
-}
+const tenants = { unlimited: {}, reading: {}, limited: { concurrentRequests }, quiet: {} };
+/** No backend listens there; embeddings need none. */
+const startEdge = () => startAttackedEdge(["http://127.0.0.1:9"], tenants);
 
 test(`${clients} unread answers of embeddings hold few bytes and slow nobody else`, async () => {
-  const heap = await edge.watchHeap(short);
-  const heldBytes = async () => {
-    const { heap: objects, buffers } = await heap.live();
-    return objects + buffers;
+  const edge = await startEdge();
+  const short = () => edge.ask("/v1/embeddings", "quiet", { input: "Once" });
+  /** p95 latency of another tenant's requests, one after each new connection of the attacker. */
+  const p95While = async (connect: () => Promise<unknown>) => {
+    const times: number[] = [];
+    for (let i = 0; i < clients; i++) {
+      await connect();
+      const startMs = performance.now();
+      await short();
+      times.push(performance.now() - startMs);
+    }
+    return p95(times);
   };
+  const heldBytes = await edge.watchHeap(short);
   const bytes = postBytes("/v1/embeddings", "unlimited", body);
-  try {
-    await short();
-    const before = await heldBytes();
-    const answers: Promise<number>[] = [];
-    const read = await p95While(async () => {
-      const response = edge.post("/v1/embeddings", "reading", body);
-      answers.push(
-        response.then(async (one) => {
-          await one.bytes();
-          return one.status;
-        }),
-      );
-    });
-    // No answer breaks off; requests beyond what a tenant may hold unread are refused with 429.
-    const statuses = new Set(await Promise.all(answers));
-    expect([...statuses].filter((status) => status !== 200 && status !== 429)).toEqual([]);
-    const residentBefore = residentBytes(edge.pid);
-    const unread = await p95While(async () => {
-      sockets.push(await sendAndNeverRead(edge.port, bytes));
-    });
-    const held = (await heldBytes()) - before;
-    // Resident memory is measured, too, because the heap lacks what the runtime holds.
-    const grown = residentBytes(edge.pid) - residentBefore;
-    console.log(
-      `${clients} unread answers: ${megabytes(held)} held, ${megabytes(grown)} more resident; p95 of another tenant ${read.toFixed(1)} ms beside ones that are read, ${unread.toFixed(1)} ms`,
-    );
-    expect(held).toBeLessThan(24 * 2 ** 20);
-    expect(grown).toBeLessThanOrEqual(mostGrowthBytes);
-    expect(unread / read).toBeLessThanOrEqual(mostVictimRatio);
-  } finally {
-    heap.close();
-  }
+  await short();
+  const before = await heldBytes();
+  const answers: Promise<number>[] = [];
+  const read = await p95While(async () => {
+    const response = edge.post("/v1/embeddings", "reading", body);
+    answers.push(response.then(async (one) => one.bytes().then(() => one.status)));
+  });
+  // No answer breaks off; requests beyond what a tenant may hold unread are refused with 429.
+  const statuses = new Set(await Promise.all(answers));
+  expect([...statuses].filter((status) => status !== 200 && status !== 429)).toEqual([]);
+  const residentBefore = residentBytes(edge.pid);
+  const unread = await p95While(() => sendAndNeverRead(edge.port, bytes));
+  const held = (await heldBytes()) - before;
+  // Resident memory is measured, too, because the heap lacks what the runtime holds.
+  const grown = residentBytes(edge.pid) - residentBefore;
+  console.log(
+    `${clients} unread answers: ${megabytes(held)} held, ${megabytes(grown)} more resident; p95 of another tenant ${read.toFixed(1)} ms beside ones that are read, ${unread.toFixed(1)} ms`,
+  );
+  expect(held).toBeLessThan(24 * 2 ** 20);
+  expect(grown).toBeLessThanOrEqual(mostGrowthBytes);
+  expect(unread / read).toBeLessThanOrEqual(mostVictimRatio);
 });
 
 test("unread answers count as requests at once until they are gone", async () => {
+  const edge = await startEdge();
   const statusNow = async () => {
     const response = await edge.post("/v1/embeddings", "limited", body);
     await response.bytes();
@@ -93,9 +65,11 @@ test("unread answers count as requests at once until they are gone", async () =>
   };
   // Three requests a connection: the kernel may buffer one answer whole (4 MB), and that request has ended then.
   const bytes = Buffer.concat(Array<Buffer>(3).fill(postBytes("/v1/embeddings", "limited", body)));
-  sockets = await Promise.all(Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)));
+  const sockets = await Promise.all(
+    Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)),
+  );
   const patience = { timeout: 60_000, interval: 100 };
-  // A check takes a place, too, so a connection may have been refused. After each check that passes, another one is opened.
+  // The check's own request may have made the edge refuse a connection, so each check that passes opens another one.
   const statusThen = async () => {
     const status = await statusNow();
     if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));

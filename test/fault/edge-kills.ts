@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { resumableFetch } from "../../edge/client/resumable.ts";
 import { readLocalRun } from "../../infra/local-run.ts";
 import type { NewKey } from "../../shared/contracts/admin.ts";
-import type { UsageReport } from "../../shared/contracts/responses.ts";
+import type { AdapterList, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
 import { callAdmin, newKeyOf } from "../support/admin.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { smallBase } from "../support/small-base.ts";
@@ -22,65 +22,33 @@ const limit = 3;
 const minuteMs = 60_000;
 const prompt = "Once upon a time";
 
-export interface KillFigures {
-  kills: number;
-  /** Answers that ended, with memories and resumed streams; each was charged exactly once. */
-  answers: number;
-  tokens: number;
-  /** Streams that the client library resumed after a kill. */
-  resumed: number;
-  /** Requests that were cut off. `cutCharged` is how many of them were charged, because they had been computed to their end. */
-  cut: number;
-  cutCharged: number;
-  /** Streams in `cutCharged` whose client lacks a token, which was on its way when the charge was stored. */
-  cutUnsent: number;
-  memoriesMade: number;
-  memoriesDeleted: number;
-}
+export type KilledEdge = ReturnType<typeof killedEdge>;
 
-/** An edge with one backend, on the same port after each start. */
-export class KilledEdge {
-  readonly state: string;
-  readonly #backend: Backend;
-  readonly #port: number;
-  #stack: Stack | null = null;
-
-  constructor(state: string, backend: Backend, port: number) {
-    this.state = state;
-    this.#backend = backend;
-    this.#port = port;
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${this.#port}`;
-  }
-
-  async start(): Promise<void> {
-    const env = { STATE_DIR: this.state, MODEL_DIR: smallBase, BACKEND_SECRETS, EDGE_PORT: String(this.#port) };
-    this.#stack = await startStack(env, ["--backend", this.#backend.url], "start-edge.ts");
-    await until("the edge to be ready", async () => (await fetch(`${this.url}/readyz`)).status === 200);
-  }
-
-  /** Kills the Worker's process and the process that started it, at once. */
-  async kill(): Promise<void> {
-    process.kill(readLocalRun(this.state)!.worker, "SIGKILL");
-    await this.#stack!.kill();
-  }
-
-  async stop(): Promise<void> {
-    await this.#stack?.stop();
-  }
+/** An edge with one backend, on the same port after each start. Its state is in the folder `state`. */
+export function killedEdge(state: string, backend: Backend, port: number) {
+  const url = `http://127.0.0.1:${port}`;
+  let stack: Stack | null = null;
+  return {
+    ...{ state, url },
+    async start(): Promise<void> {
+      const env = { STATE_DIR: state, MODEL_DIR: smallBase, BACKEND_SECRETS, EDGE_PORT: String(port) };
+      stack = await startStack(env, ["--backend", backend.url], "start-edge.ts");
+      await until("the edge to be ready", async () => (await fetch(`${url}/readyz`)).status === 200);
+    },
+    /** Kills the Worker's process and the process that started it, at once. */
+    async kill(): Promise<void> {
+      process.kill(readLocalRun(state)!.worker, "SIGKILL");
+      await stack!.kill();
+    },
+    stop: async () => stack?.stop(),
+  };
 }
 
 export async function startKilledEdge(folder: string): Promise<{ edge: KilledEdge; backend: Backend }> {
-  const backend = await startBackend({
-    THREADS: "1",
-    MODEL_DIR: smallBase,
-    BACKEND_SECRETS,
-    DATA_DIR: path.join(folder, "data"),
-  });
+  const env = { THREADS: "1", MODEL_DIR: smallBase, BACKEND_SECRETS, DATA_DIR: path.join(folder, "data") };
+  const backend = await startBackend(env);
   const [port] = await freePorts(1);
-  const edge = new KilledEdge(path.join(folder, "state"), backend, port);
+  const edge = killedEdge(path.join(folder, "state"), backend, port);
   await edge.start();
   return { edge, backend };
 }
@@ -100,9 +68,9 @@ export interface Used {
   tokens: number;
 }
 
-const plus = (one: Used, other: Used): Used => ({
-  requests: one.requests + other.requests,
-  tokens: one.tokens + other.tokens,
+const plus = (one: Used, other: Used, sign = 1): Used => ({
+  requests: one.requests + sign * other.requests,
+  tokens: one.tokens + sign * other.tokens,
 });
 
 /** A request that may be cut off. */
@@ -115,10 +83,17 @@ interface Cut {
   again: { key: string; body: object } | null;
 }
 
+interface CallerOptions {
+  edge: KilledEdge;
+  tenant: string;
+  key: string;
+  /** Whether it uses the client library. */
+  isResuming: boolean;
+  random: () => number;
+}
+
 export class Caller {
-  readonly tenant: string;
-  readonly key: string;
-  readonly isResuming: boolean;
+  readonly options: CallerOptions;
   /** Charges of the answers that ended, and of requests that were cut off before the last check. */
   charged: Used = { requests: 0, tokens: 0 };
   /** Tokens of `prompt`, as an answer counted them. */
@@ -134,22 +109,17 @@ export class Caller {
   unknown: string | null = null;
   /** The last answer with an idempotency key that ended. */
   repeatable: { key: string; body: object; answer: unknown } | null = null;
-  readonly #edge: KilledEdge;
-  readonly #random: () => number;
   #requests = 0;
 
-  constructor(edge: KilledEdge, tenant: string, key: string, isResuming: boolean, random: () => number) {
-    this.#edge = edge;
-    this.tenant = tenant;
-    this.key = key;
-    this.isResuming = isResuming;
-    this.#random = random;
+  constructor(options: CallerOptions) {
+    this.options = options;
   }
 
   send(method: string, route: string, body?: unknown, { by = fetch, headers = {} }: SendOptions = {}) {
-    return by(this.#edge.url + route, {
+    const { edge, key } = this.options;
+    return by(edge.url + route, {
       method,
-      headers: { authorization: `Bearer ${this.key}`, "content-type": "application/json", ...headers },
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json", ...headers },
       ...(body !== undefined && { body: JSON.stringify(body) }),
     });
   }
@@ -160,10 +130,8 @@ export class Caller {
   }
 
   async memoryTokens(): Promise<Map<string, number>> {
-    const { data } = (await (await this.send("GET", "/v1/adapters")).json()) as {
-      data: { name: string; memory: { tokens: number } }[];
-    };
-    return new Map(data.map(({ name, memory }) => [name, memory.tokens]));
+    const { data } = (await (await this.send("GET", "/v1/adapters")).json()) as AdapterList;
+    return new Map(data.map(({ name, memory }) => [name, memory!.tokens]));
   }
 
   /** Makes requests one after another, until one is cut off or `isOver` returns true. */
@@ -171,7 +139,7 @@ export class Caller {
     try {
       while (!isOver()) {
         const turn = this.#requests++ % 5;
-        if (this.isResuming) await this.#resumable(isOver);
+        if (this.options.isResuming) await this.#resumable(isOver);
         else if (turn === 2) await this.#whole();
         else if (turn === 4) await this.#write();
         else await this.#stream();
@@ -194,7 +162,7 @@ export class Caller {
   }
 
   #body() {
-    const max_tokens = 8 + Math.floor(this.#random() * 24);
+    const max_tokens = 8 + Math.floor(this.options.random() * 24);
     return { prompt, max_tokens, temperature: 1, logprobs: 0, stream: true, stream_options: { include_usage: true } };
   }
 
@@ -257,7 +225,7 @@ export class Caller {
     const [oldest] = this.memories.keys();
     const isNew = this.memories.size < 2;
     this.unknown = isNew ? `own-${this.#requests}` : oldest;
-    const documents = [{ text: `${this.tenant} ${this.#requests} keeps ledgers at the quay. `.repeat(6) }];
+    const documents = [{ text: `${this.options.tenant} ${this.#requests} keeps ledgers at the quay. `.repeat(6) }];
     if (isNew) this.#begin({ requests: 1, tokens: 600 });
     const response = isNew
       ? await this.send("POST", "/v1/adapters", { name: this.unknown, documents })
@@ -291,13 +259,14 @@ export class Caller {
       else this.memories.set(this.unknown, tokens);
     }
     this.unknown = null;
-    assert.deepEqual([...memories].sort(), [...this.memories].sort(), this.tenant);
+    const { tenant } = this.options;
+    assert.deepEqual([...memories].sort(), [...this.memories].sort(), tenant);
     const { most, again } = this.cut ?? { most: { requests: 0, tokens: 0 }, again: null };
     let extra: Used = most;
     // Polls, because settlements that failed are sent again.
-    await until(`the charges of ${this.tenant}`, async () => {
+    await until(`the charges of ${tenant}`, async () => {
       const used = await this.used();
-      extra = plus(used, { requests: -this.charged.requests, tokens: -this.charged.tokens });
+      extra = plus(used, this.charged, -1);
       const isWithin = extra.requests === 0 ? extra.tokens === 0 : extra.requests === 1 && most.requests === 1;
       return (isWithin && extra.tokens >= 0 && extra.tokens <= most.tokens) || { used, charged: this.charged, most };
     });
@@ -331,23 +300,14 @@ function usageIn(text: string): Used {
 
 /** Number of tokens in the complete events of a stream. */
 function tokensIn(stream: string): number {
-  const events = stream
-    .split("\n\n")
-    .slice(0, -1)
-    .filter((event) => event.startsWith("data: {"));
-  type Event = { choices?: { logprobs: { tokens: string[] } | null }[] };
-  const all = events.flatMap((event) => (JSON.parse(event.slice(6)) as Event).choices ?? []);
-  return all.reduce((sum, { logprobs }) => sum + (logprobs?.tokens.length ?? 0), 0);
+  const events = Array.from(stream.matchAll(/^data: (\{.*)\n\n/gm), ([, data]) => JSON.parse(data));
+  const choices = (events as Partial<CompletionResponse>[]).flatMap((event) => event.choices ?? []);
+  return choices.reduce((sum, { logprobs }) => sum + (logprobs?.tokens.length ?? 0), 0);
 }
 
 /** The parts of an answer that are equal when it is repeated: all but the timings. */
 function essenceOf(text: string): unknown {
-  const { id, created, choices, usage } = JSON.parse(text) as {
-    id: string;
-    created: number;
-    choices: { text: string; finish_reason: string; logprobs: object }[];
-    usage: object;
-  };
+  const { id, created, choices, usage } = JSON.parse(text) as CompletionResponse;
   const answers = choices.map(({ text, finish_reason, logprobs }) => ({ text, finish_reason, logprobs }));
   return { id, created, answers, usage };
 }
@@ -359,7 +319,7 @@ export async function newCallers(edge: KilledEdge, count: number, random: () => 
       const { key } = await newKeyOf(edge.state, tenant);
       // Every second tenant has no limits, because such tenants are settled in groups.
       await callAdmin(edge.state, "POST", `/tenants/${tenant}`, { plan: i % 2 === 0 ? "standard" : "unlimited" });
-      return new Caller(edge, tenant, key, i % 3 === 0, random);
+      return new Caller({ edge, tenant, key, isResuming: i % 3 === 0, random });
     }),
   );
 }
@@ -368,11 +328,14 @@ export async function newCallers(edge: KilledEdge, count: number, random: () => 
 export async function killUnderLoad(
   edge: KilledEdge,
   { kills, streams, seed, say }: { kills: number; streams: number; seed: number; say(line: string): void },
-): Promise<KillFigures> {
+) {
   const random = seededRandom(seed);
   const callers = await newCallers(edge, streams, random);
   const revoked: string[] = [];
-  let [cut, cutCharged, cutUnsent] = [0, 0, 0];
+  /** Requests that were cut off. `cutCharged` is how many of them were charged, because they had been computed to their end. */
+  let [cut, cutCharged] = [0, 0];
+  /** Streams in `cutCharged` whose client lacks a token, which was on its way when the charge was stored. */
+  let cutUnsent = 0;
   const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
   // All keys are made first: once an address has used up its look-ups, only keys that existed a minute ago are known.
   const extras: { caller: Caller; gone: NewKey }[] = [];
@@ -381,7 +344,7 @@ export async function killUnderLoad(
     const { key } = await newKeyOf(edge.state, tenant);
     await callAdmin(edge.state, "POST", `/tenants/${tenant}`, { limits: { requests_per_minute: limit } });
     const gone = await newKeyOf(edge.state, `revoked-${round}`);
-    extras.push({ caller: new Caller(edge, tenant, key, false, random), gone });
+    extras.push({ caller: new Caller({ edge, tenant, key, isResuming: false, random }), gone });
   }
   for (let round = 1; round <= kills; round++) {
     const { caller, gone } = extras[round - 1];
@@ -426,6 +389,7 @@ export async function killUnderLoad(
     assert.equal(status, 401);
   }
   return {
+    // Answers that ended, with memories and resumed streams; each was charged exactly once.
     ...{ kills, answers: sum(({ answers }) => answers), tokens: sum(({ charged }) => charged.tokens) },
     ...{ resumed: sum(({ resumed }) => resumed), cut, cutCharged, cutUnsent },
     ...{ memoriesMade: sum(({ made }) => made), memoriesDeleted: sum(({ deleted }) => deleted) },

@@ -1,21 +1,14 @@
 /** Backends fail under streams, and no client notices. `npm run bench:fault` measures the same with 200 streams. */
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Cluster, startCluster } from "./cluster.ts";
-import { type Load, resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
-import { type Answer, requestsOf } from "./traffic.ts";
+import { expect, test } from "vitest";
+import { stopAtEnd } from "../support/at-end.ts";
+import { startCluster } from "./cluster.ts";
+import { resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
+import { requestsOf } from "./traffic.ts";
 
 const streams = 42;
-const tokens = 16;
-
-let cluster: Cluster;
-let load: Load;
-let expected: Answer[];
-beforeAll(async () => {
-  cluster = await startCluster();
-  load = { bodies: requestsOf(streams, tokens), concurrency: streams };
-  expected = await undisturbed(cluster, load);
-});
-afterAll(() => cluster?.stop());
+const cluster = stopAtEnd(await startCluster());
+const load = { bodies: requestsOf(streams, 16), concurrency: streams };
+const expected = await undisturbed(cluster, load);
 
 test("the streams are of many kinds, and not all alike", () => {
   const texts = expected.flatMap(({ seen }) => seen.texts);

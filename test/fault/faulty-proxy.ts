@@ -4,7 +4,7 @@ import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** The fault of batches: none; status 500 at once; each chunk and the headers `chunkMs` late; the answer ends within its first chunk. */
+/** `failing`: batches are answered 500. `slow`: headers and chunks are delayed. `torn`: answers end in the middle of their first chunk. */
 export type Trouble = { kind: "none" } | { kind: "failing" } | { kind: "slow"; chunkMs: number } | { kind: "torn" };
 
 export interface FaultyProxy {

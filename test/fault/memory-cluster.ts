@@ -1,40 +1,21 @@
 /** An edge with tenants and two backends on the small base; all of them keep their state through restarts. */
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { stateFolders } from "../../infra/workerd/config.ts";
 import { prepareBareEdge } from "../../infra/workerd/edge.ts";
-import type { WorkerdProcess } from "../../infra/workerd/process.ts";
-import { type Backend, isRunning, startBackend } from "../support/backend-process.ts";
+import { isRunning, startBackend } from "../support/backend-process.ts";
 import { keyEntry } from "../support/key-records.ts";
 import { smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const BACKEND_SECRETS = "memory-0123456789abcdef0123456789abcdef";
 const keyOf = (tenant: string) => `sk-chameleon-memory-${tenant}`;
 
-export interface MemoryCluster {
-  backends: Backend[];
-  /** Folder of the bucket that edge and backends read artifacts from. */
-  bucket: string;
-  call(tenant: string, method: string, route: string, body?: unknown): Promise<Response>;
-  /** Kills the edge; `startEdge` starts another one on its stored state. */
-  killEdge(): Promise<void>;
-  startEdge(): Promise<void>;
-  /** Ends a backend and starts it again on its old port; `isEmptied` deletes its disk before. */
-  restartBackend(backend: number, signal: NodeJS.Signals, isEmptied?: boolean): Promise<void>;
-  /** Kills a backend's engine, which the backend starts again. */
-  killEngine(backend: number): void;
-  stop(): Promise<void>;
-}
-
 /** `settings` are added to the backends' environment. */
-export async function startMemoryCluster(
-  tenants: readonly string[],
-  settings: Record<string, string> = {},
-): Promise<MemoryCluster> {
-  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-memory-cluster-"));
+export async function startMemoryCluster(tenants: readonly string[], settings: Record<string, string> = {}) {
+  const folder = temporaryFolder();
   await stageArtifacts(smallBase);
   const dataOf = (backend: number) => path.join(folder, `data-${backend}`);
   const state = path.join(folder, "state");
@@ -49,10 +30,13 @@ export async function startMemoryCluster(
   const prepared = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backends.map(({ url }) => url).join(",") };
   const entries = Object.fromEntries(await Promise.all(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant))));
-  let edge: WorkerdProcess;
-  const cluster: MemoryCluster = {
-    ...{ backends, bucket },
-    call: (tenant, method, route, body) =>
+  const startWorkerd = () => prepared.start({ vars, entries, state });
+  let edge = await startWorkerd();
+  return {
+    backends,
+    /** Folder of the bucket that edge and backends read artifacts from. */
+    bucket,
+    call: (tenant: string, method: string, route: string, body?: unknown) =>
       fetch(edge.url + route, {
         method,
         headers: {
@@ -61,31 +45,26 @@ export async function startMemoryCluster(
         },
         body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
       }),
+    /** Kills the edge; `startEdge` starts another one on its stored state. */
     killEdge: () => edge.stop(),
     async startEdge() {
-      edge = await prepared.start({ vars, entries, state });
+      edge = await startWorkerd();
     },
-    async restartBackend(backend, signal, isEmptied = false) {
-      const { child, exited, url } = backends[backend];
-      child.kill(signal);
-      await exited;
+    /** Ends a backend and starts it again on its old port; `isEmptied` deletes its disk before. */
+    async restartBackend(backend: number, signal: NodeJS.Signals, isEmptied = false) {
+      await backends[backend].stop(signal);
       if (isEmptied) await rm(dataOf(backend), { recursive: true, force: true });
-      backends[backend] = await start(backend, new URL(url).port);
+      backends[backend] = await start(backend, new URL(backends[backend].url).port);
     },
-    killEngine(backend) {
+    /** Kills a backend's engine, which the backend starts again. */
+    killEngine(backend: number) {
       const pid = backends[backend].enginePids().at(-1)!;
       if (isRunning(pid)) process.kill(pid, "SIGKILL");
     },
     async stop() {
       await edge.stop();
-      for (const { child, exited } of backends) {
-        child.kill("SIGKILL");
-        await exited;
-      }
+      await Promise.all(backends.map((backend) => backend.stop()));
       prepared.remove();
-      await rm(folder, { recursive: true, force: true });
     },
   };
-  await cluster.startEdge();
-  return cluster;
 }

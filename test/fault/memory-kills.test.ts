@@ -2,12 +2,13 @@
  * kill -9 of both backends, their engines or the edge while documents are uploaded and a job runs. Each adapter is whole or absent,
  * the job ends ready, and each adapter that exists is charged once. A fine-tuning job survives such a kill, too.
  */
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { FileObject, Job, JobEventObject } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, AdapterList, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { seededRandom } from "../support/steps.ts";
-import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
+import { startMemoryCluster } from "./memory-cluster.ts";
 
 const seed = 3503;
 const random = seededRandom(seed);
@@ -20,11 +21,7 @@ type Victim = (typeof victims)[number];
 const tuningOf = (victim: Victim) => `${victim}-tuning`;
 const patience = { timeout: 120_000, interval: 50 };
 
-let cluster: MemoryCluster;
-beforeAll(async () => {
-  cluster = await startMemoryCluster([...victims, ...victims.map(tuningOf)]);
-});
-afterAll(() => cluster?.stop());
+const cluster = stopAtEnd(await startMemoryCluster([...victims, ...victims.map(tuningOf)]));
 
 const json = async <T>(tenant: string, route: string) => (await (await cluster.call(tenant, "GET", route)).json()) as T;
 

@@ -3,10 +3,12 @@
  * to a tenant tells anything of another.
  */
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { seededRandom } from "../support/steps.ts";
-import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
+import { weighted } from "../support/weighted.ts";
+import { startMemoryCluster } from "./memory-cluster.ts";
 
 const seed = 3502;
 const random = seededRandom(seed);
@@ -17,16 +19,12 @@ const letters = (length: number) =>
 const marks = new Map(tenants.map((tenant) => [tenant, letters(9)]));
 const words = "the river carries its boats past quiet mills and over the long field to the sea".split(" ");
 
-let cluster: MemoryCluster;
+// Room for about two memories in RAM and four on disk.
+const room = { MEMORY_CACHE_BYTES: "40000", MEMORIES_BYTES: "80000" };
+const cluster = stopAtEnd(await startMemoryCluster(tenants, room));
 /** For each tenant every hash that answers told it. */
 const hashes = new Map(tenants.map((tenant) => [tenant, new Set<string>()]));
 let passages = 0;
-
-beforeAll(async () => {
-  // Room for about two memories in RAM and four on disk.
-  cluster = await startMemoryCluster(tenants, { MEMORY_CACHE_BYTES: "40000", MEMORIES_BYTES: "80000" });
-});
-afterAll(() => cluster?.stop());
 
 const textOf = (tenant: string, length: number) =>
   Array.from({ length }, (_, i) =>
@@ -61,30 +59,19 @@ const anyBackend = fc.constantFrom(0, 1);
 const anyName = fc.constantFrom("notes", "mail", "own");
 const nameOf = (tenant: string, name: string) => (name === "own" ? `${marks.get(tenant)}-own` : name);
 
-const anyAct = fc.oneof(
-  {
-    weight: 5,
-    arbitrary: fc.record({
-      kind: fc.constant("create" as const),
-      tenant: anyTenant,
-      name: anyName,
-      count: fc.integer({ min: 1, max: 3 }),
-    }),
-  },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("add" as const), tenant: anyTenant, name: anyName }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("delete" as const), tenant: anyTenant, name: anyName }) },
-  { weight: 5, arbitrary: fc.record({ kind: fc.constant("ask" as const), name: fc.option(anyName) }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("pry" as const), tenant: anyTenant, victim: anyTenant }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("edge" as const) }) },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constant("backend" as const),
-      backend: anyBackend,
-      signal: fc.constantFrom<NodeJS.Signals>("SIGKILL", "SIGTERM"),
-      isEmptied: fc.boolean(),
-    }),
-  },
+const anySignal = fc.constantFrom<NodeJS.Signals>("SIGKILL", "SIGTERM");
+/** An act of this kind. */
+const act = <K extends string, T>(kind: K, model: { [name in keyof T]: fc.Arbitrary<T[name]> }) =>
+  fc.record({ kind: fc.constant(kind), ...model }) as unknown as fc.Arbitrary<{ kind: K } & T>;
+
+const anyAct = weighted(
+  [5, act("create", { tenant: anyTenant, name: anyName, count: fc.integer({ min: 1, max: 3 }) })],
+  [2, act("add", { tenant: anyTenant, name: anyName })],
+  [2, act("delete", { tenant: anyTenant, name: anyName })],
+  [5, act("ask", { name: fc.option(anyName) })],
+  [2, act("pry", { tenant: anyTenant, victim: anyTenant })],
+  [1, act("edge", {})],
+  [1, act("backend", { backend: anyBackend, signal: anySignal, isEmptied: fc.boolean() })],
 );
 type Act = typeof anyAct extends fc.Arbitrary<infer T> ? T : never;
 

@@ -1,32 +1,23 @@
 /** New artifacts are published while tenants use their own adapters: each adapter always answers, and is made again. */
 import path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import type { Adapter, AdapterList, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { variantOf } from "../support/tiny-model.ts";
-import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
+import { startMemoryCluster } from "./memory-cluster.ts";
 
 const tenants = Array.from({ length: 12 }, (_, i) => `tenant-${i}`);
 /** Every third tenant has examples as well as documents. */
 const isTaught = (tenant: string) => tenants.indexOf(tenant) % 3 === 0;
 const patience = { timeout: 240_000, interval: 500 };
-let cluster: MemoryCluster;
-const folder = temporaryFolder();
-let sets: ArtifactSet[];
-
-beforeAll(async () => {
-  const variant = await variantOf(smallBase, path.join(folder, "variant"), "variant");
-  sets = await Promise.all([smallArtifacts, variant].map(readArtifactSet));
-  cluster = await startMemoryCluster(tenants, { ARTIFACTS_POLL_MS: "100" });
-});
-afterAll(() => cluster?.stop());
-
-const publish = async (set: ArtifactSet) => {
-  await publishTo(new FolderBucket(cluster.bucket), set);
-};
+const variant = await variantOf(smallBase, path.join(temporaryFolder(), "variant"), "variant");
+const [old, next] = await Promise.all([smallArtifacts, variant].map(readArtifactSet));
+const cluster = stopAtEnd(await startMemoryCluster(tenants, { ARTIFACTS_POLL_MS: "100" }));
+const publish = (set: ArtifactSet) => publishTo(new FolderBucket(cluster.bucket), set);
 const fingerprintOf = ({ manifestHash }: ArtifactSet) => `fp_${manifestHash.slice(0, 12)}`;
 const adapterOf = async (tenant: string): Promise<Adapter> => {
   const { data } = (await (await cluster.call(tenant, "GET", "/v1/adapters")).json()) as AdapterList;
@@ -50,7 +41,6 @@ async function ask(tenant: string, isNamed: boolean): Promise<string> {
 }
 
 test("every adapter answers at any moment, every answer names its artifacts, and all adapters are made again", async () => {
-  const [old, next] = sets;
   await publish(old);
   for (const tenant of tenants) {
     const documents = [

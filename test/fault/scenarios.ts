@@ -6,14 +6,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { median } from "../bench/quantile.ts";
 import type { Cluster } from "./cluster.ts";
+import type { Trouble } from "./faulty-proxy.ts";
 import { type Answer, type Body, Traffic } from "./traffic.ts";
 
 export interface Scenario {
   name: string;
-  /** Whether the first backend is behind the proxy. */
-  isProxied?: boolean;
-  /** Runs before the first request. */
-  prepare?(cluster: Cluster): void;
+  /** The trouble of a proxy in front of the first backend, from the first request to the last. Without it there is no proxy. */
+  trouble?: Trouble;
   /** Causes the fault, once clients have a twentieth of all chunks. */
   strike?(cluster: Cluster): Promise<void>;
   /** Undoes the fault. */
@@ -40,26 +39,8 @@ export const scenarios: Scenario[] = [
     strike: async ({ backends }) => void backends[0].child.kill("SIGSTOP"),
     repair: async ({ backends }) => void backends[0].child.kill("SIGCONT"),
   },
-  {
-    name: "500",
-    isProxied: true,
-    prepare({ proxy }) {
-      proxy.trouble = { kind: "failing" };
-    },
-    async repair({ proxy }) {
-      proxy.trouble = { kind: "none" };
-    },
-  },
-  {
-    name: "slow",
-    isProxied: true,
-    prepare({ proxy }) {
-      proxy.trouble = { kind: "slow", chunkMs: 150 };
-    },
-    async repair({ proxy }) {
-      proxy.trouble = { kind: "none" };
-    },
-  },
+  { name: "500", trouble: { kind: "failing" } },
+  { name: "slow", trouble: { kind: "slow", chunkMs: 150 } },
   {
     name: "rolling restart",
     async strike(cluster) {
@@ -71,20 +52,7 @@ export const scenarios: Scenario[] = [
   },
 ];
 
-export interface Result {
-  name: string;
-  requests: number;
-  failed: number;
-  /** Streams that differ from the run without a fault. */
-  different: number;
-  events: Record<string, number>;
-  firstMs: number;
-  totalMs: number;
-  /** The longest time that any client waited between two chunks. */
-  pauseMs: number;
-  /** The first failures and differences, as text. */
-  examples: string[];
-}
+export type Result = Awaited<ReturnType<typeof runScenario>>;
 
 export interface Load {
   bodies: Body[];
@@ -110,13 +78,14 @@ export async function runScenario(
   scenario: Scenario,
   { bodies, concurrency }: Load,
   expected: readonly Answer[],
-): Promise<Result> {
-  const edge = await cluster.startEdge(scenario.isProxied ?? false);
+) {
+  const { trouble } = scenario;
+  const edge = await cluster.startEdge(trouble !== undefined);
   const traffic = new Traffic(edge);
   const chunks = expected.reduce((sum, answer) => sum + answer.chunks, 0);
   let isOver = false;
   try {
-    scenario.prepare?.(cluster);
+    cluster.proxy.trouble = trouble ?? { kind: "none" };
     const strike = async () => {
       // Early, because the chunks that clients have lag behind what backends have computed.
       await traffic.seen(Math.ceil(chunks / 20));
@@ -133,21 +102,23 @@ export async function runScenario(
     const different = answers.filter(
       ({ failure, seen }, i) => failure === null && !isDeepStrictEqual(seen, expected[i % bodies.length].seen),
     );
+    const examples = [...failed.map(({ failure }) => failure!), ...different.map(({ seen }) => JSON.stringify(seen))];
     return {
       name: scenario.name,
       requests: answers.length,
       failed: failed.length,
+      /** Streams that differ from the run without a fault. */
       different: different.length,
       events: edge.events(),
       firstMs: median(answers.map(({ firstMs }) => firstMs)),
       totalMs: median(answers.map(({ totalMs }) => totalMs)),
+      /** The longest time that any client waited between two chunks. */
       pauseMs: Math.max(...answers.map(({ pauseMs }) => pauseMs)),
-      examples: [...failed.map(({ failure }) => failure!), ...different.map(({ seen }) => JSON.stringify(seen))].slice(
-        0,
-        3,
-      ),
+      /** The first failures and differences, as text. */
+      examples: examples.slice(0, 3),
     };
   } finally {
+    cluster.proxy.trouble = { kind: "none" };
     await scenario.repair?.(cluster);
     await edge.stop();
   }

@@ -3,15 +3,15 @@
  * memory is lost or doubled.
  */
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
-import { beforeAll, expect, onTestFinished, test } from "vitest";
-import type { Backend } from "../support/backend-process.ts";
+import { expect, test } from "vitest";
+import { stopAtEnd } from "../support/at-end.ts";
 import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
-import { Caller, KilledEdge, killUnderLoad, newCallers, startKilledEdge } from "./edge-kills.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { Caller, killedEdge, killUnderLoad, newCallers, startKilledEdge } from "./edge-kills.ts";
 
 const kills = 5;
 const streams = 12;
@@ -19,19 +19,10 @@ const patience = { timeout: 60_000 };
 const seed = Date.now() % 1e6;
 const commandFile = path.join(import.meta.dirname, "../../infra/backup.ts");
 
-let folder: string;
-let edge: KilledEdge;
-let backend: Backend;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "self-hosted-kills-"));
-  ({ edge, backend } = await startKilledEdge(folder));
-  return async () => {
-    await edge.stop();
-    backend.child.kill("SIGKILL");
-    await backend.exited;
-    await rm(folder, { recursive: true, maxRetries: 3 });
-  };
-});
+const folder = temporaryFolder();
+const { edge, backend } = await startKilledEdge(folder);
+stopAtEnd(backend);
+stopAtEnd(edge);
 
 test(`${kills} kills under ${streams} streams (seed ${seed})`, { timeout: 300_000 }, async () => {
   const figures = await killUnderLoad(edge, { kills, streams, seed, say: () => {} });
@@ -51,9 +42,8 @@ const promised = ({ charged, memories, unknown, cut }: Caller) => ({
 
 test("a backup under load is restored to what was promised before it, and nothing of after it", async () => {
   const [port, otherPort] = await freePorts(2);
-  const saved = new KilledEdge(path.join(folder, "backed-up"), backend, port);
+  const saved = stopAtEnd(killedEdge(path.join(folder, "backed-up"), backend, port));
   await saved.start();
-  onTestFinished(() => saved.stop());
   const callers = await newCallers(saved, streams, seededRandom(seed));
   let isKilled = false;
   const traffic = Promise.all(callers.map((caller) => caller.run(() => isKilled)));
@@ -72,13 +62,12 @@ test("a backup under load is restored to what was promised before it, and nothin
   await saved.kill();
   await expect(run("backup", file, saved.state)).rejects.toThrow("is there already");
 
-  const restored = new KilledEdge(path.join(folder, "restored"), backend, otherPort);
+  const restored = stopAtEnd(killedEdge(path.join(folder, "restored"), backend, otherPort));
   await run("restore", file, restored.state);
   await expect(run("restore", file, restored.state)).rejects.toThrow("move it away");
   await restored.start();
-  onTestFinished(() => restored.stop());
-  for (const [i, { tenant, key }] of callers.entries()) {
-    const one = new Caller(restored, tenant, key, false, Math.random);
+  for (const [i, { options }] of callers.entries()) {
+    const one = new Caller({ ...options, edge: restored, isResuming: false });
     const memories = await one.memoryTokens();
     const isSettled = (name: string) => before[i].memories.get(name) === after[i].memories.get(name);
     const changing = new Set([before[i].unknown, after[i].unknown]);
@@ -106,7 +95,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   await mkdir(part);
   await symlink("nowhere", path.join(part, "objects"));
   await expect(run("restore", file, part)).rejects.toThrow("ENOTDIR");
-  await expect(new KilledEdge(part, backend, port).start()).rejects.toThrow("whose restore was stopped");
+  await expect(killedEdge(part, backend, port).start()).rejects.toThrow("whose restore was stopped");
 
   // A layout that this version does not know.
   await writeFile(path.join(restored.state, "version"), "1\n");

@@ -1,5 +1,6 @@
 /** Streaming requests of every kind, and the parts of their answers that must not change when a backend fails. */
 import { readFileSync } from "node:fs";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { smallArtifacts } from "../support/small-base.ts";
 
 export interface Body {
@@ -12,30 +13,24 @@ export interface Body {
   [option: string]: unknown;
 }
 
-/** A stream as one client saw it, joined over its chunks. Equal for equal completions. */
-export interface Seen {
-  texts: string[];
-  finishes: (string | null)[];
-  logprobs: unknown[];
-  compared: unknown[];
-  centroids: unknown[];
-  /** By choice: the experts with their weights, and the evidence. */
-  experts: unknown[];
-  usage: unknown;
-}
-
-export interface Answer {
-  seen: Seen;
+/** What a client has of a stream's answer, at first nothing. */
+const newAnswer = () => ({
+  /** The stream, joined over its chunks. Equal for equal completions. */
+  seen: {
+    ...{ texts: [] as string[], finishes: [] as (string | null)[], logprobs: [] as unknown[] },
+    ...{ compared: [] as unknown[], centroids: [] as unknown[], usage: null as unknown },
+    /** By choice: the experts with their weights, and the evidence. */
+    experts: [] as unknown[],
+  },
   /** Fingerprints of artifacts that the stream's chunks name. */
-  fingerprints: Set<string>;
+  fingerprints: new Set<string>(),
   /** The reason of a failure; null without one. */
-  failure: string | null;
-  chunks: number;
-  firstMs: number;
-  totalMs: number;
+  failure: "the stream ended without [DONE]" as string | null,
+  ...{ chunks: 0, firstMs: 0, totalMs: 0 },
   /** The longest wait between two chunks, in milliseconds. */
-  pauseMs: number;
-}
+  pauseMs: 0,
+});
+export type Answer = ReturnType<typeof newAnswer>;
 
 const openings = [
   "It is a truth universally acknowledged, that a single man in possession of",
@@ -108,18 +103,9 @@ export class Traffic {
   }
 
   async #ask(body: Body): Promise<Answer> {
-    const seen: Seen = { texts: [], finishes: [], logprobs: [], compared: [], centroids: [], experts: [], usage: null };
     const startMs = performance.now();
     let lastMs = startMs;
-    const answer: Answer = {
-      seen,
-      fingerprints: new Set(),
-      failure: "the stream ended without [DONE]",
-      chunks: 0,
-      firstMs: 0,
-      totalMs: 0,
-      pauseMs: 0,
-    };
+    const answer = newAnswer();
     try {
       const response = await fetch(`${this.#edge.url}/v1/completions`, {
         method: "POST",
@@ -138,9 +124,9 @@ export class Traffic {
         } else if (data.startsWith('{"error"')) answer.failure = data;
         else {
           answer.chunks++;
-          const chunk: Chunk = JSON.parse(data);
+          const chunk: CompletionResponse = JSON.parse(data);
           answer.fingerprints.add(chunk.system_fingerprint);
-          this.#add(seen, chunk);
+          this.#add(answer.seen, chunk);
         }
       }
     } catch (error) {
@@ -150,7 +136,7 @@ export class Traffic {
     return answer;
   }
 
-  #add(seen: Seen, chunk: Chunk): void {
+  #add(seen: Answer["seen"], chunk: CompletionResponse): void {
     this.#chunks++;
     for (const { chunks, resolve } of this.#waiting) if (this.#chunks >= chunks) resolve();
     for (const { index, text, finish_reason, logprobs, chameleon } of chunk.choices) {
@@ -167,24 +153,6 @@ export class Traffic {
       seen.usage = usage;
     }
   }
-}
-
-interface Chunk {
-  system_fingerprint: string;
-  choices: {
-    index: number;
-    text: string;
-    finish_reason: string | null;
-    logprobs: object | null;
-    chameleon?: {
-      compare?: object;
-      centroid?: string;
-      adapter?: { hash: string } | null;
-      experts?: { weight: number }[];
-      evidence?: object | null;
-    };
-  }[];
-  usage?: { prompt_tokens_details?: object } | null;
 }
 
 /** The data of server-sent events. */
