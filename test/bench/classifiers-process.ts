@@ -36,7 +36,7 @@ const promptTokens = 64;
 const labels = [314, 1592, 6535, 26535];
 /** Bytes of memory for other processes: no further session is opened when no more than this is available. */
 const reservedBytes = 3e9;
-/** Size of an adapter's numbers. With it an adapter changes a state by about the state's own length. */
+/** Range of an adapter's random numbers, with which an adapter changes a state by about the state's own length. */
 const spread = 0.05;
 
 const settings = JSON.parse(process.argv[2]) as ClassifierSettings;

@@ -14,19 +14,13 @@ import { median } from "./quantile.ts";
 /** Lengths of an answer. One token is a label; longer answers show what decoding together saves. */
 const answerTokens = [1, 16];
 
-export interface ClassifiersFigures {
-  adapters: number;
-  /** First the one engine, then the sessions, of which only as many are opened as fit into memory. */
-  sides: { sessions: number; bytes: number }[];
-  rows: { tokens: number; requests: number; perSecond: number; perSecondApart: number; equalAnswers: number }[];
-}
-
 export async function measureClassifiers(
   adapters: number,
   options: { threads: number; rounds: number; say(line: string): void },
-): Promise<ClassifiersFigures> {
+) {
   const { threads, rounds, say } = options;
   const folder = await mkdtemp(join(tmpdir(), "chameleon-classifiers-"));
+  /** The one engine, then the sessions, of which as many are opened as fit into memory. */
   const sides: { process: AskedProcess; sessions: number; bytes: number }[] = [];
   type Side = (typeof sides)[number];
   try {
@@ -42,7 +36,7 @@ export async function measureClassifiers(
     say(
       `${adapters} classifiers: one engine ${megabytes(together.bytes)}, ${apart.sessions} sessions ${megabytes(apart.bytes)}${lacking}`,
     );
-    const rows: ClassifiersFigures["rows"] = [];
+    const rows: object[] = [];
     for (const tokens of answerTokens) {
       const cell = { tokens, requests: apart.sessions };
       const ms = new Map<Side, number[]>(sides.map((side) => [side, []]));

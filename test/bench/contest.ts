@@ -1,23 +1,12 @@
 /**
- * Measures contestants against each other: cell by cell, in rounds whose order alternates, medians over the rounds. One
- * computes at a time; the others are loaded and idle.
+ * Measures contestants cell by cell, in rounds of alternating order, and reports medians over the rounds. One contestant computes at
+ * a time, while the others are loaded and idle.
  */
 import { AskedProcess } from "./asked-process.ts";
 import type { Cell, Entry, Measurement } from "./contestant.ts";
 import { median } from "./quantile.ts";
 
-export interface Row extends Entry {
-  batch: number;
-  context: number;
-  msPerStep: number;
-  /** Decoded tokens of the whole batch. */
-  tokensPerSecond: number;
-  prefillTokensPerSecond: number;
-  /** Milliseconds until every row has its first token. */
-  timeToFirstTokenMs: number;
-  /** Peak resident memory of the contestant's process in the cell. */
-  rssBytes: number;
-}
+export type Row = ReturnType<typeof rowOf>;
 
 /** A cell that was left out; without batch and context, a contestant that was left out of all cells. */
 export interface Skipped extends Entry {
@@ -65,7 +54,7 @@ export async function runGroup(
           } catch (error) {
             skip({ ...runner.entry, batch: cell.batch, context: cell.context, reason: messageOf(error) });
             samples.delete(runner);
-            // The process is gone. It is started again: a cell that was too big for it says nothing about the next one.
+            // The process has ended. It is started again, because the next cell may be smaller.
             await runner.start().catch(() => {
               running = running.filter((other) => other !== runner);
             });
@@ -94,18 +83,21 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-function rowOf(entry: Entry, cell: Cell, samples: Measurement[]): Row {
+function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
   const { batch, context, steps } = cell;
   const msPerStep = median(samples.flatMap(({ stepMs }) => stepMs));
+  /** Until every row has its first token. */
   const timeToFirstTokenMs = median(samples.map(({ prefillMs }) => prefillMs));
   return {
     ...entry,
     batch,
     context,
     msPerStep,
+    /** Decoded tokens of the whole batch. */
     tokensPerSecond: (1000 * batch) / msPerStep,
     prefillTokensPerSecond: (1000 * batch * (context - steps)) / timeToFirstTokenMs,
     timeToFirstTokenMs,
+    /** Peak resident memory of the contestant's process in the cell. */
     rssBytes: Math.max(...samples.map(({ rssBytes }) => rssBytes)),
   };
 }

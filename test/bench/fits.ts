@@ -1,8 +1,7 @@
 /**
- * How soon an own adapter is ready when it is served: from the request to the backend until its answer, which is the adapter. This is
- * compared with prefilling the same examples twice, and then measured for 8 tenants at once. An example is random tokens, a cue, and
- * the cue's label: a task that can be learnt, so that a fit takes its steps. The fitter's process already runs, as within a minute
- * after any fit.
+ * How soon a served own adapter is ready: the time from the request to the backend's answer. It is compared with prefilling the same
+ * examples twice, and then measured for 8 tenants at once. An example is random tokens, a cue and the cue's label, which a fit can
+ * learn. The fitter's process runs already, as it does within a minute after any fit.
  */
 import type { Backend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -21,23 +20,17 @@ const cues = [314, 1592, 6535];
 const labels = [2811, 3912, 5013];
 const tenants = 8;
 
-export interface FitsFigures {
-  rows: { examples: number; prefillTwiceMs: number; readyMs: number; fitMs: number; ratio: number }[];
-  /** Milliseconds from the requests of 8 tenants at once, with 32 examples each, to each answer. */
-  togetherMs: number[];
-}
-
 interface Options {
   threads: number;
   rounds: number;
   say(line: string): void;
 }
 
-export function measureFits({ threads, rounds, say }: Options): Promise<FitsFigures> {
+export function measureFits({ threads, rounds, say }: Options) {
   const settings = { WEIGHT_FORMAT: "int8", THREADS: `${threads}`, PREFIX_CACHE_BYTES: "0" };
   return withBackend(settings, async (backend) => {
     await make(backend, "warm", 8);
-    const rows: FitsFigures["rows"] = [];
+    const rows: object[] = [];
     for (const { examples, target } of cells) {
       const pairs: { prefillTwiceMs: number; readyMs: number; fitMs: number }[] = [];
       for (let round = 0; round < rounds; round++) {
@@ -62,6 +55,7 @@ export function measureFits({ threads, rounds, say }: Options): Promise<FitsFigu
       rows.push(row);
     }
     const all = Array.from({ length: tenants }, (_, i) => timed(() => make(backend, `tenant-${i}`, cells[0].examples)));
+    /** From the requests, all sent at once, to each tenant's answer. */
     const togetherMs = (await Promise.all(all)).sort((a, b) => a - b);
     say(`  ${tenants} tenants at once: ready after ${togetherMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
     return { rows, togetherMs };

@@ -23,7 +23,7 @@ const context = 128;
 const steps = 8;
 /** Example texts from which the adapter is made, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
-/** Beyond `idleMs`, in milliseconds: time for the fitter's process to end. */
+/** Milliseconds after `idleMs` in which the fitter's process ends. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
 /** Bytes that serving may add to a bare session. */
@@ -31,31 +31,20 @@ const targetBytes = 120e6;
 /** Share of its memory by which a backend may have grown for good through its first adapter. */
 const targetGrowth = 0.05;
 
-export interface Resident {
+interface Resident {
   /** Resident memory, with pages that several processes map counted once. */
   bytes: number;
   /** RSS of all processes. */
   rssBytes: number;
 }
 
-export interface MemoryRow {
-  format: WeightFormat;
-  batch: number;
-  bareBytes: number;
-  served: Resident;
-  /** What the prefix cache held at that time; part of `served`. */
-  prefixCacheBytes: number;
-  withoutPrefixCache: Resident;
-  /** Memory of node-llama-cpp; null if it cannot run. */
-  llamaBytes: number | null;
-  adapter: { beforeBytes: number; madeBytes: number; idleBytes: number };
-}
+type MemoryRow = Awaited<ReturnType<typeof measureMemory>>;
 
 export async function measureMemory(
   format: WeightFormat,
   batch: number,
   { threads, note }: { threads: number; note(line: string): void },
-): Promise<MemoryRow> {
+) {
   const artifacts = join(embeddedBase, "artifacts");
   const session = { modelDirectory: embeddedBase, artifactsDirectory: artifacts, threads, weightFormat: format };
   const bareBytes = await bareSession(session, batch);
@@ -65,13 +54,15 @@ export async function measureMemory(
   );
   const measured = await withBackend(settings, async (backend) => ({
     served: await serveBatch(backend, batch),
+    /** What the prefix cache holds of the memory in `served`. */
     prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
     adapter: await measureAdapter(backend, batch),
   }));
   const peer = { system: "node-llama-cpp", format: "gguf" } as const;
   const gguf = join(embeddedBase, "model.gguf");
   const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, gguf, note });
-  const llamaBytes = rows[0]?.rssBytes ?? null;
+  /** Null if node-llama-cpp cannot run. */
+  const llamaBytes = rows.at(0)?.rssBytes ?? null;
   return { format, batch, bareBytes, withoutPrefixCache, ...measured, llamaBytes };
 }
 
@@ -108,7 +99,7 @@ async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   return { bytes: rssBytes - sharedBytes(pid), rssBytes };
 }
 
-async function measureAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
+async function measureAdapter(backend: Backend, batch: number) {
   const beforeBytes = await steadyBytes(backend, batch);
   await makeAdapter(backend, "tenant", promptsOf(examples.count, examples.tokens), 1);
   const pid = backend.child.pid!;
@@ -132,7 +123,7 @@ function rssOf(pid: number): number {
 
 /**
  * Bytes that the sum of RSS counts more than once: for each part of a file, all but the most that any one process has in memory.
- * Reading them is too slow for every token, and they hardly change.
+ * These bytes hardly change, and reading them at every token would be too slow.
  */
 function sharedBytes(pid: number): number {
   const largest = new Map<string, number>();

@@ -1,4 +1,4 @@
-/** Shapes, prompts and files of the benchmarks. What is made once is kept under .cache/bench. */
+/** Shapes, prompts and files of the benchmarks. Files that are made once are cached under .cache/bench. */
 import { existsSync } from "node:fs";
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -30,7 +30,7 @@ export async function cached(name: string, make: () => Uint8Array | Promise<Uint
   return path;
 }
 
-/** The ids of prompts are lower: every model's vocabulary has them. */
+/** Prompts use ids below this number, which every model's vocabulary has. */
 const commonVocabulary = 32_000;
 
 /** Different prompts of `tokens` ids each, [batch][tokens], so that no system can share a prefix. */

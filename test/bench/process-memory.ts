@@ -1,7 +1,7 @@
 /** Memory of a process and all that it has started. Linux only. */
 import { readFileSync } from "node:fs";
 
-/** Resident bytes of a process and its children. Of a page that n processes share each counts 1/n (PSS), so the sum is right. */
+/** Resident bytes of a process and its children. A page that n processes share counts as 1/n for each (PSS). */
 export function processBytes(pid: number): number {
   const kilobytes = (one: number) => /^Pss: +(\d+) kB$/m.exec(readFileSync(`/proc/${one}/smaps_rollup`, "utf8"))![1];
   return [pid, ...descendantsOf(pid)].reduce((sum, one) => sum + 1024 * Number(kilobytes(one)), 0);

@@ -1,7 +1,7 @@
 /** `npm run deploy` with the real wrangler, against a local server in place of Cloudflare's API. */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import { beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import { readEnvironment } from "../../infra/deploy/environment.ts";
 import { wranglerPlatform } from "../../infra/deploy/platform.ts";
 import { type RollOutParts, rollOut } from "../../infra/deploy/roll-out.ts";
@@ -14,14 +14,12 @@ const limits = { settleMs: 0, retryMs: 0, requestMs: 10_000 };
 const folder = temporaryFolder();
 let plane: ControlPlane;
 
-beforeAll(async () => {
-  await writeFile(
-    path.join(folder, "worker.js"),
-    `import { DurableObject } from "cloudflare:workers";
-     export class First extends DurableObject {}
-     export default { fetch: () => new Response("ok") };`,
-  );
-});
+await writeFile(
+  path.join(folder, "worker.js"),
+  `import { DurableObject } from "cloudflare:workers";
+   export class First extends DurableObject {}
+   export default { fetch: () => new Response("ok") };`,
+);
 beforeEach(async () => {
   plane = new ControlPlane();
   await plane.start(worker, "v1");

@@ -2,19 +2,16 @@
 import { spawn } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { type Outcome, outcomeOf } from "../support/outcome.ts";
 import { root } from "../support/project.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const patience = { timeout: 10_000 };
-let stack: Stack;
 const data = temporaryFolder();
-beforeAll(async () => {
-  stack = await startStack({ DATA_DIR: data });
-});
-afterAll(() => stack?.stop());
+const stack = await startStack({ DATA_DIR: data });
+afterAll(() => stack.stop());
 
 /** Runs `chameleon keys` where every attempt to start a process (workerd, wrangler, esbuild) throws. */
 function keys(...args: string[]): Promise<Outcome> {

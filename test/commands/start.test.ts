@@ -7,23 +7,17 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { expect, onTestFinished, test } from "vitest";
 import { serve } from "../support/loopback.ts";
-import { type Outcome, outcomeOf } from "../support/outcome.ts";
+import { outcomeOf } from "../support/outcome.ts";
 import { root } from "../support/project.ts";
 import { freePorts, runningStack } from "../support/stack.ts";
 
 const patience = { timeout: 20_000 };
 
-interface Start {
-  child: ChildProcess;
-  edge: number;
-  backend: number;
-  ended: Promise<Outcome>;
-  /** The ready line. Rejects with stderr if the process ends without it. */
-  ready: Promise<string>;
-}
-
-/** Runs the bootstrap, or `file`, in a process group of its own, as npm does. */
-async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs"): Promise<Start> {
+/**
+ * Runs the bootstrap, or `file`, in a process group of its own, as npm does. `ready` is the ready line; it rejects with stderr if the
+ * process ends without one.
+ */
+async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs") {
   const [edge, backend] = await freePorts(2);
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
   const child = spawn(process.execPath, [path.join(root, "infra", file), ...args], {

@@ -1,16 +1,13 @@
 /** What a newcomer gets: `npm start` with the embedded base, and its own sampling, answers a question in a chat. */
 import OpenAI from "openai";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import type { ChatResponse } from "../../shared/contracts/responses.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { startStack } from "../support/stack.ts";
 
-let stack: Stack;
-beforeAll(async () => {
-  stack = await startStack({ MODEL_DIR: embeddedBase, WEIGHT_FORMAT: "int8" });
-}, 120_000);
-afterAll(() => stack?.stop());
+const stack = await startStack({ MODEL_DIR: embeddedBase, WEIGHT_FORMAT: "int8" });
+afterAll(() => stack.stop());
 
 test("the capital of France is Paris", async () => {
   const openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });

@@ -1,13 +1,10 @@
 /** Everything once: what `npm start` runs answers a completion, whole and streamed, and serves the page and the API's document. */
 import OpenAI from "openai";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Stack, startStack } from "../support/stack.ts";
+import { afterAll, expect, test } from "vitest";
+import { startStack } from "../support/stack.ts";
 
-let stack: Stack;
-beforeAll(async () => {
-  stack = await startStack();
-});
-afterAll(() => stack?.stop());
+const stack = await startStack();
+afterAll(() => stack.stop());
 
 test("a completion goes through edge and backend, and its stream has the same text", async () => {
   const openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });

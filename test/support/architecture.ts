@@ -221,28 +221,14 @@ function* nodesOf(node: SyntaxNode): Generator<SyntaxNode> {
   }
 }
 
+/** The module that a node imports: a declaration, a re-export, an expression `import(…)`, or an import within a type. */
 function importOf(node: SyntaxNode): Import[] {
-  const source = (node.source ?? undefined) as { value?: unknown } | undefined;
+  const source = node.source as { value?: unknown } | null | undefined;
   if (typeof source?.value !== "string") return [];
-  switch (node.type) {
-    case "ImportDeclaration":
-      return [{ specifier: source.value, typeOnly: isTypeOnly(node, node.importKind) }];
-    case "ExportNamedDeclaration":
-    case "ExportAllDeclaration":
-      return [{ specifier: source.value, typeOnly: node.exportKind === "type" }];
-    case "ImportExpression":
-      return [{ specifier: source.value, typeOnly: false }];
-    case "TSImportType":
-      return [{ specifier: source.value, typeOnly: true }];
-    default:
-      return [];
-  }
-}
-
-/** True for `import type { A }` and for `import { type A }`. */
-function isTypeOnly(node: SyntaxNode, importKind: unknown): boolean {
-  const specifiers = node.specifiers as SyntaxNode[];
-  return importKind === "type" || (specifiers.length > 0 && specifiers.every((s) => s.importKind === "type"));
+  const isType = node.type === "TSImportType" || node.importKind === "type" || node.exportKind === "type";
+  const specifiers = (node.specifiers ?? []) as SyntaxNode[];
+  const areTypes = specifiers.length > 0 && specifiers.every(({ importKind }) => importKind === "type");
+  return [{ specifier: source.value, typeOnly: isType || areTypes }];
 }
 
 /** `a.b` and `a["b"]` as "a.b", or undefined for any other syntax. */

@@ -1,7 +1,7 @@
 /**
  * A local server that stands in for Cloudflare's API and for the deployed edge. The real wrangler calls it
- * (CLOUDFLARE_API_BASE_URL) from a process of its own, where MSW cannot take its requests. It keeps versions, deployments and
- * secrets of one Worker, and answers as the deployed versions would.
+ * (CLOUDFLARE_API_BASE_URL) from a process of its own, where MSW cannot take its requests. It keeps versions and deployments of one
+ * Worker, and answers as the deployed versions would.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -24,7 +24,6 @@ export class ControlPlane {
   readonly versions: Version[] = [];
   /** Oldest first. */
   readonly deployments: Deployment[] = [];
-  secrets = ["BACKEND_SECRETS"];
   /** Whether the next upload becomes a version that works, one that answers errors, or is refused. */
   nextUpload: "works" | "broken" | "refused" = "works";
   /** Calls that this server has no answer for. */
@@ -111,12 +110,7 @@ export class ControlPlane {
       this.#deploy([{ version_id: version.id, percentage: 100 }]);
       return ok(c, { id: worker, deployment_id: version.id.replaceAll("-", ""), startup_time_ms: 1 });
     });
-    app.get(`${scripts}/secrets`, (c) =>
-      ok(
-        c,
-        this.secrets.map((name) => ({ name, type: "secret_text" })),
-      ),
-    );
+    app.get(`${scripts}/secrets`, (c) => ok(c, [{ name: "BACKEND_SECRETS", type: "secret_text" }]));
     app.get(`${scripts}/settings`, (c) => ok(c, { bindings: [], tags: [] }));
     app.post(`${scripts}/subdomain`, (c) => ok(c, { enabled: false, previews_enabled: false }));
     app.patch(`${scripts}/script-settings`, (c) => ok(c, {}));

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { Agent, request } from "node:http";
+import { Agent } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { readLocalRun } from "../../../infra/local-run.ts";
@@ -13,7 +13,15 @@ import { callAdmin, newKeyOf } from "../../support/admin.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { startStack } from "../../support/stack.ts";
 import { quantile } from "../quantile.ts";
-import { completionsWay, directWay, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
+import {
+  completionsWay,
+  directWay,
+  type FirstTokenRow,
+  measureFirstTokens,
+  streamed,
+  type Way,
+  warmUp,
+} from "./first-token.ts";
 import { portkeyWays } from "./portkey/contestant.ts";
 
 const tenants = 64;
@@ -23,25 +31,14 @@ const streamCounts = [50, 100, 200, 400, 800];
 const stepMs = 100;
 
 /** CPU time of the edge's process for each answer of 8 tokens. Other load on the machine does not count. */
-export interface EdgeCpuRow {
+interface EdgeCpuRow {
   kind: "edge-cpu";
   concurrency: number;
   answers: number;
   cpuMs: number;
 }
 
-export interface StreamsRow {
-  kind: "streams";
-  system: string;
-  streams: number;
-  failed: number;
-  /** Milliseconds between two chunks of a stream. */
-  gapP50Ms: number;
-  gapP99Ms: number;
-  /** CPU time of the edge's process. */
-  cpuMsPerToken: number;
-  tokensPerSecond: number;
-}
+type StreamsRow = Awaited<ReturnType<typeof measureStreams>>;
 
 /** The same completions as a client asks for them (`public`), and as the edge sends them to a backend (`contract`). */
 export interface Bodies {
@@ -59,10 +56,7 @@ export interface CapacityParts {
   say: (line: string) => void;
 }
 
-export async function measureCapacity(
-  parts: CapacityParts,
-  requestsPerRound: number,
-): Promise<{ rates: FirstTokenRow[]; cpu: EdgeCpuRow[]; streams: StreamsRow[] }> {
+export async function measureCapacity(parts: CapacityParts, requestsPerRound: number) {
   const { bodies, longBodies } = parts;
   const cpu: EdgeCpuRow[] = [];
   const rates = await withWays(parts, bodies, quickEngine, async (ways, pid) => {
@@ -138,37 +132,31 @@ async function withWays<T>(
 }
 
 /** Opens all streams at once, and reads them to their ends. */
-async function measureStreams(way: Way, count: number, edgePid: number): Promise<StreamsRow> {
+async function measureStreams(way: Way, count: number, edgePid: number) {
   const agent = new Agent({ maxSockets: count });
+  /** Milliseconds between two chunks of a stream. */
   const gaps: number[] = [];
   let [failed, chunks] = [0, 0];
   const [beganMs, beganCpuMs] = [performance.now(), cpuMsOf(edgePid)];
   const read = async (i: number): Promise<void> => {
-    const body = way.bodies[i % way.bodies.length];
-    const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
-    const ended = Promise.withResolvers<boolean>();
-    const headers = { "content-type": "application/json", ...way.headers, ...signed };
-    const sent = request(way.url, { method: "POST", agent, headers }, (response) => {
-      let lastMs: number | null = null;
-      response.on("data", (chunk: Buffer) => {
-        if (!chunk.includes(way.firstToken)) return;
-        const nowMs = performance.now();
-        if (lastMs !== null) gaps.push(nowMs - lastMs);
-        lastMs = nowMs;
-        chunks++;
-      });
-      response.once("end", () => ended.resolve(response.statusCode === 200));
-      response.once("error", () => ended.resolve(false));
+    let lastMs: number | null = null;
+    const reading = streamed(way, i, agent, (chunk, ms) => {
+      if (!chunk.includes(way.firstToken)) return;
+      if (lastMs !== null) gaps.push(ms - lastMs);
+      lastMs = ms;
+      chunks++;
     });
-    sent.once("error", () => ended.resolve(false));
-    sent.end(body);
-    if (!(await ended.promise)) failed++;
+    if ((await reading.catch(() => null)) !== 200) failed++;
   };
   await Promise.all(Array.from({ length: count }, (_, i) => read(i)));
   agent.destroy();
   return {
-    ...{ kind: "streams", system: way.system, streams: count, failed },
-    ...{ gapP50Ms: quantile(gaps, 0.5), gapP99Ms: quantile(gaps, 0.99) },
+    kind: "streams",
+    system: way.system,
+    streams: count,
+    failed,
+    gapP50Ms: quantile(gaps, 0.5),
+    gapP99Ms: quantile(gaps, 0.99),
     cpuMsPerToken: (cpuMsOf(edgePid) - beganCpuMs) / chunks,
     tokensPerSecond: (1000 * chunks) / (performance.now() - beganMs),
   };

@@ -13,16 +13,7 @@ import { median } from "../quantile.ts";
 import type { CpuTask } from "./cpu-worker.ts";
 import { benchTexts } from "./texts.ts";
 
-export interface CpuRow {
-  kind: "cpu";
-  vocabulary: number;
-  centroids: number;
-  tokens: number;
-  tokenizeMs: number;
-  assignMs: number;
-  /** Tokenizing and then assigning, as a request does them. */
-  bothMs: number;
-}
+export type CpuRow = Awaited<ReturnType<typeof measureTokens>>;
 
 const tokenCounts = [100, 1000];
 const textCount = 20;
@@ -55,7 +46,7 @@ export async function measureCpu(): Promise<CpuRow[]> {
   }
 }
 
-async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, manifest: Manifest): Promise<CpuRow> {
+async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, manifest: Manifest) {
   const texts = benchTexts(tokenizer, tokens, textCount);
   const spent = (work: CpuTask["work"], repeats: number) => spentMs(url, { texts, repeats, work });
   const perText = async (work: CpuTask["work"]) => {
@@ -70,12 +61,13 @@ async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, 
   };
   await spent("both", 50); // lets the runtime compile the measured code
   return {
-    kind: "cpu",
+    kind: "cpu" as const,
     vocabulary: manifest.model.vocabularySize,
     centroids: manifest.centroids.length,
     tokens,
     tokenizeMs: await perText("tokenize"),
     assignMs: await perText("assign"),
+    /** Tokenizing and then assigning, as a request does them. */
     bothMs: await perText("both"),
   };
 }

@@ -5,7 +5,7 @@
 import { studentReach } from "../../../gpu-backend/adapters/own/held-out-gain.ts";
 import { mean } from "../quantile.ts";
 import type { FirstTokenRow } from "./first-token.ts";
-import { type Cell, isSameCell, shown } from "./report.ts";
+import { isSameCell, shown } from "./report.ts";
 
 const statistics = ["p50Ms", "meanMs", "p99Ms"] as const;
 type Statistic = (typeof statistics)[number];
@@ -18,22 +18,15 @@ interface Estimate {
 }
 
 /** Times to the first token of two edges with the same requests. */
-export interface EdgesRow extends Cell {
-  kind: "edges";
-  /** Processes of each edge. */
-  processes: number;
-  /** Requests to each process. */
-  requests: number;
-  ours: Record<Statistic, number>;
-  theirs: Record<Statistic, number>;
-  /** How much later ours is. */
-  later: Record<Statistic, Estimate>;
-}
+export type EdgesRow = ReturnType<typeof compareEdges>[number];
 
-/** One row for each cell. Each run has the rows of one process of each edge; all runs have the same cells, in any order. */
-export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string): EdgesRow[] {
+/**
+ * Returns one row for each cell; `requests` is the number for each process. Each run has the rows of one process of each edge, with
+ * the same cells in any order.
+ */
+export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string) {
   const cells = runs[0].filter(({ system }) => system === ours);
-  return cells.map((cell): EdgesRow => {
+  return cells.map((cell) => {
     const of = (edge: string) => runs.map((rows) => rows.find((row) => row.system === edge && isSameCell(row, cell))!);
     const { backend, concurrency, arrivals, requests } = cell;
     const [mine, others] = [of(ours), of(theirs)];
@@ -44,6 +37,7 @@ export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: 
       ...{ backend, concurrency, arrivals, requests, processes: runs.length },
       ours: each((statistic) => mean(mine.map((row) => row[statistic]))),
       theirs: each((statistic) => mean(others.map((row) => row[statistic]))),
+      /** How much later ours is. */
       later: each((statistic) => estimate(mine.map((row, run) => row[statistic] - others[run][statistic]))),
     };
   });
@@ -59,8 +53,8 @@ export function edgesLine(row: EdgesRow): string {
 }
 
 /**
- * Our edge counts as later from this many standard errors on. With six processes (Student's t, 5 degrees of freedom) two equal edges
- * differ by as much in one of their nine figures once in twenty runs.
+ * Our edge counts as later if a difference exceeds this many standard errors. With six processes (Student's t, 5 degrees of freedom)
+ * two equal edges have such a difference in one of their nine figures once in twenty runs.
  */
 const leastStandardErrors = 4;
 

@@ -34,18 +34,7 @@ export function directWay(backendUrl: string, bodies: string[], sign: Way["sign"
 export type Arrivals = "in step" | "apart";
 const longestPauseMs = 20;
 
-export interface FirstTokenRow {
-  kind: "first-token";
-  backend: string;
-  system: string;
-  concurrency: number;
-  arrivals: Arrivals;
-  requests: number;
-  meanMs: number;
-  p50Ms: number;
-  p99Ms: number;
-  requestsPerSecond: number;
-}
+export type FirstTokenRow = Awaited<ReturnType<typeof measureFirstTokens>>[number];
 
 /** Warms up all ways at the same time, with enough requests that their code is compiled, as it is in a running server. */
 export async function warmUp(ways: readonly Way[], requests: number): Promise<void> {
@@ -59,7 +48,7 @@ export async function measureFirstTokens(
   backend: string,
   ways: readonly Way[],
   options: { concurrency: number; arrivals: Arrivals; rounds: number; requestsPerRound: number; seed: number },
-): Promise<FirstTokenRow[]> {
+) {
   const { concurrency, arrivals, rounds, requestsPerRound, seed } = options;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const samples = new Map(ways.map((way) => [way, [] as number[]]));
@@ -83,7 +72,8 @@ export async function measureFirstTokens(
     const waits = samples.get(way)!;
     const cell = { backend, system: way.system, concurrency, arrivals, requests: waits.length };
     const times = { meanMs: mean(waits), p50Ms: quantile(waits, 0.5), p99Ms: quantile(waits, 0.99) };
-    return { kind: "first-token", ...cell, ...times, requestsPerSecond: (1000 * waits.length) / spentMs.get(way)! };
+    const requestsPerSecond = (1000 * waits.length) / spentMs.get(way)!;
+    return { kind: "first-token" as const, ...cell, ...times, requestsPerSecond };
   });
 }
 
@@ -100,31 +90,39 @@ async function closedLoop<T>(concurrency: number, count: number, task: (i: numbe
 
 /** Resolves to the milliseconds from the request to its first token, once the answer has ended. */
 async function timed(way: Way, index: number, agent: Agent): Promise<number> {
-  const { system, url, bodies, firstToken } = way;
-  const body = bodies[(index + bodies.length) % bodies.length];
+  let waitedMs: number | null = null;
+  let text = "";
+  const status = await streamed(way, index, agent, (chunk, ms) => {
+    text += chunk;
+    if (waitedMs === null && text.includes(way.firstToken)) waitedMs = ms;
+  });
+  if (waitedMs === null) throw new Error(`${way.system} answered ${status}: ${text.slice(0, 300)}`);
+  return waitedMs;
+}
+
+/** Sends a request, and passes on each chunk of its answer with the milliseconds since the request. Resolves to the status. */
+export async function streamed(
+  way: Way,
+  index: number,
+  agent: Agent,
+  seen: (chunk: string, ms: number) => void,
+): Promise<number> {
+  const body = way.bodies[(index + way.bodies.length) % way.bodies.length];
   const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
   const headers = { "content-type": "application/json", ...way.headers, ...signed };
   return new Promise((resolve, reject) => {
     const startedMs = performance.now();
-    const sent = request(url, { method: "POST", agent, headers });
+    const sent = request(way.url, { method: "POST", agent, headers });
     const fail = (cause: Error) => {
       const socket = sent.reusedSocket ? "a used connection" : "a new connection";
-      reject(new Error(`${system}, on ${socket}: ${cause.message}`, { cause }));
+      reject(new Error(`${way.system}, on ${socket}: ${cause.message}`, { cause }));
     };
     sent.once("error", fail);
     sent.once("response", (response) => {
-      let waitedMs: number | null = null;
-      let text = "";
       response.setEncoding("utf8");
-      response.on("data", (chunk: string) => {
-        text += chunk;
-        if (waitedMs === null && text.includes(firstToken)) waitedMs = performance.now() - startedMs;
-      });
+      response.on("data", (chunk: string) => seen(chunk, performance.now() - startedMs));
       response.once("error", fail);
-      response.once("end", () => {
-        if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
-        else resolve(waitedMs);
-      });
+      response.once("end", () => resolve(response.statusCode!));
     });
     sent.end(body);
   });

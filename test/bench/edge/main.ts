@@ -1,7 +1,7 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
  * With --against instead: first tokens of this edge and another checkout's, in several processes of each.
- * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
+ * Edges run in a bare workerd on loopback, because wrangler's development server adds milliseconds.
  * Run: npm run bench:edge -- --help
  */
 import { readFile, writeFile } from "node:fs/promises";
@@ -12,7 +12,7 @@ import { InvalidArgumentError } from "commander";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { batchesOf, planCompletion } from "../../../edge/plan/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
-import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
@@ -71,7 +71,7 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
-    // 6: each of the three cells comes first once in each order of the two edges.
+    // With 6 processes each of the three cells comes first once in each order of the two edges.
     .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
@@ -125,12 +125,7 @@ async function measureCosts(): Promise<Measured> {
   const cpu = await measureCpu();
   for (const row of cpu) say(cpuLine(row));
   const firstTokens = await measureWays();
-  for (const row of firstTokens) say(firstTokenLine(row));
-  const addedRows = [
-    ...added(firstTokens, ours, "the backend directly"),
-    ...added(firstTokens, "portkey", "an OpenAI server directly"),
-  ];
-  for (const row of addedRows) say(addedLine(row));
+  const addedRows = reportAdded(firstTokens, ours);
   const losing = losingLines(cpu, addedRows, ours, "portkey");
   return { targets, rows: [...cpu, ...firstTokens, ...addedRows], losing };
 }
@@ -139,100 +134,103 @@ async function measureHeld(): Promise<Measured> {
   const longBodies = await waysBodies(streamedTokens);
   const parts = { bodies, longBodies, sign: signed, secrets: BACKEND_SECRETS, say };
   const { rates, cpu, streams } = await measureCapacity(parts, options.requests);
-  for (const row of rates) say(firstTokenLine(row));
-  const addedRows = [
-    ...added(rates, "self-hosted edge", "the backend directly"),
-    ...added(rates, "portkey", "an OpenAI server directly"),
-  ];
-  for (const row of addedRows) say(addedLine(row));
+  const addedRows = reportAdded(rates, "self-hosted edge");
   for (const row of cpu) say(edgeCpuLine(row));
   for (const row of streams) say(streamsLine(row));
   return { targets: {}, rows: [...rates, ...addedRows, ...cpu, ...streams], losing: [] };
 }
 
-/** Starts a fresh process of an edge in front of this backend. */
-async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
-  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-  const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
-  const way = { ...completionsWay(system, workerd.url, bodies.public), headers: { authorization: `Bearer ${key}` } };
-  return { way, stop: () => workerd.stop() };
+/** Prints the rows of first tokens, and what the edge and Portkey's gateway add to the direct ways. */
+function reportAdded(rows: readonly FirstTokenRow[], edge: string) {
+  for (const row of rows) say(firstTokenLine(row));
+  const addedRows = [
+    ...added(rows, edge, "the backend directly"),
+    ...added(rows, "portkey", "an OpenAI server directly"),
+  ];
+  for (const row of addedRows) say(addedLine(row));
+  return addedRows;
 }
 
-interface PreparedEdge {
-  system: string;
-  edge: BareEdge;
+type StopLater = (stop: () => unknown) => void;
+
+/** Runs `work`, then stops all that it asked to stop, last first. */
+async function stopping<T>(work: (stopLater: StopLater) => Promise<T>): Promise<T> {
+  const stops: (() => unknown)[] = [];
+  try {
+    return await work((stop) => void stops.push(stop));
+  } finally {
+    for (const stop of stops.reverse()) await stop();
+  }
+}
+
+async function prepareEdge(system: string, folder: string, stopLater: StopLater) {
+  const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+  stopLater(() => edge.remove());
+  return { system, edge };
+}
+type PreparedEdge = Awaited<ReturnType<typeof prepareEdge>>;
+
+/** Starts a fresh process of an edge in front of this backend. */
+async function startEdge({ system, edge }: PreparedEdge, backendUrl: string, stopLater: StopLater): Promise<Way> {
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
+  const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
+  stopLater(() => workerd.stop());
+  return { ...completionsWay(system, workerd.url, bodies.public), headers: { authorization: `Bearer ${key}` } };
+}
+
+async function startFake(stopLater: StopLater): Promise<string> {
+  const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
+  stopLater(fake.stop);
+  return fake.url;
 }
 
 /** Compares first tokens of this edge and the other in many pairs of fresh processes. */
-async function measureEdges(): Promise<Measured> {
+function measureEdges(): Promise<Measured> {
   const { processes } = options;
-  const stops: (() => Promise<unknown>)[] = [];
-  try {
+  return stopping(async (stopLater) => {
     const edges: PreparedEdge[] = [];
-    for (const [system, folder] of folders) {
-      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
-      stops.push(async () => edge.remove());
-      edges.push({ system, edge });
-    }
-    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
-    stops.push(fake.stop);
+    for (const [system, folder] of folders) edges.push(await prepareEdge(system, folder, stopLater));
+    const fakeUrl = await startFake(stopLater);
     const runs: FirstTokenRow[][] = [];
     for (let run = 0; run < processes; run++) {
-      runs.push(await measureProcesses(run % 2 === 0 ? edges : edges.toReversed(), fake.url, run));
+      runs.push(await measureProcesses(run % 2 === 0 ? edges : edges.toReversed(), fakeUrl, run));
       say(`measured ${run + 1} of ${processes} processes of each edge`);
     }
     const compared = compareEdges(runs, ours, theirs);
     for (const row of compared) say(edgesLine(row));
     return { targets: {}, rows: compared, losing: laterLines(compared) };
-  } finally {
-    for (const stop of stops.reverse()) await stop();
-  }
+  });
 }
 
 /** Measures a fresh process of each edge. */
-async function measureProcesses(
-  edges: readonly PreparedEdge[],
-  backendUrl: string,
-  run: number,
-): Promise<FirstTokenRow[]> {
-  const started: Awaited<ReturnType<typeof startEdge>>[] = [];
-  try {
-    for (const { system, edge } of edges) started.push(await startEdge(edge, system, backendUrl));
-    const ways = started.map(({ way }) => way);
-    return await measureBackend("fake", ways, run);
-  } finally {
-    for (const { stop } of started) await stop();
-  }
+function measureProcesses(edges: readonly PreparedEdge[], backendUrl: string, run: number): Promise<FirstTokenRow[]> {
+  return stopping(async (stopLater) => {
+    const ways: Way[] = [];
+    for (const edge of edges) ways.push(await startEdge(edge, backendUrl, stopLater));
+    return measureBackend("fake", ways, run);
+  });
 }
 
-async function measureWays(): Promise<FirstTokenRow[]> {
-  const stops: (() => Promise<unknown>)[] = [];
-  try {
-    const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-    stops.push(async () => edge.remove());
-    const edgeWay = async (backendUrl: string): Promise<Way> => {
-      const { way, stop } = await startEdge(edge, ours, backendUrl);
-      stops.push(stop);
-      return way;
-    };
-    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
-    stops.push(fake.stop);
-    const peers = await portkeyWays(fake.url, bodies.public, say);
-    stops.push(peers.stop);
-    const directly = (backendUrl: string) => directWay(backendUrl, bodies.contract, signed);
-    const ways = [directly(fake.url), await edgeWay(fake.url), ...peers.ways];
-    const rows = await measureBackend("fake", ways);
+function measureWays(): Promise<FirstTokenRow[]> {
+  return stopping(async (stopLater) => {
+    const edge = await prepareEdge(ours, root, stopLater);
+    const ownWays = async (backendUrl: string) => [
+      directWay(backendUrl, bodies.contract, signed),
+      await startEdge(edge, backendUrl, stopLater),
+    ];
+    const fakeUrl = await startFake(stopLater);
+    const peers = await portkeyWays(fakeUrl, bodies.public, say);
+    stopLater(peers.stop);
+    const rows = await measureBackend("fake", [...(await ownWays(fakeUrl)), ...peers.ways]);
     if (options.quick) return rows;
 
     const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
-    stops.push(async () => {
+    stopLater(() => {
       backend.child.kill();
-      await backend.exited;
+      return backend.exited;
     });
-    return [...rows, ...(await measureBackend("real", [directly(backend.url), await edgeWay(backend.url)]))];
-  } finally {
-    for (const stop of stops.reverse()) await stop();
-  }
+    return [...rows, ...(await measureBackend("real", await ownWays(backend.url)))];
+  });
 }
 
 /**

@@ -33,14 +33,10 @@ export interface LoadResult {
   betweenTokensMs: number[];
 }
 
-/** One engine for all runs, as in a server. */
-export interface LoadEngine {
-  run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult>;
-}
-
 const kvBytes = 2 ** 31;
 
-export async function openLoadEngine({ folder, format, threads }: LoadOptions): Promise<LoadEngine> {
+/** Opens one engine for all runs, as in a server. */
+export async function openLoadEngine({ folder, format, threads }: LoadOptions) {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
   const { buildServingGraph }: typeof import("../../../gpu-backend/runtime/model-graph.ts") =
     await from("runtime/model-graph.ts");
@@ -70,7 +66,7 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
     emit: (frames) => heard(frames),
   });
   return {
-    async run(arrivals, centroids) {
+    async run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult> {
       const dueMs = new Map(arrivals.map((arrival) => [arrival.id, arrival.dueMs]));
       const lastTokenMs = new Map<string, number>();
       const result: LoadResult = { seconds: 0, tokens: 0, failed: 0, firstTokenMs: [], betweenTokensMs: [] };

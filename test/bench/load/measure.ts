@@ -1,6 +1,6 @@
 /**
- * Open-loop load on engines, each in a process of its own: our engine with few and with many centroids, to see whether many cost
- * anything; or ours and another checkout's, in rounds whose order alternates. One computes at a time; the other is loaded and idle.
+ * Puts an open-loop load on engines, each in a process of its own: on our engine with few and with many centroids, or on ours and
+ * another checkout's in rounds of alternating order. One engine computes at a time, while the other is loaded and idle.
  */
 import { AskedProcess } from "../asked-process.ts";
 import { gpt2Config } from "../model.ts";

@@ -15,8 +15,10 @@ const batch: BatchRequest = {
   sequences: [sequenceRequest("a")],
 };
 
-/** A status and the name of the process that answers; an Error if none answers. */
-type Answer = [status: number, process: string | null] | Error;
+const { signal } = new AbortController();
+
+/** A status and the name of the process that answers. */
+type Answer = [status: number, process: string | null];
 
 /** A client whose calls get these answers in turn, the last one repeatedly. `calls` lists method, URL and name of each call. */
 function scripted(answers: Answer[], url = "http://b") {
@@ -26,16 +28,12 @@ function scripted(answers: Answer[], url = "http://b") {
     async fetch(target, { method = "GET", headers }) {
       const name = new Headers(headers).get(nameHeader);
       calls.push([method, target, ...(name === null ? [] : [name])].join(" "));
-      const answer = answers[Math.min(calls.length, answers.length) - 1];
-      if (answer instanceof Error) throw answer;
-      const [status, process] = answer;
+      const [status, process] = answers[Math.min(calls.length, answers.length) - 1];
       const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
       return new Response(status === 204 ? null : "", { status, headers: named });
     },
   });
-  const open = (call: Partial<BatchCall> = {}) => {
-    return client.openBatch(batch, { ...firstCall(new AbortController().signal), ...call });
-  };
+  const open = (call: Partial<BatchCall> = {}) => client.openBatch(batch, { ...firstCall(signal), ...call });
   return { client, calls, open };
 }
 
@@ -67,9 +65,9 @@ test.each([
 ])(
   "a batch's answer reports the load %s and the numerics, if known; its call names the numerics",
   async (header, load, numerics) => {
-    const headers: Record<string, string> = {};
-    if (header !== null) headers[loadHeader] = header;
-    if (numerics !== null) headers[numericsHeader] = numerics;
+    const headers = new Headers();
+    if (header !== null) headers.set(loadHeader, header);
+    if (numerics !== null) headers.set(numericsHeader, numerics);
     let asked: string | null = null;
     const client = new BackendClient("http://b", {
       async fetch(_, init) {
@@ -77,7 +75,7 @@ test.each([
         return new Response("", { headers });
       },
     });
-    const call = { ...firstCall(new AbortController().signal), numerics };
+    const call = { ...firstCall(signal), numerics };
     expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load, numerics });
     expect(asked).toBe(numerics);
   },
@@ -103,7 +101,6 @@ test("no call follows a redirect: it would take a prompt to an address that is n
       return new Response(null, { status: 308, headers: { location: "https://elsewhere.example/login?token=t" } });
     },
   });
-  const signal = new AbortController().signal;
   const examples = [{ ids: [1, 2], from: 1 }];
   const request: AdapterRequest = { version: 3, manifestHash: "a".repeat(64), tenant: "acme", examples };
   const calls = [
@@ -157,16 +154,13 @@ test.each<[string, string[], string]>([
   ["is busy", ['{"type":"error","kind":"overloaded","message":"m","retryAfterSeconds":3}\n'], "overloaded"],
   ["refuses", ['{"type":"error","kind":"invalid_request","message":"m","retryAfterSeconds":null}\n'], "refused"],
 ])("a process that makes a memory and %s has failed", async (_, chunks, kind) => {
-  const body = () =>
-    new ReadableStream<Uint8Array>({
-      start(controller) {
-        for (const chunk of chunks) if (chunk !== "silence") controller.enqueue(new TextEncoder().encode(chunk));
-        if (!chunks.includes("silence")) controller.close();
-      },
-    });
-  const client = new BackendClient("http://b", { fetch: async () => new Response(body()), limits: { silenceMs: 25 } });
+  const start = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    for (const chunk of chunks) if (chunk !== "silence") controller.enqueue(new TextEncoder().encode(chunk));
+    if (!chunks.includes("silence")) controller.close();
+  };
+  const fetch = async () => new Response(new ReadableStream({ start }));
+  const client = new BackendClient("http://b", { fetch, limits: { silenceMs: 25 } });
   const done: number[] = [];
-  const { signal } = new AbortController();
   const progress = (tokens: number) => void done.push(tokens);
   const made = client.putMemory("acme", own, new Uint8Array(), { signal, process: null, progress });
   await expect(made).rejects.toMatchObject({ kind });
@@ -185,7 +179,6 @@ test("a memory fails if its process reports the same progress for ever", async (
       return new Response(new ReadableStream({ pull }));
     },
   });
-  const { signal } = new AbortController();
   const made = client.putMemory("acme", own, new Uint8Array(), { signal, process: null });
   await expect(made).rejects.toMatchObject({ kind: "silent" });
   expect(lines).toBeLessThan(2000);

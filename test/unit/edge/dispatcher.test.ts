@@ -82,14 +82,10 @@ test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
   expect(idsOf(routing)).toEqual([["first"], ["other"]]);
 });
 
-test("own adapters of two tenants never share a call", () => {
-  const routing = oneCall();
-  submit(routing, ["one"], "c0", { ...own, tenant: "one" });
-  submit(routing, ["two"], "c0", { ...own, tenant: "two" });
-  expect(idsOf(routing)).toEqual([["one"], ["two"]]);
-});
-
-test("sequences for two backends do not share a call", async () => {
+test("own adapters of two tenants, and sequences for two backends, never share a call", async () => {
+  const ofTenants = oneCall();
+  for (const tenant of ["one", "two"]) submit(ofTenants, [tenant], "c0", { ...own, tenant });
+  expect(idsOf(ofTenants)).toEqual([["one"], ["two"]]);
   const routing = oneCall(2);
   for (let i = 0; i < 40; i++) submit(routing, [`s${i}`], `c${i}`, mixture);
   expect(routing.backends.map(({ calls }) => calls.map(({ ids }) => ids.length))).toEqual([[1], [1]]);

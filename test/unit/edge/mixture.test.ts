@@ -170,11 +170,8 @@ test("whatever is near, weights add up to 1 and keep to the contract", () => {
 });
 
 test("whatever is listed, weights add up to 1 and keep to the contract", () => {
-  const entry = fc.record({
-    isBase: fc.boolean(),
-    isOff: fc.boolean(),
-    weight: fc.double({ min: 0, max: 1e6, noNaN: true }),
-  });
+  const weight = fc.double({ min: 0, max: 1e6, noNaN: true });
+  const entry = fc.record({ isBase: fc.boolean(), isOff: fc.boolean(), weight });
   fc.assert(
     fc.property(
       fc.array(entry, { minLength: 1, maxLength: 3 }),
@@ -182,12 +179,10 @@ test("whatever is listed, weights add up to 1 and keep to the contract", () => {
       fc.integer({ min: 1, max: 1024 }),
       (entries, isFixed, tokens) => {
         fc.pre(!isFixed || entries.some(({ weight }) => weight > 1e-9));
-        const listed = entries.map(
-          ({ isBase, isOff, weight }, k): Listed => ({
-            candidate: isBase && k === 0 ? null : { ...nearest[k], isOff },
-            weight: isFixed ? weight : null,
-          }),
-        );
+        const listed = entries.map((one, k): Listed => {
+          const expert = one.isBase && k === 0 ? null : { ...nearest[k], isOff: one.isOff };
+          return { candidate: expert, weight: isFixed ? one.weight : null };
+        });
         const planned = listedMixture(listed, {}, { tokens });
         expect(totalOf(planned)).toBeCloseTo(1, 9);
         mixtureSchema.parse(planned.request);

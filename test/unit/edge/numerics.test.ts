@@ -3,19 +3,9 @@ import { expect, test } from "vitest";
 import { roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
 import type { SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import {
-  backendAt,
-  callFailure,
-  framesFor,
-  runBatch,
-  type ScriptedBackend,
-  type ScriptedRouting,
-  scriptedRouting,
-} from "../../support/scripted-backends.ts";
+import { backendAt, callFailure, framesFor, runBatch, scriptedRouting } from "../../support/scripted-backends.ts";
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
-
-const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 
 /** A batch of which a backend with these `numerics` has sent two tokens. `second` is another backend. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
@@ -59,7 +49,8 @@ test.each(["its refusal", "its answer"])(
     }
     await ended;
     expect(received).toMatchObject([...framesFor(sequence("a")).slice(0, 2), numericsError("a")]);
-    expect(routing.events).toContain(`not resumed ${nameOf(routing, first)} 1`);
+    const name = routing.names[routing.backends.indexOf(first)];
+    expect(routing.events).toContain(`not resumed ${name} 1`);
     expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
     await routing.settled();
     expect(routing.names.map((name) => routing.router.shareOf(backendAt(routing.router, name), 0))).toEqual([0, 0]);

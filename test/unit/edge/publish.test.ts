@@ -1,8 +1,8 @@
 /** What the admin API does to a bucket, over one in memory, with real artifacts of a tiny model. */
 import path from "node:path";
-import { beforeAll, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { storedBytes, switchesIn, switchTo } from "../../../edge/artifacts/publish.ts";
-import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
+import { readArtifactSet } from "../../../infra/publish/artifact-set.ts";
 import { edgeFilesOf, objectName, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { MemoryBucket, publishTo, rollBackIn } from "../../support/memory-bucket.ts";
@@ -10,18 +10,12 @@ import { temporaryFolder } from "../../support/temporary-folder.ts";
 import { variantOf, writeTinyModel } from "../../support/tiny-model.ts";
 
 const folder = temporaryFolder();
-let first: ArtifactSet;
-let second: ArtifactSet;
-let otherModel: ArtifactSet;
-
-beforeAll(async () => {
-  const [model, other] = [path.join(folder, "model"), path.join(folder, "other")];
-  await writeTinyModel(model);
-  await writeTinyModel(other, 8);
-  first = await readArtifactSet(path.join(model, "artifacts"));
-  second = await readArtifactSet(await variantOf(model, path.join(folder, "second"), "second"));
-  otherModel = await readArtifactSet(path.join(other, "artifacts"));
-});
+const [model, other] = [path.join(folder, "model"), path.join(folder, "other")];
+await writeTinyModel(model);
+await writeTinyModel(other, 8);
+const first = await readArtifactSet(path.join(model, "artifacts"));
+const second = await readArtifactSet(await variantOf(model, path.join(folder, "second"), "second"));
+const otherModel = await readArtifactSet(path.join(other, "artifacts"));
 
 let bucket: MemoryBucket;
 beforeEach(() => {

@@ -94,13 +94,10 @@ test("a recomputed stream continues after any event, even if its choices come in
   }
 });
 
-test("a recomputed stream of a chat has the same texts as its chunks", () => {
+test("a recomputed stream of a chat has the same texts as its chunks, and the usage once", () => {
   const { cursor } = sent(1, chatChunk(0, ""), chatChunk(0, "a"), chatChunk(0, undefined));
   const made = ["", "a", "", "b"].map((said): Made => [0, said, false]);
   expect(lacking(cursor, made)).toEqual([[0, "b", false]]);
-});
-
-test("a recomputed stream has the usage once", () => {
   const ends = events.map(written);
   expect([sent(2, ...ends), sent(2, ...ends, usage)].map(({ cursor }) => cursor.isUsageSent)).toEqual([false, true]);
 });

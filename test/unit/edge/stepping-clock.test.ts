@@ -120,16 +120,15 @@ test("a revoked key stays refused, and a new one is found, after the clock was s
   const held: Promise<unknown>[] = [];
   const records = createRecords(namespace, clock.now, (read) => void held.push(read));
   const keys = createKeyStore([], records, clock.now);
-  await expect(keys.accessOf("sk-one", "")).rejects.toThrow("not known");
+  const access = () => keys.accessOf("sk-one", "");
+  await expect(access()).rejects.toThrow("not known");
   stored.set(keyPrefix + keyIdOf(hash), record);
   clock.ms -= 5 * hourMs;
-  expect(await keys.accessOf("sk-one", "")).toMatchObject({ tenant: "acme" });
+  expect(await access()).toMatchObject({ tenant: "acme" });
   stored.set(revokedPrefix + keyIdOf(hash), { revokedAt: "2026-11-30T00:00:00.000Z" });
-  clock.ms -= 5 * hourMs;
-  await expect(keys.accessOf("sk-one", "")).rejects.toThrow("revoked");
-  for (const hours of [-48, 5, -1, 100]) {
+  for (const hours of [-5, -48, 5, -1, 100]) {
     clock.ms += hours * hourMs;
-    await expect(keys.accessOf("sk-one", "")).rejects.toThrow("revoked");
+    await expect(access()).rejects.toThrow("revoked");
   }
 });
 

@@ -1,16 +1,17 @@
 /** Folders that the publish command reads: what edge or backend would refuse is refused before anything is sent. */
 import { appendFile, cp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { beforeAll, expect, test } from "vitest";
-import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
+import { expect, test } from "vitest";
+import { readArtifactSet } from "../../../infra/publish/artifact-set.ts";
 import { readTensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 import { writeTinyModel } from "../../support/tiny-model.ts";
 
 const folder = temporaryFolder();
-let first: ArtifactSet;
 const artifacts = (name: string) => path.join(folder, name, "artifacts");
+await writeTinyModel(path.join(folder, "first"));
+const first = await readArtifactSet(artifacts("first"));
 
 interface EditableManifest {
   centroids: { label: string[] }[];
@@ -48,11 +49,6 @@ async function edit(directory: string, change: (manifest: EditableManifest) => u
   change(manifest);
   await writeFile(file, JSON.stringify(manifest));
 }
-
-beforeAll(async () => {
-  await writeTinyModel(path.join(folder, "first"));
-  first = await readArtifactSet(artifacts("first"));
-});
 
 const change = (part: "model" | "hyperNetwork", changed: object) => (directory: string) =>
   edit(directory, (manifest) => Object.assign(manifest[part], changed));

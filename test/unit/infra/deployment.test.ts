@@ -1,14 +1,12 @@
 /** compose.yaml and the dashboard against the code: port, settings, metrics. The images have a test of their own. */
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { readConfig } from "../../../gpu-backend/config.ts";
+import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
 import { noticeMs } from "../../../infra/serve-edge.ts";
 import { backendMetricNames, edgeMetricNames, namesIn } from "../../support/metric-names.ts";
 import { read } from "../../support/project.ts";
 
 const preset = readConfig({});
-/** Every setting that config.ts knows, as it is written there. */
-const settings = [...read("gpu-backend/config.ts").matchAll(/^ {2}([A-Z_]+):/gm)].map(([, name]) => name);
 
 test("compose publishes the edge alone, on loopback, before a backend that is healthy and has the same secret", () => {
   const { services, volumes } = parse(read("infra/compose.yaml"));
@@ -36,7 +34,7 @@ test("compose gives the backend settings that config.ts knows", () => {
   // The only folder that the image may write to.
   expect(backend.tmpfs).toEqual([`/app/${preset.dataDirectory}`]);
   expect(backend.read_only).toBe(true);
-  expect(settings).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
+  expect(Object.keys(environmentSchema.shape)).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
   const given = Object.entries<string | null>(backend.environment).filter(([, value]) => value && !value.includes("$"));
   expect(readConfig(Object.fromEntries(given) as Record<string, string>)).toEqual(preset);
   expect(Number.parseFloat(backend.stop_grace_period) * 1000).toBeGreaterThan(preset.drainMs);

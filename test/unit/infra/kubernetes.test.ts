@@ -81,7 +81,6 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   test("runs the image's command on its port, without root, with a file system of which only DATA_DIR is writable", () => {
     expect([container.command, container.args]).toEqual([undefined, undefined]);
     expect(container.ports).toEqual([{ name: "http", containerPort: preset.port }]);
-    expect(container.image).toBe(`chameleon-backend:${name === "gpu" ? "gpu" : "cpu"}`);
     expect(pod.securityContext).toMatchObject({ runAsNonRoot: true, runAsUser: 1000 });
     expect(container.securityContext.readOnlyRootFilesystem).toBe(true);
     expect(container.volumeMounts).toEqual([{ name: "data", mountPath: `/app/${preset.dataDirectory}` }]);
@@ -115,8 +114,9 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(String(config.threads)).toBe(requests.cpu);
   });
 
-  test("has its device", () => {
+  test("has its image and its device", () => {
     const isGpu = name === "gpu";
+    expect(container.image).toBe(`chameleon-backend:${isGpu ? "gpu" : "cpu"}`);
     expect(config.device).toBe(isGpu ? "webgpu" : "cpu");
     expect(container.resources.limits["nvidia.com/gpu"]).toBe(isGpu ? "1" : undefined);
     expect(pod.runtimeClassName).toBe(isGpu ? "nvidia" : undefined);
@@ -150,15 +150,13 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
       expect(from).not.toHaveLength(0);
       expect(ports).toEqual([{ protocol: "TCP", port: "http" }]);
     }
-    const [monitor] = ofKind("ServiceMonitor");
-    const wanted = Object.entries(monitor.spec.selector.matchLabels);
-    const scraped = ofKind("Service").filter((service) =>
-      wanted.every(([key, value]) => service.metadata.labels[key] === value),
-    );
-    expect(scraped.map(({ metadata }) => metadata.name)).toEqual([set.spec.serviceName]);
-    const [{ port, path }] = monitor.spec.endpoints;
-    expect(port).toBe("http");
-    expect(getPaths).toContain(path);
+    const { selector, endpoints } = ofKind("ServiceMonitor")[0].spec;
+    const wanted = Object.entries(selector.matchLabels);
+    const services = ofKind("Service").map(({ metadata }) => metadata);
+    const scraped = services.filter(({ labels }) => wanted.every(([key, value]) => labels[key] === value));
+    expect(scraped.map(({ name }) => name)).toEqual([set.spec.serviceName]);
+    expect(endpoints[0].port).toBe("http");
+    expect(getPaths).toContain(endpoints[0].path);
   });
 
   test("scales on the slots and the queue of its own namespace, and keeps its pods if Prometheus does not answer", async () => {
@@ -256,9 +254,7 @@ describe.skipIf(!hasKustomize)("the overlay complete", () => {
     expect(variable("BACKEND_URLS").value).toBe(`http://{name}.${pods.metadata.name}:${pods.spec.ports[0].port}`);
     const { env } = statefulSetOf("cpu").spec.template.spec.containers[0];
     expect(env).toContainEqual(variable("BACKEND_SECRETS"));
-    const policy = objects.find(
-      ({ kind, metadata }) => kind === "NetworkPolicy" && metadata.name !== "chameleon-edge",
-    )!;
+    const policy = rendered.get("cpu")!.find(({ kind }) => kind === "NetworkPolicy")!;
     expect(pod.metadata.labels).toMatchObject(policy.spec.ingress[0].from[0].podSelector.matchLabels);
     const [, toBackends] = ofEdge("NetworkPolicy").spec.egress;
     expect(statefulSetOf("cpu").spec.template.metadata.labels).toMatchObject(toBackends.to[0].podSelector.matchLabels);
@@ -286,20 +282,16 @@ describe.skipIf(!hasKustomize)("the overlay complete", () => {
 
 describe.skipIf(!hasKustomize)("overlays", () => {
   test("have namespaces of their own, so that several fit into a cluster", () => {
-    const namespaces = [...rendered.values()].map((objects) => {
-      const all = objects.map(({ metadata }) => metadata.namespace);
-      expect(new Set(all).size).toBe(1);
-      return all[0];
-    });
-    expect(new Set(namespaces).size).toBe(namespaces.length);
+    const namespaces = [...rendered.values()].map((all) => new Set(all.map(({ metadata }) => metadata.namespace)));
+    expect(namespaces.map(({ size }) => size)).toEqual(namespaces.map(() => 1));
+    expect(new Set(namespaces.flatMap((names) => [...names])).size).toBe(namespaces.length);
   });
 
   test("of a region name one of the edge's regions, and run where its nodes are", () => {
-    const set = statefulSetOf("region");
-    expect(regions).toContain(set.spec.template.metadata.labels.region);
-    const { nodeSelectorTerms } =
-      set.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution;
-    expect(nodeSelectorTerms[0].matchExpressions[0].key).toBe("topology.kubernetes.io/region");
+    const { metadata, spec } = statefulSetOf("region").spec.template;
+    expect(regions).toContain(metadata.labels.region);
+    const [term] = spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms;
+    expect(term.matchExpressions[0].key).toBe("topology.kubernetes.io/region");
   });
 
   test.each<[string, (set: KubernetesObject) => void, RegExp]>([

@@ -10,11 +10,6 @@ import { freePorts } from "../../../support/stack.ts";
 import { installPeer } from "../../peer-package.ts";
 import { completionsWay, type Way } from "../first-token.ts";
 
-interface Portkey {
-  url: string;
-  stop(): Promise<void>;
-}
-
 /**
  * Ways to the completions of the OpenAI-compatible server at `serverUrl`: directly, and through Portkey's gateway. If the gateway cannot
  * be installed or started, a line says why.
@@ -42,7 +37,7 @@ export async function portkeyWays(
 }
 
 /** Starts the gateway on `port`, which must be free. */
-async function startPortkey(port: number): Promise<Portkey> {
+async function startPortkey(port: number) {
   const script = path.join(import.meta.dirname, "node_modules/@portkey-ai/gateway/build/start-server.js");
   const child: ChildProcess = spawn(process.execPath, [script, `--port=${port}`, "--headless"], {
     stdio: ["ignore", "pipe", "pipe"],

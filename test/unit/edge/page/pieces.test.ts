@@ -15,14 +15,12 @@ function choiceOf(text: string, tokens: string[], text_offset: number[], token_l
   return { index: 0, text, finish_reason: null, logprobs: { tokens, token_logprobs, top_logprobs, text_offset } };
 }
 
-test("a chunk of one token is a piece with its five likeliest alternatives", () => {
+test("a chunk's token, or tokens of one character, are a piece with the five likeliest alternatives", () => {
   const [piece, ...others] = piecesOf(choiceOf(" a", [" a"], [0], [-1]), "adapted");
   expect(others).toEqual([]);
   expect(piece).toMatchObject({ text: " a", tokens: 1, adapted: -1, base: null, source: null });
   expect(piece.alternatives.map(([token]) => token)).toEqual([" a", "b", "c", "d", "e"]);
-});
-
-test("tokens that make one character together are one piece", () => {
+  // Tokens that make one character together are one piece.
   const pieces = piecesOf(choiceOf("é", ["bytes:\\xc3", "bytes:\\xa9"], [0, 0], [-1, -2]), "base");
   expect(pieces).toMatchObject([{ text: "é", tokens: 2, adapted: null, base: -3 }]);
   expect(piecesOf(choiceOf("", [], [], []), "base")).toEqual([]);
