@@ -33,7 +33,6 @@ export interface SupervisorParts {
   /** A monotonic clock, in milliseconds. */
   now(): number;
   environment: NodeJS.ProcessEnv;
-  /** Default: engine/process.ts. */
   script?: URL;
   onMessage(message: EngineMessage): void;
   onEnd(): void;

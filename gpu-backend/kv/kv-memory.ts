@@ -29,7 +29,6 @@ export type KvCopy = readonly KvArray[];
 
 export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
-/** Keys and values of a parked row. */
 export interface ParkedKv {
   readonly positions: number;
   /** Keys and values until the end of the step that parks the row; then null. */

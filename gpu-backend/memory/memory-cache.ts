@@ -12,14 +12,12 @@ export interface MemoryCacheParts {
   maximumBytes: number;
 }
 
-/** A pinned memory. */
 export interface OpenMemory {
   readonly tenant: string;
   readonly hash: string;
   readonly search: MemorySearch;
 }
 
-/** An open memory, or one that is being opened. */
 interface Entry {
   readonly tenant: string;
   readonly hash: string;

@@ -111,10 +111,7 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   [`NFC Split(${llama3Pattern.replace("{1,3}", "")}) ByteLevel(false)`]: "qwen2",
 };
 
-/**
- * `text`: of tokenizer.json. Ids below `vocabularySize` that it does not name are unused. `eosIds` and `bosId` come from config.json or
- * generation_config.json. Throws an Error of one line that names the first faulty field.
- */
+/** `text`: tokenizer.json. `eosIds`, `bosId`: of the other files. Throws an Error of one line that names the first faulty field. */
 export function tokenizerOfJson(
   text: string,
   { vocabularySize, eosIds, bosId }: { vocabularySize: number; eosIds: readonly number[]; bosId: number | null },

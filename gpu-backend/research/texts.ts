@@ -16,7 +16,6 @@ const drawSeed = 12;
 
 export type TextTokenizer = Pick<Tokenizer, "encode">;
 
-/** Consecutive tokens of a document. */
 export interface Text {
   document: string;
   /** In `eval`, the longest prompt and then the scored tokens. */

@@ -162,10 +162,7 @@ class FormReader {
     return told;
   }
 
-  /**
-   * Adds a schema to `parts`, and those of its `allOf` and `$ref`, which must hold, too. `path`: references that led here. A referenced
-   * schema counts towards the limit at each reference, because it is read each time.
-   */
+  /** Adds a schema and those of its `allOf` and `$ref` to `parts`. `path`: references that led here; each counts towards the limit. */
   #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
     const told = this.#keywords(part);
     if (told.length === 0) return;

@@ -1,10 +1,7 @@
 import { sha256Hex } from "../bytes.ts";
 import type { Documents } from "./inference.ts";
 
-/**
- * The name of a tenant's memory, for edge and backends: SHA-256 over tenant, manifest and documents, each field as UTF-8 after its length
- * in bytes. The tenant is part of it, so that equal documents of two tenants share nothing.
- */
+/** The name of a memory: SHA-256 over tenant, manifest and documents. So equal documents of two tenants share nothing. */
 export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
   const encoder = new TextEncoder();
   const fields = [tenant, manifestHash, ...documents.flatMap(({ name, text }) => [name, text])].map((field) =>

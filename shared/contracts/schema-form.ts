@@ -1,7 +1,4 @@
-/**
- * The form of a JSON Schema: a simpler schema that a grammar can express (gpu-backend/engine/grammar.ts). It admits the values of the
- * schema, or some of them (json-schema.ts). Pure.
- */
+/** The form of a JSON Schema: a simpler schema that a grammar can express, and that admits no other values (json-schema.ts). Pure. */
 
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];

@@ -16,7 +16,6 @@ export interface EvidenceTokens {
   spans?: Span[] | undefined;
 }
 
-/** Settings of mixtures; a manifest may have its own. */
 export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
 /** Used for manifests without `evidence`. */

@@ -26,10 +26,7 @@ export class BoundedTemplate {
     this.#program = parseTemplate(source);
   }
 
-  /**
-   * `conversationCharacters`: the limit on characters grows with it. `nowMs`: for `strftime_now`, in UTC. Throws a TemplateLimitError, a
-   * TemplateRefusal if the template calls `raise_exception`, or another Error if it fails.
-   */
+  /** `nowMs`: for `strftime_now`, in UTC. Throws a TemplateLimitError, a TemplateRefusal, or another Error if the template fails. */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
     for (const [name, value] of Object.entries({ ...globals(nowMs), ...variables })) environment.set(name, value);

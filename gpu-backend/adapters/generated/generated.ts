@@ -13,13 +13,6 @@ import { ServiceError } from "../../../shared/errors.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-interface Entry {
-  /** null for the static adapter. */
-  vector: Float32Array | null;
-  scale: number;
-  hash: string;
-}
-
 /** `file`: hyper-network.safetensors. Throws an Error if its centroids or scales differ from the manifest's. */
 export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
   const network = readHyperNetwork(file);
@@ -27,7 +20,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
   // Values are checked when an adapter is made, so that NaN fails only one centroid's adapter.
   const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
   const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
-  const entries = new Map<string, Entry>(
+  const entries = new Map<string, { vector: Float32Array | null; scale: number; hash: string }>(
     manifest.centroids.map((record, index) => {
       const vector = vectors.subarray(index * P, (index + 1) * P);
       checkCentroid(record, vector, scales[index]);

@@ -94,10 +94,7 @@ function lossWithout(heldOut: readonly number[], fold: number): number {
   return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
 }
 
-/**
- * All positions of the examples. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for
- * all tokens that are no candidates.
- */
+/** All positions of the examples. The loss is over candidate tokens, of which the last stands for all that are no candidates. */
 interface FitData {
   /** First position of each example, then N. */
   offsets: number[];

@@ -1,7 +1,4 @@
-/**
- * Finds keys of documents in a tenant's other memories, finished or not, by the labels of their files. A label is the manifest's hash, then
- * each document's hash and number of tokens (U32, little-endian).
- */
+/** Finds a document's keys in other memories by their labels: the manifest's hash, then each document's hash and tokens (U32). */
 import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, windowsOf } from "./document-windows.ts";

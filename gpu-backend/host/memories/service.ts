@@ -9,13 +9,9 @@ import { cancelled, MakingQueue } from "../own-adapters/making-queue.ts";
 import { MemoryBuild } from "./build.ts";
 import { type DocumentTokenizer, encodeDocuments } from "./document-windows.ts";
 
-interface MemorySet {
-  engine: Pick<EngineClient, "keysOf" | "info">;
-  tokenizer(): Promise<DocumentTokenizer>;
-}
-
 export interface MemoryServiceParts {
-  setOf(manifestHash: string): MemorySet; // ServingSets.of
+  /** ServingSets.of */
+  setOf(hash: string): { engine: Pick<EngineClient, "keysOf" | "info">; tokenizer(): Promise<DocumentTokenizer> };
   store: TenantStore;
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
@@ -23,7 +19,6 @@ export interface MemoryServiceParts {
 
 export interface RunningBuild {
   build: Pick<MemoryBuild, "tokens" | "totalTokens" | "computedTokens">;
-  /** Resolves to the memory's bytes. */
   ready: Promise<number>;
 }
 

@@ -13,7 +13,6 @@ export const idleMs = 60_000;
 
 interface FitClientParts {
   environment: NodeJS.ProcessEnv;
-  /** Default: fit-process.ts. */
   script?: URL;
   fitMs?: number;
 }

@@ -43,7 +43,6 @@ export class ServingSets {
     return [...this.#held.keys()];
   }
 
-  /** Manifest hashes of sets whose engine runs. */
   get serving(): string[] {
     return this.held.flatMap(({ manifestHash, isServing }) => (isServing ? [manifestHash] : []));
   }

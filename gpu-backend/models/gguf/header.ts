@@ -37,7 +37,6 @@ const typeNames: readonly (string | null)[] = [
 ];
 
 const decoder = new TextDecoder();
-/** Bytes of one read of the file. */
 const windowBytes = 2 ** 16;
 
 export interface TensorInfo {
@@ -50,13 +49,8 @@ export interface TensorInfo {
   bytes: number;
 }
 
-/** A metadata array before it is decoded. */
-interface StoredArray {
-  elementType: number;
-  count: number;
-  at: number;
-}
-type MetadataValue = number | bigint | boolean | string | StoredArray;
+/** An object is an array before it is decoded. */
+type MetadataValue = number | bigint | boolean | string | { elementType: number; count: number; at: number };
 
 const boolType = 7;
 const textType = 8;

@@ -5,10 +5,7 @@ import { checksumOf, hasChecksum } from "./checksum.ts";
 import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
-/**
- * Downloads `file` to `folder`, unless it is there. Throws a HubError of one line, or the signal's reason when aborted; the partial file
- * stays, unless its content is wrong. `onBytes` gets the number of the file's bytes on disk.
- */
+/** Throws a HubError of one line, or the signal's reason. A partial file stays unless it is wrong. `onBytes` gets its size on disk. */
 export async function download(
   file: RemoteFile,
   folder: string,

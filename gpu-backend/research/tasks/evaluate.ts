@@ -42,7 +42,6 @@ export interface TaskRow {
   own: Score & { kept: boolean };
 }
 
-/** Numbers of examples that are measured. */
 const sizes = [8, 32, 128];
 
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {

@@ -77,10 +77,7 @@ export interface ScaleTrial {
   losses: number[];
 }
 
-/**
- * Chooses the scale of a centroid: the one with the lowest loss among those that harm no corpus, or 0 (off) if it gains too little. A
- * corpus that the base knows by heart can only lose; a gain on other text must not outweigh its loss.
- */
+/** The scale with the lowest loss of those that harm no corpus, whatever they gain on others; 0 (off) if it gains too little. */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
   const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);

@@ -53,7 +53,6 @@ export async function chooseScales(reader: Reader, validation: PlacedSet, adapte
   return Float32Array.from(trials, (ofCentroid) => chooseScale([...ofCentroid.values()]));
 }
 
-/** Number of documents of each centroid, [K]. */
 export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroids: CentroidVectors): number[] {
   const documents = Array.from({ length: centroids.count }, () => new Set<string>());
   for (const [i, k] of assignAll(embeddings, centroids).entries()) documents[k].add(documentKey(windows[i]));

@@ -119,17 +119,13 @@ async function austen(folder: string): Promise<string[]> {
 export function novelsOf(database: Uint8Array): string[][] {
   const novels: string[][] = [];
   for (let at = 0; at < database.length; ) {
+    // Node's types lack this result of inflateSync.
+    type Inflated = { buffer: Buffer; engine: { bytesWritten: number } };
     const { buffer, engine } = inflateSync(database.subarray(at + 4), { info: true }) as unknown as Inflated;
     at += 4 + engine.bytesWritten;
     novels.push(stringsOf(buffer));
   }
   return novels;
-}
-
-// Node's types lack this result of inflateSync.
-interface Inflated {
-  buffer: Buffer;
-  engine: { bytesWritten: number };
 }
 
 function stringsOf(serialised: Buffer): string[] {
