@@ -132,9 +132,11 @@ export class DeviceKv implements KvStore {
     return view(buffers.at(-1)!, places * room, this.#shape.arrays.at(-1)!.width);
   }
 
-  /** Index of a position's state in `allStates`. */
+  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for it: a kernel would write elsewhere. */
   stateIndex(place: number, position: number): number {
-    return place * this.#arrays.room + position;
+    const { places, room } = this.#arrays;
+    if (place >= places || position >= room) throw new Error(`the row has no room for position ${position}`);
+    return place * room + position;
   }
 
   placeOf(row: Kv): number {
@@ -271,6 +273,7 @@ export class DeviceKv implements KvStore {
     const { arrays: shapes } = this.#shape;
     const most = Math.floor(this.capacityBytes / bytesPerPosition(this.#shape) / room) - 1;
     const places = Math.min(powerOfTwo(rows.length, firstPlaces), this.#maximumRows, most);
+    if (places < rows.length) throw new Error(`KV memory does not hold ${rows.length} rows of ${room} positions`);
     const [old, next] = [this.#arrays, { places, room, buffers: [] } as Arrays];
     const [oldStaging, staging] = [this.#staging, { places: 1, room, buffers: [] } as Arrays];
     const moved = rows.filter(({ positions }) => positions > 0);

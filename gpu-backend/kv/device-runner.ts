@@ -45,16 +45,21 @@ export async function openDeviceRunner(
   limits: DeviceLimits,
 ): Promise<DeviceRunner> {
   const memory = await DeviceMemory.open(limits.threads);
-  const sessions = {
-    trunk: await memory.session(buildDeviceTrunk(config, weights)),
-    head: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: false })),
-    mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: true })),
-  };
-  const tokens = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
-  const embedding = await memory.allocate(tokens.length, tokens);
-  const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
-  const own = await DeviceOwn.open(config, memory);
-  return new DeviceRunner({ config, gates: bank.gates, memory, sessions, embedding, kv, own });
+  try {
+    const sessions = {
+      trunk: await memory.session(buildDeviceTrunk(config, weights)),
+      head: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: false })),
+      mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: true })),
+    };
+    const tokens = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
+    const embedding = await memory.allocate(tokens.length, tokens);
+    const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
+    const own = await DeviceOwn.open(config, memory);
+    return new DeviceRunner({ config, gates: bank.gates, memory, sessions, embedding, kv, own });
+  } catch (error) {
+    await memory.release();
+    throw error;
+  }
 }
 
 interface Parts {
