@@ -36,11 +36,8 @@ test("anything but a file is refused, and a pipe that nobody writes to does not 
 
 test("only unfinished writes that began before the given time are removed", async () => {
   const shared = path.join(folder, "shared");
-  for (const [name, seconds] of [
-    [".unfinished-old", 99],
-    [".unfinished-new", 100],
-    ["finished", 1],
-  ] as const) {
+  const folders = { ".unfinished-old": 99, ".unfinished-new": 100, finished: 1 };
+  for (const [name, seconds] of Object.entries(folders)) {
     await mkdir(path.join(shared, name), { recursive: true });
     await utimes(path.join(shared, name), seconds, seconds);
   }

@@ -109,7 +109,7 @@ test("weighing: a result that is not a number shows in the evidence", () => {
   expect(weigh(priors, rule, [[-1, Number.NaN, -1]]).evidence.nats).toBeNaN();
 });
 
-test("given weights are served as they are, but for what weighs next to nothing", () => {
+test("given weights are served as they are, except for negligible ones", () => {
   expect(withFloor({ base: 0, adapters: [0.5, 0.5] }, 0)).toEqual({ base: 0, adapters: [0.5, 0.5] });
   const { base, adapters } = withFloor({ base: 0.6, adapters: [0.399, 0.001] }, 0.05);
   expect(adapters[1]).toBe(0);
@@ -117,7 +117,7 @@ test("given weights are served as they are, but for what weighs next to nothing"
   expect(withFloor({ base: 1, adapters: [] }, 0.05)).toEqual({ base: 1, adapters: [] });
 });
 
-test("the default calibration is one that a manifest may hold; what is off leaves its prior to the base", () => {
+test("a manifest may hold the default calibration; a centroid that is off leaves its prior to the base", () => {
   expect(evidenceSchema.safeParse(defaultCalibration).success).toBe(true);
   const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => nearOf(similarity, off.includes(k)));
   const { base, fixed, adapters } = priorsOf(near(), false, defaultCalibration);

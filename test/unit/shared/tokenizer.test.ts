@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
-import { describe, expect, it, vi } from "vitest";
+import { expect, it, vi } from "vitest";
 import { tokenizerOfJson } from "../../../gpu-backend/models/tokenizer-source.ts";
 import { readTensorFile, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { Merger } from "../../../shared/tokenizer/merger.ts";
@@ -15,96 +15,92 @@ const gpt2 = gpt2Tokenizer();
 /** Bytes of GPT-2's longest piece. */
 const longestPiece = 128;
 
-describe("with GPT-2's vocabulary", () => {
-  it("decodes part of a character as U+FFFD", () => {
-    const ids = gpt2.encode("🦎");
-    expect(ids.length).toBeGreaterThan(1);
-    expect(gpt2.decode(ids.slice(0, 1))).toBe("\ufffd");
-  });
-
-  it.each([-1, 50257, 1.5, Number.NaN])("refuses to decode %s, which is not in the vocabulary", (id) => {
-    expect(() => gpt2.decode([id])).toThrow(RangeError);
-  });
-
-  it("forgets words without changing their ids", () => {
-    const words = Array.from({ length: 20_000 }, (_, i) => ` w${i.toString(36)}`);
-    const before = gpt2.encode(" remembered w1");
-    for (const word of words) gpt2.encode(word);
-    expect(gpt2.encode(" remembered w1")).toEqual(before);
-  });
-
-  it.each([
-    ["a", 100_000],
-    [" ", 100_000],
-    ["é", 50_000],
-    ["😀", 25_000],
-    ["ab", 50_000],
-    ["!?", 50_000],
-  ])("encodes a run of %j × %d in time that grows with its length, not with the square of it", (unit, repeats) => {
-    // The same characters, whole and in eighths: equally fast if time is linear, 8 times slower if it is quadratic.
-    const factor = 8;
-    const [part, whole] = [unit.repeat(repeats / factor), unit.repeat(repeats)];
-    const cpuMs = (text: string, times: number) => {
-      const start = process.cpuUsage();
-      for (let i = 0; i < times; i++) gpt2.encode(text);
-      return process.cpuUsage(start).user / 1000;
-    };
-    // Processor time, and the best of a few runs in turns, because other work on the machine disturbs single ones.
-    let times = 1;
-    while (cpuMs(whole, times) < 20) times *= 2;
-    const best = { whole: Number.POSITIVE_INFINITY, parts: Number.POSITIVE_INFINITY };
-    for (let attempt = 0; attempt < 3; attempt++) {
-      best.whole = Math.min(best.whole, cpuMs(whole, times));
-      best.parts = Math.min(best.parts, cpuMs(part, factor * times));
-    }
-    const ratio = best.whole / best.parts;
-    expect(ratio).toBeLessThan(3);
-  });
+it("GPT-2's tokenizer decodes part of a character as U+FFFD", () => {
+  const ids = gpt2.encode("🦎");
+  expect(ids.length).toBeGreaterThan(1);
+  expect(gpt2.decode(ids.slice(0, 1))).toBe("\ufffd");
 });
 
-describe("with a bound", () => {
-  const words = Array.from({ length: 500 }, (_, i) => `word${i * 7919}`).join(" ");
-  const runs = ["a".repeat(5000), "-".repeat(5000), " ".repeat(300), "é".repeat(900), "x😀".repeat(400)];
-  const texts = [words, ...runs, "", "a"];
+it.each([-1, 50257, 1.5, Number.NaN])("GPT-2's tokenizer refuses to decode %s", (id) => {
+  expect(() => gpt2.decode([id])).toThrow(RangeError);
+});
 
-  it("gives all ids of a text that keeps to it, and one more than it of any other, of words the first", () => {
-    expect(gpt2.encode(words, 100)).toEqual(gpt2.encode(words).slice(0, 101));
-    for (const text of texts) {
-      const ids = gpt2.encode(text);
-      for (const most of [0, 1, 2, 7, 64, ids.length - 1, ids.length, ids.length + 1, 100_000]) {
-        if (most < 0) continue;
-        const bounded = gpt2.encode(text, most);
-        if (ids.length <= most) expect(bounded).toEqual(ids);
-        else expect([text.slice(0, 5), most, bounded.length]).toEqual([text.slice(0, 5), most, most + 1]);
-      }
+it("GPT-2's tokenizer forgets words without changing their ids", () => {
+  const words = Array.from({ length: 20_000 }, (_, i) => ` w${i.toString(36)}`);
+  const before = gpt2.encode(" remembered w1");
+  for (const word of words) gpt2.encode(word);
+  expect(gpt2.encode(" remembered w1")).toEqual(before);
+});
+
+it.each([
+  ["a", 100_000],
+  [" ", 100_000],
+  ["é", 50_000],
+  ["😀", 25_000],
+  ["ab", 50_000],
+  ["!?", 50_000],
+])("a run of %j × %d is encoded in time that grows with its length, not with the square of it", (unit, repeats) => {
+  // The same characters, whole and in eighths: equally fast if time is linear, 8 times slower if it is quadratic.
+  const factor = 8;
+  const [part, whole] = [unit.repeat(repeats / factor), unit.repeat(repeats)];
+  const cpuMs = (text: string, times: number) => {
+    const start = process.cpuUsage();
+    for (let i = 0; i < times; i++) gpt2.encode(text);
+    return process.cpuUsage(start).user / 1000;
+  };
+  // Processor time, and the best of a few runs in turns, because other work on the machine disturbs single ones.
+  let times = 1;
+  while (cpuMs(whole, times) < 20) times *= 2;
+  const best = { whole: Number.POSITIVE_INFINITY, parts: Number.POSITIVE_INFINITY };
+  for (let attempt = 0; attempt < 3; attempt++) {
+    best.whole = Math.min(best.whole, cpuMs(whole, times));
+    best.parts = Math.min(best.parts, cpuMs(part, factor * times));
+  }
+  const ratio = best.whole / best.parts;
+  expect(ratio).toBeLessThan(3);
+});
+
+const words = Array.from({ length: 500 }, (_, i) => `word${i * 7919}`).join(" ");
+const runs = ["a".repeat(5000), "-".repeat(5000), " ".repeat(300), "é".repeat(900), "x😀".repeat(400)];
+const texts = [words, ...runs, "", "a"];
+
+it("a bound gives all ids of a text within it, and one id more than the bound of any other text, the first ones of words", () => {
+  expect(gpt2.encode(words, 100)).toEqual(gpt2.encode(words).slice(0, 101));
+  for (const text of texts) {
+    const ids = gpt2.encode(text);
+    for (const most of [0, 1, 2, 7, 64, ids.length - 1, ids.length, ids.length + 1, 100_000]) {
+      if (most < 0) continue;
+      const bounded = gpt2.encode(text, most);
+      if (ids.length <= most) expect(bounded).toEqual(ids);
+      else expect([text.slice(0, 5), most, bounded.length]).toEqual([text.slice(0, 5), most, most + 1]);
     }
-  });
+  }
+});
 
-  it("keeps to it for any text", () => {
-    const piece = fc.oneof(
-      fc.string({ unit: "binary", maxLength: 12 }),
-      fc
-        .constantFrom("-", "a", " ", "=", "the ", "é", "😀", "\ud83d")
-        .chain((unit) => fc.integer({ min: 1, max: 300 }).map((times) => unit.repeat(times))),
-    );
-    const text = fc.array(piece, { maxLength: 8 }).map((pieces) => pieces.join(""));
-    const property = fc.property(text, fc.integer({ min: 0, max: 200 }), (one, most) => {
-      const whole = gpt2.encode(one);
-      const bounded = gpt2.encode(one, most);
-      expect(bounded.length).toBe(Math.min(whole.length, most + 1));
-      if (whole.length <= most) expect(bounded).toEqual(whole);
-    });
-    fc.assert(property, { numRuns: 300 }); // a failure prints its seed
+it("a bound is kept for any text", () => {
+  const piece = fc.oneof(
+    fc.string({ unit: "binary", maxLength: 12 }),
+    fc
+      .constantFrom("-", "a", " ", "=", "the ", "é", "😀", "\ud83d")
+      .chain((unit) => fc.integer({ min: 1, max: 300 }).map((times) => unit.repeat(times))),
+  );
+  const text = fc.array(piece, { maxLength: 8 }).map((pieces) => pieces.join(""));
+  const property = fc.property(text, fc.integer({ min: 0, max: 200 }), (one, most) => {
+    const whole = gpt2.encode(one);
+    const bounded = gpt2.encode(one, most);
+    expect(bounded.length).toBe(Math.min(whole.length, most + 1));
+    if (whole.length <= most) expect(bounded).toEqual(whole);
   });
+  fc.assert(property, { numRuns: 300 }); // a failure prints its seed
+});
 
-  it.each(["the quick brown fox ", "a", "-", " ", "é"])("reads no more of %j, repeated, than it needs", (unit) => {
-    const text = unit.repeat(1_000_000 / unit.length);
-    const merge = vi.spyOn(Merger.prototype, "merge");
-    gpt2.encode(text, 1024);
-    const merged = merge.mock.calls.reduce((sum, [, length]) => sum + length, 0);
-    merge.mockRestore();
-    expect(merged).toBeLessThanOrEqual(1025 * longestPiece);
-  });
+it.each(["the quick brown fox ", "a", "-", " ", "é"])("no more of %j, repeated, is read than a bound needs", (unit) => {
+  const text = unit.repeat(1_000_000 / unit.length);
+  const merge = vi.spyOn(Merger.prototype, "merge");
+  gpt2.encode(text, 1024);
+  const merged = merge.mock.calls.reduce((sum, [, length]) => sum + length, 0);
+  merge.mockRestore();
+  expect(merged).toBeLessThanOrEqual(1025 * longestPiece);
 });
 
 const json = readFileSync(`${smallBase}/tokenizer.json`, "utf8");

@@ -48,7 +48,7 @@ test("merges of bytes and of earlier merges are accepted, also two that make the
 const having = (changes: Record<string, Tensor>) => fileOf(two, new Map(Object.entries(changes)));
 const twice = { special_ids: ids(258, 258), special_texts: text("a\0b"), special_shown: text("ab") };
 const manyRanks = Array.from({ length: 524_289 }, (): [number, number] => [0, 0]);
-const manyPieces = new Array<number>(260).fill(256);
+const manyPieces = ids(...new Array<number>(260).fill(256));
 test.each<[string, TensorFile, RegExp]>([
   ["a piece made of itself", fileOf([[256, 97]]), /merge 0 joins id 256/],
   ["pieces made of each other", fileOf(pairsOf(257, 97, 256, 97)), /merge 0 joins id 257/],
@@ -69,7 +69,7 @@ test.each<[string, TensorFile, RegExp]>([
   ["an unknown pre-tokeniser", having({ pre_tokenizer: text("constructor") }), /"constructor"; there are gpt2/],
   ["a special token among whole pieces", having({ whole_ids: ids(258) }), /whole_ids: id 258/],
   ["a whole piece twice", having({ whole_ids: ids(257, 256, 257) }), /whole_ids: id 257 is there twice/],
-  ["more whole pieces than ids", having({ whole_ids: ids(...manyPieces) }), /has 260 ids, the vocabulary has 259/],
+  ["more whole pieces than ids", having({ whole_ids: manyPieces }), /whole_ids has 260 ids, the vocabulary has 259/],
   ["half a pair", having({ merges: ids(97, 98, 99) }), /merges is U16 \[3\]/],
   ["ids of another merge count", having({ merged_ids: ids(256) }), /merged_ids is U16 \[1\], expected U16 \[2\]/],
   ["merges of another type", having({ merges: tensorFrom(new Float32Array(4), [2, 2]) }), /merges is F32/],

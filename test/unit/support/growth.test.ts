@@ -5,7 +5,7 @@ import { lateGrowth, verdictOf } from "../../support/growth.ts";
 const points = (valueAt: (requests: number, i: number) => number) =>
   Array.from({ length: 21 }, (_, i) => ({ requests: 5000 * i, value: valueAt(5000 * i, i) }));
 
-test("a line's slope is found whatever came in the first half, and in spite of samples that were disturbed", () => {
+test("a line's slope is found whatever the first half shows, and in spite of disturbed samples", () => {
   const found = lateGrowth(
     points((requests, i) => (requests < 50_000 ? 7 * requests ** 2 : 3 * requests + (i % 5 === 2 ? 1e9 : 0))),
   )!;
@@ -14,7 +14,7 @@ test("a line's slope is found whatever came in the first half, and in spite of s
   expect(found.high).toBeGreaterThanOrEqual(30_000);
 });
 
-test("what goes up and down is level where the limit is wide enough, and else unclear", () => {
+test("values that go up and down are level within a wide limit, and otherwise unclear", () => {
   const found = lateGrowth(points((_, i) => 1000 + [0, 70, 20, 90, 50, 10][i % 6]))!;
   expect(verdictOf(found, found.high)).toBe("level");
   expect(verdictOf(found, found.low)).toBe("unclear");

@@ -16,13 +16,10 @@ import {
 import { Random } from "../../../gpu-backend/training/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-test("a JSONL record is a document: its text, or all its strings", () => {
+test("a JSONL record is a document: its text, or all its strings; any other file is one, a blank one none", () => {
   const lines = ['{"text":"one","other":"no"}', "", '{"question":"two?","n":3,"answer":"three"}', '"four"'].join("\n");
   expect(documentsOf("a.jsonl", lines).map(({ text }) => text)).toEqual(["one", "two?\nthree", "four"]);
   expect(() => documentsOf("a.jsonl", '{"text":"one"}\nnot json')).toThrow("a.jsonl:2");
-});
-
-test("any other file is one document, blank ones none", () => {
   expect(documentsOf("a.md", "# Title\n\nline\nline")).toEqual([{ name: "a.md", text: "# Title\n\nline\nline" }]);
   expect(documentsOf("a.txt", " \n")).toEqual([]);
 });
@@ -39,14 +36,8 @@ test("one book becomes sections that, joined, are the book; enough documents sta
 
 test("folders and globs: text files at any depth, each text once, in path order", async () => {
   const folder = temporaryFolder();
-  for (const [name, text] of [
-    ["b.txt", "beta"],
-    ["a.md", "alpha"],
-    ["copy.txt", "beta"],
-    ["x.png", "no"],
-  ]) {
-    await writeFile(join(folder, name), text);
-  }
+  const files = { "b.txt": "beta", "a.md": "alpha", "copy.txt": "beta", "x.png": "no" };
+  for (const [name, text] of Object.entries(files)) await writeFile(join(folder, name), text);
   const texts = async (path: string) => (await readCorpus(parseSource(path))).documents.map(({ text }) => text);
   expect(await texts(folder)).toEqual(["alpha", "beta"]);
   expect(await texts(join(folder, "*.md"))).toEqual(["alpha"]);

@@ -22,7 +22,7 @@ test("windows of one document move together: more windows do not narrow the inte
   expect(width(many)).toBeCloseTo(width(few), 6);
 });
 
-test("nothing measured is no gain, not zero; nor is one document, whose interval would have no width", () => {
+test("without documents, or with one, whose interval would have no width, the gain is unknown and not 0", () => {
   expect(documentGain([], new Random(1, 0))).toBeNull();
   expect(documentGain([loss("a", 10, 40, 30), loss("a", 10, 40, 35)], new Random(1, 0))).toBeNull();
 });

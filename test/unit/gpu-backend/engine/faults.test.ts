@@ -91,7 +91,7 @@ function expectNothingLeft({ engine }: EngineHarness): void {
   expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
 }
 
-test("each pass of a long prefill is told before the next begins, so that it does not look like a hang", async () => {
+test("each pass of a long prefill is reported before the next begins, so that it does not look like a hang", async () => {
   const events: string[] = [];
   const { engine } = createEngineHarness({
     runner: createFakeRunner({ before: async () => void events.push("pass") }),

@@ -1,4 +1,4 @@
-/** What the plan keeps in any traffic: limits hold, nothing that fits waits, no sequence starves, everything is released. */
+/** The plan under random traffic: limits hold, nothing that fits waits, no sequence starves, everything is released. */
 import { expect, test } from "vitest";
 import { generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
@@ -27,7 +27,7 @@ class RandomRun {
   readonly #passed = new Map<Fake, Map<string, number>>();
   excused = 0;
   waiting = 0;
-  /** The most service that another tenant got while a sequence was passed, as a part of the bound. */
+  /** The most service that another tenant got while a sequence was passed, as a share of the bound. */
   mostPassed = 0;
 
   constructor() {
@@ -87,7 +87,7 @@ class RandomRun {
     }
   }
 
-  /** Every waiting sequence lacks something, may wait for its prefix, or needs what is kept for one that was passed. */
+  /** Checks that each waiting sequence lacks room, waits for a prefix, or needs room that is reserved for a passed one. */
   #checkWork(tokens: number, pairs: number, passedSince: ReadonlyMap<Fake, number>): void {
     const { simulation } = this;
     const { waiting, running, limits } = simulation;
@@ -115,7 +115,7 @@ class RandomRun {
     }
   }
 
-  /** While a tenant's only waiting sequence is passed, no other tenant is served more than the bound. */
+  /** Checks that no other tenant is served more than the bound while a tenant's only waiting sequence is passed. */
   #checkPasses(passedSince: ReadonlyMap<Fake, number>): void {
     const { served, waiting } = this.simulation;
     const byTenant = [...Map.groupBy(waiting, ({ tenant }) => tenant).values()];

@@ -84,11 +84,8 @@ test("length classes: rows of one class stay in it, and move to the other by the
 });
 
 test("length classes: memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
-  const row = fc.record({
-    most: fc.integer({ min: 1, max: 1000 }),
-    part: fc.double({ min: 0, max: 1, noNaN: true }),
-    isLong: fc.constantFrom(null, false, true),
-  });
+  const [most, part] = [fc.integer({ min: 1, max: 1000 }), fc.double({ min: 0, max: 1, noNaN: true })];
+  const row = fc.record({ most, part, isLong: fc.constantFrom(null, false, true) });
   let tight = 0;
   fc.assert(
     fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {

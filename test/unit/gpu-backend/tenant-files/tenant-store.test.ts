@@ -161,7 +161,7 @@ test("names that are no ids never become paths", async () => {
   await expect(store.keep("acme", "key", content)).rejects.toThrow("not a hash");
 });
 
-test("a tenant's share holds: what was used longest ago goes", async () => {
+test("a tenant's share is kept: the file used longest ago is removed", async () => {
   const store = storeOf({ tenantBytes: 2 * size });
   for (const hash of [one, two]) await store.keep("acme", hash, content);
   await store.keep("other", one, content);
@@ -174,7 +174,7 @@ test("a tenant's share holds: what was used longest ago goes", async () => {
   expect(store.disk).toMatchObject({ files: 3, bytes: 3 * size });
 });
 
-test("all tenants together have a bound, also over a restart: what was used longest ago goes", async () => {
+test("all tenants together have a bound, also after a restart: the file used longest ago is removed", async () => {
   const totalBytes = 3 * size;
   const earlier = storeOf({ totalBytes });
   for (const [at, tenant] of ["a", "b", "c"].entries()) {

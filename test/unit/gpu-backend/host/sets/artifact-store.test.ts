@@ -29,7 +29,7 @@ test.each([
     { accessKeyId: "AKID", secretAccessKey: "secret" },
     /^AWS4-HMAC-SHA256 Credential=AKID\/\d{8}\/auto\/s3\/aws4_request, .*Signature=[0-9a-f]{64}$/,
   ],
-])("over HTTP it is asked %s", async (_, credentials, signature) => {
+])("objects are requested over HTTP %s", async (_, credentials, signature) => {
   const seen: string[] = [];
   server.use(
     http.get(`${url}/*`, ({ request }) => {

@@ -23,6 +23,7 @@ const info = (name: string, sizes: (number | bigint)[], type: number, offset: nu
 const alignment: Field = { text: "general.alignment" };
 /** A whole entry of the metadata. */
 const one: Field[] = [{ text: "k" }, { u32: 4 }, { u32: 1 }];
+const twice = bytesOf(magic, { u32: 3 }, { u64: 0 }, { u64: 2 }, ...one, ...one);
 
 test("reads metadata of every type, and where tensors lie", () => {
   const bytes = writeGguf(
@@ -76,7 +77,7 @@ test.each<[string, Uint8Array, string]>([
   ["arrays of arrays", entry({ text: "k" }, { u32: 9 }, { u32: 9 }, { u64: 1 }), '"k" is an array of arrays'],
   ["elements of no type", entry({ text: "k" }, { u32: 9 }, { u32: 99 }, { u64: 1 }), "of the unknown type 99"],
   ["no end", bytesOf(magic, { u32: 3 }, { u64: 0 }, { u64: 1 }), "its header goes on at 32, the file has 24 bytes"],
-  ["a key twice", bytesOf(magic, { u32: 3 }, { u64: 0 }, { u64: 2 }, ...one, ...one), '"k" occurs twice'],
+  ["a key twice", twice, '"k" occurs twice in the metadata'],
   ["an alignment of 8.5", entry(alignment, { u32: 6 }, { f32: 8.5 }), "general.alignment is 8.5, not a power of two"],
   ["an alignment of NaN", entry(alignment, { u32: 6 }, { f32: Number.NaN }), "general.alignment is NaN, not a power"],
   ["an alignment of 3", entry(alignment, { u32: 4 }, { u32: 3 }), "general.alignment is 3"],

@@ -9,16 +9,14 @@ test("an import takes the files that serving and training need, the weights last
 });
 
 const [config, tokenizer, weights] = needed;
+const peft = ["adapter_config.json", "adapter_model.safetensors", tokenizer];
 test.each<[string[], RegExp]>([
   [[config, tokenizer, "pytorch_model.bin"], /^x has its weights only as pytorch_model\.bin/],
   [[config, tokenizer, "model.safetensors.index.json", "pytorch_model.bin"], /in several pieces/],
   [[config, tokenizer, "tf_model.h5"], /only as tf_model\.h5/],
   [[config, tokenizer], /nowhere/],
   [[config, weights, "vocab.json", "merges.txt"], /^x has no tokenizer\.json$/],
-  [
-    ["adapter_config.json", "adapter_model.safetensors", tokenizer],
-    /^x has no config\.json: it is a PEFT adapter; merge/,
-  ],
+  [peft, /^x has no config\.json: it is a PEFT adapter; merge it/],
 ])("refuses a repository of %j by what it lacks", (names, message) => {
   expect(() => chooseFiles(new Set(names), "x")).toThrow(message);
 });

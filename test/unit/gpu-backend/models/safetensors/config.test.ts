@@ -3,38 +3,20 @@ import { configOf } from "../../../../../gpu-backend/models/safetensors/config.t
 
 /** The config.json of SmolLM2-135M-Instruct. */
 const smolLm2 = {
-  architectures: ["LlamaForCausalLM"],
-  attention_bias: false,
-  eos_token_id: 2,
-  hidden_act: "silu",
-  hidden_size: 576,
-  intermediate_size: 1536,
-  max_position_embeddings: 8192,
-  mlp_bias: false,
-  model_type: "llama",
-  num_attention_heads: 9,
-  num_hidden_layers: 30,
-  num_key_value_heads: 3,
-  pretraining_tp: 1,
-  rms_norm_eps: 1e-5,
-  rope_scaling: null,
-  rope_theta: 100000,
-  tie_word_embeddings: true,
-  vocab_size: 49152,
+  ...{ architectures: ["LlamaForCausalLM"], model_type: "llama", vocab_size: 49152, eos_token_id: 2 },
+  ...{ hidden_size: 576, intermediate_size: 1536, max_position_embeddings: 8192, num_hidden_layers: 30 },
+  ...{ num_attention_heads: 9, num_key_value_heads: 3, attention_bias: false, mlp_bias: false, hidden_act: "silu" },
+  ...{ rms_norm_eps: 1e-5, rope_scaling: null, rope_theta: 100000, tie_word_embeddings: true, pretraining_tp: 1 },
 };
-const llama3Scaling = {
-  factor: 32,
-  high_freq_factor: 4,
-  low_freq_factor: 1,
-  original_max_position_embeddings: 8192,
-  rope_type: "llama3",
-};
+const llama3Range = { factor: 32, high_freq_factor: 4, low_freq_factor: 1, original_max_position_embeddings: 8192 };
+const llama3Scaling = { ...llama3Range, rope_type: "llama3" };
 const scaling = { factor: 32, highFrequencyFactor: 4, lowFrequencyFactor: 1, originalContextTokens: 8192 };
 const positions = { theta: 500000, scaling };
 const llama32 = { rope_theta: 500000, rope_scaling: llama3Scaling, head_dim: 64, eos_token_id: [1, 8, 9] };
 const noRange = { ...llama3Scaling, low_freq_factor: 4 };
 const qwen2 = { model_type: "qwen2", architectures: ["Qwen2ForCausalLM"] };
 const qwen3 = { model_type: "qwen3", architectures: ["Qwen3ForCausalLM"], layer_types: ["full_attention"] };
+const linear = ["full_attention", "linear_attention"];
 const noBiases = { queryKeyValue: false, attentionOutput: false, feedForward: false };
 const allBiases = { queryKeyValue: true, attentionOutput: true, feedForward: true };
 
@@ -52,24 +34,12 @@ test("reads SmolLM2", () => {
 test.each([
   ["Llama 3.2: scaled rotary positions, several stop ids", llama32, { positions, stopIds: [1, 8, 9] }],
   ["newer fields", { rope_theta: undefined, rope_parameters: { ...llama3Scaling, rope_theta: 500000 } }, { positions }],
-  [
-    "an older type without scaling",
-    { rope_scaling: { type: "default" } },
-    { positions: { theta: 100000, scaling: null } },
-  ],
+  ["an older type, no scaling", { rope_scaling: { type: "default" } }, { positions: { theta: 100000, scaling: null } }],
   ["as many heads of keys as of queries", { num_key_value_heads: undefined }, { kvHeads: 9 }],
   ["a head of its own", { tie_word_embeddings: undefined }, { tiedHead: false }],
   ["all biases", { attention_bias: true, mlp_bias: true }, { biases: allBiases }],
-  [
-    "Qwen2: biases of queries, keys and values",
-    qwen2,
-    { biases: { ...noBiases, queryKeyValue: true }, queryKeyNorm: false },
-  ],
-  [
-    "a window that is not used",
-    { ...qwen2, use_sliding_window: false, sliding_window: 32768 },
-    { queryKeyNorm: false },
-  ],
+  ["Qwen2: biases before attention", qwen2, { biases: { ...noBiases, queryKeyValue: true }, queryKeyNorm: false }],
+  ["an unused window", { ...qwen2, use_sliding_window: false, sliding_window: 32768 }, { queryKeyNorm: false }],
   ["Qwen3: norms of queries and keys, heads of 128", qwen3, { queryKeyNorm: true, headWidth: 128, biases: noBiases }],
 ])("reads %s", (_, change, expected) => {
   expect(read(change)).toMatchObject(expected);
@@ -81,17 +51,9 @@ test.each([
   ["sliding attention", { model_type: "gemma2" }, /model_type is "gemma2", of sliding attention/],
   ["no type", { model_type: undefined }, /model_type is undefined/],
   ["a sliding window", { use_sliding_window: true }, /use_sliding_window is true: sliding attention/],
-  [
-    "a linear layer",
-    { layer_types: ["full_attention", "linear_attention"] },
-    /layer_types\.1 is "linear_attention": sliding and/,
-  ],
+  ["a linear layer", { layer_types: linear }, /layer_types\.1 is "linear_attention": sliding and hybrid/],
   ["experts", { num_local_experts: 8 }, /num_local_experts is 8: mixtures of experts/],
-  [
-    "another scaling",
-    { rope_scaling: { rope_type: "yarn", factor: 4 } },
-    /type of rope_scaling is "yarn", only default/,
-  ],
+  ["yarn scaling", { rope_scaling: { rope_type: "yarn", factor: 4 } }, /type of rope_scaling is "yarn", only default/],
   ["an older type of scaling", { rope_scaling: { type: "linear", factor: 2 } }, /the type of rope_scaling is "linear"/],
   ["a scaling without its factor", { rope_scaling: { rope_type: "llama3" } }, /rope_scaling .*: factor is missing/],
   ["a scaling without a range", { rope_scaling: noRange }, /low_freq_factor must be below high_freq_factor$/],
