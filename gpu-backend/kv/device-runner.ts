@@ -95,7 +95,7 @@ export class DeviceRunner implements Runner {
     return this.#parts.memory.traffic;
   }
 
-  /** Buffers on the device and their bytes, without weights. */
+  /** Buffers on the device and their bytes, without the weights of sessions. */
   get allocated(): { buffers: number; bytes: number } {
     const { buffers, bytes } = this.#parts.memory;
     return { buffers, bytes };

@@ -1,9 +1,8 @@
 /**
  * Memory of a WebGPU device, and sessions that read and write it. A session that was opened without `outputsStay` writes outputs into
  * buffers of the device that the run names for them, which may be buffers that it also reads: so keys and values grow in place.
- * ONNX Runtime does not document this; self-tests at the start check it.
+ * ONNX Runtime does not document this; a self-test at the start checks it.
  */
-
 import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
 import {
@@ -73,7 +72,7 @@ export class DeviceMemory {
     return session;
   }
 
-  /** Runs a session. `outputs`: the names of outputs that are fetched, or a view that an output is written to instead. */
+  /** Runs a session. `fetched`: outputs that move to the host. `written`: buffers of the device that other outputs are written to. */
   async run(
     session: Session,
     feeds: Readonly<Record<string, Tensor>>,
