@@ -1,7 +1,4 @@
-/**
- * The backend: HTTP in this process, and an engine process for each set of artifacts. When it serves it prints one JSON line on stdout;
- * everything else goes to stderr. SIGTERM or SIGINT lets running sequences end, for DRAIN_MS; a second signal ends the backend at once.
- */
+/** The backend: HTTP here, and an engine process for each set. Prints one JSON line when it serves. A second signal ends it at once. */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";

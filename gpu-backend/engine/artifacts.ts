@@ -20,7 +20,6 @@ import type { HashRecord } from "../models/weights-record.ts";
 
 export type Artifacts = Awaited<ReturnType<typeof readArtifacts>>;
 
-/** The folder of the artifacts that come with a model. */
 export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }

@@ -6,7 +6,6 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 
 /** Limits that also protect against clients without a secret. */
 export const connectionLimits = {
-  /** Time to receive a request's head. */
   headMs: 10_000,
   /** Time to receive a whole request. An adapter's file is the largest. */
   requestMs: 120_000,

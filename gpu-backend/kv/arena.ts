@@ -55,7 +55,6 @@ export class KvArena {
     return this.#rows.length * this.positions;
   }
 
-  /** Positions that hold keys and values. */
   get usedPositions(): number {
     return this.#rows.reduce((sum, { positions }) => sum + positions, 0);
   }

@@ -67,7 +67,6 @@ export async function readBaseConfig(directory: string): Promise<{ model: ModelC
 
 /** Tokenizer and settings from the base's own files. */
 export interface BaseText {
-  /** The content of tokenizer.safetensors. */
   tokenizer: TensorFile;
   stopIds: number[];
   /** Jinja, from a GGUF file. */

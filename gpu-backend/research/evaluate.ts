@@ -23,7 +23,6 @@ export interface EvalOptions {
   /** Their test documents are measured; null: the lock's corpora. */
   corpora: readonly CorpusSource[] | null;
   corpusFolder: string;
-  /** Maximum texts of each corpus. */
   texts: number;
 }
 

@@ -25,7 +25,6 @@ export interface OwnAdapter {
 export interface Mixed {
   /** Gates of the generated adapters, [Q]. */
   gates: Float32Array;
-  /** Weight of the own adapter, 0 to 1. */
   own: number;
 }
 

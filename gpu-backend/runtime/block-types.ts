@@ -1,7 +1,4 @@
-/**
- * The supported block types of GGUF. A block holds neighbouring values of a row in groups, each with a scale and an offset: a value is
- * scale × integer + offset. Layouts: ggml-quants.c of ggml.
- */
+/** GGUF's block types (ggml-quants.c of ggml). Groups of a row's values share scale and offset: a value is scale × integer + offset. */
 import { floatOfHalf } from "../../shared/math/float16.ts";
 
 /** A block has this many `values` and `bytes`; `group` values share a scale. Integers have `bits` bits, the smallest is `least`. */

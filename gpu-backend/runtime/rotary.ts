@@ -9,10 +9,7 @@ import { minPrefillTokens } from "./step.ts";
 
 export type RotaryTables = ReturnType<typeof addRotaryTables>;
 
-/**
- * Adds constants with the cosines and sines of every position, [positions, d / 2]. Scaled ones are multiplied by 1/√d: used for queries,
- * they scale the attention scores.
- */
+/** Adds cosines and sines of all positions, [positions, d / 2]; for queries, scaled by 1/√d, which scales attention's scores. */
 export function addRotaryTables(
   g: GraphBuilder,
   { headWidth, contextTokens }: ModelConfig,

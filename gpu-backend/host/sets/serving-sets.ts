@@ -89,7 +89,6 @@ export class ServingSets {
     if (this.#held.has(manifestHash)) this.#first = manifestHash;
   }
 
-  /** Restarts the grace period of a set. */
   markUsed(manifestHash: string): void {
     const held = this.#held.get(manifestHash);
     if (held) held.usedMs = this.#now();

@@ -35,10 +35,8 @@ import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./re
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
 interface OwnOptions {
-  /** Folder of the base and its artifacts. */
   model: string;
   corpusFolder: string;
-  /** Maximum texts of each kind. */
   texts: number;
 }
 

@@ -58,7 +58,6 @@ export interface Known {
   nextIds: Int32Array; // [N], the token after each key
 }
 
-/** A memory with each excerpt as a document. */
 export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[], D: number): Known {
   const nextIds = Int32Array.from(excerpts.flatMap(({ ids }) => ids.slice(1)));
   const keys = new Int8Array(nextIds.length * D);

@@ -90,7 +90,6 @@ interface Pair {
 
 export type PairHead = Awaited<ReturnType<typeof openPairHead>>;
 
-/** The LM head under pairs. */
 export async function openPairHead(head: HeadWeights, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildPairGraph(head), { threads });

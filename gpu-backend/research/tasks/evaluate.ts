@@ -16,7 +16,6 @@ interface TaskOptions {
   model: string;
   corpusFolder: string;
   seeds: number;
-  /** Texts to label. */
   tests: number;
   /** Texts to label few-shot, too, which is slow. */
   promptTests: number;
