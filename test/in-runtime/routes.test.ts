@@ -87,17 +87,6 @@ test.each([
   }
 });
 
-test("a known path with another method answers 405 and names the methods that it has", async () => {
-  for (const [method, path, allow] of [
-    ["GET", "/v1/responses", "POST"],
-    ["POST", "/v1/models", "GET, HEAD"],
-    ["POST", "/v1/models/gpt2", "GET, HEAD, DELETE"],
-  ]) {
-    const response = await testApp().request(path, { method });
-    expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
-  }
-});
-
 describe("assign", () => {
   const assign = (body: object) => testApp().post("/v1/assign", body);
 
