@@ -312,7 +312,7 @@ export class TenantMemories {
     this.#running.get(record.name)?.abort.abort();
   }
 
-  /** Cancels the running job, because the tenant is erased. */
+  /** Cancels the running jobs, because the tenant is erased. */
   abort(): void {
     for (const { abort } of this.#running.values()) abort.abort();
   }
