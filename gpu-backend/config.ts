@@ -41,9 +41,14 @@ export const environmentSchema = z.object({
   ),
   // The CPU is the default, because only there results never depend on the batch.
   DEVICE: choice(
-    ["auto", "cpu", "webgpu", "cuda"],
+    ["cpu", "webgpu", "software"],
     "cpu",
-    "What the trunk runs on; auto takes a GPU by WebGPU that computes the same and faster",
+    "What the model runs on: webgpu is a GPU that passes the self-test, else the CPU with a warning; software is an adapter without a GPU, for tests",
+  ),
+  REQUIRE_DEVICE: choice(
+    ["none", "webgpu", "software"],
+    "none",
+    "In place of DEVICE: the backend ends with an error if this device is missing or fails the self-test",
   ),
   THREADS: integer(1, 256, availableParallelism(), "Threads inside an operator of the graph", "all cores"),
   MAX_SEQUENCES: integer(1, 1024, 32, "Sequences that run at the same time, KV memory permitting"),
@@ -118,7 +123,8 @@ export function readConfig(
     name: values.BACKEND_NAME || null,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
-    device: values.DEVICE,
+    device: values.REQUIRE_DEVICE === "none" ? values.DEVICE : values.REQUIRE_DEVICE,
+    isDeviceRequired: values.REQUIRE_DEVICE !== "none",
     threads: values.THREADS,
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,

@@ -8,6 +8,7 @@ import { createCommand, onStopRequest } from "./command-line.ts";
 import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
+import { checkDevice } from "./host/device-check.ts";
 import { MemoryService } from "./host/memories/service.ts";
 import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
@@ -35,7 +36,7 @@ const program = createCommand(
   "backend",
   "Serve the backend alone; it prints one JSON line once a token was generated",
   [
-    "chameleon backend --device auto",
+    "chameleon backend --device webgpu --weight-format fp32",
     "chameleon backend --model-dir ./my-model --weight-format int8 --max-sequences 8",
   ],
   environmentNotes(environmentSchema.shape),
@@ -67,6 +68,12 @@ async function run(config: BackendConfig): Promise<void> {
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Logged before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
+  const environment = childEnvironment();
+  const device = await checkDevice(config, environment);
+  if (device.selfTest !== "none") {
+    const { name, adapter, driver, selfTest, found } = device;
+    log(selfTest === "passed" ? "info" : "warn", "device", { device: name, adapter, driver, selfTest, message: found });
+  }
   const storeOf = (kind: "adapters" | "memories", tenantBytes: number, totalBytes: number) =>
     new TenantStore({
       ...{ directory: tenantDirectory(config.dataDirectory, kind), tenantBytes, totalBytes },
@@ -81,19 +88,18 @@ async function run(config: BackendConfig): Promise<void> {
   removeLeftovers();
   setInterval(removeLeftovers, leftoverCheckMs).unref();
   const metrics = createMetrics({
-    memory,
+    ...{ memory, device },
     disk: { adapter: () => store.disk, memory: () => memoryStore.disk },
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
-  const environment = childEnvironment();
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
     const observer = { ...metrics, ...engineLog(log, metrics, config.weightFormat) };
     // Secrets stay in this process: see `childEnvironment`.
     const { secrets, artifactStore, ...open } = config;
-    const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
+    const settings = { ...open, device, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) =>
       store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
@@ -122,7 +128,7 @@ async function run(config: BackendConfig): Promise<void> {
   if (!verifyCall && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
   const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
-  const app = createApp({ name, sets, load, adapters, memories, metrics, log, verifyCall, now });
+  const app = createApp({ name, device, sets, load, adapters, memories, metrics, log, verifyCall, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);

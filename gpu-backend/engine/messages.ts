@@ -4,7 +4,7 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { MemoryCache } from "../memory/memory-cache.ts";
-import type { DeviceSetting } from "../runtime/device.ts";
+import type { DeviceReport } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
@@ -16,7 +16,7 @@ export interface EngineSettings {
   artifactsDirectory: string;
   threads: number;
   weightFormat: WeightFormat;
-  device: DeviceSetting;
+  device: DeviceReport;
   limits: PlanLimits;
   kvBytes: number;
   prefixCacheBytes: number;
@@ -61,7 +61,7 @@ export interface EngineInfo {
   /** Numerics fingerprint: equal for backends that compute the same bits (start-prompt.ts). */
   numerics: string;
   device: Device;
-  /** Why the device is not the requested one, or why the prepared graph could not be kept. */
+  /** Why the prepared graph could not be kept. */
   warnings: string[];
 }
 

@@ -4,8 +4,6 @@ import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { openDeviceRunner } from "../kv/device-runner.ts";
 import { HostRunner } from "../kv/host-runner.ts";
 import type { Runner } from "../kv/runner.ts";
-import { chooseDevice } from "../runtime/device.ts";
-import { probeDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
 import type { ConstantFile } from "../runtime/graph.ts";
 import { buildServingGraph } from "../runtime/model-graph.ts";
@@ -26,26 +24,23 @@ const preparedParameters = 2 ** 25;
 
 /** The runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
 export async function openRunner(settings: EngineSettings, now: () => number) {
-  const { weightFormat, threads, kvBytes, limits } = settings;
-  const { device, warning } = await chooseDevice(settings.device, weightFormat, (one) =>
-    probeDevice(one, threads, now),
-  );
-  if (device === "cuda") throw new Error("DEVICE=cuda does not serve; use DEVICE=webgpu or DEVICE=cpu");
-  const warnings = warning ? [warning] : [];
-  if (device === "webgpu") return { ...(await openOnDevice(settings)), device, warnings };
+  const { kvBytes, limits } = settings;
+  if (settings.device.name === "webgpu") return { ...(await openOnDevice(settings)), warnings: [] };
   const { runner: steps, ...opened } = await openModel(settings, now);
   const runner: Runner = new HostRunner(steps, { ...limits, kvBytes });
-  return { ...opened, runner, device, warnings: [...warnings, ...opened.warnings] };
+  return { ...opened, runner };
 }
 
 /** A runner whose keys and values are on a device. */
-async function openOnDevice({ modelDirectory, artifactsDirectory, threads, kvBytes, limits }: EngineSettings) {
+async function openOnDevice(settings: EngineSettings) {
+  const { modelDirectory, artifactsDirectory, threads, kvBytes, limits } = settings;
+  const { runTokens } = settings.device;
   const { model, ...artifacts } = await readArtifacts(modelDirectory, artifactsDirectory);
   try {
     const { contextTokens } = artifacts.manifest.model;
     const { config, weights } = model;
     const served = { config: { ...config, contextTokens }, weights, bank: bankOf(artifacts.hyperNetwork) };
-    const runner: Runner = await openDeviceRunner(served, { ...limits, kvBytes, threads });
+    const runner: Runner = await openDeviceRunner(served, { ...limits, kvBytes, threads, runTokens });
     return { ...artifacts, runner };
   } finally {
     model.close();

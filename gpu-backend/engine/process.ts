@@ -48,7 +48,7 @@ const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openRunner(settings, now);
-  const { manifest, manifestHash, tokenizer, hyperNetwork, runner, device, warnings } = opened;
+  const { manifest, manifestHash, tokenizer, hyperNetwork, runner, warnings } = opened;
   const filesOf = (kind: "adapters" | "memories", tenantBytes: number) => {
     const files = new TenantFiles({ directory: tenantDirectory(settings.dataDirectory, kind), tenantBytes });
     const read = async (tenant: string, hash: string) =>
@@ -65,7 +65,9 @@ async function serve(settings: EngineSettings): Promise<void> {
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
   // The prefix shows in logs why fingerprints differ.
-  const numerics = `${device}-${settings.weightFormat}-${answer}`;
+  const { name: device, rowsAreIndependent } = settings.device;
+  const kind = rowsAreIndependent ? device : `${device}-by-batch`;
+  const numerics = `${kind}-${settings.weightFormat}-${answer}`;
   const rule = manifest.memory ?? defaultMemoryRule;
   const memories = {
     ...{ source: filesOf("memories", settings.tenantMemoryBytes), shape },

@@ -12,6 +12,7 @@ import {
   ownAdaptersOf,
   type Readiness,
   readNumerics,
+  type ServingDevice,
 } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
@@ -44,6 +45,7 @@ type Sets = Pick<ServingSets, "cancel" | "requireServing" | "serving"> & {
 
 export interface AppParts {
   name: string;
+  device: ServingDevice;
   sets: Sets;
   load(): BackendLoad;
   adapters: Pick<OwnAdapterService, "begin" | "upload" | "store">;
@@ -57,7 +59,7 @@ export interface AppParts {
 }
 
 export function createApp(parts: AppParts): Hono {
-  const { name, sets, load, adapters, memories, metrics, log, verifyCall, now } = parts;
+  const { name, device, sets, load, adapters, memories, metrics, log, verifyCall, now } = parts;
   const app = new Hono();
   app.use(sendState(name, load), requireOwnName(name));
   if (verifyCall) {
@@ -108,7 +110,7 @@ export function createApp(parts: AppParts): Hono {
     const { name: model, servedAs } = manifest.model;
     const diskFault = adapters.store.disk.fault ?? memories.store.disk.fault;
     const readiness: Readiness = {
-      ...{ status: "ready", model, servedAs, manifestHash, manifests: sets.serving, numerics, diskFault },
+      ...{ status: "ready", model, servedAs, manifestHash, manifests: sets.serving, numerics, device, diskFault },
     };
     return context.json(readiness);
   });

@@ -1,6 +1,6 @@
 /** Prometheus metrics. Those with the meaning of a metric of vLLM have its name, so that dashboards and alerts for vLLM fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, finishReasonSchema, type ServingDevice } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
 import type { EngineStats } from "../engine/messages.ts";
 import type { EngineObserver } from "../host/client.ts";
@@ -30,11 +30,12 @@ export interface MetricsView {
   stats(): readonly EngineStats[];
   /** Hashes of the served manifests, and of the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
+  device: ServingDevice;
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
   disk: { adapter(): DiskState; memory(): DiskState };
 }
 
-export function createMetrics({ stats, manifests, memory, disk }: MetricsView): Metrics {
+export function createMetrics({ stats, manifests, device, memory, disk }: MetricsView): Metrics {
   const registers = [new Registry()];
   const [registry] = registers;
   const counter = (name: string, help: string, labelNames: string[] = []) =>
@@ -56,6 +57,15 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   });
   for (const [part, bytes] of Object.entries(memory.parts)) planned.set({ part }, bytes);
 
+  new Gauge({
+    name: "chameleon_device",
+    help: "1 for the device that serves, with the adapter that was tested and the self-test's result",
+    labelNames: ["device", "adapter", "driver", "self_test"],
+    registers,
+  }).set(
+    { device: device.name, self_test: device.selfTest, adapter: device.adapter ?? "", driver: device.driver ?? "" },
+    1,
+  );
   new Gauge({
     name: "chameleon_artifact_sets",
     help: "1 for each manifest that is served: first of all, or beside it for who still asks for it",

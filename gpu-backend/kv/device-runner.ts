@@ -15,8 +15,8 @@ import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
 
-/** Tokens of a run of one row: from 32 on, ONNX Runtime 1.30 takes a kernel that is wrong where subgroups have 8 lanes. */
-export const maxRunTokens = 31;
+/** From 32 tokens of a row on, ONNX Runtime 1.30 takes a kernel that is wrong where subgroups have 8 lanes. */
+export const safeRunTokens = 31;
 
 export interface DeviceModel {
   config: ModelConfig;
@@ -28,6 +28,8 @@ interface DeviceLimits {
   maxSequences: number;
   /** Bound on the memory of keys and values of running and parked rows. */
   kvBytes: number;
+  /** Maximum tokens of a run of one row. Default: `safeRunTokens`. */
+  runTokens?: number;
   /** CPU threads. */
   threads: number;
 }
@@ -55,7 +57,8 @@ export async function openDeviceRunner(
     const embedding = await memory.allocate(tokens.length, tokens);
     const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
     const own = await DeviceOwn.open(config, memory);
-    return new DeviceRunner({ config, gates: bank.gates, memory, sessions, embedding, kv, own });
+    const { runTokens = safeRunTokens } = limits;
+    return new DeviceRunner({ config, gates: bank.gates, runTokens, memory, sessions, embedding, kv, own });
   } catch (error) {
     await memory.release();
     throw error;
@@ -65,6 +68,7 @@ export async function openDeviceRunner(
 interface Parts {
   config: ModelConfig;
   gates: number;
+  runTokens: number;
   memory: DeviceMemory;
   sessions: Sessions;
   embedding: DeviceBuffer;
@@ -117,8 +121,8 @@ export class DeviceRunner implements Runner {
     for (const [s, { kv, tokens }] of rows.entries()) {
       const arrays = await this.kv.stage(kv);
       const place = this.kv.placeOf(kv);
-      for (let start = 0; start < tokens.length && finite[s]; start += maxRunTokens) {
-        const ids = tokens.slice(start, start + maxRunTokens);
+      for (let start = 0; start < tokens.length && finite[s]; start += this.#parts.runTokens) {
+        const ids = tokens.slice(start, start + this.#parts.runTokens);
         const [isValid] = await this.#trunk(arrays, [{ place, position: kv.positions + start, ids }]);
         finite[s] = Number(isValid);
       }

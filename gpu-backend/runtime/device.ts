@@ -1,65 +1,93 @@
-/**
- * Chooses the device that serves. ONNX Runtime also accepts WebGPU adapters in software, so an adapter counts as a GPU only if it
- * computes the same as the CPU, and clearly faster.
- */
+/** Which device serves, by what its self-test found (engine/self-test.ts). Pure. Not here: running the test (host/device-check.ts). */
+import type { ServingDevice } from "../../shared/contracts/inference.ts";
 import type { WeightFormat } from "./products.ts";
-import type { Device } from "./session.ts";
 
-/** "auto" is a GPU by WebGPU if there is one, else the CPU. */
-export type DeviceSetting = "auto" | Device;
+/** "software" is WebGPU on an adapter that computes on the CPU. It exists for tests, and is never taken for "webgpu". */
+export type DeviceSetting = "cpu" | "webgpu" | "software";
 
-/** How a device did the work of device-probe.ts, or why it could not. */
-export type Probe = { milliseconds: number; result: Float32Array } | { failure: string };
+/** Weight formats that WebGPU serves. */
+export const deviceFormats: readonly WeightFormat[] = ["fp32"];
 
-/** With a smaller speed-up, launching kernels and moving logits cost more than a device gains. Software adapters reach 0.1 at most. */
-export const minSpeedup = 2;
-/** Largest relative difference from the CPU's result. Kernels that only sum in another order stay far below. */
-export const probeTolerance = 1e-3;
-
-/**
- * Returns the device that serves, and a warning for the operator. Probes devices if the setting leaves a choice. Falls back to the CPU,
- * with a warning unless "auto" found no adapter at all. Throws an Error if CUDA is not available, and for a GPU with a weight format
- * that only the CPU serves.
- */
-export async function chooseDevice(
-  setting: DeviceSetting,
-  format: WeightFormat,
-  probe: (device: Device) => Promise<Probe>,
-) {
-  const onCpu = (warning: string | null) => ({ device: "cpu" as Device, warning });
-  if (setting === "cpu" || (setting === "auto" && format !== "fp32")) return onCpu(null);
-  if (format !== "fp32") {
-    throw new Error(`DEVICE=${setting} serves WEIGHT_FORMAT=fp32 only, not ${format}: its kernels are the CPU's`);
-  }
-  const device: Device = setting === "cuda" ? "cuda" : "webgpu";
-  const [cpu, found] = [await probe("cpu"), await probe(device)];
-  if ("failure" in cpu) throw new Error(`the CPU failed the device probe: ${cpu.failure}`);
-  if ("failure" in found) {
-    if (setting === "cuda") {
-      throw new Error(
-        `DEVICE=cuda: this installation of onnxruntime-node has no working CUDA provider (${found.failure}); use DEVICE=webgpu or DEVICE=cpu`,
-      );
-    }
-    return onCpu(setting === "auto" ? null : `no WebGPU adapter, serving on the CPU: ${found.failure}`);
-  }
-  const difference = relativeDifference(found.result, cpu.result);
-  // Not `difference > probeTolerance`, which is false for NaN.
-  if (!(difference <= probeTolerance)) {
-    return onCpu(
-      `${device} computes ${difference.toExponential(1)} away from the CPU, at most ${probeTolerance} is right; serving on the CPU`,
-    );
-  }
-  const speedup = cpu.milliseconds / found.milliseconds;
-  if (!(speedup >= minSpeedup)) {
-    return onCpu(
-      `${device} has ${speedup.toFixed(2)} times the CPU's speed, a GPU has ${minSpeedup} at least; serving on the CPU`,
-    );
-  }
-  return { device, warning: null };
+/** An adapter by the names that the Vulkan loader logs. On other systems than Linux there is no loader, and the system chooses. */
+interface Adapter {
+  name: string;
+  /** File of the driver, with its version if the file has one. */
+  driver: string;
 }
 
-/** Largest difference, divided by the largest expected magnitude; NaN if a value is NaN. */
-function relativeDifference(actual: Float32Array, expected: Float32Array): number {
-  const scale = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
-  return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;
+/** What the self-test found. All values survive JSON. */
+export interface SelfTest {
+  /** A phrase for each case that differs from the CPU. The device serves only if there is none. */
+  failures: string[];
+  /** A phrase for each feature that failed and can be done without. */
+  switchedOff: string[];
+  /** Longest run of a row's tokens that is right. */
+  runTokens: number;
+  /** Whether a row has the same bits alone as among others. */
+  rowsAreIndependent: boolean;
+  /** Largest difference from the CPU's logits, divided by the largest logit. */
+  difference: number;
+}
+
+/** How the self-test's process ended: with a result, or with a failure (a phrase), and what it wrote on stderr. */
+export interface SelfTestRun {
+  result: SelfTest | null;
+  /** Paths of the libraries that the process had loaded. */
+  libraries: readonly string[];
+  failure: string;
+  log: string;
+}
+
+export type DeviceReport = ServingDevice & Pick<SelfTest, "runTokens" | "rowsAreIndependent">;
+
+export const cpuReport: DeviceReport = {
+  ...{ name: "cpu", adapter: null, driver: null, selfTest: "none", found: "the CPU needs no self-test" },
+  ...{ runTokens: Number.POSITIVE_INFINITY, rowsAreIndependent: true },
+};
+
+/** Judges the adapter of a run, which `setting` asked for. */
+export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, isLinux: boolean): DeviceReport {
+  const adapter = isLinux ? adapterOf(run) : { name: "the system's default", driver: "the system's" };
+  const named = { adapter: adapter?.name ?? null, driver: adapter?.driver ?? null };
+  const refused = (found: string): DeviceReport => ({ ...cpuReport, ...named, selfTest: "refused", found });
+  if (!adapter) return refused(missingPiece(run));
+  const { result } = run;
+  if (setting === "webgpu" && isSoftware(adapter)) {
+    return refused(`the only adapter is in software (${adapter.name}), which only DEVICE=software takes`);
+  }
+  if (setting === "software" && !isSoftware(adapter)) return refused(`${adapter.name} is no software adapter`);
+  if (!result) return refused(`the self-test ${run.failure}`);
+  if (result.failures.length > 0) return refused(`the self-test failed: ${result.failures.join("; ")}`);
+  const { switchedOff, runTokens, rowsAreIndependent, difference } = result;
+  const found = [
+    ...(isSoftware(adapter) ? ["a software adapter, not a GPU"] : []),
+    `at most ${difference.toExponential(1)} from the CPU`,
+    ...switchedOff.map((what) => `switched off: ${what}`),
+    `rows ${rowsAreIndependent ? "do not depend" : "depend"} on others`,
+  ].join("; ");
+  return { ...named, name: "webgpu", selfTest: "passed", found, runTokens, rowsAreIndependent };
+}
+
+/** What a run lacked that opened no adapter. */
+function missingPiece({ log, failure, result }: SelfTestRun): string {
+  if (!log.includes("Vulkan Loader Version")) return `there is no Vulkan loader (Debian: libvulkan1): it ${failure}`;
+  const drivers = new Set(log.matchAll(/Found ICD manifest file (\S+?),/g).map(([, file]) => file));
+  if (drivers.size === 0) {
+    return "the Vulkan loader finds no driver (/etc/vulkan/icd.d); in a container NVIDIA's comes from the Container Toolkit by the runtime `nvidia` and NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics";
+  }
+  if (result) return "the Vulkan loader is too old to name its adapter";
+  return `no Vulkan driver has an adapter (${[...drivers].join(", ")}); is the device in this container? It ${failure}`;
+}
+
+/** Mesa's and Google's software drivers. */
+function isSoftware({ name, driver }: Adapter): boolean {
+  return /llvmpipe|lavapipe|swiftshader|libvulkan_lvp/i.test(`${name} ${driver}`);
+}
+
+/** The adapter that the loader opened a device of, as it logs with VK_LOADER_DEBUG. */
+function adapterOf({ log, libraries }: SelfTestRun): Adapter | null {
+  const [, name, driver] = /Using "(.*?)" with driver: "(.*?)"/.exec(log) ?? [];
+  if (name === undefined) return null;
+  const stem = `/${driver.replace(/^.*\//, "").replace(/\.so.*$/, ".so")}`;
+  return { name, driver: libraries.find((path) => path.includes(stem)) ?? driver };
 }

@@ -2,7 +2,7 @@
 import ort from "onnxruntime-node";
 
 /** An execution provider of ONNX Runtime. */
-export type Device = "cpu" | "webgpu" | "cuda";
+export type Device = "cpu" | "webgpu";
 export type Session = ort.InferenceSession;
 export type SessionResults = ort.InferenceSession.ReturnType;
 export type Tensor = ort.Tensor;

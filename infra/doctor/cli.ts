@@ -1,12 +1,11 @@
 /** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and below a failed one what mends it. */
 import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
-import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
+import { type BackendConfig, childEnvironment, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { checkDevice } from "../../gpu-backend/host/device-check.ts";
 import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
 import { readBaseConfig } from "../../gpu-backend/models/base.ts";
-import { chooseDevice } from "../../gpu-backend/runtime/device.ts";
-import { probeDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";
@@ -35,6 +34,7 @@ type Finding = Omit<Check, "name">;
 
 const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
 const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
+const cpuMend = "set DEVICE=cpu, or mend what is missing: infra/docs/gpu.md";
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
 
 /** The checks, in the order in which a start would fail. */
@@ -53,7 +53,7 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
       () => checkArtifacts(model()),
       "train or copy the artifacts again; chameleon train writes them whole",
     ],
-    ["device", checkDevice, "set DEVICE=cpu"],
+    ["device", (config) => checkDeviceOf({ ...config, modelDirectory: model() }), cpuMend],
   ];
   return named.map(([name, check, mend]) => async () => {
     try {
@@ -102,10 +102,12 @@ async function checkArtifacts(directory: string): Promise<Finding> {
   return amiss("warning", found, "every prompt is answered by the base until you train: chameleon train --help");
 }
 
-async function checkDevice({ device, weightFormat, threads }: BackendConfig): Promise<Finding> {
-  const choice = await chooseDevice(device, weightFormat, (one) => probeDevice(one, threads, () => performance.now()));
-  const found = `DEVICE=${device}: ${choice.device}, ${threads} threads, ${weightFormat}`;
-  return choice.warning ? amiss("warning", `${found} (${choice.warning})`, "set DEVICE=cpu") : ok(found);
+async function checkDeviceOf(config: BackendConfig): Promise<Finding> {
+  const { device, threads, weightFormat } = config;
+  const report = await checkDevice(config, childEnvironment());
+  const adapter = report.adapter === null ? "" : `, ${report.adapter} (${report.driver})`;
+  const found = `DEVICE=${device}: ${report.name}, ${threads} threads, ${weightFormat}${adapter}; ${report.found}`;
+  return report.selfTest === "refused" ? amiss("warning", found, cpuMend) : ok(found);
 }
 
 await runCommand(

@@ -136,6 +136,7 @@ async function metrics(): Promise<string> {
   const text = await createMetrics({
     stats: () => [],
     manifests: () => ({ all: [], first: null }),
+    device: { name: "cpu", adapter: null, driver: null, selfTest: "none", found: "" },
     memory: { limitBytes: 0, parts: {} },
     disk: { adapter: empty, memory: empty },
   }).text();

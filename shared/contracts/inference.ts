@@ -278,11 +278,19 @@ export const readinessSchema = z.object({
   manifests: z.array(hash).optional(),
   /** Numerics fingerprint of the set `manifestHash`; absent: not measured. */
   numerics: id.optional(),
+  /** The device that serves, and the adapter that was tested, if one was; `found` is what the self-test found, in words. */
+  device: z
+    .object({
+      ...{ name: z.enum(["cpu", "webgpu"]), adapter: z.string().nullable(), driver: z.string().nullable() },
+      ...{ selfTest: z.enum(["passed", "refused", "none"]), found: z.string() },
+    })
+    .optional(),
   /** Why own adapters cannot be written to disk, such as `ENOSPC`, and are kept in memory; null if they can. */
   diskFault: z.string().nullable().optional(),
 });
 
 export type Readiness = z.infer<typeof readinessSchema>;
+export type ServingDevice = NonNullable<Readiness["device"]>;
 export type MixtureRequest = z.infer<typeof mixtureSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;

@@ -22,6 +22,10 @@ async function open(system: System, format: string, threads: number): Promise<Co
     case "chameleon":
       return openChameleon(format as Parameters<typeof openChameleon>[0], threads, gguf);
     case "node-llama-cpp":
-      return (await import("./llama/contestant.ts")).openLlama(threads, gguf);
+      return (await import("./llama/contestant.ts")).openLlama(
+        threads,
+        gguf,
+        format === "gguf-vulkan" ? "vulkan" : false,
+      );
   }
 }

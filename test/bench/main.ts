@@ -1,6 +1,6 @@
 /**
  * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session,
- * classifiers of many tenants in one batch, how soon own adapters are ready, or our engine under an open-loop load.
+ * classifiers of many tenants in one batch, how soon own adapters are ready, our engine under an open-loop load, or a GPU.
  * Run: npm run bench -- --help
  */
 import { readFileSync } from "node:fs";
@@ -15,6 +15,7 @@ import { embeddedBase } from "../support/embedded-base.ts";
 import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
+import { measureDevice } from "./device.ts";
 import { measureFits } from "./fits.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
@@ -37,6 +38,8 @@ const options = parsedOptions<{
   load?: number[];
   requests: number;
   against?: string;
+  device?: "webgpu" | "software";
+  quick?: boolean;
 }>(
   createCommand("bench", "our engine beside node-llama-cpp on one GGUF file", ["chameleon bench"])
     .addOption(
@@ -58,7 +61,13 @@ const options = parsedOptions<{
     .option("--fits", "measure how soon own adapters of examples are ready, beside prefilling the examples, instead")
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
-    .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated"),
+    .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
+    .addOption(
+      new Option("--device <device>", "measure a GPU, or an adapter in software, beside its floors, instead").choices([
+        ...["webgpu", "software"],
+      ]),
+    )
+    .option("--quick", "with --device: a small base and small batches"),
 );
 
 const threads = options.threads ?? (options.load ? readConfig({}).threads : 1);
@@ -73,7 +82,15 @@ const figures = options.memory
       ? await measureFits({ threads, rounds: options.rounds, say })
       : options.load !== undefined
         ? await benchLoad(options.load)
-        : await benchContest();
+        : options.device
+          ? await measureDevice({
+              ...{ device: options.device, quick: options.quick ?? false },
+              threads,
+              llamaFolder,
+              say,
+              note,
+            })
+          : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,

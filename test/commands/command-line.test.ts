@@ -85,7 +85,7 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
     "backend",
     ["--device", "tpu"],
     2,
-    "chameleon backend: option '--device <value>' argument 'tpu' is invalid: must be one of auto, cpu, webgpu, cuda",
+    "chameleon backend: option '--device <value>' argument 'tpu' is invalid: must be one of cpu, webgpu, software",
   ],
   ["backend", ["--backend-secrets", "x"], 2, "chameleon backend: unknown option '--backend-secrets'"],
 ];

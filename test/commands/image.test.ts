@@ -1,13 +1,16 @@
 /** What the images run, tested without Docker: commands and health checks, on the copied files and this checkout's packages. */
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { readinessSchema } from "../../shared/contracts/inference.ts";
 import { isCheckout } from "../support/documents.ts";
 import { read, root } from "../support/project.ts";
+import { smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { webgpuFailure } from "../support/webgpu.ts";
 
 const dockerfile = read("infra/Dockerfile");
 const ignoreRules = read("infra/Dockerfile.dockerignore")
@@ -48,6 +51,8 @@ async function serve(stageName: string, app: string, variables: Record<string, s
   return ready;
 }
 
+const noAdapter = await webgpuFailure();
+
 describe.skipIf(!isCheckout)("the image", () => {
   test("of the CPU starts by its command, gets ready and is healthy", async () => {
     const { app, files } = context(["shared", "gpu-backend"]);
@@ -55,6 +60,27 @@ describe.skipIf(!isCheckout)("the image", () => {
     symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
     // The ready line shows that a token was generated.
     await serve("cpu", app, {});
+  });
+
+  test.skipIf(noAdapter)("of a GPU starts by the same command, and refuses a software adapter", async () => {
+    const { app } = context(["shared", "gpu-backend"]);
+    symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
+    const [, settings] = /^FROM cpu AS gpu$.*?^ENV (.*?)$/ms.exec(dockerfile)!;
+    const set = Object.fromEntries(settings.split(" ").map((pair) => pair.split("=")));
+    const variables = { ...set, MODEL_DIR: smallBase, THREADS: "1" };
+    const { url } = await serve("cpu", app, { ...variables, REQUIRE_DEVICE: "software" });
+    const read = async (path: string) => (await fetch(`${url}${path}`)).text();
+    const ready = readinessSchema.parse(JSON.parse(await read("/readyz")));
+    expect(ready.device).toMatchObject({
+      name: "webgpu",
+      selfTest: "passed",
+      found: expect.stringContaining("software adapter"),
+    });
+    expect(ready.numerics).toMatch(/^webgpu-(by-batch-)?fp32-/);
+    expect(await read("/metrics")).toMatch(/chameleon_device{device="webgpu",.*adapter="llvmpipe.*"} 1/);
+    const options = { cwd: app, env: { PATH: process.env.PATH, ...variables }, encoding: "utf8" } as const;
+    const { status, stderr } = spawnSync(process.execPath, ["gpu-backend/main.ts"], options);
+    expect([status, stderr]).toEqual([1, expect.stringContaining("REQUIRE_DEVICE=webgpu: the only adapter is in")]);
   });
 
   test("of the edge starts by its command, with a key of its own, and is healthy before its backends are", async () => {

@@ -109,13 +109,7 @@ const mayImport: Record<string, string[]> = {
   "infra/doctor": [
     "infra",
     ...commandFiles,
-    ...inBackend(
-      "engine/artifacts.ts",
-      "host/memory-plan.ts",
-      "runtime/device.ts",
-      "runtime/device-probe.ts",
-      "models/base.ts",
-    ),
+    ...inBackend("engine/artifacts.ts", "host/device-check.ts", "host/memory-plan.ts", "models/base.ts"),
   ],
   // The site prints metrics and settings out of the code that defines them.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],

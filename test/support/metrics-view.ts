@@ -7,6 +7,7 @@ const noFiles = (): DiskState => ({ fault: null, failures: 0, unwrittenBytes: 0,
 export const noEngine: MetricsView = {
   stats: () => [],
   manifests: () => ({ all: [], first: null }),
+  device: { name: "cpu", adapter: null, driver: null, selfTest: "none", found: "" },
   memory: { limitBytes: 100, parts },
   disk: { adapter: noFiles, memory: noFiles },
 };

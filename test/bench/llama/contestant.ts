@@ -1,6 +1,6 @@
 /**
- * node-llama-cpp as a contestant: its prebuilt binary, one context with a sequence per row, all rows evaluated together. Its settings are
- * the defaults (KV in fp16) except for threads and greedy sampling.
+ * node-llama-cpp as a contestant: its prebuilt binary, on the CPU or by Vulkan, one context with a sequence per row, all rows evaluated
+ * together. Its settings are the defaults (KV in fp16) except for threads and greedy sampling.
  */
 import { basename } from "node:path";
 import { openPartFiles } from "../../../gpu-backend/models/gguf/part-files.ts";
@@ -31,11 +31,11 @@ async function joined(path: string): Promise<string> {
   }
 }
 
-export async function openLlama(threads: number, gguf: string): Promise<Contestant> {
+export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | false): Promise<Contestant> {
   const modelPath = await joined(gguf);
   const { getLlama } = await importInstalled<NodeLlama>(import.meta.dirname, "node-llama-cpp");
   const llama = await getLlama({
-    gpu: false,
+    gpu,
     build: "never",
     skipDownload: true,
     maxThreads: threads,

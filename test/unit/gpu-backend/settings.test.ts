@@ -20,8 +20,9 @@ const values: Record<string, [good: string, bad: string]> = {
   BACKEND_HOST: ["0.0.0.0", ""],
   MODEL_DIR: ["./model", ""],
   DATA_DIR: ["./data", ""],
-  WEIGHT_FORMAT: ["int8", "fp8"],
-  DEVICE: ["auto", "tpu"],
+  WEIGHT_FORMAT: ["exact", "fp8"],
+  DEVICE: ["webgpu", "tpu"],
+  REQUIRE_DEVICE: ["webgpu", "cpu"],
   ARTIFACTS_URL: ["file:///bucket", "bucket"],
 };
 /** Settings that are numbers; 200 is within the range of each. */

@@ -1,6 +1,5 @@
 /** infra/Dockerfile as text: linted, pinned, with settings that exist. test/commands/image.test.ts runs its command. */
-import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { validate } from "dockerfile-utils";
 import { expect, test } from "vitest";
@@ -43,18 +42,11 @@ test("has settings that config.ts knows, and exposes the port and the data folde
   );
   // The edge's image has settings of its own, which are left out here.
   const settings = all.filter((given) => !("EDGE_HOST" in given));
-  expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu", "cuda"]);
+  expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu"]);
   expect(readConfig(settings[0])).toEqual({ ...preset, host: "0.0.0.0" });
+  // A GPU's node is not occupied by a backend that serves on its CPU.
+  expect(readConfig(settings[1])).toMatchObject({ isDeviceRequired: true, weightFormat: "fp32" });
   expect(settings[1].NVIDIA_DRIVER_CAPABILITIES).toBe("compute,utility,graphics");
   expect(dockerfile).toContain(`\nEXPOSE ${preset.port}\n`);
   expect(dockerfile).toContain(`\nVOLUME ["/app/${preset.dataDirectory}"]\n`);
-});
-
-test("the image for GPUs ends with an error message if there is no Vulkan driver", () => {
-  const folders = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"];
-  const hasDriver = folders.some((folder) => existsSync(folder) && readdirSync(folder).length > 0);
-  const [, command] = dockerfile.match(/^CMD \["sh", "-c", (".*")\]$/m)!;
-  const script = (JSON.parse(command) as string).replace("exec node gpu-backend/main.ts", "exit 0");
-  const { status, stderr } = spawnSync("sh", ["-c", script], { encoding: "utf8" });
-  expect([status, stderr.includes("graphics")]).toEqual(hasDriver ? [0, false] : [1, true]);
 });

@@ -103,8 +103,9 @@ beforeEach(() => {
   };
   const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
+  const parts = { sets, adapters, memories, metrics, log };
   appWith = (verifyCall) =>
-    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, verifyCall, now: () => 0 });
+    createApp({ ...{ name: "b-0", device: noEngine.device, load, now: () => 0 }, ...parts, verifyCall });
   app = appWith(null);
 });
 
@@ -267,7 +268,7 @@ test("/readyz tells whether a batch would be taken, and why not; /healthz that t
   info = { manifest, manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" } as EngineClient["info"];
   const response = await app.request("/readyz");
   expect(response.status).toBe(200);
-  const ready = { model: "tiny", manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" };
+  const ready = { device: noEngine.device, model: "tiny", manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" };
   expect(readinessSchema.parse(await response.json())).toMatchObject(ready);
   refusal = new ServiceError("backend_unavailable", "The engine is restarting: it was ended by SIGSEGV.");
   expect(await statuses()).toEqual([503, 200]);

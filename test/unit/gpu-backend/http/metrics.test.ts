@@ -27,6 +27,7 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     ...noEngine,
     stats: () => [now],
     manifests: () => ({ all: ["a", "b"], first: "b" }),
+    device: { name: "webgpu", adapter: "A 1", driver: "a.so", selfTest: "passed", found: "" },
   });
   metrics.statsChanged(stats, null);
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
@@ -65,6 +66,7 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     "chameleon_adapter_generation_seconds_total 0.04",
     "chameleon_memory_limit_bytes 100",
     'chameleon_memory_planned_bytes{part="kv"} 4',
+    'chameleon_device{device="webgpu",self_test="passed",adapter="A 1",driver="a.so"} 1',
     'chameleon_artifact_sets{manifest="a",role="beside"} 1',
     'chameleon_artifact_sets{manifest="b",role="first"} 1',
     "chameleon_artifact_sets_refused_total 1",

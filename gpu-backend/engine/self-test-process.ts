@@ -1,0 +1,52 @@
+/**
+ * Runs the self-test on the base's first layers, with a bank of its own, in a process that a fault of a driver may end. Prints the result
+ * as JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
+ */
+import { readFileSync } from "node:fs";
+import { openDeviceRunner } from "../kv/device-runner.ts";
+import { HostRunner } from "../kv/host-runner.ts";
+import type { Runner } from "../kv/runner.ts";
+import { openBase } from "../models/base.ts";
+import type { ModelConfig } from "../runtime/model-config.ts";
+import { buildServingGraph } from "../runtime/model-graph.ts";
+import { openStepRunner } from "../runtime/onnx-runner.ts";
+import { kvFormatFor } from "../runtime/products.ts";
+import type { EngineSettings } from "./messages.ts";
+import { runSelfTest, testBank, testRows } from "./self-test.ts";
+
+export type SelfTestSettings = Pick<EngineSettings, "modelDirectory" | "weightFormat" | "threads">;
+
+/** As many layers as show that one reads what another wrote. */
+const layers = 2;
+/** Room for the test's rows. A row on a device has room for the whole context. */
+const contextTokens = 128;
+const gates = 8;
+const kvBytes = 2 ** 31;
+/** Longest run that is tried. */
+const longestRun = 128;
+
+const { modelDirectory, weightFormat: format, threads } = JSON.parse(process.argv[2]) as SelfTestSettings;
+const { config: whole, weights, close } = await openBase(modelDirectory);
+const isLearned = whole.positions === "learned";
+const config: ModelConfig = {
+  ...whole,
+  layers: Math.min(layers, whole.layers),
+  contextTokens: isLearned ? whole.contextTokens : Math.min(contextTokens, whole.contextTokens),
+};
+const bank = testBank(config, gates);
+const limits = { maxSequences: testRows, kvBytes, threads };
+
+async function open(runTokens: number | "host"): Promise<Runner> {
+  if (runTokens !== "host") return openDeviceRunner({ config, weights, bank }, { ...limits, runTokens });
+  const options = { format, kv: kvFormatFor(format) };
+  const graph = buildServingGraph(config, weights, bank, options);
+  const steps = await openStepRunner(graph, { config, bank, threads, ...options });
+  return new HostRunner(steps, { ...limits, chunkTokens: contextTokens });
+}
+
+const result = await runSelfTest(open, longestRun);
+close();
+// Names of driver files with their versions: the Vulkan loader logs them without.
+const maps = process.platform === "linux" ? readFileSync("/proc/self/maps", "utf8") : "";
+const libraries = [...new Set(maps.match(/\/\S+\.so(\.\S+)?$/gm))];
+process.stdout.write(JSON.stringify({ result, libraries }));

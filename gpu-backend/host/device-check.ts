@@ -1,0 +1,61 @@
+/** Tests the device that the settings ask for, before anything serves. */
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import type { SelfTestSettings } from "../engine/self-test-process.ts";
+import {
+  cpuReport,
+  type DeviceReport,
+  type DeviceSetting,
+  deviceFormats,
+  judgeDevice,
+  type SelfTestRun,
+} from "../runtime/device.ts";
+
+/** Timeout for the self-test, in milliseconds. On a software adapter it takes half a minute. */
+const selfTestMs = 300_000;
+/** Bound on what the self-test's process writes. */
+const maxLogBytes = 2 ** 26;
+
+export interface DeviceSettings extends SelfTestSettings {
+  device: DeviceSetting;
+  /** Whether nothing else may serve (REQUIRE_DEVICE). */
+  isDeviceRequired: boolean;
+}
+
+/** Throws an Error that says why a required device does not serve, and for a weight format that only the CPU serves. */
+export async function checkDevice(settings: DeviceSettings, environment: NodeJS.ProcessEnv): Promise<DeviceReport> {
+  const { device, isDeviceRequired, weightFormat } = settings;
+  if (device === "cpu") return cpuReport;
+  if (!deviceFormats.includes(weightFormat)) {
+    throw new Error(`a device serves WEIGHT_FORMAT=${deviceFormats.join(" or ")}, not ${weightFormat}`);
+  }
+  const report = judgeDevice(device, await runSelfTest(settings, environment), process.platform === "linux");
+  if (isDeviceRequired && report.selfTest !== "passed") throw new Error(`REQUIRE_DEVICE=${device}: ${report.found}`);
+  return report;
+}
+
+/** Never rejects: a crash is a result. */
+function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv): Promise<SelfTestRun> {
+  const { modelDirectory, weightFormat, threads } = settings;
+  const script = fileURLToPath(new URL("../engine/self-test-process.ts", import.meta.url));
+  const argument = JSON.stringify({ modelDirectory, weightFormat, threads } satisfies SelfTestSettings);
+  // The loader's log is the only place that names the adapter: ONNX Runtime's binding does not.
+  const env = { ...environment, VK_LOADER_DEBUG: "all" };
+  const options = { env, timeout: selfTestMs, killSignal: "SIGKILL", maxBuffer: maxLogBytes } as const;
+  return new Promise((resolve) => {
+    execFile(process.execPath, [script, argument], options, (error, stdout, log) => {
+      if (!error)
+        return resolve({ ...(JSON.parse(stdout) as Pick<SelfTestRun, "result" | "libraries">), failure: "", log });
+      const ended = error.killed
+        ? `did not end in ${selfTestMs / 1000} s`
+        : `was ended by ${error.signal ?? error.code}`;
+      resolve({ result: null, libraries: [], failure: `${ended}: ${reasonIn(log)}`, log });
+    });
+  });
+}
+
+/** The error that a process of Node printed, without ONNX Runtime's source file before it. */
+function reasonIn(log: string): string {
+  const line = log.split("\n").findLast((one) => /^\w*Error\b/.test(one)) ?? "no error was printed";
+  return line.slice(line.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");
+}

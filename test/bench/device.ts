@@ -1,0 +1,209 @@
+/**
+ * What our engine does on one device, beside floors: the time in which the device reads the weights and the rows' keys and values once,
+ * at the rate of a large copy. A prefill reads the weights once for each of its runs, and may be above its floor because it computes.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
+import { childEnvironment, chunkTokens } from "../../gpu-backend/config.ts";
+import { Engine } from "../../gpu-backend/engine/engine.ts";
+import { checkDevice } from "../../gpu-backend/host/device-check.ts";
+import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
+import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
+import type { Runner } from "../../gpu-backend/kv/runner.ts";
+import { packMemoryHead } from "../../gpu-backend/memory/memory.ts";
+import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
+import { openBase } from "../../gpu-backend/models/base.ts";
+import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { parametersOf } from "../../gpu-backend/runtime/model-weights.ts";
+import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
+import { defaultMemoryRule } from "../../shared/math/memory.ts";
+import { embeddedBase } from "../support/embedded-base.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { smallBase } from "../support/small-base.ts";
+import { randomBank, seededRandom } from "../support/steps.ts";
+import { runGroup, skippedLine } from "./contest.ts";
+import { promptsOf } from "./model.ts";
+import { median } from "./quantile.ts";
+import { tableLines } from "./report.ts";
+
+interface DeviceBench {
+  device: "webgpu" | "software";
+  /** A small base and small batches, which a software adapter runs in a minute. */
+  quick: boolean;
+  threads: number;
+  llamaFolder: string;
+  say(line: string): void;
+  note(line: string): void;
+}
+
+const sizes = {
+  full: { base: embeddedBase, batches: [1, 8, 32, 128], contexts: [128, 1024], steps: 16, churn: 1000, memories: 16 },
+  quick: { base: smallBase, batches: [1, 4], contexts: [32, 64], steps: 4, churn: 20, memories: 2 },
+};
+const churnSlots = 32;
+const churnTokens = 4;
+const adapterRank = 8;
+const memoryKeys = 4096;
+const hash = "0".repeat(64);
+
+/** Bytes that a decode step of rows of this length has to read, in fp32. */
+function stepBytes(config: ModelConfig, rows: number, context: number): number {
+  const { vocabularySize, hiddenSize, layers, kvHeads, headWidth, tiedHead } = config;
+  // An embedding that is not the head, too, is read for a few tokens only.
+  const weights = parametersOf(config) - (tiedHead ? 0 : vocabularySize * hiddenSize);
+  return 4 * (weights + rows * context * 2 * layers * kvHeads * headWidth);
+}
+
+export type DeviceFigures = Awaited<ReturnType<typeof measureDevice>>;
+
+/** Measures and prints. Throws an Error if the device is missing or fails its self-test. */
+export async function measureDevice({ device, quick, threads, llamaFolder, say, note }: DeviceBench) {
+  const { base: modelDirectory, batches, contexts, steps, churn, memories } = quick ? sizes.quick : sizes.full;
+  const tested = { modelDirectory, weightFormat: "fp32", threads, device, isDeviceRequired: true } as const;
+  const report = await checkDevice(tested, childEnvironment());
+  say(`${report.adapter} (${report.driver}): ${report.found}`);
+  const bytesPerMs = await deviceBandwidth(threads, quick ? 2 ** 22 : 2 ** 25);
+  say(`a copy moves ${(bytesPerMs / 1e6).toFixed(1)} GB/s, read and written`);
+
+  const { config: whole, weights, close } = await openBase(modelDirectory);
+  const contextTokens = whole.positions === "learned" ? whole.contextTokens : 2 * contexts.at(-1)!;
+  const config: ModelConfig = { ...whole, contextTokens: Math.min(whole.contextTokens, contextTokens) };
+  const bank = randomBank(config, 64, 8, seededRandom(8));
+  const limits = { maxSequences: batches.at(-1)!, kvBytes: Number.MAX_SAFE_INTEGER, threads };
+  const runner = await openDeviceRunner({ config, weights, bank }, { ...limits, runTokens: report.runTokens });
+  close();
+  const rows: { name: string; ms: number; tokensPerSecond: number; floorMs: number }[] = [];
+  const row = (name: string, ms: number, tokens: number, bytes: number) => {
+    const [tokensPerSecond, floorMs] = [(1000 * tokens) / ms, bytes / bytesPerMs];
+    rows.push({ name, ms, tokensPerSecond, floorMs });
+    const cells = [`${ms.toFixed(2)} ms`, `${tokensPerSecond.toFixed(0)} t/s`, `floor ${floorMs.toFixed(3)} ms`];
+    say(
+      `${name.padEnd(40)}${cells.map((cell) => cell.padStart(18)).join("")}${(ms / floorMs).toFixed(1).padStart(8)}x`,
+    );
+  };
+  // Compiles kernels.
+  await serve(runner, { sequences: 1, slots: 1, context: contexts[0], tokens: steps });
+  for (const context of contexts) {
+    for (const batch of batches) {
+      const { decodeMs, firstMs } = await serve(runner, { sequences: batch, slots: batch, context, tokens: steps });
+      const runs = Math.ceil(context / Math.min(report.runTokens, chunkTokens));
+      if (batch === 1) row(`first token after ${context}`, firstMs, context, runs * stepBytes(config, 0, 0));
+      row(`decode ${batch} x ${context}`, decodeMs, batch, stepBytes(config, batch, context));
+    }
+  }
+  const slots = Math.min(churnSlots, batches.at(-1)!);
+  const churned = { sequences: churn, slots, context: contexts[0], tokens: churnTokens, hasAdapters: true };
+  const { totalMs } = await serve(runner, churned);
+  const churnSteps = Math.ceil(churn / slots) * churnTokens;
+  const name = `${churn} adapters, ${churnTokens} tokens each`;
+  row(name, totalMs, churn * churnTokens, churnSteps * stepBytes(config, slots, contexts[0]));
+  const remembered = { sequences: memories, slots: memories, context: contexts[0], tokens: steps, hasMemories: true };
+  const { decodeMs } = await serve(runner, remembered);
+  row(`decode with ${memories} memories`, decodeMs, memories, stepBytes(config, memories, contexts[0]));
+  await runner.release();
+  const peer = { system: "node-llama-cpp", format: "gguf-vulkan" } as const;
+  const isThere = existsSync(join(llamaFolder, "node_modules/@node-llama-cpp/linux-x64-vulkan"));
+  if (quick || !isThere) {
+    const reason = quick ? "the small base is no GGUF file" : `\`npm ci\` in ${llamaFolder} installs it`;
+    say(skippedLine({ ...peer, reason }));
+    return { device: report, bytesPerMs, rows };
+  }
+  const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context: context + 8, steps: 8 })));
+  const peers = await runGroup([peer], cells, { rounds: 1, threads, gguf: join(embeddedBase, "model.gguf"), note });
+  for (const cell of peers.skipped) say(skippedLine(cell));
+  for (const line of tableLines(peers.rows)) say(line);
+  return { device: report, bytesPerMs, rows, peers };
+}
+
+interface Load {
+  sequences: number;
+  slots: number;
+  /** Tokens of the prompt, which sequences share, so that most of it is computed once. */
+  context: number;
+  /** Tokens that all of `slots` sequences decode together, at least. */
+  tokens: number;
+  /** Whether each sequence has own adapters, and a memory, of its own. */
+  hasAdapters?: boolean;
+  hasMemories?: boolean;
+}
+
+/** Serves sequences by an engine. `decodeMs`: the median of the steps in which all slots decode. `firstMs`: until the first token. */
+async function serve(runner: Runner, { sequences, slots, context, tokens, hasAdapters, hasMemories }: Load) {
+  const { hiddenSize, vocabularySize } = runner.config;
+  const random = seededRandom(sequences);
+  const floats = (length: number) => Float32Array.from({ length }, () => 0.1 * (random() - 0.5));
+  const [change, gates] = [
+    { a: floats(adapterRank * hiddenSize), b: floats((adapterRank + 1) * hiddenSize) },
+    runner.gates,
+  ];
+  const generate = async (id: string) => ({
+    ...{ hash: id, gates: floats(gates), scale: 1, bytes: 1 },
+    changes: [{ change: { a: change.a.slice(), b: change.b.slice() }, weight: 1 }],
+  });
+  const ids = Int32Array.from({ length: memoryKeys + 1 }, () => Math.floor(random() * vocabularySize));
+  const head = packMemoryHead([{ name: "text", ids, ends: Int32Array.from(ids.keys()) }], hiddenSize, hash);
+  const keys = Int8Array.from({ length: memoryKeys * hiddenSize }, () => Math.floor(random() * 255) - 127);
+  const cache = new MemoryCache({
+    source: { read: async () => Buffer.concat([head, Buffer.from(keys.buffer)]) },
+    shape: { manifestHash: hash, hiddenSize, vocabularySize },
+    ...{ neighbours: defaultMemoryRule.neighbours, threads: 1, maximumBytes: Number.MAX_SAFE_INTEGER },
+  });
+  const now = () => performance.now();
+  const startMs = now();
+  const decoded: number[] = [];
+  let firstMs = 0;
+  const engine = new Engine({
+    ...{ runner, now, prefixCache: new PrefixCache(2 ** 30), memories: { cache, rule: defaultMemoryRule } },
+    limits: {
+      maxSequences: slots,
+      maxQueue: 4 * sequences,
+      stepTokens: slots * Math.max(context, chunkTokens),
+      chunkTokens,
+    },
+    adapters: new AdapterCache({ hashOf: (id) => id, generate }, now),
+    textPieceOf: () => Uint8Array.of(97),
+    emit: (frames, report) => {
+      for (const frame of frames) if (frame.type === "error") throw new Error(frame.message);
+      if (frames.some(({ type }) => type === "token")) firstMs ||= now() - startMs;
+      if (report?.phase === "decode" && report.sequences === slots) decoded.push(report.ms);
+    },
+  });
+  const prompt = promptsOf(1, context)[0].map((id) => id % vocabularySize);
+  for (let i = 0; i < sequences; i++) {
+    const request = sequenceRequest(`${i}`, prompt, {
+      maxTokens: tokens + (hasAdapters ? 0 : slots),
+      memories: hasMemories ? [{ hash: `${i}`.padStart(64, "0") }] : undefined,
+      sampling: { ignore_eos: true },
+    });
+    await engine.submit(hasAdapters ? `${i}` : null, [request]);
+  }
+  while (engine.busy) await engine.step();
+  return { decodeMs: median(decoded), firstMs, totalMs: now() - startMs };
+}
+
+/** Bytes that the device reads and writes in a millisecond: from the times of many copies of an array, and of one. */
+async function deviceBandwidth(threads: number, elements: number): Promise<number> {
+  const copies = 33;
+  const timeOf = async (count: number) => {
+    const g = new GraphBuilder("copies");
+    const one = g.input("one", "float32", []);
+    let array = g.node("Expand", [one, g.integers(elements)]);
+    for (let i = 0; i < count; i++) array = g.node("Add", [array, one]);
+    g.output("last", g.node("Slice", [array, g.integers(-1), g.integers(elements)]), "float32", [1]);
+    const session = await openSession(g.bytes(), { threads, device: "webgpu" });
+    const times: number[] = [];
+    for (let run = 0; run < 6; run++) {
+      const startMs = performance.now();
+      // Reading the result waits for the device.
+      const { last } = await session.run({ one: tensor(Float32Array.of(1), []) });
+      times.push(performance.now() - startMs);
+      if ((last.data as Float32Array)[0] !== count + 1) throw new Error("the device adds wrong");
+    }
+    await session.release();
+    return Math.min(...times);
+  };
+  const ms = (await timeOf(copies)) - (await timeOf(1));
+  return (8 * elements * (copies - 1)) / ms;
+}

@@ -1,0 +1,68 @@
+/** The check of a device at start, against Vulkan as it is on this machine, and without parts of it. Linux only. */
+import { execFile } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { childEnvironment } from "../../gpu-backend/config.ts";
+import { checkDevice } from "../../gpu-backend/host/device-check.ts";
+import type { DeviceFigures } from "../bench/device.ts";
+import { smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { webgpuFailure } from "../support/webgpu.ts";
+
+const folder = temporaryFolder();
+const isAbsent = await webgpuFailure();
+const check = (settings: { device: "webgpu" | "software"; isDeviceRequired?: boolean }, environment = {}) =>
+  checkDevice(
+    {
+      ...{ modelDirectory: smallBase, weightFormat: "fp32", threads: 1, isDeviceRequired: false },
+      ...settings,
+    },
+    { ...childEnvironment(), ...environment },
+  );
+
+test.runIf(process.platform === "linux")("names a loader that is missing, and a driver", async () => {
+  // The system's linker takes this file, which is no library, for the loader.
+  writeFileSync(path.join(folder, "libvulkan.so.1"), "");
+  const noLoader = await check({ device: "webgpu" }, { LD_LIBRARY_PATH: folder });
+  expect(noLoader).toMatchObject({ name: "cpu", adapter: null, found: expect.stringMatching(/no Vulkan loader/) });
+  const required = check({ device: "webgpu", isDeviceRequired: true }, { VK_ICD_FILENAMES: "/none" });
+  await expect(required).rejects.toThrow(/^REQUIRE_DEVICE=webgpu: the Vulkan loader finds no driver|no Vulkan loader/);
+});
+
+test.skipIf(isAbsent)("takes a software adapter only where it was asked for", async () => {
+  expect(await check({ device: "webgpu" })).toMatchObject({ name: "cpu", selfTest: "refused" });
+  const report = await check({ device: "software", isDeviceRequired: true });
+  expect(report).toMatchObject({
+    name: "webgpu",
+    selfTest: "passed",
+    found: expect.stringMatching(/^a software adapter/),
+  });
+  expect(report.driver).toContain("libvulkan_lvp");
+});
+
+test("refuses a format that only the CPU serves", async () => {
+  const int8 = { modelDirectory: smallBase, weightFormat: "int8", threads: 1 } as const;
+  await expect(checkDevice({ ...int8, device: "webgpu", isDeviceRequired: false }, {})).rejects.toThrow(
+    /fp32, not int8/,
+  );
+});
+
+test.skipIf(isAbsent)(
+  "the bench of a device measures each row beside the floor of the base it serves",
+  async () => {
+    const bench = path.join(import.meta.dirname, "../bench/main.ts");
+    const json = path.join(folder, "figures.json");
+    const options = ["--device", "software", "--quick", "--json", json];
+    const { stdout } = await promisify(execFile)(process.execPath, [bench, ...options]);
+    expect(stdout).toMatch(/^llvmpipe.*a software adapter.*\na copy moves .* GB\/s/);
+    const { rows, bytesPerMs } = JSON.parse(readFileSync(json, "utf8")) as DeviceFigures;
+    // 1,779,712 parameters, and keys and values of 6 layers of 128 in 4 rows.
+    const bytes = 4 * (1_779_712 + 4 * 64 * 2 * 6 * 128);
+    expect(rows.find(({ name }) => name === "decode 4 x 64")!.floorMs * bytesPerMs).toBeCloseTo(bytes, 0);
+    for (const { ms, floorMs } of rows) expect(ms).toBeGreaterThan(floorMs);
+    expect(rows).toHaveLength(8);
+  },
+  180_000,
+);
