@@ -9,7 +9,6 @@ import { sharedStack } from "../support/shared-stack.ts";
 
 const stack = await sharedStack("classify");
 const classified = (body: object) => stack.ask<ClassifyResponse>("/v1/classify", body);
-/** The parameter that a refusal names. */
 const refusedParam = async (body: object) => {
   const { error } = await stack.ask<ErrorEnvelope>("/v1/classify", body, { status: 400 });
   return error.param;

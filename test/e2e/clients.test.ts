@@ -110,12 +110,10 @@ describe("the openai SDK", () => {
     expect(whole.choices[0].message).toEqual({ role: "assistant", content: expected, refusal: null });
     expect(whole.choices[0].logprobs?.content).toHaveLength(whole.usage!.completion_tokens);
     const stream = client.chat.completions.stream({ ...request, stream_options: { include_usage: true } });
-    let text = "";
-    stream.on("content", (delta) => {
-      text += delta;
-    });
+    const deltas: string[] = [];
+    stream.on("content", (delta) => deltas.push(delta));
     const final = await stream.finalChatCompletion();
-    expect(text).toBe(expected);
+    expect(deltas.join("")).toBe(expected);
     expect(final.choices[0]).toMatchObject({ finish_reason: "length", message: { content: expected } });
     expect(final.choices[0].logprobs?.content).toEqual(whole.choices[0].logprobs?.content);
     expect(final.usage).toMatchObject({ completion_tokens: 24 });
@@ -130,24 +128,16 @@ describe("the openai SDK", () => {
     expect(typed(whole as unknown as ResponseObject)).toBe(whole);
     expect(whole).toMatchObject({ output_text: expected, status: "incomplete", store: false });
     expect(whole.usage).toMatchObject({ output_tokens: 24 });
-    let text = "";
-    const numbers: number[] = [];
-    for await (const event of await client.responses.create({ ...request, stream: true })) {
-      numbers.push(event.sequence_number);
-      if (event.type === "response.output_text.delta") text += event.delta;
-    }
-    expect(text).toBe(expected);
-    expect(numbers).toEqual(numbers.map((_, i) => i));
+    const events = await Array.fromAsync(await client.responses.create({ ...request, stream: true }));
+    const deltas = events.flatMap((event) => (event.type === "response.output_text.delta" ? [event.delta] : []));
+    expect(deltas.join("")).toBe(expected);
+    expect(events.map((event) => event.sequence_number)).toEqual([...events.keys()]);
     const stream = client.responses.stream(request);
     expect(await stream.finalResponse()).toMatchObject({ output_text: expected, usage: whole.usage });
     // The answer's items can be sent back as input of the next turn.
-    const input = [
-      { role: "user" as const, content: question },
-      ...whole.output,
-      { role: "user" as const, content: "Why?" },
-    ];
-    const turn = { ...request, input: input as OpenAI.Responses.ResponseInput };
-    const next = await client.responses.create({ ...turn, stream: false });
+    const [first, second] = [question, "Why?"].map((content) => ({ role: "user" as const, content }));
+    const input = [first, ...whole.output, second] as OpenAI.Responses.ResponseInput;
+    const next = await client.responses.create({ ...request, input, stream: false });
     expect(next.output_text).not.toBe(expected);
     const stored = client.responses.create({ ...request, previous_response_id: whole.id, stream: false });
     await expect(stored).rejects.toMatchObject({ status: 400, param: "previous_response_id" });
@@ -204,9 +194,8 @@ describe("the openai SDK", () => {
     const [one, other] = [0, 1].map(() => client.chat.completions.create(forced, repeated));
     expect((await one).choices).toEqual((await other).choices);
     const result = { role: "tool" as const, tool_call_id: call.id, content: "rain" };
-    const next = await client.chat.completions.create({
-      ...{ ...request, messages: [...messages, message, result], max_tokens: 8 },
-    });
+    const continued = { ...request, messages: [...messages, message, result], max_tokens: 8 };
+    const next = await client.chat.completions.create(continued);
     expect(next.choices[0].message.content).not.toBe("");
     expect(next.usage!.prompt_tokens).toBeGreaterThan(whole.usage!.prompt_tokens);
     const plain = await client.chat.completions.create({ ...request, tool_choice: "none", max_tokens: 1 });
@@ -263,9 +252,8 @@ describe("the openai SDK", () => {
   });
 
   test("lists models and finds one", async () => {
-    const ids: string[] = [];
-    for await (const { id } of client.models.list()) ids.push(id);
-    expect(ids).toEqual(expect.arrayContaining(["gpt2", "gpt2:auto", "gpt2:c0"]));
+    const models = await Array.fromAsync(client.models.list());
+    expect(models.map(({ id }) => id)).toEqual(expect.arrayContaining(["gpt2", "gpt2:auto", "gpt2:c0"]));
     expect(await client.models.retrieve("gpt2:c0")).toMatchObject({ id: "gpt2:c0", object: "model" });
   });
 

@@ -60,11 +60,7 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
 
     test("is used by keyboard alone", async () => {
-      const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");
-      const tabTo = async (wanted: string) => {
-        for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
-        expect(await focused()).toBe(wanted);
-      };
+      const focused = () => driver.focused();
       // The first Tab stop skips the header, so few stops come before the prompt.
       await page.reload();
       await driver.ended();
@@ -72,16 +68,16 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(await focused()).toBe("skip");
       await page.keyboard.press("Enter");
       expect(await focused()).toBe("main");
-      await tabTo("tab-write");
+      await driver.tabTo("tab-write");
       await page.keyboard.press("ArrowLeft");
       await page.locator("#chat").waitFor();
       await page.keyboard.press("ArrowRight");
-      await tabTo("prompt");
+      await driver.tabTo("prompt");
       await page.keyboard.press("Control+a");
       await page.keyboard.type("Tom has 3 boxes");
       await page.keyboard.press("Control+Enter");
       await driver.ended();
-      await tabTo("token");
+      await driver.tabTo("token");
       await page.keyboard.press("End");
       const last = await driver.text("#token h3");
       await page.keyboard.press("ArrowLeft");

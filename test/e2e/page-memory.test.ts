@@ -151,17 +151,10 @@ describe.skipIf(!browserProgram)("your text", () => {
     await page.focus("#text-input");
     await page.keyboard.insertText(text);
     await driver.says("#documents-total", /pasted text, the end/);
-    const tabTo = async (id: string) => {
-      for (let presses = 0; presses < 12; presses++) {
-        if ((await page.evaluate("document.activeElement.id")) === id) return;
-        await page.keyboard.press("Tab");
-      }
-      expect(await page.evaluate("document.activeElement.id")).toBe(id);
-    };
-    await tabTo("text-name");
+    await driver.tabTo("text-name", 12);
     await page.keyboard.press("Control+a");
     await page.keyboard.type("verso");
-    await tabTo("text-create");
+    await driver.tabTo("text-create", 12);
     await page.keyboard.press("Enter");
     await driver.says("#text-status", /verso is ready/);
     await driver.says('[data-adapter="verso"]', /2 documents, .* tokens; ready/);

@@ -10,7 +10,6 @@ import { startStack } from "../support/stack.ts";
 interface Received {
   service: string;
   traceId: string;
-  spanId: string;
   parentSpanId?: string;
   name: string;
   startTimeUnixNano: string;

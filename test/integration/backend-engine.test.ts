@@ -32,7 +32,6 @@ const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 const folder = temporaryFolder();
 await writeTinyModel(folder);
-/** Set before the tests of each model family. */
 let served: Pick<ModelHarness, "artifacts" | "harness" | "stop">;
 
 const harness = (limits: Partial<PlanLimits> = {}) => served.harness({ limits });
@@ -45,7 +44,6 @@ const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): Mixt
   evidence,
 });
 
-/** The mixture in a sequence's last frame. */
 const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
 
 interface Work {
@@ -216,18 +214,16 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     }
   });
 
-  /** Weights of adapters by centroid id. */
-  type Weights = Record<string, number>;
-
-  /** The oracle's logprobs [V] for the token after `history`; `weights` null: the base alone. */
-  function oracleLogprobs(history: number[], weights: Weights | string | null): Float64Array {
-    const logits = logitsAfter(history, weights);
+  function logprobsOf(logits: Float64Array): Float64Array {
     const total = oracleLogSumExp(logits);
     return logits.map((logit) => logit - total);
   }
+  /** A centroid, weights by centroid, or null for the base alone. */
+  type Weights = Record<string, number> | string | null;
+  const oracleLogprobs = (history: number[], weights: Weights) => logprobsOf(logitsAfter(history, weights));
 
   /** The oracle's logits [V] for the token after `history`, with gates summed over centroids by weight. */
-  function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
+  function logitsAfter(history: number[], weights: Weights): Float64Array {
     const { model, hyperNetwork, manifest } = served.artifacts;
     const bank = bankOf(hyperNetwork);
     const P = manifest.embedding.dimensions;
@@ -245,16 +241,13 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     return oracleLogits(model.config, model.weights, hidden, bank, gates);
   }
 
-  test.each<[string, [number, number][] | undefined, number]>([
+  const parts: [number, number][] = [
+    [5, 11],
+    [30, 34],
+  ];
+  test.each([
     ["its prompt", undefined, evidencePositions],
-    [
-      "parts of its prompt",
-      [
-        [5, 11],
-        [30, 34],
-      ],
-      10,
-    ],
+    ["parts of its prompt", parts, 10],
   ])("a mixture weighed by %s gives the oracle's logprobs, and so does the base", async (_, spans, looked) => {
     const ids = [...randomPrompt(30), ...randomPrompt(8)];
     ids.push(...ids.slice(4, 24));
@@ -284,8 +277,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
       const steered = (logits: Float64Array) => {
         for (const [id, count] of counts) logits[id] -= 0.5 * count;
         logits[tinyConfig.stopIds[0]] -= 100;
-        const sum = oracleLogSumExp(logits);
-        return logits.map((logit) => logit - sum);
+        return logprobsOf(logits);
       };
       const [c0, c1] = weights.adapters;
       const ofMixture = steered(logitsAfter(history, { c0, c1 }));
@@ -308,15 +300,11 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     const all = (weight: number): MixtureRequest => ({ base: 1 - weight, adapters: [{ centroidId: "c1", weight }] });
     const adapted = [request("adapter"), request("mixture", all(1)), request("none", all(0))];
     const target = await harness().run(["c1", ...adapted], [null, request("base")]);
-    const [adapter, mixture, base, none] = ["adapter", "mixture", "base", "none"].map((id) =>
-      target
-        .framesOf(id)
-        .slice(0, -1)
-        .map((frame) => ({ ...frame, id: "" })),
-    );
-    expect(mixture).toEqual(adapter);
-    expect(none).toEqual(base);
-    expect(adapter).not.toEqual(base);
+    const framesOf = (id: string) => target.framesOf(id).slice(0, -1);
+    const named = (id: string, frames: Frame[]) => frames.map((frame) => ({ ...frame, id }));
+    expect(framesOf("mixture")).toEqual(named("mixture", framesOf("adapter")));
+    expect(framesOf("none")).toEqual(named("none", framesOf("base")));
+    expect(framesOf("adapter")).not.toEqual(named("adapter", framesOf("base")));
   });
 
   /** Penalises repetition in place, as CTRL does (arXiv 1909.05858). */
@@ -491,36 +479,34 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
 });
 
 describe("artifacts are held against the manifest", () => {
-  async function broken(change: (directory: string) => Promise<void>): Promise<Artifacts> {
+  /** Reads a copy of the model with one file changed. */
+  async function readChanged(name: string, change: (bytes: Buffer) => Uint8Array | string): Promise<Artifacts> {
     const directory = temporaryFolder();
     await cp(folder, directory, { recursive: true });
-    await change(directory);
+    const file = join(directory, name);
+    await writeFile(file, change(await readFile(file)));
     return readArtifacts(directory);
   }
-  const flipLastByte = (name: string) => async (directory: string) => {
-    const bytes = await readFile(join(directory, name));
-    bytes[bytes.length - 1] ^= 1;
-    await writeFile(join(directory, name), bytes);
+  const flipLastBit = (bytes: Buffer) => bytes.with(-1, bytes.at(-1)! ^ 1);
+  const replaced = (from: string, to: string) => (bytes: Buffer) => {
+    expect(bytes.toString()).toContain(from);
+    return bytes.toString().replace(from, to);
   };
   test.each(["model.safetensors", "artifacts/tokenizer.safetensors", "artifacts/hyper-network.safetensors"])(
     "a changed %s is refused with both hashes",
     async (name) => {
       const file = name.replace("artifacts/", "");
-      await expect(broken(flipLastByte(name))).rejects.toThrow(
+      await expect(readChanged(name, flipLastBit)).rejects.toThrow(
         new RegExp(`^${file}(:| has \\d+ bytes of) SHA-256 (is )?[0-9a-f]{64}.*[0-9a-f]{64}$`),
       );
     },
   );
 
   test("an invalid manifest is refused; another stop id in the config is not, as the manifest says what ends a text", async () => {
-    const edit = (name: string, from: string, to: string) => async (directory: string) => {
-      const text = await readFile(join(directory, name), "utf8");
-      expect(text).toContain(from);
-      await writeFile(join(directory, name), text.replace(from, to));
-    };
-    const stopIds = tinyConfig.stopIds;
-    const other = broken(edit("config.json", `"eos_token_id":299`, `"eos_token_id":8`));
+    const { stopIds } = tinyConfig;
+    const other = readChanged("config.json", replaced(`"eos_token_id":299`, `"eos_token_id":8`));
     await expect(other).resolves.toMatchObject({ model: { config: { stopIds } } });
-    await expect(broken(edit("artifacts/manifest.json", `"format": 1`, `"format": 2`))).rejects.toThrow(/format/);
+    const otherFormat = replaced(`"format": 1`, `"format": 2`);
+    await expect(readChanged("artifacts/manifest.json", otherFormat)).rejects.toThrow(/format/);
   });
 });

@@ -19,7 +19,6 @@ const make = {
   buffer: () => held.push(new Uint8Array(4_000_000)),
 };`;
 
-/** Checks how heap and buffers grow with each kind of allocation. */
 async function expectToTell(heap: HeapWatch, make: (kind: string) => Promise<void>) {
   const growthOf = async (kind: string): Promise<LiveHeap> => {
     const before = await heap.live();

@@ -44,7 +44,6 @@ const folder = temporaryFolder();
 await writeTinyModel(folder, seed);
 const model = stopAtEnd(await openModelHarness(await readArtifacts(folder)));
 const { artifacts, runner } = model;
-/** File of each adapter, by id. */
 const files = new Map<string, Uint8Array>();
 const deltas = new Map<string, Delta | null>();
 
@@ -82,19 +81,14 @@ const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor
 
 test("a completion is the same alone and among mates with adapters of all kinds, bit for bit", async () => {
   const applied = [...files.keys(), "c0", "c1", null];
+  const logit_bias: [number, number][] = [...neverEnds, [7, 1]];
   const all = Array.from({ length: 33 }, (_, i): [string | null, SequenceRequest] => [
     applied[i % applied.length],
     sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 1, 30][i % 5]), {
       maxTokens: 6 + (i % 4) * 6,
       compare: i % 3 === 0,
       promptLogprobs: i % 5 === 4,
-      sampling: {
-        temperature: i % 2,
-        seed: i,
-        logit_bias: [...neverEnds, [7, 1]],
-        frequency_penalty: i % 4 === 0 ? 1 : 0,
-        logprobs: 1,
-      },
+      sampling: { temperature: i % 2, seed: i, logprobs: 1, ...(i % 4 === 0 && { frequency_penalty: 1 }), logit_bias },
     }),
   ]);
   const together = await harness().run(...all);
@@ -162,11 +156,9 @@ test("an adapter serves the oracle's static adapter with its change, and one tha
     };
     const [adapted, base] = [logprobsOf(delta), logprobsOf(null)];
     const [frame] = target.tokenFramesOf(`o${i}`);
-    differences.push(
-      Math.abs(frame.logprob! - adapted[frame.tokenId]),
-      Math.abs(frame.baseLogprob! - base[frame.tokenId]),
-    );
-    for (const [id, logprob] of frame.alternatives!) differences.push(Math.abs(logprob - adapted[id]));
+    const told: [number, number][] = [[frame.tokenId, frame.logprob!], ...frame.alternatives!];
+    for (const [id, logprob] of told) differences.push(Math.abs(logprob - adapted[id]));
+    differences.push(Math.abs(frame.baseLogprob! - base[frame.tokenId]));
   }
   expect(Math.max(...differences)).toBeLessThan(tolerance);
 });
@@ -212,15 +204,11 @@ test("tracing a prompt returns only the states before its learnt tokens, bit for
   const ids = randomPrompt(70);
   const states = async (from: number) => {
     const one = harness();
-    const taken: TracedValues[] = [];
-    const take = (_: string, values: TracedValues) => taken.push(values);
-    await one.engine.submit(null, [sequenceRequest("t", ids, { maxTokens: 0 })], {
-      kind: "hidden",
-      from: [from],
-      take,
-    });
+    const { promise, resolve } = Promise.withResolvers<TracedValues>();
+    const trace = { kind: "hidden" as const, from: [from], take: (_: string, values: TracedValues) => resolve(values) };
+    await one.engine.submit(null, [sequenceRequest("t", ids, { maxTokens: 0 })], trace);
     await one.finish();
-    return taken[0];
+    return promise;
   };
   const D = tinyConfig.hiddenSize;
   const all = await states(1);

@@ -1,5 +1,6 @@
 /** Drives the page in a browser: actions that many of its tests need. */
 import type { Browser, Page } from "playwright-core";
+import { expect } from "vitest";
 import type { StackPlace } from "./stack.ts";
 
 export interface Look {
@@ -73,6 +74,17 @@ export class PageDriver {
   /** Waits until the text of `selector` matches. */
   async says(selector: string, pattern: RegExp, timeout = 10_000): Promise<void> {
     await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout });
+  }
+
+  /** Id of the element that has the focus, or its class. */
+  focused(): Promise<string> {
+    return this.page.evaluate<string>("document.activeElement.id || document.activeElement.className");
+  }
+
+  /** Presses Tab until an element with this id or class has the focus. */
+  async tabTo(wanted: string, mostPresses = 60): Promise<void> {
+    for (let i = 0; i < mostPresses && (await this.focused()) !== wanted; i++) await this.page.keyboard.press("Tab");
+    expect(await this.focused()).toBe(wanted);
   }
 
   async sampling(fields: Record<string, string>): Promise<void> {

@@ -36,17 +36,8 @@ export interface MemorySample {
   backend: Memory;
 }
 
-export interface MemoryWatch {
-  sample(requests: number): Promise<MemorySample>;
-  close(): void;
-}
-
 /** `touch` sends a request that makes every isolate of the edge work. */
-export async function watchMemory(
-  edge: WorkerdProcess,
-  backend: Backend,
-  touch: () => Promise<void>,
-): Promise<MemoryWatch> {
+export async function watchMemory(edge: WorkerdProcess, backend: Backend, touch: () => Promise<void>) {
   // The inspectors of the backend and of its engine.
   const backendUrls = Array.from(backend.log().matchAll(/^Debugger listening on (ws:\S+)/gm), ([, url]) => url);
   if (!edge.inspector || backendUrls.length !== 2)
@@ -62,7 +53,7 @@ export async function watchMemory(
     return { live: heap + buffers, rss: rss(), rssBefore };
   };
   return {
-    sample: async (requests) => ({
+    sample: async (requests: number): Promise<MemorySample> => ({
       requests,
       edge: await memoryOf("edge", [edge.pid]),
       backend: await memoryOf("backend", [backend.child.pid!, ...backend.enginePids()]),

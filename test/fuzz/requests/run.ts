@@ -26,23 +26,6 @@ const drainMs = 15_000;
 const restMs = 30_000;
 const generatedAtOnce = 500;
 
-export interface FuzzResult {
-  /** How often each status came, or each way to end without a status. */
-  outcomes: Record<string, number>;
-  /** Requests whose answer is not allowed; only the first ten are kept. */
-  failures: { request: BadRequest; outcome: Outcome }[];
-  failed: number;
-  /** Samples at equal distances along the run, and at its end. */
-  memory: MemorySample[];
-  /** The backend's metrics of what it holds once everything is answered. */
-  left: Record<string, number>;
-  /** Sets of artifacts that the backend refused during the run. */
-  refusedSets: number;
-  /** Milliseconds that a good request took after the run. */
-  answerMs: number;
-  log: string;
-}
-
 export async function fuzzRequests(options: {
   requests: number;
   seed: number;
@@ -50,7 +33,7 @@ export async function fuzzRequests(options: {
   /** How often memory is measured; sending pauses meanwhile. 0: never. */
   memorySamples: number;
   note(sample: MemorySample): void;
-}): Promise<FuzzResult> {
+}) {
   const { requests, seed, concurrency, memorySamples, note } = options;
   const isWatched = memorySamples > 0;
   const watched = isWatched ? watchedBackend : {};
@@ -69,8 +52,22 @@ export async function fuzzRequests(options: {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
     const watch = isWatched ? await watchMemory(edge, backend, () => countedRequest(edge.url)) : null;
-    const counts = { failed: 0, refusedSets: 0, answerMs: 0 };
-    const result: FuzzResult = { ...counts, outcomes: {}, failures: [], memory: [], left: {}, log: "" };
+    const result = {
+      /** How often each status came, or each way to end without a status. */
+      outcomes: {} as Record<string, number>,
+      /** Requests whose answer is not allowed; only the first ten are kept. */
+      failures: [] as { request: BadRequest; outcome: Outcome }[],
+      failed: 0,
+      /** Samples at equal distances along the run, and at its end. */
+      memory: [] as MemorySample[],
+      /** The backend's metrics of what it holds once everything is answered. */
+      left: {} as Record<string, number>,
+      /** Sets of artifacts that the backend refused during the run. */
+      refusedSets: 0,
+      /** Milliseconds that a good request took after the run. */
+      answerMs: 0,
+      log: "",
+    };
     const source = requestSource(seed);
     let sent = 0;
     let rest: Promise<void> | null = null;
