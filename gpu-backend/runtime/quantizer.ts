@@ -44,24 +44,23 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
  */
 export function addQuantizedMatMuls(g: GraphBuilder, like: string): (x: string, w: QuantizedMatrix) => string {
   const zero = g.constant(Uint8Array.of(zeroPoint), []);
-  const shape = g.node("Concat", [g.node("Shape", [like], { start: 0, end: 1 }), g.integers(1)], { axis: 0 });
-  const zeroPoints = g.node("Expand", [zero, shape]); // [M, 1]
-  const split = (x: string, rows: number) => {
-    const wholeRow = { axis: 1, block_size: rows };
-    const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 1 });
-    // [M, 1]. A row of zeros is 0 / 0 below, which rounds to some integer that the scale 0 multiplies in the end.
+  const zeroPoints = g.node("Expand", [zero, g.node("Shape", [like], { start: 0, end: 1 })]); // [M]
+  const byRow = { axis: 0 };
+  const split = (x: string) => {
+    const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 0 });
+    // [M]. A row of zeros is 0 / 0 below, which rounds to some integer that the scale 0 multiplies in the end.
     const scale = g.node("Mul", [rowMaximum, g.scalar(1 / steps)]);
-    const coarse = g.node("QuantizeLinear", [x, scale, zeroPoints], wholeRow);
-    const rest = g.node("Sub", [x, g.node("DequantizeLinear", [coarse, scale, zeroPoints], wholeRow)]);
+    const coarse = g.node("QuantizeLinear", [x, scale, zeroPoints], byRow);
+    const rest = g.node("Sub", [x, g.node("DequantizeLinear", [coarse, scale, zeroPoints], byRow)]);
     const fineScale = g.node("Mul", [scale, g.scalar(1 / fineSteps)]);
-    const fine = g.node("QuantizeLinear", [rest, fineScale, zeroPoints], wholeRow);
-    return { both: g.node("Concat", [coarse, fine], { axis: 0 }), scale };
+    const fine = g.node("QuantizeLinear", [rest, fineScale, zeroPoints], byRow);
+    return { both: g.node("Concat", [coarse, fine], { axis: 0 }), scale: g.node("Unsqueeze", [scale, g.integers(1)]) };
   };
   const parts = new Map<string, ReturnType<typeof split>>();
   return (x, { values, scales }) => {
     const columns = scales.length;
     const rows = values.length / columns;
-    const { both, scale } = parts.get(x) ?? split(x, rows);
+    const { both, scale } = parts.get(x) ?? split(x);
     parts.set(x, { both, scale });
     const kernel = [g.constant(values, [rows, columns]), g.scalar(1), g.constant(scales, [columns]), zero];
     const products = g.node("com.microsoft:MatMulIntegerToFloat", [both, ...kernel]); // [2M, columns]
