@@ -13,6 +13,7 @@ import {
 
 /** Timeout for the self-test, in milliseconds. On a software adapter it takes half a minute. */
 const selfTestMs = 300_000;
+const signals = ["SIGINT", "SIGTERM"] as const;
 /** Bound on what the self-test's process writes. */
 const maxLogBytes = 2 ** 26;
 
@@ -43,7 +44,8 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
   const env = { ...environment, VK_LOADER_DEBUG: "all" };
   const options = { env, timeout: selfTestMs, killSignal: "SIGKILL", maxBuffer: maxLogBytes } as const;
   return new Promise((resolve) => {
-    execFile(process.execPath, [script, argument], options, (error, stdout, log) => {
+    const child = execFile(process.execPath, [script, argument], options, (error, stdout, log) => {
+      for (const signal of signals) process.removeListener(signal, end);
       if (!error)
         return resolve({ ...(JSON.parse(stdout) as Pick<SelfTestRun, "result" | "libraries">), failure: "", log });
       const ended = error.killed
@@ -51,6 +53,12 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
         : `was ended by ${error.signal ?? error.code}`;
       resolve({ result: null, libraries: [], failure: `${ended}: ${reasonIn(log)}`, log });
     });
+    // Without this a test that hangs in the driver would outlive the backend.
+    const end = () => {
+      child.kill("SIGKILL");
+      process.exit(1);
+    };
+    for (const signal of signals) process.once(signal, end);
   });
 }
 

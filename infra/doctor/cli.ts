@@ -34,7 +34,7 @@ type Finding = Omit<Check, "name">;
 
 const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
 const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
-const cpuMend = "set DEVICE=cpu, or mend what is missing: infra/docs/gpu.md";
+const cpuMend = "set DEVICE=cpu and no REQUIRE_DEVICE, or mend what is missing: infra/docs/gpu.md";
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
 
 /** The checks, in the order in which a start would fail. */
@@ -71,7 +71,11 @@ async function checkMemory(config: BackendConfig, directory: string): Promise<Fi
   const { plannedBytes } = planMemory({ ...config, ...base, limitBytes, sets: maxSets });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
-  return amiss("warning", found, "close other programs, or set smaller KV_BYTES and PREFIX_CACHE_BYTES");
+  return amiss(
+    "warning",
+    found,
+    "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
+  );
 }
 
 async function checkPorts(): Promise<Finding> {

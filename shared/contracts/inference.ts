@@ -284,7 +284,9 @@ export const readinessSchema = z.object({
       ...{ name: z.enum(["cpu", "webgpu"]), adapter: z.string().nullable(), driver: z.string().nullable() },
       ...{ selfTest: z.enum(["passed", "refused", "none"]), found: z.string() },
     })
-    .optional(),
+    .optional()
+    // The edge reads no device, so a device that it does not know makes no backend unready.
+    .catch(undefined),
   /** Why own adapters cannot be written to disk, such as `ENOSPC`, and are kept in memory; null if they can. */
   diskFault: z.string().nullable().optional(),
 });

@@ -84,9 +84,10 @@ function readDocuments(value: unknown, context: z.RefinementCtx) {
       const rule = "it must be a text that is not empty, or an object with such a text and a name";
       return refuse(`a document is ${describe(entry)}; ${rule}`, [i]);
     }
-    const isNamed = name === null || hasLength(name, limits.documentNameCharacters);
-    if (!isNamed || !hasLength(text, limits.documentBodyBytes)) {
-      const [key, { length }] = isNamed ? ["text", text] : ["name", name];
+    const nameLength = name === null ? 1 : charactersOf(name, limits.documentNameCharacters);
+    const isNamed = nameLength >= 1 && nameLength <= limits.documentNameCharacters;
+    if (!isNamed || text.length < 1 || text.length > limits.documentBodyBytes) {
+      const [key, length] = isNamed ? ["text", text.length] : ["name", nameLength];
       const [path, at] = isString(entry) ? [[i], `documents[${i}]`] : [[i, key], `documents[${i}].${key}`];
       const max = isNamed ? limits.documentBodyBytes : limits.documentNameCharacters;
       const bound = length === 0 ? "the minimum is 1" : `the maximum is ${max}`;
@@ -97,8 +98,9 @@ function readDocuments(value: unknown, context: z.RefinementCtx) {
   return documents;
 }
 
-function hasLength({ length }: string, max: number): boolean {
-  return length >= 1 && length <= max;
+/** The characters of a text as JSON Schema's `maxLength` counts them, which are code points. A much longer text is not counted. */
+function charactersOf(text: string, max: number): number {
+  return text.length <= max || text.length > 4 * max ? text.length : [...text].length;
 }
 
 const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };

@@ -48,12 +48,18 @@ test.each<[documents: unknown, message: string, path: PropertyKey[]]>([
   [["a", ""], "documents[1] has 0 characters, the minimum is 1", [1]],
   [[{ text: "" }], "documents[0].text has 0 characters, the minimum is 1", [0, "text"]],
   [[{ name: "x".repeat(257), text: "" }], "documents[0].name has 257 characters, the maximum is 256", [0, "name"]],
+  [[{ name: "😀".repeat(257), text: "a" }], "documents[0].name has 257 characters, the maximum is 256", [0, "name"]],
   [["a", ["a"]], `a document is a list of 1; ${documentRule}`, [1]],
   [[{ name: 1, text: "a" }], `a document is an object; ${documentRule}`, [0]],
   [[null], `a document is null; ${documentRule}`, [0]],
 ])("documents are refused by the first fault: %j", (documents, message, path) => {
   const { error } = addDocumentsRequestSchema.safeParse({ documents });
   expect(error!.issues).toEqual([expect.objectContaining({ message, path: ["documents", ...path] })]);
+});
+
+test("a document's name may have as many characters outside the basic plane as others", () => {
+  const document = { name: "😀".repeat(256), text: "a" };
+  expect(addDocumentsRequestSchema.parse({ documents: [document] }).documents).toEqual([document]);
 });
 
 test("each of many documents is read once, without unknown fields", () => {
