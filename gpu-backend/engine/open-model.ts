@@ -14,7 +14,7 @@ import { smoothed } from "../runtime/smoothing.ts";
 import { readArtifacts } from "./artifacts.ts";
 import type { EngineSettings } from "./messages.ts";
 import { graphKey, preparedGraph } from "./prepared-graph.ts";
-import { readSmoothing } from "./smoothing-file.ts";
+import { readSmoothing, smoothingFile } from "./smoothing-file.ts";
 
 type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat"> &
   Partial<Pick<EngineSettings, "dataDirectory">>;
@@ -74,15 +74,19 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
     };
     const { contextTokens } = artifacts.manifest.model;
     const options = { config: { ...config, contextTokens }, bank, threads, format, kv };
+    const warnings: string[] = [];
+    if (format === "int8" && !smoothing) {
+      warnings.push(`int8 rounds less well without ${smoothingFile}; to make it: chameleon import ${modelDirectory}`);
+    }
     if (!folder || parametersOf(config) < preparedParameters) {
-      return { artifacts, graph: build() as Uint8Array | string, options, warnings: [] };
+      return { artifacts, graph: build() as Uint8Array | string, options, warnings };
     }
     const key = await graphKey({
       ...{ config, format, weights: model.weightsHash },
       ...{ manifest: artifacts.manifestHash, smoothing: smoothing?.hash },
     });
     const prepared = await preparedGraph(join(folder, "prepared"), key, build, unixNow);
-    const warnings = prepared.warning ? [prepared.warning] : [];
+    if (prepared.warning) warnings.push(prepared.warning);
     return { artifacts, graph: prepared.graph, options, warnings };
   } finally {
     model.close();

@@ -79,7 +79,7 @@ const partial = async () => (await filesIn(folder)).find((name) => name.endsWith
 const rangesOf = (name: string) => hub.requestsFor(name).map(({ headers }) => headers.get("range"));
 
 describe("a whole import", () => {
-  test("brings the model's files and no others, makes one centroid that is off, and a second time fetches no file", async () => {
+  test("brings the model's files and no others, makes one centroid that is off, and a second time makes what is missing without a fetch", async () => {
     const { manifest, keptArtifacts } = await run();
     expect(await filesIn(folder)).toEqual(["artifacts", ...[...needed, made].sort()]);
     for (const name of needed) {
@@ -91,7 +91,9 @@ describe("a whole import", () => {
     expect(manifest.training).toBeNull();
     expect(waitsMs).toEqual([]);
     const requests = hub.requestsFor(weights).length;
+    await rm(join(folder, made));
     expect(await run()).toMatchObject({ keptArtifacts: true, manifest });
+    expect(await filesIn(folder)).toContain(made);
     expect(hub.requestsFor(weights)).toHaveLength(requests);
     // Made anew, the artifacts are the same.
     await rm(folder, { recursive: true });

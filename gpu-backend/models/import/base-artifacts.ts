@@ -15,7 +15,7 @@ import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
-import { type Base, type BaseText, headOf, readBaseText, withBase } from "../base.ts";
+import { headOf, readBaseText, withBase } from "../base.ts";
 
 /** P, unless the hidden size is smaller. */
 export const baseDimensions = 64;
@@ -27,7 +27,6 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const { config, weightsHash, text, tokenEmbedding } = await withBase(folder, async (base) => {
     requireFinite(folder, base.weights);
     const text = await readBaseText(folder, base.config);
-    await smooth(folder, base, text);
     return { ...headOf(base), text };
   });
   const { vocabularySize: V, hiddenSize: D } = config;
@@ -77,10 +76,13 @@ function requireFinite(folder: string, weights: ModelWeights): void {
 }
 
 /** Measures smoothing for int8 (runtime/calibration.ts) on calibration.txt and writes its file, unless the folder has one. */
-async function smooth(folder: string, { config, weights }: Base, { tokenizer }: BaseText): Promise<void> {
+export async function smoothBase(folder: string): Promise<void> {
   if (await readSmoothing(folder)) return;
   const text = await readFile(new URL("../calibration.txt", import.meta.url), "utf8");
-  const ids = Tokenizer.fromTensors(tokenizer).encode(text);
-  const magnitudes = await measureMagnitudes({ config, weights, threads: availableParallelism() }, ids);
+  const magnitudes = await withBase(folder, async ({ config, weights }) => {
+    const { tokenizer } = await readBaseText(folder, config);
+    const ids = Tokenizer.fromTensors(tokenizer).encode(text);
+    return measureMagnitudes({ config, weights, threads: availableParallelism() }, ids);
+  });
   await writeWhole(join(folder, smoothingFile), writeTensorFile(magnitudes));
 }

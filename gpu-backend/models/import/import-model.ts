@@ -12,7 +12,7 @@ import type { Progress } from "../../training/progress.ts";
 import { ggufFile, hashOfGguf, readBaseConfig, readBaseText } from "../base.ts";
 import { openGgufModel } from "../gguf/model.ts";
 import { existsInParts } from "../gguf/part-files.ts";
-import { publishBaseArtifacts } from "./base-artifacts.ts";
+import { publishBaseArtifacts, smoothBase } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download } from "./download.ts";
 import { openRepository } from "./hub.ts";
@@ -56,6 +56,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
     progress.note("making artifacts; up to a minute at 768 dimensions…");
     await publishBaseArtifacts(folder, name);
   }
+  await smoothBase(folder);
   // Reads and checks everything as serving does.
   const { manifest, model } = await readArtifacts(folder);
   model.close();

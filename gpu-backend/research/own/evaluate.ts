@@ -43,7 +43,7 @@ interface OwnOptions {
 /** All are tried; the rule gets the one with the greatest gain on the development kinds. */
 const thetas = [20, 40];
 /** Version of finished parts. With another number, all is measured again. */
-const partVersion = 2;
+const partVersion = 3;
 /** Format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
 /** Compares memory and own adapter together with the one of the two that gains more on the kind. */

@@ -43,6 +43,9 @@ export interface TaskRow {
 
 const sizes = [8, 32, 128];
 
+/** Version of finished parts. Raise it to discard kept results and measure all again. */
+const partVersion = 2;
+
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {
   const { model, corpusFolder, seeds, tests, promptTests, now } = options;
   const base = await readBase(model);
@@ -56,7 +59,7 @@ export async function evaluateTasks(options: TaskOptions, run: Run): Promise<Tas
     sizes.flatMap((examples) =>
       Array.from({ length: seeds }, (_, i) => ({
         ...{ set, examples, seed: i + 1, name: set.name },
-        key: [base.weightsHash, served.manifestHash, tests, promptTests, set.name, examples, i + 1],
+        key: [partVersion, base.weightsHash, served.manifestHash, tests, promptTests, set.name, examples, i + 1],
       })),
     ),
   );

@@ -51,8 +51,9 @@ onLinux("artifacts that are refused close the model; those that are read leave i
 });
 
 onLinux("a session is opened over a model that is closed; so is one whose graph cannot be built", async () => {
-  const { runner } = await openModel(settings(), clock);
+  const { runner, warnings } = await openModel(settings(), clock);
   expect(openFiles()).toEqual([]);
+  expect(warnings).toEqual([expect.stringContaining("smoothing.safetensors")]);
   await runner.release();
   writeFileSync(join(folder, "smoothing.safetensors"), "none");
   await expect(openModel(settings(), clock)).rejects.toThrow("smoothing.safetensors");
