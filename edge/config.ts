@@ -31,7 +31,7 @@ export interface Variables {
   /** A secret: the key of the admin API. Without it the admin API refuses every call. */
   ADMIN_KEY?: string;
   CELLS_PER_REGION: string;
-  /** JSON object of aliases: other names of models → models. */
+  /** JSON object: each alias → the name of its model. */
   MODEL_ALIASES?: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
   /** A secret: headers for the collector, as name=value,name=value. */
@@ -60,7 +60,7 @@ export function readConfig(env: Variables) {
     backends,
     /** Calls a backend through its container's object, a private network or with a client certificate, if one of these is bound. */
     backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
-    /** The first one signs calls to backends; if there is none, calls are unsigned. */
+    /** The first secret signs calls to backends; without secrets, calls are unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: parsed(tenantKeysSchema, env.TENANT_KEYS, tenantKeysRule),
     adminKey: readAdminKey(env.ADMIN_KEY || null),
@@ -91,8 +91,8 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
 }
 
 /**
- * Returns a function that derives a value from the configuration, and again after a variable has changed. So a long-lived object uses a
- * rotated secret or new backends from its next call on. Throws if the first configuration is invalid; a later one is logged and ignored.
+ * Returns a function that derives a value from the configuration, and derives it again after a variable has changed. So a long-lived object
+ * uses a new secret or new backends from its next call on. Throws if the first configuration is invalid; a later one is logged and ignored.
  */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;

@@ -1,6 +1,6 @@
 /**
- * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses: folders with a file for each record or
- * object, which workerd replaces atomically. workerd makes bindings of this module ("wrapped bindings").
+ * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses. Each is a folder with a file for each record or
+ * object; workerd replaces a file atomically. workerd makes bindings of this module ("wrapped bindings").
  */
 import { hexOf, sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
@@ -33,7 +33,7 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** When the running replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
+/** Time after which the running replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
 let replacedUntilMs = 0;
 /** Duration after which a replacement counts as failed, in milliseconds. */
 const replaceMs = 10_000;
@@ -62,7 +62,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
       const body = await new Response(value).arrayBuffer();
       if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
       if (!onlyIf) return write(folder, name, { method: "PUT", body });
-      // Another request is replacing an object. One that ended half-way does not reset the variable, so it also expires.
+      // Another request is replacing an object. A request that ended half-way does not reset the variable, so its time also expires.
       if (Date.now() < replacedUntilMs) return null;
       replacedUntilMs = Date.now() + replaceMs;
       try {
@@ -84,7 +84,7 @@ async function read(folder: Folder["folder"], path: string): Promise<Response | 
   return response;
 }
 
-/** Writes or deletes a file. Throws an Error if that fails, but not for a deleted file that is missing. */
+/** Writes or deletes a file. Throws an Error if that fails; deleting a missing file does not fail. */
 async function write(folder: Folder["folder"], path: string, init: RequestInit): Promise<void> {
   const response = await folder.fetch(`http://folder/${path}`, init);
   if (response.ok || (response.status === 404 && init.method === "DELETE")) return;

@@ -1,7 +1,7 @@
 /**
- * The Worker's entry in `chameleon start`. Adds what the platform gives a deployed Worker: each client's address. It also checks the Host
- * header, against web pages that reach the loopback address under a name of their own (DNS rebinding), and its `/readyz` answers 503
- * while the server ends.
+ * The Worker's entry in `chameleon start`. Adds what the platform adds for a deployed Worker: each client's address. Also checks the Host
+ * header, because a web page could reach the loopback address under a name of its own (DNS rebinding), and answers `/readyz` with 503 while
+ * the server ends.
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
@@ -12,7 +12,7 @@ import worker from "./worker.ts";
 
 export * from "./worker.ts";
 
-/** Bounds of `drain`. */
+/** Maximum bytes and milliseconds for which `drain` reads. */
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
 interface LocalVariables {
@@ -46,17 +46,17 @@ function refusal(error: ServiceError): Response {
   return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
 }
 
-/** Sets `cf-connecting-ip` to the client's address, and the scheme that a trusted proxy tells. */
+/** Sets `cf-connecting-ip` to the client's address, and the URL's scheme to the one that a trusted proxy names. */
 function withClient(received: Request): Request {
   const { address, scheme } = clientOf(received.cf, received.headers, TRUST_PROXY !== undefined);
-  // For this address workerd sets the header itself (infra/workerd/config.ts).
+  // workerd sets the header to 127.0.0.1 itself (infra/workerd/config.ts).
   if (address === "127.0.0.1" && scheme === null) return received;
   const request = new Request(scheme === null ? received.url : received.url.replace(/^https?/, scheme), received);
   request.headers.set("cf-connecting-ip", address);
   return request;
 }
 
-/** The 503 of /readyz while the server drains: infra/serve-edge.ts then puts a file `draining` among the assets. null otherwise. */
+/** The 503 of /readyz while the server drains: then the assets have a file `draining` (infra/serve-edge.ts). null otherwise. */
 async function drainingAnswer({ url }: Request): Promise<Response | null> {
   if (new URL(url).pathname !== "/readyz") return null;
   const file = await env.ASSETS.fetch("https://assets/draining");

@@ -7,10 +7,10 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
-/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB, of which four cells use half at most. */
+/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB; the bodies of four cells use at most half of it. */
 const objectBodyBytes = 16 * 2 ** 20;
 
-/** Maximum bytes held by the large answers that a Worker's isolate makes itself; one tenant may hold half. */
+/** Maximum bytes held by the large answers that a Worker's isolate makes itself. One tenant may hold at most half of them. */
 export const workerBodyBytes = 32 * 2 ** 20;
 
 /** Maximum bytes per stream write. Queued data can be discarded after a failure, written data cannot. */
@@ -22,7 +22,7 @@ export const shortAnswerBytes = 64 * 1024;
 /** A writer produces more output only while the client has fewer unread bytes than this. */
 export const unreadAheadBytes = limits.unreadBytes / 16;
 
-/** Writers join events, or parts of a large answer, until they have this many bytes. */
+/** Writers join events, or pieces of a large answer, up to about this many bytes and write them together. */
 export const joinedBytes = 8 * 1024;
 
 /** Interval of the timer for admissions, deadlines, heartbeats and unread bodies, in milliseconds. */
@@ -31,7 +31,7 @@ const tickMs = 50;
 interface BodyOptions {
   tenant: string;
   maximumBytes: number;
-  /** Written to an event stream that was silent for `everyMs`, as only a write detects a disconnect. null for other answers. */
+  /** Written to an event stream that was silent for `everyMs`, because only a write detects a disconnect. null for other answers. */
   heartbeat: { text: string; everyMs: number } | null;
 }
 
@@ -41,11 +41,11 @@ interface BodyEvents {
   heartbeatDue?(): void;
   /** Called when the client has read the pending write. */
   drained?(): void;
-  /** Called once, when the answer leaves `open`: nothing more may be written. */
+  /** Called once, when the answer leaves `open`: from then on, nothing more may be written. */
   settled(reason: EndReason): void;
-  /** Returns the text that ends the body and tells the client of `error`; null: the body is cut off instead. */
+  /** Returns the text that ends the body and reports `error` to the client; null: the body is cut off instead. */
   errorText(error: ServiceError): string | null;
-  /** Called once, when the body holds nothing in memory. */
+  /** Called once, when the body no longer holds anything in memory. */
   ended?(reason: EndReason): void;
 }
 
@@ -57,8 +57,8 @@ export class AnswerBodies {
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
-   * `ofRequests`: each body belongs to another request of a Worker. workerd forbids a request to use the timers and streams of
-   * another one, so each body has its own timer, and the body itself carries out its eviction at its next tick.
+   * `ofRequests`: the bodies belong to different requests of a Worker. workerd forbids a request to use the timers and streams of another
+   * request. So each body has its own timer, and an evicted body ends at its own next tick.
    */
   constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
@@ -69,7 +69,7 @@ export class AnswerBodies {
     return this.#heldBytes;
   }
 
-  /** Whether the tenant's bodies and `bytes` more would hold at most half of the maximum. */
+  /** Whether the tenant's bodies would hold at most half of the maximum after `bytes` are added. */
   hasRoom(tenant: string, bytes: number): boolean {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
@@ -114,7 +114,7 @@ export class AnswerBodies {
     return body;
   }
 
-  /** Ends the largest body of the tenant that holds most, and repeats that until all bodies together are within the maximum. */
+  /** Ends the largest body of the tenant that holds most bytes, until all bodies together are within the maximum. */
   #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
@@ -137,7 +137,7 @@ function sum(bodies: Iterable<AnswerBody>): number {
 const encoder = new TextEncoder();
 
 interface Piece {
-  /** At most `writeBytes`. */
+  /** Has at most `writeBytes` bytes. */
   bytes: Uint8Array;
   /** The piece continues the text of the piece before it. */
   isRest: boolean;
@@ -166,7 +166,7 @@ export class AnswerBody {
     this.#options = options;
     this.#events = events;
     this.#end = new AnswerEnd({ settled: events.settled, finished: (reason) => this.#finished(reason) });
-    // One tick less than the interval has, because the first tick may follow a write immediately.
+    // One tick less than the interval, because the first tick may follow a write immediately.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
@@ -196,7 +196,7 @@ export class AnswerBody {
     return this.#opened().readable;
   }
 
-  /** Queues `text`. Ends the answer if more than `maximumBytes` are unread, but a single text may be of any size. */
+  /** Queues `text`. Ends the answer if more than `maximumBytes` would be unread; while nothing is unread, a text of any size is queued. */
   write(text: string | Uint8Array): void {
     if (!this.isOpen || text.length === 0) return;
     const bytes = typeof text === "string" ? encoder.encode(text) : text;
@@ -205,7 +205,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if writer and body hold more than `maximumBytes`. */
+  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if these and the body's exceed `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
@@ -252,7 +252,7 @@ export class AnswerBody {
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
-    // A pending write also detects a disconnect.
+    // A pending write detects a disconnect as a heartbeat would.
     if (!this.isWriting) this.write(heartbeat.text);
     this.#silentTicks = 0;
     this.#events.heartbeatDue?.();

@@ -1,25 +1,25 @@
 /** The states of an answer: open → closing → ended. Pure. */
 
 /**
- * - complete: all of it was written.
- * - failed: it could not be computed.
+ * - complete: the whole answer was written.
+ * - failed: the answer could not be computed.
  * - deadline: not every choice had started before the deadline.
- * - limit: it exceeds a limit of memory, or the client read nothing for too long.
+ * - limit: the answer exceeds a limit of memory, or the client read nothing for too long.
  * - gone: the client has disconnected.
  */
 export const endReasons = ["complete", "failed", "deadline", "limit", "gone"] as const;
 export type EndReason = (typeof endReasons)[number];
 
 /**
- * - open: it may be written to.
+ * - open: more text may be written.
  * - closing: the reason is known and the answer is charged; the client may still read its last bytes.
- * - ended: it holds nothing in memory.
+ * - ended: the answer holds nothing in memory.
  */
 export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reason: EndReason };
 
 /**
- * What can happen to an answer. An EndReason closes it. Then one of these ends it:
- * - delivered: the client has read all of it.
+ * Events that change an answer's state. An EndReason closes the answer, and `gone` also ends it. Otherwise one of these ends it:
+ * - delivered: the client has read the whole answer.
  * - broken off: unread bytes are discarded; the client gets an incomplete body.
  */
 export type AnswerEvent = EndReason | "delivered" | "broken off";
@@ -33,7 +33,7 @@ export function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
   }
   if (event === "delivered" || event === "broken off") return { phase: "ended", reason: state.reason };
   if (event !== "limit") return state;
-  // A complete answer that is not read is replaced by an error; an error that is not read is discarded.
+  // If a complete answer is not read, an error replaces the unread rest. If the error is not read either, it is discarded.
   return { phase: state.reason === "complete" ? "closing" : "ended", reason: event };
 }
 

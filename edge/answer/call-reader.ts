@@ -14,7 +14,7 @@ export interface CallPart {
 export class CallReader {
   /** True if text may come before the first call; otherwise the answer has only calls or only text. */
   readonly #isFree: boolean;
-  /** Text that is held back: perhaps the beginning of a call, or of the end of its arguments. */
+  /** Text that is held back because it may be the beginning of a call, or of the text that ends a call's arguments. */
   #rest = "";
   #within: "text" | "name" | "arguments" = "text";
   #count = 0;
@@ -62,7 +62,7 @@ export class CallReader {
       calls.push({ index: this.#count++, name, arguments: "", isWhole: false });
       this.#within = "arguments";
     } else {
-      // The arguments are on one line. Its last character is the closing brace of the call's own object, which is no argument.
+      // The arguments are on one line. The line's last character closes the call's own object, so it does not belong to the arguments.
       const at = this.#rest.indexOf("\n");
       const part = this.#take((at >= 0 ? at : this.#rest.length) - 1);
       if (at < 0 && part === "" && !isLast) return false;

@@ -1,4 +1,4 @@
-/** Turns a sequence's frames into parts of a choice, which a stream sends one by one and a whole response joins. Pure. */
+/** Turns a sequence's frames into parts of a choice. A stream sends the parts one by one; a non-streamed answer joins them. Pure. */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
@@ -49,7 +49,7 @@ export interface ReportedToken {
   sources: Omit<SourcedToken, "token"> | null;
 }
 
-/** Scores of one token in a frame. `alternatives`: token ids with their log-probabilities. */
+/** Scores of one token in a frame. `alternatives`: pairs of a token id and its log-probability. */
 interface Scores {
   logprob?: number | null | undefined;
   baseLogprob?: number | null | undefined;
@@ -58,7 +58,7 @@ interface Scores {
 
 interface EchoedPrompt {
   text: string;
-  /** Unicode code points. */
+  /** Length of `text` in Unicode code points. */
   characters: number;
 }
 
@@ -82,7 +82,7 @@ export class Choice {
   readonly #text: TextStream;
   readonly #calls: CallReader | null;
   readonly #offsetOf: OffsetOf | null;
-  /** The echoed prompt; "" once the first part has taken it. */
+  /** The echoed prompt; "" once it is in a part. */
   #prompt: string;
   readonly #promptCharacters: number;
   /** Tokens whose text is held back, because it may be the beginning of a stop string. */
@@ -215,7 +215,7 @@ function sourcedOf(tokens: readonly ReportedToken[]): SourcedToken[] {
 
 const wholeCharacters = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** A token's text, or `bytes:\xe2\x80` if it is not whole characters, as OpenAI writes it. */
+/** A token's text, or `bytes:\xe2\x80` if the token's bytes are not whole characters, as OpenAI writes it. */
 export function tokenText(piece: Uint8Array): string {
   try {
     return wholeCharacters.decode(piece);
@@ -236,7 +236,7 @@ function alternativeOf(piece: Uint8Array, logprob: number) {
   return { token: tokenText(piece), logprob, bytes: [...piece] };
 }
 
-/** Called with the bytes of each token in turn, returns its offset. */
+/** Returns the offset of a token. Must be called with the bytes of each token in turn. */
 type OffsetOf = (piece: Uint8Array) => number;
 
 /** Offsets of consecutive tokens in Unicode code points, as OpenAI counts. A token that continues a character has that character's offset. */

@@ -18,7 +18,7 @@ import { type Envelope, eventText, ResponseBuilder } from "./response.ts";
 import { RepeatedEvents, type StreamCursor, streamStart } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
-/** Last character of a non-streamed answer that fails after its first byte; it is not valid JSON. */
+/** Last character of a non-streamed answer that fails after its first byte. Valid JSON never contains it. */
 export const failedMark = "\0";
 
 export interface AnswerRequest {
@@ -52,10 +52,10 @@ export interface CompletionWriterParts {
 
 /**
  * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before that. A stream
- * begins when backends have accepted all its sequences, with its first event, or after one heartbeat interval: so a refusal has its own
- * status, and a client that waits in a queue gets headers early. Another answer has a `content-length` if it completes within one
- * heartbeat interval of its first token. If not, its body begins with white space, because only a write detects a disconnect, and the
- * JSON follows.
+ * begins once backends have accepted all its sequences, it has an event, or one heartbeat interval has passed. So a refusal has its own
+ * status, and a client that waits in a queue gets headers early. A non-streamed answer has a `content-length` if it completes within one
+ * heartbeat interval of its first token. If not, its body begins with white space, because only a write detects a disconnect, and the JSON
+ * follows.
  */
 export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
@@ -161,7 +161,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // A client that has read everything is not slow. So frames that arrive together may exceed the maximum then.
+    // A client that has read everything is not slow, so frames that arrive together may then exceed the maximum.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -172,7 +172,7 @@ class CompletionWriter {
   }
 
   /**
-   * Turns pending frames into events while the client reads. Further frames wait as they are, because frames take less memory than
+   * Turns pending frames into events while the client reads. The other frames stay pending, because a frame takes less memory than its
    * events.
    */
   #writePending(): void {
@@ -215,7 +215,7 @@ class CompletionWriter {
     this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
-  /** Adds a frame to its choice. Returns the events that the client lacks, for a stream. Throws a frame's error, or numerics_mismatch. */
+  /** Adds a frame to its choice. For a stream, returns the events that the client lacks. Throws a frame's error, or numerics_mismatch. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#builder.add(part);
@@ -234,7 +234,7 @@ class CompletionWriter {
     return events + sseDone;
   }
 
-  /** The id of a choice's latest event, or of the usage after it; null if events have no ids. */
+  /** The id of a choice's latest event or, with `isUsage`, of the usage chunk after that event; null if events have no ids. */
   #eventId(choice: number, isUsage = false): string | null {
     return this.#request.withEventIds ? this.#repeated!.idOf(choice, isUsage) : null;
   }
@@ -288,7 +288,7 @@ class CompletionWriter {
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const cancel of this.#cancels) cancel();
-    // A complete answer was charged before.
+    // `#complete` has charged a complete answer before.
     if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {
       this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
@@ -296,13 +296,13 @@ class CompletionWriter {
   }
 
   #consumed(reason: Exclude<EndReason, "complete">): Consumption[] {
-    // The client caused the end: charge everything computed, otherwise it could compute for free.
+    // The client caused the end: everything computed is charged, otherwise a client could compute for free.
     if (reason !== "failed") return this.#count.consumed(true);
-    // The service failed: charge only what the client got, which is nothing for a non-streamed answer.
+    // The service failed: only what the client received is charged, which is nothing for a non-streamed answer.
     return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
   }
 
-  /** The text that ends an answer in an error. If the answer has not begun, rejects its response, so that the error sets the status. */
+  /** The text that ends the answer with an error. Rejects the response of an answer that has not begun, so the error sets the status. */
   #errorText(error: ServiceError): string | null {
     if (!this.#hasBegun) {
       this.#response.reject(error);

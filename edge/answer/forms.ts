@@ -74,7 +74,7 @@ function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
   };
 }
 
-/** The likeliest tokens, and the token itself, which OpenAI's `top_logprobs` always contain. */
+/** Log-probabilities by text: of the likeliest tokens and of the token itself, which OpenAI's `top_logprobs` always contain. */
 function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
   const itself = logprob === null ? [] : [{ piece, logprob }];
   return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));
@@ -91,7 +91,7 @@ const chatForm = inChoices({
       ...(calls.length > 0 && { tool_calls: calls.map((call) => toolCall(call, planned, envelope)) }),
     },
     logprobs: logprobs && chatLogprobsOf(logprobs),
-    // A whole choice always has a reason; the default satisfies the type.
+    // A complete choice always has a finish reason; the default only satisfies the type.
     finish_reason: finishReason ?? "length",
   }),
   chunkChoice: ({ planned, text, calls, logprobs, finishReason }, isFirst, envelope) => ({

@@ -1,6 +1,6 @@
 /**
- * Scores of a prompt, which only its first choice requests. Its other choices get a copy, and their frames are held until that arrives.
- * Pure.
+ * Scores of a prompt. Only the prompt's first choice requests them. Frames of the other choices are held until a copy of the scores
+ * arrives. Pure.
  */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
@@ -16,7 +16,7 @@ interface Group {
 }
 
 export class PromptScores {
-  /** By sequence id. A group is removed when its first choice gets its first frame. */
+  /** Groups by the id of each of their sequences. A group is removed when its first choice gets its first frame. */
   readonly #waiting = new Map<string, Group>();
   heldBytes = 0;
 
@@ -32,7 +32,7 @@ export class PromptScores {
     }
   }
 
-  /** Takes a frame and returns the frames to process now, in order. Errors are never held. */
+  /** Takes a frame and returns the frames to process now, in order. Error frames are never held. */
   take(frame: Frame): readonly Frame[] {
     const group = this.#waiting.get(frame.id);
     if (!group || frame.type === "error") return [frame];

@@ -86,7 +86,7 @@ export const responseForm: Form = {
   // The last event has the usage, so there is no chunk for it.
   usageChunk: () => null,
   failure(envelope, error, sequence) {
-    // OpenAI's reference has these fields in the event, and its servers send them in `error`. Clients read one or the other.
+    // OpenAI's API reference puts the error's fields into the event, OpenAI's servers into its `error`. Clients read one or the other.
     const told = envelopeOf(error).error;
     const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
     return [
@@ -172,7 +172,7 @@ function searchOf({ id, settings }: Envelope) {
   };
 }
 
-/** Cites each document with a passage in the prompt once, at the end of the text. */
+/** One citation for each document with a passage in the prompt, at the end of the text. */
 function citationsOf({ planned, text, done }: ChoicePart): Citation[] {
   const { memories } = planned.assignment;
   const cited = (done?.retrieved ?? []).map(({ memory, document }): [string, string] => [

@@ -19,13 +19,13 @@ export interface Envelope {
   settings?: ResponseSettings;
 }
 
-/** The id of a function call. It depends only on the answer's id, so a repeated request has the same. */
+/** The id of a function call. It depends only on the answer's id, so the answer to a repeated request has the same call ids. */
 export function callId({ id }: Envelope, choice: number, call: number): string {
   return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
 }
 
 interface Collected {
-  /** The choice's parts, joined. For a stream only `done`, and the text if the form repeats it. */
+  /** The choice's parts, joined; of a stream only `done`, the finish reason and, if the form repeats them, text and calls. */
   all: ChoicePart;
   /** Number of the choice's compared tokens, and the sum of their gains over the base in nats. */
   gained: { nats: number; tokens: number };
@@ -38,7 +38,7 @@ interface NamedEvent {
 }
 
 export interface ChoiceEvent extends NamedEvent {
-  /** The choice's text in this event, by which sent-events.ts recognises it in a resumed stream. */
+  /** The choice's text in this event. sent-events.ts compares it when a stream is resumed. */
   text: string;
   isLast: boolean;
 }
@@ -47,7 +47,7 @@ export interface ChoiceEvent extends NamedEvent {
 interface NextPart {
   part: ChoicePart;
   all: ChoicePart;
-  /** The object `chameleon`: all of it with a choice's last part, before that only the lists about this part's tokens. */
+  /** With a choice's last part, the whole object `chameleon`; with an earlier part, only the lists about the part's own tokens. */
   block: Partial<ChameleonBlock> | null;
   isFirst: boolean;
   sequence: number;
@@ -60,9 +60,9 @@ export interface Form {
   repeatsText: boolean;
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
   events(envelope: Envelope, next: NextPart): ChoiceEvent[];
-  /** The chunk with the usage after all choices; null if the form has none. */
+  /** The chunk with the usage, which follows all choices; null if the form has no such chunk. */
   usageChunk(envelope: Envelope, usage: Usage): object | null;
-  /** Events that end a stream in an error, after `sequence` others. */
+  /** Events that end a stream with an error. `sequence`: number of events before them. */
   failure(envelope: Envelope, error: ServiceError, sequence: number): NamedEvent[];
 }
 
@@ -75,7 +75,7 @@ interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "wi
   isWhole: boolean;
 }
 
-/** Bytes of a logprob with its token in a list, measured in V8 and rounded up. Its JSON takes fewer. */
+/** Bytes of a logprob with its token in a list, measured in V8 and rounded up. The logprob's JSON takes fewer bytes. */
 const logprobBytes = 96;
 /** Bytes of a token's source passage, measured and rounded in the same way. */
 const passageBytes = 192;
@@ -88,10 +88,10 @@ export class ResponseBuilder {
   readonly #choices: Collected[];
   #completionTokens = 0;
   eventCount = 0;
-  // By prompt: tokens that none of the prompt's choices had to compute, and tokens of the passages put into the prompt.
+  // Numbers of tokens by the prompt's index: those that no choice of the prompt had to compute, and those of passages put into the prompt.
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
-  /** For each phase, the maximum over all choices. */
+  /** Milliseconds of each phase, the maximum over all choices. */
   readonly timings: Timings;
   /** Approximate bytes of the joined parts in memory. */
   heldBytes = 0;
@@ -171,7 +171,7 @@ export class ResponseBuilder {
     all.sourced.push(...sourced);
     const passages = sourced.reduce((sum, one) => sum + 1 + one.passages.length, 0);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
-    // V8 stores a string in two bytes a character if one is not Latin-1.
+    // V8 stores a string with two bytes a character if any of its characters is not Latin-1.
     this.heldBytes += 2 * text.length + logprobBytes * reported + passageBytes * passages;
   }
 
@@ -180,7 +180,7 @@ export class ResponseBuilder {
     return this.#form.whole(this.#envelope, choices, this.usage);
   }
 
-  /** The events of one part, which must have been added; none if the part is empty. */
+  /** The events of a part that was passed to `add`; none if the part is empty. */
   events(part: ChoicePart): ChoiceEvent[] {
     const { planned, text, calls, logprobs, compared, sourced, done } = part;
     const isSilent = text === "" && calls.length + compared.length + sourced.length === 0 && !logprobs?.length;

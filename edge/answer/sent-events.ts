@@ -1,8 +1,8 @@
 /**
  * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received (SentEvents →
- * StreamCursor). Another cell computes the stream again, with the same text because sampling depends only on request and seed, and skips
- * the events up to the cursor (RepeatedEvents). Pure. Every event belongs to one choice, except an error, [DONE] and the chunk with the
- * usage. A choice's last event is not hashed, because its timings differ.
+ * StreamCursor). Another cell computes the stream again and skips the events up to the cursor (RepeatedEvents). Its text is the same,
+ * because sampling depends only on request and seed. Pure. Every event belongs to one choice, except an error, [DONE] and the chunk with
+ * the usage. A choice's last event is not hashed, because it contains timings, which differ.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
@@ -10,14 +10,14 @@ import { ServiceError } from "../../shared/errors.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 interface ChoicePlace {
-  /** Number of events sent, without the choice's last event (`isDone`). */
+  /** Number of events sent. The choice's last event is not counted; `isDone` is true once it is sent. */
   events: number;
   /** Hash of the text of these events, uint32. */
   digest: number;
   isDone: boolean;
 }
 
-/** How far a stream has been sent. Sent to cells as JSON. */
+/** How much of a stream the client has received. The Worker sends it to cells as JSON. */
 export interface StreamCursor {
   choices: ChoicePlace[];
   isUsageSent: boolean;
@@ -88,7 +88,7 @@ interface ChunkDelta {
 }
 
 interface Chunk {
-  /** Has one choice; empty in the chunk with the usage. */
+  /** Has one element; empty in the chunk with the usage. */
   choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
   /** The next three fields are of the Responses API, whose answers have one choice. */
   type?: string;
@@ -108,7 +108,7 @@ function chunkOf(event: Uint8Array): Chunk | null {
   return text === sseDone ? null : (JSON.parse(text.slice(text.indexOf(data) + data.length)) as Chunk);
 }
 
-/** Keeps the cursor of a client from the events that it has received. */
+/** Advances a client's cursor with each event that the client has received. */
 export class SentEvents {
   isDone = false;
   /** The client has received an error. Only `response.failed` and [DONE] may follow. */
@@ -140,7 +140,7 @@ export class SentEvents {
     }
   }
 
-  /** Adds all bytes of a stream and returns the bytes after its last event. If the stream ends in [DONE], the rest is not parsed. */
+  /** Adds all bytes of a stream and returns those after its last event. A stream that ends in [DONE] is complete and is not parsed. */
   addStream(bytes: Uint8Array): Uint8Array {
     const end = bytes.subarray(-sseDone.length);
     if (decoder.decode(end) === sseDone) this.add(end);
@@ -154,16 +154,16 @@ export class SentEvents {
 /** Finds the event in a resumed stream whose first bytes the client has already received. */
 export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** Events that arrived before the one looked for, without comments. */
+  /** The other events that have arrived, without comments. */
   readonly #held: Uint8Array[] = [];
-  /** Choices with an event so far; null: the chunk with the usage. Only the first event of a choice can match. */
+  /** Choices of the events so far; null: the chunk with the usage. Only a choice's first event can begin with the client's bytes. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {
     this.#beginning = beginning;
   }
 
-  /** Returns the event and all events after it so far; null while it has not arrived. Throws an Error if the stream ends without it. */
+  /** Returns the event, followed by all others that arrived; null while it is missing. Throws an Error if the stream ends without it. */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
     for (const event of events) {

@@ -87,8 +87,8 @@ export class TokenCount {
   }
 
   /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request, so prompts without a
-   * frame count as well, with the maximum of passage tokens, because backends may have begun on them.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts without a frame, with the maximum
+   * of passage tokens, because backends may have begun on them.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();

@@ -1,7 +1,7 @@
 /**
- * Who may call /v1 and /admin. CORS: a preflight has no key, so every preflight is answered; that grants nothing. The call itself must
- * come from an origin of the key's tenant, or from the edge's own, which is that of the request's URL. So the request's host must be
- * checked before: the platform or edge/local-worker.ts does it.
+ * Who may call /v1 and /admin. CORS: a preflight has no key, so every preflight is accepted; that gives no access. The call itself must
+ * come from an origin of the key's tenant, or from the edge's own origin. The edge takes its own origin from the request's URL, so the
+ * platform or edge/local-worker.ts must check the request's host before.
  */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -17,7 +17,7 @@ const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
 const preflightSeconds = "600";
 
-/** Answers preflights. A page of any origin may read a 401, because that tells nothing about a tenant. */
+/** Answers preflights. A page of any origin may read a 401, because a 401 reveals nothing about a tenant. */
 export const preflight: Middleware = async (c, next) => {
   const origin = c.req.header("origin");
   if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
@@ -39,7 +39,7 @@ export const preflight: Middleware = async (c, next) => {
 
 /** Checks the API key, its scopes, and the page's origin. */
 export const auth: Middleware = async (c, next, { keys }) => {
-  // Messages are logged, so none repeats the key.
+  // Error messages are logged, so none repeats the key.
   const access = await keys.accessOf(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
   const scope = scopeOf(c.req.path);
   if (scope && !access.scopes.includes(scope)) {
@@ -81,9 +81,9 @@ function allowOrigin(c: AppContext, { tenant, origins }: Access): void {
 }
 
 /**
- * Counts every POST in the requests per minute, even invalid ones. A cached refusal comes first. Then the route calls the ledger: before
- * it reads a large body (body.ts), or once it knows the tokens. If it does neither, the ledger is called after it, and a refusal replaces
- * its response.
+ * Counts every POST in the requests per minute, even invalid ones. A remembered refusal is thrown at once. Otherwise the ledger decides:
+ * the route calls it before it reads a large body (body.ts), or once it knows the tokens. For a route that does neither, the ledger is
+ * called at the end, and its refusal replaces the route's response.
  */
 export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {

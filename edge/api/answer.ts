@@ -16,11 +16,11 @@ interface AnswerOptions {
   headers: Record<string, string>;
   /** Bytes that the generator of `pieces` holds in memory until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, which is settled before the answer ends. `isSent`: the answer has begun. */
+  /** The admission of a POST, which is settled before the answer ends. `isSent`: the answer has begun, so its use is charged. */
   admission?: { renew(): void; settle(isSent: boolean): Promise<void> };
 }
 
-/** Throws rate_limited or overloaded if the tenant has too many unread answers, or too large ones. */
+/** Throws rate_limited if too many answers of the tenant are unread, or overloaded if they hold too many bytes. */
 export async function answer(
   c: AppContext,
   dependencies: Dependencies,
@@ -51,7 +51,7 @@ export async function answer(
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
   }
   const [open, maximum] = [bodies.countOf(tenant), access?.limits.concurrentRequests ?? null];
-  // Without an admission, the limit of concurrent requests holds within one isolate.
+  // Without an admission, only the answers of this isolate count towards the limit of concurrent requests.
   if (!admission && maximum !== null && open >= maximum) {
     const message = `${open} large answers are not read yet, the limit of requests at once is ${maximum}.`;
     throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
@@ -88,7 +88,7 @@ export async function answer(
   return new Response(body.readable, { headers });
 }
 
-/** For the log: why an answer broke off; null: it did not. */
+/** For the log: why an answer broke off; null if it did not. */
 const endings: Record<EndReason, string | null> = {
   complete: null,
   failed: "the answer broke off",

@@ -8,11 +8,11 @@ import { modelOf } from "../tenants/keys.ts";
 import type { AppContext, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
-/** Bodies up to this size are read before admission: that takes at most 3 ms of CPU, as much as a refusal by headers. */
+/** Bodies up to this size are read before admission. Reading one takes at most 3 ms of CPU, as much as a refusal by headers alone. */
 const smallBodyBytes = 32 * 1024;
 const json = "application/json";
 
-/** Reads a JSON object, resolves a model's alias and checks it against `schema`. Throws a ServiceError: 400, 408, 413, 415, 429 or 503. */
+/** Reads a JSON object, resolves its model's alias and validates it by `schema`. Throws a ServiceError: 400, 408, 413, 415, 429 or 503. */
 export function readBody<T extends z.ZodType>(
   c: AppContext,
   dependencies: Dependencies,
@@ -35,9 +35,9 @@ export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: 
 }
 
 /**
- * Receives a body of at most `maxBytes` and parses it with `read`, within the key's limit of concurrent bytes. A body that may be large
- * is read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if given, for `digested` of the
- * value.
+ * Receives a body of at most `maxBytes` and parses it with `read`, within the limits of bytes read at once. A body that may be large is
+ * read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if `digested` is given, for the bytes
+ * that it makes of the parsed value.
  */
 export async function receiveBody<T>(
   c: AppContext,
@@ -90,7 +90,7 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   throw invalidRequest(messageOf(issue, param || "the body"), param || null);
 }
 
-/** Reads a body to its end, or to its Content-Length, which may be absent or wrong. Throws a ServiceError of status 400, 408 or 413. */
+/** Reads a body to its end, or until `declaredBytes` (its Content-Length) have arrived. Throws a ServiceError of status 400, 408 or 413. */
 export async function readChunks(
   { body }: Request,
   declaredBytes: number | null,
@@ -124,7 +124,7 @@ export async function readChunks(
     await Promise.race([read(), late.promise]);
     return chunks;
   } catch (error) {
-    // workerd stores the error of an aborted body, which holds request and response in memory until its `stack` is read.
+    // workerd stores the error of an aborted body. The error keeps request and response in memory until its `stack` is read.
     if (error instanceof Error) void error.stack;
     // The server discards the rest of a body that is too large (local-worker.ts); cancelling would close the connection at once.
     if (error instanceof ServiceError && error.kind === "body_too_large") reader?.releaseLock();
@@ -139,7 +139,7 @@ export async function readChunks(
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/** Decodes `what` (a name for the error). Throws invalid_request with the offset of the first byte that is not UTF-8. */
+/** Decodes UTF-8; `what` names the text in the error. Throws invalid_request with the offset of the first byte that is not UTF-8. */
 export function decoded(chunks: readonly Uint8Array[], what: string): string {
   try {
     if (chunks.length === 1) return wholeUtf8.decode(chunks[0]);

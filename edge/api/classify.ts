@@ -79,7 +79,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
 
-/** Makes a text a prompt of the same kind as the adapter's labelled examples. Without such an adapter, asks a question with the labels. */
+/** Turns a text into a prompt like those of the adapter's labelled examples. Without such an adapter, asks a question with the labels. */
 function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
   if (typeof input !== "string") return input;
   if (!taught) return question(input, labels);
@@ -100,14 +100,14 @@ function question(text: string, labels: readonly string[]): string {
   return `Labels: ${labels.map((label) => label.trim()).join(", ")}\n\nText: ${text}\nLabel:`;
 }
 
-/** The prompt, continued with tokens of a label. These are not evidence, which weighs the experts. */
+/** The prompt, followed by tokens of a label. Only the prompt's own tokens assign it and weigh the experts. */
 function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): TokenizedPrompt {
   if (prefixIds.length === 0) return prompt;
   const { promptIds, subjectIds = promptIds, spans = [[0, promptIds.length]] } = prompt;
   return { promptIds: [...promptIds, ...prefixIds], subjectIds, spans };
 }
 
-/** Probabilities of a branch's tokens, found by their bytes. Throws an Error if the answer lacks one. */
+/** Probabilities of a branch's next tokens, found by their bytes. Throws an Error if the answer lacks one of the tokens. */
 function chosenOf({ logprobs }: ChatResponse["choices"][number], { next }: Branch, { tokenizer }: Artifacts): number[] {
   const top = logprobs?.content?.[0].top_logprobs ?? [];
   const byBytes = new Map(top.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]));

@@ -23,7 +23,7 @@ import { resumptionOf } from "./idempotency.ts";
 /** Request header: milliseconds within which every choice must begin; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** How long the Worker lets the cell settle a request whose client has disconnected, in milliseconds. */
+/** Time that a cell has to settle a request whose client has disconnected, in milliseconds. */
 const settlementGraceMs = 1000;
 
 export const completions: RouteHandler = async (c, dependencies) => {
@@ -53,12 +53,12 @@ interface Generation {
   settings?: ResponseSettings;
 }
 
-/** How often a request is planned again because the tenant's adapters were made for another set meanwhile. */
+/** Maximum number of times that a request is planned again because the tenant's adapters were made for another set meanwhile. */
 const maxReplans = 2;
 
 /**
- * Plans a request with the served artifacts or, while its own adapters wait to be made again for them, with those that they were made
- * for. Throws backend_unavailable or adapter_outdated if those are gone, and invalid_request for a wrong deadline.
+ * Plans a request with the set that its adapters were made for: the served one, or an older one until the adapters are made again. Throws
+ * backend_unavailable, adapter_outdated or invalid_request if a named adapter cannot answer, and invalid_request for a wrong deadline.
  */
 export async function planned<T>(
   c: AppContext,
@@ -78,7 +78,7 @@ export async function planned<T>(
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const { manifestHash } = artifacts;
-    /** The artifacts that the tenant's nearest adapters were made for, if not `artifacts`. */
+    /** The artifacts that the tenant's nearest adapters were made for; empty if those are `artifacts`, or are gone. */
     const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
       const found = await adapters.nearest(access, embeddings, manifestHash);
@@ -91,7 +91,7 @@ export async function planned<T>(
       const made = await plan(artifacts, { ...caller, nearest });
       if (isLast()) return { plan: made, artifacts };
     } catch (error) {
-      // A plan without the adapters of other artifacts may be refused: it has no passages to retrieve.
+      // Without the adapters of other artifacts, this plan may be refused, for example because it has no passages to retrieve.
       if (isLast()) throw error;
     }
     [artifacts] = others;
@@ -125,7 +125,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** Hash of the artifacts, adapters and memories that answer: with the request they decide the answer's tokens. */
+/** Hash of the artifacts, adapters and memories that answer. Together with the request, these decide the answer's tokens. */
 function stateOf({ manifestHash, choices }: Plan): string {
   const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
     assignment.adapter,
@@ -178,7 +178,7 @@ export async function answerFromCell(
     ...(isResumable && { withEventIds: true }),
     ...(resumeFrom && { resumeFrom }),
   };
-  /** Frees the reservation after a pause, in case no cell got the request. A cell that got it settles it earlier, with its use. */
+  /** Settles the admission after a pause, in case no cell got the request. A cell that got the request settles it earlier, with its use. */
   const settleLater = () => {
     dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };
@@ -206,7 +206,7 @@ export async function answerFromCell(
       settleLater();
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    // The cell has settled a request that it refused. A cell that did not take the request (NotTaken) has not; a lost cell cannot.
+    // A cell that refused the request has settled the admission. A cell that did not take it (NotTaken) has not, and a lost cell cannot.
     if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) void admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }

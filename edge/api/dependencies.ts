@@ -26,7 +26,7 @@ export interface Arrival {
   pacedMs: number;
 }
 
-/** Equal for all requests with the same idempotency key. */
+/** What requests with the same idempotency key have in common. */
 export interface Repeatable {
   /** 32 characters, for ids in answers. */
   id: string;
@@ -45,16 +45,16 @@ export interface AppEnvironment {
     attributes: Attributes;
     /** The request's span in its trace; `spanId` is null if the trace is not kept. */
     trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
-    /** Set if the body continues after the response began: resolves when it ends, to why it broke off or to null. */
+    /** Set if the body continues after the response began. Resolves when the body ends: to why it broke off, or to null if it did not. */
     end?: Promise<string | null>;
     access: Access;
     /** The origin of another site whose pages may read the response. */
     allowedOrigin?: string;
-    /** The region whose cell and backends serve the request: the client's, or one within its jurisdiction. */
+    /** The region whose cell and backends serve the request: the client's region, or one within the tenant's jurisdiction. */
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
-    /** Set for POST requests: the name of the Idempotency-Key; null: none. */
+    /** Set for POST requests: SHA-256 in hex of tenant and Idempotency-Key; null without that header. */
     idempotencyKey: string | null;
     /** Set once the body of a request with an idempotency key was read. */
     repeatable?: Repeatable;
@@ -73,7 +73,7 @@ export interface Dependencies {
   artifacts(): Promise<Artifacts>;
   /** The set of this manifest; null if it is gone. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;
-  /** Has the tenant's cell load its artifacts, if this isolate has not loaded its own yet. */
+  /** Makes the tenant's cell load artifacts, if this isolate has not loaded its own yet. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   requireAdmin: AdminKey["requireAdmin"];
@@ -90,7 +90,7 @@ export interface Dependencies {
   adapters: TenantAdapters;
   cells: Cells;
   readiness(): Promise<Readiness[]>;
-  /** Rejects with not_found if the asset was not staged. */
+  /** Rejects with not_found if the deployment has no such asset. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;

@@ -1,6 +1,6 @@
 /**
  * Documents for browsers: the playground page (/), the API document (/openapi.json) with its view (/docs/api), and the documentation site
- * (/docs), if it was built. The content security policy of each allows its own inline scripts, by hash, and calls of this API only.
+ * (/docs), if built. Each document's content security policy allows its inline scripts by their hashes, and calls of this API only.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import { answer, chunksOf } from "./answer.ts";
@@ -69,7 +69,7 @@ function answerFile(c: AppContext, dependencies: Dependencies, file: Response, n
   return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
-/** `allowed`: sources by directive, in addition to the document's own inline scripts and styles. */
+/** `allowed`: further sources by directive. The document's own inline scripts and styles are always allowed. */
 async function answerDocument(
   c: AppContext,
   dependencies: Dependencies,

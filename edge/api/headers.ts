@@ -12,12 +12,12 @@ const always = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
-/** Headers that a route may set otherwise. Only documents run scripts (documents.ts). */
+/** Default headers, which a route may override. Only documents allow scripts (documents.ts). */
 const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",
 };
-/** HTTPS for one year. Without `includeSubDomains`, because subdomains may belong to others. */
+/** A browser uses only HTTPS for one year. `includeSubDomains` is absent, because subdomains may belong to others. */
 const httpsOnly = "max-age=31536000";
 const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";

@@ -7,7 +7,7 @@ import type { Dependencies, RouteHandler } from "./dependencies.ts";
 
 const retryAfterSeconds = 2;
 const probeIntervalMs = 1000;
-/** Timeout of a probe: longer than that of each of its calls. */
+/** Timeout of a probe. It is longer than the timeout of each of the probe's calls. */
 const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>

@@ -24,8 +24,8 @@ export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<s
 }
 
 /**
- * Claims the request's idempotency key, if any, for path and body. Throws idempotency_conflict if it came with another path or body
- * before.
+ * Claims the request's idempotency key, if it has one, for path and body. Throws idempotency_conflict if the key came before with another
+ * path or body.
  */
 export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
@@ -46,12 +46,12 @@ export function originOf(
   return c.get("repeatable") ?? { id: newId(), createdMs: now() };
 }
 
-/** Most events of a stream that are not about a token. An answer of `/v1/responses` begins with up to ten. */
+/** Maximum events of a stream that have no token. An answer of `/v1/responses` begins with up to ten of them. */
 const otherEvents = 64;
 
 /**
- * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header. `maxTokens`
- * is null for a request that cannot be resumed. Throws invalid_request if it cannot, or if the stream has no such event.
+ * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header. `maxTokens` is
+ * null for a request that cannot be resumed. Throws invalid_request for such a request, or if no event of the stream has the id.
  */
 export function resumptionOf(c: AppContext, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");

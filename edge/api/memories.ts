@@ -53,8 +53,8 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
 };
 
 /**
- * The adapter whose documents the request changes. Fitted parts and memory must be of one manifest: if the fitted parts were made for
- * another than the served one, has them made again and throws backend_unavailable until that is done.
+ * The adapter whose documents the request changes. Its fitted parts and its memory must be of the served manifest. If the fitted parts are
+ * of another manifest, starts to make them again and throws a ServiceError: backend_unavailable, or adapter_outdated if that has failed.
  */
 async function changeable(c: AppContext, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
@@ -73,14 +73,14 @@ interface MemoryWork {
   name: string;
   change: DocumentChange;
   isNew: boolean;
-  /** The request waits for the memory, at most `adapterMs`; otherwise the alarm builds it. */
+  /** The request waits for the memory, at most `adapterMs`; otherwise the alarm of the tenant's store builds the memory. */
   isWaited: boolean;
 }
 
 /**
- * Changes the documents of an adapter and builds its memory. Resolves to 201 when it is built, or to 202 when a job builds it. If it
- * cannot be built, or the client leaves, throws a ServiceError and the adapter is as before. Do not use `own` afterwards: if its object
- * was lost, the stub stays broken.
+ * Changes the documents of an adapter and builds its memory. Resolves to 201 when the memory is built, or to 202 when a job builds it. If
+ * the memory cannot be built, or the client disconnects, throws a ServiceError and the adapter is as before. Do not use `own` afterwards:
+ * if its Durable Object was lost, further calls through this stub fail.
  */
 export async function makeMemory(
   own: OwnAdapters,
@@ -99,7 +99,7 @@ export async function makeMemory(
   const leave = () => gone.resolve({ status: "cancelled", error: null });
   signal.addEventListener("abort", leave);
   if (signal.aborted) leave();
-  // null: the store's object was lost; its alarm continues the job.
+  // null: `build` rejected, because the store's object was lost. The store's alarm continues the job.
   const outcome = Promise.race([own.build(name).catch(() => null), gone.promise]);
   const ended = (await settlesWithin(outcome, adapterMs)) ? await outcome : null;
   signal.removeEventListener("abort", leave);

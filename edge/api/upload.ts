@@ -1,6 +1,6 @@
 /**
- * Reads the documents of a request: JSON, a form, or one file as the body (Markdown, plain text, HTML or JSONL), for which `?name=` names
- * the adapter and `?document=` the document.
+ * Reads the documents of a request: JSON, a form, or one file as the body (Markdown, plain text, HTML or JSONL). For one file, `?name=`
+ * names the adapter and `?document=` the document.
  */
 import { convert } from "html-to-text";
 import type * as z from "zod";
@@ -43,7 +43,7 @@ export function readUpload<T extends z.ZodType>(c: AppContext, reads: Reads, sch
 export function readForm<T>(c: AppContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
   const header = c.req.header("content-type") ?? "";
   requireMediaType(header, [multipart]);
-  // A client draws new boundaries for each try, so the idempotency key belongs to the form's fields instead of its bytes.
+  // A client chooses a new boundary for each try, so the idempotency key is claimed for the form's fields and not for the body's bytes.
   const asText = (_: string, field: unknown) => (field instanceof Uint8Array ? field.toBase64() : field);
   return receiveBody(
     c,
@@ -54,7 +54,7 @@ export function readForm<T>(c: AppContext, reads: Reads, read: (form: FormData) 
   );
 }
 
-/** The documents of one file. `name`: of the document, or the prefix of names in a JSONL file. */
+/** The documents of one file. `name`: the document's name or, in a JSONL file, the prefix of the documents' names. */
 function documentsOf(type: string, text: string, name: string | null): unknown[] {
   if (!jsonLines.includes(type)) return [{ name, text: type === html ? textOfHtml(text) : text }];
   const documents: unknown[] = [];
@@ -123,7 +123,7 @@ async function fieldsOfForm(form: FormData): Promise<Fields> {
   return documents.length > 0 ? { ...fields, documents } : fields;
 }
 
-/** A boolean, if the text is one; the schema refuses any other text. */
+/** The boolean that the text names, else the text itself, which the schema refuses. */
 function flagOf(text: string): unknown {
   return text === "true" || (text === "false" ? false : text);
 }
@@ -136,7 +136,7 @@ function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<For
   });
 }
 
-/** Most parts of a form: documents, examples, `name`, `keep` and the closing boundary. */
+/** Maximum parts of a form: documents, examples, `name`, `keep` and the closing boundary. */
 const maxParts = limits.documents + limits.adapterExamples + 3;
 const newline = 0x0a;
 

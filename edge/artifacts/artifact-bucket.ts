@@ -1,7 +1,7 @@
 /**
- * Reads published artifacts from R2, which is strongly consistent. An object is named by its hash, so each Cloudflare location can cache
- * it for good. The pointer's metadata name the objects of the served set, so that a set takes two sequential reads: the pointer, then all
- * objects.
+ * Reads published artifacts from R2, which is strongly consistent. An object is named by its hash, so each Cloudflare location can cache it
+ * for ever. The pointer's metadata name the objects of the served set. So a set takes two reads in sequence: the pointer, then all objects
+ * at once.
  */
 import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -27,7 +27,7 @@ interface Found extends Unchanged {
   arrayBuffer(): Promise<ArrayBuffer>;
 }
 
-/** The part of `caches.default` in use. */
+/** The methods of `caches.default` that are used. */
 export interface ObjectCache {
   match(url: string): Promise<Response | undefined>;
   put(url: string, response: Response): Promise<void>;
@@ -49,7 +49,7 @@ interface Opened {
 
 /** The cache key of an object. No host has a name in `.invalid`. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
-/** The edge reads this many files of a set. */
+/** Number of a set's files that the edge reads. */
 const maxHintedFiles = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
@@ -58,7 +58,7 @@ export class ArtifactBucket {
   readonly #bucket: Bucket;
   readonly #caching: CacheParts | null;
   #known: { pointer: Pointer; etag: string } | null = null;
-  /** Objects of the newest set. Only a hint: loaded objects are checked against the manifest. */
+  /** Hashes of the newest set's objects. Only a hint: loaded objects are checked against the manifest. */
   #edgeFiles: ReturnType<typeof edgeFilesOf> = null;
 
   constructor(bucket: Bucket, caching: CacheParts | null = null) {
@@ -83,8 +83,8 @@ export class ArtifactBucket {
   }
 
   /**
-   * Loads a set by its manifest's hash; rejects unless all of it is valid. `files`: hashes of its files, if known. `damaged`: hashes of
-   * objects whose cached copies are damaged, so they are read from the bucket.
+   * Loads a set by its manifest's hash; rejects unless the whole set is valid. `files`: hashes of the set's files, if known. `damaged`:
+   * hashes of objects whose cached copies are damaged; these objects are read from the bucket.
    */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
@@ -117,7 +117,7 @@ export class ArtifactBucket {
       }
       if (corrupt.length === 0) throw error;
       for (const sha256 of corrupt) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
-      // This ends, because each further try reads at least one more object from the bucket.
+      // The recursion ends, because each further call reads at least one more object from the bucket.
       return await this.load(manifestHash, files, [...damaged, ...corrupt]);
     }
   }

@@ -1,7 +1,7 @@
 /**
- * The set of artifacts that this isolate serves. It holds that set, and the one before or after it. A request keeps its set to the end.
- * The pointer, which names the published set, is read in the background every few seconds. The isolate switches to a new set once that is
- * loaded, and all ready backends serve it; after `spreadMs` one backend is enough. After a failure, the isolate serves the same set as
+ * The set of artifacts that this isolate serves. The isolate also holds the set before or after it. A request uses the same set to its end.
+ * The pointer, which names the published set, is read in the background every few seconds. The isolate switches to a new set once the set
+ * is loaded and all ready backends serve it; after `spreadMs` one backend is enough. After a failure, the isolate serves the same set as
  * before.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
@@ -13,19 +13,19 @@ import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet } from "./artifacts.ts";
 
 export const artifactLimits = {
-  /** A request starts a check in the background if the last one is this old. */
+  /** A request starts a check of the pointer in the background if the last check is this old. */
   refreshMs: 3000,
-  /** A request waits for the next check if the last one is this old, as after an idle time. */
+  /** A request waits for the next check if the last check is this old, for example after an idle time. */
   staleMs: 10_000,
-  /** Timeout of such a wait; then the request uses the served set. */
+  /** Timeout of that wait; then the request uses the served set. */
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
-  /** After this time, one backend with the new set is enough; before, all ready ones must have it. */
+  /** A switch to a new set needs the set on all ready backends; after this time, one backend is enough. */
   spreadMs: 30_000,
-  /** Timeout for a backend's readiness; then it counts as not ready. */
+  /** Timeout for a backend's answer about its sets; a backend that exceeds it counts as not ready. */
   holdingMs: 500,
-  /** After this time another check may start, because the first may have died with its request. */
+  /** After this time another check may start, because the request that ran the first check may have died. */
   checkMs: 20_000,
   openMs: 10_000,
 };
@@ -33,9 +33,9 @@ export const artifactLimits = {
 export interface ArtifactEvent {
   event: /** The isolate serves `manifest` now, after `from` (null: nothing). */
     | "artifacts_switched"
-    /** The set, or the pointer if `manifest` is null, is missing or invalid. */
+    /** The set is missing or invalid; if `manifest` is null, the pointer is. */
     | "artifacts_refused"
-    /** The set is loaded here, but not at the backends yet. */
+    /** The set is loaded here, but not at enough backends yet. */
     | "artifacts_awaited";
   manifest: string | null;
   from?: string | null;
@@ -59,7 +59,7 @@ export class ArtifactSets {
   readonly #checking: Refreshed<void>;
   #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
-  /** The new set that only some backends have, and since when. */
+  /** The new set that only some backends have, and the time at which this isolate first found that. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {
@@ -68,7 +68,6 @@ export class ArtifactSets {
     this.#checking = new Refreshed(parts, { limitMs: artifactLimits.checkMs, isShared: true });
   }
 
-  /** False until the first set is loaded. */
   get isLoaded(): boolean {
     return this.#served !== null;
   }
@@ -103,8 +102,8 @@ export class ArtifactSets {
   };
 
   /**
-   * Loads the first set to serve: of the published set, the previous one and that of the assets, the first that all ready backends serve;
-   * otherwise the first that some serve; otherwise the first valid one.
+   * Loads the first set to serve. The candidates are the published set, the previous one and that of the assets, in this order. Chooses the
+   * first candidate that all ready backends serve, else the first that some serve, else the first valid one.
    */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
@@ -125,7 +124,7 @@ export class ArtifactSets {
         return null;
       });
       if (!set) continue;
-      // If nothing was published there is no choice, so the backends are not called.
+      // If nothing was published, there is only one candidate, so the backends are not called.
       const backends = published.length === 0 ? "all" : await (checking ?? holding(set.manifestHash));
       valid[backends] ??= set;
       if (backends === "all") break;
@@ -173,7 +172,7 @@ export class ArtifactSets {
     return nowMs - this.#spreading.sinceMs >= artifactLimits.spreadMs;
   }
 
-  /** Rejects with RefusedSet for a set that is invalid, or was so within `refusedMs`. */
+  /** Rejects with RefusedSet if the set is invalid, or was found to be so within the last `refusedMs`. */
   async #load(source: ArtifactSource, manifestHash: string): Promise<Artifacts> {
     const { now, observe } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) throw new RefusedSet();

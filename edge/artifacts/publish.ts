@@ -59,15 +59,15 @@ export async function putFile(bucket: PublishBucket, sha256: string, body: Reada
   });
 }
 
-/** Every switch; the first one's manifest is served. */
+/** All switches, newest first: the first one's manifest is served. */
 export async function switchesIn(bucket: PublishBucket): Promise<Pointer["switches"]> {
   return (await readPointer(bucket)).pointer?.switches ?? [];
 }
 
 /**
- * Switches to the set of `manifest`: its hash, the first digits of the hash of one served before, or "previous". Throws a ServiceError,
- * and switches nothing, if a file is missing, if the weights are not the served ones' (unless `otherModel`), or if another publisher has
- * switched meanwhile.
+ * Switches to the set of `manifest`: the set's hash, the first digits of the hash of a set that was served before, or "previous". Throws a
+ * ServiceError, and switches nothing, if a file is missing, if the weights are not the served set's (unless `otherModel`), or if another
+ * publisher has switched meanwhile.
  */
 export async function switchTo(
   bucket: PublishBucket,

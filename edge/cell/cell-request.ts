@@ -1,6 +1,6 @@
 /**
- * The message from the Worker to a cell, and the cell's refusal. During a deploy, a cell may have another version than the Worker: then
- * it refuses, and the Worker calls the next cell.
+ * The message from the Worker to a cell, and the cell's refusal. During a deploy, a cell may have another version than the Worker. Then the
+ * cell refuses the message, and the Worker calls the next cell.
  */
 import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";

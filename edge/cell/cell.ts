@@ -1,6 +1,6 @@
 /**
- * The Durable Object that answers requests of one region, each in one cell at a time. It sends sequences of several requests for the same
- * backend together. It stores only failed settlements and has a timer only while bodies are open, so an idle cell costs nothing.
+ * A Durable Object that answers requests of one region; a request is in one cell at a time. The cell sends sequences of several requests
+ * for one backend together. It stores only failed settlements and has a timer only while bodies are open, so an idle cell costs nothing.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -36,7 +36,7 @@ export class Cell extends DurableObject<Env> {
   readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** The jurisdiction of all its tenants. */
+  /** The jurisdiction of all the cell's tenants; null: none. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -85,7 +85,7 @@ export class Cell extends DurableObject<Env> {
     await this.settlements.retry();
   }
 
-  /** Called only by the Worker: POST answers a request, GET loads the artifacts that the next ones need. */
+  /** Called only by the Worker: POST answers a request, GET loads the artifacts that later requests need. */
   override async fetch(request: Request): Promise<Response> {
     try {
       if (request.method === "GET") {

@@ -14,7 +14,7 @@ export interface CellsParts {
   namespace: CellNamespace;
   cellsPerRegion: number;
   now(): number;
-  /** Reports that a cell was lost; `error` is the platform's. */
+  /** Reports that a cell was lost; `error` is the platform's error. */
   lost(requestId: string, error: unknown): void;
 }
 

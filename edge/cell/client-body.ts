@@ -13,8 +13,8 @@ export class ClientBody {
   }
 
   /**
-   * Pipes a stream until it ends (`failure` null) or fails; must precede any `write`. If the client disconnects, cancels the stream and
-   * rejects.
+   * Pipes a stream until it ends (`failure` is null) or fails, and resolves to its bytes. Must precede any `write`. If the client
+   * disconnects, cancels the stream and rejects.
    */
   async pipe(stream: ReadableStream<Uint8Array>) {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
@@ -31,8 +31,8 @@ export class ClientBody {
   }
 
   /**
-   * Resolves when the client has read the previous write, because waiting for this one would delay a first token. Rejects if the client
-   * left.
+   * Resolves when the client has read the previous write: waiting for this write would delay a first token. Rejects if the client has
+   * disconnected.
    */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
@@ -76,8 +76,8 @@ const readBytes = 64 * 1024;
 const failureMs = 1000;
 
 /**
- * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, so does its copy: returns the copy's bytes. If the
- * client disconnected, the copy does not fail: cancels it and returns null.
+ * Finds out why a pipe failed, because the runtime does not report it. If the stream failed, its copy fails, too: returns the copy's bytes.
+ * If the client disconnected, the copy does not fail: cancels the copy and returns null.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
@@ -86,7 +86,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     for (;;) {
       const { value } = await reader.read(new Uint8Array(readBytes));
       if (value) parts.push(value);
-      // A read that is not full has reached the last byte that the pipe has read.
+      // A read that returns fewer bytes has reached the last byte that the pipe has read.
       if (!value || value.length < readBytes) break;
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);

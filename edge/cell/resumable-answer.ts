@@ -1,6 +1,6 @@
 /**
- * Copies a cell's answer to the client. If the cell is lost, continues with another cell's, from where the client's bytes end
- * (answer/sent-events.ts).
+ * Copies a cell's answer to the client. If the cell is lost, another cell computes the answer again, and the copy continues after the bytes
+ * that the client has (answer/sent-events.ts).
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
@@ -46,7 +46,7 @@ class CellLost extends Error {}
 
 interface Progress {
   sent: SentEvents;
-  /** The beginning of the event after `sent`; empty if the client has none. */
+  /** The bytes that the client has of the event after `sent`; empty if it has none. */
   partial: Uint8Array;
   /** True while another cell could still resume this answer. */
   isResumable: boolean;
@@ -55,10 +55,10 @@ interface Progress {
 /** Copies one cell's response. Throws CellLost if it ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Maximum bytes of one piped stream, and of all in an isolate (128 MB): a pipe keeps a copy of what it has piped. */
+/** Maximum bytes of one piped stream, and of all piped streams of an isolate (128 MB): a pipe keeps a copy of what it has piped. */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** Chooses how to copy the first cell's response. `copies.bytes` bounds the bytes of the streams that are piped now. */
+/** Chooses how to copy the first cell's response. `copies.bytes`: sum of the maximum bytes of all streams that are being piped. */
 function copyOf({ form, envelope, stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
   if (withEventIds) return copyEvents;
@@ -93,7 +93,7 @@ async function copyAnswer(
         if (stream) copy = copyEvents;
       }
     }
-    // A cell may be lost after an error and before its [DONE].
+    // A cell may be lost after it has sent an error and before it sends [DONE].
     if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.partial.length));
     await client.close();
   } catch (thrown) {
@@ -134,7 +134,7 @@ async function pipeStream(response: Response, client: ClientBody, progress: Prog
   const { bytes, failure } = await client.pipe(response.body!);
   const rest = sent.addStream(bytes);
   if (sent.isDone) return;
-  // The rest of a cut heartbeat is written here.
+  // The client has a part of a heartbeat, so its missing end is written here.
   if (isComment(rest)) await client.write(encoder.encode(rest.at(-1) === lineFeed ? "\n" : "\n\n"));
   else progress.partial = rest;
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });

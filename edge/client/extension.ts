@@ -19,7 +19,7 @@ export interface ChameleonBlock {
   held_out_gain: { nats: number; ci95: [number, number]; tokens: number } | null;
   /** The memories that the answer read. `brake` is the weight of a memory, 0 for one that was not used. */
   memories?: { id: string; brake: number }[] | undefined;
-  /** With `retrieve`: the passages that were put into the prompt, nearest first. They are bytes [start, end) of the document. */
+  /** With `retrieve`: the passages that were put into the prompt, nearest first. Each is bytes [start, end) of its document. */
   retrieved?:
     | { adapter: string; document: string; start: number; end: number; tokens: number; similarity: number }[]
     | undefined;
@@ -33,7 +33,7 @@ export interface ChameleonBlock {
     | undefined;
   /** Milliseconds of each phase. */
   timings: { tokenize: number; assign: number; queue: number; adapter: number; prefill: number; decode: number };
-  /** With `compare`: each token's log-probability, and the base's. */
+  /** With `compare`: each token's log-probability, and its log-probability under the base. */
   compare?:
     | {
         tokens: { token: string; logprob: number; base_logprob: number }[];
@@ -53,7 +53,7 @@ export interface Expert {
 export interface ChameleonRequest {
   /** `auto` (the default), `nearest`, `static`, `off`, one adapter by its name, or a list of experts. */
   adapter?: "auto" | "nearest" | "static" | "off" | (string & {}) | Expert[] | null;
-  /** Return each token's logprob and the base's. */
+  /** Return each token's log-probability, and its log-probability under the base. */
   compare?: boolean | null;
   /** Return the passages of your own documents behind each token. */
   sources?: boolean | null;

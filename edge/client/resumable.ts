@@ -4,18 +4,18 @@
  *
  *     const openai = new OpenAI({ baseURL, apiKey, fetch: resumableFetch() });
  *
- * Events of a stream with several choices have no ids, so such a stream cannot be resumed: once begun, it ends in the connection's
- * error. Turn off the client's own retries (`maxRetries: 0`), because each of them gets another key.
+ * Events of a stream with several choices have no ids, so such a stream cannot be resumed: if its connection breaks after the first
+ * event, the stream fails. Turn off the client's own retries (`maxRetries: 0`), because each of them gets another key.
  */
 
 export interface ResumableOptions {
   /** Sends each attempt. Default: the global `fetch`. */
   fetch?: typeof fetch;
-  /** Maximum attempts in a row, after a connection is lost, without a new event. Default: 5. */
+  /** Maximum retries in a row that bring no new event. Default: 5. */
   attempts?: number;
-  /** Milliseconds before the first of these attempts; each further attempt waits twice as long. Default: 250. */
+  /** Milliseconds before the first such retry; each further retry waits twice as long. Default: 250. */
   delayMs?: number;
-  /** Milliseconds without a byte after which a stream's connection counts as lost; the edge sends one every second. Default: 15,000. */
+  /** Milliseconds without a byte after which a connection counts as lost; the edge sends a heartbeat every second. Default: 15,000. */
   silenceMs?: number;
 }
 
