@@ -16,7 +16,7 @@ export const workerBodyBytes = 32 * 2 ** 20;
 /** Maximum bytes per stream write. Queued data can be discarded after a failure, written data cannot. */
 const writeBytes = 16 * 1024;
 
-/** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger one is streamed by an AnswerBody. */
+/** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger answer is streamed by an AnswerBody. */
 export const shortAnswerBytes = 64 * 1024;
 
 /** A writer produces more output only while the client has fewer unread bytes than this. */
@@ -153,13 +153,13 @@ export class AnswerBody {
   #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
-  /** Bytes that this body has reported by calls of `held`. */
+  /** Bytes that this body holds, as it last reported by `held`. */
   #heldBytes = 0;
   /** Ticks since the last write or heartbeat. */
   #silentTicks = 0;
   /** Ticks since the pending write began. */
   #stalledTicks = 0;
-  /** Error that ends this body at its next tick. Once it is set, the bytes of this body no longer count. */
+  /** Error that ends this body at its next tick. Once it is set, this body counts as holding no bytes. */
   #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {

@@ -64,7 +64,7 @@ interface EchoedPrompt {
 
 const notEchoed: EchoedPrompt = { text: "", characters: 0 };
 
-/** The text of each prompt by its index, decoded once for all of its choices. */
+/** The text of each prompt by the prompt's index. A prompt is decoded once for all its choices. */
 export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Tokenizer): Map<number, EchoedPrompt> {
   const echoed = new Map<number, EchoedPrompt>();
   for (const { prompt, sequence } of choices) {

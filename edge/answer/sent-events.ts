@@ -56,7 +56,7 @@ export class EventSplitter {
   /** Returns the events that `chunk` completes. */
   push(chunk: Uint8Array): Uint8Array[] {
     this.#begun.push(chunk);
-    // JSON escapes line feeds, so one in the stream ends a line of an event.
+    // JSON escapes line feeds, so a line feed in the stream ends a line of an event.
     if (!chunk.includes(lineFeed)) return [];
     const bytes = joinArrays(Uint8Array, this.#begun);
     const events: Uint8Array[] = [];
@@ -77,7 +77,7 @@ export class EventSplitter {
   }
 }
 
-/** Whether these are the first bytes of a comment: heartbeats are comments. */
+/** Whether an event that begins with these bytes is a comment. Heartbeats are comments. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }

@@ -1,5 +1,5 @@
 /**
- * Answers that the Worker itself makes. A large one is sent as the client reads it, within the limits of answer/answer-body.ts, and
+ * Answers that the Worker itself makes. A large answer is sent as the client reads it, within the limits of answer/answer-body.ts, and
  * counts as a concurrent request until it has ended.
  */
 import { joinArrays } from "../../shared/bytes.ts";

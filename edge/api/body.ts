@@ -26,7 +26,7 @@ export function readBody<T extends z.ZodType>(
   });
 }
 
-/** As `readBody`, for the admin API, which has neither tenants' limits nor aliases. */
+/** Like `readBody`, but for the admin API, which has neither tenants' limits nor aliases. */
 export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: T): Promise<z.output<T>> {
   const { declaredBytes } = c.env;
   requireMediaType(c.req.header("content-type"), [json]);
@@ -120,7 +120,7 @@ export async function readChunks(
     }
   };
   try {
-    // One race for the whole body: with a race per chunk, the timeout's promise would keep a reaction for each.
+    // One race for the whole body: with a race per chunk, the timeout's promise would keep a reaction for each chunk.
     await Promise.race([read(), late.promise]);
     return chunks;
   } catch (error) {
@@ -151,7 +151,7 @@ export function decoded(chunks: readonly Uint8Array[], what: string): string {
   }
 }
 
-/** Offset of the first sequence that is not UTF-8; the length if there is none. */
+/** Offset of the first sequence that is not UTF-8; the number of all bytes if there is none. */
 function firstInvalid(bytes: Uint8Array): number {
   const fatal = () => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   const ofPieces = fatal();

@@ -16,7 +16,7 @@ import type { UsageRow } from "../tenants/ledger-store.ts";
 import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
 export interface Arrival {
-  /** The key of the Authorization header, unchecked; null if it has none. */
+  /** The API key in the Authorization header, not checked yet; null if the header has none. */
   key: string | null;
   arrivedMs: number;
   region: Region;
@@ -71,7 +71,7 @@ export type Middleware = (c: AppContext, next: Next, dependencies: Dependencies)
 export interface Dependencies {
   /** The served set. Rejects with a ServiceError while none is loaded. */
   artifacts(): Promise<Artifacts>;
-  /** The set of this manifest; null if it is gone. */
+  /** The set with this manifest; null if it cannot be loaded. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;
   /** Makes the tenant's cell load artifacts, if this isolate has not loaded its own yet. */
   wakeCell(tenant: string, region: Region): void;
@@ -101,7 +101,7 @@ export interface Dependencies {
   /** uint32 */
   randomSeed(): number;
   tracing: {
-    /** Share of the traces begun here that are reported; a caller's decision comes first. 0 reports none. */
+    /** Share of the traces begun here that are reported, 0 to 1. A caller's own sampling decision takes precedence. */
     sampleRatio: number;
     ended(span: Span): void;
     logRequest(fields: Attributes): void;

@@ -24,7 +24,7 @@ export const openApi: RouteHandler = async (c, dependencies) => {
   const headers = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "public, max-age=300",
-    // API tools on other origins may read it.
+    // API tools on other origins may read this document.
     "access-control-allow-origin": "*",
   };
   return answer(c, dependencies, chunksOf(await dependencies.asset("/openapi.json")), { headers });

@@ -69,7 +69,7 @@ function* entriesOf(
   }
 }
 
-/** The leading dimensions, normalised. Training orders dimensions by importance. */
+/** The vector's first dimensions, normalised. Training orders dimensions by importance. */
 function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {
   if (dimensions === vector.length) return vector;
   const leading = vector.slice(0, dimensions);

@@ -73,7 +73,7 @@ export class ArtifactBucket {
       ? await this.#bucket.get(pointerName, { onlyIf: { etagDoesNotMatch: known.etag } })
       : await this.#bucket.get(pointerName);
     if (!found) return null;
-    // Without a body, the known version is current.
+    // A result without a body means that the known version is current.
     if (!isWithBody(found)) return known?.pointer ?? null;
     requireSize(pointerName, found, setLimits.pointerBytes);
     const pointer = parsePointer(await found.text());

@@ -1,5 +1,5 @@
 /**
- * Publishes sets to the bucket that edge and backends read: first the files, by their hashes, then the pointer, which switches to the
+ * Publishes sets to the bucket that edge and backends read: first the files, named by their hashes, then the pointer, which switches to the
  * set. A publication may be interrupted anywhere and started again.
  */
 import {
@@ -25,7 +25,7 @@ const bucketAway = unavailable("The bucket of artifacts cannot be read or writte
 export interface PublishBucket {
   head(name: string): Promise<StoredObject | null>;
   get(name: string): Promise<(StoredObject & { etag: string; arrayBuffer(): Promise<ArrayBuffer> }) | null>;
-  /** Resolves to null if the condition does not hold. Rejects, and writes nothing, if the bytes have another hash. */
+  /** Resolves to null if the condition does not hold. Rejects, and writes nothing, if the bytes do not have the hash `sha256`. */
   put(name: string, value: ReadableStream<Uint8Array> | string, options: PutOptions): Promise<unknown>;
 }
 

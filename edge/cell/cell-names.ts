@@ -3,7 +3,7 @@ import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";
 
-/** Returns the cell of that name, created in `region` if it does not exist. */
+/** Returns the cell with this name, which is created in `region` if it does not exist. */
 export type CellNamespace = (
   name: string,
   region: Region,

@@ -19,8 +19,8 @@ export interface CellsParts {
 }
 
 /**
- * Pauses before a request is sent again after its first, second and third loss; after the fourth it fails. A deploy resets an object once
- * or twice, and a request that crashes cells must not crash many.
+ * Pauses before a request is sent again after its first, second and third loss; after the fourth loss the request fails. A deploy resets an
+ * object once or twice, and a request that crashes cells must not crash many.
  */
 const restartPausesMs = [0, 250, 1000];
 
@@ -80,7 +80,7 @@ export class CellCall {
     return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
   }
 
-  /** Pauses as needed. Resolves to whether the next cell may be called. */
+  /** Waits for the pause that is due. Resolves to whether the next cell may be called. */
   async #mayCallNext(thrown: unknown): Promise<boolean> {
     if (this.signal.aborted) return false;
     if (isNotTaken(thrown)) {

@@ -1,4 +1,4 @@
-/** A client's response body, filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
+/** A client's response body. It is filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 

@@ -52,7 +52,7 @@ interface Progress {
   isResumable: boolean;
 }
 
-/** Copies one cell's response. Throws CellLost if it ends before it is complete. */
+/** Copies one cell's response. Throws CellLost if the response ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
 /** Maximum bytes of one piped stream, and of all piped streams of an isolate (128 MB): a pipe keeps a copy of what it has piped. */
@@ -185,7 +185,7 @@ async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator
       yield value;
     }
   } finally {
-    // Rejects if the body has failed.
+    // `cancel` rejects if the body has failed.
     reader.cancel().catch(() => {});
   }
 }
