@@ -8,16 +8,16 @@ import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
-  /** Without a slash at its end. No two are equal. */
+  /** Ends without a slash. No two addresses have the same URL. */
   url: string;
-  /** Where its processes run; null: near every region. */
+  /** Where the address's processes run; null: the address counts as near to every region. */
   region: Region | null;
 }
 
 const placeholder = "{name}";
 const form = `must be http(s) URLs, each alone or after a region (${regions.join(" ")}) and "=", separated by commas`;
 
-/** Throws an Error that names `variable`. */
+/** Throws an Error that names the environment variable `variable` if the text is invalid. */
 export function parseAddresses(text: string, variable: string): BackendAddress[] {
   const addresses = text.split(",").map((entry) => {
     const [, prefix, rest] = /^\s*(?:([a-z]+)=)?(.*?)\/*\s*$/s.exec(entry)!;
@@ -40,7 +40,7 @@ export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readon
   );
 }
 
-/** The URL of a process of an address; of any of them if `name` is null. */
+/** The URL of an address's process `name`; if `name` is null, a URL that leads to any of the address's processes. */
 export function urlOf(address: string, name: string | null): string {
   const url = address.replace(/\/*#\{name\}$/, "");
   if (name !== null) return url.replace(placeholder, name);

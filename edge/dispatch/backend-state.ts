@@ -3,16 +3,16 @@ import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
 /**
- * Consecutive errors eject a backend until a probe succeeds. Each ejection lasts twice as long as the last one, until a sequence
- * completes.
+ * Consecutive errors eject a backend until a probe succeeds. Each ejection lasts twice as long as the one before it; a completed sequence
+ * resets the duration.
  */
 export class BackendHealth {
   #errors = 0;
   #ejections = 0;
-  /** When the ejection ends and a probe is due; null if not ejected. */
+  /** When the ejection ends and a probe is due, in milliseconds; null if the backend is not ejected. */
   ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** Hash of a manifest or numerics fingerprint that it refused → time until which it counts as not serving it. */
+  /** Hashes of manifests and numerics fingerprints that the backend refused → the time until which it counts as not serving that hash. */
   readonly #refuses = new Map<string, number>();
 
   recordSuccess(): void {
@@ -20,10 +20,10 @@ export class BackendHealth {
     if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** `isCertain` ejects at once. Returns whether this failure ejected the backend. */
+  /** If `isCertain`, one failure ejects the backend; otherwise several in a row do. Returns whether this failure ejected it. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way at an ejection fail as well, which tells nothing new.
+    // Calls that were under way at the ejection fail as well. Their failures are no new evidence.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
@@ -64,10 +64,10 @@ export class BackendHealth {
   }
 }
 
-/** Sequences under way at one process: this router's, and an estimate of other routers' from the process's last report. */
+/** Sequences under way at one process: this router's, counted, and other routers', estimated from the process's last report. */
 export class LoadEstimate {
   own = 0;
-  /** The part of `own` whose call has no answer yet. */
+  /** Sequences among `own` whose call has no answer yet. */
   unanswered = 0;
   #slots: number = routingLimits.presumedSlots;
   #others = 0;
@@ -81,12 +81,12 @@ export class LoadEstimate {
     this.#reportedMs = nowMs;
   }
 
-  /** Sequences of other routers. A report decays, so that a backend that was full is tried again. */
+  /** Estimated sequences of other routers. The estimate decays with the report's age, so that a backend that was full is tried again. */
   othersAt(nowMs: number): number {
     return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
-  /** Each of `senders` routers, this one included, counts with as many unanswered sequences as this one. */
+  /** The load, if each of `senders` routers (this router included) has as many unanswered sequences as this router. */
   at(nowMs: number, senders: number): BackendLoad {
     const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
     return { sequences, slots: this.#slots };

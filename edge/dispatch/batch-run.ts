@@ -10,16 +10,16 @@ interface BatchRunEvents {
 }
 
 export class BatchRun implements SequenceCall {
-  /** The backend that was called; from `markAccepted` on, the process that answered. */
+  /** The backend that was called; after `markAccepted`, the process that answered. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];
-  /** null before the backend accepts, and if it sends none. */
+  /** The backend's numerics fingerprint; null before the backend accepts the call, or if its answer has no fingerprint. */
   numerics: string | null = null;
   readonly #abort = new AbortController();
   readonly #sequences = new Map<string, PendingSequence>();
   readonly #open = new Map<PendingSequence, string>();
   readonly #events: BatchRunEvents;
-  /** Sequences cancelled before the backend accepted the call; null afterwards. */
+  /** Ids, in this call, of sequences that were cancelled before the backend accepted the call; null afterwards. */
   #cancelledEarly: string[] | null = [];
 
   constructor(backend: Backend, sequences: readonly PendingSequence[], nowMs: number, events: BatchRunEvents) {
@@ -95,7 +95,7 @@ export class BatchRun implements SequenceCall {
     } finally {
       for (const [receiver, together] of byReceiver) receiver.receive(together);
     }
-    // The backend may still compute these sequences.
+    // The backend may still compute sequences whose frames were invalid.
     for (const sequence of invalid) this.cancel(sequence);
     return failed;
   }

@@ -3,39 +3,39 @@ import type { ErrorFrame } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 
-/** Retry-After in seconds when the backend sent none. */
+/** Retry-After in seconds for the client, if the backend sent none. */
 export const retryAfterSeconds = 2;
 
 interface Consequence {
   /** Effect on the backend's health: "doubtful" counts an error, "unfit" ejects at once. */
   health: "fit" | "doubtful" | "unfit";
-  /** Whether to try another backend. */
+  /** Whether another backend is tried. */
   retryElsewhere: boolean;
-  /** Whether the next round may call the same backend. "after another": only if another backend was called since. */
+  /** Whether the next round of retries may call this backend again. "after another": only if another backend failed after it. */
   retrySame: "soon" | "after another" | "never";
-  /** Whether sequences that a backend had accepted wait for later rounds. */
+  /** Whether sequences that a backend had accepted are tried again after a pause. */
   isTemporary: boolean;
 }
 
 const failureTable = {
-  /** No connection, or it was closed before a response. */
+  /** No connection was made, or the connection closed before a response. */
   unreachable: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   broken: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The connection is open, but nothing arrives. */
   silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The backend reported a failure, or its frames violate the contract. */
   failing: { health: "doubtful", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The backend is starting or stopping. In a rolling restart it has returned by the time the next backend stops. */
+  /** The backend is starting or stopping. In a rolling restart, this backend has returned by the time the next one stops. */
   unavailable: { health: "unfit", retryElsewhere: true, retrySame: "after another", isTemporary: true },
   /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The backend has another numerics fingerprint than the one that began a sequence, so it would compute other bits. */
   diverging: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The call named a process, and another one answered: the process is gone. */
+  /** The call named a process, but another process answered: the named process is gone. */
   misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
-  /** The backend cannot read its file of an own adapter or memory. The next call uploads another one. */
+  /** The backend cannot read its stored file of an own adapter or memory. The next call uploads the file again. */
   damaged: { health: "fit", retryElsewhere: true, retrySame: "soon", isTemporary: false },
-  /** The backend lacks an own adapter or memory of which the edge has no copy. Another backend may have one. */
+  /** The backend lacks an own adapter or memory, and the edge has no copy to upload. Another backend may have one. */
   lacking: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call is invalid for every backend, perhaps because of the sequences of one tenant. */
@@ -48,7 +48,7 @@ export class CallFailure extends Error {
   readonly kind: FailureKind;
   /** What the client gets if no retry succeeds. */
   readonly error: ServiceError;
-  /** null if no process answered, or it gave no name. */
+  /** Name of the process that answered; null if none answered, or the answer has no name. */
   readonly process: string | null;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
@@ -88,7 +88,7 @@ export function divergence(cause: unknown, process: string | null = null): CallF
   return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
-/** Errors in frames that are failures of the backend. All others concern the sequence alone. */
+/** Error kinds of frames that count as failures of the backend. All other kinds concern the sequence alone. */
 const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
@@ -104,18 +104,18 @@ export function failureOf(reported: ReportedError): CallFailure | null {
   return reported.kind in kindsOfFrames ? failureOfOutcome(reported) : null;
 }
 
-/** The failure that ends the making of an adapter or a memory. */
+/** The failure that a backend reports when it cannot make an adapter or a memory. */
 export function failureOfOutcome({ kind, message, retryAfterSeconds: seconds }: ReportedError): CallFailure {
   const error = new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined });
   return new CallFailure(kindsOfFrames[kind] ?? "refused", error);
 }
 
-/** Any other error than a CallFailure comes from reading frames, so it counts as a broken stream. */
+/** Returns a CallFailure unchanged. Any other error comes from reading frames, so it becomes the failure of a broken stream. */
 export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
-/** The client's error: `overloaded` if one failure is that, else `numerics_mismatch` if one is that, else the last failure's. */
+/** The client's error: of an `overloaded` failure if there is one, else of a `diverging` failure, else of the last failure. */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
     const where = jurisdiction && ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;

@@ -40,20 +40,20 @@ import { frameGroupsOf, linesOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 
 export interface OpenBatch {
-  /** null if the answer has no name. */
+  /** Name of the process that answered; null if the answer has no name. */
   process: string | null;
-  /** null if the answer has no fingerprint. */
+  /** Numerics fingerprint of the backend; null if the answer has none. */
   numerics: string | null;
-  /** This batch included; null if the answer has no load. */
+  /** Load of the process, with this batch; null if the answer has no load. */
   load: BackendLoad | null;
   frames: AsyncIterable<Frame[]>;
 }
 
 export interface BatchCall {
   signal: AbortSignal;
-  /** Numerics fingerprint of the sequences' tokens; null if unknown, or without tokens. */
+  /** Numerics fingerprint of the backend that computed the sequences' tokens; null if it is unknown, or if there are no tokens yet. */
   numerics: string | null;
-  /** null: whichever process the address leads to. */
+  /** Name of the process to call; null: any process of the address. */
   process: string | null;
 }
 
@@ -64,7 +64,7 @@ export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>
 /** A process that may have a copy of a tenant's own adapter or memory. */
 export interface AdapterCopy {
   address: string;
-  /** null for the only process of the address. */
+  /** Name of the process; null if the address has only one process. */
   process: string | null;
 }
 
@@ -72,10 +72,10 @@ export interface MadeAdapter extends AdapterAnswer {
   copy: AdapterCopy;
 }
 
-/** The bytes of a tenant's own adapter; null if it has none of that hash. `copy`: the process that will store them. */
+/** Reads the bytes of a tenant's own adapter; null if the tenant has none of that hash. `copy`: the process that will store them. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
-/** The body of PUT /v1/memories/TENANT/HASH; null if the tenant has no memory of that hash. */
+/** Makes the body of PUT /v1/memories/TENANT/HASH; null if the tenant has no memory of that hash. */
 export type MemoryFiles = (
   tenant: string,
   hash: string,
@@ -86,9 +86,9 @@ export type MemoryFiles = (
 interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
-  /** Called before a process is sent the memory, of which it may then have a copy. */
+  /** Called before the memory is sent to a process, because that process may then have a copy. */
   begun?(copy: AdapterCopy): void;
-  /** Called with the number of tokens whose keys are stored. */
+  /** Called with the number of tokens whose keys are stored by now. */
   progress?(tokens: number): void;
 }
 
@@ -110,7 +110,7 @@ interface Init {
   process?: string | null;
 }
 
-/** A memory is given up after this many reports without progress, which take `limits.deadlineMs`. */
+/** The making of a memory fails after this many reports in a row that show no progress: they take `limits.deadlineMs`. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -134,14 +134,14 @@ export class BackendClient {
     };
   }
 
-  /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
+  /** Resolves when the backend accepts the batch. Rejects with a CallFailure; iteration of the frames rejects with a CallFailure, too. */
   async openBatch(batch: BatchRequest, { signal, numerics, process }: BatchCall): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(batch));
     const send = (to: string | null) => this.#post("/v1/batches", body, { signal, headers, process: to });
     let response = await send(process);
     const lacking = ownAdaptersOf(batch).length + memoriesOf(batch).length > 0;
-    // A backend answers 404 if it lacks an own adapter, and then again if it lacks a memory.
+    // A backend that lacks an own adapter answers 404. If it also lacks a memory, it answers 404 once more after the adapter's upload.
     const brought = new Set<string>();
     while (lacking && response.status === 404) {
       const receiver = this.#processOf(response);
@@ -164,21 +164,21 @@ export class BackendClient {
     };
   }
 
-  /** Cancels at most `sequencesPerBatch` sequences by the ids that they have at the process. */
+  /** Cancels at most `sequencesPerBatch` sequences. `ids`: their ids in the calls to this process. */
   async cancel(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
     const response = await this.#post("/v1/cancellations", body, { process });
     await response.body?.cancel();
   }
 
-  /** null if the backend is not ready. */
+  /** Asks the backend what it serves; null if it is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
-  /** `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
+  /** Asks the backend to make an adapter. `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
     const late = new AbortController();
@@ -197,7 +197,7 @@ export class BackendClient {
     }
   }
 
-  /** Deletes a tenant's adapter or memory; all of them if `hash` is null. Rejects with a CallFailure unless the process confirms it. */
+  /** Deletes one adapter or memory of a tenant, or all if `hash` is null. Rejects with a CallFailure unless the process confirms it. */
   async remove(
     what: "adapters" | "memories",
     tenant: string,
@@ -208,7 +208,7 @@ export class BackendClient {
     await this.#confirm(path, { method: "DELETE", process });
   }
 
-  /** Has a process make the missing part of a memory. Rejects with a CallFailure, also if progress stops. */
+  /** Has a process compute the part of a memory that it lacks. Rejects with a CallFailure, also if the process makes no more progress. */
   async putMemory(tenant: string, hash: string, body: Uint8Array, call: MemoryCall): Promise<void> {
     const { signal, process, begun, progress } = call;
     const put = { method: "PUT", headers: json, body, signal, process };
@@ -254,7 +254,7 @@ export class BackendClient {
     }
   }
 
-  /** The process that answered; null if the address leads to only one. */
+  /** Name of the process that answered; null if the address has only one process. */
   #processOf(response: Response): string | null {
     return hasProcesses(this.#url) ? processOf(response) : null;
   }
@@ -263,14 +263,14 @@ export class BackendClient {
     return this.#fetch(path, { ...init, method: "POST", headers: { ...init.headers, ...json }, body }, limitMs);
   }
 
-  /** Rejects with a CallFailure unless the call succeeds. */
+  /** Makes a call. Rejects with a CallFailure unless the backend answers with success. */
   async #confirm(path: string, init: Init): Promise<void> {
     const response = await this.#fetch(path, init);
     if (!response.ok) throw await failureOfResponse(response);
     await response.body?.cancel();
   }
 
-  /** Resolves when the response headers arrive. */
+  /** Resolves when the response's headers arrive. */
   async #fetch(
     path: string,
     { method = "GET", headers, body, signal, process = null }: Init,
@@ -332,7 +332,7 @@ async function withoutRedirect(response: Response): Promise<Response> {
 }
 
 const kindsOfStatuses: Record<number, FailureKind> = {
-  // The backend has another secret. Every other 4xx status concerns the request.
+  // 401 means that the backend has another secret. Every other 4xx status concerns the request.
   401: "failing",
   409: "mismatched",
   421: "misdirected",

@@ -8,18 +8,18 @@ const controlTenant = "";
 
 export interface ControlCall extends QueueEntry {
   group: CallGroup;
-  /** The sequence to cancel; none for a probe. */
+  /** Id of the sequence to cancel; empty for a probe. */
   ids: string[];
-  /** Makes the call, with the ids of all control calls that share it. Never rejects. */
+  /** Makes the call. `ids`: those of all control calls that share the call. Never rejects. */
   send(ids: string[]): Promise<void>;
 }
 
-/** One call of a kind at a time, so that a process that hangs takes only one connection. */
+/** A group with at most one call at a time, so that a process that hangs occupies only one connection. */
 function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** If a cancellation fails, its sequences run to their end. */
+/** Calls that cancel sequences. If such a call fails, its sequences run to their end. */
 export function cancellations(backend: Backend, client: BackendCalls, ids: string[], dueMs: number): ControlCall[] {
   const send = (all: string[]) => client.cancel(all, backend.name).catch(() => undefined);
   const group = groupOf("cancel", backend);

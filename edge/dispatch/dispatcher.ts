@@ -1,4 +1,4 @@
-/** Sends the sequences of many requests to backends. If a backend fails, another of the same numerics fingerprint continues them. */
+/** Sends sequences of many requests to backends. If a backend fails, another with the same numerics fingerprint continues them. */
 import {
   type BatchRequest,
   contractVersion,
@@ -19,13 +19,13 @@ import type { Routing, RoutingEvent } from "./routing.ts";
 import { maxLosses } from "./routing-limits.ts";
 
 export interface DispatcherParts {
-  /** The current configuration. A change does not affect calls that are under way. */
+  /** The current configuration. If it changes, calls that are under way keep the old one. */
   routing(): Routing;
   observe(event: RoutingEvent): void;
   now(): number;
   after(ms: number, work: () => void): void;
   keepAlive(work: Promise<void>): void;
-  /** For metrics: milliseconds in the queue of each sequence that is sent for the first time. */
+  /** For metrics: the milliseconds that each sequence waited in the queue before its first call. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
@@ -33,7 +33,7 @@ export interface DispatcherParts {
 
 type Entry = PendingSequence | ControlCall;
 
-/** The cell refuses the request before it begins or charges any of it, so another cell may take it. */
+/** The cell refuses the request before any of it begins or is charged, so another cell may answer it. */
 export class NotTaken extends ServiceError {
   constructor(kind: ErrorKind, message: string) {
     // After one second a full queue has most likely drained.
@@ -61,7 +61,7 @@ export class Dispatcher {
     return this.#open === 0 && this.#queue.idle;
   }
 
-  /** Throws NotTaken if the queue has no room for this many more sequences of the tenant. */
+  /** Throws NotTaken if the queue has no room for `sequences` more sequences of the tenant. */
   checkRoom(tenant: string, sequences: number): void {
     const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
     if (queued + sequences <= room) return;
@@ -69,7 +69,7 @@ export class Dispatcher {
     throw new NotTaken("overloaded", message);
   }
 
-  /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken without room. */
+  /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken if the queue has no room for them. */
   submit(batch: BatchRequest, receiver: Receiver): () => void {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
@@ -86,7 +86,7 @@ export class Dispatcher {
     };
   }
 
-  /** Queues sequences of one retry round, numerics and model for the next backend; ends them in an error if none is left. */
+  /** Queues sequences of one retry round, numerics and model for their next backend. If no backend is left, they end in an error. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();
@@ -130,7 +130,7 @@ export class Dispatcher {
     }
   }
 
-  /** Never rejects. */
+  /** Makes one call for all `controls`. Never rejects. */
   async #sendControl(call: QueuedCall<Entry>, controls: readonly ControlCall[]): Promise<void> {
     await controls[0].send(controls.flatMap(({ ids }) => ids));
     this.#release(call);
@@ -147,7 +147,7 @@ export class Dispatcher {
     const { router, clients } = routing();
     for (const sequence of queued) sequence.isQueued = false;
     const [first] = queued;
-    // Chosen again, because the backend that the sequences were queued for may have been ejected meanwhile.
+    // The backend is chosen again, because the one that the sequences were queued for may have been ejected meanwhile.
     const choose = (tried: ReadonlySet<string>) => router.choose(first.route, tried, now());
     const forAll = choose(new Set(queued.flatMap(({ round }) => [...round.tried])));
     const backend = (forAll?.isFit ? forAll : choose(first.round.tried))?.backend;
@@ -177,7 +177,7 @@ export class Dispatcher {
     if (answer && isAccepted) await this.#readFrames(run, answer.frames);
   }
 
-  /** Returns false if the backend has other numerics than the sequences need. */
+  /** Accepts the answer to a call. Returns false if the backend has another numerics fingerprint than the sequences need. */
   #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
     const { now, observe } = this.#parts;
     const called = run.backend;
@@ -203,8 +203,8 @@ export class Dispatcher {
   }
 
   /**
-   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault: a call of
-   * several tenants is sent again, split by tenant; sequences of one tenant end.
+   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault. Then a call
+   * of several tenants is sent again as one call for each tenant, and sequences of a call of one tenant end in an error.
    */
   #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;
@@ -245,7 +245,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends accepted sequences, whose backend then failed, to another backend. */
+  /** Sends sequences to another backend, because their backend accepted them and then failed. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);
@@ -263,7 +263,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Queues sequences again, grouped by what may share a call. */
+  /** Queues sequences again. Sequences that may share a call form one group. */
   #enqueueGroups(sequences: readonly PendingSequence[]): void {
     const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
       JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
@@ -283,7 +283,7 @@ export class Dispatcher {
     }
   }
 
-  /** Records a failure at the process that answered, or else at `called`. */
+  /** Records a failure of the process that answered, or of `called` if none is named. */
   #recordFailure(called: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
     const { observe, now } = this.#parts;
     const { kind, consequence } = failure;

@@ -1,17 +1,17 @@
-/** Reads NDJSON from a backend's answer, and gives up an answer that falls silent. */
+/** Reads NDJSON from a backend's answer. An answer that falls silent becomes a CallFailure. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** The timer's ticks within `silenceMs`. So a stream is given up after 4/5 of this time to all of it. */
+/** Ticks of the timer within `silenceMs`. So a stream fails after 4/5 of `silenceMs` at the earliest, after `silenceMs` at the latest. */
 const ticks = 5;
 
-/** Frames by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */
+/** Yields the frames of each chunk. Throws a CallFailure for an invalid frame, or if the caller waits for `silenceMs` without a byte. */
 export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   return groupsOf(body, silenceMs, new FrameReader());
 }
 
-/** The lines of an answer that are not blank. Throws as `frameGroupsOf` does. A last line without a line end is dropped. */
+/** Yields the lines of each chunk that are not blank. Throws as `frameGroupsOf` does. Drops a last line that has no line end. */
 export function linesOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<string[]> {
   const lines = new LineSplitter();
   const push = (chunk: Uint8Array) => lines.push(chunk).filter((line) => line.trim() !== "");
@@ -27,7 +27,7 @@ async function* groupsOf<T>(
   const silent = new Error(`nothing came for ${silenceMs} ms`);
   let isReading = false;
   let silentTicks = 0;
-  // Ends the pending read. Rejects if the body has failed.
+  // Cancelling ends the pending read. It rejects if the body has failed, which the read reports.
   const cancel = () => void source.cancel(silent).catch(() => undefined);
   const timer = setInterval(() => {
     if (isReading && ++silentTicks === ticks) cancel();

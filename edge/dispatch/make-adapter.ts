@@ -1,11 +1,11 @@
-/** Has a tenant's own adapter made by the first backend that accepts the request. */
+/** Asks backends to make a tenant's own adapter; the first backend that accepts the request makes it. */
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "./call-failure.ts";
 import type { BackendClient, MadeAdapter } from "./client.ts";
 
-/** `clients` are those of the tenant's jurisdiction. Throws a ServiceError; `cancelled` when `signal` aborts. */
+/** `clients`: the backends of the tenant's jurisdiction. Throws a ServiceError, of kind `cancelled` when `signal` aborts. */
 export async function makeAdapter(
   clients: Iterable<Pick<BackendClient, "createAdapter">>,
   request: AdapterRequest,

@@ -1,4 +1,4 @@
-/** One sequence over all its calls, whose frames become one unbroken series under its id. Pure. */
+/** One sequence over all its calls. The frames of these calls become one unbroken series under the sequence's id. Pure. */
 import {
   type BatchRequest,
   type DoneFrame,
@@ -24,7 +24,7 @@ export interface SequenceCall {
 
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** Milliseconds after which a sequence without a deadline is due, to order a tenant's sequences. The backend assumes the same. */
+/** A sequence without a deadline counts as due this many milliseconds after its arrival. The backend assumes the same. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {
@@ -32,7 +32,7 @@ export class PendingSequence {
   readonly model: Model;
   readonly receiver: Receiver;
   readonly arrivedMs: number;
-  /** Equal for sequences that may share a call (`sharingOf`). */
+  /** A key. Sequences with equal keys may share a call (`sharingOf`). */
   sharing: string;
   isQueued = false;
   isAccepted = false;
@@ -45,7 +45,7 @@ export class PendingSequence {
   /** The latest failure of a backend that had accepted the sequence. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
-  /** Numerics fingerprint of the backend that computed its tokens, if known. */
+  /** Numerics fingerprint of the backend that computed the sequence's tokens; null if unknown. */
   numerics: string | null = null;
   readonly #tokenIds: number[];
   #isPromptSent = false;
@@ -97,12 +97,12 @@ export class PendingSequence {
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
-      // A sequence with tokens has met its deadline. A sequence that has missed its deadline is ended by completion-writer.ts.
+      // A sequence with tokens has met its deadline, so it needs none. If a sequence misses its deadline, completion-writer.ts ends it.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(this.arrivedMs + deadlineMs - nowMs)) }),
     };
   }
 
-  /** Returns a call's next frame under the sequence's id. Throws an Error for a frame that breaks the series. */
+  /** Checks a call's next frame and returns it with the sequence's id. Throws an Error for a frame that is out of place. */
   deliver(frame: Frame, numerics: string | null = null): Frame {
     const { id } = this;
     if (frame.type === "prompt") this.#deliverPrompt();
@@ -111,7 +111,7 @@ export class PendingSequence {
       this.numerics = numerics ?? this.numerics;
     } else if (frame.type === "done") {
       this.#checkCounts(frame);
-      // Adds the time in the edge's queue.
+      // The frame's queue time is the backend's. This adds the time in the edge's queue.
       const queueMs = frame.timings.queueMs + (this.sentAtMs ?? this.arrivedMs) - this.arrivedMs;
       return { ...frame, id, timings: { ...frame.timings, queueMs } };
     }
@@ -133,7 +133,7 @@ export class PendingSequence {
     this.#tokenIds.push(tokenId);
   }
 
-  /** Usage is charged by these counts, so they must match the frames before. */
+  /** Throws an Error unless the counts match the earlier frames, because usage is charged by these counts. */
   #checkCounts({ completionTokens, promptTokens, reusedTokens = 0 }: DoneFrame): void {
     const delivered = this.#tokenIds.length;
     const { promptIds, retrieval } = this.sequence;
@@ -155,8 +155,8 @@ export class PendingSequence {
 }
 
 /**
- * Key of sequences that may share a call: mixtures of one manifest, which name their adapters themselves, and other sequences of one
- * adapter. Sequences with own adapters or memories share calls only within their tenant.
+ * Key of the sequences that may share a call. Mixtures share calls by manifest, because each names its adapters itself; other sequences
+ * share them by adapter. Sequences with own adapters or memories share calls only within their tenant.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;

@@ -11,13 +11,13 @@ export interface BackendFailure {
 
 /**
  * The retries of a sequence since its last progress, in rounds that try every backend once. The second round follows at once, without
- * backends that would answer the same. Further rounds follow after pauses, as long as failures are temporary, and only for a sequence
- * that a backend had accepted. Immutable, and shared by the sequences of a call.
+ * backends that would fail in the same way again. Further rounds follow after pauses, as long as failures are temporary, and only for a
+ * sequence that a backend had accepted. Immutable; the sequences of a call share it.
  */
 export interface RetryRound {
   tried: ReadonlySet<string>;
   failures: readonly BackendFailure[];
-  /** The latest failure of any round. */
+  /** The latest failure, of this round or an earlier one. */
   last: BackendFailure | null;
   isSecondRound: boolean;
   pausesMs: readonly number[];
@@ -31,20 +31,20 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/** The round after `answering` answered a call to `called`. An address counts as tried once it leads to a tried process. */
+/** Marks `answering` as tried after a call to `called`. An address counts as tried once it leads to a process that was tried already. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
 }
 
-/** `isBegun`: one of the sequences has tokens, so all backends are tried anew. */
+/** The round after a backend accepted sequences and failed. `isBegun`: one of them has tokens, so all other backends are tried again. */
 export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: boolean): RetryRound {
   const tried = isBegun ? new Set([last.backend.id]) : round.tried;
   const isSecondRound = round.isSecondRound && !isBegun;
   return { tried, failures: [last], last, isSecondRound, pausesMs: roundPausesMs };
 }
 
-/** The next backend, or the pause before the next round; both null if none is left. `choose` returns a backend not in `tried`. */
+/** The next backend, or the pause before the next round; both null if neither is left. `choose` returns a backend outside `tried`. */
 export function nextStep(
   round: RetryRound,
   choose: (tried: RetryRound["tried"]) => Choice | null,
@@ -70,7 +70,7 @@ function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<strin
   return new Set(certain.map(({ backend }) => backend.id));
 }
 
-/** Token bucket for repeated calls, which delay other callers. It starts full; accepted calls refill it. */
+/** Bounds repeated calls, because they delay other callers. A token bucket: it starts full, and each accepted call refills a part. */
 export class Budget {
   readonly #limits: typeof retryBudget;
   #left: number;

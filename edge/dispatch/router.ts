@@ -1,11 +1,11 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: the Dispatcher records what happens there. First by distance: the nearest backends
- * are used until the estimated wait there exceeds the additional round trip to the next ones. Then, among equally near ones, by
- * rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own adapter or memory stays with one process,
- * whose caches are warm, unless that process has more than its share of the load. Backends that are ejected, serve another manifest or
- * have other numerics are unfit, and used only if no other is left. Load is a backend's last report plus what this router has sent since.
- * The least loaded backend would soon be the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old
- * information?", IEEE TPDS 11:1, 2000). So a sequence without an answer counts once for each router that probably sends.
+ * Decides which backend a micro-batch goes to. Pure: the Dispatcher records the results of calls. First by distance: the nearest backends
+ * are used until the estimated wait there exceeds the additional round trip to the next ones. Then, among equally near ones, by rendezvous
+ * hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own adapter or memory stays with one process, whose caches are
+ * warm, unless that process has more than its share of the load. A backend is unfit if it is ejected, serves another manifest or has other
+ * numerics. Unfit backends are used only if no other is left. Load is a backend's last report plus what this router has sent since. If all
+ * routers chose the least loaded backend, it would soon be the fullest, because they use the same old reports (Mitzenmacher, "How useful is
+ * old information?", IEEE TPDS 11:1, 2000). So each unanswered sequence counts once for each router that probably sends, too.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
@@ -19,10 +19,10 @@ import { routingLimits, waitMs } from "./routing-limits.ts";
 export interface Route {
   manifestHash: string;
   centroidId: string | null;
-  /** A tenant's own adapter in place of the centroid's. */
+  /** Hash of a tenant's own adapter that answers in place of the centroid's adapter. */
   adapterHash?: string;
   memoryHash?: string;
-  /** The numerics fingerprint that the backend must have, if any. */
+  /** Numerics fingerprint that the backend must have; null or absent: any. */
   numerics?: string | null;
 }
 
@@ -35,7 +35,7 @@ export class Router {
   readonly #region: Region | null;
   readonly #groups: readonly BackendGroup[];
 
-  /** null: every backend is equally near. */
+  /** `region`: where this router runs; null: every backend is equally near. */
   constructor(addresses: readonly BackendAddress[], region: Region | null = null) {
     this.#region = region;
     this.#groups = addresses.map((address) => new BackendGroup(address));
@@ -47,7 +47,7 @@ export class Router {
     const candidates = this.#groups.flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
-      // A call that names no process may reach a process that was tried, so other backends come first.
+      // A call that names no process may reach a process that was tried already, so backends that avoid this are preferred.
       const others = fit.filter((one) => one.name !== null || !one.group.wasTried(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = backend.group;
@@ -55,7 +55,7 @@ export class Router {
     }
     const unfit = candidates.filter((one) => !tried.has(one.id));
     if (unfit.length === 0) return null;
-    // The backend whose ejection ends first is the likeliest to be back; one that serves another manifest would refuse for certain.
+    // The backend whose ejection ends first is the likeliest to work again. A backend that serves another manifest would surely refuse.
     const backAtMs = (one: Backend) => this.#backAtMs(one) ?? Number.POSITIVE_INFINITY;
     const order = inOrder(key, unfit);
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
@@ -82,7 +82,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When the ejection ends, if there is one. An address is back when the first of its processes is. */
+  /** When the backend's ejection ends; null if it is not ejected. An address without a named process is back when its first process is. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -90,7 +90,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** At the distance with the least round trip and wait, the key's first backend with less than its share of the load. */
+  /** At the distance with the least sum of round trip and wait: the key's first backend with less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
@@ -104,7 +104,7 @@ export class Router {
     );
     const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
-    // Some backend has less than this share: at least one has at most the average load.
+    // Such a backend exists, because at least one backend has at most the average load.
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
@@ -114,7 +114,7 @@ export class Router {
       backend.name === null ? backend.group.loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
   }
 
-  /** Estimated number of routers: the load that backends report divided by the load that this router causes. */
+  /** Estimated number of routers that send to these backends: the total load divided by the part that this router causes. */
   #sendersAt(nowMs: number): number {
     let [own, others] = [1, 0];
     for (const { any, processes } of this.#groups) {
@@ -131,10 +131,10 @@ function share({ sequences, slots }: BackendLoad): number {
   return sequences / slots;
 }
 
-/** Rendezvous hashing: the names in the order that `key` prefers. Only keys that prefer an added or removed name move. */
+/** Rendezvous hashing: the names in the order that `key` prefers. If a name is added or removed, only keys that prefer this name move. */
 export function rendezvousOrder(key: string, names: readonly string[]): string[] {
   const hash = fnv1a(key);
-  // Philox mixes the two hashes, which FNV-1a alone does too weakly.
+  // FNV-1a alone mixes key and name too weakly, so Philox mixes their hashes.
   const weighted = names.map((name) => ({ name, weight: philox2x32(hash, 0, fnv1a(name))[0] }));
   weighted.sort((a, b) => b.weight - a.weight || (a.name < b.name ? -1 : 1));
   return weighted.map(({ name }) => name);

@@ -7,72 +7,72 @@ const connections = 6;
 
 export const queueLimits = {
   connections,
-  /** Maximum of these to one backend, so that a backend that hangs leaves one connection to the others. */
+  /** Maximum of these connections to one backend, so that a backend that hangs leaves one for the others. */
   connectionsPerBackend: connections - 1,
   /**
-   * Calls of a group that may await an answer before entries gather. Of 1, 2, 3, 4 and 6 calls, three gave 16 simultaneous clients the
-   * earliest median first token: more cost CPU time, fewer make entries wait.
+   * Calls of a group that may await an answer before further entries gather. With three calls, 16 simultaneous clients got the earliest
+   * median first token, compared with 1, 2, 4 and 6: more calls cost CPU time, with fewer calls entries wait.
    */
   callsPerGroup: connections / 2,
-  /** Maximum waiting entries. A tenant may have as many as it leaves free. */
+  /** Maximum of waiting entries of all tenants. `CallQueue.roomOf` tells a tenant's part. */
   entries: limits.queuedSequences as number,
   entriesPerCall: sequencesPerBatch,
 };
 
 export const routingLimits = {
-  /** Errors without a completion in between that eject a backend. One error may be the network's. */
+  /** This many errors without a completed sequence in between eject a backend. A single error may be the network's. */
   consecutiveErrors: 3,
-  /** The first ejection; each further one is twice as long, until a sequence completes. */
+  /** Duration of the first ejection. Each further ejection lasts twice as long, until a sequence completes. */
   ejectionMs: 1000,
   maxEjectionMs: 30_000,
-  /** How long a backend that refused a manifest is unfit for it. */
+  /** Milliseconds for which a backend that refused a manifest counts as not serving it. */
   mismatchMs: 5000,
   /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
   loadFactor: 1.25,
-  /** A backend with a smaller share of its slots in use is never passed over: a warm cache is worth more than balance. */
+  /** A backend with a smaller share of its slots in use is never too loaded to be chosen: its warm cache is worth more than balance. */
   freeShare: 0.25,
-  /** Estimated wait for a first token when half of the slots are in use; see `waitMs`. */
+  /** Estimated wait for a first token, in milliseconds, when half of the slots are in use; see `waitMs`. */
   halfLoadWaitMs: 80,
-  /** Assumed for a process without a report: the default of MAX_SEQUENCES. */
+  /** Slots that a process is assumed to have before its first report: the default of MAX_SEQUENCES. */
   presumedSlots: 32,
-  /** Half-life of other routers' load: about as long as a sequence runs. */
+  /** Half-life of the estimate of other routers' load: about as long as a sequence runs. */
   reportHalfLifeMs: 2000,
-  /** Bound on the estimated number of routers: the cells of a few regions. */
+  /** Maximum of the estimated number of routers: the cells of a few regions. */
   maxSenders: 32,
-  /** After this many calls in a row to named processes of an address, one names none, to discover new processes. */
+  /** After this many calls in a row that name a process of an address, one call names none, so that new processes are discovered. */
   namedCallsInRow: 16,
-  /** An idle process that was silent for this long is not called by name. */
+  /** After this time without an answer, calls no longer name a process that has no sequences under way. */
   processTtlMs: 600_000,
-  /** An ejected process that was silent for this long is dropped at its next failed probe: its pod is gone. */
+  /** After this time without an answer, a failed probe drops an ejected process: its pod is gone. */
   forgetMs: 60_000,
   processesPerAddress: 64,
 };
 
-/** Share of slots in use above which the estimated wait rises linearly, so that it stays finite. */
+/** Above this share of slots in use, the estimated wait rises linearly, so that it stays finite. */
 const steepestShare = 0.9;
 
-/** Estimated wait for a first token in milliseconds: proportional to used slots / free slots, as in a queue with random arrivals. */
+/** Estimated wait for a first token in milliseconds. It is proportional to used slots / free slots, as in a queue with random arrivals. */
 export function waitMs(share: number): number {
   const bent = Math.min(share, steepestShare);
   return routingLimits.halfLoadWaitMs * (bent / (1 - bent) + (share - bent) / (1 - steepestShare) ** 2);
 }
 
 /**
- * Budget of repeated calls (retries.ts). Full, it repeats every call of a busy cell for two seconds at 500 requests a second, as after
- * the loss of a region. Each accepted call earns a part of a repeated one, so in a complete outage none is repeated.
+ * Budget of repeated calls (retries.ts). A full budget repeats every call of a busy cell for two seconds at 500 requests a second, as after
+ * the loss of a region. Each accepted call earns a part of a repeated call, so in a complete outage the budget runs out.
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 
-/** A sequence that this many backends accepted before they failed ends in an error: it may be the cause. */
+/** If this many backends have failed after they accepted a sequence, the sequence ends in an error, because it may be the cause. */
 export const maxLosses = 6;
 
-/** Pauses between retry rounds (retries.ts): the client sees a stream that pauses for up to 14 s instead of an error. */
+/** Pauses between retry rounds (retries.ts). During them, for up to 14 s, the client sees a stream that pauses instead of an error. */
 export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000];
 
-/** Timeout for the acceptance of a batch, which is quick however busy a backend is. */
+/** Timeout for the acceptance of a batch. A backend accepts quickly, however busy it is. */
 export const acceptanceMs = 3000;
-/** A stream without a byte for this long is given up: a live backend sends one every `heartbeatMs`. */
+/** Timeout of a stream without a byte: a working backend sends a byte every `heartbeatMs`. */
 export const silenceMs = 3000;
 export const probeMs = 2000;
-/** Timeout for making an adapter: the largest text takes a busy engine minutes, and its fit tens of seconds. */
+/** Timeout for making an adapter: a busy engine takes minutes to read the largest text, and tens of seconds to fit the adapter. */
 export const adapterMs = 600_000;

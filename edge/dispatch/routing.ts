@@ -1,4 +1,4 @@
-/** The backends of one configuration, and which manifests they serve. */
+/** The backends of one configuration, and which of them serve a manifest. */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -10,16 +10,16 @@ import { probeMs } from "./routing-limits.ts";
 
 export interface Routing {
   router: Router;
-  /** By address. */
+  /** Clients by the addresses of their backends. */
   clients: ReadonlyMap<string, BackendCalls>;
-  /** Only backends in it are called; null: all. */
+  /** Jurisdiction of the called backends; null: backends anywhere are called. */
   jurisdiction: Jurisdiction | null;
 }
 
 interface RoutingParts extends Partial<Pick<Routing, "jurisdiction">> {
   addresses: readonly BackendAddress[];
   clientOf(address: BackendAddress): BackendCalls;
-  /** null: all backends are equally near. */
+  /** Where this router runs; null: all backends are equally near. */
   region: Region | null;
 }
 
@@ -32,21 +32,21 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** After `backend` failed, another one has accepted its sequences that have tokens: one event for each call. */
+    /** After `backend` failed, another backend has accepted its sequences that have tokens: one event for each accepted call. */
     | "resumed"
-    /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics fingerprint. */
+    /** Sequences with tokens end in an error, because `backend` failed and no other backend has the same numerics fingerprint. */
     | "not_resumed"
     | "ejected"
     /** A probe of an ejected backend succeeded. */
     | "returned"
     | "call_failed";
   backend: string;
-  /** Number of sequences, for the first three events. */
+  /** Number of sequences, for the events "retried", "resumed" and "not_resumed". */
   sequences?: number;
   failure?: Error;
 }
 
-/** What the ready backends serve. A backend without an answer within `limitMs` counts as not ready. Never rejects. */
+/** What each ready backend serves. A backend that does not answer within `limitMs` counts as not ready. Never rejects. */
 export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: number = probeMs): Promise<Readiness[]> {
   const ready: Readiness[] = [];
   const probes = Array.from(clients, async (client) => {
@@ -59,7 +59,7 @@ export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: numb
 
 export type Holding = "all" | "some" | "none";
 
-/** How many of the ready backends serve a manifest. */
+/** Whether all, some or none of the ready backends serve a manifest. */
 export function holdingOf(ready: readonly Readiness[], manifestHash: string): Holding {
   const holding = ready.filter((one) => holds(one, manifestHash)).length;
   if (holding === 0) return "none";

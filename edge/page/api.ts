@@ -1,11 +1,11 @@
-/** Calls the API. Failures become sentences that tell the reader what to do. */
+/** Calls the API. Failures become sentences that tell the page's user what to do. */
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 
 export class Api {
   readonly #origin: string;
   readonly #key: () => string;
 
-  /** `origin`: the edge's. `key` is called for every request. */
+  /** `origin`: origin of the edge's URL. `key`: returns the API key; it is called for each request. */
   constructor(origin: string, key: () => string) {
     this.#origin = origin;
     this.#key = key;
@@ -20,7 +20,7 @@ export class Api {
     }
   }
 
-  /** The chunks of a stream. Throws CallFailure, or an AbortError once `signal` aborts; so does `json`. */
+  /** Yields the chunks of a streamed answer. Throws a CallFailure, or an AbortError once `signal` aborts. */
   async *chunks<T>(path: string, body: object, signal: AbortSignal): AsyncGenerator<T> {
     const { body: bytes } = await this.#call(path, { ...body, stream: true }, { signal });
     const reader = bytes!.pipeThrough(new TextDecoderStream()).getReader();
@@ -37,7 +37,7 @@ export class Api {
         if (event === "data: [DONE]") isWhole = true;
         if (!event.startsWith("data: {")) continue;
         const chunk = JSON.parse(event.slice("data: ".length)) as T | ErrorEnvelope;
-        // The reader may have stopped between two events of one read.
+        // The user may have stopped the call between two events that arrived in one read.
         signal.throwIfAborted();
         if (isError(chunk)) throw new CallFailure(`The answer broke off: ${chunk.error.message}`);
         yield chunk;
@@ -72,7 +72,7 @@ export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-/** The sentence for anything thrown; "" if the reader stopped the call. */
+/** The sentence for any thrown value; "" if the user stopped the call. */
 export function failureText(error: unknown): string {
   if (isAbort(error)) return "";
   return error instanceof CallFailure ? error.message : `The page failed: ${String(error)}`;
@@ -98,7 +98,7 @@ function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | 
   }
 }
 
-/** Throws CallFailure for a key that no header can carry, for which `fetch` would fail as if no server answered. */
+/** Throws a CallFailure for a key that no header can carry. `fetch` would fail for such a key as if no server answered. */
 function refuseUnsendable(key: string): void {
   const at = key.search(/[^\x21-\x7e]/);
   if (at < 0) return;
@@ -118,7 +118,7 @@ function isError(value: unknown): value is ErrorEnvelope {
 }
 
 export class CallFailure extends Error {
-  /** The API's error code, if it gave one. */
+  /** The API's error code; null if the answer has none. */
   readonly code: string | null;
 
   constructor(message: string, code: string | null = null) {

@@ -7,8 +7,8 @@ import { surpriseChange } from "./words.ts";
 type Choices = readonly (readonly [string, string])[];
 
 /**
- * Fills `select` with `first` ([value, name]), own adapters and domains, after each load of the catalog. Keeps the choice if it still
- * exists.
+ * After each load of the catalog, fills `select` with `first` (pairs of value and name), own adapters and domains. Keeps the chosen value
+ * if it still exists.
  */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
   const draw = () => {
@@ -36,7 +36,7 @@ export interface Example {
   text: string;
 }
 
-/** Draws a button for each example; all buttons are one tab stop. */
+/** Draws a button for each example. The Tab key reaches them as one group; arrow keys move among them. */
 export function drawExamples<E extends Example>(
   container: HTMLElement,
   examples: readonly E[],
@@ -52,7 +52,7 @@ export function drawExamples<E extends Example>(
   container.dataset.roves = "";
 }
 
-/** Adds a list of the texts that were sent, to put one of them into `input`. */
+/** Adds a list of the latest sent texts. Choosing a text puts it into `input`. */
 export function offerRecent(input: HTMLTextAreaElement, settings: SettingsStore): void {
   const select = make("select", { class: "recent", "aria-label": "Recent texts" });
   const draw = () => {

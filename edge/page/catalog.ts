@@ -24,12 +24,12 @@ export class Catalog {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
-  /** Own adapters that are fitted to examples, or have documents that are ready. */
+  /** Own adapters that can answer: they are fitted to examples, or their documents are ready. */
   get usableAdapters(): readonly Adapter[] {
     return this.adapters.filter(({ hash, memory }) => (hash ?? memory?.hash ?? null) !== null);
   }
 
-  /** Throws CallFailure. */
+  /** Loads the lists of centroids and own adapters. Throws a CallFailure. */
   async load(): Promise<void> {
     const [centroids, adapters] = await Promise.all([this.#api.json<CentroidList>("/v1/centroids"), this.#adapters()]);
     this.centroids = centroids.data;

@@ -94,7 +94,7 @@ export class Chat {
     const status = byId("chat-status");
     const system = byId("chat-system", HTMLInputElement).value;
     const asked = this.#input.value;
-    // Weights, panel and messages of an earlier reply must not stand beside the new reply.
+    // Weights, panel and messages of an earlier reply are removed, so that they do not appear to belong to the new reply.
     for (const element of [this.#weights, this.#panel, this.#failure, status]) element.replaceChildren();
     if (asked.trim() === "") {
       this.#failure.textContent = "Write a message first.";
@@ -129,7 +129,7 @@ export class Chat {
       }
       status.textContent = "The reply is complete.";
     } catch (error) {
-      // The reader has begun a new conversation.
+      // The user has begun a new conversation.
       if (isAbort(error) && this.#running !== running) return;
       if (isAbort(error)) status.textContent = "Stopped; what was written is kept.";
       else this.#failure.textContent = failureText(error);
@@ -137,7 +137,7 @@ export class Chat {
     if (reply.textContent !== "" || running.signal.aborted) {
       this.#messages.push({ role: "user", content: asked }, { role: "assistant", content: reply.textContent });
     } else {
-      // Without a reply, the message returns to its field, so that it can be sent again.
+      // Without a reply, the message returns to the input field, so that the user can send it again.
       for (let i = 0; i < 2; i++) this.#log.lastElementChild?.remove();
       this.#input.value = asked;
       this.#showBeginning();

@@ -13,7 +13,7 @@ export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, also those in folders. Must be called during the drop event, after which the data are gone. */
+/** All files of a drop, with those in dropped folders. Must be called during the drop event, because the browser then clears `data`. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());
@@ -26,7 +26,7 @@ async function filesOf(entry: FileSystemEntry): Promise<FoundFile[]> {
   }
   const reader = (entry as FileSystemDirectoryEntry).createReader();
   const found: FoundFile[] = [];
-  // A reader gives at most a hundred entries at a time.
+  // Each call of `readEntries` gives at most a hundred entries, so it is repeated until there are no more.
   for (;;) {
     const entries = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
     if (entries.length === 0) return found;
@@ -55,7 +55,7 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
   for (const { path, file } of readable.toSorted((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }))) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      // Leaves room for `, the end`, which `divide` may add.
+      // The name is cut to leave room for `, the end`, which `divide` may add.
       const name = path.slice(16 - limits.documentNameCharacters);
       if (text.trim() !== "") documents.push({ name, text });
     } catch {

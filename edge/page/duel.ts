@@ -15,10 +15,10 @@ export interface Question {
 export interface Outcome {
   tokens: number;
   ms: number;
-  /** null while the answer is written. */
+  /** How the answer ended; null while it is written. */
   end: "stop" | "length" | "stopped" | "failed" | null;
   failure: string;
-  /** null until the last chunk, and for a stopped answer. */
+  /** The answer's `chameleon` field; null until the last chunk, and for a stopped answer. */
   block: ChameleonBlock | null;
 }
 
@@ -27,7 +27,7 @@ export interface DuelParts {
   elements: Record<Side, HTMLElement>;
   baseModel(): string;
   now(): number;
-  /** Called when the reader points at a token, or chooses it. */
+  /** Called when the user points at a token or chooses it. `isChosen`: the user has chosen it. */
   onTell(piece: Piece, isChosen: boolean): void;
   onOutcome(side: Side, outcome: Outcome): void;
   onRunning(isRunning: boolean): void;
@@ -84,7 +84,7 @@ export class Duel {
         if (choice.finish_reason) report({ end: choice.finish_reason, block: choice.chameleon as ChameleonBlock });
       }
     } catch (error) {
-      // Another run has begun, which now shows its own answers.
+      // Another run has begun meanwhile, and the page shows its answers.
       if (this.#running?.signal !== signal) return;
       if (isAbort(error)) report({ end: "stopped" });
       else report({ end: "failed", failure: failureText(error) });

@@ -1,6 +1,6 @@
 import { failureText } from "./api.ts";
 
-/** Throws an Error if there is no element of this id and type. */
+/** The element of this id. Throws an Error if there is none, or if it has another type. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof (type ?? HTMLElement))) throw new Error(`the page has no ${type?.name ?? ""} #${id}`);
@@ -9,7 +9,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new
 
 type Attributes = Record<string, string | number | boolean | null>;
 
-/** Attributes that are null or false are left out. */
+/** Makes an element. Attributes whose value is null or false are left out. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -29,7 +29,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** The first cell of each row is its header. */
+/** Makes a table. The first cell of each row is the row's header. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>
@@ -38,7 +38,7 @@ export function table(caption: string, heads: readonly string[], rows: readonly 
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
 }
 
-/** Makes the elements that match `selector` one tab stop, with arrow keys, Home and End among them. */
+/** The Tab key reaches the elements that match `selector` as one group. Arrow keys, Home and End move among them. */
 export function roveFocus(container: HTMLElement, selector: string): void {
   container.addEventListener("keydown", (event) => {
     const items = [...container.querySelectorAll<HTMLElement>(selector)];
@@ -58,7 +58,7 @@ export function roveFocus(container: HTMLElement, selector: string): void {
   });
 }
 
-/** Starts the tabs in `list`. Returns a function that opens one by its id. `onOpen` gets the id of each tab that opens. */
+/** Starts the tabs in `list`. Returns a function that opens a tab by its id. `onOpen` gets the id of each tab that opens. */
 export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id: string) => void {
   const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
   const open = (chosen: HTMLElement) => {
@@ -77,7 +77,7 @@ export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id:
   return (id) => tabs.filter((tab) => tab.id === id).forEach(open);
 }
 
-/** On submit, runs `action` with the button disabled, then shows `result` or the failure. */
+/** When the form is submitted, runs `action` with the button disabled, then shows `result` or the failure. */
 export function onSubmit(
   form: HTMLFormElement,
   failure: HTMLElement,

@@ -1,4 +1,4 @@
-/** “Classify”: the probability of each of the reader's labels for a text. */
+/** “Classify”: the probability of each of the user's labels for a text. */
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples } from "./catalog-controls.ts";

@@ -31,7 +31,7 @@ if (isSharedPrompt) {
   const seed = shared.seed === null ? sampling.seed : String(shared.seed);
   settings.change({ prompt: shared.text, sampling: { ...sampling, seed } });
 }
-// The reader has opened a link to another state of this page.
+// The user has opened a link to another state of this page.
 addEventListener("hashchange", () => {
   if (readShared(location.hash).tab !== "") location.reload();
 });
@@ -58,7 +58,7 @@ const page: Page = {
     chat.answerWith(adapter);
   },
   writeWith(adapter) {
-    // Otherwise opening the tab would run the first example.
+    // Without this line, opening the tab would run the first example.
     hasWritten = true;
     openTab("tab-write");
     writer.answerWith(adapter);
@@ -93,7 +93,7 @@ byId("retry", HTMLButtonElement).addEventListener("click", () => {
 let loaded = start();
 if (Object.hasOwn(ids, shared.tab)) openTab(`tab-${shared.tab}`);
 
-/** Loads the catalog, or shows why it cannot. Resolves to whether it is loaded. */
+/** Loads the catalog, or shows why it cannot be loaded. Resolves to whether it is loaded. */
 async function start(): Promise<boolean> {
   const reason = await catalog.load().then(() => "", failureText);
   byId("page-failure").textContent = reason;
@@ -101,7 +101,7 @@ async function start(): Promise<boolean> {
   return reason === "";
 }
 
-/** Runs the prompt in the address, or the first example, when “Continue” is first opened. */
+/** When “Continue” is first opened, runs the prompt in the address. If there is none, begins as `Writer.begin` does. */
 async function writeFirst(): Promise<void> {
   if (hasWritten || !(await loaded)) return;
   hasWritten = true;

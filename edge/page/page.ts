@@ -11,7 +11,7 @@ export interface Page {
   texts: UploadedTexts;
   now(): number;
   draw(): number;
-  /** Keeps a sent text in the address and among the recent texts. */
+  /** Keeps a sent text in the page's address and in the list of recent texts. */
   sent(tab: string, text: string, seed?: number | null): void;
   chatWith(adapter: string): void;
   writeWith(adapter: string): void;

@@ -1,4 +1,4 @@
-/** The facts about a token: its probabilities, and the reader's passages that it came from. */
+/** The facts about a token: its probabilities, and the passages of the user's text that it came from. */
 import type { ChameleonBlock, SourcedToken } from "../../shared/contracts/responses.ts";
 import type { NamedText } from "./documents.ts";
 import { make, table } from "./elements.ts";
@@ -9,7 +9,7 @@ type Passage = SourcedToken["passages"][number];
 
 const bytesAfter = 60;
 
-/** Documents uploaded from this page. The API tells only where passages are. */
+/** Texts of the documents that were uploaded from this page. The API gives only the places of passages, not their texts. */
 export class UploadedTexts {
   readonly #texts = new Map<string, Map<string, Uint8Array>>();
 
@@ -23,7 +23,7 @@ export class UploadedTexts {
     this.#texts.delete(adapter);
   }
 
-  /** A passage's text before its last token, that token, and some text after it; null if the document was not uploaded here. */
+  /** A passage's text before its last token, that token, and some text after it; null if the document was not uploaded from this page. */
   read({ adapter, document, start, end }: Passage, token: string): [string, string, string] | null {
     const bytes = this.#texts.get(adapter)?.get(document);
     if (!bytes) return null;
@@ -40,7 +40,7 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   const { text, source, adapted, base } = piece;
   const heading = make("h3", {}, "Token ", make("code", {}, readableToken(text)));
   const difference = differenceOf(piece);
-  // For tokens that the base wrote, only the base's probability is known.
+  // If only the base wrote the token, only the base's probability is known.
   const both = `${adapted === null ? "Base" : `Adapted ${probabilityText(adapted)}, base`} ${probabilityText(base)}`;
   const compared = difference === null ? "" : `: ${likelier(difference, "the adapters", "the base")}`;
   const sentence = make("p", { class: "token-sentence" }, `${both}${compared}.`);
@@ -62,7 +62,7 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   return [heading, make("p", {}, origin), list, ...(difference === null ? [] : [sentence])];
 }
 
-/** The likeliest tokens at a piece's place, if they are known. */
+/** A table of the likeliest tokens at a piece's place; empty if they are unknown. */
 export function alternativesOf({ alternatives }: Piece): Node[] {
   if (alternatives.length === 0) return [];
   const rows = alternatives.map(([token, logprob]) => [

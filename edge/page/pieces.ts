@@ -3,15 +3,15 @@ import type { CompletionChoice, SourcedToken } from "../../shared/contracts/resp
 
 export type Side = "base" | "adapted";
 
-/** `adapted` and `base`: log-probabilities, null if unknown. */
+/** A part of an answer. `adapted` and `base`: its log-probabilities with and without adapters; null if unknown. */
 export interface Piece {
   text: string;
   tokens: number;
   adapted: number | null;
   base: number | null;
-  /** The likeliest tokens at the first token's place, with log-probabilities, likeliest first. */
+  /** The likeliest tokens at the place of the piece's first token, with log-probabilities, the likeliest first. */
   alternatives: [string, number][];
-  /** null if the answer reads no text of the reader's. */
+  /** How the user's text took part in the piece; null if the answer reads none of it. */
   source: SourcedToken | null;
 }
 
@@ -63,7 +63,7 @@ export interface Span {
   end: number;
 }
 
-/** Divides an echoed text into tokens; several that make one character together are one span. */
+/** Divides an echoed text into spans: one for each token, or for several tokens that make one character together. */
 export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   const characters = [...text];
   const offsets = logprobs?.text_offset ?? [];
@@ -78,11 +78,11 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   return spans;
 }
 
-/** Maximum beginnings that are weighed, and tokens of all of them, because the server reads each as a prompt. */
+/** Maximum number of beginnings to weigh, and of their tokens in sum. The server reads each beginning as a prompt. */
 const mostBeginnings = 16;
 const mostTokens = 1024;
 
-/** Beginnings of a prompt, from the shortest to the whole. They end between words, or within very long ones. */
+/** Beginnings of a prompt, from the shortest to the whole prompt. They end between words, or within very long words. */
 export function beginningsOf(prompt: string, promptTokens: number): string[] {
   const ends = Array.from(prompt.matchAll(/\S{1,20}\s*$|\S{1,20}/gu), ({ index, 0: word }) => index + word.length);
   const count = Math.min(ends.length, mostBeginnings, Math.floor((2 * mostTokens) / promptTokens));

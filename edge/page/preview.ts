@@ -1,4 +1,4 @@
-/** Shows the weights of the experts that would answer the prompt, while it is typed. */
+/** Shows the weights of the experts that would answer the prompt, while the user types it. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, failureText, isAbort } from "./api.ts";
 import { wishOf } from "./request.ts";
@@ -18,7 +18,7 @@ export function startPreview(api: Api, show: (reading: Reading | null, failure: 
   let timer: ReturnType<typeof setTimeout> | undefined;
   let running = new AbortController();
 
-  /** Shows and returns the reading of a prompt, or shows the failure. Aborts an earlier reading. */
+  /** Has the server read a prompt. Shows and returns the result, or shows the failure. Aborts an earlier request. */
   async function now({ prompt, adapter }: Wanted): Promise<Reading> {
     clearTimeout(timer);
     running.abort();

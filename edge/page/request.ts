@@ -5,7 +5,7 @@ interface SamplingField {
   name: string;
   label: string;
   hint: string;
-  /** Absent for `stop`, which takes texts. */
+  /** Range of a number; absent for `stop`, which takes texts. */
   range?: { min: number; max: number; isWhole?: boolean };
   initial?: string;
 }
@@ -17,7 +17,7 @@ const heat = { min: 0, max: limits.temperature };
 const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
 const stops = `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`;
 
-/** A blank field is left out of the request, so the API's default holds. */
+/** The fields of the sampling parameters. A blank field is left out of the request, so the API's default holds. */
 export const samplingFields: readonly SamplingField[] = [
   { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
   { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", range: heat, initial: "0.7" },
@@ -56,7 +56,7 @@ function stopsOf(text: string): string[] {
   return lines.map((line) => line.replaceAll("\\n", "\n"));
 }
 
-/** `adapter`: `auto`, `nearest`, `off` or an id. The prompt's first `evidenceTokens` tokens weigh experts; null: all. */
+/** `adapter`: `auto`, `nearest`, `off` or an id. The prompt's first `evidenceTokens` tokens weigh the experts; null: all tokens. */
 export function wishOf(adapter: string, evidenceTokens: number | null, more: object = { compare: true }) {
   return { chameleon: { adapter, ...more, ...(evidenceTokens && { evidence_tokens: evidenceTokens }) } };
 }

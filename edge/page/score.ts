@@ -1,4 +1,4 @@
-/** “Score”: the perplexity of a text's later part under base, adapter and mixture, which have read its beginning. */
+/** “Score”: the perplexity of a text's later part under base, adapter and mixture, after they have read its beginning. */
 import type { ChameleonBlock, CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
@@ -11,9 +11,9 @@ import { wishOf } from "./request.ts";
 import { count, likelier, stepOf, surpriseBeside } from "./words.ts";
 
 const minTokens = 16;
-/** With fewer scored tokens a result is called a hint. */
+/** A result from fewer scored tokens is called a hint. */
 const fewTokens = 64;
-/** Minimum length of an example, so that it has `minTokens`. */
+/** Minimum characters of an example, so that it has at least `minTokens` tokens. */
 const minExampleCharacters = 75;
 
 interface Scored {

@@ -1,4 +1,4 @@
-/** Settings in the browser's storage: the key for this tab alone, the rest until a reset. */
+/** Settings in the browser's storage. The key is kept only for this tab, the other settings until a reset. */
 import { type FieldTexts, initialTexts, localKey } from "./request.ts";
 
 const settingsName = "chameleon-settings";
@@ -8,7 +8,7 @@ const recentCharacters = 2000;
 
 export interface Settings {
   prompt: string | null;
-  /** What answers under “Continue”, as `wishOf` takes it. */
+  /** The adapter that answers under “Continue”: a value for `wishOf`. */
   answerer: string;
   sampling: FieldTexts;
   recent: readonly string[];
@@ -30,7 +30,7 @@ export class SettingsStore {
     for (const changed of this.#listeners) changed();
   }
 
-  /** Adds a text to `recent`, unless it is blank or very long. */
+  /** Adds a text to `recent`, unless it is blank or longer than `recentCharacters`. */
   remember(text: string): void {
     if (text.trim() === "" || text.length > recentCharacters) return;
     const others = this.#current.recent.filter((one) => one !== text);
@@ -56,7 +56,7 @@ export class SettingsStore {
   }
 }
 
-/** A field that is missing or has the wrong type gets its initial value. */
+/** Reads the settings. A field that is missing or has the wrong type gets its initial value. */
 function read(): Settings {
   const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
   const sampling = recordOf(kept.sampling);
@@ -73,7 +73,7 @@ function recordOf(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
-/** null if `action` throws, as when the browser stores nothing for pages. */
+/** The result of `action`; null if it throws, as when the browser stores nothing for pages. */
 function attempt<T>(action: () => T): T | null {
   try {
     return action();

@@ -1,9 +1,9 @@
-/** Tokens that the reader can choose by pointer, tap or keys, coloured by what is known of each. */
+/** Shows tokens that the user can choose by pointer, tap or keys. A token's colour shows how adapters or the user's text changed it. */
 import { make, roveFocus } from "./elements.ts";
 import { differenceOf, type Piece } from "./pieces.ts";
 import { likelier, readableToken, shareStepOf, stepOf } from "./words.ts";
 
-/** Returns a function that appends a token. `onTell` gets a token that is chosen, or pointed at if it has a source. */
+/** Returns a function that appends a token. `onTell` is called with a token that the user chooses, or points at if it has a source. */
 export function tokenText(
   container: HTMLElement,
   onTell: (piece: Piece, isChosen: boolean) => void,

@@ -1,23 +1,23 @@
-/** Uploads documents, and measures their gain on a held-back text. */
+/** Uploads documents, and measures the adapter's gain on a held-back text. */
 import type { Adapter, ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import { type NamedText, stretchesOf } from "./documents.ts";
 import { wishOf } from "./request.ts";
 import { count, surpriseBeside } from "./words.ts";
 
-/** Interval of requests for an upload's state, in milliseconds. */
+/** Interval of requests for the state of an upload, in milliseconds. */
 const pollMs = 400;
-/** Characters of a stretch that is scored: so many fit the context of small models in most scripts. */
+/** Characters of a scored stretch. In most scripts, this many fit the context of small models. */
 const stretchCharacters = 1000;
 const mostStretches = 6;
-/** These first tokens of each stretch weigh base and adapter; only later ones are scored. */
+/** This many first tokens of each stretch weigh base and adapter; only later tokens are scored. */
 const evidenceTokens = 64;
-/** With fewer scored tokens a gain is called a hint. */
+/** A gain from fewer scored tokens is called a hint. */
 const fewTokens = 200;
 
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
 
-/** Makes an adapter of documents. Throws CallFailure. On abort, deletes the adapter and throws an AbortError. */
+/** Makes an adapter from documents. Throws a CallFailure. On abort, deletes the adapter and throws an AbortError. */
 export async function upload(
   api: Api,
   adapter: { name: string; documents: readonly NamedText[] },
@@ -42,7 +42,7 @@ export async function upload(
   }
 }
 
-/** A sentence about `adapter`'s mean gain on a text that it has not read. Throws CallFailure. */
+/** A sentence about the mean gain of `adapter` on a text that is not among its documents. Throws a CallFailure. */
 export async function gainOn(
   { name, text }: NamedText,
   adapter: string,
@@ -62,7 +62,7 @@ export async function gainOn(
     const caution = scored.length < fewTokens ? " That is little text: take it as a hint." : "";
     return `With your text the model is ${surpriseBeside(gain, "without it")} by “${name}”, which it had not seen (${count(scored.length, "token")}).${caution}`;
   } catch (error) {
-    // Some scripts take several tokens for each character.
+    // In some scripts, a character takes several tokens. So half as many characters are tried.
     const isTooLong = error instanceof CallFailure && error.code === "context_length_exceeded";
     if (!isTooLong || characters < 200) throw error;
     return gainOn({ name, text }, adapter, api, characters / 2);

@@ -22,7 +22,7 @@ export class WeightStrip {
     this.#range.addEventListener("input", () => this.#showStep(this.#range.valueAsNumber));
   }
 
-  /** Shows the weights of a whole prompt, or none, and hides the strip. */
+  /** Hides the strip and shows the weights for a whole prompt; with null, shows no weights. */
   show(reading: Reading | null): void {
     this.#running.abort();
     this.#range.hidden = true;
@@ -33,7 +33,7 @@ export class WeightStrip {
     byId("evidence").textContent = mode ? evidenceText(evidence ?? null, mode) : "";
   }
 
-  /** Shows the strip, with the weights after several beginnings of the prompt. If they cannot be read, there is no strip. */
+  /** Shows the strip with the weights after several beginnings of the prompt. Hides it if the weights cannot be loaded. */
   async trace({ prompt, promptTokens, block }: Reading, adapter: string): Promise<void> {
     this.#running.abort();
     this.#running = new AbortController();
@@ -52,7 +52,7 @@ export class WeightStrip {
       this.#range.hidden = false;
       this.#showStep(last);
     } catch (error) {
-      // The weights of the whole prompt are shown already.
+      // The weights for the whole prompt are shown already.
       if (!isAbort(error)) this.#range.hidden = true;
     }
   }

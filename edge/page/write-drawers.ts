@@ -1,4 +1,4 @@
-/** The drawers of “Continue”: sampling fields, and the request as a curl command. */
+/** The parts of “Continue” that open on request: sampling fields, and the request as a curl command. */
 import { failureText } from "./api.ts";
 import { byId, make } from "./elements.ts";
 import { curlCommand, type FieldTexts, samplingFields } from "./request.ts";
@@ -23,7 +23,7 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return max >= 4096 ? `From ${min}` : `${min} to ${max}`.replaceAll("-", "−");
 }
 
-/** Starts the drawer with the curl command. Returns a function that draws it again. `body` throws CallFailure for a bad field. */
+/** Starts the part with the curl command. Returns a function that draws it again. `body` throws a CallFailure for an invalid field. */
 export function startCodeDrawer(body: () => object, key: () => string): () => void {
   const code = byId("code");
   const copy = byId("copy", HTMLButtonElement);

@@ -1,4 +1,4 @@
-/** “Drop your text here”: uploads documents to be quoted, or to be learnt from. */
+/** “Drop your text here”: uploads documents that answers quote, or examples that an adapter learns from. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { CallFailure, failureText } from "./api.ts";
@@ -24,7 +24,7 @@ export class YourText {
   readonly #progress = byId("text-progress", HTMLProgressElement);
   readonly #cancel = byId("text-cancel", HTMLButtonElement);
   #files: NamedText[] = [];
-  /** The reader has named the adapter, so the name no longer follows the documents. */
+  /** The user has named the adapter, so its name no longer follows the documents. */
   #hasOwnName = false;
   #running: AbortController | null = null;
 
@@ -147,7 +147,7 @@ export class YourText {
     } catch (error) {
       this.#status.textContent = signal.aborted ? "Cancelled." : "";
       this.#failure.textContent = failureText(error);
-      // The server may have made the adapter before it read the abort; then the list shows the adapter.
+      // If the server made the adapter before it read the abort, the list shows the adapter.
       if (signal.aborted) await catalog.load().catch(() => undefined);
     } finally {
       this.#running = null;
@@ -164,7 +164,7 @@ export class YourText {
     this.#status.replaceChildren(make("b", {}, `${name} is made. `), gainText(made));
   }
 
-  /** Uploads documents, and measures their gain on one that is uploaded last. */
+  /** Uploads documents, measures the gain on a held-back document, then uploads that document, too. */
   async #quote(name: string, signal: AbortSignal): Promise<void> {
     const { api, catalog, texts, now } = this.#page;
     const { uploaded, held } = divide(this.#documents);
@@ -181,7 +181,7 @@ export class YourText {
     this.#clear();
     await catalog.load();
     if (!held) return;
-    // The adapter is made, so there is nothing left to cancel.
+    // The adapter is made, so there is nothing left that the user could cancel.
     this.#cancel.hidden = true;
     this.#gain.textContent = "The gain is measured…";
     this.#gain.textContent = await gainOn(held, name, api).catch(failureText);

@@ -17,10 +17,10 @@ import {
   staticCandidate,
 } from "./mixture.ts";
 
-/** A centroid's index, an own adapter, or the static adapter. */
+/** An adapter that a request names: a centroid's index, an own adapter, or the static adapter. */
 type NamedAdapter = number | OwnAdapter | typeof staticId;
 
-/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter. "off": the base. */
+/** "auto": base and nearest adapters, weighed by evidence. "nearest": only the nearest adapter. "off": only the base. */
 export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
 interface SelectedExpert {
@@ -29,13 +29,13 @@ interface SelectedExpert {
 }
 
 export interface Assignment {
-  /** The nearest centroid, or the first adapter that the request names, own ones included. */
+  /** The nearest centroid. If the request names an adapter other than `static`, that adapter; for a list, the first of `experts`. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
   similarity: number;
-  /** The first adapter of a mixture, which decides micro-batch, routing and the row of usage; null for the base. */
+  /** The first adapter of the mixture; null if only the base answers. It decides the micro-batch, the routing and the row of usage. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
-  /** null: `adapter` alone answers. */
+  /** null if only `adapter` answers, or only the base. */
   mixture: MixtureRequest | null;
   /** Ids of the adapters that answer, in the order of `mixture`. */
   experts: string[];
@@ -43,14 +43,14 @@ export interface Assignment {
 }
 
 interface AssignedMemory {
-  /** Name of the own adapter that has the memory. */
+  /** Name of the own adapter whose documents make the memory. */
   id: string;
   hash: string;
 }
 
 /**
- * `model` is `<base>` or `<base>:` with `auto` (the default), `static`, a centroid or an own adapter. `adapter` overrides it, but `model`
- * must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
+ * What the request selects. `model` is `<base>`, or `<base>:` and one of `auto` (the default), `static`, a centroid or an own adapter.
+ * `adapter` overrides it, but `model` must exist even then, because answers and usage repeat it. Throws model_not_found or invalid_request.
  */
 export function selectionOf(
   model: string | null,
@@ -70,7 +70,7 @@ export function selectionOf(
   return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
 }
 
-/** Throws invalid_request for an unknown id. `keywords`: other allowed values of the field `at`. */
+/** The adapter of an id. Throws invalid_request for an unknown id; its message names the field `at` and the allowed `keywords`. */
 function namedAdapter(id: string, at: string, keywords: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
   const adapter = adapterOf(id, manifest, own);
   if (adapter !== null) return adapter;
@@ -102,8 +102,8 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
 }
 
 /**
- * Own adapters that join the mixture of "auto": the nearest ones or, if the request names one with a memory, that one. So text unlike its
- * documents is answered as well as by the base.
+ * Own adapters that join the mixture of "auto": the nearest ones. If the request names an own adapter with a ready memory, that adapter
+ * joins such a mixture, too, so text unlike its documents is answered as well as by the base.
  */
 export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
   if (selection === "auto") return "nearest";
@@ -114,7 +114,7 @@ function isOwn(selection: Selection): selection is OwnAdapter {
   return typeof selection === "object" && !Array.isArray(selection);
 }
 
-/** `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join it. */
+/** Assigns a prompt to its experts. `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join it. */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,
@@ -159,7 +159,7 @@ export function assign(
   return assignmentOf(at, one.isOff ? "auto-off" : "adapted", served ? [served] : [], null);
 }
 
-/** `at`: the nearest candidate, or the first one that the request names. */
+/** The first parameter becomes `Assignment.centroid`. */
 function assignmentOf(
   { id, gain, similarity }: Candidate,
   mode: Assignment["mode"],
@@ -175,7 +175,7 @@ function assignmentOf(
 
 function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
   const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
-  // Adapters with the same documents have the same memory. It is read once, under the first of them.
+  // Adapters with the same documents have the same memory. It is searched once, under the name of the first of these adapters.
   const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
   return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
 }

@@ -17,7 +17,7 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Adds the texts that end this model's messages. Not for JSON, where they are ordinary text.
+    // Adds the texts that end this model's messages, except for JSON, where such texts are ordinary text.
     sampling:
       sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
@@ -27,11 +27,11 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
 
 export interface Conversation {
   messages: readonly ChatMessage[];
-  /** Added to the system message; null or absent: no tools. */
+  /** Text about the tools, which is added to the system message; null or absent: no tools. */
   toolsText?: string | null;
 }
 
-/** `param`: the request's field with the messages, for errors. */
+/** `param`: for errors, the request's field that has the messages. */
 export function planChat(
   conversation: Conversation,
   request: GenerationRequest,
@@ -57,7 +57,7 @@ export function tokenizedChat(
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
 }
 
-/** The tokens that assign a conversation: its messages' contents, because the template's text is alike in all. */
+/** The tokens that decide the nearest centroids: only the messages' contents, because the template's text is the same in all chats. */
 export function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
   const text = messages
     .map(({ content }) => content)
@@ -74,15 +74,15 @@ function withTools(messages: readonly ChatMessage[], toolsText: string | null): 
 }
 
 /**
- * For each message, the span of the prompt's tokens that end within its trimmed content, searched for after the previous one; null if not
- * found, as when the template changes the content. A very short content may be found in the template's own text.
+ * For each message, the span of the prompt's tokens that end within its trimmed content. The search starts after the previous message's
+ * content. null if the content is not found, as when the template changes it. A very short one may be found in the template's own text.
  */
 function contentSpans(
   messages: readonly ChatMessage[],
   promptIds: readonly number[],
   tokenizer: Tokenizer,
 ): (Span | null)[] {
-  // One character for each byte. Special tokens, which no message contains, get a character outside that range.
+  // The text has one character for each byte. Special tokens, which no message contains, become a character that no byte has.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");
@@ -103,7 +103,7 @@ function contentSpans(
   });
 }
 
-/** Throws invalid_request or context_length_exceeded, both with `param`. */
+/** Encodes messages by the model's chat template. Throws invalid_request or context_length_exceeded, both with `param`. */
 export function encodeMessages(
   messages: readonly ChatMessage[],
   artifacts: Artifacts,

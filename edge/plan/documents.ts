@@ -7,12 +7,12 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Each document counts as this many more characters, so that many short ones yield to other requests, too. */
+/** Encoding yields after a number of characters. Each document counts as this many more, because many short ones take time, too. */
 const documentCharacters = 64;
 
 /**
- * Encodes the documents of an own adapter: counts tokens and computes prompt embeddings. Yields to other requests after each part of a
- * text. Throws invalid_request for a document without tokens, or too many tokens in all.
+ * Encodes the documents of an own adapter: counts their tokens and computes their prompt embeddings. Yields to other requests after each
+ * part of a text. Throws invalid_request if a document has no tokens, or all of them together have too many.
  */
 export async function encodeDocuments(
   documents: readonly DocumentField[],

@@ -1,4 +1,4 @@
-/** Encodes a request's prompts. Encoding of a text stops one token past its limit. Pure. */
+/** Encodes a request's prompts. The encoding of a text stops one token past the limit. Pure. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
@@ -7,26 +7,26 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 
 export interface TokenizedPrompt {
   promptIds: number[];
-  /** The tokens that assign the prompt; absent: `promptIds`. */
+  /** The tokens that decide the nearest centroids; absent: `promptIds`. */
   subjectIds?: number[];
-  /** Only for chats: the tokens that weigh the experts. */
+  /** Only for chats: spans of the tokens that weigh the experts. */
   spans?: Span[];
-  /** Only for chats: the tokens of the user's last message, if found. */
+  /** Only for chats: the tokens of the user's last message; absent if they were not found. */
   question?: Span;
 }
 
 export interface TokenBound {
   param: string;
-  /** Name of the prompt in error messages if it is the only one. */
+  /** The prompt's name in error messages if the request has only one prompt. */
   single: string;
   maxTokens: number;
-  /** Ids before each text, such as a model's BOS. */
+  /** Ids that stand before each text, such as a model's BOS. */
   begin: readonly number[];
-  /** Follows "has 1030 tokens; " in errors. null: tokens past the limit are dropped. */
+  /** The text after "has 1030 tokens; " in errors. null: tokens past the limit are dropped without an error. */
   limitText: string | null;
 }
 
-/** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
+/** Throws context_length_exceeded for the first prompt that is too long, and invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
   const { param, single, maxTokens, begin, limitText } = bound;
   return prompts.map((prompt, p) => {
@@ -42,13 +42,13 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
   });
 }
 
-/** `tokens` is null if encoding stopped one token past the limit. */
+/** The error for a prompt that is too long. `tokens`: its number of tokens; null if encoding stopped one token past the limit. */
 export function overlong({ param, maxTokens, limitText }: TokenBound, at: string, tokens: number | null): ServiceError {
   const message = `${at} has ${tokens ?? `at least ${maxTokens + 1}`} tokens; ${limitText}.`;
   return new ServiceError("context_length_exceeded", message, { param });
 }
 
-/** Throws invalid_request for an id outside the vocabulary, at the place `at`. */
+/** Throws invalid_request for an id outside the vocabulary. `at`: the prompt's name in the message. */
 export function requireKnown(
   ids: readonly number[],
   { vocabularySize, servedAs }: Manifest["model"],

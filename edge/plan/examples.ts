@@ -10,8 +10,8 @@ import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
 /**
- * `param`: the list's name in errors. `nowMs`: the time for a chat template. `centroid` of the result: the mean of the prompt
- * embeddings of all examples, normalised to length 1, [P]. Throws invalid_request.
+ * `param`: the list's name in errors. `nowMs`: the time that a chat template may show. The result's `centroid` is the mean of all examples'
+ * prompt embeddings, scaled to length 1, [P]. Throws invalid_request.
  */
 export function encodeExamples(examples: readonly Example[], artifacts: Artifacts, nowMs: number, param = "examples") {
   const refuse = (message: string, at = param) => invalidRequest(message, at);
@@ -44,7 +44,7 @@ export function encodeExamples(examples: readonly Example[], artifacts: Artifact
   return { examples: encoded, centroid: length > 0 ? sum.map((value) => value / length) : sum, tokens };
 }
 
-/** Encoding stops soon after the context's length. `subjectIds`: the tokens that would assign the prompt. */
+/** Encoding stops soon after the context's length. `subjectIds`: the tokens that would decide the prompt's nearest centroids. */
 function encodeExample(
   example: Example,
   artifacts: Artifacts,
@@ -72,7 +72,7 @@ function encodeExample(
   return answered(promptIds, example.messages.at(-1)!.content, subjectOf(asked, artifacts));
 }
 
-/** The id that ends an answer. */
+/** The id of the token that ends an answer. */
 export function answerEnd({ tokenizer, manifest: { model } }: Artifacts): number {
   const { eosId } = tokenizer.roles;
   return model.stopIds.includes(eosId) ? eosId : model.stopIds[0];

@@ -1,7 +1,7 @@
 /**
  * A classification's labels as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among these
- * tokens alone, so the labels' probabilities add up to 1. Most sets of labels differ in their first token, and need one pass over the
- * prompt. Pure.
+ * tokens alone, so the labels' probabilities add up to 1. The labels of most requests differ in their first token, so one pass over the
+ * prompt is enough. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -9,13 +9,13 @@ import { invalidRequest } from "../../shared/errors.ts";
 export interface Branch {
   /** The tokens that all labels of the branch share. */
   prefixIds: number[];
-  /** The next tokens, and the indices of the labels that continue with each. */
+  /** The different next tokens. `labels`: indices of the labels that continue with this token. */
   next: { id: number; labels: number[] }[];
 }
 
 /**
- * `labels`: token ids of each. A label that is the beginning of another continues with `endId`. Throws invalid_request for two labels
- * with the same tokens, or too many different next tokens at one place.
+ * `labels`: the token ids of each label. A label that is the beginning of another label continues with `endId`. Throws invalid_request if
+ * two labels have the same tokens, or if one place has too many different next tokens.
  */
 export function branchesOf(labels: readonly (readonly number[])[], endId: number): Branch[] {
   const branches: Branch[] = [];
@@ -39,7 +39,7 @@ export function branchesOf(labels: readonly (readonly number[])[], endId: number
   return branches;
 }
 
-/** Probabilities of L labels. `chosen`: those of each branch's next tokens. */
+/** Probabilities of the L labels. `chosen`: for each branch, the probabilities of its next tokens. */
 export function labelProbabilities(branches: readonly Branch[], chosen: readonly number[][], L: number): number[] {
   const probabilities = new Array<number>(L).fill(1);
   for (const [b, { next }] of branches.entries()) {

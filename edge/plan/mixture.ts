@@ -1,4 +1,4 @@
-/** Plans a mixture: its experts, their priors or weights, and the tokens that weigh them. Pure. */
+/** Plans a mixture: its experts, their priors or fixed weights, and the prompt's tokens that weigh them. Pure. */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -7,53 +7,53 @@ import { defaultCalibration, priorsOf, type Span } from "../../shared/math/evide
 /** An adapter that may become an expert. */
 export interface Candidate {
   id: string;
-  /** null for a centroid's adapter. */
+  /** Hash of an own adapter's fitted parts; null for a centroid's adapter. */
   ownHash: string | null;
-  /** Cosine of prompt embedding and centroid. */
+  /** Cosine similarity of the prompt's embedding and the adapter's centroid. */
   similarity: number;
   gain: CentroidRecord["gain"];
-  /** The adapter did not gain on held-out text: the static adapter answers instead, or the base. */
+  /** The adapter did not gain on held-out text, so the static adapter answers in its place, or the base. */
   isOff: boolean;
 }
 
 export interface Listed {
-  /** null: the base. */
+  /** The listed adapter; null: the base. */
   candidate: Candidate | null;
-  /** null: the prompt weighs the expert. All entries of a list have a weight, or none. */
+  /** Given weight of the expert; null: evidence weighs it. Either all entries of a list have a weight, or none has. */
   weight: number | null;
 }
 
 export interface EvidenceTokens {
-  /** Number of the prompt's first tokens that may be evidence. */
+  /** Number of the prompt's first tokens that may count as evidence. */
   tokens: number;
-  /** Only for chats: spans of the messages' contents, outside which no token counts. */
+  /** Only for chats: spans of the messages' contents. Tokens outside them do not count as evidence. */
   spans?: Span[];
 }
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** In the order of `request.adapters` (see Assignment.adapter). */
+  /** The experts without the base, in the order of `request.adapters` (see Assignment.adapter). */
   experts: Candidate[];
   request: MixtureRequest;
 }
 
 type Set = Pick<Manifest, "evidence" | "static">;
 
-/** Minimum prior of the base in a chat, because adapters, trained on plain text, make the end of a message less likely. */
+/** Minimum prior of the base in a chat: adapters are trained on plain text, so they make the end of a message less likely. */
 const chatBasePrior = 0.9;
 
 function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
 
-/** null if the set has no static adapter. It has no centroid, so its similarity is 0. */
+/** The static adapter as a candidate; null if the set has none. It has no centroid, so its similarity is 0. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
 /**
- * The mixture of `auto`: the base, `own` adapters, those of centroids (`nearest`: all, nearest first), and the static adapter. Own
- * adapters take places first.
+ * The mixture of `auto`: the base, `own` adapters, the nearest centroids' adapters, and the static adapter. `nearest`: all centroids'
+ * adapters, the nearest first. The number of adapters is limited; own adapters are taken before centroids' adapters.
  */
 export function automaticMixture(
   nearest: readonly Candidate[],
@@ -79,8 +79,8 @@ export function automaticMixture(
 }
 
 /**
- * The mixture of listed experts. Given weights are scaled to a sum of 1. Otherwise evidence weighs the experts: the base, if listed, has
- * its calibrated prior, and adapters share the rest equally.
+ * The mixture of the experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts:
+ * the base, if listed, has its calibrated prior, and the adapters share the rest equally.
  */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
@@ -90,7 +90,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
     weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
-  /** Experts by adapter id; null is the base. */
+  /** Experts by adapter id. The key null is the base. */
   const active = new Map<string | null, { candidate: Candidate | null; weight: number }>();
   for (const one of listed) {
     const candidate = one.candidate && servedFor(one.candidate, set);
@@ -100,7 +100,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const ofAdapters = [...active.values()].flatMap(({ candidate, weight }) =>
     candidate ? [{ candidate, weight }] : [],
   );
-  // Own adapters first, so that no other tenant shares the micro-batch; then by similarity.
+  // Own adapters come first, so that no other tenant shares the micro-batch. Then the order is by similarity.
   const isOwn = ({ ownHash }: Candidate) => Number(ownHash !== null);
   ofAdapters.sort(({ candidate: a }, { candidate: b }) => isOwn(b) - isOwn(a) || b.similarity - a.similarity);
   const experts = ofAdapters.map(({ candidate }) => candidate);
@@ -116,7 +116,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** The adapter that answers for a candidate: itself or, for a centroid that is off, the static one. null: the base. */
+/** The candidate, unless it is off. Then the static adapter answers for a centroid's adapter, and the base (null) for an own adapter. */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;

@@ -1,4 +1,4 @@
-/** Turns a checked request into choices and their sequences. Pure but for the caller's `nearest`. */
+/** Turns a checked request into choices and their sequences. Pure, except that it calls `nearest` of the caller. */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -18,22 +18,22 @@ export type GenerationRequest = Omit<CompletionRequest, "prompt" | "stream" | "s
 
 export interface PlannedChoice {
   index: number;
-  /** Index of its prompt in the request. */
+  /** Index of the choice's prompt in the request. */
   prompt: number;
-  /** Without the mixture, which the sequence has. */
+  /** The assignment without its mixture, which is part of the sequence. */
   assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }
 
 export interface Plan {
   manifestHash: string;
-  /** Hashes of the edge's files, so that a cold cell can read all at once. */
+  /** Hashes of the artifact files that the edge reads, so that a new cell can load all of them at once. */
   edgeFiles: string[];
-  /** Choices p·n to p·n + n − 1 belong to prompt p. */
+  /** With n choices for each prompt, choices p·n to p·n + n − 1 belong to prompt p. */
   choices: PlannedChoice[];
   /** uint32 */
   seed: number;
-  /** A prompt counts once, whatever `n` is. */
+  /** Tokens of all prompts. A prompt counts once, however many choices (`n`) it has. */
   promptTokens: number;
   tokenizeMs: number;
   assignMs: number;
@@ -44,13 +44,13 @@ export interface Caller {
   tenant: string;
   /** Own adapters that the request names. */
   own?: NamedAdapters;
-  /** Own adapters nearest to each of some prompt embeddings [S, P]. */
+  /** For each of S prompt embeddings [S, P], the nearest own adapters. */
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
   /** Maximum milliseconds until every choice has started. */
   deadlineMs?: number | null;
   /** uint32, used if the request has no seed. */
   randomSeed: number;
-  /** The time for a chat template, in milliseconds since 1970; absent: now. */
+  /** The time that a chat template may show, in milliseconds since 1970; absent: now. */
   writtenMs?: number;
   now(): number;
 }
@@ -70,7 +70,7 @@ export function contextBound(param: string, single: string, { manifest, tokenize
   return { param, single, maxTokens: contextTokens, begin: tokenizer.textStart, limitText };
 }
 
-/** Plans the prompts that `read` returns. Throws as planCompletion does. */
+/** Plans a generation for the prompts that `read` returns. Throws as `planCompletion` does. */
 export async function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
@@ -121,14 +121,14 @@ export async function planGeneration(
         promptIds,
         continuedIds: [],
         maxTokens,
-        // Seeds depend on the choice's index within its prompt, so a prompt's texts do not depend on other prompts.
+        // The seed depends on the choice's index within its prompt, so the answers to a prompt do not depend on other prompts.
         sampling: {
           ...sampling,
           seed: deriveSeed(seed, i),
           ...(minTokens !== undefined && { min_tokens: Math.min(minTokens, maxTokens) }),
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
-        // Only the first choice asks for scores; the others get a copy (answer/prompt-scores.ts).
+        // Only a prompt's first choice asks for the prompt's scores; the other choices get a copy (answer/prompt-scores.ts).
         promptLogprobs: ((request.echo && request.logprobs !== null) || promptLogprobs !== null) && i === 0,
         compare,
         ...(mixture && { mixture }),
@@ -149,14 +149,14 @@ export async function planGeneration(
   };
 }
 
-/** Throws invalid_request if the request wants more than the context holds. */
+/** The number of tokens that may weigh the experts. Throws invalid_request if the request wants more than the context holds. */
 function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
   if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
   const message = `chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}`;
   throw invalidRequest(message, "chameleon.evidence_tokens");
 }
 
-/** The tokens that assign a prompt and weigh its experts, all among its first `maxTokens`. */
+/** The tokens that decide a prompt's nearest centroids and weigh its experts, all among its first `maxTokens` tokens. */
 function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, maxTokens: number) {
   const tokens = Math.min(maxTokens, promptIds.length);
   const within = spans?.filter(([start]) => start < tokens).map(([start, end]): Span => [start, Math.min(end, tokens)]);
@@ -164,7 +164,7 @@ function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, maxTo
   return { subjectIds: (subjectIds ?? promptIds).slice(0, Math.max(1, evidenceCount(evidence))), evidence };
 }
 
-/** Throws invalid_request for token ids outside the vocabulary, or `min_tokens` beyond the context. */
+/** Throws invalid_request for token ids outside the vocabulary, or if `min_tokens` exceeds the context. */
 function checkSampling(sampling: SamplingChanges, model: Manifest["model"]): void {
   const { logit_bias, stop_token_ids, min_tokens } = samplingWith(sampling);
   const biased = logit_bias.map(([id]) => id);
@@ -175,7 +175,7 @@ function checkSampling(sampling: SamplingChanges, model: Manifest["model"]): voi
   throw invalidRequest(message, "min_tokens");
 }
 
-/** Groups sequences into micro-batches by `Assignment.adapter`; sequences of the base alone form one, too. */
+/** Groups sequences into micro-batches by `Assignment.adapter`. Sequences that only the base answers form a micro-batch, too. */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
@@ -192,15 +192,15 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 }
 
 /**
- * Backends may gather tokens and send them together. A cell has one thread, and reading and writing a token costs as much as all other
- * work for it. So a tenant's unstreamed answers, and all but its first streams, come in larger pieces.
+ * How long backends may hold tokens back to send several together. A cell has one thread, and to read and write a token costs as much as
+ * all its other work for that token. So a tenant's unstreamed answers, and all but its first streams, get several tokens at a time.
  */
 export const gatheringLimits = {
-  /** Streams of a tenant in one cell that get tokens at once. */
+  /** The number of a tenant's streams in one cell whose tokens are sent at once. */
   ungatheredStreams: 2,
-  /** Maximum wait of a token in further streams. First and last tokens never wait. */
+  /** Maximum wait of a token in the tenant's further streams. First and last tokens never wait. */
   streamMs: 25,
-  /** Maximum wait of a token that is not streamed. */
+  /** Maximum wait of a token of an unstreamed answer. */
   wholeMs: 250,
 };
 

@@ -1,4 +1,4 @@
-/** Plans the passages of memories that are put into a prompt. Pure. */
+/** Plans the retrieval of passages from memories into a prompt. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -7,15 +7,15 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Assignment } from "./assign.ts";
 import type { TokenizedPrompt } from "./encode.ts";
 
-/** Text before the passages in a chat: without it the model takes them for the user's own words. */
+/** Text before the passages in a chat. Without it, the model takes the passages for the user's own words. */
 const chatPrefix = "Answer by this text:\n\n";
 const separator = "\n\n";
-/** Maximum tokens of the search query, from the end of the question. */
+/** Maximum tokens of the search query. The query is the end of the question. */
 const queryTokens = 256;
 
 /**
- * The passages leave room for the answer's `max_tokens`, but may always take half of what the prompt leaves. Throws invalid_request if
- * there is no memory to search, or no place in the prompt for passages.
+ * Plans the search for passages. Passages leave room for the answer's `max_tokens`, but may always take half of the context that the prompt
+ * leaves. Throws invalid_request if there is no memory to search, or no place in the prompt for passages.
  */
 export function retrievalOf(
   {
@@ -50,7 +50,7 @@ export function retrievalOf(
   };
 }
 
-/** The user's last message of a chat, or a whole prompt without the ids before every text. */
+/** The tokens of the question: the user's last message of a chat, or a whole prompt without the ids that begin every text. */
 function questionOf({ promptIds, spans, question }: TokenizedPrompt, { textStart }: Tokenizer) {
   if (spans) return question;
   const begins = promptIds.length > textStart.length && textStart.every((id, i) => promptIds[i] === id);

@@ -2,13 +2,13 @@
 
 interface Client {
   address: string;
-  /** The scheme between client and proxy; null if no proxy tells it. */
+  /** Scheme between the client and the proxy; null if no trusted proxy reports it. */
   scheme: "http" | "https" | null;
 }
 
 /**
- * `cf.clientIp` is the address and port that connected to this server. A trusted proxy appends the address that connected to it to
- * `x-forwarded-for`; the client may have forged earlier entries.
+ * The client of a request. `cf.clientIp` is the address and port that connected to this server. A trusted proxy appends to
+ * `x-forwarded-for` the address that connected to the proxy; the client may have forged the entries before it.
  */
 export function clientOf(cf: object | undefined, headers: Headers, isProxyTrusted: boolean): Client {
   const { clientIp } = (cf ?? {}) as { clientIp?: unknown };

@@ -1,6 +1,6 @@
 /**
- * A backend in a Cloudflare Container, which the first call starts. Meanwhile this Durable Object answers 503, so that the caller uses
- * another backend. https://developers.cloudflare.com/containers/api/durable-object-container/
+ * A backend in a Cloudflare Container. The first call starts the container. Until it runs, this Durable Object answers 503, so that the
+ * caller uses another backend. https://developers.cloudflare.com/containers/api/durable-object-container/
  */
 import { DurableObject } from "cloudflare:workers";
 
@@ -9,7 +9,7 @@ const idleMs = 10 * 60_000;
 
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
-/** Bindings passed on as the backend's settings. */
+/** Bindings that the container gets as the backend's settings. */
 const forwardedSettings = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 export class BackendContainer extends DurableObject {
@@ -20,7 +20,7 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Starts the container if it does not run, and forwards a call. */
+/** Starts the container unless it runs, and forwards a call to it. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,
@@ -28,7 +28,7 @@ export async function callContainer(
   background: (work: Promise<void>) => void,
 ): Promise<Response> {
   if (!container.running) {
-    // Only published artifacts need the internet.
+    // The backend needs the internet only to load published artifacts.
     container.start({ env: settings, enableInternet: "ARTIFACTS_URL" in settings });
     background(monitored(container));
   }
@@ -48,7 +48,7 @@ export function settingsOf(bindings: object): Record<string, string> {
   return Object.fromEntries(given);
 }
 
-/** Resolves when the container stops; the next call starts it again. Never rejects. */
+/** Waits until the container stops; the next call then starts it again. Never rejects. */
 async function monitored(container: BackendProcess): Promise<void> {
   try {
     await container.setInactivityTimeout(idleMs);

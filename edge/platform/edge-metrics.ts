@@ -4,8 +4,8 @@ import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/obse
 import { post, service } from "./otlp-export.ts";
 
 /**
- * Fields of a request's log line. `assignMsField`: milliseconds that assignment took. `pacedMsField`: delay by per-key pacing.
- * `refusedByField`: the tenant's limit that refused the request. `coloField`: the platform's data centre, as `FRA`.
+ * Fields of a request's log line. `assignMsField`: milliseconds that assignment took. `pacedMsField`: milliseconds by which the key's pace
+ * (pace.ts) delayed the request. `refusedByField`: the refusing limit. `coloField`: the platform's data centre, such as `FRA`.
  */
 export const assignMsField = "chameleon.assign_ms";
 export const pacedMsField = "chameleon.paced_ms";
@@ -51,19 +51,19 @@ const artifactMetrics = {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Histograms, and the fields with their values in milliseconds. */
+/** Histograms, each with the field of the log line that has its value in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Minimum interval between reports, which go with an event, because a timer would keep an idle object alive. */
+/** Minimum interval between reports, in milliseconds. A report goes out with an event, because a timer would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
   readonly #buffer = new MetricsBuffer();
   readonly #target: OtlpTarget | null;
   readonly #now: () => number;
-  /** Start of the buffer's period, in milliseconds since 1970. */
+  /** When the buffer began to collect metrics, in milliseconds since 1970. */
   #sinceMs: number;
   #reportedMs = Number.NEGATIVE_INFINITY;
 
@@ -73,7 +73,7 @@ export class EdgeMetrics {
     this.#sinceMs = now();
   }
 
-  /** `fields`: of the log line. Durations lack pure computing, during which a Worker's clock stands still. */
+  /** Counts a request that ended. `fields`: those of its log line. Durations lack pure computing: a Worker's clock then stands still. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -88,7 +88,7 @@ export class EdgeMetrics {
     }
   }
 
-  /** `waitsMs`: how long each sequence of a micro-batch was queued. */
+  /** Counts a micro-batch that was sent. `waitsMs`: how long each of its sequences was queued. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
@@ -115,10 +115,10 @@ export class EdgeMetrics {
     this.#buffer.observe(name, unit, buckets, value, attributes);
   }
 
-  /** Reports the buffer if the last report is old enough. Never rejects. */
+  /** Reports the buffer, unless the last report was less than `reportMs` ago. Never rejects. */
   async report(): Promise<void> {
     const endMs = this.#now();
-    // The difference is negative if the clock was set back.
+    // `endMs - this.#reportedMs` is negative if the clock was set back.
     if (!this.#target || Math.abs(endMs - this.#reportedMs) < reportMs) return;
     const metrics = this.#buffer.take();
     if (metrics.length === 0) return;

@@ -11,14 +11,14 @@ export interface ObjectNamespace<Stub> {
   getByName(name: string, options: { locationHint?: Region }): Stub;
 }
 
-/** The object of that name, created in `region` if there is none. Throws if its jurisdiction cannot be guaranteed. */
+/** The object of that name; if there is none, it is created in `region`. Throws if its jurisdiction cannot be guaranteed. */
 export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string, region: Region | null = null): Stub {
   const jurisdiction = jurisdictionOf(name);
   const within = jurisdiction === null ? namespace : restricted(namespace, jurisdiction);
   return within.getByName(name, region === null ? {} : { locationHint: region });
 }
 
-/** Refuses a tenant with a jurisdiction in a bare workerd, which `npm start` runs and which has none. */
+/** Throws for a tenant with a jurisdiction in a bare workerd: `npm start` runs one, and it has no jurisdictions. */
 function restricted<Stub>(namespace: ObjectNamespace<Stub>, jurisdiction: Jurisdiction): ObjectNamespace<Stub> {
   try {
     return namespace.jurisdiction(jurisdiction);

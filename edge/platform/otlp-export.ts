@@ -4,7 +4,7 @@ import type { OtlpTarget } from "../../shared/observability/otlp.ts";
 export const service = "chameleon-edge";
 const timeoutMs = 5000;
 
-/** Never rejects. */
+/** Sends `body` to the collector, or logs why that failed. Never rejects. */
 export async function post({ endpoint, headers }: OtlpTarget, path: string, body: string): Promise<void> {
   try {
     const response = await fetch(endpoint + path, {

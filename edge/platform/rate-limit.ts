@@ -1,8 +1,8 @@
-/** Limits events by key: by the platform's binding (`[[ratelimits]]`), or else by a count in this isolate. */
+/** Limits the events of a key. The platform's binding (`[[ratelimits]]`) counts them or, if there is none, this isolate. */
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 
-/** The platform's binding. `success` is false for events over the limit. */
+/** The platform's rate-limit binding. `success` is false for an event over the limit. */
 export interface RateLimit {
   limit(event: { key: string }): Promise<{ success: boolean }>;
 }

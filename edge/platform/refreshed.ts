@@ -1,6 +1,6 @@
 /**
- * A cached value, loaded again as it ages. Requests poll for other requests' loads, because workerd may fail a request that awaits
- * another's promise.
+ * A cached value that requests load again when it is old. A request that waits for another request's load polls for its result, because
+ * workerd may fail a request that awaits another request's promise.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
@@ -9,23 +9,23 @@ const pollMs = 20;
 
 export interface RefreshedParts {
   now(): number;
-  /** Keeps the Worker alive until `work` settles (waitUntil), so that a load outlives its request. */
+  /** Keeps the Worker alive until `work` settles (the platform's waitUntil), so that a load continues after its request. */
   background(work: Promise<void>): void;
 }
 
 interface RefreshTimes {
-  /** Age from which a request starts a load in the background. Default: 0. */
+  /** Age in milliseconds from which a request starts a load in the background. Default: 0. */
   refreshMs?: number;
-  /** Age from which a request waits for its load. Default: 0. */
+  /** Age in milliseconds from which a request waits for its own load. Default: 0. */
   expireMs?: number;
   /**
-   * Up to this age, a request uses the old value while another one loads. If above 0, a request also uses it, at any age, after its own
-   * load has failed. Default: 0.
+   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If above 0, a request whose own
+   * load fails also uses the old value, at any age. Default: 0.
    */
   usableMs?: number;
-  /** Timeout of a load. After it, the next request begins its own. */
+  /** Timeout of a load in milliseconds. After it, the next request begins a load of its own. */
   limitMs: number;
-  /** A request without a usable value waits for another one's load; otherwise it begins its own. */
+  /** true: a request without a usable value waits for a load that another request began. false: it begins its own. */
   isShared: boolean;
 }
 
@@ -45,7 +45,7 @@ export class Refreshed<T> {
     this.#times = { refreshMs: 0, expireMs: 0, usableMs: 0, ...times };
   }
 
-  /** The last loaded value of any age, if there is one. */
+  /** The last loaded value, however old; null if none was loaded. */
   get last(): T | null {
     return this.#loaded?.value ?? null;
   }
@@ -54,7 +54,7 @@ export class Refreshed<T> {
     return this.#last !== null && this.#runs(this.#last);
   }
 
-  /** The value, loaded again if it is too old. Rejects if the load fails and no old value may be used. */
+  /** The value, loaded again if it is too old. Rejects if the load fails and an old value must not be used. */
   async get(load: () => Promise<T>): Promise<T> {
     const { refreshMs, expireMs, usableMs, isShared } = this.#times;
     const loaded = this.#loaded;

@@ -11,13 +11,13 @@ export type Region = (typeof regions)[number];
 /** Regions of each jurisdiction. The first one serves callers from outside the jurisdiction. */
 export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
 
-/** The region that answers a caller from `region`, within the jurisdiction. */
+/** The region that answers a caller from `region`. If there is a jurisdiction, it is one of the jurisdiction's regions. */
 export function regionWithin(jurisdiction: Jurisdiction | null, region: Region): Region {
   if (jurisdiction === null || regionsOf[jurisdiction].includes(region)) return region;
   return regionsOf[jurisdiction][0];
 }
 
-/** The region of an unknown origin, as in local runs. */
+/** The region of a request whose origin is unknown, as in local runs. */
 export const defaultRegion: Region = "enam";
 
 /** Longitude that divides western from eastern North America: between Denver and Dallas. */
@@ -27,7 +27,7 @@ const europeSplit = 15.5;
 /** The part of Asia west of this longitude and south of this latitude is the Middle East, with Iran and Oman. */
 const middleEast = { longitude: 62, latitude: 42 };
 
-/** The region of a request by its `cf`, which has decimal degrees as text; without them, the continent's larger region. */
+/** The region of a request. Its `cf` has coordinates in decimal degrees as text; without them, it is the larger region of the continent. */
 export function regionOf(cf: object | undefined): Region {
   const origin = (cf ?? {}) as { continent?: unknown; longitude?: unknown; latitude?: unknown };
   const longitude = degrees(origin.longitude);
@@ -51,7 +51,7 @@ export function regionOf(cf: object | undefined): Region {
   }
 }
 
-/** NaN for a missing coordinate: both comparisons with a split are then false. */
+/** A coordinate in degrees; NaN if it is missing, because any comparison with NaN is false. */
 function degrees(text: unknown): number {
   return typeof text === "string" && text !== "" ? Number(text) : Number.NaN;
 }

@@ -1,4 +1,4 @@
-/** A tenant's own adapters in SQLite: a record for each, with fitted parts, memory and refit. */
+/** A tenant's own adapters in SQLite: for each, a record with its fitted parts, its memory and the state of its refit (refits.ts). */
 import { RankedAdapters } from "./nearest-adapters.ts";
 import type { FailedRefit, FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
 
@@ -6,22 +6,22 @@ const schema = `
   CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 `;
 
-/** Prefix of a memory's hash where hashes of fitted parts are used, too: in names of copies and sealed texts. */
+/** Prefix of a memory's hash where the hashes of fitted parts are used, too: in the names of copies and of sealed texts. */
 export const memoryPrefix = "memory:";
 
 interface Refit extends Omit<FailedRefit, "error"> {
-  /** Why the last try failed, if it did. */
+  /** Why the latest try failed; null if it did not. */
   error: string | null;
-  /** New fitted parts, which wait for the new memory. */
+  /** Parts that were fitted for the new artifacts. They are used once the memory is built for these artifacts, too. */
   made: FittedParts | null;
 }
 
 /** An adapter as it is stored. It has fitted parts, a memory or both. */
 export interface AdapterRecord {
   name: string;
-  /** Unix time in seconds. */
+  /** Time of creation: Unix time in seconds. */
   created: number;
-  /** False: its examples and documents are deleted once it is made. */
+  /** false: the adapter's examples and documents are deleted once it is made. */
   keep?: boolean;
   fitted: FittedParts | null;
   memory: OwnMemory | null;
@@ -80,13 +80,13 @@ export class AdapterRecords {
     this.#sql.exec("DELETE FROM ownAdapters");
   }
 
-  /** Kept in memory, so that a prompt reads only the records that it gets. */
+  /** The adapters' centroids, kept in the object's memory, so that a search reads only the nearest adapters' records from SQLite. */
   get ranked(): RankedAdapters {
     this.#ranked ??= new RankedAdapters(this.list().map(adapterOf));
     return this.#ranked;
   }
 
-  /** Whether no adapter has this copy (`copiesOf`). Parses only records that hold the hash, because a record has kilobytes. */
+  /** Whether no adapter has this copy (`copiesOf`). Only records with the hash in their text are parsed, because a record has kilobytes. */
   isUnused(copy: string): boolean {
     const hash = copy.replace(memoryPrefix, "");
     const rows = this.#sql.exec<{ record: string }>("SELECT record FROM ownAdapters WHERE instr(record, ?) > 0", hash);
@@ -94,7 +94,7 @@ export class AdapterRecords {
   }
 }
 
-/** Hashes of fitted parts and, after `memoryPrefix`, of memories. The texts of a failed job are deleted. */
+/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories, except a failed job's: its texts are deleted. */
 export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
   const job = memory?.job?.status === "failed" ? null : memory?.job;
   return [

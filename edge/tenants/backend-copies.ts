@@ -1,6 +1,6 @@
 /**
- * Which backends may have copies of a tenant's adapters and memories. A deletion is stored, and repeated by the alarm, until all of them
- * have confirmed it. A backend that was removed from the configuration is called within an hour after it is configured again.
+ * Which backends may have copies of a tenant's adapters and memories. A deletion is stored, and the alarm repeats it until all these
+ * backends have confirmed it. If one of them was removed from the configuration, it is called within an hour after it is configured again.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { hasProcesses } from "../dispatch/addresses.ts";
@@ -17,16 +17,16 @@ const schema = `
   CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
-/** In place of a hash: all adapters and memories of a tenant that is erased. */
+/** In place of a hash: the deletion concerns all adapters and memories of an erased tenant. */
 const allHashes = "";
-/** First and longest pause before a deletion is tried again, in milliseconds; each is twice the one before. */
+/** First and longest pause before a deletion is tried again, in milliseconds. Each pause is twice as long as the one before it. */
 export const firstRetryMs = 5000;
 export const maxRetryMs = 3_600_000;
-/** How long a deletion waits before it is reported as pending, in milliseconds. */
+/** How long a request waits for backends to confirm a deletion, in milliseconds. Then it reports the deletion as pending. */
 const answerMs = 3000;
-/** Longest duration of an upload, in milliseconds. A deletion before its end is repeated. */
+/** Longest duration of an upload, in milliseconds. A deletion that may have run before the end of an upload is repeated. */
 const uploadMs = 10_000;
-/** No adapter is added within this time after an erasure, because its making may have begun before. */
+/** Milliseconds after an erasure in which no adapter is added, because a backend may have begun to make it before the erasure. */
 const makingMs = 300_000;
 
 export interface PendingDeletion {
@@ -36,11 +36,11 @@ export interface PendingDeletion {
 }
 
 export interface ErasedCopies {
-  /** Addresses of backends, each with the name of its process if it has one. */
+  /** Backends that have confirmed the erasure: their addresses, each with the name of the process if it has one. */
   confirmed: string[];
-  /** The alarm calls these again. */
+  /** Backends that have not confirmed the erasure. The alarm calls them again. */
   pending: string[];
-  /** Addresses with several processes, of which only those with a known copy were called, or any one. */
+  /** Addresses with several processes. Only processes with a known copy were called there or, without a known copy, any one process. */
   partlyAsked: string[];
 }
 
@@ -50,7 +50,7 @@ interface CopyRow extends Record<string, SqlStorageValue> {
   address: string;
   /** Name of the process; empty if it has none. */
   process: string;
-  /** When the copy's bytes were read, in milliseconds since 1970; 0: the backend made it. */
+  /** When the uploaded bytes were read, in milliseconds since 1970; 0: nothing was uploaded. */
   sentMs: number;
 }
 
@@ -58,7 +58,7 @@ export interface TenantParts extends TenantContext {
   copies: BackendCopies;
 }
 
-/** Copies are named by the hash of fitted parts or, after `memoryPrefix`, of a memory. */
+/** A copy's name is the hash of fitted parts or, after `memoryPrefix`, the hash of a memory. */
 export class BackendCopies {
   readonly #context: TenantContext;
   readonly #sql: SqlStorage;
@@ -69,18 +69,18 @@ export class BackendCopies {
     this.#sql.exec(schema);
   }
 
-  /** Records that a backend may have a copy, under a new id, so that a deletion under way does not confirm it. */
+  /** Records that a backend may have a copy. The record gets a new id, so that a deletion under way does not confirm it. */
   note(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
   }
 
-  /** Cancels a deletion. */
+  /** Cancels the deletion of copies with this name, because an adapter uses them. */
   keep(hash: string): void {
     this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
   }
 
-  /** The deletions that are due, by adapter, the oldest first. */
+  /** The deletions that are due, as one entry for each adapter, the oldest first. */
   pendingDeletions(): PendingDeletion[] {
     const rows = this.#sql.exec<CopyRow & { name: string; deletedMs: number }>(
       "SELECT * FROM deletions JOIN copies USING (hash) WHERE hash <> ? AND deletedMs <= ? ORDER BY deletedMs",
@@ -92,7 +92,7 @@ export class BackendCopies {
     });
   }
 
-  /** Resolves to the number of backends that have not confirmed it. */
+  /** Deletes copies. Resolves to the number of backends that have not confirmed the deletion yet. */
   async deleteNow(hashes: readonly string[], name: string): Promise<number> {
     for (const hash of hashes) this.#noteDeletion(hash, name);
     await this.#deleteNoted();
@@ -113,7 +113,7 @@ export class BackendCopies {
     await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });
   }
 
-  /** Deletes all copies. `forget`, in the transaction that stores this deletion, deletes what the object itself stores. */
+  /** Deletes all copies of the tenant. `forget` deletes what the object itself stores, in the transaction that stores this deletion. */
   async erase(forget: () => void): Promise<ErasedCopies> {
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
@@ -121,7 +121,7 @@ export class BackendCopies {
       forget();
       for (const table of ["copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
       for (const { address, process } of copies) this.note(allHashes, { address, process: process || null }, sentMs);
-      // Backends without a known copy are called, too: a failed request may have left one there.
+      // Backends without a known copy are called, too, because a failed request may have left a copy there.
       const known = new Set(copies.map(({ address }) => address));
       for (const address of this.#context.clients().keys()) {
         if (!known.has(address)) this.note(allHashes, { address, process: null }, 0);
@@ -135,7 +135,7 @@ export class BackendCopies {
     return { confirmed: called.filter((name) => !pending.includes(name)), pending, partlyAsked };
   }
 
-  /** Calls the backends for every deletion that is due. Never rejects. */
+  /** Calls the backends of every deletion that is due. Never rejects. */
   async deleteDue(): Promise<void> {
     const due = "SELECT hash FROM deletions WHERE deletedMs <= ?";
     for (const { hash } of this.#sql.exec<{ hash: string }>(due, this.#context.now()).toArray()) {
@@ -156,7 +156,7 @@ export class BackendCopies {
     this.#sql.exec(this.isJustErased() ? `${done} AND hash <> '${allHashes}'` : done, this.#context.now());
   }
 
-  /** Delays after which the alarm must run again. `retryMs`: the pause after a failure. */
+  /** Delays in milliseconds after which the alarm must run again. `retryMs`: the pause after a failure. */
   retryDelays(retryMs: number): number[] {
     const due = this.#due();
     const mayConfirm = due.some(({ address }) => this.#context.clients().has(address));
@@ -183,19 +183,19 @@ export class BackendCopies {
   }
 
   async #deleteNoted(): Promise<void> {
-    // The alarm comes first, so that the deletion is repeated if the object is lost.
+    // The alarm is set first, so that it repeats the deletion if the object is lost.
     const times = { delayMs: firstRetryMs, maxDelayMs: maxRetryMs };
     await ensureAlarm(this.#context.storage, this.#context.now(), times);
     await settlesWithin(this.deleteDue(), answerMs);
   }
 
-  /** Copies whose deletion is due, even at backends that are not configured any more. */
+  /** Copies whose deletion is due, also those at backends that are not in the configuration any more. */
   #due(): CopyRow[] {
     const select = "SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions WHERE deletedMs <= ?)";
     return this.#sql.exec<CopyRow>(select, this.#context.now()).toArray();
   }
 
-  /** Backends that have not confirmed a deletion of one of these hashes. */
+  /** Names of the backends that have not confirmed the deletion of one of these hashes. */
   #pending(hashes: readonly string[]): string[] {
     return [...new Set(this.#due().flatMap((copy) => (hashes.includes(copy.hash) ? nameOf(copy) : [])))];
   }

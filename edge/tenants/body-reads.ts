@@ -1,20 +1,20 @@
-/** Limits the bytes of bodies that an isolate reads at once for a key. It refuses more, because in a Worker no request can wake another. */
+/** Limits the bytes of bodies that an isolate reads at once for a key. Others are refused: no request of a Worker can wake another. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Retry-After: a body is read within this time, unless the client is slow. */
+/** Retry-After in seconds: a body is read within this time, unless the client is slow. */
 const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #maxBytes: number;
-  /** By key id; "" for all keys together. */
+  /** Bytes that are being read, by key id; under "", those of all keys together. */
   readonly #reading = new Map<string, number>();
 
   constructor(maxBytes: number = limits.bodyBytesAtOnce) {
     this.#maxBytes = maxBytes;
   }
 
-  /** Counts `bytes` of the key until `read` settles. Throws rate_limited above the limit. */
+  /** Counts `bytes` for the key until `read` settles. Throws rate_limited if the key's bytes together would exceed the limit. */
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
     if (before + bytes > this.#maxBytes) {

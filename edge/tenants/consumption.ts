@@ -1,14 +1,14 @@
-/** The use of requests, and the interface that records it. */
+/** The use of requests, and the interface that counts it. */
 
-/** An admitted request, which another isolate may settle. */
+/** An admitted request. Another isolate than the one that admitted the request may settle it. */
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** Milliseconds since 1970. */
+  /** Time at which the request began, in milliseconds since 1970. */
   beganMs: number;
-  /** The tenant has limits, so the ledger holds a reservation. */
+  /** Whether the tenant has limits. If so, the ledger holds a reservation. */
   isLimited: boolean;
-  /** Requests with the same key are charged once (ledger-store.ts). */
+  /** Requests with the same idempotency key are charged once (ledger-store.ts). */
   idempotencyKey?: string | undefined;
 }
 
@@ -17,9 +17,9 @@ export interface Settlement {
   consumed: readonly Consumption[];
 }
 
-/** Counts and reports use (settlements.ts). */
+/** Counts the use of requests, and reports it (settlements.ts). */
 export interface UseRecorder {
-  /** Resolves when the use is counted, or stored for another try. Without use, only frees the reservation. */
+  /** Resolves when the use is counted, or stored for another try. If `consumed` is empty, it only frees the reservation. */
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void>;
 }
 
@@ -27,22 +27,22 @@ export type ReportUse = (tenant: string, consumed: readonly Consumption[]) => vo
 
 export interface Consumption {
   model: string;
-  /** null for the base alone. */
+  /** Id of the answer's first adapter (`Assignment.adapter`); null if there is none. */
   centroid: string | null;
   requests: number;
   promptTokens: number;
   completionTokens: number;
 }
 
-/** The use of a request that adds documents, counted when their memory is built or cannot be. */
+/** The use of a request that adds documents. It is counted when their memory is built, or when it cannot be built. */
 export interface Charge {
   request: AdmittedRequest;
   consumed: Consumption;
-  /** Counted if it cannot be built: the use of examples fitted by the same request; null: none. */
+  /** Counted in place of `consumed` if the memory cannot be built: the use of examples that the same request had fitted. null: none. */
   otherwise: Consumption | null;
 }
 
-/** The sum of two uses of the same model and centroid. */
+/** The sum of two uses, which are of the same model and centroid. */
 export function addUse<T extends Consumption>(one: T, before: T | undefined): T {
   if (!before) return one;
   return {

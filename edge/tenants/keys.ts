@@ -1,4 +1,4 @@
-/** Looks up API keys, and the scope of each route. Of a key, only its SHA-256 is stored; 64 bits of that name the record. */
+/** Looks up API keys, and the scope of each route. Only the SHA-256 hash of a key is stored; 64 bits of this hash name the key's record. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -32,19 +32,19 @@ export interface Access {
   memoryTokens: number | null;
   fileBytes: number | null;
   origins: readonly string[];
-  /** Aliases of the tenant and of the deployment. */
+  /** Aliases of models: those of the tenant and those of the deployment. */
   aliases?: Aliases;
 }
 
-/** The model that an alias stands for; any other name itself. */
+/** The model that an alias stands for. A name that is no alias is returned unchanged. */
 export function modelOf({ aliases = {} }: Pick<Access, "aliases">, name: string): string {
   return Object.hasOwn(aliases, name) ? aliases[name] : name;
 }
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked; rate_limited for an uncached key whose network (`address`) has
-   * used up its `keyLookupsPerMinute`, if the listing of keys (records.ts) does not have it.
+   * What a key may do. Throws unauthorized for a key that is unknown, expired or revoked. Throws rate_limited for a key that is neither
+   * cached nor in the listing of keys (records.ts), if its network (that of `address`) has used up its `keyLookupsPerMinute`.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
@@ -57,8 +57,8 @@ export interface AdminKey {
 const minuteMs = 60_000;
 
 /**
- * Looks up a key in the configuration, then in the records. Many clients may share an address (NAT): beyond the limit of `lookups`, keys
- * in the cached listing of all key records are still read.
+ * Looks up a key in the configuration, then in the records. Many clients may share an address (NAT). So when an address exceeds the limit
+ * `lookups`, a key is still looked up if the cached listing of all keys has it.
  */
 export function createKeyStore(
   configured: readonly TenantKey[],
@@ -86,7 +86,7 @@ export function createKeyStore(
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
-      // Comes first, so that the admin key is never accepted as a tenant's key.
+      // This check comes first, so that the admin key is never accepted as a tenant's key.
       if (await isAdmin(hash)) throw new ServiceError("unauthorized", "The admin key opens /admin alone.");
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
@@ -114,7 +114,7 @@ export function createKeyStore(
   };
 }
 
-/** An IPv4 address, or an IPv6 address's /64. */
+/** The network of an address: an IPv4 address itself, or the first 64 bits of an IPv6 address. */
 function networkOf(address: string): string {
   if (address.includes(".")) return address;
   const [start, end] = address.split("::").map((part) => (part === "" ? [] : part.split(":")));
@@ -134,7 +134,7 @@ function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): A
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-/** For a tenant without a record whose key is in the configuration. */
+/** The record of a tenant that has no record, but whose key is in the configuration. */
 const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
@@ -149,7 +149,7 @@ function equals(a: string, b: string): boolean {
   return difference === 0;
 }
 
-/** Scopes of paths, and of all paths below them; null: any scope. */
+/** The scope that a key needs for a path and for all paths below it; null: any scope is enough. */
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
@@ -165,13 +165,13 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** The scope that a path needs; null: none; undefined: the path is no route. */
+/** The scope that a path needs; null: any scope is enough; undefined: the path is no route. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];
 }
 
-/** Whether a key may make or use own adapters. To other keys their models are unknown. */
+/** Whether a key may make or use own adapters. For other keys, own adapters do not exist. */
 export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
   return scopes.includes("adapters") || scopes.includes("completions");
 }

@@ -1,6 +1,6 @@
 /**
- * Caches a ledger's refusals that hold for every request until they expire, so that they take no call: no requests left in the minute, or
- * no tokens left in the month. Pure.
+ * Caches those refusals of a ledger that hold for every request until a known time: no requests are left in the minute, or no tokens in the
+ * month. Such a refusal then needs no call. Pure.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { steadyClock } from "../platform/clock.ts";
@@ -14,7 +14,7 @@ interface KnownRefusal extends Pick<Decision, "requests"> {
 
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const maxTenants = 4096;
-/** Bound on the time in the cache, because the ledger's clock may differ from this one. */
+/** Maximum time in the cache, in milliseconds, because the ledger's clock may differ from this isolate's. */
 const maxCacheMs = 60_000;
 
 export class KnownRefusals {
@@ -31,7 +31,7 @@ export class KnownRefusals {
     setNewest(this.#known, tenant, { refusal, requests: gauge, atMs: this.#now() }, maxTenants);
   }
 
-  /** null: the ledger must be called. A refusal by a limit that has changed is dropped. */
+  /** The cached refusal; null: the ledger must be called. A refusal by a limit that has changed since is dropped. */
   decisionFor(tenant: string, limits: TenantLimits): Decision | null {
     const known = this.#known.get(tenant);
     if (!known) return null;

@@ -1,10 +1,10 @@
-/** A ledger's tables: the quota's counts, use by day, model and centroid, and idempotency keys with their charges. */
+/** A ledger's tables: the counts for limits, the use by day, model and centroid, and idempotency keys with their charges. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
 
 export interface UsageRow extends Consumption {
-  /** `2026-11-25`, UTC. */
+  /** Day in UTC, such as `2026-11-25`. */
   day: string;
 }
 
@@ -13,7 +13,7 @@ export interface Claim {
   createdMs: number;
 }
 
-/** Charges under a key, in the latest state (`keyIn`). */
+/** What was charged under an idempotency key in its latest `state` (`keyIn`). */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
@@ -33,15 +33,15 @@ const schema = `
   CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** The model of the row that sums further use of a day which has the maximum of rows. */
+/** Model of the row that sums a day's use of further models and centroids once the day has the maximum of rows. */
 export const otherModels = "(others)";
-/** How long an idempotency key is kept: 24 hours. */
+/** How long an idempotency key is kept, in milliseconds: 24 hours. */
 const keptMs = 24 * 3_600_000;
-/** Most keys; the oldest are deleted first. A row takes about 200 bytes. */
+/** Maximum of stored keys; the oldest key is deleted first. A row takes about 200 bytes. */
 const maxKeys = 10_000;
 const counts = ["requests", "promptTokens", "completionTokens"] as const;
 
-/** The name of a key for `charge`. `state`: hash of the artifacts, adapters and memories that answer. */
+/** The name under which `charge` charges a key. `state`: hash of the artifacts, adapters and memories that answer. */
 export function keyIn(key: string, state: string): string {
   return `${key}:${state}`;
 }
@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Ids do not age while the ledger is idle, because then nothing may have run that settles a request again.
+    // Settled ids do not age while the ledger is idle, because nothing that settles a request again may have run in this time.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
@@ -79,7 +79,7 @@ export class LedgerStore {
     });
   }
 
-  /** Time of the last erasure, if any, in milliseconds since 1970. */
+  /** Time of the last erasure, in milliseconds since 1970; null if there was none. */
   get erasedMs(): number | null {
     const [row] = this.#sql.exec<{ atMs: number }>("SELECT atMs FROM erasures").toArray();
     return row?.atMs ?? null;
@@ -95,7 +95,7 @@ export class LedgerStore {
     });
   }
 
-  /** null if the key came with another digest before. */
+  /** Claims an idempotency key for the digest of a body; null if the key came with another digest before. */
   claim(key: string, digest: string, nowMs: number): Claim | null {
     this.#keys -= this.#sql.exec("DELETE FROM keys WHERE createdMs < ? RETURNING key", nowMs - keptMs).toArray().length;
     const [known] = this.#sql
@@ -110,7 +110,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key, or a result of `keyIn`. */
+  /** Charges the part of `consumed` beyond the key's earlier charges in the same state. Returns this part. `name`: key or `keyIn(…)`. */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql
@@ -146,7 +146,7 @@ export class LedgerStore {
     return this.#use.size > 0;
   }
 
-  /** In one transaction. If it throws, use and charges stay for the next call. */
+  /** Writes all changes in one transaction. If it throws, use and charges stay for the next call. */
   write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
       for (const { kind, key, value } of changes) {
@@ -187,7 +187,7 @@ export class LedgerStore {
     return isKnown === 1 || rows < limits.usageRowsPerDay;
   }
 
-  /** Both days inclusive, in order of time; at most one more row than `limits.usageRows`. */
+  /** Use of the days `from` to `to`, both included, in the order of days. Returns at most one row more than `limits.usageRows`. */
   usage(from: string, to: string): UsageRow[] {
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
       `SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid LIMIT ${limits.usageRows + 1}`,

@@ -1,7 +1,7 @@
 /**
- * The Durable Object that counts a tenant's use and admits its requests. Decisions are made in memory and written in one commit every
- * `commitMs`, so that no request waits for a disk before its first token. If the object is lost, uncommitted reservations are lost. Use
- * is not: an answer ends only after its use is committed.
+ * The Durable Object that counts a tenant's use and admits its requests. It decides in memory and writes its changes in one commit every
+ * `commitMs`, so that no request waits for a disk before its first token. If the object is lost, uncommitted reservations are lost, but no
+ * use: an answer ends only after its use is committed.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
@@ -13,15 +13,15 @@ import { type Consumption, type Settlement, tokensOf } from "./consumption.ts";
 import { type Claim, LedgerStore, type UsageRow } from "./ledger-store.ts";
 import { type Decision, type Quota, settledMs } from "./quota.ts";
 
-/** Minimum interval of commits, in milliseconds. */
+/** Minimum interval between commits, in milliseconds. */
 const commitMs = 20;
 /** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
-/** Most ids of `#recent`. A cell is replaced within seconds, and an id takes about 100 bytes. */
+/** Maximum of ids in `#recent`. A lost cell is replaced within seconds, and an id takes about 100 bytes. */
 const maxRecent = 4096;
 
 export class Ledger extends DurableObject<Env> {
-  /** A test may set another clock. */
+  /** The clock. A test may set another one. */
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
@@ -37,14 +37,14 @@ export class Ledger extends DurableObject<Env> {
     this.quota = this.#store.quota(this.now());
   }
 
-  /** Admits a request and reserves `tokens`. Without `tokens`, `reserve` must follow. */
+  /** Admits a request and reserves `tokens`. If `tokens` is absent, a call of `reserve` must follow. */
   admit(id: string, limits: TenantLimits, tokens?: number): Decision {
     const admitted = this.quota.admit(id, limits, this.now());
     if (admitted.refusal) return admitted;
     this.#commitSoon().catch(() => undefined);
     if (tokens === undefined) return admitted;
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    // It counts in the requests per minute, but no longer as a running one.
+    // The refused request still counts in the requests per minute, but no longer as a running one.
     if (decision.refusal) this.#settle(id, []);
     return { ...decision, isOfTokens: true };
   }
@@ -62,10 +62,10 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Settles requests; drops those that began before an erasure. The use of a request is counted once, however often it is settled: ids of
-   * requests with a limit or an idempotency key are stored. For others only `group`, the id of this call, is stored, so that busy tenants
-   * without limits do not fill the ledger; their ids are kept in memory, because a second cell may settle a request again. Resolves to
-   * what was charged, once that is written; under an idempotency key, only what exceeds earlier charges.
+   * Settles requests; drops requests that began before an erasure. The use of a request is counted once, however often it is settled. For
+   * this, the ids of requests with a limit or an idempotency key are stored. For other requests only `group`, the id of this call, is
+   * stored, so that busy tenants without limits do not fill the ledger; the ids of these requests stay in memory, because a second cell may
+   * settle a request again. Resolves to what was charged, once it is written; under an idempotency key, only what exceeds earlier charges.
    */
   async settleAll(group: string, settlements: readonly Settlement[]): Promise<Consumption[]> {
     const charged: Consumption[] = [];
@@ -97,7 +97,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.claim(key, digest, this.now());
   }
 
-  /** For `settledMs` from now, settlements of requests that began earlier are dropped. */
+  /** Deletes all counts. For `settledMs` from now, settlements of requests that began before the erasure are dropped. */
   erase(): void {
     this.#store.erase(this.now());
     this.quota = this.#store.quota(this.now());
@@ -113,7 +113,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.usage(from, to);
   }
 
-  /** Commits at once, because answers wait for it, but once per `commitMs` at most. */
+  /** Commits at once, because answers wait for this commit, unless the last such commit was less than `commitMs` ago. */
   async #commitSettled(): Promise<void> {
     const sinceMs = Math.abs(this.now() - this.#settledMs);
     if (sinceMs < commitMs || this.#failedCommits > 0) return this.#commitSoon();
@@ -121,7 +121,7 @@ export class Ledger extends DurableObject<Env> {
     this.#commitNow();
   }
 
-  /** Resolves when all changes until now are written. Rejects if that fails; then it is tried again. */
+  /** Resolves when all changes up to now are written. Rejects if a commit fails; the changes are then written by a later commit. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(maxCommitMs, commitMs * 2 ** this.#failedCommits);
     this.#commit ??= pause(delayMs).then(() => {
@@ -147,7 +147,7 @@ export class Ledger extends DurableObject<Env> {
   }
 }
 
-/** If there is no ledger yet, it is created in `region`, where the request comes from. */
+/** A tenant's ledger. If there is none yet, it is created in `region`, where the request comes from. */
 export function ledgerOf(
   ledgers: DurableObjectNamespace<Ledger>,
   tenant: string,

@@ -1,17 +1,17 @@
-/** The documents of a memory: records, names, mean embedding, and the body of the call to a backend. Pure. */
+/** The documents of a memory: their records, names and mean embedding, and the body of the call that sends them to a backend. Pure. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { gunzippedText } from "./sealed-store.ts";
 
 export interface DocumentRecord {
   name: string;
   tokens: number;
-  /** Bytes of its text in UTF-8. */
+  /** Bytes of the document's text in UTF-8. */
   bytes: number;
-  /** Sum of its windows' prompt embeddings, [P] float32 in base64. */
+  /** Sum of the prompt embeddings of the document's windows, [P] float32 in base64. */
   embedding: string;
 }
 
-/** `name` null: the document gets one (`firstFree`). */
+/** A document before it is stored. If `name` is null, it gets a free name (`firstFree`). */
 export interface NewDocument {
   name: string | null;
   text: string;
@@ -19,21 +19,21 @@ export interface NewDocument {
   embedding: string;
 }
 
-/** `texts`: the documents' JSON, compressed by gzip; null throws. */
+/** The body of the call that sends documents. `texts`: their JSON, compressed by gzip. Throws an Error if `texts` is null. */
 export async function memoryBody(manifestHash: string, texts: Uint8Array | null): Promise<Uint8Array> {
   if (texts === null) throw new Error("the documents are gone");
   const head = JSON.stringify({ version: contractVersion, manifestHash }).slice(0, -1);
   return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
 }
 
-/** "text-7". Not a number alone, because a JSON body with many strings of digits is refused. */
+/** The first free name, such as "text-7". It is not a number alone, because a JSON body with many strings of digits is refused. */
 export function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
   while (names.has(`text-${number}`)) number++;
   return `text-${number}`;
 }
 
-/** The normalised sum of the documents' embeddings, [P]: their mean, weighed by the number of windows. */
+/** The sum of the documents' embeddings, scaled to length 1, [P]. This is their mean, weighed by the number of windows. */
 export function centroidOf(records: readonly DocumentRecord[]): number[] {
   const vectors = records.map(({ embedding }) => new Float32Array(Uint8Array.fromBase64(embedding).buffer));
   const sum = Float64Array.from(vectors[0], (_, p) => vectors.reduce((total, vector) => total + vector[p], 0));

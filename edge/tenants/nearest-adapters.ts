@@ -5,11 +5,11 @@ import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 const nearestAdapters = 3;
 
 export interface NearestAdapters {
-  /** Whether the tenant has adapters of any manifest. */
+  /** Whether the tenant has any adapters, of whatever manifest. */
   hasAny: boolean;
-  /** The requested manifest or, if all usable adapters wait to be made again for it, the one that they were made for. */
+  /** The requested manifest. If all usable adapters wait to be made again for it, the manifest that they were made for. */
   manifestHash: string;
-  /** For each prompt: at most `nearestAdapters` usable adapters of the requested manifest, nearest first. */
+  /** For each prompt, its nearest usable adapters of the requested manifest, the nearest first; at most `nearestAdapters`. */
   nearest: OwnAdapter[][];
 }
 
@@ -27,7 +27,7 @@ export class RankedAdapters {
     return this.#all.some(({ adapter }) => isWaiting(adapter, manifestHash));
   }
 
-  /** `embeddings`: of the prompts, [S, P]. */
+  /** Finds the adapters nearest to prompts. `embeddings`: the prompts' embeddings, [S, P]. `find` reads the adapter of a name. */
   nearest(embeddings: Float32Array[], manifestHash: string, find: (name: string) => OwnAdapter): NearestAdapters {
     const all = this.#all.filter(({ isUsable }) => isUsable);
     const usable = all.filter(({ adapter }) => adapter.manifestHash === manifestHash);

@@ -1,4 +1,4 @@
-/** A tenant's own adapters as requests see them, and errors if they cannot answer. Pure. */
+/** A tenant's own adapters as requests see them, and the errors if an adapter cannot answer. Pure. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type Example, type Task, taskOf } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
@@ -7,13 +7,13 @@ import type { Charge } from "./consumption.ts";
 
 /** What a backend fitted to an adapter's examples. */
 export interface FittedParts {
-  /** SHA-256 of the tenant's name and the file, so no two tenants have the same hash. */
+  /** SHA-256 of the tenant's name and the file, so that two tenants never have the same hash. */
   hash: string;
-  /** Only the artifacts of this manifest can answer with it. */
+  /** The parts can answer only with the artifacts of this manifest. */
   manifestHash: string;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** The gain on held-out examples; null if the parts gained nothing, so that the base is served. */
+  /** The gain on held-out examples; null if there was no gain, so that the base answers in place of the parts. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -22,17 +22,17 @@ export interface FittedParts {
 
 export interface OwnAdapter extends Omit<FittedParts, "hash"> {
   name: string;
-  /** null if it has only a memory. */
+  /** Hash of the fitted parts; null if the adapter has only a memory. */
   hash: string | null;
-  /** Mean prompt embedding of its documents or, without any, of its examples, of length 1, [P]. */
+  /** Mean prompt embedding of the adapter's documents or, if it has none, of its examples; of length 1, [P]. */
   centroid: number[];
-  /** Unix time in seconds. */
+  /** Time of creation: Unix time in seconds. */
   created: number;
-  /** null or absent without documents. */
+  /** null or absent if the adapter has no documents. */
   memory?: OwnMemory | null;
-  /** False: its examples and documents are deleted once it is made. */
+  /** false: the adapter's examples and documents are deleted once it is made. */
   keep?: boolean;
-  /** null or absent if no try to make it again has failed. */
+  /** The failed latest try to make the adapter again; null or absent if no try has failed. */
   refit?: FailedRefit | null;
 }
 
@@ -43,45 +43,45 @@ export interface FailedRefit {
 }
 
 export interface MemorySet {
-  /** `memoryHash` of the documents. */
+  /** Hash of the documents, as `memoryHash` computes it. */
   hash: string;
   manifestHash: string;
-  /** Number of documents, and the tokens and bytes of their texts. */
+  /** Number of documents, and tokens and bytes of their texts in sum. */
   documents: number;
   tokens: number;
   bytes: number;
-  /** Mean prompt embedding, of length 1, [P]. */
+  /** Mean prompt embedding of the documents, of length 1, [P]. */
   centroid: number[];
 }
 
 export interface MemoryJob extends MemorySet {
-  /** `failed`: its documents are deleted, and no further try is made. */
+  /** `failed`: the job's documents are deleted, and there are no further tries. */
   status: "queued" | "building" | "failed";
-  /** Tokens that the backend has finished. */
+  /** Tokens whose keys the backend has computed. */
   builtTokens: number;
   error: string | null;
-  /** Charges of the requests whose documents the job adds. */
+  /** Charges of the requests that added the job's documents. */
   charges: Charge[];
 }
 
-/** At least one of the two fields is not null. */
+/** The memory of an own adapter. At least one of the two fields is not null. */
 export interface OwnMemory {
-  /** The set that answers use. */
+  /** The set of documents whose memory answers use. */
   ready: MemorySet | null;
-  /** Replaces `ready` when its memory is built. */
+  /** The job that builds the memory of a new set. When the memory is built, the set replaces `ready`. */
   job: MemoryJob | null;
 }
 
-/** The set of documents after the job: the job's, unless it failed, or else the ready one. */
+/** The set of documents that the adapter is to have: the job's set or, if the job failed or there is none, the ready set. */
 export function wantedOf(memory: OwnMemory | null): MemorySet | null {
   if (memory?.job && memory.job.status !== "failed") return memory.job;
   return memory?.ready ?? null;
 }
 
-/** An adapter's examples, to make it again for other artifacts. */
+/** An adapter's examples, kept to make the adapter again for other artifacts. */
 export interface KeptExamples {
   examples: readonly Example[];
-  /** The examples that the gain is measured on; null: some of `examples`, held out. */
+  /** The examples on which the gain is measured; null: a held-out part of `examples`. */
   validation: readonly Example[] | null;
 }
 
@@ -102,7 +102,7 @@ export function fittedOf(
   return { ...made, examples: examples.length, tokens, task: taskOf(examples) };
 }
 
-/** As data, because a call of a Durable Object cannot throw a ServiceError. */
+/** An error as data, because a call to a Durable Object cannot throw a ServiceError. */
 export interface Refused {
   kind: ErrorKind;
   message: string;
@@ -123,7 +123,7 @@ export function throwRefusal(refusal: Refused | null): void {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names with another meaning in `model: "<base>:…"`. `c12` may be a centroid of other artifacts. */
+/** Names that mean something else in `model: "<base>:…"`. A name such as `c12` may be a centroid's in other artifacts. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 export function requireFreeName(name: string, manifest: Manifest, param = "name"): void {
@@ -135,20 +135,20 @@ export function requireFreeName(name: string, manifest: Manifest, param = "name"
 }
 
 export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
-  /** Names of all the tenant's adapters, if the request names one that does not exist. */
+  /** Names of all adapters of the tenant; present only if the request names an adapter that does not exist. */
   readonly others?: readonly string[];
   readonly aliases?: readonly string[];
 }
 
 const shownNames = 8;
 
-/** For error messages; empty if there are none. */
+/** The names of the tenant's adapters, for error messages; empty if there are none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
   const names = others.map((name) => prefix + name);
   return shownText("your own", names, "GET /v1/adapters");
 }
 
-/** For error messages: names, cut after `shownNames`; empty if there are none. `where`: the route that lists all. */
+/** A list of names for error messages, cut after `shownNames` names; empty if there are none. `where`: the route that lists all of them. */
 export function shownText(what: string, names: readonly string[], where: string): string {
   if (names.length === 0) return "";
   const more = names.length > shownNames ? ` and more (${where})` : "";
@@ -159,13 +159,13 @@ export function suffixOf(model: string | null, { model: { servedAs } }: Manifest
   return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
 }
 
-/** `name` if an own adapter can have it, else null. */
+/** Returns `name` if an own adapter can have it; otherwise null. */
 export function ownNameOf(name: string, manifest: Manifest): string | null {
   const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
   return namePattern.test(name) && !isKnown ? name : null;
 }
 
-/** Throws backend_unavailable if the memory is still being built, invalid_request if it cannot be built. */
+/** Throws backend_unavailable if the adapter's memory is still being built, and invalid_request if it cannot be built. */
 export function requireMade({ name, hash, memory }: OwnAdapter): void {
   const job = memory?.job;
   if (hash !== null || memory?.ready || !job) return;
@@ -177,7 +177,7 @@ export function requireMade({ name, hash, memory }: OwnAdapter): void {
   throw new ServiceError("backend_unavailable", message, { retryAfterSeconds });
 }
 
-/** The failed last try to make an adapter again for the manifest `served`. */
+/** The latest try to make an adapter again for the manifest `served`, if it failed; otherwise null. */
 export function failedRefit({ refit }: OwnAdapter, served: string): FailedRefit | null {
   return refit?.manifestHash === served ? refit : null;
 }
@@ -186,7 +186,7 @@ export function isWaiting(adapter: OwnAdapter, served: string): boolean {
   return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
 }
 
-/** The error for an adapter of other artifacts: it is being made again for the manifest `served`, or cannot be. */
+/** The error for an adapter that was made for other artifacts: it is being made again for the manifest `served`, or it cannot be. */
 export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   const { name, manifestHash } = adapter;
   const failed = failedRefit(adapter, served);

@@ -1,30 +1,30 @@
 /**
- * Decides how long a burst of a key's requests is delayed, because even if it were refused it would occupy the isolate's only thread.
- * Pure.
+ * Decides how long a key's requests wait when they come faster than the isolate's only thread can work. Refusing them would not help,
+ * because a refusal occupies this thread, too. Pure.
  */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
 export const paceLimits = {
   burst: 16,
-  /** Between starts after the burst: about the time for which a small request occupies the thread. */
+  /** Milliseconds between the starts of requests after the burst: about as long as a small request occupies the thread. */
   intervalMs: 2,
-  /** Added to `intervalMs` for each MiB of body, which is received, parsed and encoded. */
+  /** Milliseconds added to `intervalMs` for each MiB of a body, because the thread receives, parses and encodes it. */
   bodyMsPerMebibyte: 60,
-  /** Longest delay of a small request. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
+  /** Longest delay of a small request, in milliseconds. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,
-  /** Longest time for which a refusal is remembered, whatever its Retry-After. */
+  /** Longest time for which a refusal has an effect, in milliseconds, whatever its Retry-After. */
   refusedMs: 60_000,
-  /** The least recently used key is dropped. */
+  /** Maximum of stored keys. The least recently used key is dropped first. */
   maxKeys: 1024,
 };
 
 const mebibyte = 2 ** 20;
 
 interface KeyPace {
-  /** End of the time reserved for this key's requests. */
+  /** End of the time that is reserved for the key's requests, in milliseconds. */
   freeMs: number;
-  /** End of its last refusal's Retry-After. Until then the key has no burst. */
+  /** When the Retry-After of the key's last refusal ends, in milliseconds. Until then, the key has no burst. */
   refusedUntilMs: number;
 }
 
@@ -38,7 +38,7 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** Reserves time for a request whose declared body has `bodyBytes`. Returns its delay in whole milliseconds. */
+  /** Reserves time for a request whose headers declare a body of `bodyBytes`. Returns the request's delay in whole milliseconds. */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { burst, intervalMs, bodyMsPerMebibyte, maxDelayMs, maxKeys } = this.#limits;
     const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
@@ -56,7 +56,7 @@ export class Pace {
   }
 }
 
-/** A hash, so that no key is kept in memory. Keys with the same hash share one pace. */
+/** A hash of the key, so that no key itself is kept in memory. Keys with the same hash share one pace. */
 export function paceKeyOf(key: string): number {
   return fnv1a(key);
 }

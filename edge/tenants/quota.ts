@@ -1,31 +1,31 @@
 /**
  * Decides whether a tenant's next request may run, by what its ledger has counted. Pure. Requests and tokens per minute are counted by
- * second. A second counts until 60 whole seconds have passed after it, so no 60 seconds exceed a limit, and 61 counts are enough at any
- * rate. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the system's, because
- * tokens per month follow the calendar. If it is set back, counts of later seconds move to the present one, reservations end at most
- * `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
+ * second. The count of a second is kept until 60 whole seconds have passed after it. So no 60 seconds exceed a limit, and 61 counts are
+ * enough at any rate. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the
+ * system's, because tokens per month follow the calendar. If it is set back, counts of later seconds move to the present second,
+ * reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** Lease of a reservation, in milliseconds. If it is not renewed by then, its isolate is gone. */
+/** Lease of a reservation, in milliseconds. If an isolate does not renew it by then, the isolate counts as lost. */
 export const reservationMs = 120_000;
-/** Retry-After of a refusal by concurrent requests, since nobody can tell when one ends. */
+/** Retry-After, in milliseconds, of a refusal because of concurrent requests. Nobody can tell when one of them ends. */
 const concurrencyRetryMs = 1000;
 /** How long a settled id is stored, in milliseconds: longer than the longest pause between two tries to settle. */
 export const settledMs = 15 * 60_000;
-/** Several months are stored, so that a clock that is wrong for a while does not reset this month's use. */
+/** Counts of several months are stored, so that a clock that is wrong for a while does not reset this month's use. */
 const maxMonths = 4;
 
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** Used by other requests. */
+  /** How much of the limit other requests use. */
   used: number;
   requested: number;
-  /** Milliseconds until this request fits if no other comes; null: never. */
+  /** Milliseconds until this request fits if no other request comes; null: it never fits. */
   retryAfterMs: number | null;
 }
 
@@ -38,10 +38,10 @@ export interface Gauge {
 
 export interface Decision {
   refusal: Refusal | null;
-  /** After this request; null: the tenant has no limit of requests per minute. */
+  /** State of the limit of requests per minute after this request; null: the tenant has no such limit. */
   requests: Gauge | null;
   tokens: Gauge | null;
-  /** The request was counted; this decision is about its tokens. */
+  /** true: the request itself is counted already, and this decision is about its tokens. */
   isOfTokens?: true;
 }
 
@@ -51,9 +51,9 @@ interface Second {
 }
 
 interface Reservation {
-  /** The second in which its tokens were reserved. */
+  /** The second (since 1970) in which the request's tokens were reserved. */
   second: number;
-  /** 0 until the tokens are reserved. */
+  /** Reserved tokens; 0 until they are reserved. */
   tokens: number;
   leaseUntilMs: number;
 }
@@ -61,12 +61,12 @@ interface Reservation {
 export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
-  /** By month (`2026-11`); the month with the latest use is last. */
+  /** Tokens by month (such as `2026-11`). The month of the latest use comes last. */
   months: [string, number][];
   settled: [string, number][];
 }
 
-/** `value` undefined: the entry was deleted. */
+/** A changed entry. If `value` is undefined, the entry was deleted. */
 export interface QuotaChange {
   kind: keyof QuotaState;
   key: string | number;
@@ -95,10 +95,10 @@ class TrackedMap<Key, Value> extends Map<Key, Value> {
 }
 
 export class Quota {
-  /** In order of time, by whole seconds. */
+  /** Counts by whole seconds since 1970, in order of time. */
   readonly #seconds: TrackedMap<number, Second>;
   readonly #open: TrackedMap<string, Reservation>;
-  /** In order of time. */
+  /** Ids of settled requests → the time at which the id is dropped, in order of time. */
   readonly #settled: TrackedMap<string, number>;
   readonly #months: TrackedMap<string, number>;
   #lastMs = Number.POSITIVE_INFINITY;
@@ -119,7 +119,7 @@ export class Quota {
     };
   }
 
-  /** If `write` throws, its changes go to the next write, too. */
+  /** Passes all changes to `write`. If it throws, the next call passes them again. */
   writeChanges(write: (changes: QuotaChange[]) => void): void {
     const maps: Record<keyof QuotaState, TrackedMap<string | number, unknown>> = {
       ...{ seconds: this.#seconds, open: this.#open, months: this.#months, settled: this.#settled },
@@ -131,7 +131,7 @@ export class Quota {
     for (const kind of kinds) maps[kind].changed.clear();
   }
 
-  /** Admitted and not settled yet. */
+  /** Whether the request is admitted and not settled yet. */
   isOpen(id: string): boolean {
     return this.#open.has(id);
   }
@@ -140,7 +140,7 @@ export class Quota {
     return this.#settled.has(id);
   }
 
-  /** A refused request counts nowhere. Without tokens left in the month, all are refused. */
+  /** Admits a request. A request that a limit refuses is not counted. If the month has no tokens left, every request is refused. */
   admit(id: string, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
     const month = this.#monthTokens(nowMs);
@@ -187,7 +187,7 @@ export class Quota {
     };
   }
 
-  /** Extends the reservation of a request. False if the request is settled, or unknown. */
+  /** Extends the lease of a request's reservation. Returns false if the request is settled or unknown. */
   renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
     if (!reservation) return false;
@@ -200,8 +200,8 @@ export class Quota {
   }
 
   /**
-   * Ends a request that used `tokens`, of which the month counts `monthTokens`. Without a reservation they count in the present second.
-   * False, without an effect, if it was settled before. `isFinal` false only releases the reservation: a later call may bring the use.
+   * Ends a request that used `tokens`; `monthTokens` of them count in the month. Without a reservation, they count in the present second.
+   * Returns false, without an effect, if it was settled before. If `isFinal` is false, a later call may settle it again with its use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true, monthTokens = tokens): boolean {
     this.#expire(nowMs);
@@ -278,8 +278,8 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
-    // Ids are dropped in order of time, so one too far in the future would keep all ids after it. There may be many, so this runs only
-    // after the clock was set back.
+    // Settled ids are dropped in order of time, so an id with a time too far in the future would keep all ids after it. There may be many
+    // ids, so this runs only after the clock was set back.
     if (nowMs < this.#lastMs) {
       const maxMs = nowMs + settledMs;
       for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);
@@ -288,7 +288,7 @@ export class Quota {
   }
 }
 
-/** null if `requested` more fit beside `used`. `retryMs` is called with the limit's maximum. */
+/** The refusal by a limit; null if `used` and `requested` together fit. `retryMs` gets the limit's maximum and returns `retryAfterMs`. */
 function refusalOf(
   limit: keyof TenantLimits,
   limits: TenantLimits,
@@ -305,7 +305,7 @@ function endMs(second: number): number {
   return second * secondMs + windowMs;
 }
 
-/** `2026-11`, UTC. */
+/** The month in UTC, such as `2026-11`. */
 function monthOf(ms: number): string {
   return new Date(ms).toISOString().slice(0, 7);
 }

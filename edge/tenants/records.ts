@@ -1,4 +1,4 @@
-/** Reads the KV namespace and caches its records in the isolate. */
+/** Reads records from the KV namespace and caches them in the isolate. */
 import * as z from "zod";
 import {
   endPrefix,
@@ -29,7 +29,7 @@ export const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
 
-/** All names that begin with `prefix`, read page by page. */
+/** All names of records that begin with `prefix`. They are read page by page. */
 export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: string): AsyncGenerator<RecordName> {
   let cursor: string | undefined;
   do {
@@ -41,24 +41,24 @@ export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: stri
 
 /** How long a Cloudflare location caches a record, in seconds: KV's default. */
 export const cacheSeconds = 60;
-/** After `cacheSeconds`, an isolate accepts a revoked key for 1 s, or 2 s while it reads the record again. */
+/** After `cacheSeconds`, an isolate accepts a revoked key for 1 s more, or for 2 s while it reads the key's record again. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** A new key whose network is refused look-ups is accepted after the next listing. */
+/** If a network has used up its look-ups, a new key that it sends is accepted only after the next listing. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },
 };
-/** Absent names have a cache of their own, because anybody can invent them. */
+/** Maximum of cached records, and of names without a record. Such names have a cache of their own, because anybody can invent them. */
 const maxNames = 1000;
-/** Ten pages. Key records beyond them count as absent. */
+/** Maximum of listed names: ten pages. A key whose record is beyond them counts as unknown. */
 const maxListedNames = 10_000;
 
-/** `background`: the platform's waitUntil. */
+/** Reads and caches records. `background`: the platform's waitUntil. */
 export function createRecords(namespace: Namespace, now: () => number, background: (read: Promise<void>) => void) {
   const parts = { now, background };
   const found = new Map<string, Refreshed<unknown>>();
   const missing = new Map<string, Refreshed<unknown>>();
-  /** null: the names could not be listed. */
+  /** The names of all key records; null if they could not be listed. */
   const listing = new Refreshed<Set<string> | null>(parts, listingTimes);
 
   async function stored(name: string): Promise<unknown> {
@@ -78,16 +78,16 @@ export function createRecords(namespace: Namespace, now: () => number, backgroun
   }
 
   return {
-    /** Whether a record is cached, at any age. A cached absence does not count. */
+    /** Whether a record is cached, however old. A name that is cached as absent does not count. */
     isCached: (name: string) => found.has(name),
-    /** Whether the listing of key records, made at most once per 10 s, has the name. True without a listing. */
+    /** Whether the listing of key records has the name; true without a listing. The listing is made at most once in 10 s. */
     async mayHaveKey(name: string): Promise<boolean> {
-      // A request does not wait for the listing of another one.
+      // A request does not wait for a listing that another request began.
       if (listing.last === null && listing.isLoading) return true;
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
     },
-    /** `parse` gets null for an absent record, `storedKeySchema`'s input for a key. Rejects if it is neither readable nor cached. */
+    /** A record. `parse` gets null if it is absent, and `storedKeySchema`'s input for a key. Rejects if nothing is readable or cached. */
     async get<T>(name: string, parse: (stored: unknown) => T): Promise<T> {
       const cached = found.get(name) ?? missing.get(name) ?? new Refreshed<unknown>(parts, recordTimes);
       const record = await cached.get(async () => parse(await stored(name)));

@@ -1,7 +1,7 @@
 /**
  * Makes a tenant's own adapters again ("refits" them) when other artifacts are served: fitted parts from the kept examples, a memory from
- * the kept documents. An adapter changes in one write when all of it is made; until then it answers with its old artifacts. Refits are
- * not charged.
+ * the kept documents. When both are made, one write replaces the adapter; until then it answers with its old artifacts. Refits are not
+ * charged.
  */
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -12,16 +12,16 @@ import { type FitContent, fittedOf, isWaiting, type KeptExamples, wantedOf } fro
 import type { Encoder } from "./tenant-context.ts";
 import { replacedMs, type TenantMemories } from "./tenant-memories.ts";
 
-/** `postponed`: a try failed, and another follows. */
+/** `postponed`: a try failed, and another try follows. */
 export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
 
 interface RefitOptions {
-  /** When an adapter was last used; 0: unknown. */
+  /** When the adapter was last used, in milliseconds since 1970; 0: unknown. */
   usedMs(name: string): number;
   report(outcome: RefitOutcome): void;
 }
 
-/** Errors that every further try would meet. */
+/** Kinds of errors after which every further try would fail, too. */
 const finalKinds: ErrorKind[] = ["invalid_request", "context_length_exceeded", "adapter_quota_exceeded", "internal"];
 
 export class Refits {
@@ -36,7 +36,7 @@ export class Refits {
     this.#options = options;
   }
 
-  /** Refits all adapters of other artifacts, one after another, the last used first. True if some are left. Never rejects. */
+  /** Refits all adapters of other artifacts in turn, the last used first. Resolves to whether some are left. Never rejects. */
   async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
@@ -62,7 +62,7 @@ export class Refits {
     this.#options.report("begun");
   }
 
-  /** True when the adapter is made, or cannot be made. */
+  /** Resolves to true when the adapter is made, or when it cannot be made. */
   async #refit(record: AdapterRecord, manifestHash: string): Promise<boolean> {
     const { name, fitted, memory } = record;
     let isFinal = false;
@@ -87,7 +87,7 @@ export class Refits {
         console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
       }
       const now = this.#parts.records.find(name);
-      // The adapter was deleted meanwhile.
+      // The adapter was deleted while it was made.
       if (!now) return true;
       const before = now.refit ?? { manifestHash, made: null };
       this.#parts.records.change(name, { refit: { ...before, error: message, isFinal } });
@@ -96,12 +96,12 @@ export class Refits {
     }
   }
 
-  /** Fits an adapter's examples. The result stays in its refit until the memory is built, too. */
+  /** Fits an adapter's examples. The fitted parts stay in the record's `refit` until the memory is built, too. */
   async #fit({ name, fitted: before, refit }: AdapterRecord, manifestHash: string): Promise<void> {
     const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
     if (refit?.made) {
       if (refit.manifestHash === manifestHash) return;
-      // Other artifacts were published meanwhile, so nothing can use these parts.
+      // Other artifacts were published after these parts were fitted, so nothing can use them.
       records.change(name, { refit: null });
       await copies.deleteUnused(refit.made.hash, name);
     }
@@ -120,7 +120,7 @@ export class Refits {
     await copies.deleteUnused(made.hash, name);
   }
 
-  /** All of an adapter is made: its new fitted parts replace the old ones, in the present transaction. */
+  /** Called when the whole adapter is made. In the present transaction, its new fitted parts replace the old ones. */
   finish(name: string, manifestHash: string): void {
     const { records, copies, background } = this.#parts;
     const { fitted = null, refit = null } = records.find(name) ?? {};
@@ -129,11 +129,11 @@ export class Refits {
     records.change(name, { refit: null, fitted: made ?? fitted });
     this.#options.report("done");
     if (!made || !fitted || made.hash === fitted.hash) return;
-    // Not at once, because answers that began with the old parts still read them.
+    // The old parts are deleted later, because answers that began with them still read them.
     if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 
-  /** Cancels the running fit, because the tenant is erased. */
+  /** Cancels the fit that is running, because the tenant is erased. */
   abort(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
@@ -161,7 +161,7 @@ async function jobContent(
   };
 }
 
-/** Encodes a stored job again if other artifacts were published since. */
+/** The content of a stored job. If other artifacts were published after it was stored, its examples are encoded again. */
 export async function currentContent(encoder: Encoder, content: JobContent, nowMs: number): Promise<JobContent> {
   const manifestHash = await encoder.served();
   const { request, examples } = content;

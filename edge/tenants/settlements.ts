@@ -1,7 +1,7 @@
 /**
- * Counts the use of requests with their ledgers, and reports it. While a call to a ledger is on its way, further settlements form a group
- * for the next call, because each call and commit costs about as much CPU as a short answer. A Durable Object stores a group that its
- * ledger does not confirm, and its alarm sends it again. Ledgers count each settlement once.
+ * Counts the use of requests with their ledgers, and reports it. While a call to a ledger is under way, further settlements form a group
+ * for the next call, because each call and commit costs about as much CPU as a short answer. If the ledger does not confirm a group, a
+ * Durable Object stores it, and its alarm sends it again. Ledgers count each settlement once.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause } from "../platform/clock.ts";
@@ -15,15 +15,15 @@ import {
 } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
-/** Timeout of the ledger's confirmation, in milliseconds; then the settlement is stored for another try. */
+/** How long a ledger may take to confirm, in milliseconds. After that, the settlement is stored for another try. */
 const confirmMs = 1000;
 const firstRetryMs = 1000;
-/** Longest pause between two tries; a ledger remembers a settled id for longer (`settledMs`). */
+/** Longest pause between two tries, in milliseconds. A ledger keeps a settled id for longer (`settledMs`). */
 const maxRetryMs = 120_000;
-/** Delays before a Worker's second and third try, within which the platform restarts an object elsewhere. */
+/** Delays before a Worker's second and third try, in milliseconds. Within them, the platform restarts a lost object elsewhere. */
 const workerRetryMs = [200, 2000];
 
-/** A Worker has no storage, so it tries three times. */
+/** A recorder for Workers. A Worker has no storage, so it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
     async record(request, consumed) {
@@ -42,7 +42,7 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Settlements of one call to a ledger. */
+/** The settlements that one call to a ledger brings. */
 interface Group {
   id: string;
   settlements: Settlement[];
@@ -60,7 +60,7 @@ interface SettlementParts {
 
 export class Settlements implements UseRecorder {
   readonly #parts: SettlementParts;
-  /** By tenant: the group that is on its way or comes next. */
+  /** By tenant, the group that is being sent, or the next group. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
@@ -91,7 +91,7 @@ export class Settlements implements UseRecorder {
     return group;
   }
 
-  /** Resolves when the ledger has confirmed the group, or it is stored for another try. */
+  /** Sends a group. Resolves when the ledger has confirmed it, or when it is stored for another try. */
   async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
@@ -99,7 +99,7 @@ export class Settlements implements UseRecorder {
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
-      // After a late confirmation, the use is reported here: the stored group, sent again, then adds nothing.
+      // If the ledger confirms late, the use is reported here. The stored group is sent again, but the ledger then charges nothing for it.
       const ignore = () => undefined;
       charged.then((late) => this.#reportDue(tenant, late), ignore);
       await this.#ensureRetry();
@@ -118,7 +118,7 @@ export class Settlements implements UseRecorder {
     if (due.length > 0) this.#parts.report(tenant, [...summed.values()]);
   }
 
-  /** Stores a settlement in the present transaction, then sends it. */
+  /** Stores a settlement in the present transaction, then sends all stored groups. */
   async store(request: AdmittedRequest, consumed: Consumption): Promise<void> {
     this.#store(request.requestId, request.tenant, [{ request, consumed: [consumed] }]);
     await this.#ensureRetry();
@@ -138,7 +138,7 @@ export class Settlements implements UseRecorder {
     this.#parts.storage.sql.exec("DELETE FROM unsettledGroups");
   }
 
-  /** Sends the stored groups, and sets the alarm if one fails. The alarm calls this last. */
+  /** Sends the stored groups, and sets the alarm if one fails. The alarm calls this as its last step. */
   async retry(): Promise<void> {
     type Row = { id: string; tenant: string; settlements: string };
     const stored = this.#parts.storage.sql.exec<Row>("SELECT * FROM unsettledGroups").toArray();
@@ -156,7 +156,7 @@ export class Settlements implements UseRecorder {
   }
 }
 
-/** Writes an event for each model and centroid, if the deployment has a dataset. */
+/** Returns a function that writes an event for each model and centroid, if the deployment has a dataset for events. */
 export function usageReport({ USAGE_EVENTS }: { USAGE_EVENTS?: AnalyticsEngineDataset }): ReportUse {
   return (tenant, consumed) => {
     for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {

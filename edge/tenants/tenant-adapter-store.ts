@@ -32,17 +32,17 @@ import { TenantFiles } from "./tenant-files.ts";
 import { type Changed, type DocumentChange, type JobOutcome, TenantMemories } from "./tenant-memories.ts";
 import { type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
-/** Longest pause before a job is tried again, in milliseconds: a restarting backend is back soon. */
+/** Longest pause before a job is tried again, in milliseconds. A backend that restarts accepts jobs again soon. */
 const maxJobRetryMs = 60_000;
-/** Interval of checks for other artifacts, in milliseconds: less than ARTIFACT_GRACE_MS, for which backends keep old ones. */
+/** Interval between checks for other artifacts, in milliseconds: less than ARTIFACT_GRACE_MS, the time for which backends keep old ones. */
 const servedCheckMs = 600_000;
-/** How long an alarm waits for jobs. The platform ends it after 15 minutes; the next one continues them. */
+/** How long an alarm waits for jobs, in milliseconds. The platform ends an alarm after 15 minutes; the next alarm continues the jobs. */
 const alarmMs = 600_000;
-/** Delay of the alarm that continues a job whose object was lost while a request waited for it. */
+/** Delay of the alarm, in milliseconds, that continues a job if the object is lost while a request waits for the job. */
 const jobAlarmMs = 60_000;
 
 export abstract class TenantAdapterStore extends DurableObject<Env> {
-  /** A test may set another clock. */
+  /** The clock. A test may set another one. */
   now = () => Date.now();
   protected abstract readonly encoder: Encoder;
   protected abstract readonly refitted: (outcome: RefitOutcome) => void;
@@ -92,12 +92,12 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     if (parts.records.withJobs().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
-  /** null if the list (record-lists.ts) has no such record. */
+  /** A record of a list (record-lists.ts); null if the list has no such record. */
   record(list: string, id: string): object | null {
     return this.#parts.lists.find<object>(list, id);
   }
 
-  /** null if the list has no record `after`. */
+  /** A page of a list; null if the list has no record `after`. */
   page(list: string, request: PageRequest): Page<object> | null {
     return this.#parts.lists.page<object>(list, request);
   }
@@ -136,13 +136,13 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return adapterOf(this.#memories.withProgress(record));
   }
 
-  /** `embeddings`: of prompts, [S, P]. */
+  /** The adapters nearest to prompts. `embeddings`: the prompts' embeddings, [S, P]. */
   nearest(embeddings: Float32Array[], manifestHash: string): NearestAdapters {
     this.ctx.waitUntil(this.refitLater(manifestHash));
     return this.#parts.records.ranked.nearest(embeddings, manifestHash, (name) => this.find(name)!);
   }
 
-  /** Has the alarm refit adapters of other manifests, unless it runs, or a retry is due soon. */
+  /** Has the alarm refit adapters of other manifests, unless the alarm runs already, or is due for a retry soon. */
   async refitLater(served: string): Promise<void> {
     const times = { delayMs: 0, maxDelayMs: maxJobRetryMs };
     if (!this.#isAlarm && this.#parts.records.ranked.isAnyWaiting(served))
@@ -153,7 +153,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.documentsOf(name);
   }
 
-  /** Stores changed documents and the job that builds their memory, or returns why not. `isNew`: the adapter must not exist. */
+  /** Stores changed documents and the job that builds their memory, or returns a refusal. `isNew`: the adapter must not exist yet. */
   async changeDocuments(name: string, change: DocumentChange, isNew: boolean): Promise<Changed | Refused> {
     const absent = refused("adapter_not_found", `You have no adapter ${name}.`);
     const refusal = () => (isNew ? this.roomFor(name) : this.#parts.records.find(name) ? null : absent);
@@ -162,19 +162,19 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.change(name, change, refusal);
   }
 
-  /** Resolves when the memory is built or cannot be. */
+  /** Runs the job of an adapter's memory. Resolves to its outcome. */
   build(name: string): Promise<JobOutcome> {
     return this.#memories.build(name);
   }
 
-  /** Has the alarm run all jobs. */
+  /** Sets the alarm, which runs all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
-    // The new alarm waits for the present one, which may take minutes. So the jobs are started here.
+    // The new alarm waits until the present alarm ends, which may take minutes. So the jobs are started here.
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
-  /** Runs the three kinds of jobs in parallel, jobs of one kind in sequence. Resolves to whether each kind has some left. */
+  /** Runs the three kinds of jobs in parallel, jobs of one kind in sequence. Resolves to whether each kind has jobs left. */
   #work(): Promise<boolean[]> {
     const passOf = (part: TuningJobs | Refits) => {
       const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));
@@ -184,19 +184,19 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return Promise.all([this.#memories.runAll(), passOf(this.#jobs), passOf(this.#refits)]);
   }
 
-  /** Gives up the job with this hash. Deletes an adapter that has nothing else. */
+  /** Cancels the job with this hash. Deletes the adapter if it has nothing else. */
   abandon(name: string, hash: string): Promise<void> {
     return this.#memories.abandon(name, hash);
   }
 
-  /** A memory's documents for a backend, which may then have a copy: gzipped JSON. null if no adapter had this hash within `replacedMs`. */
+  /** A memory's documents, gzipped JSON, for a backend that may then have a copy. null if they were not kept or are deleted. */
   async texts(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const texts = await this.#memories.texts(hash);
     if (texts) this.#parts.copies.note(memoryPrefix + hash, copy, this.now());
     return texts;
   }
 
-  /** null if there is room for an adapter of this name. */
+  /** null if an adapter of this name can be added; otherwise the refusal. */
   roomFor(name: string, param = "name"): Refused | null {
     const { records, copies } = this.#parts;
     if (copies.isJustErased()) return refused("adapter_not_found", "The tenant was erased while this was made.");
@@ -210,7 +210,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has it deleted. */
+  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has the backend delete it. */
   async add(
     { name, keep }: Pick<AdapterRecord, "name" | "keep">,
     content: FitContent,
@@ -235,7 +235,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /** Removes an adapter and its unshared copies. Returns how many backends have not confirmed that; null: no such adapter. */
+  /** Removes an adapter and its unshared copies. Resolves to the number of backends yet to confirm it; null: no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);
@@ -245,11 +245,11 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     this.#memories.deleteUnkept();
     sealed.delete(examplesOf(name));
     const unused = copiesOf(record).filter((copy) => records.isUnused(copy));
-    // Replaced sets that would stay for a while are deleted now, too.
+    // Replaced sets and fitted parts, which would stay for a while, are deleted now, too.
     return copies.deleteNow([...new Set([...unused, ...copies.laterOf(name)])], name);
   }
 
-  /** An adapter's file for a backend, which may then have a copy. null as for `texts`. */
+  /** An adapter's file, for a backend that may then have a copy. null if the file is deleted. */
   async file(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const compressed = await this.#parts.sealed.compressed(hash, "file");
     if (compressed) this.#parts.copies.note(hash, copy, this.now());
@@ -260,7 +260,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#parts.copies.pendingDeletions();
   }
 
-  /** Erases everything of the tenant, also at the backends of its jurisdiction. */
+  /** Erases all data of the tenant, also at the backends of its jurisdiction. */
   async erase(): Promise<ErasedCopies & { adapters: number }> {
     const { records, copies, sealed, lists } = this.#parts;
     const adapters = records.count;

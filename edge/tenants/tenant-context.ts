@@ -9,7 +9,7 @@ import type { SealedStore } from "./sealed-store.ts";
 
 /** Encodes texts with the artifacts of a manifest. */
 export interface Encoder {
-  /** Hash of the served manifest. */
+  /** Hash of the manifest that is served. */
   served(): Promise<string>;
   documents(manifestHash: string, documents: Documents): Promise<Pick<NewDocument, "tokens" | "embedding">[]>;
   examples(
@@ -26,11 +26,11 @@ export interface TenantContext {
   lists: RecordLists;
   sealed: SealedStore;
   encoder(): Encoder;
-  /** By address, in the tenant's jurisdiction. */
+  /** Clients of the backends in the tenant's jurisdiction, by address. */
   clients(): ReadonlyMap<string, BackendClient>;
   now(): number;
   newId(): string;
   background(work: Promise<unknown>): void;
-  /** Stores use in the present transaction, and sends it to the ledger. */
+  /** Stores a use in the present transaction, then sends it to the ledger. */
   count(request: AdmittedRequest, consumed: Consumption): void;
 }

@@ -1,7 +1,7 @@
 /**
- * The memories of a tenant's own adapters: their documents, and the jobs that have a backend build a memory of them. A job is stored
- * until it is done, and an alarm continues it, so it survives the loss of the object or of the backend, which resumes what it had begun.
- * A change makes a new set of documents with a new hash; the old set serves until the new one is built.
+ * The memories of a tenant's own adapters: their documents, and the jobs in which a backend builds a memory of them. A job is stored until
+ * it is done, and an alarm continues it. So it survives the loss of the object, and of the backend, which resumes what it had begun. A
+ * change makes a new set of documents with a new hash; the old set answers until the memory of the new one is built.
  */
 import type { Documents } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -16,31 +16,31 @@ import { gunzippedText, jsonBytes } from "./sealed-store.ts";
 
 export interface DocumentChange {
   manifestHash: string;
-  /** Gzipped JSON of NewDocument[]: a message between objects has at most 32 MiB. */
+  /** Added documents: gzipped JSON of NewDocument[], because a message between objects has at most 32 MiB. */
   added?: Uint8Array | null;
-  /** Name of a document to remove. */
+  /** Name of the removed document. */
   removed?: string;
-  /** Maximum tokens of all the tenant's memories. */
+  /** Maximum tokens of all memories of the tenant; null or absent: no limit. */
   maxTenantTokens?: number | null;
-  /** The charge of the added documents. */
+  /** The charge for the added documents. */
   charge?: Charge;
-  /** For a new adapter. false: its documents are deleted once the memory is built. */
+  /** Only for a new adapter. false: its documents are deleted once the memory is built. */
   keep?: boolean;
 }
 
 export interface Changed {
   hash: string;
-  /** Replaces a job that was not done, and includes its documents. */
+  /** Whether the new job replaces a job that was not done. The new job then includes the documents of the old one. */
   joinsJob: boolean;
 }
 
-/** `queued`: no backend takes the job now, for the reason in `error`; the alarm tries again. */
+/** `queued`: no backend accepts the job now; `error` has the reason, and the alarm tries again. */
 export interface JobOutcome {
   status: "ready" | "queued" | "failed" | "cancelled";
   error: Refused | null;
 }
 
-/** How long a replaced set stays: answers that began with it still read it. */
+/** How long a replaced set is kept, in milliseconds, because answers that began with it still read it. */
 export const replacedMs = 600_000;
 
 interface RunningJob {
@@ -53,17 +53,17 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
-  /** Settles when the last change has taken effect; the next one waits for it. */
+  /** Settles when the last change has taken effect. The next change waits for this. */
   #changes: Promise<unknown> = Promise.resolve();
   readonly #running = new Map<string, RunningJob>();
 
-  /** `ready`: called in the transaction that stores a new memory. */
+  /** `ready`: called in the transaction that stores the new memory of an adapter. */
   constructor(parts: TenantParts, ready: (name: string, manifestHash: string) => void) {
     this.#parts = parts;
     this.#ready = ready;
   }
 
-  /** Adds the progress of its job, if that runs. */
+  /** Adds the progress of the adapter's job to its record, if the job is running. */
   withProgress(record: AdapterRecord): AdapterRecord {
     const job = record.memory?.job;
     const running = this.#running.get(record.name);
@@ -72,7 +72,7 @@ export class TenantMemories {
     return { ...record, memory: { ...record.memory!, job: shown } };
   }
 
-  /** The documents in use or, without any, those of the job. */
+  /** The documents that answers use; if there are none, those of the job. */
   async documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
     const memory = this.#memoryOf(name);
     const set = memory?.ready ?? memory?.job ?? null;
@@ -80,7 +80,7 @@ export class TenantMemories {
     return records.map(({ embedding, ...record }) => record);
   }
 
-  /** Gzipped JSON of a memory's documents; null if there are none. */
+  /** A memory's documents as gzipped JSON; null if there are none. */
   texts(hash: string): Promise<Uint8Array | null> {
     return this.#parts.sealed.compressed(memoryPrefix + hash, "texts");
   }
@@ -93,7 +93,7 @@ export class TenantMemories {
     return this.#parts.records.find(name)?.memory ?? null;
   }
 
-  /** Stores changed documents as a job. `refusal` is called before the work and before the change takes effect. */
+  /** Stores changed documents as a job. `refusal` is called twice: before the work, and again before the change takes effect. */
   change(name: string, change: DocumentChange, refusal: () => Refused | null): Promise<Changed | Refused> {
     const changed = this.#changes.then(() => this.#change(name, change, refusal));
     this.#changes = changed.catch(() => undefined);
@@ -170,7 +170,7 @@ export class TenantMemories {
     const now = adapters.find(name);
     const memory = now?.memory ?? null;
     const refusedLast = refusal();
-    // Meanwhile the adapter was deleted, or its documents changed; then this change begins again.
+    // The adapter was deleted, or its documents changed meanwhile. If they changed, this change begins again.
     if (refusedLast !== null || wantedOf(memory)?.hash !== current?.hash) {
       if (adapters.isUnused(copy)) sealed.delete(copy);
       return refusedLast ?? this.#change(name, change, refusal);
@@ -207,7 +207,7 @@ export class TenantMemories {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Runs or awaits an adapter's job. Never rejects. */
+  /** Runs an adapter's job, or waits for it if it runs already. Never rejects. */
   build(name: string): Promise<JobOutcome> {
     const job = this.#memoryOf(name)?.job ?? null;
     const known = this.#running.get(name);
@@ -223,7 +223,7 @@ export class TenantMemories {
     return outcome;
   }
 
-  /** Resolves to whether some jobs are left. */
+  /** Runs all jobs, one after another. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     let areLeft = false;
     for (const { name } of this.#parts.records.withJobs()) {
@@ -253,7 +253,7 @@ export class TenantMemories {
             },
           });
           isMade = true;
-          // Documents that are not kept cannot be sent later, so every backend builds the memory now.
+          // Documents that are not kept cannot be sent to a backend later, so all backends build the memory now.
           if (records.find(name)?.keep !== false) break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
@@ -294,7 +294,7 @@ export class TenantMemories {
     if (records.isUnused(copy)) await copies.retire(copy, name, replacedMs);
   }
 
-  /** Gives up the job with this hash, unless another has replaced it. */
+  /** Cancels the job with this hash, unless another job has replaced it. */
   async abandon(name: string, hash: string): Promise<void> {
     const record = this.#parts.records.find(name);
     if (record?.memory?.job?.hash !== hash) return;
@@ -305,7 +305,7 @@ export class TenantMemories {
     await this.#parts.copies.deleteUnused(memoryPrefix + hash, name);
   }
 
-  /** Cancels the job of an adapter that is deleted. Charges its documents if a backend has begun on them. */
+  /** Cancels the job of an adapter that is being deleted. If a backend has begun to read its documents, they are charged. */
   cancel(record: AdapterRecord): void {
     const job = this.withProgress(record).memory?.job;
     if (job) this.#count(job.charges, job.builtTokens > 0 ? "consumed" : "otherwise");
@@ -317,7 +317,7 @@ export class TenantMemories {
     for (const { abort } of this.#running.values()) abort.abort();
   }
 
-  /** Deletes the documents of ready memories that no adapter keeps or builds. */
+  /** Deletes the documents of ready memories, except documents that an adapter keeps or that a job needs. */
   deleteUnkept(): void {
     const all = this.#parts.records.list();
     const wanted = new Set(

@@ -1,6 +1,6 @@
 /**
- * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until the job ends. The object's alarm runs it,
- * so it survives the loss of the object, and of the backend, which then starts again. It is charged once, at its end.
+ * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until the job ends. The object's alarm runs it, so
+ * it survives the loss of the object. If its backend is lost, the job starts anew. A job is charged once, at its end.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
@@ -15,26 +15,26 @@ import { jsonBytes } from "./sealed-store.ts";
 
 export interface TuningJob {
   id: string;
-  /** Unix times in seconds. */
+  /** Times of the job's creation and end: Unix times in seconds. */
   created: number;
   finished: number | null;
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   error: Pick<Refused, "kind" | "message" | "param"> | null;
   model: string;
-  /** The adapter's name. */
+  /** Name of the adapter that the job makes. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
   seed: number;
   metadata: Record<string, string> | null;
-  /** False: the adapter's examples are not kept. */
+  /** false: the adapter's examples are not kept. */
   keep?: boolean;
   examples: number;
-  /** Tokens of the examples, those of the validation file included. */
+  /** Tokens of all examples, with those of the validation file. */
   tokens: number;
-  /** The request that created the job and is charged its tokens. */
+  /** The request that created the job; the job's tokens are charged to it. */
   request: AdmittedRequest;
-  /** null if none were charged, or not yet. */
+  /** Charged tokens; null if none were charged, or none yet. */
   trainedTokens: number | null;
 }
 
@@ -43,7 +43,7 @@ export interface JobEvent {
   created: number;
   level: "info" | "warn" | "error";
   message: string;
-  /** The message's figures, if any. */
+  /** The figures of the message; null if it has none. */
   data: Record<string, unknown> | null;
 }
 
@@ -54,7 +54,7 @@ interface AdapterStore {
   buildLater(): Promise<void>;
 }
 
-/** A job fails if no backend takes it within this time. */
+/** A job fails if no backend accepts it within this many seconds. */
 const maxJobSeconds = 86_400;
 const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
 
@@ -73,7 +73,7 @@ export class TuningJobs {
     const refusedFirst = this.#refusal(job.name);
     if (refusedFirst) return refusedFirst;
     const store = await sealed.seal(job.id, { content: jsonBytes(content) });
-    // A repeated request may have stored it.
+    // A repeated request may have stored the job meanwhile.
     if (lists.find(jobsList, job.id)) return null;
     const refusedLast = this.#refusal(job.name);
     if (refusedLast) return refusedLast;
@@ -113,17 +113,17 @@ export class TuningJobs {
     return refused("invalid_request", message, "suffix");
   }
 
-  /** null if the job has ended, or there is none. */
+  /** Cancels a job and returns it; null if the job has ended, or if there is none of this id. */
   cancel(id: string): TuningJob | null {
     const job = this.#open(id);
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // Charged if a backend has begun it, as when a client disconnects.
+    // The job is charged if a backend has begun it, as when a client disconnects.
     return this.#end(job, "cancelled", job.status === "running");
   }
 
-  /** Cancels the running job, because the tenant is erased. */
+  /** Cancels the job that is running, because the tenant is erased. */
   abort(): void {
     this.#running?.abort.abort();
   }
@@ -132,7 +132,7 @@ export class TuningJobs {
     return this.#all().some(isOpen);
   }
 
-  /** Runs all open jobs in sequence. Resolves to whether some are left. */
+  /** Runs all open jobs, one after another. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
@@ -175,7 +175,7 @@ export class TuningJobs {
       if (kind === "internal")
         console.warn(JSON.stringify({ level: "warn", event: "job_failed", cause: String(thrown) }));
       this.#tell(id, "error", `The job has failed: ${message}`);
-      // Charged if the adapter was made, but had no room.
+      // The job is charged if its adapter was made, even if there was no room to add it.
       this.#end({ ...job, error: { kind, message, param } }, "failed", isMade);
     } finally {
       this.#running = null;
@@ -208,7 +208,7 @@ export class TuningJobs {
     return ended;
   }
 
-  /** Adds an event, unless the latest one has the same message. */
+  /** Adds an event to a job, unless the job's latest event has the same message. */
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
     const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;
