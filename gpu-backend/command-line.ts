@@ -38,7 +38,7 @@ export function parsedOptions<Options extends object>(command: Command): Options
   return command.parse().opts<Options>();
 }
 
-/** Signals within this many milliseconds count as one: infra/bootstrap.mjs may pass on a signal that this process gets itself, too. */
+/** Signals within this many milliseconds count as one: infra/bootstrap.mjs may pass on a signal that this process has received directly. */
 const sameRequestMs = 500;
 
 /** Calls `stop` at each request to end this process. `now` is a clock in milliseconds. */
@@ -65,7 +65,7 @@ function inOneSentence(text: string): string {
 function fail(command: Command, error: unknown): never {
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(`${command.name()}: ${message}\n`);
-  // An action that checks its arguments throws this.
+  // An action throws InvalidArgumentError if it checks its arguments itself.
   if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
@@ -75,7 +75,7 @@ function endOfReader({ code }: NodeJS.ErrnoException): void {
   process.exit(code === "EPIPE" ? exitCodes.brokenPipe : exitCodes.failed);
 }
 
-/** The value of an option. Throws InvalidArgumentError. */
+/** Parses the value of an option, a whole number of 1 or more. Throws InvalidArgumentError. */
 export function count(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
@@ -88,7 +88,7 @@ export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
 }
 
-/** Rejects with an Error that names the file if it cannot be read. */
+/** Reads a file as text. If it cannot be read, rejects with an Error that names the file. */
 export async function readText(file: string): Promise<string> {
   return readFile(file, "utf8").catch((cause: Error) => {
     throw new Error(`${file} cannot be read: ${cause.message}`, { cause });

@@ -18,7 +18,7 @@ export const chunkTokens = 128;
 const storedBytes = (mebibytes: number, what: string) =>
   integer(1, 2 ** 50, mebibytes * MiB, `Bytes of ${what} in DATA_DIR, at most; beyond, what was used longest ago goes`);
 
-/** All settings, by environment variable. All but secrets are flags, too. */
+/** All settings, by environment variable. Each setting, except the secrets, is a flag, too. */
 export const environmentSchema = z.object({
   BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
   BACKEND_PORT: integer(0, 65_535, 8788, "Port to listen on; 0 lets the system choose"),
@@ -39,7 +39,7 @@ export const environmentSchema = z.object({
     "int8",
     "How weights are stored: int8 rounded, and fastest at many sequences and long prompts; exact as the file has them",
   ),
-  // The CPU is the default, because only there results never depend on the batch.
+  // The CPU is the default, because only on the CPU do results never depend on the batch.
   DEVICE: choice(
     ["cpu", "webgpu", "software"],
     "cpu",
@@ -129,7 +129,7 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
-    /** null: what the memory limit leaves. */
+    /** null: as many as the memory limit leaves (memory-plan.ts). */
     kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     memoryCacheBytes: values.MEMORY_CACHE_BYTES,
@@ -144,15 +144,15 @@ export function readConfig(
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
     stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,
-    /** A call must be signed with one of these; without any, calls need no signature. */
+    /** A call must be signed with one of these secrets. If there are none, calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
   };
 }
 
 /**
- * Environment variables that child processes of the backend inherit: those of the loader, the allocator, Node, threads and GPU drivers.
- * Settings reach a child in its first message. Secrets stay in the parent, because a native fault may write a child's memory to a core
- * dump.
+ * Environment variables that child processes of the backend inherit: those of the dynamic loader, the memory allocator, Node, threads and
+ * GPU drivers. Settings reach a child in its first message. Secrets stay in the parent, because a native fault may write a child's memory
+ * to a core dump.
  */
 const childVariables = [
   /^(PATH|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|SYSTEMROOT|WINDIR|TMPDIR|TEMP|TMP|TZ|LANG|LC_\w+)$/i,
@@ -194,7 +194,7 @@ export function readHubConfig(environment: Record<string, string | undefined> = 
 export function useProxyOfEnvironment(environment: Record<string, string | undefined> = process.env): void {
   const wanted = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"].find((name) => environment[name]);
   if (!wanted) return;
-  // Node has the function from 24.14 on.
+  // Node has `setGlobalProxyFromEnv` from version 24.14 on.
   if (!http.setGlobalProxyFromEnv) throw new Error(`${wanted} is set; Node 24.14 or newer is needed to go through it`);
   http.setGlobalProxyFromEnv(environment);
 }

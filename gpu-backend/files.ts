@@ -33,7 +33,7 @@ export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename
 
 export const unfinishedPrefix = ".unfinished-";
 
-/** Creates the file's folder if it is missing. If it rejects with the system's error, the old file is unchanged. */
+/** Replaces a file as a whole. Creates its folder if it is missing. If it rejects with the system's error, the old file is unchanged. */
 export async function writeWhole(
   path: string,
   content: Uint8Array | string,
@@ -64,7 +64,7 @@ export async function writeIfDifferent(path: string, content: Uint8Array): Promi
   return true;
 }
 
-/** Removes unfinished writes that began before `beforeMs` (Unix milliseconds): their processes were killed. Ignores errors. */
+/** Removes unfinished writes of killed processes: those that began before `beforeMs` (Unix milliseconds). Ignores errors. */
 export async function removeUnfinished(folder: string, beforeMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {
     if (!name.startsWith(unfinishedPrefix)) continue;

@@ -17,7 +17,7 @@ export class LruCache<Value> {
     return this.#entries.size;
   }
 
-  /** The least recently used first. */
+  /** The keys, the least recently used first. */
   get keys(): string[] {
     return [...this.#entries.keys()];
   }

@@ -1,4 +1,4 @@
-/** The backend: HTTP here, and an engine process for each set. Prints one JSON line when it serves. A second signal ends it at once. */
+/** The backend: serves HTTP and starts an engine process for each set. Prints one JSON line when ready. A second signal ends it at once. */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
@@ -66,7 +66,7 @@ async function run(config: BackendConfig): Promise<void> {
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
-  // Logged before the model is loaded, in case the process does not survive that.
+  // Logged before the model is loaded, because the process may not survive the loading.
   if (isTooMuch) log("warn", "memory", memoryFields);
   const environment = childEnvironment();
   const device = await checkDevice(config, environment);
@@ -143,16 +143,16 @@ async function run(config: BackendConfig): Promise<void> {
     leave(0);
   };
   onStopRequest(now, (signal) => void shutDown(signal));
-  // The backend ends with a parent that forked it.
+  // If another process forked the backend, the backend ends with that process.
   process.once("disconnect", () => leave(0));
   process.channel?.unref();
 
-  // Published artifacts are preferred to the model's own.
+  // Published artifacts are preferred to those of the model folder.
   try {
     await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
   } catch (error) {
-    // The signal may have ended the starting engine, too.
+    // The signal that closes the backend may also have ended an engine during its start. Then the error is expected.
     if (isClosing) return;
     throw error;
   }
@@ -164,7 +164,7 @@ async function run(config: BackendConfig): Promise<void> {
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
 }
 
-/** The host's name, as far as it can be part of a process name, with a random ending, because a host may run several backends. */
+/** A name for this process: the host's name in allowed characters, and a random ending, because a host may run several backends. */
 function newName(): string {
   const host = hostname()
     .toLowerCase()

@@ -1,4 +1,4 @@
-/** An adapter as the engine applies it. generated/ and own/ make adapters. */
+/** An adapter as the engine applies it. The folders generated/ and own/ make adapters. */
 import type { WeightedChange } from "../runtime/step.ts";
 
 /** Approximate bytes of an adapter without its arrays: an object, two strings, headers of typed arrays. */
@@ -7,27 +7,27 @@ export const recordBytes = 512;
 export interface Adapter {
   /** SHA-256 of everything that determines the adapter. */
   readonly hash: string;
-  /** Gates of the bank, [Q]; null if all are zero. */
+  /** Gates of the bank's Q directions, [Q]; null if all are zero. */
   readonly gates: Float32Array | null;
-  /** A tenant's own adapter: changes of hidden states. */
+  /** Changes of hidden states, which only a tenant's own adapter makes. */
   readonly changes: readonly WeightedChange[];
-  /** Factor of a centroid's gates, which are added to the static adapter's. */
+  /** Factor of a centroid's part of the gates, to which the static adapter's gates are added (hyper-network.ts). */
   readonly scale: number;
   readonly bytes: number;
 }
 
 /** Makes adapters by the id of a centroid or of an own adapter. */
 export interface AdapterSource {
-  /** Makes no adapter. null for an unknown id. */
+  /** Returns the adapter's hash without making the adapter; null for an unknown centroid. */
   hashOf(id: string): string | null;
   /** Throws an Error for an unknown id. */
   generate(id: string): Promise<Adapter>;
 }
 
-/** The effect of an adapter, or of a mixture, on a row of the head. */
+/** What an adapter, or a mixture of adapters, changes in one row of the head. */
 export type RowAdapter = Pick<Adapter, "gates" | "changes">;
 
-/** The weighted mean of adapters, and so of their gates; null if none has weight. Weights add up to less than 1 if the base has some. */
+/** The weighted mean of adapters' gates and changes; null if none has weight. If the base has weight, the sum of `weights` is below 1. */
 export function meanAdapter(adapters: readonly RowAdapter[], weights: readonly number[]): RowAdapter | null {
   const used = adapters.flatMap((adapter, j) => (weights[j] > 0 ? [{ ...adapter, weight: weights[j] }] : []));
   if (used.length === 0) return null;

@@ -6,13 +6,13 @@ import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Ids of the adapters that a sequence needs: those of its mixture or, without one, that of its micro-batch. */
+/** Ids of the adapters that a sequence needs: its mixture's adapters or, without a mixture, its micro-batch's adapter. */
 export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/** Opens a sequence's memories and, if it wants passages, their passages. Throws a ServiceError if a memory is not found. */
+/** Opens a sequence's memories and, if the request wants passages, their passage indexes. Throws a ServiceError for a missing memory. */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,
@@ -27,7 +27,7 @@ export async function acquireMemories(
   }
 }
 
-/** Opens the grammar of a sequence's text, if it has one. `changed` is as in Grammars.open. Throws a ServiceError. */
+/** Opens the grammar that a sequence's text must follow, if there is one. `changed` is as in Grammars.open. Throws a ServiceError. */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

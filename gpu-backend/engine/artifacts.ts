@@ -24,7 +24,7 @@ export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/** The caller closes the model. Throws an Error that names the faulty file, with the found and the expected value. */
+/** The caller must close the returned model. Throws an Error that names the faulty file, with the found and the expected value. */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
@@ -54,7 +54,7 @@ export async function readTokenizer(directory: string, manifest: Manifest): Prom
   return tokenizer;
 }
 
-/** A set may have a shorter context than its model, and more stop ids. */
+/** Throws an Error if the manifest was made for another model. The manifest may have a shorter context, and more stop ids. */
 function checkModel({ model: wanted }: Manifest, { config, weightsFile, weightsHash }: Base): void {
   requireEqual(`${weightsFile}: SHA-256`, weightsHash, wanted.weights);
   requireEqual("the model's vocabulary size", config.vocabularySize, wanted.vocabularySize);

@@ -39,18 +39,18 @@ export interface EngineParts {
   memories?: { cache: MemoryCache; rule: MemoryRule };
   /** null: no keys and values of prompts are reused. */
   prefixCache: PrefixCache | null;
-  /** Absent: sequences with a form for their text are refused. */
+  /** Absent: sequences whose text is held to a form (a JSON Schema or tool calls) are refused. */
   grammars?: Grammars;
   limits: PlanLimits;
   textPieceOf: Vocabulary["textPieceOf"];
   /** A monotonic clock, in milliseconds. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
-  /** `step` has something to do. */
+  /** Called when `step` has something to do. */
   queued?(): void;
-  /** A pass has finished; more of its phase may follow before `emit`. */
+  /** Called when a pass has finished. More passes of its phase may follow before `emit`. */
   progressed?(): void;
-  /** A sequence ended because it cannot be computed. `error.cause` is the thrown value. */
+  /** Called when a sequence has ended because it cannot be computed. `error.cause` is the thrown value. */
   faulted?(error: ServiceError): void;
 }
 
@@ -137,7 +137,7 @@ export class Engine {
     for (const id of ids) if (this.#open.has(id)) this.#ending.set(id, error);
   }
 
-  /** Drops a tenant's memory, or all of the tenant's (null), and ends the sequences that read it in `memory_deleted`. */
+  /** Drops a tenant's memory `hash` or, if it is null, all the tenant's memories. Ends sequences that read them in `memory_deleted`. */
   dropMemory(tenant: string, hash: string | null): void {
     this.#parts.memories?.cache.delete(tenant, hash);
     for (const { id, request } of this.#open.values()) {
@@ -152,7 +152,7 @@ export class Engine {
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // Without work, all running sequences await their grammars, and the waiting ones need the slots or memory that these hold.
+    // If nothing can run, all running sequences await their grammars, and waiting ones need slots or memory that running sequences hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
@@ -162,7 +162,7 @@ export class Engine {
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
-    // Sequences whose first token came from this step's prefill await their grammars again.
+    // A sequence whose first token was sampled in this step's prefill awaits its grammar again.
     await this.#awaitGrammars();
     await this.#decode(plan.decode.filter(({ ended, kv, awaitsGrammar }) => !ended && kv && !awaitsGrammar));
     kv.trim();
@@ -214,7 +214,7 @@ export class Engine {
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
-  /** Weighs a mixture and its memories, scores the rest of the prompt, and samples. Returns the number of sampled tokens. */
+  /** Weighs a mixture and its memories' brakes, scores the rest of the prompt, and samples. Returns the number of sampled tokens. */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
     const fault = await weighMixture(sequence, runner, memories?.rule ?? null);
@@ -257,7 +257,7 @@ export class Engine {
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
-  /** Puts the wanted passages into a prompt that is cached, and restarts its sequence. */
+  /** Puts the wanted passages into a prompt when the prompt is computed, and restarts the sequence. */
   async #retrieve(sequence: Sequence): Promise<void> {
     if (sequence.ended || !sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
@@ -282,7 +282,7 @@ export class Engine {
     }
   }
 
-  /** Ends a sequence whose prompt is cached, or starts to decode it. */
+  /** Ends the prefill of a sequence whose whole prompt is computed. Also ends the sequence if it needs no token. */
   #endPrefill(sequence: Sequence): void {
     sequence.decodingMs = this.#parts.now();
     this.#prefixes?.leave(sequence);
@@ -357,7 +357,7 @@ export class Engine {
     try {
       work();
     } catch (thrown) {
-      // `#end` has failed, which may leave shared state inconsistent.
+      // The sequence has ended, so `#end` has thrown, which may leave shared state inconsistent.
       if (sequence.ended) throw thrown;
       this.#fail(sequence, this.#reportFault(thrown));
     }

@@ -8,7 +8,7 @@ import { grammarOf } from "./grammar.ts";
 import { GrammarFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
-  /** The bytes of all token ids, one after the other; none for special tokens. */
+  /** The bytes of all token ids, one after the other. A special token has none. */
   bytes: Uint8Array<SharedArrayBuffer>;
   /** Offset after the bytes of each id, [V]. */
   ends: Uint32Array<SharedArrayBuffer>;
@@ -33,10 +33,10 @@ export type ThreadAnswer =
 /** Maximum bytes of the forms whose compiled grammars are kept. A compiled grammar is up to 100 times as large. */
 const keptFormBytes = 2 ** 18;
 
-/** Matches a piece that can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
+/** Matches the bytes of a token if they can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
 const utf8 =
   /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
-/** First bytes after which UTF-8 allows fewer second bytes than XGrammar does, with the least and the greatest allowed second byte. */
+/** First bytes of characters whose second byte UTF-8 restricts more than XGrammar does, and the second byte's least and greatest value. */
 const seconds = new Map([
   [0xe0, [0xa0, 0xbf]],
   [0xed, [0x80, 0x9f]],
@@ -46,15 +46,15 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
-/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and XGrammar has no class without just these two. */
+/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and XGrammar has no class that excludes just these two. */
 const separator = /\xe2\x80[\xa8\xa9]/;
-// On Linux this lowers the priority of this thread alone. Beside a busy thread, this one then gets about a third of a core.
+// On Linux this lowers the priority of this thread alone. On a core that another thread keeps busy, it gets about a quarter of the time.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
 /** The package is a browser script, which reads the global `location` and sets the global `xgrammar`. */
 const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
-/** `last`: at least the last two bytes of the text. */
+/** `last`: the end of the row's text, with at least its last two bytes. */
 const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; last: Buffer }>();
 
 let done = Promise.resolve();
@@ -112,7 +112,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   if (greatest < 255 || isFirst || isSecond) {
     pieces.forEach((piece, id) => {
       const isOut = piece[0] < least || piece[0] > greatest;
-      // The piece's byte that would be the third byte of a separator, if the text ends with the separator's first byte or first two.
+      // The byte of the piece that would complete a separator, if the text ends with the first one or two bytes of a separator.
       const third = isSecond ? piece[0] : isFirst && piece[0] === 0x80 ? piece[1] : 0;
       if (isOut || third === 0xa8 || third === 0xa9) allowed[id >>> 5] &= ~(1 << (id & 31));
     });

@@ -1,7 +1,7 @@
 /**
  * The grammar of the texts that a form allows, in XGrammar's EBNF. A form comes from a JSON Schema (shared/contracts/json-schema.ts) or
- * from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it, and
- * numbers have a maximum of digits, so that neither white space nor a number can go on without end. Escapes have one letter. Pure.
+ * from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it.
+ * Numbers have a maximum of digits, so that neither white space nor a number can go on without end. No escape has the form \uXXXX. Pure.
  */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
@@ -33,7 +33,7 @@ export function grammarOf(form: string): string {
 /** The root rule of tool calls: calls alone, calls after any text, or either calls or a text of another form. */
 function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
   const { start, beforeName, beforeArguments, end } = callFormat;
-  // The common beginning of all calls is written before the alternatives, which begin with their names.
+  // The common beginning of all calls is written before the alternatives, which begin with the tools' names.
   const called = Object.entries(calls).map(
     ([name, form], i) => `${literal(name + beforeArguments)} ${rules.ofRoot(form, `f${i}_`)}`,
   );
@@ -108,7 +108,7 @@ class Rules {
     return known;
   }
 
-  /** The rest of a string after its first quote. A rule for each number of remaining characters, since `{n,m}` compiles slowly. */
+  /** Returns the rule of a string after its first quote. Each number of remaining characters has a rule: `{n,m}` compiles slowly. */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -152,7 +152,7 @@ class Rules {
     });
   }
 
-  /** Properties in the schema's order. Each rule is the rest of the object after one property, and skips optional ones. */
+  /** Properties in the schema's order. Each rule is the rest of the object after one property, and may skip optional properties. */
   #object({ properties, required = [], propertyNames = {}, additionalProperties = {} }: Form): string {
     if (!properties) {
       const name = propertyNames.type || propertyNames.anyOf ? this.of(propertyNames) : "string";
@@ -196,7 +196,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** Bound of integers where the schema has none. If its other bound lies beyond this, the largest safe integer is the bound. */
+/** Bound of integers where the schema gives none. If the schema's other bound is beyond it, the largest safe integer is used instead. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -209,11 +209,11 @@ function integersFrom({ minimum, maximum }: Form): string {
   ]);
 }
 
-/** Numbers from `low` ≥ 0 to `high`. No two alternatives begin alike, because XGrammar 0.1.27 then allows wrong numbers. */
+/** Numbers from `low` ≥ 0 to `high`. No two alternatives begin alike: if they did, XGrammar 0.1.27 would allow wrong numbers. */
 function digitsBetween(low: number, high: number): string[] {
   const [least, most] = [String(low), String(high)];
   const between = (text: string) => low <= Number(text) && Number(text) <= high;
-  /** The rest of numbers that begin with the digits `first`; null if there are none. */
+  /** What may follow the digits `first` in a number; null if no number begins with them. */
   const after = (first: string): string | null => {
     const { length } = first;
     if (!least.startsWith(first) && !most.startsWith(first)) {
@@ -225,7 +225,7 @@ function digitsBetween(low: number, high: number): string[] {
     const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
     return parts.length > 0 ? anyOf(parts) : null;
   };
-  /** Alternatives for the next digit, at least `from`, and everything after it. Neighbouring digits with the same rest share one. */
+  /** Alternatives for the next digit, at least `from`, with all that may follow. Neighbouring digits with equal continuations share one. */
   const digits = (first: string, from: number): string[] => {
     const parts: string[] = [];
     const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));

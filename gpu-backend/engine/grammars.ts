@@ -80,7 +80,7 @@ export class Grammars {
   }
 
   #try(tenant: string, form: string): Promise<Known> {
-    // All choices of a request have the same form.
+    // All choices of a request have the same form, so they share one trial.
     const same = this.#trials.find((one) => one.tenant === tenant && one.form === form);
     if (same) return same.promise;
     const own = this.#trials.filter((one) => one.tenant === tenant).length;
@@ -120,7 +120,7 @@ export class Grammars {
     this.#isTrying = false;
   }
 
-  /** Puts the trial of the tenant whose trials have taken the least time first. */
+  /** Moves the first trial of the tenant whose trials have taken the least time to the front, and returns the trial. */
   #nextTrial(): Trial | undefined {
     const spent = ({ tenant }: Trial) => this.#spentMs.get(tenant) ?? 0;
     this.#trials.sort((a, b) => spent(a) - spent(b));
@@ -148,7 +148,7 @@ class Row {
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row was last opened, the `starts` of that thread then, and the number of the row's tokens that it has. */
+  /** The thread in which the row is open, `starts` of the thread when it opened the row, and the number of tokens sent to it. */
   #thread: Thread | null = null;
   #start = 0;
   #sent = 0;
@@ -181,11 +181,11 @@ class Row {
     void this.#thread.call({ type: "close", row: this.#text.id }, grammarLimits.answerMs);
   }
 
-  /** Sends the thread the row's new tokens, and waits for `allowed`. Returns the fault, or null. */
+  /** Sends the row's new tokens to the thread, and waits for `allowed`. Returns the fault, or null. */
   async #learn(): Promise<string | null> {
     const { id: row, form, tokens: all } = this.#text;
     let fault = "";
-    // All tokens are sent again if the thread was restarted, or ends meanwhile because of another row.
+    // Sends all tokens again if the thread was restarted. Tries again if the thread ends before it answers, because of another row.
     for (let attempt = 0; attempt < 3; attempt++) {
       const { thread, slower } = this.#served;
       const starts = thread.start();
@@ -218,13 +218,13 @@ class Thread {
   #ids = 0;
   starts = 0;
 
-  /** `isPatient`: with a lower priority than other threads. */
+  /** `isPatient`: the thread has a lower priority than other threads. */
   constructor(data: () => ThreadData, isPatient: boolean) {
     this.#data = data;
     this.#isPatient = isPatient;
   }
 
-  /** Starts the thread if it does not run. Returns `starts`. */
+  /** Starts the thread if it is not running. Returns how often it has been started. */
   start(): number {
     if (this.#worker) return this.starts;
     const workerData = { ...this.#data(), isPatient: this.#isPatient };
@@ -276,7 +276,7 @@ class Thread {
     return answer;
   }
 
-  /** Ends the thread. `fault` is the answer to calls in progress. */
+  /** Ends the thread. Calls in progress are answered with `fault`. */
   end(fault: string): void {
     void this.#worker?.terminate();
     this.#worker = null;

@@ -1,4 +1,4 @@
-/** Collects the head rows of one run. Pure. Shapes: Q gates, N rows, M positions that the head is computed at. */
+/** Collects the rows of the head for one run. Pure. Shapes: Q gates, N rows, M positions whose hidden states the head reads. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../kv/runner.ts";
@@ -33,7 +33,7 @@ export class HeadRows {
   readonly #gates: number;
   readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
-  /** An array for each field of the logit changes, because with a repetition penalty a row has hundreds. */
+  /** Logit changes of all rows, with an array for each field, because a row with a repetition penalty has hundreds of changes. */
   readonly #changes = { rows: [] as number[], ids: [] as number[], penalties: [] as number[], values: [] as number[] };
 
   constructor(gates: number) {
@@ -49,7 +49,7 @@ export class HeadRows {
   add(sequence: Sequence, at: number, scoredId: number | null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
     const readsMemories = sequence.readsMemories(scoredId !== null);
-    // Without adapter and memories, the base itself answers.
+    // Without an adapter and memories the base itself answers, so there is nothing to compare.
     const compares = sequence.request.compare && (sequence.answering !== null || readsMemories);
     const baseRow = compares ? this.#addRow(sequence, at, null, scoredId) : null;
     this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, readsMemories });
@@ -101,7 +101,7 @@ export class HeadRows {
   }
 }
 
-/** Own adapters by row. All rows have as many places as one row needs: 1 or `mixtureAdapters`. A row's sum is equal in both. */
+/** Own adapters by row, in 1 place for each row or, if a row needs more, in `mixtureAdapters` places. Both give a row the same sum. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -127,26 +127,26 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   };
 }
 
-/** What is read of the rows; undefined: everything. */
+/** Which results of the rows are needed; undefined: all results. */
 function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
   if (heads.every(readsLikeliestOnly)) return "likeliest";
   return heads.every(readsOneCandidate) ? "sums" : undefined;
 }
 
-/** Whether only the likeliest candidate is read. */
+/** Whether, of the row's candidates, only the likeliest one is needed. */
 function readsOneCandidate({ sequence: { sampling, grammar }, scoredId }: Head): boolean {
   if (scoredId === null && grammar) return false;
   return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
-/** Whether only the likeliest token's id is read. */
+/** Whether only the id of the likeliest token is needed. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
   if (readsMemories || sequence.grammar) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Whether a token outside the top K may be read: a drawn one, the base's for a comparison, or one of a grammar or memory. */
+/** Whether scores outside the top K may be needed: for drawing a token, the base's token in a comparison, a grammar or a memory. */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;

@@ -3,7 +3,7 @@ import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type HeadResult, isGreedy } from "./sampler.ts";
 
-/** Gives all other tokens probability 0. Changes the row's scores [V] in place. Throws a ServiceError if no token is allowed. */
+/** Sets the probability of forbidden tokens to 0. Changes the row's scores [V] in place. Throws a ServiceError if all are forbidden. */
 export function maskedRow(
   row: HeadResult,
   { allowed }: { allowed: Uint32Array | null },
@@ -39,7 +39,7 @@ export function maskedRow(
   };
 }
 
-/** The allowed candidates of the row or, if these are fewer than `count`, the best of all tokens; best first, equals by id. */
+/** The row's allowed candidates or, if they are fewer than `count`, the `count` best of all allowed tokens. Best first, equals by id. */
 function bestOf(row: HeadResult, scores: Float32Array, count: number): Int32Array {
   const left = row.topIds.filter((id) => scores[id] > Number.NEGATIVE_INFINITY);
   if (left.length >= count) return left;

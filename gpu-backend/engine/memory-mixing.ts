@@ -20,13 +20,13 @@ import { forbidden, type LogitChange } from "./sequence.ts";
 
 export type MemorySays = ReturnType<typeof saysOf>;
 
-/** A memory's prediction at one position: probabilities of the next token by id, and the greatest of these. */
+/** A memory's prediction at one position: the probability of each next token by id, and the greatest of these probabilities. */
 export function saysOf(found: Found, rule: MemoryRule) {
   const probabilities = memoryProbabilities(found, rule);
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
 
-/** The weight λ of a memory before its brake; 0 without keys. `model`: the model's greatest probability at the position. */
+/** The weight λ of a memory before its brake (shared/math/memory.ts); 0 without keys. `model`: the model's greatest probability there. */
 export function weightOf({ found, greatest }: MemorySays, model: number, rule: MemoryRule): number {
   if (found.cosines.length === 0) return 0;
   return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });
@@ -37,7 +37,7 @@ export function greatestOf({ topScores, logSumExp }: Pick<HeadResult, "topScores
   return Math.exp(topScores[0] - logSumExp);
 }
 
-/** Greatest score and sum of a row before the request's logit changes, without forbidden tokens. */
+/** The greatest score and logSumExp that a row had before the request's logit changes. Forbidden tokens do not count. */
 function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadResult, "topScores" | "logSumExp"> {
   if (changes.length === 0) return row;
   const scores = row.scores!.slice();
@@ -51,10 +51,10 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
 }
 
 /**
- * Mixes a head row with the prediction of each memory. The row already has the request's logit changes. They are applied to the memories'
- * probabilities here, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place. Without scores, only the
- * target's score and the sums are mixed. Returns, by memory and token id, what is `added` to the probability before the division by
- * `total`, the sum of the mixed distribution.
+ * Mixes a head row with the prediction of each memory. The row already has the request's logit changes. This function applies the changes
+ * to the memories' probabilities, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place. If the row has
+ * no scores, mixes only the target's score and the sums. Returns, by memory and token id, what is `added` to the probability before the
+ * division by `total`, the sum of the mixed distribution.
  */
 export function mixMemories(
   row: HeadResult,
@@ -67,7 +67,7 @@ export function mixMemories(
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
-  // The probability of a token without changes is `scale` times what it was before the changes of others.
+  // The factor by which changes of other tokens' logits scale the probability of an unchanged token.
   const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>
@@ -86,7 +86,7 @@ export function mixMemories(
   return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
 }
 
-/** Raises logits by `sums`, the probability added to each token. `left`: the model's share. `total`: the sum of both. */
+/** Raises logits. `sums`: the probability added to each token. `left`: the model's share. `total`: `left` plus all of `sums`. */
 function raised(
   row: HeadResult,
   sums: ReadonlyMap<number, number>,
@@ -130,7 +130,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
-/** The memories' contributions to a token with this logprob in a mixed row. `passageOf` returns the passage of a memory's key. */
+/** The memories' shares of a token's probability. `logprob`: the token's in the mixed row. `passageOf` returns a memory key's passage. */
 export function sourcesOf(
   { added, total }: Pick<ReturnType<typeof mixMemories>, "added" | "total">,
   says: readonly MemorySays[],
@@ -150,7 +150,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The neighbours whose next token is `tokenId`, each with its part of the probability that they give the token together. */
+/** The neighbours whose next token is `tokenId`, and each neighbour's part of the token's probability. The parts add up to 1. */
 function partsOf(
   { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
   tokenId: number,

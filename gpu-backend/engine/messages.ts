@@ -28,9 +28,9 @@ export interface EngineSettings {
 }
 
 export type ToEngine =
-  /** The first message. Others follow only after `ready`. */
+  /** The first message. Other messages follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` as in Engine.submit. `traced` prompts get "traced" messages. `unwritten`: adapters and memories not on disk. */
+  /** `adapterId` is as in Engine.submit. With `traced`, prompts get "traced" messages. `unwritten`: adapters and memories not on disk. */
   | {
       type: "submit";
       adapterId: string | null;
@@ -39,7 +39,7 @@ export type ToEngine =
       unwritten: [id: string, bytes: Uint8Array][];
     }
   | { type: "cancel"; ids: string[] }
-  /** A memory of a tenant, or all of the tenant's (null), was deleted: see Engine.dropMemory. */
+  /** A memory of a tenant was deleted or, if `hash` is null, all memories of the tenant: see Engine.dropMemory. */
   | { type: "dropMemory"; tenant: string; hash: string | null };
 
 export type FromEngine =
@@ -52,7 +52,7 @@ export type FromEngine =
   | { type: "progress" }
   /** A sequence ended because it cannot be computed. */
   | { type: "fault"; description: string }
-  /** Frames of one phase or, if `report` is null, from between two phases. */
+  /** Frames of one phase or, if `report` is null, frames that were made between two phases. */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 
 export interface EngineInfo {

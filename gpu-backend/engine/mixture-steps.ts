@@ -1,4 +1,4 @@
-/** Runs of the head alone, over states of the prefill, for a mixture whose prompt is cached. */
+/** Runs of the head alone, after the prefill of a mixture's prompt, over states that the prefill computed. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";
@@ -18,7 +18,7 @@ type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
  * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. An own adapter may have learnt the text of
- * the tenant's memories; so with one, experts are weighed as mixtures with the memories. Returns an error if the evidence is not finite.
+ * the tenant's memories: with one, all experts are weighed with the memories mixed in. Returns an error if the evidence is not finite.
  */
 export async function weighMixture(
   sequence: Sequence,

@@ -22,7 +22,7 @@ type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory"
 /** Graphs of models with fewer parameters are not kept, because building one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
-/** The runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
+/** Opens the runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
 export async function openRunner(settings: EngineSettings, now: () => number) {
   const { kvBytes, limits } = settings;
   if (settings.device.name === "webgpu") return { ...(await openOnDevice(settings)), warnings: [] };
@@ -31,7 +31,7 @@ export async function openRunner(settings: EngineSettings, now: () => number) {
   return { ...opened, runner };
 }
 
-/** A runner whose keys and values are on a device. */
+/** Opens a runner whose keys and values are on a device. */
 async function openOnDevice(settings: EngineSettings) {
   const { modelDirectory, artifactsDirectory, threads, kvBytes, limits } = settings;
   const { runTokens } = settings.device;
@@ -57,7 +57,7 @@ export async function openModel(settings: OpenSettings, now: () => number) {
   return { ...artifacts, runner, warnings: built.warnings };
 }
 
-/** Apart from `openModel`, so that the weights are garbage when it returns. */
+/** A function of its own, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
   const { modelDirectory, artifactsDirectory, dataDirectory: folder, threads, weightFormat: format } = settings;
   const unixNow = () => performance.timeOrigin + now();

@@ -12,7 +12,7 @@ export interface Chunk {
   tokens: number;
 }
 
-/** The first token of a mixture that awaits its weights is sampled in mixture-steps.ts instead. */
+/** Composes a pass. The first token of a mixture that awaits its weights is sampled in mixture-steps.ts instead. */
 export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gates: number) {
   const head = new HeadRows(gates);
   const rows = chunks.map(({ sequence, tokens }) => {
@@ -29,7 +29,7 @@ export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gate
   return { pass: { phase, rows, states: head.states, head: head.tensors() } satisfies Pass, heads: head.heads };
 }
 
-/** A run of the head alone, over states of earlier passes. */
+/** Composes a run of the head alone, over states of earlier passes. */
 export function composeHead(head: HeadRows): Pass {
   return { phase: "decode", rows: [], states: head.states, head: head.tensors() };
 }
@@ -53,7 +53,7 @@ export async function scorePrompt(
   return positions.map((_, x) => experts.map((_, e) => headResult(output, x * experts.length + e)));
 }
 
-/** The prompt token to score after a position, or null. While a mixture awaits its weights, the base scores its evidence. */
+/** The prompt token to score after a position, or null. While a mixture awaits its weights, only tokens of the evidence are scored here. */
 function scoredAfter(sequence: Sequence, position: number): number | null {
   const end = sequence.awaitsMixture ? sequence.evidenceTokens.tokens : sequence.promptTokens;
   return sequence.scoresPrompt && position + 1 >= sequence.scoredFrom && position + 1 < end

@@ -1,16 +1,16 @@
-/** Rules in XGrammar's EBNF for regular expressions. Each is a state of one automaton, so no two alternatives begin alike. Pure. */
+/** Turns regular expressions into rules of XGrammar's EBNF, one for each state of an automaton. Alternatives begin differently. Pure. */
 import { DFA, JS, NFA } from "refa";
 
-/** A form has no grammar, because an expression is not supported or matches nothing, or because the grammar would be too long. */
+/** Thrown if a form has no grammar: an expression is not supported or matches nothing, or the grammar would be too long. */
 export class GrammarFault extends Error {}
 
 const maxCharacter = 0x10ffff;
-/** Texts without characters that need an escape, and without U+2028 and U+2029 (grammar-thread.ts). */
+/** Matches texts without characters that need an escape in JSON, and without U+2028 and U+2029 (grammar-thread.ts). */
 const writable = String.raw`^[^\x00-\x1f"\\\u2028\u2029\ud800-\udfff]*$`;
 /** Number of writable characters beyond ASCII. */
 const beyondAscii = maxCharacter - 0x7f - 0x800 - 2;
 const ascii = Array.from({ length: 0x80 }, (_, code) => code);
-/** More states take XGrammar too long to compile. */
+/** Maximum states of the automaton. XGrammar would take too long to compile more. */
 const statesAtMost = 256;
 
 /** The names of the rules begin with `prefix`. `start` is the rule of a string after its first quote. Throws GrammarFault. */
@@ -34,7 +34,7 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
           .map(hex)
           .join("");
       const alone = isIn(maxCharacter) ? [] : entries.filter(([{ min }]) => min > 0x7f);
-      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII, and other classes none.
+      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII. A class that is not negated contains none of them.
       if (isIn(maxCharacter)) parts.push(`[^${classOf(false)}] ${nameOf(next)}`);
       else if (ascii.some(isIn)) parts.push(`[${classOf(true)}] ${nameOf(next)}`);
       for (const [{ min }] of alone) parts.push(`"${hex(min)}" ${nameOf(next)}`);
@@ -49,7 +49,7 @@ export function hex(code: number): string {
   return `\\U${code.toString(16).padStart(8, "0")}`;
 }
 
-/** Drops transitions by several but not all characters beyond ASCII, because a grammar can only express one of these or all. */
+/** Drops transitions by several but not all characters beyond ASCII: a grammar can express a single such character or all of them. */
 function dropPartial(out: DFA.Node["out"]): void {
   for (const entries of [...Map.groupBy(out, ([, one]) => one).values()]) {
     const ranges = entries
@@ -71,7 +71,7 @@ function languageOf(pattern: string): DFA {
 
 type Alternatives = JS.Parser["ast"]["pattern"]["alternatives"];
 
-/** `isAtStart`: the match must begin at the start of the text. */
+/** `isAtStart`: whether the match must begin at the start of the text. */
 function foundBy(parser: JS.Parser, alternatives: Alternatives, isAtStart: boolean): NFA {
   const all = NFA.empty({ maxCharacter });
   for (const { elements } of alternatives) {

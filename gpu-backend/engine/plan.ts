@@ -14,11 +14,11 @@
  * go first, which gives the median prompt its token soonest. Among equals, running sequences come first, in the order of their start,
  * then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. It counts one chunk less for each
- * `passLead` of service that its tenant gets from then on. What a waiting sequence lacks is reserved against later sequences of its
+ * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. In its tenant's order it then counts one
+ * chunk less for each `passLead` of service that its tenant gets. What a waiting sequence lacks is reserved against later sequences of its
  * tenant, and against tenants whose counter is more than `passLead` above its tenant's counter when it was first passed. What a running
- * one lacks is reserved against new sequences of its tenant, unless one of the tenant came before it in the step. With R slots and a
- * context of C tokens, these bounds hold, except for sequences that wait for another one to compute their prefix:
+ * sequence lacks is reserved only against waiting sequences of its tenant, unless a prompt of the tenant is computed before it in the step.
+ * With R slots and a context of C tokens, these bounds hold, except for sequences that wait for another one to compute their prefix:
  * 1. Service: of tenants with waiting sequences, none starts one with a counter more than `passLead` above another's. So while two
  *    tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's bound.
  * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been served U
@@ -27,19 +27,19 @@
  *    arrive later start only in steps that compute a chunk of the prompt, or park it.
  *
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without room, the
- * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served less. It keeps its
- * keys and values and resumes from them, so parking changes no result.
+ * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more sequences than the waiting sequence's
+ * tenant, and its counter is not lower. A parked sequence keeps its keys and values and resumes from them, so parking changes no result.
  */
 import type { KvStore } from "../kv/runner.ts";
 
 /** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
-/** Service by which others may get ahead of a passed sequence: that of 1,024 generated tokens. */
+/** How far the service of others may get ahead of a passed sequence: the service of 1,024 generated tokens. */
 export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** Time on the engine's clock, which orders the sequences of a tenant. */
+  /** When the sequence is due, on the engine's clock. This time orders the sequences of a tenant. */
   readonly dueMs: number;
   /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
@@ -53,7 +53,7 @@ export interface Plannable {
 
 export interface PlanLimits {
   maxSequences: number;
-  /** Maximum waiting sequences. Those of a tenant are at most as many as the free places. */
+  /** Maximum waiting sequences. A tenant may have at most as many waiting as there are free places in the queue. */
   maxQueue: number;
   /** Maximum prompt tokens computed in a step. */
   stepTokens: number;
@@ -63,19 +63,19 @@ export interface PlanLimits {
 
 export interface PlanResources<S> {
   kv: Pick<KvStore, "holds">;
-  /** SharedPrefixes; null if no prefixes are shared. */
+  /** Prefixes that sequences share (SharedPrefixes); null if no prefixes are shared. */
   prefixes: {
     /** Prompt tokens in whole chunks that are cached already. */
     reusableTokens(sequence: S): number;
-    /** Whether another sequence, or one of `starting`, computes a chunk that this one can reuse. */
+    /** Whether another sequence, or one of `starting`, computes a chunk that `sequence` can reuse. */
     mustWait(sequence: S, starting: readonly S[]): boolean;
   } | null;
 }
 
 export interface PlanState<S> {
-  /** Earliest due first. */
+  /** Waiting sequences, the earliest due first. */
   waiting: readonly S[];
-  /** In order of their start. */
+  /** Running sequences, in the order of their start. */
   running: ReadonlySet<S>;
   service: ReadonlyMap<string, number>; // counters by tenant
   /** The tenant's counter when a sequence was first passed, by sequence. */
@@ -97,7 +97,7 @@ export interface StepPlan<S> {
   passedSince: Map<S, number>;
 }
 
-/** Tokens of the next chunk of a prompt with `cachedTokens` cached tokens and `pendingTokens` others. */
+/** Tokens of the next chunk of a prompt that has `cachedTokens` cached tokens and `pendingTokens` tokens that are not cached. */
 export function nextChunk(cachedTokens: number, pendingTokens: number, chunkTokens: number): number {
   return Math.min(chunkTokens - (cachedTokens % chunkTokens), pendingTokens);
 }
@@ -113,7 +113,7 @@ export function plan<S extends Plannable>(
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
-  /** What passed sequences lack, and the highest counter at which another tenant may still take it. */
+  /** What passed sequences lack. Waiting sequences of the tenant, and of tenants with a counter above `maxCounter`, may not take it. */
   const passed: { tenant: string; lack: Lack; maxCounter: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
@@ -168,7 +168,7 @@ const decodes = (one: Plannable) => one.pendingPromptTokens === 0 && !one.awaits
 /** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {
   sequence: S;
-  /** Tokens of its next chunk; 0 if it was parked while decoding. */
+  /** Tokens of the sequence's next chunk; 0 if the sequence was parked while decoding. */
   tokens: number;
   /** Pairs of a token of the chunk and a cached token. */
   pairs: number;
@@ -176,7 +176,7 @@ interface Candidate<S> {
   finishes: boolean;
 }
 
-/** Memory includes slots. */
+/** What a sequence lacks to run. A missing slot counts as missing memory. */
 type Lack = "tokens" | "memory";
 
 /** Candidates by tenant, in the order in which the plan considers them. */
@@ -201,7 +201,7 @@ function candidatesOf<S extends Plannable>(
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** Yields the first candidate of the tenant with the lowest counter, again and again. Of equal tenants, that which runs least is next. */
+/** Yields the first candidate of the tenant with the lowest counter, again and again. Among equals, the tenant with fewest rows is next. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -211,18 +211,18 @@ function* inTurn<S extends Plannable>(
     service.get(a.tenant)! - service.get(b.tenant)! ||
     room.rowsOf(a.tenant) - room.rowsOf(b.tenant) ||
     a.dueMs - b.dueMs;
-  /** The next tenant is last. */
+  /** In reverse order: the next tenant is at the end. */
   const tenants = [...candidates.values()].sort((a, b) => order(b, a));
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
-    // Only this tenant's counter has changed, unless a sequence was parked.
+    // Only this tenant's counter has changed, and the counter of a tenant whose sequence was parked.
     if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
 }
 
-/** Index at which to insert `one` into a list in reverse order: before its equals, so that it is popped after them. */
+/** Index at which to insert `one` into a list in reverse order. `one` comes before its equals, so that it is popped after them. */
 function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): number {
   let [low, high] = [0, list.length];
   while (low < high) {
@@ -233,7 +233,7 @@ function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): 
   return low;
 }
 
-/** Slots and memory while a plan is made. */
+/** Keeps account of slots and memory while a plan is made. */
 class Room<S extends Plannable> {
   readonly running: Set<S>;
   readonly #maxSequences: number;
@@ -277,7 +277,7 @@ class Room<S extends Plannable> {
       .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
     const victim = richest?.[1].findLast(mayPark);
     if (!victim || !this.holds(next, victim)) return undefined;
-    // One sequence of any length must fit beside all parked ones.
+    // Beside all parked sequences, there must be memory for one sequence as long as the context.
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedLengths(next, victim)) ? victim : undefined;
   }
 

@@ -63,7 +63,7 @@ export class Planner<S extends Plannable> {
   remove(sequence: S): void {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
     this.#passedSince.delete(sequence);
-    // After an idle time all counters are equal.
+    // When no sequence is left, all tenants begin again with equal counters.
     if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
   }
 

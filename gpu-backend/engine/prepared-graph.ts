@@ -16,14 +16,14 @@ import type { WeightFormat } from "../runtime/products.ts";
 const kept = 2;
 /** Milliseconds after which an unfinished folder must belong to a killed process. */
 const oldUnfinishedMs = 3_600_000;
-/** A page of memory, because constants are mapped one by one. */
+/** Each constant begins at a multiple of this many bytes, a page of memory, because constants are mapped into memory one by one. */
 const alignment = 4096;
 const graphFile = "graph.onnx";
 const constantsFile = "constants.bin";
 /** Bytes of both files, written last. */
 const sizesFile = "sizes.txt";
 
-/** Returns the graph's bytes, without the constants written to `file`. */
+/** Builds a graph and returns its bytes. If `file` is given, the constants are written to `file` and are not among the bytes. */
 type BuildGraph = (file?: ConstantFile) => Uint8Array;
 
 /** The path of the kept or newly built graph of `key`, or its bytes and a warning if the disk cannot keep it. Throws as `build` does. */
@@ -53,7 +53,7 @@ export async function preparedGraph(
   } finally {
     if (unfinished) await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
   }
-  // `removeOthers` removes the graphs whose time is oldest.
+  // Marks the graph as just used. `removeOthers` removes the graphs that were used longest ago.
   await utimes(graph, new Date(now()), new Date(now())).catch(() => undefined);
   if (unfinished) await removeOthers(folder, now()).catch(() => undefined);
   return { graph, warning: null };
@@ -105,10 +105,10 @@ async function removeOthers(folder: string, nowMs: number): Promise<void> {
   await removeUnfinished(folder, nowMs - oldUnfinishedMs);
 }
 
-/** Everything that a graph depends on but the code. */
+/** Everything that a graph depends on, except the code. */
 export interface GraphSource {
   config: ModelConfig;
-  /** SHA-256 of the weights. The next two: of the manifest, and of the file that int8 is smoothed by. */
+  /** SHA-256 of the weights. `manifest` and `smoothing` are hashes, too: of manifest.json and of smoothing.safetensors. */
   weights: string;
   manifest: string;
   smoothing: string | undefined;

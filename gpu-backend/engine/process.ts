@@ -42,7 +42,7 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters and memories that are not on disk, by id. Any may be dropped, because each batch brings those that it names. */
+/** Own adapters and memories that are not on disk, by id. An entry may be dropped, because each batch comes with those that it needs. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
@@ -64,7 +64,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
-  // The prefix shows in logs why fingerprints differ.
+  // The device and the weight format precede the hash, so that a log shows why two fingerprints differ.
   const { name: device, rowsAreIndependent } = settings.device;
   const kind = rowsAreIndependent ? device : `${device}-by-batch`;
   const numerics = `${kind}-${settings.weightFormat}-${answer}`;
@@ -111,7 +111,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Lets messages be handled that came during the step.
+      // Lets this process handle messages that came during the step.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {
@@ -121,7 +121,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** A description for the log. An unknown error's message may contain tokens, so only its name and places are used. */
+/** A description of a fault for the log. An unknown error's message may contain tokens, so only its name and stack frames are used. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));

@@ -48,7 +48,7 @@ function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: Se
   return `The prompt has ${tokens} tokens; the query is [${query.join(", ")}) of them and passages come before token ${at}.`;
 }
 
-/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint, `begun`, is not `own`. */
+/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint, `begun`, does not agree with `own`. */
 export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
   if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;
   throw new ServiceError(

@@ -11,7 +11,7 @@ const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
 /** Tokens outside the top K are sorted in bands of scores, each `bandWidth` · temperature wide. */
 const bandWidth = 2;
 
-/** The result of head row `n`: views of [K] candidates, best first, and [V] scores; null if these were not requested. */
+/** The result of head row `n`: views of [K] candidates, best first, and of [V] scores, which are null if they were not requested. */
 export function headResult(output: RowOutput, n: number) {
   const { topCount: K, scores } = output;
   const V = scores ? scores.length / output.logSumExp.length : 0;
@@ -58,7 +58,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
       total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
-      // Without top_k and min_p the probabilities sum to 1: stop at top_p or, without it, at the drawn token.
+      // Without top_k and min_p, `total` grows to 1, so the loop can stop at top_p or, without top_p, at the drawn token.
       isWhole = isCut ? ranked.length === top_k : top_p < 1 ? total >= top_p : total > uniform;
     }
     if (isWhole) break;
@@ -119,7 +119,7 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
   }
 }
 
-/** The token id at a rank of `ranked`; equal scores by id. */
+/** The token id at a rank of `ranked`. Tokens with equal scores are ordered by id. */
 function idAtRank({ topIds, scores }: HeadResult, ranked: readonly number[], rank: number): number {
   if (rank < topIds.length) return topIds[rank];
   let equalBefore = 0;

@@ -1,6 +1,6 @@
 /**
- * Runs the self-test on the base's first layers, with a bank of its own, in a process that a fault of a driver may end. Prints the result
- * as JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
+ * Runs the self-test on the base's first layers, with a bank of directions made for the test. A fault of a driver may end this process, but
+ * not the backend's. Prints the result as JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
  */
 import { readFileSync } from "node:fs";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -16,13 +16,13 @@ import { runSelfTest, testBank, testRows } from "./self-test.ts";
 
 export type SelfTestSettings = Pick<EngineSettings, "modelDirectory" | "weightFormat" | "threads">;
 
-/** As many layers as show that one reads what another wrote. */
+/** Two layers, to test that a layer reads what the layer before it wrote. */
 const layers = 2;
-/** Room for the test's rows. A row on a device has room for the whole context. */
+/** Context of the test, in tokens. It is short because a row on a device takes memory for the whole context. */
 const contextTokens = 128;
 const gates = 8;
 const kvBytes = 2 ** 31;
-/** Longest run that is tried. */
+/** Maximum prompt tokens of a run at first. If a result is then wrong, `runSelfTest` tries shorter runs. */
 const longestRun = 128;
 
 const { modelDirectory, weightFormat: format, threads } = JSON.parse(process.argv[2]) as SelfTestSettings;
@@ -46,7 +46,7 @@ async function open(runTokens: number | "host"): Promise<Runner> {
 
 const result = await runSelfTest(open, longestRun);
 close();
-// Names of driver files with their versions: the Vulkan loader logs them without.
+// Paths of the loaded driver files, whose names contain versions. The Vulkan loader logs the names without versions.
 const maps = process.platform === "linux" ? readFileSync("/proc/self/maps", "utf8") : "";
 const libraries = [...new Set(maps.match(/\/\S+\.so(\.\S+)?$/gm))];
 process.stdout.write(JSON.stringify({ result, libraries }));

@@ -1,6 +1,6 @@
 /**
- * The self-test of a device: passes as serving has them, on the device and on the CPU. Some adapters compute wrong without any error,
- * for example attention over 32 tokens and more where a subgroup has 8 lanes. Not here: what follows from the result (runtime/device.ts).
+ * The self-test of a device: runs passes like serving's on the device and on the CPU. Some graphics adapters compute wrong values without
+ * any error, for example in attention over 32 or more tokens if a subgroup has 8 lanes. runtime/device.ts decides what follows.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { safeRunTokens } from "../kv/device-runner.ts";
@@ -8,22 +8,22 @@ import type { Kv, Pass, Runner } from "../kv/runner.ts";
 import type { SelfTest } from "../runtime/device.ts";
 import type { Bank, ModelShape } from "../runtime/step.ts";
 
-/** Largest difference from the CPU's logits that is right, relative to the largest logit. Sums in another order differ by a tenth. */
+/** Largest allowed difference from the CPU's logits, relative to the largest logit. Sums in another order differ by a tenth of this. */
 export const tolerance = 1e-4;
-/** Batches in which the same rows are compared. The last is the largest. */
+/** Batch sizes at which the same rows are compared. The last is the largest. */
 const batches = [1, 4, 8, 32];
-/** Rows that the test has at the same time. */
+/** Maximum rows that the test keeps open at the same time. */
 export const testRows = batches.at(-1)! + 1;
-/** More than any vector of a kernel, and no multiple of one. */
+/** More tokens than a vector register has lanes, and no multiple of the number of lanes. */
 const promptTokens = 90;
 const decodedTokens = 3;
 
-/** Logits by case. */
+/** Logits by the name of a test case. */
 type Cases = Map<string, Float32Array>;
 
 /**
- * `open` opens the host's runner, or a device's whose runs have at most so many tokens of a row. They are shortened if that makes every
- * case right.
+ * `open("host")` opens the host's runner. `open(n)` opens a device's runner, whose runs have at most n tokens of a row. First n is
+ * `longest`; if a case is then wrong, `safeRunTokens`.
  */
 export async function runSelfTest(
   open: (runTokens: number | "host") => Promise<Runner>,
@@ -68,7 +68,7 @@ async function runCases(runner: Runner): Promise<Cases> {
   for (let token = 0; token < decodedTokens; token++) decoded.push(await decode([row]));
   cases.set("decoding", joinArrays(Float32Array, decoded));
 
-  /** Rows that begin with a different number of the first row's positions. */
+  /** Opens rows with copies of the first row's positions. Each row has one position less than the row before it. */
   const copies = async (count: number) => {
     const rows = Array.from({ length: count }, (_, i) => ({
       kv: kv.open(row.positions),
@@ -112,7 +112,7 @@ async function runPass(runner: Runner, phase: Pass["phase"], rows: Pass["rows"])
 
 function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
   const differences = [...expected].map(([name, values]) => [name, differenceOf(found.get(name)!, values)] as const);
-  // Not `> tolerance`, which is false for NaN.
+  // `difference > tolerance` would be false for NaN.
   const wrong = differences.filter(([, difference]) => !(difference <= tolerance));
   const all = found.get(nameOf(batches.at(-1)!))!;
   const isSame = (batch: number) => {
@@ -132,7 +132,7 @@ function differenceOf(actual: Float32Array, expected: Float32Array): number {
   return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;
 }
 
-/** A bank of adapters for the test, without a trained one. */
+/** A bank of directions for the test, which needs no trained one. */
 export function testBank({ hiddenSize }: ModelShape, gates: number): Bank {
   const matrix = () => wave(gates * hiddenSize, 1 / Math.sqrt(hiddenSize));
   return { gates, a: matrix(), a0: wave(gates, 1), b: matrix() };

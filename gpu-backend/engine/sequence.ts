@@ -30,7 +30,7 @@ import type { Vocabulary } from "./vocabulary.ts";
 
 export interface Score {
   logprob: number;
-  /** The likeliest token ids at its position, with logprobs. */
+  /** The likeliest token ids at the token's position, with logprobs. */
   alternatives: [number, number][];
   /** null without a comparison with the base. */
   baseLogprob: number | null;
@@ -48,7 +48,7 @@ export interface LogitChange {
 /** Added to the logit of a forbidden token, whose probability becomes 0. Finite, because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
-/** Milliseconds after which a sequence without a deadline counts as due. Orders the sequences of its tenant. */
+/** Milliseconds after which a sequence without a deadline counts as due. The due time orders the sequences of a tenant. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
@@ -59,26 +59,26 @@ export class Sequence implements Plannable {
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
-  /** null before its first start and after its end. */
+  /** null before the sequence's start and after its end. */
   kv: Kv | null = null;
   /** Tokens found in the prefix cache. */
   reusedTokens = 0;
   /** Acquired memories, in the request's order. */
   readonly memories: OpenMemory[] = [];
-  /** The passages of `memories`, if some are to go into the prompt. */
+  /** The passage indexes of `memories`, if passages are to go into the prompt. */
   readonly indexes: PassageIndex[] = [];
   grammar: GrammarRow | null = null;
   ended = false;
-  /** Its adapter, or those of its mixture; empty: the base. */
+  /** The sequence's adapter, or the adapters of its mixture; empty: the base. */
   adapters: readonly AcquiredAdapter[] = [];
-  /** Its only adapter, or the mean of its mixture. null: the base, which also answers until a mixture has weights. */
+  /** The sequence's only adapter, or the mean of its mixture. null: the base, which also answers until a mixture has weights. */
   answering: RowAdapter | null = null;
-  /** Weights of the memories' brakes; null until the prompt has chosen them. */
+  /** Weights of the memories' brakes (shared/math/memory.ts); null until the prompt has chosen them. */
   brakes: BrakeWeights | null = null;
   evidenceTokens: EvidenceTokens;
   /** null until the weights are known. */
   #mixture: MixtureWeights | null = null;
-  /** null also if the request gives the weights. */
+  /** The evidence that set the mixture's weights; null before, and if the request gives the weights. */
   #evidence: PromptEvidence | null = null;
   /** The passages in the prompt, nearest first; null until they are found. */
   #retrieved: RetrievedPassage[] | null = null;
@@ -89,16 +89,16 @@ export class Sequence implements Plannable {
   /** The sum of logit bias, presence and frequency penalty, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
-  /** Token ids under the repetition penalty; empty without one. */
+  /** Token ids under the repetition penalty; empty if there is no penalty. */
   readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
   #promptSent = false;
   readonly #submittedMs: number;
   #adapterMs = 0;
-  /** When it first got a slot. */
+  /** When the sequence first got a slot. */
   admittedMs: number | null = null;
-  /** When its prompt was cached. */
+  /** When the whole prompt was cached. */
   decodingMs: number | null = null;
 
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
@@ -150,7 +150,7 @@ export class Sequence implements Plannable {
     return this.#submittedMs + (this.request.deadlineMs ?? patienceMs);
   }
 
-  /** Whether it ends in an error if it does not start before `dueMs`. */
+  /** Whether the sequence ends in an error if it does not start before `dueMs`. */
   get expires(): boolean {
     return this.request.deadlineMs !== undefined && this.admittedMs === null;
   }
@@ -176,7 +176,7 @@ export class Sequence implements Plannable {
     return this.grammar?.allowed === null;
   }
 
-  /** Whether every prompt position is computed, for its score, so no cached prefix is reused. */
+  /** Whether every prompt position is computed, to score it. If so, no cached prefix is reused. */
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
@@ -186,12 +186,12 @@ export class Sequence implements Plannable {
     return this.trace?.from ?? 1;
   }
 
-  /** Whether its prompt may come again. A traced prompt, such as an adapter's example, does not. */
+  /** Whether the prompt's keys and values are kept for later prompts. A traced prompt, such as an adapter's example, is not repeated. */
   get keepsPrefix(): boolean {
     return this.trace === null;
   }
 
-  /** The request's changes of the next token's logits, each token id once. */
+  /** The request's changes of the next token's logits, one for each token id. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const forbiddenIds = this.completionTokens >= min_tokens ? null : this.#stopIds;
@@ -204,7 +204,7 @@ export class Sequence implements Plannable {
     }
   }
 
-  /** Whether a token is sampled when all `ids` are cached. */
+  /** Whether the next token is sampled once all `ids` are cached. */
   get wantsToken(): boolean {
     return this.#finish === null;
   }
@@ -214,18 +214,18 @@ export class Sequence implements Plannable {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
   }
 
-  /** Whether the brakes of its memories must be chosen now. */
+  /** Whether the brakes of its memories are not chosen yet and can be chosen now. */
   get awaitsBrakes(): boolean {
     if (this.memories.length === 0 || this.brakes || this.awaitsMixture || this.awaitsPassages) return false;
     return this.pendingPromptTokens === 0;
   }
 
-  /** Whether passages are still to go into its prompt. */
+  /** Whether passages have yet to be put into its prompt. */
   get awaitsPassages(): boolean {
     return this.request.retrieval !== undefined && this.#retrieved === null;
   }
 
-  /** Whether memories are mixed into the next token or, if `isScore`, into a prompt token's score, which needs the brakes. */
+  /** Whether memories are mixed into the next token or, if `isScore`, into a prompt token's score, for which brakes must be chosen. */
   readsMemories(isScore: boolean): boolean {
     return this.request.memories !== undefined && (this.brakes !== null || !isScore);
   }
@@ -261,7 +261,7 @@ export class Sequence implements Plannable {
     this.answering = meanAdapter(adapters, weights.adapters);
   }
 
-  /** Puts passages into its prompt, which must be cached again. Passages are no evidence. */
+  /** Puts passages into the prompt, whose keys and values must then be computed again. Passages do not count as evidence. */
   insertPassages({ ids, passages }: InsertedPassages): void {
     const { at } = this.request.retrieval!;
     this.ids.splice(at, 0, ...ids);
@@ -284,7 +284,7 @@ export class Sequence implements Plannable {
     return { type: "prompt", id: this.id, ...this.#prompt };
   }
 
-  /** Adds a token. Returns its frame; null for a stop token. Logprobs are at temperature 1 after all logit changes, as OpenAI's. */
+  /** Adds a token and returns its frame; null for a stop token. Like OpenAI's, logprobs are at temperature 1, after all logit changes. */
   addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";

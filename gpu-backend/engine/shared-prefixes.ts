@@ -1,7 +1,7 @@
 /**
- * Lets sequences that share a prompt prefix compute it only once. A sequence whose first blocks are cached starts after them. If another
- * sequence (its leader) is computing its next block, it waits for the whole block. Each sequence computes the rest of its prompt itself, at
- * least the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
+ * Lets sequences that share a prompt prefix compute it only once. A sequence whose first blocks are cached starts after these blocks. While
+ * another sequence, its leader, computes its next block, the sequence waits. Each sequence computes the rest of its prompt itself, at least
+ * the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
  */
 
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
@@ -17,7 +17,7 @@ export class SharedPrefixes {
   /** The sequence that computes a block, by the block's name. */
   readonly #leaders = new Map<string, Sequence>();
 
-  /** `sharesParts`: parts of blocks are reused, too (KvStore.continuesChunks). */
+  /** `sharesParts`: whether parts of blocks are reused, too (KvStore.continuesChunks). */
   constructor(cache: PrefixCache, blockTokens: number, sharesParts = true) {
     this.#cache = cache;
     this.#blockTokens = blockTokens;
@@ -29,21 +29,21 @@ export class SharedPrefixes {
     this.#chains.set(sequence, blockNames(tenant, ids.slice(0, promptTokens), this.#blockTokens));
   }
 
-  /** Prompt tokens in cached whole blocks at the start. */
+  /** Prompt tokens in whole blocks that are cached, counted from the beginning of the prompt to the first block that is not cached. */
   reusableTokens(sequence: Sequence): number {
     const chain = this.#reusable(sequence);
     const missing = chain.findIndex((name) => !this.#cache.has(name));
     return this.#blockTokens * (missing < 0 ? chain.length : missing);
   }
 
-  /** Whether another sequence, or one of `starting`, computes the block that this one needs next. */
+  /** Whether another sequence, or one of `starting`, computes the block that `sequence` needs next. */
   mustWait(sequence: Sequence, starting: readonly Sequence[]): boolean {
     const next = this.#reusable(sequence).find((name) => !this.#cache.has(name));
     if (next === undefined) return false;
     return this.#leaders.has(next) || starting.some((other) => this.#chains.get(other)?.includes(next));
   }
 
-  /** Makes a starting sequence the leader of those of its blocks that are neither cached nor being computed. */
+  /** Makes a starting sequence the leader of its blocks that are neither cached nor computed by another sequence. */
   lead(sequence: Sequence): void {
     if (!sequence.keepsPrefix) return;
     for (const name of this.#chainOf(sequence)) {
@@ -58,12 +58,12 @@ export class SharedPrefixes {
     return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1), this.#sharesParts);
   }
 
-  /** Caches the positions [start, end), a block or the end of the prompt; `copy` copies them. */
+  /** Caches the positions [start, end), a block or the end of the prompt. `copy` copies their keys and values. */
   computed(sequence: Sequence, start: number, end: number, copy: () => KvBlock): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
-    // undefined at the end of the prompt, if that is no whole block.
+    // `name` is undefined at the end of a prompt that does not fill its last block.
     const name = chain.at(at);
     if (name === undefined ? this.#sharesParts : !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
@@ -72,7 +72,7 @@ export class SharedPrefixes {
     if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }
 
-  /** Unregisters a sequence whose prompt is cached, or which has ended. */
+  /** Unregisters a sequence that has ended or whose prompt is cached. */
   leave(sequence: Sequence): void {
     for (const name of this.#chains.get(sequence) ?? []) {
       if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);

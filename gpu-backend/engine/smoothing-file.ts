@@ -1,11 +1,11 @@
-/** The file of a model folder with the magnitudes of activations that int8 is smoothed by (runtime/smoothing.ts). Import measures them. */
+/** Reads a model folder's magnitudes of activations, by which int8 is smoothed (runtime/smoothing.ts). The import writes their file. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { nullIfMissing, readFileAtMost } from "../files.ts";
 
 export const smoothingFile = "smoothing.safetensors";
-/** Bound on the file. SmolLM2-135M takes 390 kB; 80 layers of 8,192 channels would take 6 MB. */
+/** Maximum bytes of the file. SmolLM2-135M's file has 390 kB; a model of 80 layers with 8,192 channels would have one of 6 MB. */
 const maxBytes = 2 ** 25;
 
 /** null if the folder has no such file. Throws an Error that names the file if it cannot be read. */

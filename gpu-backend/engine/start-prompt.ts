@@ -11,7 +11,7 @@ import type { AdapterSource } from "../adapters/adapter.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 
-/** Longer than a chunk and than any vector register, and a multiple of neither. */
+/** More tokens than a chunk has, and than a vector register has lanes; a multiple of neither number. */
 const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;

@@ -3,16 +3,16 @@ import { joinArrays } from "../../shared/bytes.ts";
 import type { Kv, KvStore } from "../kv/runner.ts";
 import { writeKey } from "../memory/keys.ts";
 
-/** For each prompt: a memory's keys, or the hidden states before the tokens from index `from` on. */
+/** What is computed of each prompt: a memory's keys, or the hidden states before its tokens from an index in `from` on. */
 export type Traced = { kind: "keys" } | { kind: "hidden"; from: readonly number[] };
 
-/** Hidden states [N, D], or a key for each of the n tokens of a prompt, [n, D]. */
+/** Hidden states [N, D] or, for the kind `keys`, a key for each of the n tokens of a prompt, [n, D]. */
 export type TracedValues = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export interface Trace {
   readonly kind: Traced["kind"];
   readonly from: number;
-  /** Hidden states [D] of the wanted positions, in order; passes add them. No adapter changes them. */
+  /** Hidden states [D] of the wanted positions, in order, without any adapter. Each pass adds those that it computes. */
   readonly hidden: Float32Array<ArrayBuffer>[];
   /** A key [D] of each token of a computed prompt, for the kind `keys`. */
   keys: Int8Array<ArrayBuffer>;

@@ -7,7 +7,7 @@ export interface Vocabulary {
   textPieceOf(id: number): Uint8Array;
 }
 
-/** The pieces of all token ids, in memory that threads share (ThreadData). */
+/** The bytes of all token ids, in memory that threads share (ThreadData). */
 export function sharedPieces(vocabularySize: number, textPieceOf: Vocabulary["textPieceOf"]) {
   const pieces = Array.from({ length: vocabularySize }, (_, id) => textPieceOf(id));
   const ends = new Uint32Array(new SharedArrayBuffer(4 * vocabularySize));

@@ -32,7 +32,7 @@ export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
   /** The engine's latest stats and the previous ones; `before` is null for the first stats of a process. */
   statsChanged(after: EngineStats, before: EngineStats | null): void;
-  /** "first": `ms` after the sequence's submission. "next": `ms` after its token before. */
+  /** "first": `ms` after the sequence's submission. "next": `ms` after the sequence's previous token. */
   tokenArrived(which: "first" | "next", ms: number): void;
   sequenceEnded(last: DoneFrame | ErrorFrame): void;
   /** A sequence ended because it cannot be computed. `description` contains no tokens. */
@@ -55,7 +55,7 @@ export interface EngineClientParts extends Pick<SupervisorParts, "now" | "enviro
 interface OpenSequence {
   sink: FrameSink;
   submittedMs: number;
-  /** Whether another backend made its first tokens. */
+  /** Whether another backend made the sequence's first tokens. */
   isResumed: boolean;
   lastTokenMs: number | null;
 }
@@ -81,7 +81,7 @@ export class EngineClient {
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });
-    // First reads reports that came while this process was busy.
+    // `setImmediate` first lets reports be handled that came while this process was busy.
     this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
@@ -89,7 +89,7 @@ export class EngineClient {
     return this.#supervisor.first;
   }
 
-  /** Keeps its value during a restart; null before `ready`. */
+  /** The info of the engine, also while the engine restarts; null before `ready`. */
   get info(): EngineInfo | null {
     return this.#supervisor.info;
   }
@@ -133,7 +133,7 @@ export class EngineClient {
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
-  /** Hidden states before the tokens of each prompt from index `from` on, [N, D]. If one fails or is late, rejects and cancels all. */
+  /** Hidden states [N, D] before the tokens of each prompt from index `from` on. If a prompt fails or is late, cancels all and rejects. */
   async hiddenStates(
     sequences: SequenceRequest[],
     from: readonly number[],
@@ -142,7 +142,7 @@ export class EngineClient {
     return (await this.#trace({ kind: "hidden", from }, sequences, signal, hiddenStatesMs)) as Float32Array[];
   }
 
-  /** A memory's key (memory/keys.ts) for each token of each prompt, [n, D]. Rejects as `hiddenStates`, but has no timeout. */
+  /** A memory's key (memory/keys.ts) for each token of each prompt, [n, D]. Rejects as `hiddenStates` does, but has no timeout. */
   async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
     return (await this.#trace({ kind: "keys" }, sequences, signal)) as Int8Array[];
   }
@@ -186,14 +186,14 @@ export class EngineClient {
     }
   }
 
-  /** Returns the open sequences among `ids`, which it cancels. Each still gets its last frame. */
+  /** Cancels the open sequences among `ids`, and returns their ids. Each sequence still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
   }
 
-  /** Drops the engine's copy of one or (null) all memories of a tenant, and ends the sequences that read them. */
+  /** Drops the engine's copy of a memory or, if `hash` is null, of all memories of a tenant. Ends the sequences that read them. */
   dropMemory(tenant: string, hash: string | null): void {
     if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }

@@ -11,19 +11,19 @@ import {
   type SelfTestRun,
 } from "../runtime/device.ts";
 
-/** Timeout for the self-test, in milliseconds. On a software adapter it takes half a minute. */
+/** Timeout for the self-test, in milliseconds. On a graphics adapter in software it takes half a minute. */
 const selfTestMs = 300_000;
 const signals = ["SIGINT", "SIGTERM"] as const;
-/** Bound on what the self-test's process writes. */
+/** Maximum bytes of the output of the self-test's process. */
 const maxLogBytes = 2 ** 26;
 
 export interface DeviceSettings extends SelfTestSettings {
   device: DeviceSetting;
-  /** Whether nothing else may serve (REQUIRE_DEVICE). */
+  /** Whether the backend must not serve on the CPU instead (REQUIRE_DEVICE). */
   isDeviceRequired: boolean;
 }
 
-/** Throws an Error that says why a required device does not serve, and for a weight format that only the CPU serves. */
+/** Throws an Error if a required device does not serve, with the reason, or if a device does not serve the weight format. */
 export async function checkDevice(settings: DeviceSettings, environment: NodeJS.ProcessEnv): Promise<DeviceReport> {
   const { device, isDeviceRequired, weightFormat } = settings;
   if (device === "cpu") return cpuReport;
@@ -35,12 +35,12 @@ export async function checkDevice(settings: DeviceSettings, environment: NodeJS.
   return report;
 }
 
-/** Never rejects: a crash is a result. */
+/** Never rejects: a crash of the self-test is a result, too. */
 function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv): Promise<SelfTestRun> {
   const { modelDirectory, weightFormat, threads } = settings;
   const script = fileURLToPath(new URL("../engine/self-test-process.ts", import.meta.url));
   const argument = JSON.stringify({ modelDirectory, weightFormat, threads } satisfies SelfTestSettings);
-  // The loader's log is the only place that names the adapter: ONNX Runtime's binding does not.
+  // Only the loader's log names the graphics adapter: ONNX Runtime's binding does not.
   const env = { ...environment, VK_LOADER_DEBUG: "all" };
   const options = { env, timeout: selfTestMs, killSignal: "SIGKILL", maxBuffer: maxLogBytes } as const;
   return new Promise((resolve) => {
@@ -62,7 +62,7 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
   });
 }
 
-/** The error that a process of Node printed, without ONNX Runtime's source file before it. */
+/** The error that a process of Node printed, without what ONNX Runtime puts before its message (a source file and a condition). */
 function reasonIn(log: string): string {
   const line = log.split("\n").findLast((one) => /^\w*Error\b/.test(one)) ?? "no error was printed";
   return line.slice(line.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");

@@ -6,7 +6,7 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 export const stopMs = 2000;
 
 export interface EndCause {
-  /** A phrase without request data, such as "was ended by SIGSEGV". */
+  /** The end of the process in a phrase without request data, such as "was ended by SIGSEGV". */
   how: string;
   /** For the log only, because it may contain request data. */
   error: Error | null;
@@ -14,11 +14,11 @@ export interface EndCause {
 
 interface ForkedProcessParts<Received> {
   script: URL;
-  /** Other users of the machine can see it. */
+  /** The only argument of the process. Other users of the machine can see it. */
   argument: string;
   environment: NodeJS.ProcessEnv;
   onMessage(message: Received): void;
-  /** The process has ended or could not be started. Called once, after the last message, and never by the constructor. */
+  /** Called once, when the process has ended or could not be started: after the last message, and never by the constructor. */
   onEnd(cause: EndCause): void;
 }
 
@@ -41,7 +41,7 @@ export class ForkedProcess<Sent extends object, Received> {
       // A process that could not be created, for example for lack of file descriptors, emits no "close".
       if (this.pid === undefined) this.#end("cannot be started");
     });
-    // Not "exit", after which messages may follow.
+    // Messages may still follow "exit", but not "close".
     this.#child.on("close", (code, signal) => this.#end(signal ? `was ended by ${signal}` : `ended with code ${code}`));
   }
 
@@ -66,7 +66,7 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child?.channel?.unref();
   }
 
-  /** Sets the cause of the coming end, unless there is one. */
+  /** Records the cause of the process's end before it ends. An earlier cause is kept. */
   blame(how: string, error: Error | null): void {
     this.#cause ??= { how, error };
   }

@@ -1,4 +1,4 @@
-/** Plans the backend's memory, also for keys and values if KV_BYTES is not set. Pure. */
+/** Plans the backend's memory. If KV_BYTES is not set, also chooses the bytes for keys and values. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
@@ -6,16 +6,16 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes for each parameter. `session`: an open session with its working memory. `loading`: the peak of a start, when model file, graph
- * and session are in memory. Rounded up from measurements (`npm run bench -- --memory`): fp32 and int8 with GPT-2 124M, `exact` with
- * SmolLM2-135M in 4-bit blocks, whose process takes 490 MB to start. `exact` has room for 8-bit blocks, too.
+ * Bytes of memory for each parameter of the model. `session`: an open session with its working memory. `loading`: the peak of a start, when
+ * model file, graph and session are in memory. The values are rounded up from measurements (`npm run bench -- --memory`): fp32 and int8
+ * with GPT-2 124M, `exact` with SmolLM2-135M in 4-bit blocks, whose process takes 490 MB to start. `exact` has room for 8-bit blocks, too.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
   int8: { session: 4, loading: 13 },
   exact: { session: 4, loading: 5 },
 };
-/** Bytes for each parameter of a process that fits adapters. It holds the head in fp32, and ends when it is idle. */
+/** Bytes for each parameter of the model, in the process that fits adapters. It holds the head in fp32, and ends when it is idle. */
 const fitterBytesPerParameter = 10;
 /** Bytes of each process without a model: the HTTP process, an engine for each set, and one fitter. */
 const processBytes = 120e6;
@@ -41,7 +41,7 @@ export interface MemorySettings {
   memoryCacheBytes: number;
 }
 
-/** Bytes for keys and values of a set, and for the parts of all sets. One sequence as long as the context fits in any case. */
+/** Plans all parts. `kvBytes`, for one set's keys and values, holds at least one sequence as long as the context unless KV_BYTES is set. */
 export function planMemory(settings: MemorySettings) {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
     settings;
@@ -50,7 +50,7 @@ export function planMemory(settings: MemorySettings) {
   const taken = {
     processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
-    // For the start of one set, or for a fitter. Nothing enforces that only one runs at a time.
+    // Memory for the start of one set or for a fitter. Nothing prevents both from running at the same time.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: sets * prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,

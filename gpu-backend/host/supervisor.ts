@@ -18,7 +18,7 @@ export interface EngineFailure extends EndCause {
   manifestHash: string;
   /** Failures in a row, this one included. */
   failures: number;
-  /** Milliseconds until it is started again. */
+  /** Milliseconds until the process is started again. */
   restartMs: number;
 }
 
@@ -43,7 +43,7 @@ export class EngineSupervisor {
   readonly #parts: SupervisorParts;
   readonly #first = Promise.withResolvers<EngineInfo>();
   #process: ForkedProcess<ToEngine, FromEngine>;
-  /** Keeps its value during a restart; null before the first process serves. */
+  /** Info of the last process that served; null before the first process serves. */
   info: EngineInfo | null = null;
   isRunning = false;
   /** When the current process became ready. */
@@ -56,12 +56,12 @@ export class EngineSupervisor {
   constructor(settings: EngineSettings, parts: SupervisorParts) {
     this.#settings = settings;
     this.#parts = parts;
-    // Later failures are reported to the observer.
+    // Prevents an unhandled rejection if nothing awaits `first`. Later failures are reported to the observer.
     this.#first.promise.catch(() => {});
     this.#process = this.#start();
   }
 
-  /** Resolves when the first process serves. Rejects if it fails before; then there is no restart. */
+  /** Resolves when the first process serves. If that process ends before it serves, rejects, and no other process is started. */
   get first(): Promise<EngineInfo> {
     return this.#first.promise;
   }
@@ -77,7 +77,7 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Kills the process for the cause `how` (EndCause); `onEnd` follows. */
+  /** Kills the process, with `how` as the cause (EndCause) of its end. `onEnd` follows. */
   kill(how: string): void {
     this.isRunning = false;
     this.#process.kill(how);

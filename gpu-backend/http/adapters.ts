@@ -30,7 +30,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
         log("info", "adapter", { tokens, kept, nats: gain?.nats ?? 0, ...timings });
         const failed = ({ message }: Error) => log("error", "adapter_not_removed", { message });
         const removeUndelivered = () => void adapters.store.remove(request.tenant, made.hash).catch(failed);
-        // The signal never aborts after the response is sent.
+        // The signal aborts if the caller leaves, but never after the response is sent.
         if (signal.aborted) removeUndelivered();
         else signal.addEventListener("abort", removeUndelivered, { once: true });
         return made;
@@ -59,7 +59,7 @@ export async function requireAdapters(batch: BatchRequest, store: Adapters["stor
   }
 }
 
-/** The line feed before the JSON body makes the head leave before `value` is there. */
+/** A line feed precedes the JSON, so that the response's head is sent at once, before `value` is there. */
 async function* jsonAfterHead(value: Promise<unknown>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new TextEncoder();
   yield encoder.encode("\n");

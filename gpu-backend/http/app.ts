@@ -36,7 +36,7 @@ import {
   type VerifyCall,
 } from "./middleware.ts";
 
-/** Maximum body: `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
+/** Maximum bytes of a body: `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
 const batchBodyBytes = 8 * 2 ** 20;
 
 type Sets = Pick<ServingSets, "cancel" | "requireServing" | "serving"> & {
@@ -73,7 +73,7 @@ export function createApp(parts: AppParts): Hono {
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
     const { engine } = sets.of(batch.manifestHash);
-    // The engine refuses a batch of another manifest.
+    // If the engine serves another manifest, it refuses the batch itself, so its fingerprint is not compared here.
     const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
     requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
@@ -104,7 +104,7 @@ export function createApp(parts: AppParts): Hono {
   /** Always live, because the supervisor restarts an engine that fails or hangs. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
-  /** Ready if a batch of the manifest that the answer names would be accepted now. */
+  /** Ready if the backend would now accept a batch of the manifest that the answer names. */
   app.get("/readyz", (context) => {
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;

@@ -9,13 +9,13 @@ import {
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
 
-/** Maximum unread bytes of one answer. The prompt frames of a full micro-batch with five alternatives a token have as many. */
+/** Maximum unread bytes of one answer: the bytes of a full micro-batch's prompt frames with five alternatives for each token. */
 export const unreadFrameBytes = 16 * 2 ** 20;
 
-/** Counts for the log, of a micro-batch that has ended. */
+/** Counts of a micro-batch that has ended, for the log. */
 export interface BatchOutcome {
   tokens: number;
-  /** Sequences that ended in a done frame; `failed`: in an error frame. */
+  /** Sequences that ended in a done frame. `failed` counts sequences that ended in an error frame. */
   done: number;
   failed: number;
   clientGone: boolean;
@@ -89,7 +89,7 @@ function count({ type }: Frame, outcome: BatchOutcome): void {
 export class FrameGathering {
   readonly #send: (frames: Frame[]) => void;
   readonly #gatherMs: ReadonlyMap<string, number>;
-  /** `gatherMs` of each sequence between its first token and its last frame. */
+  /** `gatherMs` of each sequence that has sent its first token but not yet its last frame, by id. */
   readonly #waitsMs = new Map<string, number>();
   #waiting: Frame[] = [];
   #timer: NodeJS.Timeout | undefined;

@@ -1,4 +1,4 @@
-/** Prometheus metrics. Those with the meaning of a metric of vLLM have its name, so that dashboards and alerts for vLLM fit. */
+/** Prometheus metrics. A metric that means the same as one of vLLM has vLLM's name, so that dashboards and alerts for vLLM fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema, type ServingDevice } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
@@ -7,9 +7,9 @@ import type { EngineObserver } from "../host/client.ts";
 import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
-/** For phases: from a small model's decode step to a large model's long prefill. */
+/** Bounds of histogram buckets for phases, in seconds: from a small model's decode step to a large model's long prefill. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
-/** For a request's parts. Its wait in the queue may be as long as the edge waits. */
+/** Bounds of histogram buckets for parts of a request, in seconds. A request may wait in the queue as long as the edge waits for it. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
 /** Counters by centroid change only after this many sequences, so that frequent scrapes do not reveal single requests. */
@@ -18,7 +18,7 @@ export const sequencesPerStep = 50;
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   batchAccepted(batch: BatchRequest): void;
-  /** Called when a memory was made or failed; it computed the keys of `computedTokens` tokens. */
+  /** Called when a memory was made or failed. `computedTokens`: the number of tokens whose keys were computed for it. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   setRefused(): void;
   /** Returns all metrics in Prometheus' text format. */
@@ -28,7 +28,7 @@ export interface Metrics
 
 export interface MetricsView {
   stats(): readonly EngineStats[];
-  /** Hashes of the served manifests, and of the preferred one. */
+  /** Manifest hashes of all served sets (`all`) and of the preferred set (`first`). */
   manifests(): { all: readonly string[]; first: string | null };
   device: ServingDevice;
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };

@@ -17,7 +17,7 @@ export function sendState(name: string, load: () => BackendLoad): MiddlewareHand
   };
 }
 
-/** Throws a ServiceError "misdirected" for a call to another process. */
+/** Throws a ServiceError "misdirected" for a call that names another process. */
 export function requireOwnName(name: string): MiddlewareHandler {
   return async ({ req }, next) => {
     const wanted = req.header(nameHeader);

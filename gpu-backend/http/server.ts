@@ -7,7 +7,7 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 /** Limits that also protect against clients without a secret. */
 export const connectionLimits = {
   headMs: 10_000,
-  /** Time to receive a whole request. An adapter's file is the largest. */
+  /** Timeout for a whole request, in milliseconds. The largest request is the upload of an adapter's file. */
   requestMs: 120_000,
   /** Interval at which the two timeouts are checked. */
   checkMs: 1000,

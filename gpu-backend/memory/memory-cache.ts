@@ -1,4 +1,4 @@
-/** Keeps memories open for search. Sequences pin the memories that they read. At a bound on bytes, the least recently used others close. */
+/** Keeps memories open for search. Sequences pin memories that they read. Above a bound on bytes, closes the least recently used others. */
 import { ServiceError } from "../../shared/errors.ts";
 import { type MemoryShape, unpackMemory } from "./memory.ts";
 import { type MemorySearch, openMemorySearch } from "./search.ts";
@@ -8,7 +8,7 @@ export interface MemoryCacheParts {
   shape: MemoryShape;
   neighbours: number;
   threads: number;
-  /** Bound on open memories. A single memory may exceed it. */
+  /** Maximum bytes of all open memories together. A single memory may exceed it. */
   maximumBytes: number;
 }
 

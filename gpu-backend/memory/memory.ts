@@ -15,7 +15,7 @@ export interface Memory {
   keys: Int8Array;
   /** The token after each key, [N]. */
   nextIds: Int32Array;
-  /** Byte range [start, end) of that token in its document's text, [N]. */
+  /** Byte range [start, end) of the token after each key, in the text of the token's document, [N]. */
   starts: Int32Array;
   ends: Int32Array;
   documents: MemoryDocument[]; // [C], in the order of their keys
@@ -23,9 +23,9 @@ export interface Memory {
 
 export interface MemoryDocument {
   name: string;
-  /** The first token, which no key precedes. `nextIds` has the others. */
+  /** The document's first token, which has no key before it. `nextIds` holds the document's other tokens. */
   firstId: number;
-  /** Index after the document's last key. Its first key follows the document before. */
+  /** Index after the document's last key. The document's first key follows the last key of the document before. */
   end: number;
 }
 
@@ -43,7 +43,7 @@ export interface DocumentTokens {
   ends: Int32Array; // [n], byte offset of each token's end
 }
 
-/** The beginning of a memory's file, which the keys of each document of n tokens, [n − 1, D], follow. */
+/** The beginning of a memory's file. The keys of each document follow it: [n − 1, D] for a document of n tokens. */
 export function packMemoryHead(
   documents: readonly DocumentTokens[],
   hiddenSize: number,

@@ -1,4 +1,4 @@
-/** The passage of a document before a memory's token, as a source of that token. Pure. */
+/** Finds the passage of a document that ends with a given token, to show the passage as the token's source. Pure. */
 import type { Memory } from "./memory.ts";
 
 /** Maximum words before the token. */
@@ -23,7 +23,7 @@ export function passageOf(
   return { document: documents[c].name, start: at === first ? 0 : starts[at], end: ends[position] };
 }
 
-/** Binary search for the first index below `count` at which `holds` is true; it must be true for all later ones, too. */
+/** Binary search for the first index below `count` at which `holds` is true. `holds` must be true at all later indexes, too. */
 function firstThat(count: number, holds: (i: number) => boolean): number {
   let [low, high] = [0, count];
   while (low < high) {

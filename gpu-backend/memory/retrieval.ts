@@ -5,10 +5,10 @@ import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retriev
 import { inverseLength, writeKey } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 
-/** `limits.passageTokens` also counts the text around a passage. */
+/** Maximum tokens of a passage. `limits.passageTokens` includes 16 tokens for the text around the passage. */
 export const passageTokens = limits.passageTokens - 16;
 
-/** Keys that are read, in about 10 ms, before other work of the thread may run. */
+/** Keys that are read at a time, in about 10 ms. Then other work of the thread may run. */
 const keysAtOnce = 16_384;
 
 /** Tokens [from, to) of a document. */
@@ -21,7 +21,7 @@ interface Place {
 export type PassageIndex = Awaited<ReturnType<typeof indexPassages>>;
 export type InsertedPassages = ReturnType<typeof retrievePassages>;
 
-/** Cuts documents into passages, if possible at line ends. Returns also the mean of each passage's keys, as a key, [P, D]. */
+/** Cuts documents into passages, at line ends if possible. Also returns a key for each passage, the mean of the passage's keys, [P, D]. */
 export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array) {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
@@ -51,7 +51,7 @@ export async function indexPassages(memory: Memory, textPieceOf: (id: number) =>
   return { places, vectors };
 }
 
-/** The mean of states [D] after each is scaled to length 1. */
+/** The sum of states [D], each scaled to length 1. It has the direction of their mean. */
 export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   const mean = new Float32Array(states[0].length);
   for (const state of states) {
@@ -89,7 +89,7 @@ export function retrievePassages(
   return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
 }
 
-/** Index after the passage that begins at `from`: the last line end in the second half of `passageTokens`, or else all of them. */
+/** Index after the passage that begins at `from`: after the last line end in its second half or, without one, after `passageTokens`. */
 function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
   const longest = Math.min(ids.length, from + passageTokens);
   if (longest === ids.length) return longest;
@@ -112,11 +112,11 @@ function idsOf(memory: Memory, document: number): Int32Array {
   return ids;
 }
 
-/** The tokens' byte range [start, end) in the document's text. */
+/** The byte range [start, end) of a passage's tokens in the document's text. */
 function bytesOf(memory: Memory, { document, from, to }: Place) {
   const before = firstKeyOf(memory, document) - 1;
   const start = from === 0 ? 0 : memory.starts[before + from];
-  // The first token has no key, so no entry in `ends`; it ends where the second one starts.
+  // The document's first token has no key, and so no entry in `ends`. It ends where the second token starts.
   const end = to === 1 ? memory.starts[before + 1] : memory.ends[before + to - 1];
   return { document: memory.documents[document].name, start, end };
 }

@@ -8,7 +8,7 @@ import { indexPassages, type PassageIndex } from "./retrieval.ts";
 const candidatesPerNeighbour = 2;
 
 export interface Found extends Neighbours {
-  /** Indexes among the memory's keys. */
+  /** Indexes of the found keys among the memory's keys. */
   positions: Int32Array;
 }
 
@@ -37,7 +37,7 @@ export async function openMemorySearch(
       for (const block of blocks) results.push(await block.search(queries));
       return states.map((state, s) => keepNearest(memory, state, candidatesOf(results, s, best), neighbours));
     },
-    /** Computed at the first call. `textPieceOf` returns the bytes of a token. */
+    /** Indexes the memory's passages at the first call. `textPieceOf` returns the bytes of a token. */
     passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
       index ??= indexPassages(memory, textPieceOf);
       return index;
@@ -66,7 +66,7 @@ function candidatesOf(results: readonly BlockResult[], s: number, count: number)
   return best.slice(0, count).map(({ position }) => position);
 }
 
-/** The `neighbours` keys of these positions with the largest exact cosines. */
+/** Of the keys at these positions, returns the `neighbours` keys with the largest exact cosines. */
 function keepNearest(
   { keys, nextIds }: Memory,
   state: Float32Array,
@@ -87,7 +87,7 @@ function keepNearest(
   };
 }
 
-/** Dot product of a state [D] with a key, in double precision. A processor can add to the four sums in parallel. */
+/** Dot product of a state [D] with a key, in double precision. There are four sums, so that a processor can add to them in parallel. */
 function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
   const D = state.length;
   const start = position * D;

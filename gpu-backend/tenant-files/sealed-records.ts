@@ -41,7 +41,7 @@ export class SealedRecords {
   readonly #key: Uint8Array;
   readonly #name: string;
   readonly #bytes: Uint8Array;
-  /** Start and end of each record, without its length. */
+  /** Start and end of each record in `#bytes`, without the record's length field. */
   readonly #spans: [start: number, end: number][] = [];
 
   constructor(key: Uint8Array, name: string, bytes: Uint8Array) {

@@ -12,7 +12,7 @@ import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
-/** Bytes that are decrypted, in some milliseconds, before other work of the process may run. */
+/** Bytes that are decrypted at a time, in some milliseconds. Then other work of the process may run. */
 const yieldBytes = 8 * 2 ** 20;
 
 const keyFile = "key";
@@ -53,7 +53,7 @@ export class TenantFiles {
     return contents.length === 1 ? contents[0] : Buffer.concat(contents);
   }
 
-  /** Each record is decrypted when it is read. null if the file cannot be read. */
+  /** The records of a file, each of which is decrypted when it is read; null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
     // After any error the file counts as missing; the edge then has it made or uploaded again.
     const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#settings.tenantBytes).catch(

@@ -64,7 +64,7 @@ export class TenantStore {
     this.files = new TenantFiles(settings);
   }
 
-  /** `fault`: error code of the last write, such as `ENOSPC`, or null. `files` and `bytes` are on disk, partial ones included. */
+  /** `fault`: error code of the last write, such as `ENOSPC`, or null. `files` and `bytes` count what is on disk, with partial files. */
   get disk() {
     const bytes = this.#index.values().reduce((sum, entry) => sum + entry.bytes, 0);
     const [fault, failures] = [this.#fault, this.#failures];
@@ -84,7 +84,7 @@ export class TenantStore {
     return this.#indexing;
   }
 
-  /** Stores a file, whose `fileBytes` are at most `tenantBytes`. */
+  /** Stores a file. Its `fileBytes` must be at most `tenantBytes`. */
   async keep(tenant: string, hash: string, content: Uint8Array): Promise<void> {
     await this.#inTurn(tenant, async () => {
       const file = await this.#begin(tenant, hash, planOf(content));
@@ -160,7 +160,7 @@ export class TenantStore {
     }
     this.#used(path, { bytes: about.size, isIntact: true });
     const now = this.#settings.now();
-    // After a restart the order of use comes from these times. A failure is harmless.
+    // After a restart these times give the order in which files were used. A failure to set them is harmless.
     await utimes(path, now, now).catch(() => undefined);
     return about.size;
   }
@@ -214,7 +214,7 @@ export class TenantStore {
   /** Whether a file decrypts. Removes it if it does not. */
   async #check(tenant: string, hash: string, size: number): Promise<boolean> {
     const path = this.files.pathOf(tenant, hash);
-    // Another call may have checked it before this one's turn.
+    // Another call may have checked the file before this call's turn.
     const known = this.#index.get(path);
     if (known?.isIntact && known.bytes === size) return true;
     if (await this.files.read(tenant, hash)) return true;
@@ -261,14 +261,14 @@ export class TenantStore {
     await rm(path);
   }
 
-  /** Removes files until one of `bytes` fits at `path`, where it replaces the old one. */
+  /** Removes files until there is room for a file of `bytes` bytes at `path`, where the file replaces any older one. */
   async #makeRoom(path: string, bytes: number): Promise<void> {
     const { tenantBytes, totalBytes } = this.#settings;
     await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
     await this.#dropOldest("", totalBytes - bytes, path);
   }
 
-  /** Removes the least recently used files below `folder` until all but `kept` and its partial file have `maxBytes` at most. */
+  /** Removes the least recently used files below `folder` until they have at most `maxBytes`. `kept` and its partial file do not count. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
     const own = [...index].filter(([path]) => path.startsWith(folder) && !path.startsWith(kept));
@@ -312,7 +312,7 @@ export class TenantStore {
   async #readIndex(): Promise<Index> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.files.folders()) {
-      // Unfinished writes are old: this process has not begun one, and no other writes here.
+      // Unfinished writes are old: this process has not begun one, and no other process writes here.
       await removeUnfinished(folder, Number.POSITIVE_INFINITY, this.#system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);

@@ -4,18 +4,18 @@ import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** "generated" also if another caller had begun to make the adapter. */
+  /** "generated" also if the call has waited for another caller's generation of the adapter. */
   cache: "hit" | "generated";
 }
 
-/** Sequences also hold the adapters that they use. */
+/** Maximum bytes of the cache. Adapters that sequences use stay in memory even after the cache has dropped them. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {
   readonly #source: AdapterSource;
   readonly #now: () => number;
   readonly #adapters: LruCache<Adapter>;
-  /** Generations that have not ended, by hash. */
+  /** Generations that have not ended, by the adapter's hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
   readonly #counts = { hits: 0, generated: 0, evictions: 0, generationMs: 0 };
 

@@ -1,4 +1,4 @@
-/** Makes the adapters of centroids with the hyper-network, and the static adapter, which is part of each. */
+/** Makes the adapters of centroids with the hyper-network, and the static adapter, whose gates are added to those of every centroid. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
@@ -13,7 +13,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** `file`: hyper-network.safetensors. Throws an Error if its centroids or scales differ from the manifest's. */
+/** `file`: hyper-network.safetensors. Throws an Error if the file's centroids or scales differ from the manifest's. */
 export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
   const network = readHyperNetwork(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];

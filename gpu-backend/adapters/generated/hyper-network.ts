@@ -57,12 +57,12 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/** Throws an Error for a missing tensor, another shape, or a value beyond the limit. */
+/** Throws an Error for a missing tensor, a wrong shape, or a value beyond the limit. */
 function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }
 
-/** Throws an Error that names the tensor, its shape and the expected one. */
+/** Throws an Error if a tensor's shape does not fit the manifest. The Error names the tensor, its shape and the expected shape. */
 export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
   const [K, P, D] = [manifest.centroids.length, manifest.embedding.dimensions, manifest.model.hiddenSize];
   const { hidden: H, rank, biases } = manifest.hyperNetwork;

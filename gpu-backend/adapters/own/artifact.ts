@@ -1,4 +1,4 @@
-/** An own adapter as a safetensors file, and as an adapter of the engine. */
+/** Converts an own adapter to a safetensors file and back, and to an adapter as the engine applies it. */
 import { createHash } from "node:crypto";
 import { ownRank } from "../../../shared/artifacts/limits.ts";
 import { staticId } from "../../../shared/artifacts/manifest.ts";
@@ -16,7 +16,7 @@ import type { Delta } from "../../runtime/fit-session.ts";
 import type { HiddenChange } from "../../runtime/step.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 
-/** Hash and model width of the manifest that an adapter must have been made for. */
+/** The hash of the manifest and the hidden size of the model that an own adapter must have been made for. */
 interface OwnAdapterShape {
   manifestHash: string;
   hiddenSize: number;
@@ -24,7 +24,7 @@ interface OwnAdapterShape {
 
 const what = "own adapter";
 
-/** The file of an adapter; `delta` null: of one that changes nothing. */
+/** The file of an own adapter. `delta` is null for an adapter that changes nothing. */
 export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (delta) {
@@ -60,7 +60,7 @@ export function ownAdapterId(tenant: string, hash: string): string {
   return `${tenant}/${hash}`;
 }
 
-/** An own adapter has the gates of the static adapter, too, unless it changes nothing: then it is the base. */
+/** Adds own adapters to a source. An own adapter also has the static adapter's gates. An own adapter that changes nothing is the base. */
 export function withOwnAdapters(
   generated: AdapterSource,
   store: { read(tenant: string, hash: string): Promise<Uint8Array | null> },

@@ -1,7 +1,7 @@
 /**
  * Fits an own adapter to examples. The adapter is a change of the hidden state in addition to the static adapter's. It is trained on the
  * tokens that the examples teach. Cross-validation over folds of the examples decides when to stop, and measures the gain on examples that
- * an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure but for the session.
+ * an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure, except for the session.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank.
  */
 import { ownRank } from "../../../shared/artifacts/limits.ts";
@@ -25,26 +25,26 @@ export interface OwnAdapterFit {
 }
 
 const maxFolds = 5;
-/** With more positions, only one fold is held out: it is large enough, and the others would take too long. */
+/** If the examples have more positions, only one fold is held out: it is large enough, and holding out the others would take too long. */
 const crossedPositions = 4096;
-/** Steps after which the held-out loss is measured. Training ends when `patience` measurements in a row are no minimum. */
+/** Numbers of steps after which the held-out loss is measured. Training ends when the last `patience` measurements have not lowered it. */
 const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
 const patience = 3;
-/** Maximum positions of a training step. Of more, each step draws this many. */
+/** Maximum positions of a training step. If the examples have more positions, each step draws this many of them. */
 const stepPositions = 1024;
 /** Bound on N · C, the logits of the candidates at all positions: 64 MB. */
 const maxLogits = 2 ** 24;
 const maxCandidates = 2048;
-/** How much a training step changes a logit, roughly, if its changes of all D values of a hidden state add up. */
+/** Roughly how much one training step changes a logit, if the step's changes of all D values of a hidden state add up. */
 const learningRate = 0.12;
 /** Weight decay: the share of each parameter that a step removes. */
 const decay = 0.004;
-/** Positions in one survey of the whole vocabulary. */
+/** Positions in one call of `survey`, which computes the probabilities of the whole vocabulary. */
 const surveyPositions = 128;
 /** Training steps of the adapter that finds candidates (`prepare`). */
 const miningSteps = 32;
 
-/** Holds out `validation` or, if it is null, each fold of the examples in turn. */
+/** Fits an own adapter. Holds out `validation` or, if it is null, each fold of the examples in turn. */
 export async function fitOwnAdapter(
   examples: readonly Example[],
   validation: readonly Example[] | null,
@@ -89,14 +89,14 @@ export async function fitOwnAdapter(
   return { delta: whole.delta, gain, losses };
 }
 
-/** Sum of the held-out losses of all folds but `fold`; with a single fold, of that one. */
+/** Sum of the held-out losses of all folds but `fold`. If there is only one fold, its held-out loss. */
 function lossWithout(heldOut: readonly number[], fold: number): number {
   return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
 }
 
-/** All positions of the examples. The loss is over candidate tokens, of which the last stands for all that are no candidates. */
+/** All positions of the examples. The loss is over candidate tokens; the last candidate stands for all other tokens of the vocabulary. */
 interface FitData {
-  /** First position of each example, then N. */
+  /** The first position of each example, and N as the last entry. */
   offsets: number[];
   hidden: Float32Array; // [N, D]
   targetIds: Int32Array; // [N]
@@ -105,7 +105,7 @@ interface FitData {
   /** Logits of the candidates under the static adapter, [N, C]. */
   logits: Float32Array;
   targets: Int32Array; // indexes of candidates, [N]
-  /** The candidates' rows of the head, [C, D]. */
+  /** The rows of the LM head for the candidates, [C, D]. */
   rows: Float32Array;
   /** Root mean squares of `hidden` and of `rows`. */
   scales: { hidden: number; rows: number };
@@ -117,7 +117,7 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
   logSumExp: Float32Array; // [N]
   /** Probability of each token, summed over the positions, [V]. */
   expected: Float64Array;
-  /** Score of each token id. The highest become candidates. */
+  /** Scores by token id. The tokens with the highest scores become candidates. */
   wanted: Map<number, number>;
 }
 
@@ -125,7 +125,7 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
 async function prepare(all: readonly Example[], learnt: number, session: FitSession): Promise<FitData> {
   const base = await surveyAll(all, session);
   for (const id of base.targetIds) want(base, id, all.length);
-  // Some tokens that are no candidates are likely under a first adapter. The loss would not see them, so they become candidates.
+  // A first adapter may make tokens likely that are no candidates. The loss would ignore these tokens, so they become candidates.
   const data = await withCandidates(base, session);
   const pilot = new Training(data, (i) => i < learnt);
   await pilot.trainTo(miningSteps, session);
@@ -201,7 +201,7 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
   return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
 }
 
-/** Mean head row [D] of all tokens, weighted by their expected counts. */
+/** Mean of the LM head's rows [D] for all tokens, weighted by the tokens' expected counts. */
 function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
   const total = expected.reduce((sum, mass) => sum + mass, 0);
@@ -267,7 +267,7 @@ class Training {
     this.heldOut = await this.#meanLoss(this.#held, session);
   }
 
-  /** Uses every n-th position if there are more than fit in a step. */
+  /** Uses every n-th position if there are more positions than fit in a step. */
   async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);
@@ -290,7 +290,7 @@ class Training {
   }
 }
 
-/** Mean loss of the folds after `step` steps, in nats per learnt token. */
+/** Training loss and held-out loss after `step` steps, in nats per token. Each is the mean over the folds. */
 async function lossAt(step: number, runs: readonly Training[], session: FitSession) {
   for (const one of runs) await one.measure(session);
   const mean = (of: (one: Training) => number) => runs.reduce((sum, one) => sum + of(one), 0) / runs.length;
@@ -317,7 +317,7 @@ function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolea
   return Int32Array.from(positions);
 }
 
-/** The gain of each example over the whole vocabulary. */
+/** The gain on each example, computed over the whole vocabulary. */
 async function exactGains(
   examples: readonly number[],
   { offsets, hidden, targetIds, logprobs }: FitData,
@@ -352,7 +352,7 @@ export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array
   return change;
 }
 
-/** Shuffles the numbers below `length`, always alike, because examples may be sorted by label. */
+/** Shuffles the numbers below `length`, because examples may be sorted by label. The seed is fixed. */
 function shuffled(length: number): number[] {
   const keys = Array.from({ length }, (_, i) => uniformAt(deriveSeed(3, 0), i));
   const ranks = new Map(keys.toSorted((x, y) => x - y).map((key, rank) => [key, rank]));

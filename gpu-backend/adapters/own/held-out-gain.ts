@@ -13,7 +13,7 @@ export interface Gain {
   tokens: number;
 }
 
-/** Two-sided 95% quantiles of Student's t, for 1, 2, … degrees of freedom; the last also for more. */
+/** Two-sided 95% quantiles of Student's t, for 1, 2, … degrees of freedom. The last quantile is used for more degrees, too. */
 const studentT = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11,
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -24,7 +24,7 @@ export function studentReach(values: number): number {
   return values > 1 ? studentT[Math.min(values - 1, studentT.length) - 1] : Number.POSITIVE_INFINITY;
 }
 
-/** Total nats over total tokens, with Student's t interval over the examples, which is infinite for a single one. */
+/** Total nats over total tokens, with Student's t interval over the examples. For a single example the interval is infinite. */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);
   const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;

@@ -24,7 +24,7 @@ export interface BuildParts {
 export class MemoryBuild {
   readonly totalTokens: number;
   tokens: number;
-  /** Tokens whose keys this build has computed, not found in another memory. */
+  /** Tokens whose keys this build has computed. Keys that were found in another memory do not count. */
   computedTokens = 0;
   readonly #parts: BuildParts;
   readonly #windows: Window[];
@@ -37,7 +37,7 @@ export class MemoryBuild {
     const lengths = documents.map(({ ids }) => ids.length);
     this.#parts = parts;
     this.totalTokens = lengths.reduce((sum, length) => sum + length, 0);
-    // A document of one token needs no key.
+    // The tokens of documents of one token are complete from the start, because they need no keys.
     this.tokens = lengths.filter((length) => length === 1).length;
     this.#windows = windowsOf(lengths, contextTokens);
     this.#label = memoryLabel(manifestHash, documents);
@@ -53,7 +53,7 @@ export class MemoryBuild {
     }
   }
 
-  /** Bytes of the finished memory; null before. */
+  /** Bytes of the memory if it is finished, else null. */
   async find(): Promise<number | null> {
     const { tenant, hash, store } = this.#parts;
     const bytes = await store.bytesOf(tenant, hash);

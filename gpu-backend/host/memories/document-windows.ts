@@ -9,13 +9,13 @@ import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import type { DocumentTokens } from "../../memory/memory.ts";
 
 export interface EncodedDocument extends DocumentTokens {
-  /** SHA-256 of the ids. Documents of the same hash have the same keys. */
+  /** SHA-256 of the token ids. Documents of the same hash have the same keys. */
   hash: Uint8Array;
 }
 
 export type DocumentTokenizer = Pick<Tokenizer, "encode" | "textStart" | "textPieceOf">;
 
-/** Throws a ServiceError for more than `limits.memoryTokens`. */
+/** Throws a ServiceError for more than `limits.memoryTokens` tokens. */
 export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: Documents): Promise<EncodedDocument[]> {
   const encoded: EncodedDocument[] = [];
   let total = 0;
@@ -50,13 +50,13 @@ function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentToken
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
 }
 
-/** Maximum tokens of a window, the first of which repeat the end of the window before, as context. */
+/** Maximum tokens of a window, and how many of its first tokens repeat the end of the window before, as context. */
 const [windowTokens, overlapTokens] = [512, 64];
 
 /** Tokens of a document that are computed as one prompt. Their keys are one record of a memory's file. */
 export interface Window {
   document: number;
-  /** Index among the windows of `document`, an index too. */
+  /** Index among the windows of the document. `document` is an index, too, among the documents. */
   part: number;
   /** Tokens [start, end) are the prompt; the keys of [from, end) are kept. The document's last token has no key. */
   start: number;

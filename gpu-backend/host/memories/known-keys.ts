@@ -1,10 +1,10 @@
-/** Finds a document's keys in other memories by their labels: the manifest's hash, then each document's hash and tokens (U32). */
+/** Finds a document's keys in other memories by their labels: the manifest's hash, then each document's hash and number of tokens (U32). */
 import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, windowsOf } from "./document-windows.ts";
 
 const [hashBytes, countBytes] = [32, 4];
-/** Label and head precede it. */
+/** Number of the record with the first window. The label and the head are the records before it. */
 const firstWindow = 2;
 
 export function memoryLabel(manifestHash: string, documents: readonly Pick<EncodedDocument, "hash" | "ids">[]): Buffer {
@@ -25,7 +25,7 @@ export async function findKnownKeys(
 ): Promise<KnownKeys> {
   const wanted = new Set(documentsIn(label).map((document) => document.hash));
   const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
-  /** By hash of a document: a file that has it, and the record with the document's first window. */
+  /** For the hash of each document: a file with the document's keys, and the number of the record with the document's first window. */
   const known = new Map<string, { file: (typeof files)[number]; place: number }>();
   // Finished files first, because they have all keys.
   for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {

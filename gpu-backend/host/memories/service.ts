@@ -10,7 +10,7 @@ import { MemoryBuild } from "./build.ts";
 import { type DocumentTokenizer, encodeDocuments } from "./document-windows.ts";
 
 export interface MemoryServiceParts {
-  /** ServingSets.of */
+  /** Returns the serving set of a manifest: ServingSets.of. */
   setOf(hash: string): { engine: Pick<EngineClient, "keysOf" | "info">; tokenizer(): Promise<DocumentTokenizer> };
   store: TenantStore;
   dropMemory(tenant: string, hash: string | null): void;
@@ -57,7 +57,7 @@ export class MemoryService {
         keysOf: (prompts, stop) => {
           const batch = this.#parts.newId();
           const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
-          // Another set may have replaced this one.
+          // The manifest's set may have been replaced meanwhile.
           const { engine } = this.#parts.setOf(manifestHash);
           requireManifest(engine.info, manifestHash);
           return engine.keysOf(sequences, stop);
@@ -71,7 +71,7 @@ export class MemoryService {
     }
   }
 
-  /** Removes one or (null) all memories of a tenant: first on disk, then in every engine. */
+  /** Removes a memory or, if `hash` is null, all memories of a tenant: first on disk, then in every engine. */
   async remove(tenant: string, hash: string | null): Promise<void> {
     const meant = [...this.#running].filter((one) => one.tenant === tenant && (hash === null || one.hash === hash));
     const deleted = new ServiceError("memory_deleted", "The memory was deleted while it was made.");

@@ -1,4 +1,4 @@
-/** Interface to the process that fits own adapters. A thread would not do, because ending it in native code would end the backend. */
+/** Interface to the process that fits own adapters. It is no thread, because ending a thread in native code would end the backend. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { ForkedProcess } from "../forked-process.ts";
@@ -6,7 +6,7 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Milliseconds until the next answer, the start of the process included. The longest fit takes a minute, and two may run. */
+/** Timeout for the next answer in milliseconds, the process's start included. The longest fit takes a minute, and two may run at once. */
 const fitMs = 240_000;
 /** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32. */
 export const idleMs = 60_000;
@@ -97,7 +97,7 @@ export class FitClient {
       script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       argument: JSON.stringify(this.#folders),
       environment: this.#parts.environment,
-      // Answers of a dropped process are ignored, because its fits were rejected.
+      // Answers of a dropped process are ignored, because `#drop` has rejected its fits.
       onMessage: (answer) => {
         const pending = started === this.#process ? this.#remove(answer.id) : undefined;
         if (answer.ok) pending?.resolve(answer.result);

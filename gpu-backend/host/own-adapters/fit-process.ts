@@ -21,7 +21,7 @@ const toParent = process.send.bind(process);
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));
-// Every answer reports the error, so it is no unhandled rejection.
+// The answer to every fit reports a failure of `opening`, so its rejection needs no other handler.
 opening.catch(() => {});
 const turns = new FitTurns();
 

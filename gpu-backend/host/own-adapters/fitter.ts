@@ -48,7 +48,7 @@ interface Step {
 
 /** Runs the steps of all fits one by one. The fit with the lowest count is next. */
 export class FitTurns {
-  /** By open fit: the positions that it has computed, plus the count at which it began. */
+  /** For each open fit: the positions that the fit has computed, plus the count at which the fit began. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;
@@ -86,7 +86,7 @@ export class FitTurns {
     this.#isRunning = false;
   }
 
-  /** 0 for a cancelled fit, so that its step is rejected at once. */
+  /** The count of the step's fit. It is 0 for a cancelled fit, whose step is then next and is rejected. */
   #of({ id }: Step): number {
     return this.#computed.get(id) ?? 0;
   }

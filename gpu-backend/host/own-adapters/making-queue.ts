@@ -3,7 +3,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 
 /** Maximum running requests. Each holds up to .2 GB of examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests: each takes up to a minute, the edge waits ten. Those of a tenant are at most as many as the free places. */
+/** Maximum waiting requests. Each takes up to a minute; the edge waits ten. A tenant may have at most as many as there are free places. */
 export const maxWaiting = 16;
 /** Estimated seconds of one request, for Retry-After. */
 const requestSeconds = 2;
@@ -22,7 +22,7 @@ export class MakingQueue {
     return this.#waiting.values().reduce((sum, { length }) => sum + length, 0);
   }
 
-  /** Resolves at the request's turn to a function that ends it. Throws `overloaded` if the queue is full, `cancelled` on abort. */
+  /** Resolves at the request's turn to a function that ends the request. Throws `overloaded` if the queue is full, `cancelled` on abort. */
   async enter(tenant: string, signal: AbortSignal): Promise<() => void> {
     if (signal.aborted) throw cancelled(signal);
     const own = this.#waiting.get(tenant) ?? [];

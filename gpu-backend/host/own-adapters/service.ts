@@ -65,7 +65,7 @@ export class OwnAdapterService {
     };
   }
 
-  /** Stores an adapter of another backend. Throws a ServiceError if its hash differs. */
+  /** Stores an adapter that another backend has made. Throws a ServiceError if its hash differs. */
   async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
@@ -74,7 +74,7 @@ export class OwnAdapterService {
     await this.#keep(tenant, bytes);
   }
 
-  /** Returns the hash. Throws a ServiceError if the adapter alone exceeds the tenant's bound. */
+  /** Stores an adapter and returns its hash. Throws a ServiceError if the adapter alone exceeds the tenant's bound. */
   async #keep(tenant: string, file: Uint8Array): Promise<string> {
     const { store } = this.#parts;
     const bytes = fileBytes(file);

@@ -60,7 +60,7 @@ export class Follower {
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const folder = plan.start ? await this.#download(wanted) : null;
-    // Sets end only after the wanted one is downloaded.
+    // Sets end only after the wanted set is downloaded.
     if (plan.start && !folder) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;

@@ -32,7 +32,7 @@ export class ServingSets {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
-  /** Of the preferred set or, while its engine restarts, of the newest that runs. Throws `backend_unavailable` if none runs. */
+  /** Info of the preferred set or, while its engine restarts, of the newest set that runs. Throws `backend_unavailable` if no set runs. */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
     if (!first || this.#isClosing) throw this.#unavailable();
@@ -63,7 +63,7 @@ export class ServingSets {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
   }
 
-  /** The set of a manifest or, if there is none, the preferred set, whose engine will refuse it. Throws a ServiceError without any set. */
+  /** The set of a manifest; for an unknown manifest the preferred set, whose engine refuses it. Throws a ServiceError if there is none. */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
     if (!set) throw this.#unavailable();
@@ -121,7 +121,7 @@ export class ServingSets {
 export interface HeldSet {
   manifestHash: string;
   openSequences: number;
-  /** When it last got a batch or was the published set. */
+  /** When the set last got a batch or was the published set. */
   usedMs: number;
   /** false while its engine restarts. */
   isServing: boolean;
@@ -130,11 +130,11 @@ export interface HeldSet {
 export interface SetLimits {
   /** Maximum sets; each takes the memory of a model. */
   sets: number;
-  /** Milliseconds after its last use until an idle set that is no longer published ends. */
+  /** Milliseconds from the last use of an idle set to its end, if it is no longer published. */
   graceMs: number;
 }
 
-/** `retire`: manifest hashes of sets to end. `start`: whether to start the wanted set then. */
+/** `retire`: manifest hashes of sets to end. `start`: whether to start the wanted set after they have ended. */
 export function planSets(
   held: readonly HeldSet[],
   wanted: string,
@@ -148,7 +148,7 @@ export function planSets(
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  // An idle set ends to make room, unless it is the only one, which serves until the new one does.
+  // An idle set ends to make room. The only set does not end, because it serves until the new set does.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
   const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
@@ -164,7 +164,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
     let tokenizer: Promise<DocumentTokenizer> | null = null;
     return {
       ...{ info, engine, fitter },
-      // Read for the first documents, because nothing else in this process needs it.
+      // The tokenizer is read for the first documents, because nothing else in this process needs it.
       tokenizer() {
         tokenizer ??= readTokenizer(artifactsDirectory, info.manifest).catch((error) => {
           tokenizer = null;

@@ -22,7 +22,7 @@ export interface StoreSettings {
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Timeouts in milliseconds. That of the pointer is short, because it delays the start. */
+/** Timeouts in milliseconds for the pointer and for a file. The pointer's timeout is short, because it delays the start. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
 /** Milliseconds after which an unfinished write must belong to a killed process. */
@@ -101,7 +101,7 @@ async function tidy(directory: string, kept: readonly string[]): Promise<void> {
   }
 }
 
-/** Rejects if the bytes are not the file's. */
+/** Rejects if these are not the bytes that the file must have. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
 /** null if the file is missing, cannot be read or fails the check. */
