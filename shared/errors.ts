@@ -19,14 +19,14 @@ export const errorTable = {
   /** Between edge and backend: versions of the contract differ. */
   version_mismatch: { status: 409, type: "server_error", code: "version_mismatch" },
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
-  /** A running answer lost its backend, and no other computes the same bits. */
+  /** A running answer lost its backend, and no other backend computes the same bits. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
   /** The Idempotency-Key was used for another request. */
   idempotency_conflict: { status: 409, type: "invalid_request_error", code: "idempotency_conflict" },
-  /** Two `chameleon publish` at once. */
+  /** Two `chameleon publish` commands ran at the same time. */
   switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
-  /** Between edge and backend: the call names another process. */
+  /** Between edge and backend: the call names another process than the one that received it. */
   misdirected: { status: 421, type: "server_error", code: "misdirected" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },
@@ -37,7 +37,7 @@ export const errorTable = {
   quota_exceeded: { status: 429, type: "insufficient_quota", code: "insufficient_quota" },
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
-  /** Not retried, because no backend can compute the sequence. */
+  /** The edge does not retry it, because no backend can compute the sequence. */
   generation_failed: { status: 500, type: "server_error", code: "generation_failed" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
   deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },
@@ -91,7 +91,7 @@ export function envelopeOf(error: ServiceError) {
   return { error: { message: error.message, type, param: error.param, code } };
 }
 
-/** Turns anything thrown into an error that is safe to show. Details of an unknown one are in `cause` only, for logs. */
+/** Turns anything thrown into an error that is safe to show. An unknown error is kept as `cause` only, for logs. */
 export function toServiceError(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("internal", "The server failed on this request.", { cause: thrown });

@@ -20,22 +20,22 @@ import { kinds, measuredCorpora, promptLengths, readTexts, type Source, scoredTo
 export interface EvalOptions {
   model: string;
   artifacts: string;
-  /** Their test documents are measured; null: the lock's corpora. */
+  /** Corpora whose test documents are measured; null: the corpora of the lock. */
   corpora: readonly CorpusSource[] | null;
   corpusFolder: string;
   texts: number;
 }
 
-/** `nearest`: the nearest centroid's adapter. `mixture`: as `auto` serves it. */
+/** `nearest`: the nearest centroid's adapter. `mixture`: the mixture that `auto` serves. */
 const methods = ["base", "static", "nearest", "mixture"] as const;
 /** By method: log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
-/** A single name compares a method with the base. */
+/** Compared methods. A single name compares that method with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
 export type Evaluation = Awaited<ReturnType<typeof evaluate>>;
 
-/** Uses the adapters and the evidence rule of `artifacts`. */
+/** Scores text under the adapters and the evidence rule of `artifacts`. */
 export async function evaluate(options: EvalOptions, run: Run) {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
   const { lock, hash } = await readLock();
@@ -53,7 +53,7 @@ export async function evaluate(options: EvalOptions, run: Run) {
   }
 }
 
-/** `key`: everything that scores depend on besides texts and prompts. */
+/** Scores every source after prompts of each length. `key`: everything that scores depend on besides texts and prompts. */
 export async function measureSources(
   sources: readonly Source[],
   score: (source: Source, prompt: number) => Promise<Scores>,
@@ -122,10 +122,10 @@ const titles: Record<string, string> = {
   "left-out": "families that were left out",
   new: "unknown sources",
 };
-/** Prompt tokens of the tables of single sources and of parts of the tokens. */
+/** Length of the prompts, in tokens, in the tables by source and by part of the tokens. */
 const comparedPrompt = 64;
 
-/** Gains by group of sources, by part of the tokens, and by source. */
+/** Tables of gains: by group of sources, by part of the tokens, and by source. */
 export function evaluationTables({ prompts }: Evaluation): string[] {
   const { rows, groups } = prompts.find(({ prompt }) => prompt === comparedPrompt)!;
   const ofGroups = kinds.flatMap((kind) =>

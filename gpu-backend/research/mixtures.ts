@@ -1,4 +1,4 @@
-/** The mixture that `auto` serves for a prompt, computed offline: planned as by the edge, and weighed as by the engine. */
+/** The mixture that `auto` serves for a prompt, computed offline: planned as the edge plans it, and weighed as the engine weighs it. */
 import { isAutoOff } from "../../shared/artifacts/manifest.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
@@ -18,12 +18,12 @@ import type { ServedBank } from "../training/bank/served-bank.ts";
 
 export interface OwnAdapter {
   delta: Delta;
-  /** Mean prompt embedding of its text, scaled to length 1, [P]. */
+  /** Mean prompt embedding of the adapter's text, scaled to length 1, [P]. */
   centroid: Float32Array;
 }
 
 export interface Mixed {
-  /** Gates of the generated adapters, [Q]. */
+  /** Gates of the generated adapters, [Q]. `own`: weight of the own adapter. */
   gates: Float32Array;
   own: number;
 }
@@ -34,14 +34,14 @@ interface HiddenText {
   hidden: Float32Array;
 }
 
-/** Experts are weighed beside this memory. */
+/** A memory that is mixed into every expert's predictions before the experts are weighed. */
 interface EvidentMemory {
   /** The nearest keys at each evidence position of the prompt. */
   found: readonly Neighbours[];
   rule: MemoryRule;
 }
 
-/** The base, the static adapter, the own adapter if there is one, and the nearest centroids that are not off. */
+/** Experts of a prompt: base, static adapter, own adapter if there is one, and the adapters of the nearest centroids that are not off. */
 export function expertsOf(
   promptIds: readonly number[],
   { manifest, table, adapters, scales }: ServedBank,
@@ -68,7 +68,7 @@ export function expertsOf(
     { gates: staticGates, own: 0 },
     ...near.filter(({ isOff }) => !isOff),
   ];
-  // `priors` has one value per expert; `nearest` are the gates of the nearest centroid's adapter.
+  // `priors` has a value for each expert. `nearest` has the gates of the nearest centroid's adapter.
   return { all, priors: [priors.base, priors.fixed, ...priors.adapters], nearest, calibration };
 }
 
@@ -94,7 +94,7 @@ export async function mixtureOf(
   };
 }
 
-/** Log-likelihoods of the tokens after the positions, [experts][positions]. */
+/** Log-likelihoods of the tokens after `positions`, [experts][positions]. */
 export async function logprobsUnder(
   experts: readonly Mixed[],
   own: OwnAdapter | null,

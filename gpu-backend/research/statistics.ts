@@ -10,18 +10,18 @@ export interface Estimate {
 }
 
 export type Pieces = Pick<Tokenizer, "pieceOf">;
-/** By method: a value for each scored token, [texts][tokens]. Scored tokens are the last of a text. */
+/** By method: a value for each scored token, [texts][tokens]. The scored tokens are the last tokens of a text. */
 export type Values = Record<string, readonly ArrayLike<number>[]>;
 /** Whether the token `ids[at]` of a text counts. */
 export type TokenTest = (ids: readonly number[], at: number) => boolean;
 
 /** A corpus whose texts every method has scored. */
 export interface ScoredSource {
-  /** Results are averaged over its sources. */
+  /** Results are averaged over all sources of a group. */
   group: string;
   name: string;
   texts: readonly Text[];
-  /** Log-likelihoods in nats, also of the method `base`. */
+  /** Log-likelihoods in nats, by method. One method is `base`. */
   logprobs: Values;
   /** 1 where the likeliest token is the text's own, else 0. */
   correct?: Values;
@@ -42,7 +42,7 @@ export function rowOf(source: ScoredSource, comparisons: readonly string[], toke
 }
 
 /**
- * Results of the sources of one group, by comparison. Each source counts once; intervals are over sources and their documents. `parts`: the
+ * Results of the sources of one group, by comparison. Sources weigh the same. Intervals are over sources and their documents. `parts`: the
  * tokens of each named part; a part without tokens has no gain. `accuracy`: gain in the share of tokens predicted right.
  */
 export function groupOf(
@@ -111,7 +111,7 @@ export function hasInk(tokenizer: Pieces): TokenTest {
   return (ids, at) => new TextDecoder().decode(tokenizer.pieceOf(ids[at])).trim().length > 0;
 }
 
-/** Mean loss of the scored tokens under the base, per token and per byte of their text. */
+/** Mean loss of the scored tokens under the base: in nats per token, and in bits per byte of their text. */
 function baseLossOf({ texts, logprobs: { base } }: ScoredSource, tokenizer: Pieces) {
   const scored = texts.flatMap(({ ids }, s) => ids.slice(-base[s].length));
   const nats = -sumOf(base.map((own) => sumOf(Array.from(own))));
@@ -131,7 +131,7 @@ export function worstOf(texts: readonly WindowSum[]): number {
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
-/** Mean gain per token over the sources with counted tokens; null if none has. The 95% interval resamples sources and documents. */
+/** Mean gain per token over sources with counted tokens; null if there is none. The 95% interval resamples sources and documents. */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
     .map((texts) => sumsByDocument(texts).filter(({ tokens }) => tokens > 0))
@@ -144,12 +144,12 @@ export function overSources(sources: readonly (readonly WindowSum[])[]): Estimat
   return resampled((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
 }
 
-/** `draw` computes a mean from items that it resamples with `drawn`, for the interval. */
+/** A mean with its 95% interval. `draw` computes the mean again from items that it resamples with `drawn`. */
 export function resampled(draw: (drawn: Redraw) => number, mean: number): Estimate {
   return { mean, ci95: bootstrap(draw, new Random(1, streams.bootstrap)) };
 }
 
-/** Linearly interpolated. */
+/** The value below which this share of the values lies, linearly interpolated. */
 export function quantile(values: readonly number[], share: number): number {
   const rising = values.toSorted((a, b) => a - b);
   const at = share * (rising.length - 1);

@@ -5,12 +5,12 @@ import { type CorpusLock, lockedSources } from "../training/corpus/lock.ts";
 import { type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
 import { Random } from "../training/random.ts";
 
-/** Lengths of prompts in tokens. The same tokens are scored after each. */
+/** Lengths of prompts in tokens. After each length, the same tokens are scored. */
 export const promptLengths = [8, 32, 64, 128] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
 export const scoredTokens = 64;
 const textTokens = longestPrompt + scoredTokens;
-/** Texts are cut from so many characters of each document, unless that gives too few. */
+/** Texts are cut from this many characters of each document, or from the whole documents if that gives too few texts. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 
@@ -22,7 +22,7 @@ export interface Text {
   ids: number[];
 }
 
-/** "trained": held-out documents of training corpora. "left-out": families that training could have used. "new": other text. */
+/** "trained": held-out documents of training corpora. "left-out": families of training text that were left out. "new": other text. */
 export const kinds = ["trained", "left-out", "new"] as const;
 type Kind = (typeof kinds)[number];
 
@@ -41,7 +41,7 @@ export function measuredCorpora({ corpora }: CorpusLock, folder: string): (Corpu
   });
 }
 
-/** Up to `count` texts of each corpus; of trained ones only from test documents. */
+/** Up to `count` texts of each corpus. Corpora of the group "trained" give texts of test documents only. */
 export async function readTexts(
   corpora: readonly (CorpusSource & { group: Kind })[],
   tokenizer: TextTokenizer,
@@ -57,7 +57,7 @@ export async function readTexts(
   return sources;
 }
 
-/** Cuts up to `count` texts: one from each document in random order, then a second, and so on. A document's last needs `least` tokens. */
+/** Cuts up to `count` texts: one from each document in random order, then a second, and so on. All have at least `least` tokens. */
 export function cutTexts(
   documents: readonly Document[],
   tokenizer: TextTokenizer,
@@ -76,7 +76,7 @@ export function cutTexts(
   };
   const cut = (characters: number) => {
     const byDocument: Text[][] = [];
-    // Stops once every text can come from another document.
+    // Stops once every text can come from a different document.
     for (const index of order) {
       if (byDocument.length === count) break;
       const own = textsOf(index, characters);

@@ -51,7 +51,7 @@ export async function readBase(directory: string) {
   };
 }
 
-/** Opens the weights only now, because a resumed training may have its hidden states already. Throws an Error if the weights changed. */
+/** Opens the weights only when called: a resumed training may have its hidden states already. Throws an Error if the weights changed. */
 function openTrunk(directory: string, wantedHash: string, options: { threads: number; format: WeightFormat }) {
   return withBase(directory, async ({ config, weights, weightsFile, weightsHash }) => {
     if (weightsHash !== wantedHash) {

@@ -26,7 +26,7 @@ const turns = (count: number, content: string): ChatMessage[] =>
 const { chatMessages, bodyBytes } = limits;
 const most = chatMessages - 1;
 
-/** Each template is tried on these. It must render the first and may refuse others. The last ones have the size limits of requests. */
+/** Conversations to try a template on. It must render the first and may refuse others. The last ones are as large as requests may be. */
 const conversations: [name: string, messages: ChatMessage[]][] = [
   ["a user's message", [user("Hello")]],
   ["a system message and a user's", [{ role: "system", content: "Be brief." }, user("Why is the sky blue?")]],
@@ -40,7 +40,7 @@ const conversations: [name: string, messages: ChatMessage[]][] = [
   [`${most} messages of ${bodyBytes} characters together`, turns(most, "four ".repeat(bodyBytes / chatMessages / 5))],
 ];
 
-/** Reads and tries the template, `ofWeights` or the folder's; undefined without one. Throws a one-line Error that names the folder. */
+/** Reads and tries a chat template: of the weights file (`ofWeights`) or else the folder; undefined without one. Errors name the folder. */
 export async function readChatTemplate(
   folder: string,
   { tokenizer, chatTemplate: ofWeights }: { tokenizer: TensorFile; chatTemplate?: string | undefined },

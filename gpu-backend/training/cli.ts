@@ -1,4 +1,4 @@
-/** `chameleon train`. */
+/** The command `chameleon train`. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

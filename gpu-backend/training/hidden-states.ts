@@ -1,10 +1,10 @@
 /// <reference lib="esnext.float16" />
-/** Computes the hidden states that predict windows' scored tokens, once, because no adapter changes them. Kept in half precision. */
+/** Computes, once, the hidden states that predict windows' scored tokens: no adapter changes these states. Keeps them as float16. */
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window } from "./corpus/windows.ts";
 import { type Run, resultsOf } from "./run.ts";
 
-/** Windows per pass. Fixed, because other batches may change the last bit, and a resumed run must give the same bytes. */
+/** Windows per pass. Fixed, because another number may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
 
 export interface WindowSet {

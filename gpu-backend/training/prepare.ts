@@ -13,7 +13,7 @@ import { keyOf, type Run } from "./run.ts";
 
 interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  /** Seed of the draw among windows, if there are more than wanted. */
+  /** Seed of the draw among windows, if there are more windows than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }
@@ -44,7 +44,7 @@ function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
 
 export type Placed = ReturnType<typeof place>;
 
-/** The same seed gives the same result. */
+/** Clusters the training windows and embeds all windows. The same seed gives the same result. */
 export function place({ head, sets, rows }: Prepared, clusters: number, seed: number) {
   const { windows } = sets.train;
   const dimensions = rows.length / head.vocabularySize;
@@ -53,7 +53,7 @@ export function place({ head, sets, rows }: Prepared, clusters: number, seed: nu
   return { ...placement, sets: bySplit((split): PlacedSet => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
-/** Each corpus is read up to this multiple of its equal share, because other corpora may have fewer windows. */
+/** Each corpus is read for this multiple of its equal share of windows, because other corpora may have fewer. */
 const spareWindows = 4;
 /** Characters read of a document, unless its corpus has too few documents. */
 const documentCharacters = 20_000;

@@ -3,7 +3,7 @@ import { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
-  /** Ends the stage before. */
+  /** Ends the previous stage and begins this one. */
   stage(name: string, total: number): void;
   /** `remark`: short, such as the loss. */
   advance(done: number, remark?: string): void;

@@ -1,7 +1,7 @@
 /** Seeded random draws for training, by the same counter-based generator as serving. */
 import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
 
-/** A stream for each purpose, so that a change of one does not change the draws of the others. */
+/** Each purpose has a random stream of its own, so that a change in one stream does not change the draws of others. */
 export const streams = {
   windows: 2,
   kMeans: 3,
@@ -21,23 +21,23 @@ export class Random {
     this.#seed = deriveSeed(seed, stream);
   }
 
-  /** In [0, 1). */
+  /** A number in [0, 1). */
   uniform(): number {
     return uniformAt(this.#seed, this.#position++);
   }
 
-  /** In [0, below). */
+  /** A whole number in [0, below). */
   integer(below: number): number {
     return Math.floor(this.uniform() * below);
   }
 
-  /** Standard normal (Box–Muller). */
+  /** A standard normal number (Box–Muller). */
   normal(): number {
     const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** `count` different whole numbers in [0, below), or all if there are fewer; ascending. */
+  /** `count` different whole numbers in [0, below), or all if there are fewer, in ascending order. */
   subset(below: number, count: number): Int32Array {
     return Int32Array.from(this.shuffled([...Array(below).keys()]).slice(0, count)).sort();
   }

@@ -21,7 +21,7 @@ export interface Part {
   key: unknown;
 }
 
-/** Computes the parts, or reads those of an earlier run. Throws the signal's reason when aborted. */
+/** Computes the results of the parts, or reads results that an earlier run kept. Throws the signal's reason when aborted. */
 export async function resultsOf<P extends Part, T>(
   stage: string,
   parts: readonly P[],

@@ -23,7 +23,7 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  /** K; null: `maxCentroids`, or fewer if the text is too little to measure as many. */
+  /** K; null: as many as the test documents can measure, at most `maxCentroids`. */
   clusters: number | null;
   threads: number;
   /** undefined: the default of `shared/math/evidence.ts`. */
@@ -66,7 +66,7 @@ function requirePublishable(options: TrainOptions): void {
   }
 }
 
-/** Returns as many clusters as have enough test documents to measure their gain. */
+/** The wanted number of clusters; without one, as many as the test documents can measure, at most `maxCentroids`. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
@@ -75,7 +75,7 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
 
 type Measured = Awaited<ReturnType<typeof measure>>;
 
-/** `centroids`: scale and gain of each, [K]. */
+/** In the result, `centroids` [K] has the scale and the gain of each centroid. */
 async function measure(
   { head }: Prepared,
   { sets }: Placed,

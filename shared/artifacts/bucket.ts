@@ -4,7 +4,7 @@ import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 
-/** The one object that changes. */
+/** Name of the pointer, the only object that changes. */
 export const pointerName = "artifacts/current.json";
 
 /** `sha256`: of the bytes of a file, manifest.json included. */
@@ -12,7 +12,7 @@ export function objectName(sha256: string): string {
   return `artifacts/sha256/${sha256}`;
 }
 
-/** SHA-256 of each file of a set that the edge reads, the manifest's first. */
+/** SHA-256 of the files that the edge reads of a set. The manifest's hash is first. */
 export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): string[] {
   return [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256];
 }
@@ -24,7 +24,7 @@ export function metadataOf(edgeFiles: readonly string[]): Record<string, string>
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** null if the hashes are absent or invalid. */
+/** Hashes of the edge's files from the pointer's metadata; null if they are absent or invalid. */
 export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
@@ -55,7 +55,7 @@ export function currentOf({ switches }: Pointer): string {
   return switches[0].manifest;
 }
 
-/** Hash of the manifest that was served before, or null. */
+/** Hash of the manifest that was served before the current one, or null. */
 export function previousOf({ switches }: Pick<Pointer, "switches">): string | null {
   return switches.find(({ manifest }) => manifest !== switches[0].manifest)?.manifest ?? null;
 }

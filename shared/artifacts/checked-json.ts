@@ -5,7 +5,7 @@ import { describe } from "../describe.ts";
 const reportedIssues = 3;
 const reportedCharacters = 80;
 
-/** `bounds.values` also counts nested values. Throws an Error as `requireValid` does, or one that names the bound. */
+/** `bounds.values` also counts nested values. Throws an Error as `requireValid` does, or one that names the exceeded bound. */
 export function parseChecked<T>(
   schema: z.ZodType<T>,
   text: string,

@@ -5,9 +5,9 @@ export const setLimits = {
   /** 100 switches take 14 kB. */
   pointerBytes: 65_536,
   pointerSwitches: 100,
-  /** 1,024 centroids take 1 MB. An edge isolate parses it within 128 MB. */
+  /** A manifest of 1,024 centroids has 1 MB. An edge isolate parses it within 128 MB. */
   manifestBytes: 2_097_152,
-  /** Nested ones included. A schema reports each invalid value in about 700 bytes. */
+  /** Values in the JSON, nested ones included. A schema reports each invalid value in about 700 bytes. */
   manifestValues: 65_536,
   /** An edge isolate holds two sets; GPT-2's table takes 3.5 MB. */
   edgeTableBytes: 16_777_216,
@@ -42,13 +42,13 @@ export const setLimits = {
   stopIds: 16,
   /** Dimensions of the prompt space. Training uses 64. */
   dimensions: 1024,
-  /** Each request is compared with all of them, and /v1/centroids lists them. */
+  /** Each request is compared with all centroids, and /v1/centroids lists them. */
   centroids: 1024,
   /** Directions of the bank. Training uses 121. Each costs 2 · D multiplications per row of the head. */
   gates: 4096,
   /** Units of the hyper-network's hidden layer. Training uses 32. */
   hiddenUnits: 4096,
-  /** Pieces in a centroid's label, and characters of each. Training writes 5. */
+  /** Pieces in a centroid's label; training writes 5. `labelCharacters`: characters of each piece. */
   labels: 16,
   labelCharacters: 512,
   /** Names of the model, the corpora and their licences. */
@@ -57,7 +57,7 @@ export const setLimits = {
   corpora: 1024,
   /** Maximum of `evidence.similarityScale`. */
   similarityScale: 1000,
-  /** Magnitude of a gain, in nats a token. A uniform guess over 262,144 ids has a loss of 12. */
+  /** Magnitude of a gain, in nats a token. A uniform guess over 262,144 ids has a loss of 12 nats. */
   gainNats: 1000,
   /** Magnitude of a map coordinate. */
   position: 1_000_000,

@@ -31,7 +31,7 @@ const fileRecord = (bytes: number) =>
     ),
   });
 
-/** How much lower the mean negative log-likelihood is (positive: better), in nats a token, with its 95% interval. */
+/** A gain: how much lower the mean negative log-likelihood is, in nats a token, with its 95% interval. Positive is better. */
 const nats = within(setLimits.gainNats);
 const gain = z.strictObject({ nats, ci95: z.tuple([nats, nats]), tokens: count });
 
@@ -44,18 +44,18 @@ export const centroidSchema = z.strictObject({
   label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
   /** Number of training windows. */
   size: count,
-  /** Place on the page's map: the first two principal components. */
+  /** Coordinates on the page's map: the first two principal components of the centroids. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Factor of the hyper-network's gates, which are added to the static adapter's; 0: auto-off (`isAutoOff`). */
+  /** Factor of the hyper-network's gates, which are added to the static adapter's gates; 0: the centroid's adapter is off (`isAutoOff`). */
   scale: z.number().min(0).max(1),
-  /** Gain over the base on held-out text; null if nothing was held out. */
+  /** Gain over the base on held-out text; null if too little text was held out. */
   gain: gain.nullable(),
 });
 
 const share = z.number().min(0).max(1);
-/** How prompts weigh experts (shared/math/evidence.ts), calibrated by training. */
+/** How prompts weigh experts (shared/math/evidence.ts). */
 export const evidenceSchema = z.strictObject({
-  /** The nearest so many centroids become experts. */
+  /** Number of nearest centroids that become experts. */
   adapters: upTo(limits.mixtureAdapters - 1),
   /** A centroid's prior is proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
@@ -74,16 +74,16 @@ const memoryRuleSchema = z.strictObject({
   neighbours: upTo(256),
   /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Weights of `memoryFeatures`. A logistic function of the weighted sum is λ, a memory's share in a step. */
+  /** Weights of `memoryFeatures`. A logistic function of their weighted sum is λ, the memory's share in a step's prediction. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
-  /** Factors of λ, of which the prompt chooses; the first is 0. Their priors add up to 1. */
+  /** Brakes: factors of λ, the first of which is 0. The prompt's own tokens choose among them; their priors add up to 1. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
   /** Maximum share of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
-/** Makes a centroid's gates, which scale the directions of a bank that all centroids share. */
+/** The network that makes a centroid's gates. The gates scale the directions of a bank that all centroids share. */
 const hyperNetworkSchema = z.strictObject({
   hash: sha256, // of the tensor file
   /** R low-rank directions and M bias directions: Q = R + M gates. */
@@ -102,24 +102,24 @@ const shape = z.strictObject({
     vocabularySize: upTo(setLimits.vocabulary),
     hiddenSize: upTo(setLimits.hiddenSize),
     contextTokens: upTo(setLimits.contextTokens),
-    /** End a choice, such as the end of text and the end of a turn. */
+    /** Token ids that end a choice, such as the end of text and the end of a turn. */
     stopIds: z.array(count).min(1).max(setLimits.stopIds),
-    /** Jinja. Absent: conversations are rendered in Alpaca's style. */
+    /** A Jinja template. If it is absent, conversations are rendered in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
-    /** Sampling of requests that name none; absent: `defaultSampling`. */
+    /** Default sampling parameters of requests; absent: `defaultSampling`. */
     sampling: samplingSchema
       .pick({ temperature: true, top_p: true, top_k: true, repetition_penalty: true })
       .partial()
       .optional(),
   }),
-  /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
+  /** The prompt embedding: P dimensions, computed from the prompt's first `prefixTokens` tokens. */
   embedding: z.strictObject({
     dimensions: upTo(setLimits.dimensions),
     prefixTokens: upTo(setLimits.contextTokens),
   }),
   hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
-  /** The adapter for texts of all kinds, which a centroid's adds to. Absent: its gates are zeros. */
+  /** The static adapter, to which each centroid's adapter is added. Absent: its gates are zeros. */
   static: z.strictObject({ gain: gain.nullable() }).optional(),
   /** Absent: `defaultCalibration` of shared/math/evidence.ts. */
   evidence: evidenceSchema.optional(),
@@ -173,12 +173,12 @@ export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
 export type SetFile = keyof Manifest["files"];
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** Whether the static adapter or the base replaces a centroid's adapter: no scale gained in validation, or it lost on held-out text. */
+/** Whether the static adapter or the base replaces a centroid's adapter: its scale is 0, or it gained nothing on held-out text. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
-/** A text whose SHA-256 is an adapter's hash: everything that it is made from. `source`: the centroid's hash, or `staticId`. */
+/** The text whose SHA-256 is an adapter's hash: everything that the adapter is made from. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
   return [hash, source, rank, biases, "F32"].join("\n"); // F32 is the dtype that adapters are computed in

@@ -1,4 +1,4 @@
-/** Reads and writes safetensors: header length (little-endian u64), JSON header {name: {dtype, shape, data_offsets}}, bytes. See FORMAT.md. */
+/** Reads and writes safetensors: header length (little-endian u64), JSON header {name: {dtype, shape, data_offsets}}, bytes (FORMAT.md). */
 import * as z from "zod";
 import { floatOfHalf } from "../math/float16.ts";
 import { parseJson, requireValid } from "./checked-json.ts";
@@ -19,7 +19,7 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-/** Tensors are views of `file`. Throws an Error with `what`, tensor and sizes if the file is truncated or inconsistent. */
+/** The tensors are views of `file`. Throws an Error that names `what`, tensor and sizes if the file is truncated or inconsistent. */
 export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFile {
   if (file.byteLength < 8) throw new Error(`${what}: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
@@ -95,7 +95,7 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   return requireValid(entrySchema, entry, `${what}: ${name}`);
 }
 
-/** Widest elements come first, to align them. `last` is a tensor after all others, whose bytes the caller appends. */
+/** Puts tensors with the widest elements first, which aligns them. `last`: a tensor after all others, whose bytes the caller appends. */
 export function writeTensorFile(
   tensors: TensorFile,
   last?: { name: string; dtype: Dtype; shape: number[] },
@@ -129,7 +129,7 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
   return tensor;
 }
 
-/** Throws an Error unless the named tensor has this dtype and shape, in which null is any size. `what` names the file. */
+/** Throws an Error unless the named tensor has this dtype and shape. A null in `shape` allows any size. `what` names the file. */
 export function requireTensor(
   file: TensorFile,
   name: string,
@@ -146,7 +146,7 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/** As `requireTensor`, for a copy of F32. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
+/** A copy of an F32 tensor. Throws an Error as `requireTensor` does, or for NaN or a magnitude above `setLimits.tensorValue`. */
 export function requireFloats(
   file: TensorFile,
   name: string,
@@ -179,14 +179,14 @@ export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   return widenHalf(new Uint16Array(buffer));
 }
 
-/** Exact. A loop, because `Float32Array.from` with a function takes six times as long. */
+/** The conversion is exact. It is a loop, because `Float32Array.from` with a function takes six times as long. */
 function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const values = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) values[i] = floatOfHalf(halves[i]);
   return values;
 }
 
-/** Exact: bfloat16 has the upper half of float32's bits. */
+/** The conversion is exact, because bfloat16 is the upper half of float32's bits. */
 function widenBrainFloat(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(halves.length);
   for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;

@@ -6,7 +6,7 @@ export interface EdgeTable {
   vocabularySize: number; // V
   dimensions: number; // P
   rows: Int8Array; // [V, P]
-  /** A row's values are `rows · rowScales`. */
+  /** Row v has the values `rows[v] · rowScales[v]`. */
   rowScales: Float32Array; // [V]
 }
 

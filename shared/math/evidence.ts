@@ -1,16 +1,16 @@
 /**
  * Weighs the experts that may answer a prompt: the base and adapters. The better an expert predicts the prompt's own tokens, the more
  * weight it gets. The weights are fixed after the prompt, because generated text would favour the most confident expert.
- * The answer's adapter is the weighted mean of the experts' (gpu-backend/adapters/adapter.ts): its probabilities are the product of the
- * experts' probabilities, each to the power of its weight, normalised. Normalising only raises them, so log p of a token is at least Σ
- * weight · log p under the experts. Pure.
+ * The answer's adapter is the weighted mean of the experts' adapters (gpu-backend/adapters/adapter.ts). So a token's probability is the
+ * product of the experts' probabilities, each to the power of the expert's weight, normalised. Normalising only raises probabilities, so
+ * log p of a token is at least Σ weight · log p under the experts. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
 
 export type Span = [start: number, end: number];
 
-/** Evidence are the first `tokens` tokens of a prompt; with `spans`, only these ascending ranges [start, end) of them. */
+/** Prompt tokens that are evidence: the first `tokens`; with `spans`, only those in these ascending ranges [start, end). */
 export interface EvidenceTokens {
   tokens: number;
   spans?: Span[] | undefined;
@@ -24,12 +24,12 @@ export const defaultCalibration: EvidenceCalibration = {
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
 };
 
-/** Prior odds of an own adapter against a centroid's of the same similarity. Chosen on ten kinds of text. */
+/** Weight of an own adapter among the nearest adapters, as a multiple of an equally near centroid's. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
 interface NearCentroid {
   similarity: number;
-  /** null for a centroid. */
+  /** Hash of an own adapter; null for a centroid. */
   ownHash: string | null;
   /** Whether the centroid's adapter gained nothing when it was measured. */
   isOff: boolean;
@@ -37,8 +37,8 @@ interface NearCentroid {
 
 /**
  * Priors of the base, the static adapter (`fixed`) and, in order, the adapters that are not off; their sum is 1. A static adapter gets half
- * of what the base leaves, and the centroids the other half. An own adapter includes the static one, so its share is taken from both
- * halves. A centroid that is off harms the texts nearest to it, so its prior goes to the static adapter or, without one, to the base.
+ * of the prior that the base leaves; the centroids get the other half. An own adapter includes the static one, so both halves give it a
+ * share. A centroid that is off harms the texts nearest to it, so its prior goes to the static adapter or, without one, to the base.
  */
 export function priorsOf(
   nearest: readonly NearCentroid[],
@@ -67,28 +67,28 @@ export interface MixtureWeights {
   adapters: number[];
 }
 
-/** Lower bound of the mixture's gain over the base on tokens of evidence, each scored with the weights by the tokens before it. */
+/** Lower bound of the mixture's gain over the base on the evidence. Each token is scored with weights by the tokens before it. */
 export interface PromptEvidence {
-  /** A mean, in nats a token. */
+  /** Mean gain in nats a token. */
   nats: number;
   tokens: number;
 }
 
-/** Maximum tokens of evidence. Each takes a row of the head per expert. */
+/** Maximum tokens of evidence. For each token, the head computes one row of logits per expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
 /** Minimum log-probability of a token, about that of the smallest float32. */
 const leastLogprob = -85;
 
-/** Ascending positions whose next token is evidence; of more than `most`, so many evenly spread ones, the last included. */
+/** Ascending positions whose next token is evidence: all of them, or `most` evenly spread ones that include the last. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 
-/** The evidence after `count` tokens, no evidence, were inserted before token `at`. */
+/** The evidence of a prompt into which `count` other tokens, which are no evidence, are inserted before token `at`. */
 export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
   const moved = spans.flatMap(([start, bound]): Span[] => {
     const end = Math.min(bound, tokens);
@@ -103,7 +103,7 @@ export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens
   return { tokens: moved.at(-1)?.[1] ?? 0, spans: moved };
 }
 
-/** The first token of a prompt has no position before it. */
+/** Positions whose next token is in `spans`. The first token of a prompt has no position before it. */
 function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, tokens]]): number[] {
   return spans.flatMap(([start, end]) => {
     const first = Math.max(0, start - 1);
@@ -112,7 +112,7 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
   });
 }
 
-/** Weighs experts by prior · exp(η · Σ log p). `priors` add up to 1, the base's is first. `logprobs`: [tokens of evidence][experts]. */
+/** Weighs experts by prior · exp(η · Σ log p). `priors` begin with the base's, and sum to 1. `logprobs`: [tokens of evidence][experts]. */
 export function weigh(
   priors: readonly number[],
   { temper, floor }: Pick<EvidenceCalibration, "temper" | "floor">,
@@ -132,7 +132,7 @@ export function weigh(
   };
 }
 
-/** Sets weights below `leastWeight` to 0, and raises the base's to `floor`. */
+/** Sets adapters' weights below `leastWeight` to 0, and raises the base's weight to at least `floor`. The sum stays 1. */
 export function withFloor({ base, adapters }: MixtureWeights, floor: number): MixtureWeights {
   const kept = adapters.map((weight) => (weight < leastWeight ? 0 : weight));
   const others = kept.reduce((sum, weight) => sum + weight, 0);
@@ -140,7 +140,7 @@ export function withFloor({ base, adapters }: MixtureWeights, floor: number): Mi
   return { base: ofBase, adapters: kept.map((weight) => (others > 0 ? (weight * (1 - ofBase)) / others : 0)) };
 }
 
-/** Weights by their logarithms, normalised to add up to 1. */
+/** Weights from their logarithms, scaled to a sum of 1. */
 function normalised(logWeights: readonly number[]): number[] {
   const highest = Math.max(...logWeights);
   const weights = logWeights.map((logWeight) => Math.exp(logWeight - highest));

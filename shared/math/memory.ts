@@ -2,7 +2,7 @@
  * Mixes a model with memories of documents (kNN-LM: Khandelwal et al. 2020, arXiv 1911.00172; adaptive weight: He et al. 2021, arXiv
  * 2109.04212). A memory has a key for every token of its documents: the input of the last feed-forward part at the position before that
  * token, scaled to length 1. At each step, the keys nearest to the row's own state predict the next token: p = (1 − Σ λₘ) · p_model + Σ λₘ
- * · p_memory,m. Each step has its own λ, multiplied by a brake that the prompt's own tokens choose and that stays fixed afterwards. Pure.
+ * · p_memory,m. Each step has its own λ. It is multiplied by a brake, a factor that the prompt's own tokens choose once. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
@@ -16,7 +16,7 @@ export const defaultMemoryRule: MemoryRule = {
   ...{ brakes: [0, 0.3, 1, 1.6], brakePriors: [0.25, 0.25, 0.35, 0.15] },
 };
 
-/** Maximum prompt tokens that choose the brakes. */
+/** Maximum number of prompt tokens from which the brakes are chosen. */
 export const brakePositions = 32;
 
 /** Nearest keys of a state, best first. */
@@ -37,14 +37,14 @@ export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }:
   return probabilities;
 }
 
-/** λ depends on the cosine of the nearest key, and on the greatest probability in memory and model. */
+/** What λ depends on: the cosine of the nearest key, and the greatest probability of a token in the memory and in the model. */
 export interface MemoryMatch {
   cosine: number;
   memory: number;
   model: number;
 }
 
-/** λ of a step, before the brake. */
+/** λ of a step, not yet multiplied by the brake. */
 export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): number {
   const z = memoryFeatures(match).reduce((sum, feature, i) => sum + feature * weights[i], 0);
   return 1 / (1 + Math.exp(-z));
@@ -58,13 +58,13 @@ export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[]
 
 /** A memory's prediction of one token of a prompt. */
 export interface MemoryEvidence {
-  /** λ, before the brake. */
+  /** λ, not yet multiplied by the brake. */
   weight: number;
   /** p_memory of the prompt's token. */
   probability: number;
 }
 
-/** [memories][brakes]. All weights add up to 1. */
+/** Weight of each brake for each memory, [memories][brakes]. All weights together add up to 1. */
 export type BrakeWeights = number[][];
 
 /** Brake weights before any evidence. */
@@ -72,14 +72,14 @@ function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeight
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token with memories mixed in, before a prompt has chosen brakes. `model`: its probability under the model. */
+/** Probability of a token from model and memories, before a prompt has chosen brakes. `model`: its probability in the model alone. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));
   return says.reduce((sum, { probability }, m) => sum + shares[m] * (probability - model), model);
 }
 
-/** Weighs brakes by prior and likelihood of the prompt. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
+/** Weighs brakes by prior and the prompt's likelihood. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
 export function weighBrakes(
   rule: MemoryRule,
   model: readonly number[],
@@ -101,7 +101,7 @@ export function weighBrakes(
   return scaled.map((own) => own.map((weight) => weight / sum));
 }
 
-/** Share of each memory in a step, together at most `maxShare`. `weights`: λ before the brake. */
+/** Share of each memory in a step; all shares together are at most `maxShare`. `weights`: λ, not yet multiplied by the brake. */
 export function memoryShares(
   { brakes, maxShare }: MemoryRule,
   weights: readonly number[],
@@ -112,7 +112,7 @@ export function memoryShares(
   );
 }
 
-/** 0 if no brake was chosen. */
+/** The sum of the brakes times their `weights`; 0 without `weights`. */
 export function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
   return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
 }

@@ -4,7 +4,7 @@ const rounds = 10;
 const multiplier = 0xd256d193;
 const weyl = 0x9e3779b9;
 
-/** Philox2x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): for a fixed key, a permutation of the counters. */
+/** Philox2x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): for a fixed key, a permutation of counter pairs. */
 export function philox2x32(counter0: number, counter1: number, key: number): [number, number] {
   let left = counter0 >>> 0;
   let right = counter1 >>> 0;
@@ -30,7 +30,7 @@ export function deriveSeed(seed: number, choice: number): number {
   return scramble(scramble(seed) ^ choice);
 }
 
-/** MurmurHash3's 32-bit finaliser, a permutation of uint32, after an offset, because it maps 0 to 0. */
+/** An offset, then MurmurHash3's 32-bit finaliser: a permutation of uint32. Without the offset, 0 would become 0. */
 function scramble(word: number): number {
   let x = (word + weyl) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);

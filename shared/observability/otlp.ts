@@ -37,7 +37,7 @@ export function tracesBody(service: string, spans: readonly Span[]): string {
   return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });
 }
 
-/** Body of POST /v1/metrics, counted from `startMs` to `endMs`. */
+/** Body of POST /v1/metrics. `startMs`, `endMs`: the time in which the metrics were counted, in Unix milliseconds. */
 export function metricsBody(service: string, metrics: readonly Metric[], startMs: number, endMs: number): string {
   const times = { startTimeUnixNano: nanos(startMs), timeUnixNano: nanos(endMs) };
   const scopeMetrics = [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }];
@@ -83,17 +83,17 @@ function attributesOf(attributes: Attributes) {
 function otlpValue(value: string | number | boolean) {
   if (typeof value === "string") return { stringValue: value };
   if (typeof value === "boolean") return { boolValue: value };
-  // Protobuf's JSON has 64-bit integers as strings.
+  // Protobuf's JSON writes 64-bit integers as strings.
   return Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value };
 }
 
-/** Nanoseconds to the microsecond, because a float64 cannot hold them exactly. */
+/** Unix nanoseconds, rounded to a microsecond, because a float64 cannot hold nanoseconds exactly. */
 function nanos(ms: number): string {
   return `${Math.round(ms * 1000)}000`;
 }
 
 export interface OtlpTarget {
-  /** Without a path such as /v1/traces: `https://collector.example.com`. */
+  /** Base URL such as `https://collector.example.com`, without a path such as /v1/traces. */
   endpoint: string;
   headers: Record<string, string>;
 }

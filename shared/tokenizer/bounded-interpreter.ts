@@ -1,8 +1,8 @@
-/** @huggingface/jinja's interpreter with limits, because tenants share an isolate. Boxes keep templates from JavaScript's properties. */
+/** @huggingface/jinja's interpreter with limits, because tenants share an isolate. Boxes hide JavaScript's properties from templates. */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** A parent's use of a node's value. */
+/** How the parent node uses a node's value. */
 type Use = "argument" | "iterated" | "called";
 
 /** Fields of nodes that the limits depend on. */
@@ -22,10 +22,10 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Characters of counted lists and objects, which are immutable. */
+  /** Sizes, in characters, of lists and objects that were counted before. Both are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
-  /** `conversationCharacters`: of the conversation to render. */
+  /** `conversationCharacters`: characters of the conversation to render. */
   constructor(environment: Environment, conversationCharacters: number) {
     super(environment);
     const { characters, characterReads } = templateLimits;
@@ -38,7 +38,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#noteUses(node as Parts);
     const value = super.evaluate(node, environment);
     const use = this.#uses.get(node);
-    // From a variable, a method could read its text repeatedly without being charged for it.
+    // Through a variable, a template could call a text's method repeatedly, and these reads of the text would not be charged.
     if (value?.type === "FunctionValue" && node.type === "MemberExpression" && use !== "called") {
       throw new Error("a method must be called where it is named");
     }
@@ -46,7 +46,7 @@ export class BoundedInterpreter extends Interpreter {
     return value;
   }
 
-  /** Charges the text of a block's statements. */
+  /** Charges the text of a block's statements to the limit of characters. */
   override evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue {
     const text = super.evaluateBlock(statements, environment);
     this.#charge(text);
@@ -95,7 +95,7 @@ export class BoundedInterpreter extends Interpreter {
     }
   }
 
-  /** Throws a TemplateLimitError if the value is too large. */
+  /** Characters of a value with its contents. Throws a TemplateLimitError if there are too many. */
   #charactersOf(value: TemplateValue): number {
     const known = this.#sizes.get(value);
     if (known !== undefined) return known;

@@ -26,7 +26,7 @@ export class BoundedTemplate {
     this.#program = parseTemplate(source);
   }
 
-  /** `nowMs`: for `strftime_now`, in UTC. Throws a TemplateLimitError, a TemplateRefusal, or another Error if the template fails. */
+  /** `nowMs`: the time, for `strftime_now` in UTC. Throws a TemplateLimitError, a TemplateRefusal, or another Error if rendering fails. */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
     for (const [name, value] of Object.entries({ ...globals(nowMs), ...variables })) environment.set(name, value);
@@ -34,14 +34,14 @@ export class BoundedTemplate {
     try {
       return interpreter.evaluate(this.#program, environment).value as string;
     } catch (error) {
-      // Too long a string, or a stack overflow.
+      // A RangeError means that a string is too long or that the stack overflowed.
       if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
       throw error;
     }
   }
 }
 
-/** Functions and constants of chat templates in Transformers. */
+/** Functions and constants that Transformers gives to chat templates. */
 function globals(nowMs: number): Record<string, unknown> {
   return {
     ...{ true: true, false: false, none: null, True: true, False: false, None: null },
@@ -63,7 +63,7 @@ function range(bounds: unknown[]): number[] {
   return Array.from({ length: count }, (_, i) => start + i * step);
 }
 
-/** The part of Python's strftime in use. */
+/** Formats a date as Python's strftime does, with the directives in `fields`. */
 function formatDate(format: string, date: Date): string {
   requireAtMost("characters of an argument", format.length, templateLimits.argumentCharacters);
   const two = (value: number) => String(value).padStart(2, "0");

@@ -9,7 +9,7 @@ type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**
  * While a template is rendered, a mark of two low surrogates stands for each special token: `markStart`, then `firstMark` plus the token's
- * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks; and a template cannot spell a special token.
+ * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks. A spelling that a template composes is text.
  */
 const markStart = "\udc00";
 const firstMark = 0xdc01;
@@ -27,7 +27,7 @@ export class ChatTemplate {
   /** Texts that end the model's turn, besides its stop ids: in Alpaca's style, the title of the next turn. */
   readonly stops: readonly string[];
 
-  /** `source`: null for Alpaca's style. Throws an Error if it exceeds a limit or is not Jinja. */
+  /** `source`: null for Alpaca's style. Throws an Error if the source exceeds a limit or is not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
     const { endOfTextId, eosId, bosId } = tokenizer.roles;
     this.#tokenizer = tokenizer;
@@ -40,7 +40,7 @@ export class ChatTemplate {
     this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
   }
 
-  /** At most `maxTokens + 1` ids of the conversation up to the answer. Throws an Error if the template refuses it or exceeds a limit. */
+  /** At most `maxTokens + 1` ids of the messages up to the answer. Throws an Error if the template refuses them or exceeds a limit. */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({
       role: role === "tool" ? ("user" as const) : role,
@@ -69,7 +69,7 @@ export class ChatTemplate {
     return text.length;
   }
 
-  /** Replaces special tokens by their marks, except tokens that are shown in texts. */
+  /** Replaces special tokens by their marks, except special tokens that answers show. */
   #marked(source: string): string {
     const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
     const count = new Set([...this.#markedIds, ...spelled.map(({ id }) => id)]).size;
@@ -90,7 +90,7 @@ export class ChatTemplate {
   }
 }
 
-/** A first system message replaces Alpaca's opening. Others stand between the turns. */
+/** A first system message replaces Alpaca's opening. Other system messages stand between the turns. */
 function alpaca(messages: readonly Turn[]): string {
   const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
   if (messages[0].role !== "system") turns.unshift(alpacaOpening);

@@ -1,4 +1,4 @@
-/** The used parts of @huggingface/jinja, with types, because the package's own do not resolve from an ES module. */
+/** The used parts of @huggingface/jinja, with types, because the package's own types do not resolve from an ES module. */
 import * as jinja from "@huggingface/jinja";
 
 export interface SyntaxNode {
@@ -14,7 +14,7 @@ export interface TemplateValue {
 }
 
 export interface Environment {
-  /** Declares a variable; converts a JavaScript value to boxes. */
+  /** Declares a variable, and converts its value from JavaScript to boxes. */
   set(name: string, value: unknown): TemplateValue;
 }
 

@@ -11,10 +11,10 @@ export class MergeTable {
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 
-  /** `pairs` [M, 2]: by rank; lower ranks merge first. Throws an Error for pairs that occur twice, or were chosen to collide. */
+  /** `pairs` [M, 2]: in order of rank; lower ranks merge first. Throws an Error if a pair occurs twice, or if too many pairs collide. */
   constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
-    // At most half full, so that look-ups are short.
+    // The table is at most half full, so that look-ups are short.
     const bits = Math.max(4, Math.ceil(Math.log2(merges * 2 + 1)));
     this.#shift = 32 - bits;
     this.#pairs = new Uint32Array(2 * 2 ** bits).fill(free);
@@ -30,7 +30,7 @@ export class MergeTable {
     }
   }
 
-  /** -1 if the two ids never merge. */
+  /** Rank of the merge of two ids; -1 if they never merge. */
   rankOf(left: number, right: number): number {
     const slot = this.#slotOf(left, right);
     return this.#isFree(slot) ? noMerge : this.#ranks[slot];

@@ -2,20 +2,20 @@
 import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
-/** Scratch memory for pre-tokens of so many bytes is kept between calls. */
+/** Scratch memory for pre-tokens of up to this many bytes is kept between calls. */
 const scratchLength = 4096;
 
 export class Merger {
   readonly #table: MergeTable;
-  /** Token id of the merge of each rank. */
+  /** Token id that the merge of each rank makes, [M]. */
   readonly #mergedIds: Uint32Array;
   #ids = new Int32Array(0);
-  /** Neighbours of each node in the list. Entries of merged nodes are not read again. */
+  /** Next and previous node of each node in the list, or `none`. Entries of removed nodes are not read again. */
   #next = new Int32Array(0);
   #previous = new Int32Array(0);
-  /** Rank of the merge of node i with the next one, or `none`. Heap entries with another rank are stale. */
+  /** Rank of the merge of node i with the next node, or `none`. Heap entries with another rank are stale. */
   #ranks = new Int32Array(0);
-  /** rank · 2³² + node, as a binary min-heap. */
+  /** Binary min-heap of merges, each as rank · 2³² + node. */
   #heap = new Float64Array(0);
   #heapSize = 0;
 
@@ -52,7 +52,7 @@ export class Merger {
     if (length > scratchLength) this.#allocate(scratchLength);
   }
 
-  /** Looks up the merge of `node` with the next one and queues it. */
+  /** Looks up the merge of `node` with the next node and queues it. */
   #rank(node: number): void {
     const next = this.#next[node];
     const rank = next === none ? none : this.#table.rankOf(this.#ids[node], this.#ids[next]);
@@ -93,7 +93,7 @@ export class Merger {
     this.#next = new Int32Array(length);
     this.#previous = new Int32Array(length);
     this.#ranks = new Int32Array(length);
-    // Starts with an entry per pair; each merge removes one and adds at most two.
+    // The heap starts with at most an entry per pair. Each merge removes an entry and adds at most two.
     this.#heap = new Float64Array(2 * length);
   }
 }

@@ -1,7 +1,7 @@
 /**
  * Pre-tokenisers cut text into pre-tokens, which merges never cross. Each gives the same result as its model's regular expression, but as a
- * scanner, because a long run could overflow the stack of a backtracking expression. \\s means Unicode's White_Space here; JavaScript's own
- * \\s lacks U+0085 and includes U+FEFF.
+ * scanner, because a long run could overflow the stack of a backtracking expression. Here \s means Unicode's White_Space; JavaScript's own
+ * \s lacks U+0085 and includes U+FEFF.
  */
 
 const whitespace = 1;
@@ -22,7 +22,7 @@ export interface PreTokenizer {
   isNormalised: boolean;
 }
 
-/** By the name in tokenizer.safetensors. */
+/** Pre-tokenisers by their names in tokenizer.safetensors. */
 export const preTokenizers = {
   gpt2: { endOf: gpt2End, isNormalised: false },
   smollm: { endOf: smollmEnd, isNormalised: false },
@@ -53,7 +53,7 @@ function smollmEnd(text: string, start: number): number {
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // Whitespace before a number ends the text between numbers, so it is all one pre-token.
+  // Whitespace before a number ends the text between numbers, so the whole whitespace is one pre-token.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
@@ -81,7 +81,7 @@ function llama3End(text: string, start: number, digits: number): number {
   return lastLeft(text, start, end);
 }
 
-/** Leaves the last of several whitespace characters to the next word. */
+/** Ends a run of several whitespace characters before its last one, which belongs to the next pre-token. */
 function lastLeft(text: string, start: number, end: number): number {
   return end < text.length && end - start > 1 ? end - 1 : end;
 }

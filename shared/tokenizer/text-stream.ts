@@ -1,4 +1,4 @@
-/** Decodes token ids one by one; holds back incomplete characters and stop strings. Edge and backend run it, so both stop at one token. */
+/** Decodes token ids one by one; holds back incomplete characters and stop strings. Edge and backend use it, to stop at the same token. */
 
 export class TextStream {
   readonly #textPieceOf: (id: number) => Uint8Array;
@@ -11,7 +11,7 @@ export class TextStream {
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `textPieceOf`: bytes of a token id. `stops`: not empty; one that is complete before `minTokens` tokens is ordinary text. */
+  /** `textPieceOf`: bytes of a token id. `stops`: no empty strings; a stop string complete before `minTokens` tokens is ordinary text. */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
@@ -26,7 +26,7 @@ export class TextStream {
 
   /**
    * Returns the text that is certain after the next token. The stop string that is complete first ends the text, whatever the token
-   * boundaries; of two that are complete at once, the longer. From then on `stopped` is true.
+   * boundaries; of two stop strings that are complete at once, the longer one does. From then on `stopped` is true.
    */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
@@ -63,7 +63,7 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string that ends first after the first `known` characters, of the longest if several end there, or null. */
+/** Start of the stop string that ends first after the first `known` characters, the longest if several end there. null without one. */
 function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;
@@ -78,7 +78,7 @@ function firstCompleted(text: string, stops: readonly string[], known: number): 
   return start;
 }
 
-/** Length of the longest end of `text` that begins a stop string. */
+/** Length of the longest suffix of `text` that is the beginning of a stop string. */
 export function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

@@ -8,7 +8,7 @@ import { Merger } from "./merger.ts";
 import { isPairAt, type PreTokenizer, preTokenizers } from "./pre-tokens.ts";
 import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Vocabulary } from "./vocabulary.ts";
 
-/** The cache pays, because words repeat. It is cleared when it is full. */
+/** Maximum entries of the cache, which pays because words repeat. It is cleared when it is full. */
 const maxCachedPreTokens = 8192;
 /** Maximum characters of a cached pre-token. From 13 on, V8's slices are views that keep the whole text in memory. */
 const maxCachedLength = 12;
@@ -63,7 +63,7 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Ids before a prompt that is no conversation. */
+  /** Ids with which a prompt that is no conversation begins. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
     return addsBos && bosId !== null ? [bosId] : [];
@@ -71,11 +71,11 @@ export class Tokenizer {
 
   /**
    * The spelling of a special token is ordinary text. Bytes that the vocabulary lacks are dropped. If the text has more than `maxTokens`
-   * tokens, returns `maxTokens + 1` ids: those of the whole text, except within a pre-token that crosses the limit. The cost then depends
-   * on `maxTokens` instead of the length of the text, unless bytes are dropped.
+   * tokens, returns the first `maxTokens + 1` ids, which may be wrong within a pre-token that crosses the limit. The cost then depends on
+   * `maxTokens` instead of the length of the text, unless bytes are dropped.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    // A code unit has at least one byte, so `length` of them make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens.
+    // A code unit has at least one byte, so `length` units make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens.
     for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
       const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
       if (ids.length > maxTokens || length >= text.length) return ids;
@@ -153,7 +153,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Appends the ids of a pre-token. Of more than `maxTokens`, appends more than `maxTokens` ids of its beginning. */
+  /** Appends the ids of a pre-token. If they are more than `maxTokens`, appends the ids of its beginning, which also exceed `maxTokens`. */
   #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
     if (this.#wholes.size > 0 && end - start <= setLimits.pieceBytes) {
       const whole = this.#wholes.get(text.slice(start, end));

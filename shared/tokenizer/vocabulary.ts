@@ -4,11 +4,11 @@ import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
 import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 
-/** Text is never encoded to it: only chat templates and the model write it. */
+/** A special token. Text is never encoded to one; only chat templates and the model write special tokens. */
 export interface SpecialToken {
   id: number;
   text: string;
-  /** Whether an answer's text includes it. */
+  /** Whether an answer's text includes the token. */
   isShown: boolean;
 }
 
@@ -91,7 +91,7 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
     lengths[id] = length;
     rankById[id] = rank;
   }
-  // A second pass, because several merges may make a piece, and the parts of one may come from later merges.
+  // A second pass, because several merges may make one piece, and a merge may join pieces that later merges make.
   for (const [rank, id] of mergedIds.entries()) {
     const length = sum(rank);
     const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];

@@ -1,4 +1,4 @@
-/** `chameleon eval:own`: measures documents as a memory, beside own adapters and passages, and fits the rule by which memories count. */
+/** `chameleon eval:own`: measures documents as a memory, beside own adapters and passages, and fits the rule that weighs memories. */
 import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
 import { readLock } from "../../training/corpus/lock.ts";
@@ -40,9 +40,9 @@ interface OwnOptions {
   texts: number;
 }
 
-/** All are tried; the rule gets the one with the greatest gain on the development kinds. */
+/** Values of θ to try. The rule gets the value with the greatest gain on the development kinds. */
 const thetas = [20, 40];
-/** Version of finished parts. With another number, all is measured again. */
+/** Version of the finished parts. If it changes, everything is measured again. */
 const partVersion = 3;
 /** Format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
@@ -57,7 +57,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   const fits = await openFits(base, served, threads);
   try {
     const kinds = await lockedKinds(lock, corpusFolder, base.tokenizer, texts);
-    // States of the known text of a kind and of the next one, which are needed at the same time.
+    // States of each kind's memory text. A kind needs its own states and those of the next kind at the same time.
     const known = new Map<Kind, StatedText[]>();
     const knownOf = async (kind: Kind) => {
       const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
@@ -93,7 +93,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   }
 }
 
-/** The next kind of the group, whose known text is the foreign memory of `kind`. */
+/** The next kind of the same group. Its excerpts are the unrelated ("foreign") memory of `kind`. */
 function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
   const own = kinds.filter(({ group }) => group === kind.group);
   return own[(own.indexOf(kind) + 1) % own.length];
@@ -104,7 +104,7 @@ interface ReadKind {
   readings: Readings;
 }
 
-/** Fits the rule on the development kinds and measures all kinds. Pure. */
+/** Fits the rule of memories on the development kinds, and measures all kinds with it. Pure. */
 function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   const development = read.filter(({ kind }) => kind.group === "development");
   const tried = thetas.map((theta) => fitOn(development, { ...defaultMemoryRule, theta }));
@@ -125,7 +125,7 @@ function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   };
 }
 
-/** `suggested`: by comparison, the mean of `suggestedTokens`. */
+/** Results of a group (`groupOf`). `suggested`: for each comparison, the mean `suggestedTokens` of its first method. */
 export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   const comparisons = comparisonsOf(sources[0]);
   const suggested = comparisons.map((of) => {
@@ -138,14 +138,14 @@ export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) 
   };
 }
 
-/** All methods with the base, and some with another method (`gainsOf`). */
+/** Names of comparisons (`gainsOf`): each method with the base, and some methods with another method. */
 function comparisonsOf({ logprobs }: ScoredSource): string[] {
   const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
   return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
-/** Fits a rule on all kinds. Scores each kind with a rule that is fitted on the others, and measures gains by memory with these. */
+/** Fits a rule on all kinds. Scores each kind with a rule fitted on the other kinds, and takes each memory's gain from these scores. */
 function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   const observed = kinds.map((kind) => observationsOf(kind, start));
   const fitted = (isUsed: (i: number) => boolean) => {
@@ -167,7 +167,7 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
 }
 
-/** Observations of the base beside each memory of a kind, at the scored positions. */
+/** `observationAt` of the base with each memory of a kind, at all scored positions. */
 function observationsOf({ kind, readings: { base } }: ReadKind, rule: MemoryRule) {
   const targets = targetsOf(kind.texts);
   const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);
@@ -206,7 +206,7 @@ function scored({ kind, readings }: ReadKind, rule: MemoryRule): ScoredSource {
   return { group: kind.group, name: kind.name, texts: kind.texts, logprobs, correct };
 }
 
-/** The fits, the gains of each method by group, and the gains of each kind. */
+/** Tables: the fits, the gains of each method by group, and the gains of each kind. */
 export function ownTables({ fits, rows, groups: ofGroups }: Awaited<ReturnType<typeof evaluateOwn>>): string[] {
   const fitted = Object.keys(fits[0].gains);
   const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));

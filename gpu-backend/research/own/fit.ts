@@ -7,7 +7,7 @@ const featureCount = 6;
 const steps = 300;
 const learningRate = 0.15;
 
-/** Starts from `rule`'s weights. Own and foreign memories weigh the same in the loss. Without brakes, which each prompt chooses. */
+/** Starts from `rule`'s weights. Related (`own`) and unrelated (`foreign`) memories weigh the same in the loss. Leaves the brakes out. */
 export function fitWeights(
   rule: MemoryRule,
   own: readonly (readonly Observation[])[],

@@ -1,4 +1,4 @@
-/** Kinds of text to measure memories on: ten that method and rule were developed on, and twelve fresh ones without any such use. */
+/** Kinds of text to measure memories on: ten on which the rule of memories was developed, and twelve fresh kinds without such use. */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";
@@ -19,26 +19,26 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
-/** The next tokens of these positions of the prompt choose the brakes of memories. */
+/** Positions of the prompt whose next tokens choose the brakes, which are factors of a memory's weight. */
 export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
-/** Next tokens of these positions are predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
+/** Positions whose next token is predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
 export const readPositions = [
   ...evidencePositions,
   ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
 ];
 
-/** In tokens of known text. A smaller memory is the beginning of a larger one. */
+/** Sizes of memories, in tokens of their text. A smaller memory is the beginning of a larger memory. */
 export const knownSizes: Record<Group, readonly number[]> = {
   development: [1000, 4000, 16_000],
   fresh: [1000, 4000, 6000],
 };
 
-/** The size at which memories are compared with other methods. */
+/** The size of memory, in tokens, at which memories are compared with other methods. */
 export function comparedSize(group: Group): number {
   return Math.max(...knownSizes[group]);
 }
 
-/** Maximum tokens of an excerpt of known text, also as a passage in a prompt. */
+/** Maximum tokens of an excerpt. Memories consist of excerpts; the passage in a prompt is an excerpt, too. */
 const excerptTokens = 256;
 const leastExcerptTokens = 16;
 
@@ -47,18 +47,18 @@ export interface Kind {
   name: string;
   /** Excerpts for a memory, in the order of `cutTexts`. */
   known: Text[];
-  /** Texts of other documents: 64 tokens of prompt and 96 scored ones. */
+  /** Texts to score, from documents that give no excerpt: 64 tokens of prompt, then 96 scored tokens. */
   texts: Text[];
 }
 
-/** Names of the fresh kinds: of the corpora that no training and no choice has used, those whose names have the lowest SHA-256. */
+/** Names of the fresh kinds: of the corpora that neither training nor any choice used, those whose names have the lowest SHA-256. */
 export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">[]): string[] {
   const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
   const candidates = corpora.filter(({ role }) => role === "new" || role === "left-out").map(({ name }) => name);
   return candidates.toSorted((a, b) => (hashOf(a) < hashOf(b) ? -1 : 1)).slice(0, freshCount);
 }
 
-/** `folder`: with the fetched corpora of the lock. */
+/** `folder` holds the fetched corpora of the lock. */
 export async function lockedKinds(
   { corpora }: CorpusLock,
   folder: string,
@@ -79,7 +79,7 @@ export async function lockedKinds(
   return read;
 }
 
-/** Validation documents give texts only if no adapter was trained on the corpus, because training makes choices with them. */
+/** Scores texts of validation documents only if no adapter was trained on the corpus, because training makes choices with them. */
 export function kindOf(
   group: Group,
   name: string,
@@ -101,7 +101,7 @@ export function kindOf(
   };
 }
 
-/** Excerpts with `tokens` tokens in all, or all of the documents. */
+/** Excerpts of the documents, up to `tokens` tokens in all. */
 function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, tokens: number): Text[] {
   const cut = { tokens: excerptTokens, least: leastExcerptTokens };
   for (let count = Math.ceil(tokens / excerptTokens); ; count *= 2) {

@@ -97,7 +97,7 @@ export function openFits(base: TrainingBase, { adapters }: ServedBank, threads: 
   return openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, threads);
 }
 
-/** Each excerpt is an example, all of whose tokens are learnt. null if the fit keeps no adapter. */
+/** Fits an own adapter to all tokens of the excerpts, each of which is an example. Returns null if the fit keeps no adapter. */
 async function ownAdapterOf(
   excerpts: readonly StatedText[],
   fits: FitSession,
@@ -131,7 +131,7 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** Rows [D] of each text at `positions` of its last 160 tokens, which may follow a passage. */
+  /** Rows [D] of each text at `positions`, counted from the start of its last 160 tokens. A passage may precede these. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;

@@ -12,15 +12,15 @@ import { observationAt } from "../mixtures.ts";
 import { evidencePositions, readPositions } from "./kinds.ts";
 
 /**
- * Predicts the next token before any memory is mixed in. "static" is the static adapter and "mixture" the adapters that `auto` serves. With
- * an own adapter of the known text: "adapter" has it at full strength, "auto" as `auto` weighs it, and "both" as `auto` weighs it beside
- * the memory. "passage" is the base after a passage of the known text.
+ * The model that predicts the next token before any memory is mixed in. "static" is the static adapter, "mixture" what `auto` serves. Three
+ * have an own adapter, fitted to the memory's text: "adapter" at full strength, "auto" as `auto` weighs it, and "both" as `auto` weighs it
+ * beside the memory. "passage" is the base after a passage of the memory's text.
  */
 export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" | "passage";
 
-/** At the positions of all texts, [S × P]. `otherLogprobs` has the next tokens of all neighbours. */
+/** A model's predictions at the positions of all texts, [S × P]. `otherLogprobs` covers the next tokens of all neighbours. */
 export interface ModelReading extends Reading {
-  /** The nearest keys at each position, by memory. */
+  /** The nearest keys at each position, by the memory's name. */
   memories: Record<string, readonly Neighbours[]>;
 }
 
@@ -97,10 +97,10 @@ function scoreWithMemory(
   return { logprobs, correct };
 }
 
-/** Maximum compared tokens of a greedy continuation. */
+/** Maximum tokens of a greedy continuation that are compared with the text. */
 const suggestionTokens = 32;
 
-/** How many tokens of a greedy continuation agree with the text before the first that does not. */
+/** How many tokens of a greedy continuation agree with the text before the first token that does not. */
 export function suggestedTokens(correct: ArrayLike<number>): number {
   const wrong = Array.from(correct).slice(0, suggestionTokens).indexOf(0);
   return wrong < 0 ? suggestionTokens : wrong;

@@ -31,11 +31,11 @@ export interface Trainable {
 
 interface Made {
   pair: Pair;
-  /** Computes the loss's gradients by the parameters from its gradients by the pair. */
+  /** Computes the loss's gradients by the parameters from the loss's gradients by the pair. */
   backward(gradients: Pair): Weights;
 }
 
-/** The same trained pair for all text. */
+/** Static LoRA: one trained pair for all text. */
 export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): Trainable {
   const weightsOf = ({ a, b }: Pair): Weights => new Map(Object.entries({ a, b }));
   return {
@@ -48,7 +48,7 @@ export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): T
   };
 }
 
-/** Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
+/** The paper's hyper-network. Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
 export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, P: number): Trainable {
   return {
     initial(seed) {

@@ -1,4 +1,4 @@
-/** Positions with a predicted token, in batches that share an adapter. Shapes: N positions, D hidden size, P embedding dimensions. */
+/** Hidden states and the tokens that they predict, in batches that share an adapter. Shapes: N positions, D hidden size, P embedding. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
@@ -40,9 +40,9 @@ export function paragraphsOf(
 }
 
 /**
- * Paragraphs as the paper's code scores them. Each is padded to 256 tokens, and the hidden state of the last position predicts the token at
- * that same position, which is the padding unless the paragraph fills the line. Clusters and the batches' mean embeddings come from the
- * scored text itself.
+ * Paragraphs as the paper's code scores them. Each is padded to a line of 256 tokens. The hidden state of the last position predicts the
+ * token at that same position, which is padding unless the paragraph fills the line. Clusters and the batches' mean embeddings come from
+ * the scored text itself.
  */
 export async function linePositions(
   paragraphs: readonly Int32Array[],
@@ -80,7 +80,7 @@ export async function linePositions(
   });
 }
 
-/** All tokens after the windows' prefixes. The prefixes of a batch are nearest to the same centroid. */
+/** All tokens after the windows' prefixes. The windows of a batch have prefixes that are nearest to the same centroid. */
 export function windowPositions(
   { windows, statesOf }: WindowSet,
   table: EdgeTable,
@@ -95,7 +95,7 @@ export function windowPositions(
   });
 }
 
-/** Batches have at most `size` members of a cluster. */
+/** Each batch has at most `size` members, all of one cluster. */
 function batchesOf(memberOf: Int32Array, embeddings: Float32Array, P: number, size: number) {
   const clusters = [...Map.groupBy(memberOf.keys(), (i) => memberOf[i]).entries()].sort(([j], [k]) => j - k);
   return clusters.flatMap(([, members]) =>

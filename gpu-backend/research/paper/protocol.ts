@@ -33,11 +33,11 @@ interface PaperOptions {
 }
 
 const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.meta.url));
-/** Numbers of windows of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
+/** Numbers of windows of 256 tokens. Lines are cut from train and test windows; the measure on ordinary text scores the test windows. */
 const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
 const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
 
-/** Runs the protocol on the base of the tests, which has 1.8 million parameters. */
+/** Runs the protocol on the small base of the tests, which has 1.8 million parameters. */
 export async function reproducePaper(corpora: readonly CorpusSource[], run: Run) {
   const { seed, dimensions } = embeddedSettings;
   const prepared = await prepare(await readBase(model), { ...windows, corpora, windowSeed: seed, dimensions }, run);

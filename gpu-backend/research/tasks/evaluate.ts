@@ -17,7 +17,7 @@ interface TaskOptions {
   corpusFolder: string;
   seeds: number;
   tests: number;
-  /** Texts to label few-shot, too, which is slow. */
+  /** Number of texts that are also labelled few-shot, which is slow. */
   promptTests: number;
   /** A clock in milliseconds. */
   now(): number;
@@ -111,7 +111,7 @@ async function openTask(
   const rowOfHead = (id: number) => base.tokenEmbedding.subarray(id * D, (id + 1) * D);
   const labelRows = joinArrays(Float32Array, labelIds.map(rowOfHead)); // [L, D]
 
-  /** As the edge encodes examples: the prompt, then label and end token, which are learnt. */
+  /** Encodes an example as the edge does: prompt, label and end token. The adapter learns the label and the end token. */
   const exampleOf = memoised(async (item: Item) => {
     const answer = [...encode(` ${item.label}`), stopIds[0]];
     const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
@@ -120,13 +120,13 @@ async function openTask(
   const testedStates: Float32Array[] = [];
   for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
   const states = joinArrays(Float32Array, testedStates);
-  // Kept, because two numbers of examples give the same prompt if neither fits into the context.
+  // Keeps the scores by prompt: two numbers of examples give the same prompt if the context holds fewer examples than both.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
   });
 
-  /** Takes as many examples as fit into the context before the longest text. */
+  /** A prompt of as many examples as fit into the context before the longest text. */
   function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
     const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
     const room = base.served.contextTokens - longest - 1;
@@ -141,7 +141,7 @@ async function openTask(
     return { shown, prompt };
   }
 
-  /** `states` [N, D]: before the labels. `model`: "base"; else the static adapter, with this own adapter or none. */
+  /** `states` [N, D] predict the labels. `model`: "base"; else the static adapter, with an own adapter or (null) without one. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;
@@ -206,10 +206,10 @@ export function taskTable(rows: readonly TaskRow[]): string {
 }
 
 type Way = "zeroShot" | "fewShot" | "own";
-/** Rows of one set and size, each with indexes of its texts. */
+/** Rows of one set and one number of examples. Each row has indexes of its texts. */
 type Draw = { row: TaskRow; texts: readonly number[] }[];
 
-/** The interval resamples draws of examples, and texts, which all draws have in common. */
+/** Returns a mean and its interval, which resamples the draws of examples and the texts. All draws have the same texts. */
 export function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));

@@ -1,4 +1,4 @@
-/** Computes hidden states with the runner that serves. The common beginning of several texts is computed once. */
+/** Computes hidden states with the runner that serving uses. Computes the common beginning of several texts only once. */
 import { HostRunner } from "../../kv/host-runner.ts";
 import type { KvBlock, Runner } from "../../kv/runner.ts";
 import type { StepRunner } from "../../runtime/step.ts";
@@ -31,7 +31,7 @@ export class Prefill {
     return all;
   }
 
-  /** `begun`: keys and values of the first tokens. `keeps`: returns those of all tokens as `block`, which the caller frees. */
+  /** `begun`: keys and values of the first tokens. `keeps`: returns keys and values of all tokens as `block`, which the caller frees. */
   async #run(ids: readonly number[], begun: { block: KvBlock; tokens: number } | null, count: number, keeps = false) {
     const { kv: store, gates } = this.#runner;
     const kv = store.open(ids.length);

@@ -6,7 +6,7 @@ import { type FoundFile, filesOf, type PinnedPackage, unpackPinned } from "../..
 export interface Item {
   text: string;
   label: string;
-  /** Items of a document are either all examples or all tested. */
+  /** All items of a document are either candidates for examples, or tested. */
   document: string;
 }
 
@@ -23,7 +23,7 @@ export interface LabelledSet {
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
 const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
 const definitions = 200; // of each field
-/** Words of a passage, and from the start of one passage to the next. */
+/** Words in a passage, and words from the start of a passage to the start of the next. */
 const [passageWords, passageStep] = [90, 400];
 const mails = { "easy-ham-1": 280, "hard-ham-1": 70, "spam-1": 350 };
 
@@ -113,7 +113,7 @@ function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string):
   return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
 }
 
-/** An entry's word with its first sense of one of the fields. Empty without such a sense. */
+/** The item of a dictionary entry: its word and its first sense in one of the fields. Empty if it has no such sense. */
 function definitionOf(entry: string): Item[] {
   const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
   const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);
@@ -122,7 +122,7 @@ function definitionOf(entry: string): Item[] {
   return [{ text: `${word}: ${meaning.slice(0, 300)}`, label: fields[sense![1]], document: word }];
 }
 
-/** Subject and beginning of the body, without markup. */
+/** The item of a mail: its subject and the beginning of its body, without markup. */
 function mailOf({ path, text }: FoundFile, label: string): Item {
   const subject = /^Subject: (.*)$/m.exec(text)?.[1] ?? "";
   const body = text

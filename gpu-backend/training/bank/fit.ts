@@ -20,10 +20,10 @@ interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
 
 const stateVersion = 2;
 
-/** All are tried: gains of centroids are measured against the static adapter, so it must be as good as it can be. */
+/** Training tries every rate. A centroid's scale is chosen by the gain over the static adapter, which must be as good as it can be. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
-/** As a share of the hyper-network's steps, because the static adapter has fewer parameters. */
+/** Steps of the static adapter, as a share of the hyper-network's steps. It needs fewer steps, because it has fewer parameters. */
 const staticSteps = 0.5;
 const stepsBetweenCheckpoints = 50;
 
@@ -66,7 +66,7 @@ export function fitNetwork(
   return trainPart("hyper-network", text, shape, clusters, options, run);
 }
 
-/** When aborted, writes a checkpoint after the current step and throws the signal's reason. */
+/** When `signal` aborts, writes a checkpoint after the current step and throws the signal's reason. */
 async function trainPart(
   name: string,
   text: TrainingText,

@@ -12,14 +12,14 @@ export interface WindowLoss {
 
 const resamples = 1000;
 
-/** `sum`: of a value over the tokens of a window. */
+/** `sum`: the sum of a value over the tokens of the window. */
 export interface WindowSum {
   document: string;
   tokens: number;
   sum: number;
 }
 
-/** Mean per token; null without tokens. The interval is a bootstrap over documents, because windows of a document are alike. */
+/** The value's mean per token; null without tokens. The interval is a bootstrap over documents, because windows of a document are alike. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
   const total = (of: typeof sums, what: "sum" | "tokens") => of.reduce((sum, document) => sum + document[what], 0);
@@ -29,7 +29,7 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
   return { nats: meanOf(sums), ci95: bootstrap((drawn) => meanOf(drawn(sums)), random), tokens };
 }
 
-/** Resamples items: draws as many as there are, with replacement. */
+/** Draws as many items as there are, with replacement. */
 export type Redraw = <T>(items: readonly T[]) => T[];
 
 /** The 95% interval of a value that `draw` computes from items that it resamples with `drawn`. */
@@ -48,12 +48,12 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
   return [...documents.values()];
 }
 
-/** Fewest test documents for a gain. Resampling a single one would give an interval without width. */
+/** Fewest test documents on which a gain is measured. Resampling a single document would give an interval without width. */
 export const minMeasuredDocuments = 2;
-/** Documents of a centroid: about two are in the tenth that is held out for test. */
+/** Documents that a centroid needs, so that the tenth that is held out for test has about two of them. */
 export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
-/** null with fewer than `minMeasuredDocuments`. */
+/** Gain of the adapter over the base; null with fewer than `minMeasuredDocuments` documents. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
   if (new Set(losses.map(({ document }) => document)).size < minMeasuredDocuments) return null;
   return documentMean(
@@ -63,21 +63,21 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
-/** Least gain on validation text, in nats per token, for which a centroid is on. Smaller gains are often noise. */
+/** Least gain on validation text, in nats per token, that switches a centroid's adapter on. Smaller gains are often noise. */
 const requiredGain = 0.005;
-/** Greatest loss of a corpus under the chosen scale, in nats per token. */
+/** Greatest rise of a corpus's loss that the chosen scale may cause, in nats per token. */
 const toleratedLoss = 0.005;
-/** Corpora with a smaller share of the centroid's validation tokens may lose more. */
+/** Corpora with a smaller share of the centroid's validation tokens may exceed `toleratedLoss`. */
 const judgedShare = 0.1;
 
-/** The validation text of a corpus that is nearest to a centroid. */
+/** Sums over a corpus's validation windows that are nearest to one centroid. */
 export interface ScaleTrial {
   tokens: number;
   /** Loss under each of `scaleChoices`, in nats, summed over the tokens. */
   losses: number[];
 }
 
-/** The scale with the lowest loss of those that harm no corpus, whatever they gain on others; 0 (off) if it gains too little. */
+/** Returns the scale with the lowest loss among the scales that harm no corpus; 0 (off) if its gain is below `requiredGain`. */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
   const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);

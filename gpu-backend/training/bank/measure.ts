@@ -8,12 +8,12 @@ import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./g
 import type { ServedParameters } from "./parameters.ts";
 import type { Reader } from "./reader.ts";
 
-/** The centroids' adapters. */
+/** The adapters of all centroids, and the centroids themselves. */
 export interface Adapters extends ServedParameters {
   centroids: CentroidVectors;
 }
 
-/** Gates of centroid k at a scale, [Q]; at 0 those of the static adapter. */
+/** Gates of centroid k at a scale, [Q]. At scale 0 they are the static adapter's gates. */
 export function gatesAt({ network, centroids }: Adapters, k: number, scale: number): Float32Array {
   const { dimensions: P, vectors } = centroids;
   return gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);

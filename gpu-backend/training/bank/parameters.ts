@@ -14,7 +14,7 @@ export interface BankShape {
   a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
 }
 
-/** Row-major. */
+/** Parameters by name, row-major. */
 export type Parameters = Map<ParameterName, Float32Array>;
 export type ParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
 
@@ -63,7 +63,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins a static adapter and a hyper-network to one bank. Gates for the other's directions are 0, the static adapter's own are 1. */
+/** Joins two banks. Directions of the static adapter have static gates of 1 and generated gates of 0; the others have static gates of 0. */
 export function servedParameters(fixed: Trained, generated: Trained): { bank: Bank; network: HyperNetwork } {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

@@ -19,7 +19,7 @@ export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWe
   return { hiddenSize, vocabularySize, addLogits };
 }
 
-/** Logits of one run of the graph, 64 MB. */
+/** Maximum logits of one run of the graph: 64 MB. */
 const maxLogits = 2 ** 24;
 
 export type Reader = Awaited<ReturnType<typeof openReader>>;
@@ -47,7 +47,7 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
     const perRun = Math.max(1, Math.floor(maxLogits / V));
     for (let from = 0; from < N; from += perRun) {
       const rows = Math.min(perRun, N - from);
-      // A single row is for all positions.
+      // A single row of values serves all positions.
       const part = (values: Float32Array, width: number) =>
         values.length === width
           ? tensor(values, [1, width])

@@ -14,7 +14,7 @@ export interface BankSettings {
   weightDecay: number;
 }
 
-/** Maximum windows of 256 tokens of each split. */
+/** Maximum number of windows in each split. A window has up to 256 tokens. */
 export interface TextSettings {
   trainWindows: number;
   validationWindows: number;

@@ -18,7 +18,7 @@ export interface TrainingText {
   set: WindowSet;
 }
 
-/** Only for a hyper-network. */
+/** What only the training of a hyper-network needs. */
 export interface TrainingClusters {
   /** Prompt embeddings of the windows, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
@@ -43,14 +43,14 @@ const windowsPerCluster = 4;
 /** Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
-/** Logits of one run of the graph, 32 MB. */
+/** Maximum logits of one run of the graph: 32 MB. */
 const maxLogits = 8_000_000;
 
 interface DrawnWindow {
   window: Window;
   /** Indexes among the window's scored tokens, ascending. */
   tokens: Int32Array;
-  /** [P]; empty for a static adapter. */
+  /** Input of the hyper-network, [P]; empty for a static adapter. */
   input: Float32Array;
 }
 
@@ -160,7 +160,7 @@ function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   });
 }
 
-/** Draws clusters and windows of each. Inputs lie between the centroid and the window's own embedding, so that gates vary smoothly. */
+/** Draws clusters, and windows of each. Each input lies between centroid and window embedding, so that gates vary smoothly. */
 function drawOfClusters(
   windows: readonly Window[],
   { embeddings, centroids, memberOf }: TrainingClusters,

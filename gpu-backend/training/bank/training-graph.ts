@@ -1,6 +1,6 @@
 /**
- * The loss of a bank's directions and its gradients in closed form, as one ONNX graph. The trunk is not part of it: hidden states are
- * inputs, because adapters never change them. Neither is the hyper-network: gates are inputs and their gradients outputs (trainer.ts).
+ * The loss of a bank's directions and its gradients in closed form, as one ONNX graph. The graph has no trunk: hidden states are
+ * inputs, because adapters never change them. It has no hyper-network: gates are inputs and their gradients outputs (trainer.ts).
  *
  *   p = A·h + a0,  u = p ⊙ g,  h' = h + Bᵀ·u,  logits = W·h',  loss = mean of −log softmax(logits)[target]
  *

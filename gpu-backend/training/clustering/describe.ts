@@ -3,15 +3,15 @@ import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./prompt-space.ts";
 
-/** Weight of the whole corpus as a prior, in tokens, against rare pieces that become labels by chance. */
+/** Weight of the prior in tokens. The prior, which is the whole corpus, keeps rare pieces from becoming labels by chance. */
 const priorTokens = 1000;
 const labelWords = 5;
-/** Begins a word. Other pieces tell a reader nothing. */
+/** Matches a piece that begins a word. Other pieces would say nothing in a label. */
 const wordStart = /^ \p{L}{3,}$/u;
 
 /**
- * The most characteristic pieces of each cluster, by log-odds against the whole corpus, with the corpus as a prior and in standard errors
- * (Monroe, Colaresi & Quinn 2008). Only pieces that begin a word count, once whatever their case. `counts`: K × [V], `countsByCluster`.
+ * The most characteristic pieces of each cluster: those with the greatest log-odds against the other clusters, in standard errors (Monroe,
+ * Colaresi & Quinn 2008). Takes only pieces that begin a word, and one spelling of each. `counts`: K × [V], of `countsByCluster`.
  */
 export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string): string[][] {
   const V = counts[0].length;

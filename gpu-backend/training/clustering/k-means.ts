@@ -1,7 +1,7 @@
 /** Spherical k-means: points and centroids have length 1, and a point belongs to the centroid with the largest dot product. */
 import { Random, streams } from "../random.ts";
 
-/** Independent starts, of which the best result is kept. */
+/** Number of independent starts. The start with the best result is kept. */
 const starts = 8;
 const maxRounds = 50;
 
@@ -19,7 +19,7 @@ export function kMeans(points: Float32Array, dimensions: number, options: { clus
   return best!;
 }
 
-/** k-means++ (Arthur & Vassilvitskii 2007): draws points as centroids, in proportion to their squared distance from the nearest so far. */
+/** k-means++ (Arthur & Vassilvitskii 2007): draws points as centroids, in proportion to squared distance from the nearest centroid. */
 function spreadStart(points: Float32Array, P: number, K: number, random: Random): Float32Array {
   const n = points.length / P;
   const centroids = new Float32Array(K * P);
@@ -41,7 +41,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's algorithm, for at most `maxRounds` rounds. Moves `centroids` [K, P] in place; returns also clusters and mean similarity. */
+/** Lloyd's algorithm, for at most `maxRounds` rounds. Moves `centroids` [K, P] in place. Also returns clusters and mean similarity. */
 function refine(points: Float32Array, P: number, centroids: Float32Array) {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {

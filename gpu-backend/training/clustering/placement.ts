@@ -1,4 +1,4 @@
-/** Clusters whole documents, whose kind is clearer than a prefix's. Fits the edge's table so that 64-token prefixes find the clusters. */
+/** Clusters documents, whose kind is clearer than that of prefixes. Fits the edge's table so that 64-token prefixes find the clusters. */
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -14,7 +14,7 @@ const learningRate = 1;
 /** Factor of similarities, in [−1, 1], before the softmax. */
 const sharpness = 10;
 
-/** `rows` [V, P]: of `fitPromptRows`. `memberOf`: cluster of each window. Throws an Error for fewer windows than clusters. */
+/** `rows` [V, P]: result of `fitPromptRows`. `memberOf`: cluster of each window. Throws an Error for fewer windows than clusters. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
@@ -81,7 +81,7 @@ function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Ar
   return points;
 }
 
-/** Fits `rows` in place by softmax regression: the direction of the sum of 64 drawn tokens predicts the cluster. Uses Adagrad. */
+/** Fits `rows` in place by softmax regression with Adagrad: the direction of the sum of 64 consecutive tokens' rows gives the cluster. */
 function fitRows(
   rows: Float32Array,
   windows: readonly Window[],
@@ -111,8 +111,8 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // The gradient for the direction, that is the sum divided by its length, then for the sum. Its part along the direction is 0, because
-      // it would only change the length.
+      // The gradient by the direction, which is the sum divided by its length; then the gradient by the sum. The part along the direction
+      // is removed, because it would only change the length.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {

@@ -11,12 +11,12 @@ export interface Prefix {
   document: string;
 }
 
-/** Share of the average variance in each direction's, because few prefixes do not measure every direction. */
+/** Share of the average variance that is mixed into each direction's variance, because few prefixes do not measure every direction. */
 const shrinkage = 0.02;
-/** Least variance of a used direction, as a share of the largest variance or of all variance. Less is noise. */
+/** Lower bound of a direction's variance, as a share of the largest variance or of all variance. A smaller variance is noise. */
 const varianceFloor = 1e-6;
 
-/** The projection [V, P] of token embeddings, less the mean; principal components if no document has two `prefixes`. Deterministic. */
+/** Projects token embeddings, less the prefixes' mean, to [V, P]. Uses principal components if no document has two prefixes. */
 export function fitPromptRows(
   tokenEmbedding: Float32Array,
   hiddenSize: number,
@@ -81,7 +81,7 @@ function covarianceOf(centred: Matrix, divisor: number): Matrix {
   return centred.transpose().mmul(centred).div(divisor);
 }
 
-/** null if no document has two prefixes. */
+/** Covariance of prefixes within documents, [D, D]; null if no document has two prefixes. */
 function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | null {
   const members = Map.groupBy(prefixes.keys(), (index) => prefixes[index].document);
   const repeated = [...members.values()].filter(({ length }) => length > 1);
@@ -93,7 +93,7 @@ function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | 
   return covarianceOf(new Matrix(centred), centred.length - repeated.length);
 }
 
-/** Of a symmetric matrix: eigenvalues, descending, and unit eigenvectors as rows, whose largest component is positive. */
+/** Eigenvalues of a symmetric matrix, descending, and its unit eigenvectors as rows. Each row's largest component is positive. */
 export function symmetricEigen(matrix: Matrix): { values: number[]; vectors: Matrix } {
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(matrix, { assumeSymmetric: true });
   const vectors = eigenvectorMatrix.transpose().flipColumns();

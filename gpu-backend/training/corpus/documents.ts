@@ -7,7 +7,7 @@ export interface Document {
   text: string;
 }
 
-/** Corpora of fewer documents are cut into sections, or there would be too few documents to hold out. */
+/** A corpus of fewer documents is cut into sections; otherwise it would have too few documents to hold out. */
 const minDocuments = 10;
 const sectionCharacters = 16_000;
 
@@ -77,7 +77,7 @@ export type Split = (typeof splits)[number];
 
 const heldOutFraction = 0.1;
 
-/** Splits by order of hash: a tenth each for test (measurements) and validation (choices), one at least. Throws an Error below 3. */
+/** Splits by hash: a tenth (at least one) each for test and validation, the rest for training. Throws an Error below 3 documents. */
 export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
   if (documents.length < 3) {
     throw new Error(`corpus ${corpusName} has ${documents.length} document(s); training, validation and test need 3`);

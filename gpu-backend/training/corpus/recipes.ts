@@ -1,4 +1,4 @@
-/** How lock.json's corpora are made of packages. Corpora for measurements were chosen before any score; scores never change a recipe. */
+/** How lock.json's corpora are made of packages. Corpora to measure were chosen before any scoring, and no score changed a recipe. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
@@ -10,11 +10,11 @@ interface Recipe {
   files: readonly string[];
   /** Paths to leave out. */
   without?: RegExp;
-  /** Default: each file is a document. */
+  /** Makes documents of the files. Default: each file is a document. */
   as?: (files: FoundFile[]) => string[];
 }
 
-/** For corpora that need more than a recipe. `folders`: those of the unpacked packages. */
+/** Makes the documents of a corpus that needs more than a recipe. `folders`: folders of the unpacked packages. */
 type Program = (...folders: string[]) => Promise<string[]>;
 
 const sections = (characters: number) => (files: FoundFile[]) =>
@@ -28,7 +28,7 @@ const translated = (code: string): Recipe => ({
 });
 
 export const recipes: Record<string, Recipe | Program> = {
-  // Roles "training" and "left-out". gsm8k is committed and needs no recipe.
+  // Corpora with the roles "training" and "left-out". gsm8k is committed and needs no recipe.
   "king-james-bible": bible,
   "postgresql-manual": { files: ["usr/share/doc/postgresql-doc-17/html/*.html"], as: pagesOf },
   // Leaves out change histories, the table of contents and translations.
@@ -55,7 +55,7 @@ export const recipes: Record<string, Recipe | Program> = {
   "javascript-programs": { files: ["package/src/**/*.js"] },
   "ruby-programs": { files: [rubyGem, rubyGem] },
 
-  // Roles "new" and "development".
+  // Corpora with the roles "new" and "development".
   brown: { files: ["package/c???"], as: (files) => files.map(({ text }) => withoutTags(text)) },
   "anarchist-faq": { files: ["usr/share/doc/anarchism/markdown/*"] },
   // Leaves out `definitions`, which quotes The Devil's Dictionary, another corpus.
@@ -82,7 +82,7 @@ export const recipes: Record<string, Recipe | Program> = {
   acronyms: { files: ["usr/share/dictd/vera.dict.dz"], as: sections(4000) },
 };
 
-/** `folders`: those of the unpacked packages. */
+/** The documents of a corpus. `folders`: folders of its unpacked packages. */
 export async function documentTexts(name: string, folders: readonly string[]): Promise<string[]> {
   const recipe = recipes[name];
   if (typeof recipe === "function") return recipe(...folders);
@@ -92,7 +92,7 @@ export async function documentTexts(name: string, folders: readonly string[]): P
   return as(files.filter(({ path }) => !without?.test(path)));
 }
 
-/** A document per book. The program of one package prints the data file of the other. */
+/** The Bible, a document per book. The program in the first package prints the data file in the second. */
 async function bible(program: string, data: string): Promise<string[]> {
   const verses = await outputOf(join(program, "usr/bin/bible"), ["-p", join(data, "usr/lib"), "-f", "gen1:1-rev22:21"]);
   const books = new Map<string, string[]>();

@@ -1,4 +1,4 @@
-/** Windows of up to 256 tokens of a document. The first 64, the prefix, assign a window to a centroid; the others are scored. */
+/** Windows of up to 256 tokens of a document. The first 64, the prefix, assign a window to a centroid; the other tokens are scored. */
 import type { Random } from "../random.ts";
 
 export const prefixTokens = 64;
@@ -25,7 +25,7 @@ export function documentKey({ corpus, document }: Window): string {
   return `${corpus}/${document}`;
 }
 
-/** Token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts it. */
+/** Token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts that token. */
 export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
@@ -38,7 +38,7 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
   return windows;
 }
 
-/** Draws at most `limit` windows, as many of each corpus; larger corpora make up for smaller ones. Keeps their order. */
+/** Draws at most `limit` windows, equally many of each corpus if it has enough; else larger corpora give more. Keeps the windows' order. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
   const chosen = new Set<Window>();
