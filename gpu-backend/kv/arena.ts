@@ -1,20 +1,20 @@
 /**
- * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], so that a step is fed views
- * without a copy. Attention reads all P positions of every row; P follows the longest row, in few sizes.
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d]. A step takes views of the arrays,
+ * without a copy. Attention reads all P positions of every row. P depends on the longest row and has few different values (`positionsFor`).
  *
- * Rows have places 0, 1, 2, … without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. An arena
- * fills memory from one side: place p is row number p from the start of the arrays or, in the other arena, row number -1 - p from their
- * end. Row number r begins r × H × P × d elements after that side.
+ * Rows have places 0, 1, 2, … without gaps. Decoding rows have the first places, so that a decode pass takes one contiguous block. In one
+ * arena, place p is row number p from the start of the arrays; in the other, it is row number -1 - p from their end. Row number r begins at
+ * element r·H·P·d, counted from that start or end.
  * Shapes: H heads, d floats of a head (both differ between arrays), P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
 import { positionsFor } from "./kv-budget.ts";
 import type { KvArray, KvCopy, KvMemory, KvMemoryShape, ParkedKv, Side } from "./kv-memory.ts";
 
-/** `trim` takes a smaller size only if the longest row fills at most this share of it, so that sizes do not alternate. */
+/** `trim` lowers P only if the longest row fills at most this share of the lower P, so that P does not alternate between two values. */
 const fullShare = 0.75;
 
-/** One sequence's place in an arena, or its parked keys and values; neither while it has none. */
+/** Where one sequence's keys and values are: at a place in an arena, or in `parked`. A new row has neither. */
 export class KvRow {
   /** Positions with keys and values. */
   positions = 0;
@@ -33,12 +33,12 @@ export class KvArena {
   readonly #shape: KvMemoryShape;
   readonly #memory: KvMemory;
   readonly #side: Side;
-  /** P, positions of each row. */
+  /** P, the positions that each row has room for. */
   positions: number;
   readonly #rows: KvRow[] = [];
-  /** The first `#decoding` rows are decoding. */
+  /** Number of decoding rows. They have the first places. */
   #decoding = 0;
-  /** Buffer for the head that `#move` replaces, [contextTokens, d]. */
+  /** Buffer for one head of a row, [contextTokens, d], while `#move` swaps two rows. */
   readonly #replaced: Float32Array;
 
   constructor(shape: KvMemoryShape, memory: KvMemory, side: Side) {
@@ -59,12 +59,12 @@ export class KvArena {
     return this.#rows.reduce((sum, { positions }) => sum + positions, 0);
   }
 
-  /** The rows of this arena among `rows`, in the order of memory. */
+  /** Returns those of `rows` that are in this arena, in the order of memory. */
   inOrder(rows: ReadonlySet<KvRow>): KvRow[] {
     return this.#rows.filter((row) => rows.has(row)).sort((a, b) => this.#indexOf(a.place) - this.#indexOf(b.place));
   }
 
-  /** Gives an empty row the next place, not decoding, with room for the positions it wants. */
+  /** Adds an empty row after the others, as not decoding, with room for `row.wanted` positions. */
   open(row: KvRow): void {
     const { maximumRows } = this.#shape;
     if (this.#rows.length === maximumRows) throw new Error(`KV arena: all ${maximumRows} rows are taken`);
@@ -74,7 +74,7 @@ export class KvArena {
     this.#fit(this.#rows.length > 1 ? Math.max(this.positions, least) : least, least);
   }
 
-  /** Removes a row. The last decoding row moves to its place, and the last row to the place that this leaves empty. */
+  /** Removes a row. If it was decoding, the last decoding row takes its place. The last row takes the place that is then empty. */
   close(row: KvRow): void {
     let gap = row.place;
     const fillFrom = (from: number) => {
@@ -89,13 +89,13 @@ export class KvArena {
     row.arena = null;
   }
 
-  /** Makes the arena's rows among `rows` the decoding ones. Other rows stop decoding, for example if their grammar's mask is late. */
+  /** Marks the arena's rows that are in `rows` as decoding, and its other rows as not decoding: their grammar's mask may be late. */
   decodeOnly(rows: ReadonlySet<KvRow>): void {
     for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
     for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);
   }
 
-  /** Input of a step over rows that follow each other in memory: `past` [S, H, P, d], P, and the rows' lengths. */
+  /** Returns the input of a step for rows that are adjacent in memory: `past` [S, H, P, d], P, and the rows' lengths. */
   feed(rows: readonly KvRow[]): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
     const first = this.#firstOf(rows);
     return {
@@ -108,8 +108,8 @@ export class KvArena {
   }
 
   /**
-   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array, to rows that follow each other in memory. `rows[s]`
-   * gets the first `counts[s]` tokens of sequence `begin + s` of `fresh`.
+   * Appends a step's new keys and values to rows that are adjacent in memory. `fresh` has an array [S, H, T, d] for each array of the
+   * memory. `rows[s]` gets the first `counts[s]` tokens of sequence `begin + s`.
    */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
     const { contextTokens, arrays } = this.#shape;
@@ -130,7 +130,7 @@ export class KvArena {
           const from = ((begin + s) * H + h) * tokens * d;
           const to = this.#startOf(i, first + s, h) + rows[s].positions * d;
           const elements = counts[s] * d;
-          // For one token a view costs more than the copy.
+          // For a single token, making a view takes longer than copying the elements.
           if (elements > d) array.set(own.subarray(from, from + elements), to);
           else for (let e = 0; e < elements; e++) array[to + e] = own[from + e];
         }
@@ -141,7 +141,7 @@ export class KvArena {
     });
   }
 
-  /** Copies a row's positions [from, to), for `append`. */
+  /** Copies positions [from, to) of a row, as arrays that `append` accepts. */
   read(row: KvRow, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
       const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
@@ -154,7 +154,7 @@ export class KvArena {
     });
   }
 
-  /** A view of the state at a position of a row, [D]. */
+  /** Returns a view of the state at a position of a row: D floats, the hidden size. */
   state(row: KvRow, position: number): Float32Array {
     const last = this.#memory.arrays.length - 1;
     const { width: D } = this.#shape.arrays[last];
@@ -162,7 +162,7 @@ export class KvArena {
     return this.#memory.arrays[last].subarray(start, start + D) as Float32Array;
   }
 
-  /** Moves rows together if a smaller P holds them with room to spare. */
+  /** Moves rows closer together if a smaller P suffices and leaves spare room (`fullShare`). */
   trim(): void {
     if (this.#rows.length > 0) {
       this.#spread(Math.min(this.positions, positionsFor(this.#longest / fullShare, this.#shape)));
@@ -190,7 +190,7 @@ export class KvArena {
     return this.#side === "end" ? -1 - place : place;
   }
 
-  /** Row number of the first row. Throws an Error if the rows do not follow each other. */
+  /** Returns the row number of the first of these rows. Throws an Error if the rows are not adjacent in memory. */
   #firstOf(rows: readonly KvRow[]): number {
     const first = this.#indexOf(rows[0].place);
     const gap = rows.findIndex((row, s) => row.arena !== this || this.#indexOf(row.place) !== first + s);
@@ -211,7 +211,7 @@ export class KvArena {
     this.#put(row, place);
   }
 
-  /** Copies the row at place `from` to place `to` and, with `isSwap`, the one at `to` to `from`. */
+  /** Copies the row at place `from` to place `to`. With `isSwap`, it also copies the row at place `to` to place `from`. */
   #move(from: number, to: number, isSwap: boolean): void {
     const lengths = [from, to].map((place) => this.#rows[place].positions);
     this.#memory.arrays.forEach((array, i) => {
@@ -227,7 +227,7 @@ export class KvArena {
     });
   }
 
-  /** Index in array i at which a row's head begins, if every row has P positions. */
+  /** Index in array i at which a head of row number `index` begins, if every row has P positions. */
   #startOf(i: number, index: number, head = 0, P = this.positions): number {
     const { heads: H, width: d } = this.#shape.arrays[i];
     return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (index * H + head) * P * d;
@@ -238,7 +238,7 @@ export class KvArena {
     return this.#rows.reduce((longest, { positions, wanted }) => Math.max(longest, positions, wanted), 0);
   }
 
-  /** Makes room for P positions in every row or, if memory does not suffice, for `least`. */
+  /** Makes room for P positions in every row or, if memory does not suffice for P, for `least` positions in every row. */
   #fit(P: number, least: number): void {
     const rows = this.#rows.length;
     const positions = rows * P <= this.#memory.roomFor(this.#side) ? P : least;
@@ -254,7 +254,7 @@ export class KvArena {
       const { heads: H, width: d } = this.#shape.arrays[i];
       const rows = [...this.#rows];
       const heads = Array.from({ length: H }, (_, head) => head);
-      // When rows move apart, the farthest move comes first; when they move together, it comes last. So none overwrites another row.
+      // If rows move apart, the row that moves farthest moves first; if they move together, it moves last. So no row overwrites another.
       if (this.#side === "end") heads.reverse();
       if (P > oldP) for (const order of [rows, heads]) order.reverse();
       for (const row of rows) {

@@ -1,10 +1,10 @@
 /**
- * Keys, values and states on a device, in arrays [places, K, P, d] and [places, P, D]. A row has a place in them until it is closed, also
- * while it is parked. A decode pass runs the first places up to the last row of the pass, as a view of the arrays, and other rows among
- * them with a token whose results are dropped: it writes only the position after a row's last, which holds nothing.
+ * Keys, values and states on a device, in arrays [places, K, P, d] and [places, P, D]. A row keeps its place until it is closed, also while
+ * it is parked. A decode pass runs on a view of the first places, up to the last row of the pass. Other rows at these places run too, with
+ * a token whose results are dropped. That token writes only the position after the row's last one, which holds nothing yet.
  *
- * If rows need more places or positions, they move into new arrays. Operations on the device are queued and run in their order; an
- * operation knows the arrays and places that were valid when it was queued. `settled` throws the error of one that failed.
+ * If rows need more places or positions, all rows move into new arrays. Operations on the device are queued and run in their order. Each
+ * uses the arrays and places that were valid when it was queued. `settled` throws the error of an operation that failed.
  * Shapes: K heads of keys and values, d head width, P positions that a row has room for, D hidden.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
@@ -16,11 +16,11 @@ import type { ModelShape } from "../runtime/step.ts";
 import { bytesPerPosition, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
 import type { Kv, KvBlock, KvPosition, KvStore } from "./runner.ts";
 
-/** Places of the smallest arrays. */
+/** Number of places in the smallest arrays. */
 const firstPlaces = 4;
 
 interface Limits {
-  /** Maximum running rows. As many again may be parked. */
+  /** Maximum running rows. Running and parked rows together are at most twice as many. */
   maximumRows: number;
   maximumBytes: number;
 }
@@ -28,7 +28,7 @@ interface Limits {
 class DeviceRow implements Kv {
   positions = 0;
   isParked = false;
-  /** Positions that it is expected to need soon. */
+  /** Positions that the row is expected to need soon. */
   wanted: number;
   place: number;
 
@@ -42,18 +42,18 @@ class DeviceRow implements Kv {
 interface Arrays {
   places: number;
   room: number;
-  /** Empty until the operation that makes them has run. */
+  /** Empty until the queued operation that allocates the buffers has run. */
   buffers: DeviceBuffer[];
 }
 
-/** Positions from `start` on of a place. */
+/** The positions of one place from `start` on. */
 interface Span {
   arrays: Arrays;
   place: number;
   start: number;
 }
 
-/** A copy of some positions, as arrays of one place. */
+/** A copy of some positions of a row, in arrays with a single place. */
 class DeviceBlock implements KvBlock {
   readonly arrays: Arrays;
   readonly positions: number;
@@ -75,14 +75,14 @@ export class DeviceKv implements KvStore {
   readonly #memory: DeviceMemory;
   readonly #maximumRows: number;
   readonly #read: Session;
-  /** Copies positions of one array, or of all keys and values. */
+  /** Sessions that copy positions: `#copyOne` in one array, `#copyKv` in all arrays of keys and values. */
   readonly #copyOne: Session;
   readonly #copyKv: Session;
   #arrays: Arrays = { places: 0, room: 0, buffers: [] };
-  /** Keys and values of one row, which prefill passes run on: the operator takes one row of several tokens only as an array of one. */
+  /** Keys and values of one row, for prefill passes: with several tokens, the attention operator takes only arrays of a single row. */
   #staging: Arrays = { places: 1, room: 0, buffers: [] };
   #staged: { row: DeviceRow; positions: number } | null = null;
-  /** By place. */
+  /** The row at each place. */
   #rows: (DeviceRow | undefined)[] = [];
   #queue: Promise<void> = Promise.resolve();
 
@@ -91,12 +91,12 @@ export class DeviceKv implements KvStore {
     this.#memory = memory;
     this.#maximumRows = 2 * limits.maximumRows;
     [this.#read, this.#copyOne, this.#copyKv] = sessions;
-    // One more row is the one that a prefill runs on.
+    // The additional row is `#staging`.
     const usable = (this.#maximumRows + 1) * this.#roomFor(shape.contextTokens) * bytesPerPosition(shape);
     this.capacityBytes = Math.min(limits.maximumBytes, usable);
   }
 
-  /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
+  /** Throws an Error if `maximumBytes` do not hold a sequence as long as the context twice: at its place and in `#staging`. */
   static async open(config: ModelShape, memory: DeviceMemory, limits: Limits): Promise<DeviceKv> {
     const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
     const sessions: Session[] = [];
@@ -115,12 +115,12 @@ export class DeviceKv implements KvStore {
     return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * bytesPerPosition(this.#shape);
   }
 
-  /** Places up to the last of these rows, rounded so that few sizes occur. */
+  /** Number of places up to the last of these rows, rounded up so that few sizes occur. */
   placesFor(rows: readonly Kv[]): number {
     return Math.min(this.#arrays.places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
   }
 
-  /** Keys and values of the first places, and the positions that each holds. */
+  /** Keys and values of the first places, and the number of positions that each of these places holds. */
   first(places: number) {
     const arrays = this.#kvViews({ ...this.#arrays, places });
     return { arrays, positions: Array.from({ length: places }, (_, place) => this.#rows[place]?.positions ?? 0) };
@@ -132,7 +132,7 @@ export class DeviceKv implements KvStore {
     return view(buffers.at(-1)!, places * room, this.#shape.arrays.at(-1)!.width);
   }
 
-  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for it: a kernel would write elsewhere. */
+  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for the position: the index would be wrong. */
   stateIndex(place: number, position: number): number {
     const { places, room } = this.#arrays;
     if (place >= places || position >= room) throw new Error(`the row has no room for position ${position}`);
@@ -179,12 +179,12 @@ export class DeviceKv implements KvStore {
     if (this.#rows.findLastIndex((row) => row) >= places || longest >= room) this.#resize(open, this.#roomFor(longest));
   }
 
-  /** The row holds `tokens` more positions. */
+  /** Counts `tokens` more positions in a row, after a pass has written them. */
   advance(row: Kv, tokens: number): void {
     asRow(row).positions += tokens;
   }
 
-  /** Keys and values of one row alone, for a prefill. `unstage` copies what the prefill has appended to the row's place. */
+  /** Returns views of `#staging` with a row's keys and values, for a prefill. `unstage` copies the prefill's new positions back. */
   async stage(row: Kv): Promise<Tensor[]> {
     const own = asRow(row);
     if (this.#staged?.row !== own || this.#staged.positions !== own.positions) {
@@ -230,7 +230,7 @@ export class DeviceKv implements KvStore {
     return positions.map((_, i) => all.subarray(i * D, (i + 1) * D));
   }
 
-  /** Moves rows to lower places if a decode pass then runs fewer. */
+  /** Moves rows to lower places if the next decode pass then runs on fewer places. */
   trim(): void {
     const running = this.#rows.filter((row) => row && !row.isParked) as DeviceRow[];
     while (running.length > 0) {
@@ -246,29 +246,29 @@ export class DeviceKv implements KvStore {
     }
   }
 
-  /** Waits for queued operations. Throws the error of one that failed. */
+  /** Waits for queued operations. Throws the error of an operation that failed. */
   settled(): Promise<void> {
     return this.#queue;
   }
 
   #enqueue(operation: () => Promise<void>): void {
     this.#queue = this.#queue.then(operation);
-    // `settled` reports it.
+    // `settled` reports the error.
     this.#queue.catch(() => undefined);
   }
 
-  /** P of rows of at most `longest` positions. A full row has one position more, to which passes that it is not part of may write. */
+  /** P for rows of at most `longest` positions, plus one position to which passes that do not include the row may write. */
   #roomFor(longest: number): number {
     return positionsFor(longest, this.#shape) + 1;
   }
 
-  /** The lowest free place; the maximum if none is free. */
+  /** The lowest free place; `#maximumRows` if no place is free. */
   #freePlace(): number {
     for (let place = 0; place < this.#maximumRows; place++) if (!this.#rows[place]) return place;
     return this.#maximumRows;
   }
 
-  /** Moves all open rows to the first places of new arrays, one array after the other, so that only one is allocated twice. */
+  /** Moves all open rows to the first places of new arrays. Arrays are replaced one by one, so that only one array is in memory twice. */
   #resize(rows: readonly DeviceRow[], room: number): void {
     const { arrays: shapes } = this.#shape;
     const most = Math.floor(this.capacityBytes / bytesPerPosition(this.#shape) / room) - 1;
@@ -314,7 +314,7 @@ export class DeviceKv implements KvStore {
     return arrays.slice(0, -1).map(({ heads, width }, i) => view(buffers[i], places, heads, room, width));
   }
 
-  /** Copies `count` positions, and their states if both spans have them. */
+  /** Copies keys and values of `count` positions, and their states if both spans have an array of states. */
   async #copy(from: Span, to: Span, count: number): Promise<void> {
     if (count === 0) return;
     const both = [from.arrays, to.arrays] as const;
@@ -325,7 +325,7 @@ export class DeviceKv implements KvStore {
     if (both.every(({ buffers }) => buffers.length > last)) await copy(this.#copyOne, [last], 1);
   }
 
-  /** Copies vectors of the numbered arrays, all as wide as the first: from index `taken[n]` to index `put[n]`. */
+  /** Copies vectors in the arrays with these numbers, which are all as wide as the first: from index `taken[n]` to index `put[n]`. */
   async #copyArrays(
     session: Session,
     [from, to]: readonly [Arrays, Arrays],

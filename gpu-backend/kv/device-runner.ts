@@ -1,6 +1,6 @@
 /**
- * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states (device-kv.ts). A pass moves token ids and
- * settings of rows to the device, and what the sampler reads back. Hidden states and logits stay there unless they are wanted.
+ * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states (device-kv.ts). A pass moves token ids and the
+ * head's inputs to the device, and the sampler's inputs to the host. Hidden states and logits stay on the device unless a pass wants them.
  * Shapes: S rows of a run, T tokens, M positions that the head is computed at, N rows of the head, K candidates, V vocabulary, D hidden.
  */
 import { buildDeviceHead, buildDeviceTrunk } from "../runtime/device-graph.ts";
@@ -15,7 +15,7 @@ import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
 
-/** From 32 tokens of a row on, ONNX Runtime 1.30 takes a kernel that is wrong where subgroups have 8 lanes. */
+/** Maximum safe tokens of a row in a run: for 32 or more, ONNX Runtime 1.30 uses a kernel that errs where subgroups have 8 lanes. */
 export const safeRunTokens = 31;
 
 export interface DeviceModel {
@@ -26,9 +26,9 @@ export interface DeviceModel {
 
 interface DeviceLimits {
   maxSequences: number;
-  /** Bound on the memory of keys and values of running and parked rows. */
+  /** Maximum bytes of the keys and values of running and parked rows. */
   kvBytes: number;
-  /** Maximum tokens of a run of one row. Default: `safeRunTokens`. */
+  /** Maximum tokens of one row in a run. Default: `safeRunTokens`. */
   runTokens?: number;
   /** CPU threads. */
   threads: number;
@@ -41,7 +41,7 @@ interface Sessions {
   mixedHead: Session;
 }
 
-/** Rejects if there is no WebGPU device, if a node of a graph has no kernel on it, or if memory is short. */
+/** Rejects if there is no WebGPU device, if the device has no kernel for a node of a graph, or if memory is too small. */
 export async function openDeviceRunner(
   { config, weights, bank }: DeviceModel,
   limits: DeviceLimits,
@@ -83,7 +83,7 @@ export class DeviceRunner implements Runner {
   readonly #parts: Parts;
   readonly #embedding: Tensor;
   readonly #hasLearnedPositions: boolean;
-  /** Gates of the last pass, on the device. Most decode passes have the same. */
+  /** Gates of the last pass, on the device. They are reused while they do not change, as in most decode passes. */
   #gates: { values: Float32Array; buffer: DeviceBuffer } | null = null;
 
   constructor(parts: Parts) {
@@ -146,7 +146,7 @@ export class DeviceRunner implements Runner {
     });
   }
 
-  /** Runs the trunk on rows with equally many tokens. Returns whether the states of each row are finite. */
+  /** Runs the trunk on rows with the same number of tokens each. Returns whether the states of each row are finite. */
   async #trunk(arrays: readonly Tensor[], rows: readonly RowTokens[]): Promise<boolean[]> {
     const { heads, kvHeads, headWidth, contextTokens } = this.config;
     const [S, T] = [rows.length, rows[0].ids.length];
@@ -166,7 +166,7 @@ export class DeviceRunner implements Runner {
       ),
     };
     if (this.#hasLearnedPositions) {
-      // A full row among the first places has no position of its own for the token whose results are dropped.
+      // A full row that is not in the pass also runs, with a token past the context. No such position is learned, so the last one is used.
       const known = positions.map((position) => Math.min(position, contextTokens - 1));
       feeds[names.positions] = tensor(Int32Array.from(known), [S, T]);
     }
@@ -224,7 +224,7 @@ export class DeviceRunner implements Runner {
   }
 }
 
-/** The next tokens of the row at a place, the first of them at `position`. */
+/** The next tokens of the row at a place. The first token is at `position`. */
 interface RowTokens {
   place: number;
   position: number;
@@ -235,7 +235,7 @@ const ranking = [
   ...[names.topScores, names.topIds, names.topProbability, names.scaledTopProbability, names.targetScores],
 ];
 
-/** The graph requires at least one row. The results of this one are not read. */
+/** The graph requires at least one row. The results of this row are not read. */
 function oneRow(head: HeadInput, gates: number): HeadInput & { rows: Int32Array } {
   const row = { rows: Int32Array.of(0), gates: new Float32Array(gates) };
   return { ...head, ...row, inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) };
@@ -256,7 +256,7 @@ function readRows(results: SessionResults, { inverseTemperatures, want }: HeadIn
   const floats = (name: string) => results[name].data as Float32Array;
   const topCount = results[names.topIds].dims[1];
   const topScores = floats(names.topScores);
-  // log Σ exp(x) = x of the likeliest token − log of its probability.
+  // log Σ exp(x) is the greatest x minus the log of its probability.
   const logSums = (probabilities: Float32Array, inverseOf: (n: number) => number) =>
     probabilities.map((probability, n) => topScores[n * topCount] * inverseOf(n) - Math.log(probability));
   return {

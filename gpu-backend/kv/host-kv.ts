@@ -1,6 +1,6 @@
 /**
- * Keys and values in the host's memory, by sequence. Each running row is in one of two length classes, each with an arena of its own,
- * and moves to the other where that costs less (kv-budget.ts). A parked row keeps its values but has no place in an arena.
+ * Keys and values of sequences, in the host's memory. Each running row is in one of two length classes, and each class has its own arena. A
+ * row moves to the other class where that lowers the cost (kv-budget.ts). A parked row keeps its values but has no place in an arena.
  */
 import type { StepInput, StepRunner } from "../runtime/step.ts";
 import { KvArena, KvRow } from "./arena.ts";
@@ -32,17 +32,17 @@ export class HostKv implements KvStore {
   readonly #positionBytes: number;
   readonly #short: KvArena;
   readonly #long: KvArena;
-  /** The positions that the last pass appended, if it had one row without padding. `copy` hands out these arrays instead of a copy. */
+  /** The positions that the last pass appended, if it had one row without padding. `copy` returns these arrays instead of a copy. */
   #fresh: { row: KvRow; block: HostBlock } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
-    // With int8, a continued chunk would read its earlier tokens as int8, while a chunk computed at once reads floats.
+    // With int8, a continued chunk would read its earlier tokens as int8; a chunk that is computed at once reads them as floats.
     this.continuesChunks = kvFormat !== "int8";
     const shape = kvShapeOf(config, kvFormat);
     const { maximumRows } = options;
     this.#positionBytes = bytesPerPosition(shape);
-    // Parked rows need at most as much memory again as running ones.
+    // The factor 2 is for parked rows, which need at most as much memory as running ones.
     const usable = 2 * maximumRows * shape.contextTokens * this.#positionBytes;
     this.capacityBytes = Math.min(options.maximumBytes, usable);
     this.#budget = new KvBudget(shape, this.capacityBytes, { classBytes });
@@ -77,7 +77,7 @@ export class HostKv implements KvStore {
     row.parked = null;
   }
 
-  /** Takes a row out of its arena, so that others can run, and keeps its positions. */
+  /** Removes a row from its arena, so that another row can run, and keeps the row's positions. */
   park(row: KvRow): void {
     row.parked = this.#memory.store(this.#arenaOf(row).read(row, 0, row.positions), row.positions);
     row.arena?.close(row);
@@ -91,7 +91,7 @@ export class HostKv implements KvStore {
     });
     const resumed = running.reduce((sum, { row }) => sum + (row.parked?.positions ?? 0), 0);
     const boundary = this.#budget.boundaryFor(running, this.#memory.parkedPositions - resumed);
-    // First all rows that change their class are parked, then they enter the other class, so that memory never holds a row twice.
+    // All rows that change their class are parked before any of them enters the other class, so that memory never holds a row twice.
     for (const { row, positions, isLong } of running) {
       if (isLong !== null && isLong !== positions > boundary) this.park(row);
     }
@@ -129,8 +129,8 @@ export class HostKv implements KvStore {
   }
 
   /**
-   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order.
-   * The rows of a decode pass become the decoding ones; a pass without rows moves none.
+   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order. If
+   * a decode pass has rows, they become the decoding ones of their arenas, and so may move in memory.
    */
   inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
     const named = new Set(rows);
@@ -141,7 +141,7 @@ export class HostKv implements KvStore {
     });
   }
 
-  /** Input of a step for rows in the order of `inOrder`. */
+  /** Returns the input of a step for rows that `inOrder` has ordered. */
   feed(rows: readonly KvRow[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
     const [first, long] = this.#byArena(rows).map(({ arena, own }) => arena.feed(own));
     if (!long) return first;
@@ -153,8 +153,8 @@ export class HostKv implements KvStore {
   }
 
   /**
-   * Appends the keys and values of a pass, [S, H, T, d] for each array, to `rows` in the order of `inOrder`: to each the first
-   * `counts[s]` of its T `tokens`. Takes ownership of the arrays.
+   * Appends the keys and values of a pass, [S, H, T, d] for each array, to rows that `inOrder` has ordered. Row s gets the first
+   * `counts[s]` of its T tokens. Takes ownership of the arrays.
    */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
     for (const { arena, own, begin } of this.#byArena(rows)) {
@@ -164,7 +164,7 @@ export class HostKv implements KvStore {
     const block = new HostBlock(fresh, tokens);
     const isWhole = rows.length === 1 && counts[0] === tokens;
     this.#fresh = isWhole ? { row: rows[0], block } : null;
-    // Freed at once: while memory waits for the garbage collector, the system has to clear new pages for each run.
+    // Freed at once: if arrays waited for the garbage collector, the operating system would have to clear new pages for each run.
     if (!isWhole) block.free();
   }
 
@@ -183,7 +183,7 @@ export class HostKv implements KvStore {
     return arena;
   }
 
-  /** Splits `rows` by arena. `begin` is the index in `rows` of an arena's first row. */
+  /** Splits `rows` by arena. `begin` is the index in `rows` of the arena's first row. */
   #byArena(rows: readonly KvRow[]) {
     const parts = [this.#short, this.#long].map((arena) => ({ arena, own: rows.filter((row) => row.arena === arena) }));
     return parts

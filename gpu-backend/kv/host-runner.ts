@@ -1,8 +1,8 @@
 /**
- * Runs passes of the model: lays the rows of a pass out as tensors, in the order of their memory (host-kv.ts), for a step runner that
- * has no memory of its own, and appends the keys and values that the step computes.
- * Shapes: S rows of a pass, T tokens (right-padded), M positions that the head is computed at, L layers, H heads of keys and values,
- * d head width, D hidden.
+ * Runs passes of the model. It makes tensors of the rows of a pass, in the order of their memory (host-kv.ts), for a step runner, which
+ * keeps nothing between steps. Then it appends the keys and values that the step computes.
+ * Shapes: S rows of a pass, T tokens (right-padded), M positions that the head is computed at, L layers, H heads of keys and values, d head
+ * width, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
@@ -15,7 +15,7 @@ interface HostLimits {
   maxSequences: number;
   /** Tokens of a prefill chunk. Chunks begin at multiples of this number. */
   chunkTokens: number;
-  /** Bound on the memory of keys and values of running and parked rows. */
+  /** Maximum bytes of the keys and values of running and parked rows. */
   kvBytes: number;
 }
 
@@ -76,8 +76,8 @@ export class HostRunner implements Runner {
   }
 }
 
-/** True if a row's states are finite. Then its keys and values are finite too, as others would have made the states infinite or NaN. */
+/** Whether a row's states are finite. Then its keys and values are, too: infinite ones or NaN would have spread to the states. */
 function isFiniteRow(states: Float32Array): boolean {
-  // x − x is 0 for a finite x and NaN otherwise, so the sum needs no branch per value.
+  // x − x is 0 for a finite x and NaN otherwise, so one sum tests all values without branches.
   return states.reduce((sum, x) => sum + (x - x), 0) === 0;
 }

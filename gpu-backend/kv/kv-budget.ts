@@ -1,16 +1,16 @@
 /**
  * Decides whether keys and values fit in memory, and which rows are in which length class. Pure.
  *
- * Every row of an arena has as many positions, P, as the longest row, and attention reads all of them. So rows are divided by length into
- * two classes, each with an arena of its own, if that saves more than the second class costs.
+ * Every row of an arena takes as many positions, P, as the longest row, and attention reads all of them. So rows are divided by length into
+ * two classes, each with its own arena, if that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
   /**
-   * Heads and elements of a head that each array has for one position. The arrays are keys, then values, of each layer; if these are
-   * int8, their scales; last the states that the head is computed from. Without `isInt8` an array is float32.
+   * For each array, its heads, and the elements of a head for one position. The arrays are each layer's keys, then its values; if these are
+   * int8, the scales of each; last the states, from which the head is computed. Without `isInt8` an array is float32.
    */
   arrays: readonly { heads: number; width: number; isInt8?: boolean }[];
   contextTokens: number;
@@ -19,8 +19,8 @@ export interface KvShape {
 /** P is a multiple of this number, so that a row fills whole vector registers: then padding does not change any sum. */
 export const positionUnit = 64;
 /**
- * Cost of moving one position to the other class, in positions of attention per step. Copying a position takes as long as attending to it
- * in four steps, which should pay off within 16 steps.
+ * Cost of moving one position to the other class. The unit is the cost of attention to one position in a step. Copying a position costs
+ * four units and should pay off within 16 steps.
  */
 const moveShare = 1 / 4;
 
@@ -38,7 +38,7 @@ export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/** P for a longest row of `longest` positions: a multiple of an eighth of the next power of two, so that it changes rarely. */
+/** P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
@@ -46,18 +46,18 @@ export function positionsFor(longest: number, { contextTokens }: KvShape): numbe
 }
 
 export interface RunningRow {
-  /** Maximum positions at the end of the next step. */
+  /** Positions that the row has at most after the next step. */
   positions: number;
   /** Positions that a move to the other class copies. */
   cachedTokens: number;
-  /** Its current class; null if it has none yet. */
+  /** Whether the row is in the long class now; null if it is in no class yet. */
   isLong: boolean | null;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
   readonly #capacityPositions: number;
-  /** Cost of a second class, in positions that attention reads; Infinity for one class only. */
+  /** Cost of a second class, in positions that attention reads; Infinity if there is only one class. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
@@ -72,13 +72,13 @@ export class KvBudget {
     );
   }
 
-  /** Whether rows of at most these lengths and `parked` positions fit, with the boundary that takes least memory. */
+  /** Whether memory holds rows of these lengths and `parked` further positions, with the best boundary between the classes. */
   holds(lengths: readonly number[], parked: number): boolean {
     const sizes = lengths.map((length) => positionsFor(length, this.#shape));
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
 
-  /** The cheapest boundary that memory allows. Rows that need more positions than the boundary are long. */
+  /** The boundary between the classes with the lowest cost that memory allows. Rows that need more positions than it are long. */
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);
@@ -96,7 +96,7 @@ export class KvBudget {
     return best;
   }
 
-  /** Candidates: all rows short, all rows long, and each size as a boundary. */
+  /** The boundaries to choose from: one that makes all rows short, one that makes all rows long, and each row's size. */
   #boundaries(sizes: readonly number[]): number[] {
     const longest = sizes.reduce((a, b) => Math.max(a, b), 0);
     return Number.isFinite(this.#classPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];
@@ -107,7 +107,7 @@ export class KvBudget {
   }
 }
 
-/** Positions that rows of these sizes take in two classes: sizes up to `boundary`, and larger ones. */
+/** Positions that rows of these sizes take. Rows of sizes up to `boundary` take `boundary` each, other rows as many as the largest size. */
 function positionsOf(sizes: readonly number[], boundary: number): number {
   let [short, longest] = [0, 0];
   for (const size of sizes) {

@@ -31,7 +31,7 @@ export function storedAs(
     }
     most = Math.max(most, -least);
     const inverse = most > 0 ? greatest / most : 0;
-    // Adding 127.5 makes the number positive, so truncation, one instruction, rounds it. Math.round takes ten times as long.
+    // Adding 127.5 makes the number positive, so that truncation rounds it. That is one instruction; Math.round takes ten times as long.
     for (let e = start; e < start + d; e++) values[e] = ((present[e] * inverse + greatest + 0.5) | 0) - greatest;
     scales[v] = most / greatest;
   }

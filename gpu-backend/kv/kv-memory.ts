@@ -1,14 +1,14 @@
 /**
  * The memory that an engine's two arenas share: an array for each layer's keys and values, and one for states. One arena's rows grow up
  * from the start of the arrays, the other's down from the end, and parked rows lie between them. The arrays are allocated once, as large as
- * the bound; the operating system provides memory only for pages that are written. More memory is used during a step for copies of rows
- * that are parked or resumed, and for one array at a time while arrays are replaced.
+ * the bound; the operating system provides memory only for pages that are written. In addition, a step needs memory for copies of rows that
+ * are parked or resumed, and for one array at a time while arrays are replaced.
  */
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
   maximumRows: number; // of each arena
-  /** Bound on both arenas and the parked rows together. */
+  /** Maximum bytes of both arenas and the parked rows together. */
   maximumBytes: number;
 }
 
@@ -33,14 +33,14 @@ export interface ParkedKv {
   readonly positions: number;
   /** Keys and values until the end of the step that parks the row; then null. */
   copy: KvCopy | null;
-  /** First position in each array, once `copy` is null. */
+  /** First position of the row in each array, valid once `copy` is null. */
   at: number;
 }
 
-/** Allocated memory may be this multiple of used memory, because releasing it copies all rows while sequences wait. */
+/** Memory is released only if it is more than this many times the used memory, since releasing copies all rows while sequences wait. */
 const spareShare = 16;
 
-/** Memory for this many positions, a row of usual length, is always allocated: 7.4 MB for SmolLM2's int8 keys and values. */
+/** Memory for this many positions, the length of a usual row, is always allocated: 7.4 MB for SmolLM2's int8 keys and values. */
 const usualPositions = 512;
 
 export class KvMemory {
@@ -49,9 +49,9 @@ export class KvMemory {
   readonly #shape: KvMemoryShape;
   readonly #capacity: number;
   readonly #arenas = new Map<Side, Holder>();
-  /** Positions written so far, from each side. */
+  /** Positions that have been written, counted from each side. Only these take memory. */
   #written: Record<Side, number> = { start: 0, end: 0 };
-  /** In the order of their positions. Rows parked in this step, which have none yet, come last. */
+  /** Ordered by position in the arrays. Rows that were parked in this step are not in the arrays yet and come last. */
   #parked: ParkedKv[] = [];
 
   constructor(shape: KvMemoryShape) {
@@ -79,7 +79,7 @@ export class KvMemory {
     return this.#capacity - positionsOf(this.#parked) - this.#span;
   }
 
-  /** Positions that the arena on a side may use. */
+  /** Maximum positions that the arena on this side may take. */
   roomFor(side: Side): number {
     return this.#free + this.#arenas.get(side)!.span;
   }
@@ -106,14 +106,14 @@ export class KvMemory {
     parked.copy?.forEach(free);
   }
 
-  /** Returns the keys and values of a parked row, and frees it. */
+  /** Returns the keys and values of a parked row, and frees the row's memory. */
   restore(parked: ParkedKv): KvCopy {
     this.#parked = this.#parked.filter((one) => one !== parked);
     const { at, positions, copy } = parked;
     return copy ?? this.arrays.map((array, i) => array.slice(at * this.#width(i), (at + positions) * this.#width(i)));
   }
 
-  /** Moves rows parked in this step into the arrays, and releases memory that is far more than is used. */
+  /** Moves rows that were parked in this step into the arrays. Releases memory if far more is allocated than used. */
   trim(): void {
     this.#placeParked();
     const used = this.#span + positionsOf(this.#parked);
@@ -129,8 +129,8 @@ export class KvMemory {
     const elements = this.#capacity * width;
     const { isInt8 } = this.#shape.arrays[i];
     const maxByteLength = elements * (isInt8 ? Int8Array : Float32Array).BYTES_PER_ELEMENT;
-    // Resizable, because V8 maps such a buffer itself. The allocator of other buffers uses huge pages (config.ts), so that the first rows
-    // would take 2 MB of each array.
+    // The buffer is resizable, because V8 itself maps such buffers. Other buffers come from an allocator that uses huge pages (config.ts),
+    // so the first rows would take 2 MB of each array.
     const buffer = new ArrayBuffer(maxByteLength, { maxByteLength });
     const made = isInt8 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
     return made.fill(0, 0, this.#readyPositions * width);
@@ -156,7 +156,7 @@ export class KvMemory {
     return [spanOf("start"), this.#capacity - spanOf("end")];
   }
 
-  /** Copies newly parked rows into the arrays, after the other parked rows, which are packed first if there is no room after them. */
+  /** Copies newly parked rows into the arrays, after other parked rows. If there is no room after those, they are packed first. */
   #placeParked(): void {
     const added = this.#parked.filter(({ copy }) => copy);
     if (added.length === 0) return;
@@ -175,7 +175,7 @@ export class KvMemory {
     this.#written.start = Math.max(this.#written.start, at);
   }
 
-  /** Packs parked rows between two positions, with `free` positions after them. */
+  /** Moves parked rows together, between positions `from` and `to`, with at least `free` positions after them. */
   #pack(from: number, to: number, free = 0): void {
     const kept = this.#kept;
     let next = firstOf(from, to, positionsOf(kept) + free);
@@ -191,7 +191,7 @@ export class KvMemory {
       });
       one.at = target;
     };
-    // In these orders no move overwrites a row that has not moved yet.
+    // Rows that move down move first, in order; then rows that move up, in reverse. So no row overwrites one that still has to move.
     moves.filter(({ one, target }) => target < one.at).forEach(move);
     moves
       .filter(({ one, target }) => target > one.at)
@@ -218,13 +218,13 @@ export class KvMemory {
     return this.#arenas.values().reduce((sum, { span }) => sum + span, 0);
   }
 
-  /** At most the capacity, because both sides may have written the same positions. */
+  /** Positions that take memory: at most the capacity, because both sides may have written the same positions. */
   get #writtenPositions(): number {
     return Math.min(this.#capacity, this.#written.start + this.#written.end);
   }
 }
 
-/** Frees an array's buffer at once, instead of waiting for the garbage collector. Other arrays over the buffer become empty. */
+/** Frees an array's buffer at once, instead of waiting for the garbage collector. Other arrays that use the buffer become empty. */
 export function free({ buffer }: KvArray): void {
   if (!buffer.detached) buffer.transferToFixedLength(0);
 }
@@ -233,13 +233,13 @@ function positionsOf(parked: readonly ParkedKv[]): number {
   return parked.reduce((sum, { positions }) => sum + positions, 0);
 }
 
-/** End of the last parked row; `otherwise` if there is none. */
+/** End of the last parked row in the arrays; `otherwise` if there is none. */
 function endOf(kept: readonly ParkedKv[], otherwise: number): number {
   const last = kept.at(-1);
   return last ? last.at + last.positions : otherwise;
 }
 
-/** Where `positions` positions start between two bounds, with room on both sides, so that rows can grow before parked rows must move. */
+/** Where `positions` consecutive positions start between two bounds, with room on both sides for arenas to grow. */
 function firstOf(from: number, to: number, positions: number): number {
   return from + Math.min(Math.floor((to - from - positions) / 2), from);
 }

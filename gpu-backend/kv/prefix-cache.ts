@@ -1,13 +1,13 @@
 /**
  * Caches keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A block's name is a
  * hash of the tenant and of every token id up to the block's end, so that any prompt of the tenant with the same prefix finds it. After
- * whole blocks, a prompt also reuses the tokens that it has in common with the next block. Reused values have the same bits as computed
- * ones, because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found values are copied
- * into a row at once.
+ * whole blocks, a prompt can also reuse the first tokens of one more block, as far as they equal its own. Reused values have the same bits
+ * as computed ones, because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found
+ * values are copied into a row at once.
  *
- * Above the bound, the tenant with the most bytes loses its least recently used block. So a tenant within its share, which is the bound
- * divided by the number of tenants with blocks, loses nothing to others. Waiting for another sequence's prefix is in
- * engine/shared-prefixes.ts.
+ * If the cache exceeds its bound, the tenant with the most bytes loses its least recently used block. A tenant's share is the bound divided
+ * by the number of tenants with blocks; within it, a tenant loses nothing to others. How a sequence waits for another sequence's prefix is
+ * in engine/shared-prefixes.ts.
  */
 import { createHash } from "node:crypto";
 import type { KvBlock } from "./runner.ts";
@@ -24,7 +24,7 @@ export interface FoundBlock {
   tokens: number;
 }
 
-/** Minimum tokens of a block, or of the found part of one. Fewer are not worth a pass of their own. */
+/** Minimum tokens of a block, and of a part of a block that is reused. Fewer are not worth a pass of their own. */
 export const minTokens = 8;
 
 /** The names of the whole blocks at the start of `ids`. */
@@ -38,7 +38,7 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/** Stands for the name of the block before a tenant's first. Names of blocks have no slash, so no tenant can imitate it. */
+/** Stands for the name of the previous block where there is none. Names of blocks have no slash, so this never equals a block's name. */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
@@ -52,9 +52,9 @@ export class PrefixCache {
   #bytes = 0;
   /** Bytes of each tenant that has blocks. */
   readonly #bytesOf = new Map<string, number>();
-  /** By name, least recently used first. `before`: the name of the block before it. */
+  /** Blocks by name, least recently used first. `before` is the name of the previous block in the prompt. */
   readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();
-  /** Names of the blocks that follow a block, by its name, or that begin a prompt, by `beginningOf`. */
+  /** Names of the blocks that follow a block, by that block's name. Blocks that begin a prompt are under `beginningOf`. */
   readonly #following = new Map<string, Set<string>>();
   #queriedTokens = 0;
   #reusedTokens = 0;
@@ -79,7 +79,7 @@ export class PrefixCache {
     return this.#blocks.has(name);
   }
 
-  /** Finds the cached blocks at the start of `ids` and, with `sharesParts`, the part of one more. Counts as a use of each. */
+  /** Finds the cached blocks at the start of `ids` and, with `sharesParts`, a part of the next block. All of them count as used. */
   take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
     const names = missing < 0 ? [...chain] : chain.slice(0, missing);
@@ -99,7 +99,7 @@ export class PrefixCache {
     return found;
   }
 
-  /** Caches `ids` as the block after those of `chain`, unless a cached block begins with them. Drops blocks that are prefixes of it. */
+  /** Caches `ids` as the block after `chain`, unless a cached block there begins with `ids`. Drops blocks there that `ids` begin with. */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, ids);
@@ -124,7 +124,7 @@ export class PrefixCache {
     }
   }
 
-  /** Of the blocks that follow `before`, the one with the most tokens in common with `ids`; null if none has enough. */
+  /** Finds the block after `before` that has the most first tokens in common with `ids`; null if none has `minTokens` in common. */
   #partAfter(before: string, ids: readonly number[]): (FoundBlock & { name: string }) | null {
     let best: (FoundBlock & { name: string }) | null = null;
     for (const name of this.#following.get(before) ?? []) {
@@ -162,7 +162,6 @@ export class PrefixCache {
   }
 }
 
-/** Number of equal tokens at the start of both. */
 function commonTokens(a: ArrayLike<number>, b: ArrayLike<number>): number {
   const maxTokens = Math.min(a.length, b.length);
   for (let t = 0; t < maxTokens; t++) if (a[t] !== b[t]) return t;

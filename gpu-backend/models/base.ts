@@ -17,15 +17,15 @@ const chunkBytes = 1 << 20;
 
 export interface Base {
   config: ModelConfig;
-  /** Weights of a GGUF file are read from it when their bytes are accessed, until `close`. */
+  /** Weights. A GGUF file is read when their bytes are accessed, which is possible until `close`. */
   weights: ModelWeights;
   weightsFile: string;
-  /** SHA-256 of that file, or of its parts one after the other. */
+  /** SHA-256 of `weightsFile`, or of its parts one after the other. */
   weightsHash: string;
   close(): void;
 }
 
-/** With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the faulty field or tensor. */
+/** With `record`, the hash of GGUF weights is computed only once. Throws an Error that names the file and the faulty field or tensor. */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))
@@ -40,7 +40,7 @@ export async function openBase(directory: string, record?: HashRecord): Promise<
   }
 }
 
-/** Opens a base without a record for `use`, and closes it afterwards. */
+/** Opens a base without a hash record, calls `use` with it, and closes it afterwards. */
 export async function withBase<T>(directory: string, use: (base: Base) => T | Promise<T>): Promise<T> {
   const base = await openBase(directory);
   try {
@@ -50,12 +50,12 @@ export async function withBase<T>(directory: string, use: (base: Base) => T | Pr
   }
 }
 
-/** A copy of the tied head, [V, D], with the model that it is from. */
+/** A copy of the tied head, [V, D], with the configuration and the hash of its model. */
 export function headOf({ config, weights, weightsHash }: Base) {
   return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
 }
 
-/** Reads no weights. `isInBlocks`: all matrices are in GGUF's blocks. */
+/** Reads the configuration, but no weights. `isInBlocks`: all matrices are stored in GGUF's blocks. */
 export async function readBaseConfig(directory: string): Promise<{ model: ModelConfig; isInBlocks: boolean }> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path)) return { model: await readModelConfig(directory), isInBlocks: false };
@@ -69,13 +69,13 @@ export async function readBaseConfig(directory: string): Promise<{ model: ModelC
 export interface BaseText {
   tokenizer: TensorFile;
   stopIds: number[];
-  /** Jinja, from a GGUF file. */
+  /** The Jinja template in a GGUF file. */
   chatTemplate: string | undefined;
-  /** Proposed by generation_config.json for requests that name none. */
+  /** Sampling parameters that generation_config.json proposes. Each applies to requests that do not set it. */
   sampling: Awaited<ReturnType<typeof readSampling>>;
 }
 
-/** Throws an Error of one line that names the file and the first faulty entry, or both vocabularies' sizes. */
+/** Throws an Error of one line. It names the file and the first faulty entry, or the sizes of two vocabularies that should be equal. */
 export async function readBaseText(directory: string, config: ModelConfig): Promise<BaseText> {
   const path = join(directory, ggufFile);
   const sampling = await readSampling(directory);
@@ -105,7 +105,7 @@ export function hashOfGguf(path: string): string {
   }
 }
 
-/** SHA-256 of the open files, one after the other, even if one is replaced under its name meanwhile. */
+/** SHA-256 of the open files, one after the other, even if another file takes the name of one of them meanwhile. */
 export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));

@@ -7,7 +7,7 @@ const beside = join(import.meta.dirname, "smollm2-135m");
 
 export const embeddedModel = existsSync(beside) ? beside : packageFolder();
 
-/** An installation that always names a model may lack the package. Reading the returned folder then fails with its name. */
+/** Without the package, returns a folder that does not exist, so that only starts that read it fail. Their error names the folder. */
 function packageFolder(): string {
   try {
     return dirname(createRequire(import.meta.url).resolve("@chameleon-edge/smollm2-135m/package.json"));

@@ -22,7 +22,7 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/** `tokenizer`: content of tokenizer.safetensors. Throws an Error that names the file and the invalid entry, or both vocabulary sizes. */
+/** `tokenizer`: content of tokenizer.safetensors. Throws an Error that names the file and the faulty entry, or unequal vocabulary sizes. */
 export async function readTokenizerFiles(
   folder: string,
   config: ModelConfig,
@@ -39,7 +39,7 @@ export async function readTokenizerFiles(
   throw new Error(`${folder}/${tokenizerJsonFile} has ${found} entries, config.json says ${vocabularySize}`);
 }
 
-/** Proposed by generation_config.json for requests that name none; undefined without a proposal. */
+/** Sampling parameters that generation_config.json proposes; undefined if it proposes none. */
 export async function readSampling(folder: string) {
   const { do_sample, eos_token_id: _, ...sampling } = await readGeneration(folder);
   return do_sample && Object.keys(sampling).length > 0 ? sampling : undefined;

@@ -1,4 +1,4 @@
-/** Reads a vocabulary from GGUF metadata or Hugging Face's tokenizer.json. Refuses other tokenizers than byte-level BPE by name. */
+/** Reads a vocabulary from GGUF metadata or Hugging Face's tokenizer.json. Refuses tokenizers other than byte-level BPE. */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -9,7 +9,7 @@ import type { GgufHeader } from "./gguf/header.ts";
 
 export interface TokenizerSource {
   vocabulary: VocabularySource;
-  /** The first is the chat template's `eos_token`. */
+  /** The first id is the chat template's `eos_token`. */
   stopIds: number[];
 }
 
@@ -59,7 +59,7 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
     {
       eosIds: [required("eos_token_id", idOf("eos")), idOf("eot"), idOf("eom")].filter((id) => id !== null),
       bosId: idOf("bos"),
-      // Without the key, llama.cpp decides by the pre-tokeniser.
+      // Without `add_bos_token`, llama.cpp decides by the pre-tokeniser.
       addsBos: (metadata.scalar(key("add_bos_token")) ?? preTokenizer === "llama3") === true,
     },
   );
@@ -103,7 +103,7 @@ const tokenizerJson = z.object({
 });
 
 const llama3Pattern = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-/** By the parts of `normalizer` and `pre_tokenizer`, as `describePart` spells them. */
+/** Supported pre-tokenisers. Each key lists the parts of `normalizer` and `pre_tokenizer`, as `describePart` spells them. */
 const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   "ByteLevel(true)": "gpt2",
   "Digits ByteLevel(true)": "smollm",
@@ -111,7 +111,7 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   [`NFC Split(${llama3Pattern.replace("{1,3}", "")}) ByteLevel(false)`]: "qwen2",
 };
 
-/** `text`: tokenizer.json. `eosIds`, `bosId`: of the other files. Throws an Error of one line that names the first faulty field. */
+/** `text` is tokenizer.json; `eosIds` and `bosId` are from other files. Throws an Error of one line that names the first faulty field. */
 export function tokenizerOfJson(
   text: string,
   { vocabularySize, eosIds, bosId }: { vocabularySize: number; eosIds: readonly number[]; bosId: number | null },

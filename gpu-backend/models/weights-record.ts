@@ -1,12 +1,12 @@
-/** Keeps the SHA-256 of weights, so that the next start does not read them. Valid while device, inode, size and times are the same. */
+/** Records the SHA-256 of weights for the next start. A change of the files' device, inode, size or times makes the record invalid. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
 import type { PartFiles } from "./gguf/part-files.ts";
 
-/** The hash, then a line of `identityOf` for each file. */
+/** The record's first line is the hash. A line of `identityOf` follows for each weights file. */
 const recordFile = "weights.sha256";
-/** The coarsest time stamp of file systems, in milliseconds. A younger file may change again without a new time. */
+/** The coarsest time stamp of file systems, in milliseconds. A file that changed less long ago may change again with the same time. */
 const timestampMs = 2000;
 
 export interface HashRecord {
@@ -15,7 +15,7 @@ export interface HashRecord {
   now(): number;
 }
 
-/** The hash of `file` from the record or, if that is not valid, by `hash`. A record that cannot be read or written costs time only. */
+/** The hash of `file`: from the record if that is valid, else from `hash`. A record that cannot be read or written costs only time. */
 export async function recordedHash(
   file: PartFiles,
   { folder, now }: HashRecord,

@@ -1,8 +1,8 @@
 /**
- * Attention over the past and over the step's own tokens. H / K heads of queries share a head of keys and values (grouped-query
- * attention, arXiv 2305.13245): their queries are rows of one product.
- * Shapes: S sequences, T tokens of the step, P positions of the past, G tokens of a prompt chunk that earlier steps have computed,
- * L layers, H heads of queries, K heads of keys and values, d head width.
+ * Attention over the past and over the step's own tokens. H / K heads of queries share one head of keys and values (grouped-query
+ * attention, arXiv 2305.13245). The queries of these heads are multiplied with the shared keys in one product.
+ * Shapes: S sequences, T tokens of the step, P positions of the past, G tokens of a prompt chunk that earlier steps have computed, L
+ * layers, H heads of queries, K heads of keys and values, d head width.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
@@ -13,7 +13,7 @@ export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   kv: KvFormat;
-  /** null for learned positions, where 1/√d is in the weights of the queries instead. */
+  /** null for learned positions. Then the weights of the queries contain the factor 1/√d. */
   rotary: RotaryTables | null;
 }
 
@@ -30,15 +30,15 @@ interface PastRows {
 export interface Past extends PastRows {
   /** The past of the step's last rows, if `has` is true. The fields of `PastRows` are then for the other rows only. */
   long: PastRows & { has: string };
-  /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
+  /** True if the step has one row with T ≥ 2 and `hasChunkOperator` is true. Such a step reads neither masks nor `begun`. */
   isChunk: string;
-  /** If `isChunk`: valid positions of the past plus the step's own tokens, int32. */
+  /** If `isChunk`: number of valid positions of the past plus the number of the step's tokens, int32. */
   positionCount: string;
-  /** Keys, then values, of the tokens of this chunk that earlier steps have computed, for each layer: 2L × [S, K, G, d]. */
+  /** Keys, then values, of each layer for the tokens of this chunk that earlier steps have computed: 2L × [S, K, G, d]. */
   begun: string[];
 }
 
-/** Inputs of the past: SS rows with P positions, and SL rows with PL positions (`longPast` of step.ts). */
+/** Adds the inputs of the past: SS rows with P positions each, and SL rows with PL positions each (`longPast` of step.ts). */
 export function pastInputs(target: Target) {
   const { g, config } = target;
   const { kvHeads: K, headWidth: d } = config;
@@ -100,7 +100,7 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // Nested, so that the quickest step, which decodes rows of one P, enters one branch only.
+    // Nested, so that a step that decodes rows of one P, the quickest kind of step, enters one branch only.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
@@ -141,7 +141,7 @@ export function hasChunkOperator({ headWidth }: ModelShape): boolean {
 /**
  * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which reads only valid positions of the past and applies
  * the causal mask itself. It sums over positions in order from 0, in parts that do not depend on T, so a token gets the same bits however
- * its chunk is divided into steps. Other steps do not use this operator, because with a past it takes one row only, and copies the past.
+ * its chunk is divided into steps. Other steps do not use it: if there is a past, it takes only one row and copies the past.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,
@@ -164,7 +164,7 @@ function addChunkAttention(
     });
     const inputs = [...packed, keys, values, last, positionCount, ...turning];
     const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
-    // The result is wrong unless the other two outputs are named: past and own keys, past and own values.
+    // The result is wrong unless the other two outputs are named, too: all keys and all values, of the past and of the step.
     const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
     const [k, v] = grown.map((all) => g.node("Slice", [all, start, end, g.integers(2)]));
     return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
@@ -175,24 +175,24 @@ function addChunkAttention(
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past and over the chunk. The chunk is `begun` and then the step's own keys and values. One sum runs over the whole
- * chunk, so that the bits do not depend on how the chunk was divided into steps. `short` is for rows of one P. `apart` is for a step with
- * `past.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows to the
- * larger P.
+ * Attention over the past and over the chunk. The chunk's keys and values are `begun`, then the step's own. One sum runs over the whole
+ * chunk, so that the bits do not depend on how the chunk was divided into steps. Returns `short`, for a step whose rows have one P, and
+ * `apart`, for a step with `past.long`. `apart` splits the queries, attends to each P separately and joins the results, which is cheaper
+ * than padding all rows to the larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
   /**
-   * `toOwn`: products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the past's share of the result, and the
-   * attention weights of the chunk.
+   * `toOwn`: products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the part of the result that comes from the
+   * past, and the attention weights of the chunk.
    */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   /** Attention to the past of rows with the same P. */
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
-    // Scales are applied to scores and weights instead of keys and values, because these have far more elements.
+    // Scores and weights are scaled instead of keys and values, because keys and values have far more elements.
     const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });
@@ -228,7 +228,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   return { short: withChunk(short.attend), apart };
 }
 
-/** Q·Kᵀ */
+/** Returns Q·Kᵀ. */
 function products(g: GraphBuilder, q: string, k: string): string {
   return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
 }

@@ -12,8 +12,8 @@ import { trunkFeeds } from "./trunk-runner.ts";
 const textTokens = 256;
 
 /**
- * Root mean squares of the input channels of the products that `smoothedInputs` names, over `tokenIds`, which are cut into texts. Takes
- * about as much memory as serving with the weight format `exact`. Throws an Error without tokens.
+ * Root mean squares of the input channels of the products that `smoothedInputs` names, measured over `tokenIds`, which are cut into texts.
+ * Takes about as much memory as serving with the weight format `exact`. Throws an Error if there are no tokens.
  */
 export async function measureMagnitudes(
   options: { config: ModelConfig; weights: ModelWeights; threads: number },

@@ -1,10 +1,10 @@
 /**
  * Builds the graphs of a runner that keeps keys, values and states on a device. Trunk and head are separate graphs without branches, and
- * every node has a WebGPU kernel: an index that a kernel takes as int64 is fed as int64, since WebGPU has no Cast to it, and shapes are
- * fed, since they are computed on the CPU. No output is made by a Reshape (or Squeeze), which is a view without a kernel.
- * Shapes: S rows, T tokens, H heads of queries, K of keys and values, d head width, P positions that a row has room for, X positions of
- * all rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits, E own
- * adapters, of which a row uses up to U.
+ * every node has a WebGPU kernel. So indexes that a kernel takes as int64 are fed as int64, since WebGPU has no Cast to int64. Shapes are
+ * fed, since nodes that compute shapes run on the CPU. No output is made by a Reshape (or Squeeze), which is a view without a kernel.
+ * Shapes: S rows, T tokens, H heads of queries, K of keys and values, d head width, P positions that a row has room for, X positions of all
+ * rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits, E own adapters, of
+ * which a row uses up to U.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { Attention } from "./attention-graph.ts";
@@ -19,7 +19,7 @@ import { type Bank, topCandidates } from "./step.ts";
 
 const options = { format: "fp32", kv: "fp32" } as const;
 
-/** The trunk: writes keys and values of S × T tokens after those of their rows, and their states at `states_at`. */
+/** Builds the trunk. It writes keys and values of S × T tokens after those of their rows, and the tokens' states at `states_at`. */
 export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Uint8Array {
   const { vocabularySize: V, hiddenSize: D } = config;
   const build = startBuild("trunk", { config, weights, ...options });
@@ -40,7 +40,7 @@ export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Ui
   return g.bytes();
 }
 
-/** Attention whose operator also rotates, and appends keys and values to those of their rows. With T > 1 it takes one row only. */
+/** Attention by an operator that also rotates queries and keys and appends keys and values to the rows. With T > 1 it takes one row. */
 function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   const { heads: H, kvHeads: K, headWidth: d, layers } = config;
   const shape = g.input(names.packedShape, "int64", [3]);
@@ -58,7 +58,7 @@ function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   };
 }
 
-/** The head, on states at `states_at`. `hasOwn`: rows may have tenants' own adapters. */
+/** Builds the head, computed from the states at `states_at`. `hasOwn`: rows may have tenants' own adapters. */
 export function buildDeviceHead(
   config: ModelConfig,
   weights: ModelWeights,
@@ -99,7 +99,7 @@ export function buildDeviceHead(
   return g.bytes();
 }
 
-/** Sum of w·(B(A·h) + c) over each row's own adapters, [N, D]. A row without any reads an adapter of zeros at weight 0. */
+/** Sum of w·(B(A·h) + c) over each row's own adapters, [N, D]. A row without own adapters reads an adapter of zeros at weight 0. */
 function addOwn(g: GraphBuilder, D: number, states: string): string {
   const indexes = g.input(names.ownIndexes, "int32", ["N", "U"]);
   const weights = g.input(names.ownWeights, "float32", ["N", "U", 1, 1]);
@@ -112,7 +112,7 @@ function addOwn(g: GraphBuilder, D: number, states: string): string {
   return g.node("ReduceSum", [changes, g.integers(1, 2)], { keepdims: 0 });
 }
 
-/** y [n] = x [n], or the one element of x everywhere. */
+/** Graph that fills y [n] with x [n], or with the only element of x. */
 export function buildFill(): Uint8Array {
   const g = new GraphBuilder("fill");
   const shape = g.input("shape", "int64", [1]);
@@ -120,7 +120,7 @@ export function buildFill(): Uint8Array {
   return g.bytes();
 }
 
-/** y [n, w] = rows `from` of x [m, w]. */
+/** Graph that reads rows: y [n, w] are the rows `from` [n] of x [m, w]. */
 export function buildRead(): Uint8Array {
   const g = new GraphBuilder("read");
   const x = g.input("x", "float32", ["m", "w"]);
@@ -128,7 +128,7 @@ export function buildRead(): Uint8Array {
   return g.bytes();
 }
 
-/** For each of `arrays` arrays: rows `to` [n, 1] of y [m, w] become the rows `from` [n] of x [k, w]; x and y may be one buffer. */
+/** Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs; x and y may be one buffer. */
 export function buildCopy(arrays: number): Uint8Array {
   const g = new GraphBuilder("copy");
   const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];

@@ -1,7 +1,7 @@
 /**
- * Memory of a WebGPU device, and sessions that read and write it. A session that was opened without `outputsStay` writes outputs into
- * buffers of the device that the run names for them, which may be buffers that it also reads: so keys and values grow in place.
- * ONNX Runtime does not document this; a self-test at the start checks it.
+ * Memory of a WebGPU device, and sessions that read and write it. Unless a session was opened with `outputsStay`, it writes its outputs
+ * into buffers that the run names. A run may name a buffer that it also reads, so that keys and values grow in place. ONNX Runtime does not
+ * document this; a self-test at the start checks it.
  */
 import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
@@ -61,7 +61,7 @@ export class DeviceMemory {
     if (this.#buffers.delete(buffer)) buffer.tensor.dispose();
   }
 
-  /** A session all of whose nodes run on the device. Throws an Error that names the nodes for which it has no kernel. */
+  /** Opens a session whose nodes all run on the device. Throws an Error that names the nodes for which the device has no kernel. */
   async session(graph: Uint8Array): Promise<Session> {
     const options = { threads: this.#threads, device: "webgpu", onDeviceOnly: true } as const;
     const session = await openSession(graph, options).catch(async (cause: unknown) => {
@@ -94,7 +94,7 @@ export class DeviceMemory {
   }
 }
 
-/** The first elements of a buffer, in a shape. */
+/** The first elements of a buffer, as a tensor of this shape. */
 export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tensor {
   return deviceView(whole, shape);
 }

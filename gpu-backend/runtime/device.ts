@@ -1,35 +1,35 @@
-/** Which device serves, by what its self-test found (engine/self-test.ts). Pure. Not here: running the test (host/device-check.ts). */
+/** Decides which device serves, by the result of its self-test (engine/self-test.ts). Pure. The test is run by host/device-check.ts. */
 import type { ServingDevice } from "../../shared/contracts/inference.ts";
 import type { WeightFormat } from "./products.ts";
 
-/** "software" is WebGPU on an adapter that computes on the CPU. It exists for tests, and is never taken for "webgpu". */
+/** "software" is WebGPU on an adapter that computes on the CPU. It is for tests; the setting "webgpu" never accepts such an adapter. */
 export type DeviceSetting = "cpu" | "webgpu" | "software";
 
 /** Weight formats that WebGPU serves. */
 export const deviceFormats: readonly WeightFormat[] = ["fp32"];
 
-/** An adapter by the names that the Vulkan loader logs. On other systems than Linux there is no loader, and the system chooses. */
+/** An adapter, with the names that the Vulkan loader logs. Systems other than Linux have no such loader; there the system chooses. */
 interface Adapter {
   name: string;
   /** File of the driver, with its version if the file has one. */
   driver: string;
 }
 
-/** What the self-test found. All values survive JSON. */
+/** Results of the self-test. All values can be sent as JSON. */
 export interface SelfTest {
-  /** A phrase for each case that differs from the CPU. The device serves only if there is none. */
+  /** A phrase for each case that differs from the CPU. The device serves only if the list is empty. */
   failures: string[];
-  /** A phrase for each feature that failed and can be done without. */
+  /** A phrase for each feature that failed and that the device can serve without. */
   switchedOff: string[];
-  /** Longest run of a row's tokens that is right. */
+  /** Largest number of a row's tokens in one run that gives right results. */
   runTokens: number;
-  /** Whether a row has the same bits alone as among others. */
+  /** Whether a row has the same bits alone as in a batch. */
   rowsAreIndependent: boolean;
   /** Largest difference from the CPU's logits, divided by the largest logit. */
   difference: number;
 }
 
-/** How the self-test's process ended: with a result, or with a failure (a phrase), and what it wrote on stderr. */
+/** How the self-test's process ended: with a result, or with `failure`, a phrase. `log`: what it wrote on stderr. */
 export interface SelfTestRun {
   result: SelfTest | null;
   /** Paths of the libraries that the process had loaded. */
@@ -45,7 +45,7 @@ export const cpuReport: DeviceReport = {
   ...{ runTokens: Number.POSITIVE_INFINITY, rowsAreIndependent: true },
 };
 
-/** Judges the adapter of a run, which `setting` asked for. */
+/** Decides whether the adapter of a self-test serves under `setting`. */
 export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, isLinux: boolean): DeviceReport {
   const adapter = isLinux ? adapterOf(run) : { name: "the system's default", driver: "the system's" };
   const named = { adapter: adapter?.name ?? null, driver: adapter?.driver ?? null };
@@ -68,7 +68,7 @@ export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, is
   return { ...named, name: "webgpu", selfTest: "passed", found, runTokens, rowsAreIndependent };
 }
 
-/** What a run lacked that opened no adapter. */
+/** Names what was missing in a run that opened no adapter. */
 function missingPiece({ log, failure, result }: SelfTestRun): string {
   if (!log.includes("Vulkan Loader Version")) return `there is no Vulkan loader (Debian: libvulkan1): it ${failure}`;
   const drivers = new Set(log.matchAll(/Found ICD manifest file (\S+?),/g).map(([, file]) => file));
@@ -79,12 +79,12 @@ function missingPiece({ log, failure, result }: SelfTestRun): string {
   return `no Vulkan driver has an adapter (${[...drivers].join(", ")}); is the device in this container? It ${failure}`;
 }
 
-/** Mesa's and Google's software drivers. */
+/** Whether the driver is Mesa's or Google's software driver. */
 function isSoftware({ name, driver }: Adapter): boolean {
   return /llvmpipe|lavapipe|swiftshader|libvulkan_lvp/i.test(`${name} ${driver}`);
 }
 
-/** The adapter that the loader opened a device of, as it logs with VK_LOADER_DEBUG. */
+/** The adapter that the device was opened on, from the loader's log with VK_LOADER_DEBUG; null if no device was opened. */
 function adapterOf({ log, libraries }: SelfTestRun): Adapter | null {
   const [, name, driver] = /Using "(.*?)" with driver: "(.*?)"/.exec(log) ?? [];
   if (name === undefined) return null;

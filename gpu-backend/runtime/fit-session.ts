@@ -1,6 +1,6 @@
 /**
- * The graphs that fit a tenant's own adapter: one computes the head over whole texts, one the loss and gradients of a training step
- * over candidate tokens only. The head is an input of both, so that its fp32 rows are in memory once.
+ * The graphs that fit a tenant's own adapter: one computes the head over whole texts, one logits of candidate tokens, and one the loss and
+ * gradients of a training step over these candidates. The head is an input, so that its fp32 rows are in memory once.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank, K likeliest tokens.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -25,7 +25,7 @@ interface FitStepInput extends Delta {
 
 export type FitSession = Awaited<ReturnType<typeof openFitSession>>;
 
-/** Positions of one run: logits then take at most 25 MB at a vocabulary of 50,257. */
+/** Positions of one run, whose logits then take 26 MB at a vocabulary of 50,257. */
 const runPositions = 128;
 const likeliest = 16;
 
@@ -46,8 +46,8 @@ export async function openFitSession(
     hiddenSize,
     embedding,
     /**
-     * `change` [N, D], or null for none, is added to the hidden states. Returns these with the static adapter, `adapted` [N, D];
-     * `logprobs` of the targets and `logSumExp`, both [N]; the likeliest ids, [N, K]; and `expected` [V], the probability of each token
+     * Adds the static adapter and `change`, [N, D] or null for none, to the hidden states. Returns the sums, `adapted` [N, D]; `logprobs`
+     * of the targets and `logSumExp`, both [N]; `topIds` of the likeliest tokens, [N, K]; and `expected` [V], the probability of each token
      * summed over the positions.
      */
     async survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array) {
@@ -75,7 +75,7 @@ export async function openFitSession(
       }
       return result;
     },
-    /** Logits of states under rows of the head, [N, C]. */
+    /** Logits of the states for C rows of the head, [N, C]. */
     async logits(states: Float32Array, rows: Float32Array) {
       const feeds = { states: tensor(states, [states.length / D, D]), rows: tensor(rows, [rows.length / D, D]) };
       return floatsOf(await products.run(feeds), "logits");
@@ -108,7 +108,7 @@ function floatsOf(outputs: SessionResults, name: string): Float32Array {
   return outputs[name].data as Float32Array;
 }
 
-/** Inputs: hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D]. Outputs: the results of `survey` for these positions. */
+/** Inputs: hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D]. Outputs: the results of `survey` for N positions. */
 function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Float32Array | null): Uint8Array {
   const g = new GraphBuilder("survey");
   const hidden = g.input("hidden", "float32", ["N", D]);

@@ -1,9 +1,9 @@
-/** Collects garbage after a model is loaded. V8 would keep hundreds of megabytes, because a waiting process allocates nothing. */
+/** Collects garbage after a model is loaded. V8 would keep hundreds of megabytes, because a process that waits triggers no collection. */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
 export function collectGarbage(): void {
-  // The only way without starting Node with --expose-gc.
+  // This is the only way if Node was started without --expose-gc.
   setFlagsFromString("--expose-gc");
   const collect: () => void = runInNewContext("gc");
   collect();

@@ -1,4 +1,4 @@
-/** Builds an ONNX graph (a ModelProto) node by node. Knows ONNX's encoding, not what any graph computes. */
+/** Builds an ONNX graph (a ModelProto) node by node. It defines ONNX's encoding, not what a graph computes. */
 import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 
@@ -12,7 +12,7 @@ const irVersion = 10;
 const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9 } as const;
 export type ElementType = keyof typeof elementTypes;
 
-/** A fixed size, or the name of one that varies between runs. */
+/** A fixed size, or the name of a size that varies between runs. */
 export type Dimension = number | string;
 /** A number becomes ONNX's INT, `{ float }` a FLOAT, an array of numbers INTS. */
 export type Attribute = number | string | readonly number[] | { float: number };
@@ -55,7 +55,7 @@ interface Branch {
   output: object[];
 }
 
-/** Values are named strings; every method that makes one returns its name. */
+/** A value of the graph is represented by its name. Every method that makes a value returns this name. */
 export class GraphBuilder {
   readonly #name: string;
   /** Nodes of the branch under construction, or of the graph itself. */
@@ -80,7 +80,7 @@ export class GraphBuilder {
     return name;
   }
 
-  /** Makes a node's `value` a graph output called `name`, in place: an Identity would copy it at every run. */
+  /** Makes `value` a graph output called `name`, by renaming the value. An Identity node would copy the value at every run. */
   output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
     this.#renamed.set(value, name);
     this.#outputs.push(valueInfo(name, type, shape));
@@ -119,7 +119,7 @@ export class GraphBuilder {
     return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
   }
 
-  /** Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. */
+  /** Adds a node with one output and returns its name. `op` may begin with a domain: `com.microsoft:FastGelu`. */
   node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
     return this.nodes(op, inputs, 1, attributes)[0];
   }
@@ -142,8 +142,9 @@ export class GraphBuilder {
   }
 
   /**
-   * Adds an If node: the values that `then` returns if `condition` (a bool scalar) is true, else those of `otherwise`. Only the nodes of
-   * one branch run. `outputs` are the values' types and shapes. Without `otherwise` the values are empty: their varying dimensions are 0.
+   * Adds an If node. Its values are those of `then` if `condition` (a bool scalar) is true, else those of `otherwise`. Only the nodes of
+   * one branch run. `outputs` are the values' types and shapes. Without `otherwise`, a false `condition` makes the values empty: their
+   * varying dimensions are 0.
    */
   when(
     condition: string,

@@ -1,8 +1,8 @@
 /**
  * The head of the serving graph: hidden states → the numbers that the sampler reads. A row's adapter changes its hidden state, and the
  * base's head makes the logits; a mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
- * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R, of which X rows use
- * up to P each.
+ * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R; X rows with own
+ * adapters, up to P each.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { GraphBuilder } from "./graph.ts";
@@ -120,7 +120,7 @@ function withOwn(
   return result;
 }
 
-/** The K likeliest tokens of each row, their logits, and the probability of the likeliest at temperature 1 and at the row's own. */
+/** Returns each row's K likeliest tokens, their logits, and the probability of the likeliest one at temperature 1 and at the row's own. */
 function rankedScores(
   g: GraphBuilder,
   scores: string,
@@ -138,8 +138,8 @@ function rankedScores(
 }
 
 /**
- * The likeliest token of each row, the same as that of `rankedScores`. Instead of its probability, which takes a softmax over the
- * vocabulary, returns 1, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
+ * Returns the likeliest token of each row, the same one as `rankedScores`. Its probability would take a softmax over the vocabulary.
+ * Instead of it, returns 1, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
@@ -151,7 +151,7 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Applies `LogitChanges` to A logits at `indices`, int64. For small A this costs next to nothing, so that steps without changes need no branch. */
+/** Applies `LogitChanges` to A logits at `indices`, int64. It costs little for small A, so that steps without changes need no branch. */
 export function changedLogits(
   g: GraphBuilder,
   logits: string,

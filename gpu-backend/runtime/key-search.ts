@@ -8,12 +8,12 @@ import { GraphBuilder } from "./graph.ts";
 import { openSession, tensor } from "./session.ts";
 import { transpose } from "./transpose.ts";
 
-/** Maximum keys of a block. Opening a full one blocks its thread for some 70 ms. */
+/** Maximum keys of a block. Opening a full block occupies its thread for some 70 ms. */
 export const blockKeys = 16_384;
 
 /**
- * Queries are 1 to 127 around this zero point. Without VNNI instructions the x64 kernel adds two products in 16 bits that saturate,
- * which cannot happen with queries up to 127 and keys within ±127.
+ * Queries are 1 to 127, with this zero point. Without VNNI instructions, the x64 kernel adds two products in 16 bits with saturation. No
+ * such sum saturates if queries are at most 127 and keys within ±127.
  */
 const zeroPoint = 64;
 const steps = 63;
@@ -37,7 +37,7 @@ export async function openKeyBlock(
   const K = Math.min(best, N);
   const session = await openSession(buildSearchGraph(keys, { D, N, K }), { threads });
   return {
-    /** The K largest dot products of each query and their keys, both [S, K], largest first, equal ones by rising index. `best` is K. */
+    /** The K largest dot products of each query and their keys' indexes, both [S, K]. Order: largest first, then by rising index. */
     async search(queries: Uint8Array) {
       const results = await session.run({ queries: tensor(queries, [queries.length / D, D]) });
       return { dots: results.dots.data as Float32Array, indices: results.indices.data as Int32Array, best: K };

@@ -89,7 +89,7 @@ export function buildTrunkGraph(
   return g.bytes();
 }
 
-/** Both results are empty for a step without tokens. */
+/** Returns the keys and values of the step, and its states. Both are empty for a step without tokens. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
@@ -109,7 +109,7 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   return { present, states };
 }
 
-/** `shape` is [S, T] as a tensor of two numbers. */
+/** Adds the inputs for tokens. `shape` is a tensor with the two numbers S and T. */
 function tokenInputs({ g }: Build) {
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
@@ -122,7 +122,7 @@ function stepTokens({ g }: Build, positions: string, shape: string): StepTokens 
 }
 
 /**
- * Embeddings and blocks, without the last block's feed-forward part, which is computed only for positions with a head. Returns the input
+ * Adds embeddings and blocks, but not the last block's feed-forward part, which is computed only at the head's positions. Returns the input
  * of that part, [S × T, D], and the keys, then values, that `attention` returns for each layer.
  */
 export function addTrunk(
@@ -153,7 +153,7 @@ export function addTrunk(
   return { states, fresh };
 }
 
-/** Queries, keys and values of block l, [M, (H + 2K) · d]. */
+/** Adds queries, keys and values of block l. Returns them in one value, [M, (H + 2K) · d]. */
 function addQueriesKeysValues(build: Build, l: number, normed: string, product: AddProduct): string {
   const { g, config } = build;
   const { heads: H, kvHeads: K, headWidth: d } = config;
@@ -171,7 +171,7 @@ function addQueriesKeysValues(build: Build, l: number, normed: string, product: 
   return g.node("Reshape", [g.node("Concat", ofHeads, { axis: 1 }), g.integers(-1, (H + 2 * K) * d)]);
 }
 
-/** States after the feed-forward part of block l. */
+/** Adds the feed-forward part of block l. Returns the states after it. */
 function addFeedForward(build: Build, l: number, states: string, product: AddProduct): string {
   const { g } = build;
   const normed = addNorm(build, `${block(l)}.post_attention_layernorm`, states);
@@ -188,7 +188,7 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
   return g.node("Add", [states, biased(g, product([down], activated()))]);
 }
 
-/** The last feed-forward part and the last norm. */
+/** Adds the last feed-forward part and the last norm. */
 export function addLastFeedForward(build: Build, states: string): string {
   const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
   return addNorm(build, "model.norm", last);

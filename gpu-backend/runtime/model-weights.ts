@@ -70,7 +70,7 @@ export function parametersOf(config: ModelConfig): number {
   return elements;
 }
 
-/** Throws an Error that begins with `what`, the file, and names the first tensor that is missing, has another shape or holds no floats. */
+/** Throws an Error that begins with `what` (the file) and names the first tensor that is missing, has a wrong shape or holds no floats. */
 export function checkWeights(what: string, config: ModelConfig, weights: ModelWeights): void {
   for (const [name, shape] of weightShapes(config)) {
     const found = weights.get(name);

@@ -14,10 +14,10 @@ import {
   type StepRunner,
 } from "./step.ts";
 
-/** Added to the score of a masked position. Finite, because a row may have only masked positions, whose softmax must not be NaN. */
+/** Added to the score of a masked position. Finite, because the softmax of a row with only masked positions must not be NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
-/** `classBytes` of one layer: `longPast` costs it some 40 µs, and attention reads about this many bytes in that time, at 45 GB/s. */
+/** `classBytes` of one layer. `longPast` costs a layer some 40 µs; in that time, attention reads about this many bytes at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
@@ -76,7 +76,7 @@ class OnnxRunner implements StepRunner {
 
   #feeds(input: StepInput, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
-    // `addChunkAttention` reads neither masks nor `begun`.
+    // `addChunkAttention` reads neither masks nor `begun`, so these are as small as possible.
     const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
@@ -115,7 +115,7 @@ class OnnxRunner implements StepRunner {
     };
   }
 
-  /** Keys, values and scales. */
+  /** Feeds of the past's keys, values and scales. */
   #pastRows(
     named: typeof names.past,
     { sequences: S, pastTokens: P, past }: NonNullable<StepInput["longPast"]>,
@@ -144,7 +144,7 @@ class OnnxRunner implements StepRunner {
     let mask = this.#causalMasks.get(key);
     if (!mask) {
       mask = causalMask(T, G);
-      // Bounded, because there may be thousands of combinations.
+      // Bounded, because there may be thousands of combinations of T and G.
       if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
@@ -152,12 +152,12 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** The hidden states of the requested positions, without that which `withEnoughRows` added. */
+/** The hidden states of the requested positions, without the position that `withEnoughRows` may have added. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** Adds a position of the head and a row to a step that has none, because the graph requires them. Their results are not read. */
+/** Adds a position of the head and a row if a step has none, because the graph requires them. Their results are not read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
@@ -170,7 +170,7 @@ function withEnoughRows(input: StepInput, gates: number): StepInput {
   };
 }
 
-/** [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */
+/** The causal mask, [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */
 export function causalMask(T: number, G = 0): Tensor {
   const mask = new Float32Array(T * (G + T));
   for (let row = 0; row < T; row++) mask.fill(hiddenScore, row * (G + T) + G + row + 1, (row + 1) * (G + T));

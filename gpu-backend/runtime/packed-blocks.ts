@@ -1,27 +1,27 @@
 /**
  * Converts GGUF's blocks to the layout of ONNX Runtime's MatMulNBits, without rounding weights again: integers are rearranged and scales
- * become float32. MatMulNBits knows no offsets, so these are multiplied by sums of the activations in a second product.
+ * become float32. MatMulNBits has no offsets, so a second product multiplies the offsets by sums of the activations.
  */
 import { blockLayouts, forEachBlock } from "./block-types.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { isBlockType, type Weight } from "./model-weights.ts";
 import { transpose } from "./transpose.ts";
 
-/** A matrix [out, in] in blocks along its rows: value = scale × (stored − half the range) + offset, with a scale and offset per block. */
+/** A matrix [out, in] in blocks along its rows. A block has a scale and an offset: value = scale × (stored − 2^(bits − 1)) + offset. */
 export interface PackedMatrix {
   bits: 4 | 8;
   block: number;
   rows: number; // out
   columns: number; // in
-  /** [out, in / block, block × bits / 8]. Of two 4-bit values in a byte, the first is in the low half. */
+  /** Stored integers, [out, in / block, block × bits / 8]. If a byte holds two 4-bit values, the first is in the low half. */
   values: Uint8Array;
-  /** [out, in / block] */
+  /** Scale of each block, [out, in / block]. */
   scales: Float32Array;
-  /** [out, in / block]; null if all are 0. */
+  /** Offset of each block, [out, in / block]; null if all are 0. */
   offsets: Float32Array | null;
 }
 
-/** The rows of matrices of GGUF blocks, one matrix after the other; null if they differ in bits, block size or offsets. */
+/** Packs the rows of matrices, one matrix after the other. null unless all are in GGUF blocks with equal bits, block size and offsets. */
 export function packRows(matrices: readonly Weight[]): PackedMatrix | null {
   const kinds = matrices.map(packingOf);
   const [kind] = kinds;
@@ -51,7 +51,7 @@ function packingOf({ dtype }: Weight) {
   return { bits: bits === 4 ? (4 as const) : (8 as const), block: group, hasOffsets };
 }
 
-/** Writes a matrix's blocks from value `start` of the packed matrix on. */
+/** Writes a matrix's blocks into the packed matrix, from its value number `start` on. */
 function packInto(
   { bits, block: size, values, scales, offsets }: PackedMatrix,
   { dtype, bytes }: Weight,
@@ -60,7 +60,7 @@ function packInto(
   if (!isBlockType(dtype)) return;
   const layout = blockLayouts[dtype];
   const middle = 2 ** (bits - 1);
-  // Integers are shifted so that the middle of their range is stored as the middle of the stored range.
+  // Integers are shifted so that the middle of their range becomes the middle of the range of stored integers.
   const shift = middle - layout.least - 2 ** (layout.bits - 1);
   forEachBlock(dtype, bytes, (block, index) => {
     const at = start + index * layout.values;
@@ -143,14 +143,14 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
 function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
-  // At least 1e-30, because a block of zeros is divided by the step, too.
+  // At least 1e-30, because the values of a block of zeros are divided by this step, too.
   const step = g.node("Max", [g.node("Mul", [greatest, g.scalar(1 / 127)]), g.scalar(1e-30)]);
   const rounded = g.node("Mul", [g.node("Round", [g.node("Div", [blocks, step])]), step]);
   const first = g.node("Reshape", [rounded, g.integers(-1, columns)]);
   return g.node("Concat", [first, g.node("Sub", [x, first])], { axis: 0 });
 }
 
-/** Adds the halves of a product with `inTwoParts`: [2M, out] → [M, out]. */
+/** Adds the two parts of a product whose x `inTwoParts` has split: [2M, out] → [M, out]. */
 function sumOfParts(g: GraphBuilder, product: string): string {
   return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }

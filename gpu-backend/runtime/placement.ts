@@ -1,4 +1,4 @@
-/** Finds out which nodes of a graph a device has no kernel for. Only ONNX Runtime's log tells, so a process of its own writes one. */
+/** Finds the nodes of a graph for which a device has no kernel. Only ONNX Runtime's log lists them, so a process is started to write it. */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -23,7 +23,7 @@ export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   }
 }
 
-/** Reads the log: after the line that tells how many nodes are on the CPU, each has a line of its own. */
+/** Finds the nodes in the log: after the line with the number of nodes on the CPU, each node has a line of its own. */
 function nodesPlacedOnCpu(log: string): string[] {
   const lines = log.split("\n");
   const at = lines.findIndex((line) => line.includes("placed on [CPUExecutionProvider]"));

@@ -1,6 +1,6 @@
 /**
- * Adds matrix products with a model's weights to graphs. Only this file knows how weight formats store matrices. Weights are [out, in]
- * and have the names of model-weights.ts. Shapes: M rows, V vocabulary, D hidden.
+ * Adds matrix products with a model's weights to graphs. How weight formats store matrices is defined only here. Weights are [out, in] and
+ * have the names of model-weights.ts. Shapes: M rows, V vocabulary, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import type { GraphBuilder } from "./graph.ts";
@@ -20,7 +20,7 @@ import { transpose } from "./transpose.ts";
 
 /**
  * How the base's matrices are stored. fp32: as float32, whatever the file has. int8: trunk and head as int8 with a scale per row, the
- * embedding in 8-bit blocks. exact: as in the file, in its blocks or as float32. Adapters are always fp32.
+ * embedding in the file's blocks or else in 8-bit blocks. exact: as in the file, in its blocks or as float32. Adapters are always fp32.
  */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
@@ -39,14 +39,14 @@ export interface ProductTarget {
   observe?: (name: string, x: string) => void;
 }
 
-/** x·Wᵀ, and a bias that the caller still has to add, because some operators that follow can add it themselves. */
+/** x·Wᵀ, and a bias that the caller still has to add. It is separate, because some operators that follow can add it themselves. */
 export interface Product {
   product: string;
-  /** null if there is none, or if the product includes it. */
+  /** null if there is no bias, or if `product` includes it. */
   bias: string | null;
 }
 
-/** Multiplies the first `rows` outputs by a factor, which is applied to their weights when the graph is built. */
+/** Multiplies the first `rows` outputs by a factor. The factor is applied to their weights when the graph is built. */
 interface Scaled {
   rows: number;
   by: number;
@@ -107,9 +107,9 @@ export function biased(g: GraphBuilder, { product, bias }: Product): string {
 }
 
 export interface Embedding {
-  /** [S, T, D] of token ids [S, T] */
+  /** Returns the embeddings, [S, T, D], of token ids [S, T]. */
   embed(ids: string): string;
-  /** [N, V] of hidden states [N, D] */
+  /** Returns the base's logits, [N, V], of hidden states [N, D]. */
   baseLogits(hidden: string): string;
 }
 
@@ -139,13 +139,13 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
 const headRows = 8192;
 
 /**
- * Columns of the head for each one that stays float32: those of the greatest weights, which would set the scale of every row. With the
- * embedded base the head then costs 0.0002 nats a token (Kullback-Leibler divergence), without 0.0014. Blocks cost nothing, but take
- * three times as long for 8 rows.
+ * One of this many columns of the head stays float32: those with the greatest weights, which would otherwise set the scale of every row.
+ * With the embedded base, the head then costs 0.0002 nats a token (Kullback-Leibler divergence); if all columns were int8, 0.0014. Blocks
+ * would cost no nats, but take three times as long for 8 rows.
  */
 const columnsForEachFloat = 32;
 
-/** x·Wᵀ for a head W [V, D] in int8 with a scale per row, but for some columns. */
+/** x·Wᵀ for a head W [V, D] in int8 with a scale per row; some columns stay float32 (`columnsForEachFloat`). */
 function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string {
   const [V, D] = head.shape;
   const floatColumns = greatestColumns(head, Math.ceil(D / columnsForEachFloat));
@@ -194,7 +194,7 @@ function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuf
   return format === "exact" ? values : roundToBlocks(values, matrix.shape[0], matrix.shape[1]);
 }
 
-/** The biases of matrices one after the other, as a copy; null if they have none. */
+/** A copy of the biases of matrices, one after the other; null if the matrices have no biases. */
 function biasesOf(weights: ModelWeights, names: readonly string[]): Float32Array<ArrayBuffer> | null {
   if (!weights.has(`${names[0]}.bias`)) return null;
   const biases = names.map((name) => floatsOf(weightOf(weights, `${name}.bias`)));

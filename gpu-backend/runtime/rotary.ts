@@ -9,7 +9,7 @@ import { minPrefillTokens } from "./step.ts";
 
 export type RotaryTables = ReturnType<typeof addRotaryTables>;
 
-/** Adds cosines and sines of all positions, [positions, d / 2]; for queries, scaled by 1/√d, which scales attention's scores. */
+/** Adds cosines and sines of all positions, [positions, d / 2]. The copy for queries contains 1/√d, the scale of attention's scores. */
 export function addRotaryTables(
   g: GraphBuilder,
   { headWidth, contextTokens }: ModelConfig,
@@ -35,7 +35,7 @@ export function addRotaryTables(
   };
 }
 
-/** f of each pair of dimensions, [d / 2], in radians per position. `factors` [d / 2], from a GGUF file, divide them. */
+/** f of each pair of dimensions, [d / 2], in radians per position. It is divided by `factors` [d / 2], which a GGUF file may have. */
 export function rotaryFrequencies(
   headWidth: number,
   { theta, scaling }: Rotary,

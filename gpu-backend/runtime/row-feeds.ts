@@ -1,4 +1,4 @@
-/** Feeds and results of the head's rows. */
+/** Inputs and outputs of the graph for the head's rows. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
@@ -7,7 +7,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** GatherND needs at least one entry. This one changes nothing. */
+/** GatherND needs at least one entry. This entry changes nothing. */
 export const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
@@ -78,7 +78,7 @@ export function readRows(results: SessionResults, count: number, { inverseTemper
     return data.subarray(0, (data.length / rows) * count) as T;
   };
   const topScores = of<Float32Array>(names.topScores);
-  // log Σ exp(x) = x of the likeliest token − log of its probability. The graph's softmax is many times faster than ReduceLogSumExp.
+  // log Σ exp(x) is the greatest x minus the log of its probability. The graph's softmax is many times faster than ReduceLogSumExp.
   const logSum = (name: string, n: number, inverse: number) =>
     topScores[n * topCount] * inverse - Math.log((results[name].data as Float32Array)[n]);
   const logSumExp = Float32Array.from({ length: count }, (_, n) => logSum(names.topProbability, n, 1));

@@ -32,18 +32,18 @@ export function openSession(model: Uint8Array | string, options: SessionOptions)
     logSeverityLevel: options.isVerbose ? 0 : 3,
     extra: {
       session: {
-        // Threads that spin briefly between operators make a step of two threads 9% faster. They stop when the run ends; otherwise
-        // HTTP would starve on machines with few cores.
+        // Threads that spin briefly between operators make a step of two threads 9% faster. They stop when the run ends; otherwise HTTP
+        // would get too little time on machines with few cores.
         intra_op: { allow_spinning: "1", spin_duration_us: "20" },
         force_spinning_stop: "1",
-        // Masked positions make denormal numbers in the softmax, with which the CPU calculates a hundred times slower than with zeros.
+        // Masked positions make denormal numbers in the softmax. The CPU calculates a hundred times slower with them than with zeros.
         set_denormal_as_zero: "1",
         disable_cpu_ep_fallback: options.onDeviceOnly ? "1" : "0",
       },
     },
     preferredOutputLocation: options.outputsStay ? "gpu-buffer" : undefined,
   };
-  // `create` has no overload for the union of both types.
+  // `create` has an overload for each of the two types, but none for their union.
   return ort.InferenceSession.create(model as string, settings);
 }
 

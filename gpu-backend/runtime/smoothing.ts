@@ -1,8 +1,8 @@
 /**
- * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438). Rounding activations to int8 with a scale per row loses much if few channels are far
- * larger than the others. Dividing such channels, and multiplying the weights that read them, leaves the product unchanged. The division
- * is free, because it is folded into the weights that make the channels: the norm before queries, keys and values, the norm before gate
- * and up, the rows of up before down, and the rows of values before attention's output.
+ * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438). Rounding activations to int8 with a scale per row is inaccurate if a few channels are
+ * far larger than the others. Dividing such channels, and multiplying the weights that read them, leaves the product unchanged. The
+ * division is free, because it is folded into the weights that make the channels: the norm before queries, keys and values, the norm before
+ * gate and up, the rows of up before down, and the rows of values before attention's output.
  */
 import { requireFloats, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -10,8 +10,8 @@ import { floatsOf, type ModelWeights, type Weight, weightOf } from "./model-weig
 
 /**
  * How much of the channels' range is moved from the activations to the weights, 0 to 1. Kullback-Leibler divergence of int8 from fp32 on
- * SmolLM2, in nats a token: 0.0116 at 0.1, 0.0049 at 0.2, 0.0039 at 0.3, 0.0034 at 0.4, 0.0036 at 0.5, 0.0050 at 0.6. These are with root
- * mean squares; the paper's maxima are worse, because the activations of a text's first token exceed all others.
+ * SmolLM2, in nats a token: 0.0116 at 0.1, 0.0049 at 0.2, 0.0039 at 0.3, 0.0034 at 0.4, 0.0036 at 0.5, 0.0050 at 0.6. Channels are measured
+ * by root mean squares here. The paper's maxima are worse, because the activations of a text's first token exceed all others.
  */
 const alpha = 0.4;
 
@@ -19,7 +19,7 @@ const alpha = 0.4;
 interface Smoothed {
   /** The matrices that read the input. Names are without `.weight`. */
   readers: string[];
-  /** The matrix or norm that makes the input: its rows or entries are divided. */
+  /** The matrix or norm that computes the input. Its rows or entries are divided. */
   maker: string;
   /** Input channel → row of the maker. Several channels may share a row. */
   rowOf: (channel: number) => number;
@@ -56,8 +56,8 @@ export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<
 }
 
 /**
- * The smoothed weights, computed when their bytes are read. `magnitudes` are those of the input channels of the products that
- * `smoothedInputs` names (calibration.ts). Throws an Error that names a product with missing magnitudes, or with another number of them.
+ * The smoothed weights, computed when their bytes are read. `magnitudes` (calibration.ts) has a magnitude for each input channel of the
+ * products that `smoothedInputs` names. Throws an Error that names a product with missing magnitudes, or with a wrong number of them.
  */
 export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes: TensorFile): ModelWeights {
   /** Factors of the rows and columns of each weight. */

@@ -1,24 +1,24 @@
 /**
- * Inputs and outputs of one run of the graph. The engine runs passes over rows instead (kv/host-runner.ts).
+ * Inputs and outputs of one run of the graph. The engine calls kv/host-runner.ts instead, which takes rows and makes these inputs.
  * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width, P past
  * positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at, N rows of
  * the head.
  *
  * Batch invariance: a row has the same bits in two runs, whatever their other rows, P and padding, if (1) T is 1 in both, or a multiple of
- * `minPrefillTokens` in both, and (2) unless T is 1, S is 1 in both or in neither. T matters because attention takes queries in blocks of
- * an even number; a query alone in its block has a matrix-vector kernel, which sums in another order. S matters because a chunk of one
- * prompt has an attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
+ * `minPrefillTokens` in both, and (2) unless T is 1, S is 1 in both or above 1 in both. T matters because attention takes queries in blocks
+ * of an even number, and computes a query alone in its block by another kernel, which sums in another order. S matters because a chunk of
+ * one prompt has an attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
  */
 
 export const minPrefillTokens = 2;
 
-/** Candidates of a row of the head; V if that is smaller. */
+/** Number of candidates of a row of the head; V if that is smaller. */
 export const topCandidates = 64;
 
 export interface StepInput extends HeadInput {
-  /** S; 0 runs the head alone, on `fedStates`. */
+  /** S. With 0, the run computes the head alone, on `fedStates`. */
   sequences: number;
-  /** T */
+  /** T, tokens of each sequence. */
   tokens: number;
   /** P, positions that every array of `past` has room for. */
   pastTokens: number;
@@ -33,36 +33,36 @@ export interface StepInput extends HeadInput {
    */
   begunTokens?: number;
   /**
-   * Keys, then values, of each layer, [S, H, P, d] each; if they are int8, then their scales, [S, H, P, 1] each. Positions past a row's
-   * length are ignored, and so are further arrays.
+   * Keys, then values, of each layer, [S, H, P, d] each. If they are int8, their scales follow, [S, H, P, 1] each. Positions past a row's
+   * length are ignored, and so are any further arrays.
    */
   past: (Float32Array | Int8Array)[];
   /**
-   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then for the other sequences. Not
-   * together with `begunTokens`.
+   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then for the other sequences. A
+   * step with `longPast` has no `begunTokens`.
    */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
-  /** Positions of this step (row × T + column) that the head is computed at: the first of M. */
+  /** Positions of this step (row × T + column) that the head is computed at. They come first among the M positions. */
   headRows: Int32Array;
-  /** States of earlier steps that the head is computed at, [·, D]: the rest of M. */
+  /** States of earlier steps that the head is computed at, [·, D]. They come last among the M positions. */
   fedStates?: Float32Array;
 }
 
 export interface HeadInput {
-  /** Each row's index among the M positions, [N]. Rows of one position have different adapters. Absent: one row for each position. */
+  /** Each row's index among the M positions, [N]. Rows may share a position and differ in adapters. Absent: one row for each position. */
   rows?: Int32Array;
-  /** [N, Q]; zeros give the base. */
+  /** Gates of each row, [N, Q]; zeros give the base. */
   gates: Float32Array;
   /** Absent: no row has a tenant's own adapter. */
   own?: OwnChanges | undefined;
   /** Reciprocal temperature of each row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
-  /** A token id for each row whose logit is returned whatever its rank, [N]. */
+  /** A token id for each row, [N]. The token's logit is returned even if the token is not among the candidates. */
   targetIds: Int32Array;
   bias: LogitChanges;
   /**
-   * Optional outputs. `only` saves time if no row needs more than its likeliest token. With "likeliest", `logSumExp` is some number that is
-   * finite exactly if the true one is.
+   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; with "likeliest"
+   * it is some number that is finite if and only if the true value is.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
@@ -79,7 +79,7 @@ export interface WeightedChange {
   weight: number;
 }
 
-/** The own adapters of X rows: each row has K of the E `changes`, by index and weight. */
+/** The own adapters of X rows. Each row has K of the E `changes`, given by index and weight. */
 export interface OwnChanges {
   rows: Int32Array; // [X]
   changes: readonly HiddenChange[]; // [E]
@@ -95,8 +95,8 @@ export function noTokens() {
 }
 
 /**
- * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no (row, id) pair may occur twice. First, a logit above 0 is
- * divided by its penalty and any other is multiplied by it (the repetition penalty of CTRL, arXiv 1909.05858); then its value is added.
+ * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no (row, id) pair may occur twice. A logit above 0 is divided
+ * by its penalty, any other is multiplied by its penalty (the repetition penalty of CTRL, arXiv 1909.05858). Then its value is added.
  */
 export interface LogitChanges {
   rows: Int32Array;
@@ -111,12 +111,12 @@ export interface StepOutput extends RowOutput {
   present: Float32Array<ArrayBuffer>;
   /** Inputs of the last feed-forward part, [S, T, D], from which a later run can compute the head (`fedStates`). */
   states: Float32Array<ArrayBuffer>;
-  /** Final hidden states (after the last layer norm) of the head's positions, [M, D]. */
+  /** Final hidden states (after the last layer norm) of the head's positions, [M, D]; null unless `want.hidden`. */
   hidden: Float32Array | null;
 }
 
 export interface RowOutput {
-  /** K: 1 with `want.only`, else `topCandidates`, or V if that is smaller. */
+  /** K: 1 with `want.only`; otherwise `topCandidates`, or V if V is smaller. */
   topCount: number;
   /** Highest logits of each row, descending, ties by lower id, [N, K]. */
   topScores: Float32Array;
@@ -127,7 +127,7 @@ export interface RowOutput {
   scaledLogSumExp: Float32Array;
   /** Logits of `targetIds`, [N]. */
   targetScores: Float32Array;
-  /** All logits, [N, V]; null unless they are wanted. */
+  /** All logits, [N, V]; null unless `want.scores`. */
   scores: Float32Array | null;
 }
 
@@ -137,11 +137,11 @@ export type KvFormat = "fp32" | "int8";
 /** Runs steps: ONNX Runtime in onnx-runner.ts, or a fake in tests. */
 export interface StepRunner {
   readonly config: ModelShape;
-  /** Q */
+  /** Q, gates of a row. */
   readonly gates: number;
   /**
-   * How many bytes of keys and values attention reads in the time by which a `longPast` lengthens a pass. Infinity if the runner takes no
-   * `longPast`.
+   * Cost of `longPast`: how many bytes of keys and values attention reads in the time by which `longPast` lengthens a pass. Infinity if the
+   * runner does not accept `longPast`.
    */
   readonly classBytes: number;
   /** Format of the past; absent: fp32. */
@@ -150,7 +150,7 @@ export interface StepRunner {
   release(): Promise<void>;
 }
 
-/** Sizes of a model, and where its text ends. */
+/** Sizes of a model, and the ids that end its text. */
 export interface ModelShape {
   vocabularySize: number; // V
   hiddenSize: number; // D
@@ -162,7 +162,7 @@ export interface ModelShape {
   stopIds: readonly number[]; // end a text
 }
 
-/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. */
+/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. It has R directions that depend on h, and M bias directions. */
 export interface Bank {
   gates: number; // Q = R + M
   a: Float32Array; // [Q, D]; zero rows for the M bias directions

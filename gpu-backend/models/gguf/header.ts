@@ -1,7 +1,7 @@
 /**
- * Reads the header of a GGUF file, versions 2 and 3: metadata, and the place of each tensor. Layout: docs/gguf.md of ggml. The file is not
- * trusted: every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded on demand. Arrays
- * of arrays, which no supported model has, are refused.
+ * Reads the header of a GGUF file, versions 2 and 3: metadata, and the offset and shape of each tensor. Layout: docs/gguf.md of ggml. The
+ * file is not trusted: every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded on
+ * demand. Arrays of arrays, which no supported model has, are refused.
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
@@ -10,25 +10,25 @@ import { type BlockType, blockLayouts } from "../../runtime/block-types.ts";
 import type { PartFiles } from "./part-files.ts";
 
 export const ggufLimits = {
-  /** Vocabulary and merges of 256,000 ids take 9 MB. */
+  /** Maximum of the whole header. Vocabulary and merges of 256,000 ids take 9 MB. */
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** Maximum of one text. The longest is a chat template. */
+  /** Maximum bytes of one text. The longest text is a chat template. */
   textBytes: 2 ** 20,
-  /** Maximum of all arrays together. Llama 3's tokens, types and merges are 536,000. */
+  /** Maximum elements of all arrays together. Llama 3's tokens, types and merges are 536,000 together. */
   arrayElements: 2 ** 20,
   alignment: 65_536,
   dimensions: 4,
 } as const;
 
-/** Values and bytes of the smallest part of a tensor that can be decoded by itself. */
+/** Number of values and bytes of the smallest part of a tensor that can be decoded by itself. */
 const tensorLayouts = {
   ...{ F32: { values: 1, bytes: 4 }, F16: { values: 1, bytes: 2 }, BF16: { values: 1, bytes: 2 } },
   ...blockLayouts,
 } as const;
 export type TensorType = "F32" | "F16" | "BF16" | BlockType;
-/** ggml's types by their number in the file; null: no longer used. */
+/** ggml's tensor types, by their number in the file; null if a number is no longer used. */
 const typeNames: readonly (string | null)[] = [
   ...["F32", "F16", "Q4_0", "Q4_1", null, null, "Q5_0", "Q5_1", "Q8_0", "Q8_1"],
   ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"],
@@ -42,14 +42,14 @@ const windowBytes = 2 ** 16;
 export interface TensorInfo {
   name: string;
   type: TensorType;
-  /** Outermost dimension first. The file has the reverse order. */
+  /** Outermost dimension first. The file stores dimensions in the reverse order. */
   shape: readonly number[];
   /** Offset in the file. */
   at: number;
   bytes: number;
 }
 
-/** An object is an array before it is decoded. */
+/** An array is an object until it is decoded: its element type, number of elements and offset in the file. */
 type MetadataValue = number | bigint | boolean | string | { elementType: number; count: number; at: number };
 
 const boolType = 7;
@@ -81,7 +81,7 @@ export class GgufHeader {
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);
   }
 
-  /** null if the key is missing. Throws an Error unless its value is a number and, if an integer, exact in a double. */
+  /** null if the key is missing. Throws an Error if its value is no number, or an integer that a double cannot hold exactly. */
   number(key: string): number | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -210,7 +210,7 @@ function readTensorInfo(cursor: Cursor, name: string) {
   if (dimensions < 1 || dimensions > ggufLimits.dimensions) {
     throw cursor.error(`${shown} has ${dimensions} dimensions, 1 to ${ggufLimits.dimensions} are supported`);
   }
-  // Twice as many elements as the file has bits, so more than any block type can hold.
+  // Twice as many elements as the file has bits: no block type stores so many.
   const maxElements = Math.min(Number.MAX_SAFE_INTEGER, cursor.file.bytes * 16);
   const sizes = Array.from({ length: dimensions }, () => cursor.size(`a dimension of ${shown}`, maxElements));
   const elements = sizes.reduce((a, b) => a * b, 1);
@@ -237,7 +237,7 @@ class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));
   #windowAt: number;
-  /** Offset in the file of the next byte. */
+  /** Offset of the next byte in the file. */
   at: number;
 
   constructor(file: PartFiles, at = 0) {
@@ -268,7 +268,7 @@ class Cursor {
     return this.#window.getUint32(this.#take(4), true);
   }
 
-  /** A count, length or offset of 64 bits. */
+  /** Reads a count, length or offset of 64 bits. */
   size(what: string, max: number): number {
     const from = this.#take(8);
     const size = this.#window.getUint32(from, true) + 2 ** 32 * this.#window.getUint32(from + 4, true);
@@ -287,7 +287,7 @@ class Cursor {
     return type === boolType ? value !== 0 : value;
   }
 
-  /** Skips `length` bytes, and returns their offset in the window, which then holds all of them. */
+  /** Skips `length` bytes. Loads them into the window if they are not in it, and returns their offset in the window. */
   #take(length: number): number {
     const from = this.at;
     this.skip(length);

@@ -1,4 +1,4 @@
-/** Reads a GGUF file as a model. llama.cpp's keys and names of tensors: gguf-py/gguf/constants.py. */
+/** Reads a GGUF file as a model. Source of llama.cpp's keys and tensor names: gguf-py/gguf/constants.py. */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
@@ -29,7 +29,7 @@ export function openGgufModel(path: string) {
   }
 }
 
-/** llama.cpp's names of supported architectures. `pairsInterleave`: see `interleavedRow`. */
+/** Supported architectures, by llama.cpp's names. `pairsInterleave`: see `interleavedRow`. */
 const architectures = {
   llama: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: true },
   qwen2: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: false },
@@ -89,7 +89,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   if (isRotary && headWidth % 2 !== 0) throw refuse("attention.key_length", headWidth, "which is odd");
   const epsilonKey = `attention.layer_norm${norm === "rms" ? "_rms" : ""}_epsilon`;
   const normEpsilon = header.number(`${architecture}.${epsilonKey}`);
-  // Beyond this range, the sum of epsilon and variance in float32 loses one of the two.
+  // Outside this range, the sum of epsilon and a variance in float32 loses the smaller of the two.
   if (normEpsilon === null || !(normEpsilon >= 1e-12 && normEpsilon <= 0.1)) {
     throw refuse(epsilonKey, normEpsilon, "not between 1e-12 and 0.1");
   }
@@ -123,7 +123,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   };
 }
 
-/** Llama 3's scaling is not in the metadata, but in the tensor `rope_freqs.weight`. */
+/** `scaling` is null, because Llama 3's scaling is not in the metadata but in the tensor `rope_freqs.weight`. */
 function readRotary(path: string, header: GgufHeader, architecture: Architecture): Rotary {
   const theta = header.number(`${architecture}.rope.freq_base`) ?? 10_000;
   if (theta >= 1 && theta <= 1e12) return { theta, scaling: null };
@@ -170,7 +170,7 @@ const fused = "attn_qkv";
 /** Llama 3's scaling: divisors of the rotary frequencies, [d / 2]. */
 const frequencyFactors = "rope_freqs.weight";
 
-/** Throws an Error that names a tensor that the model does not have, or that has another number of rows. */
+/** Throws an Error that names a tensor if the model has no such tensor, or if its number of rows is wrong. */
 function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): ModelWeights {
   const weights = new Map<string, Weight>();
   const shapes = weightShapes(config);
@@ -182,12 +182,12 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
     if (shape && !weights.has(name)) return shape;
     throw refuse(info, "has no place in the model that the metadata describe");
   };
-  /** Adds a weight of the tensor's rows from row `from` on. The tensor must have `allRows` rows. */
+  /** Adds a weight that has the tensor's rows from row `from` on. The tensor must have `allRows` rows. */
   const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
     const shape = shapeOf(info, name);
     const wanted = [allRows, ...shape.slice(1)];
     if (`${info.shape}` !== `${wanted}`) throw refuse(info, `is [${info.shape}], not [${wanted}]`);
-    // The rows of a bias are single values, which cannot be cut out of a block.
+    // A row of a bias is a single value, which cannot be cut out of a block.
     if (info.shape.length === 1 && isBlockType(info.type))
       throw refuse(info, `has blocks of ${info.type} across its rows`);
     weights.set(name, rowsOf(file, info, { shape, from, turnedBy: isTurned ? headWidth : null }));
@@ -215,7 +215,7 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
   return weights;
 }
 
-/** Throws an Error if `rope_freqs.weight` has anything but a finite number above 0 for each pair of dimensions. */
+/** Throws an Error unless `rope_freqs.weight` has a finite number above 0 for each pair of dimensions. */
 function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights: ModelWeights): void {
   const factors = weights.get(frequencyFactors);
   if (!factors) return;
@@ -232,13 +232,13 @@ function wholeOf(file: PartFiles, info: TensorInfo): Weight {
 
 interface Rows {
   shape: readonly number[]; // of the weight
-  /** First row in the tensor. */
+  /** The weight's first row in the tensor. */
   from: number;
   /** Head width if llama.cpp has reordered the rows of each head (`interleavedRow`), else null. */
   turnedBy: number | null;
 }
 
-/** A weight of consecutive rows of a tensor. Bytes are read at each access, so that only one tensor need be in memory. */
+/** A weight that has consecutive rows of a tensor. Its bytes are read at each access, so that only one tensor need be in memory. */
 function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
   const { shape, from, turnedBy } = rows;
   const rowBytes = size / all[0];
@@ -258,7 +258,7 @@ function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorIn
   };
 }
 
-/** The file's index of row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
+/** Index in the file of a weight's row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
 function interleavedRow(row: number, headWidth: number): number {
   const half = headWidth / 2;
   const i = row % headWidth;

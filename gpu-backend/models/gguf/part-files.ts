@@ -9,7 +9,7 @@ export function existsInParts(path: string): boolean {
   return existsSync(path) || existsSync(partPath(path, 1));
 }
 
-/** Opens `path` or, if there is none, its parts. Throws an Error that names what is missing or not a file. */
+/** Opens `path` or, if it does not exist, its parts. Throws an Error that names what is missing, or what is not a file. */
 export function openPartFiles(path: string) {
   const parts = partsOf(path);
   const opened: { handle: number; start: number; bytes: number }[] = [];
@@ -30,7 +30,7 @@ export function openPartFiles(path: string) {
     close();
     throw error;
   }
-  /** Throws an Error that names the file and both positions if the file ends before. */
+  /** Throws an Error if the range goes past the end. The error names the file, the range and the end. */
   const read = (at: number, length: number) => {
     if (at + length > total) throw new Error(`${path}: ${length} bytes at ${at} go past its end at ${total}`);
     const bytes = new Uint8Array(length);

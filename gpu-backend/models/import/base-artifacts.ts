@@ -17,9 +17,9 @@ import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
 import { headOf, readBaseText, withBase } from "../base.ts";
 
-/** P, unless the hidden size is smaller. */
+/** P, dimensions of the prompt embedding; the hidden size if that is smaller. */
 export const baseDimensions = 64;
-/** The prompt embedding is fitted to the pieces of lowest id, which are the most frequent in byte-pair encoding. */
+/** The prompt embedding is fitted to the tokens with the lowest ids, which are the most frequent ones in byte-pair encoding. */
 const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts`. Throws an Error that names the faulty file. */
@@ -36,7 +36,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
     document: String(id),
   }));
   const rows = fitPromptRows(tokenEmbedding, D, pieces, P);
-  // The values do not matter: with scale 0 the centroid has no effect, and the initial bank changes nothing.
+  // The centroid's values do not matter: with scale 0 it has no effect. The initial bank changes nothing either.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
   const fixed = bankShape({ rank: 0, biases: 0 });
   const generated = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
@@ -65,7 +65,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   );
 }
 
-/** Throws an Error that names the first value that is not finite. One is enough to make sequences fail. */
+/** Throws an Error that names the first value that is not finite. One such value is enough to make sequences fail. */
 function requireFinite(folder: string, weights: ModelWeights): void {
   for (const [name, weight] of weights) {
     const values = floatsOf(weight);

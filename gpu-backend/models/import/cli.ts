@@ -1,4 +1,4 @@
-/** `chameleon import` */
+/** The command `chameleon import`. */
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";

@@ -1,11 +1,11 @@
-/** Downloads a file of the hub into `<name>.<checksum>.partial`, and resumes. A URL names a commit, so it needs no If-Range. */
+/** Downloads a file of the hub into `<name>.<checksum>.partial`, or resumes. A URL names a commit, so resuming needs no If-Range. */
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
-/** Throws a HubError of one line, or the signal's reason. A partial file stays unless it is wrong. `onBytes` gets its size on disk. */
+/** Throws a HubError of one line, or the signal's reason. A partial file stays unless its bytes are wrong. `onBytes` gets its length. */
 export async function download(
   file: RemoteFile,
   folder: string,
@@ -28,7 +28,7 @@ export async function download(
   await removeOtherPartials(folder, file.name);
 }
 
-/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row without one. */
+/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row that brought no byte. */
 async function fetchWhole(
   file: RemoteFile,
   partial: string,
@@ -59,7 +59,7 @@ async function fetchWhole(
   }
 }
 
-/** Appends a body to the partial file. Returns why the body ended. */
+/** Appends a response's body to the partial file. Returns the reason why the body ended. */
 async function append(
   response: Response,
   file: RemoteFile,
@@ -72,7 +72,7 @@ async function append(
   if (continues && !range.startsWith(`bytes ${have}-`)) {
     throw new HubError(`${file.url} was asked for bytes from ${have} and answered with "${range}"`);
   }
-  // A server without range support sends the whole file again.
+  // A server without range support sends the whole file, which replaces the partial one.
   const target = await open(partial, continues ? "a" : "w").catch((error) => diskError(error, file, partial));
   let written = continues ? have : 0;
   try {
@@ -102,12 +102,11 @@ function diskError(error: NodeJS.ErrnoException, file: RemoteFile, partial: stri
   });
 }
 
-/** 0 if there is no file. */
 async function sizeOf(path: string): Promise<number> {
   return (await stat(path).catch(() => null))?.size ?? 0;
 }
 
-/** Removes partial files of interrupted imports of other revisions. */
+/** Removes partial files that interrupted imports of other revisions have left. */
 async function removeOtherPartials(folder: string, name: string): Promise<void> {
   for (const entry of await readdir(folder)) {
     if (entry.startsWith(`${name}.`) && entry.endsWith(".partial")) await rm(join(folder, entry));

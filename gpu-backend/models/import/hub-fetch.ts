@@ -1,4 +1,4 @@
-/** `fetch` for the hub, with the token and a bounded number of retries. Refusals become errors of one line that name the remedy. */
+/** `fetch` for the hub, with the token and a bounded number of retries. A refusal becomes an error of one line that names the remedy. */
 import type { HubConfig } from "../../config.ts";
 
 export interface HubAccess extends HubConfig {
@@ -11,18 +11,18 @@ export interface HubAccess extends HubConfig {
 }
 
 export const maxTries = 5;
-/** A request fails if the hub asks for a longer wait. */
+/** If the hub asks for a longer wait, the request fails. */
 const maxWaitMs = 300_000;
 
-/** A refusal for the user, which another try would not change. */
+/** A failure to report to the user, which another try would not change. */
 export class HubError extends Error {}
 
-/** Resolves with answers of status 2xx only, and throws a HubError for all others. `id`: the model. */
+/** Resolves with responses of status 2xx only, and throws a HubError for all others. `id`: the model. */
 export function hubFetch(id: string, access: HubAccess): typeof fetch {
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input);
     const headers = new Headers(init?.headers);
-    // Only the hub gets the token, not another host that a listing may point to.
+    // Only the hub gets the token: a listing may point to another host.
     if (access.token && url.origin === new URL(access.endpoint).origin) {
       headers.set("authorization", `Bearer ${access.token}`);
     }
@@ -49,7 +49,7 @@ export function backOffMs(tries: number): number {
   return 1000 * 2 ** (tries - 1);
 }
 
-/** The wait that the answer asks for, or else the back-off; null if another try is pointless. */
+/** The wait that the response asks for, or else the back-off; null if another try is pointless. */
 function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Date): number | null {
   if (![408, 429, 500, 502, 503, 504].includes(status)) return null;
   const retryAfter = headers.get("retry-after");
@@ -61,7 +61,7 @@ function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Da
   return reset && status === 429 ? Number(reset[1]) * 1000 : backOffMs(tries);
 }
 
-/** Failures that may pass. Others, such as an unknown host, are reported at once. */
+/** Failures that may pass, so that another try is made. Others, such as an unknown host, are reported at once. */
 const passing = /ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
 
 function unreached(url: URL, thrown: unknown) {

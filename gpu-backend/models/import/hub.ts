@@ -14,7 +14,7 @@ export interface RemoteFile {
 export async function openRepository(name: string, revision: string, access: HubAccess) {
   const common = { hubUrl: access.endpoint, fetch: hubFetch(name, access) };
   try {
-    // The hub's own spelling: `gpt2` is `openai-community/gpt2`.
+    // The hub returns the full id, such as `openai-community/gpt2` for `gpt2`.
     const { name: id, sha } = await modelInfo({ ...common, name, revision, additionalFields: ["sha"] });
     if (!/^[0-9a-f]{40}$/.test(sha)) throw new HubError(`${access.endpoint} names no commit of ${name}: ${sha}`);
     const files = new Map<string, RemoteFile>();

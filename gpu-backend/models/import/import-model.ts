@@ -21,7 +21,7 @@ import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./mod
 
 export interface ImportOptions {
   source: string;
-  /** null: the source folder itself, or `.cache/models/<hub id or file name>`. */
+  /** Folder to write. null: the source folder itself, or `.cache/models/<hub id or file name>`. */
   out: string | null;
   /** Branch, tag or commit on the hub; null: main. */
   revision: string | null;
@@ -85,7 +85,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.end();
 }
 
-/** Runs before the weights are fetched. */
+/** Checks the small files before the weights are downloaded. */
 async function checkSmallFiles(folder: string, weightsBytes: number): Promise<void> {
   const { model: config } = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
@@ -105,7 +105,7 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
 
-/** Checks a GGUF file, and copies it or its parts to the folder under `ggufFile`. */
+/** Checks a GGUF file, and copies it or its parts to the folder under the name `ggufFile`. */
 async function copyGguf(source: string, folder: string): Promise<void> {
   const { file } = openGgufModel(source);
   file.close();
@@ -119,7 +119,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
-/** The copy gets its name only when it is complete. */
+/** Copies a file under a temporary name, and renames the copy when it is complete. */
 async function copyWhole(from: string, to: string): Promise<void> {
   if (resolve(from) === resolve(to)) return;
   const partial = `${to}.partial`;

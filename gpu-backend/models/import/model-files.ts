@@ -7,7 +7,7 @@ export const weightsFile = "model.safetensors";
 const optionalFiles = ["tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
-/** Several times the sizes for a vocabulary of 150,000 entries. */
+/** Maximum bytes of each file: several times the size for a vocabulary of 150,000 entries. */
 const maxFileBytes: Record<string, number> = {
   [configFile]: MiB,
   [tokenizerJsonFile]: 32 * MiB,
@@ -26,7 +26,7 @@ const otherWeights = [
   ["flax_model.msgpack", "only as flax_model.msgpack"],
 ];
 
-/** Weights are last. Throws an Error of one line that names `where` and the missing file. */
+/** Returns the files to import, the weights last. Throws an Error of one line that names `where` and the missing file. */
 export function chooseFiles(present: ReadonlySet<string>, where: string): string[] {
   if (!present.has(configFile)) {
     const why = present.has("adapter_config.json")
@@ -48,7 +48,7 @@ export function checkFileSize(name: string, bytes: number, where: string): void 
   if (bytes > max) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${max} can be served`);
 }
 
-/** Throws an Error with both numbers if the file is too short for the parameters, at two bytes each or more. */
+/** Throws an Error with both numbers if the file has fewer than two bytes for each parameter. */
 export function checkWeightsHold(parameters: number, bytes: number, where: string): void {
   if (bytes >= 2 * parameters) return;
   throw new Error(

@@ -1,13 +1,13 @@
-/** Reads Hugging Face's config.json (transformers' configuration_*.py). Refuses other models by the name of the unsupported field. */
+/** Reads Hugging Face's config.json (transformers' configuration_*.py). Refuses unsupported models with an error that names the field. */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
 
-/** Outside this range, the sum of epsilon and a variance loses one of them in float32. */
+/** Outside this range, the sum of epsilon and a variance in float32 loses the smaller of the two. */
 const epsilon = z.number().min(1e-12).max(0.1);
-/** Bounded as in a manifest, because config.json is not trusted and memory is allocated by it. */
+/** Sizes have the same bounds as in a manifest: config.json is not trusted, and its sizes decide how much memory is allocated. */
 const size = (max: number) => z.int().positive().max(max);
 const architectures = (name: string) =>
   z
@@ -33,7 +33,7 @@ const gpt2Schema = z.object({
 });
 
 const theta = z.number().min(1).max(1e12);
-/** `rope_type` is called `type` in older files. Newer files have `rope_theta` here. */
+/** Older files call `rope_type` `type`. Newer files have `rope_theta` here. */
 const ropeSchema = z.looseObject({ rope_theta: theta.optional() }).nullish();
 const llama3Schema = z
   .object({
@@ -61,7 +61,7 @@ const llamaSchema = z.object({
   rms_norm_eps: epsilon.default(1e-6),
   rope_theta: theta.optional(),
   rope_scaling: ropeSchema,
-  /** In newer files, instead of the two fields above. */
+  /** Newer files have this instead of the two fields above. */
   rope_parameters: ropeSchema,
   partial_rotary_factor: z.literal(1).nullish(),
   attention_bias: z.boolean().default(false),
@@ -75,7 +75,7 @@ const llamaSchema = z.object({
 });
 type LlamaJson = z.infer<typeof llamaSchema>;
 
-/** Differences between model types that no field names. */
+/** Differences between model types that no field of config.json states. */
 interface Family {
   architecture: string;
   /** Default of `head_dim`; absent: hidden_size / num_attention_heads. */
@@ -90,7 +90,7 @@ const families = new Map<unknown, Family>([
   ["qwen3", { architecture: "Qwen3ForCausalLM", headWidth: 128, queryKeyNorm: true, hasOwnBiases: false }],
 ]);
 
-/** `text`: of a config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
+/** `text` is the content of config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
 export function configOf(text: string, file: string): ModelConfig {
   const json = parseJson(text, file);
   const type = (json as { model_type?: unknown } | null)?.model_type;
@@ -114,7 +114,7 @@ export function configOf(text: string, file: string): ModelConfig {
   return config;
 }
 
-/** The feature for which a well-known model type is not supported. */
+/** The feature that is not supported in a well-known model type, for the message. */
 function whyNot(type: unknown): string {
   if (typeof type !== "string") return "";
   if (/moe|mixtral|dbrx|deepseek_v|gpt_oss/.test(type)) return ", a mixture of experts";

@@ -18,14 +18,14 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** In some files, all names begin with this. */
+/** In some files, all names of tensors begin with this prefix. */
 const prefix = "transformer.";
 
 export function isGpt2(file: TensorFile): boolean {
   return file.has("wte.weight") || file.has(`${prefix}wte.weight`);
 }
 
-/** Throws an Error that begins with `what`, the file, and names a tensor that is missing or not of floats. */
+/** Throws an Error that begins with `what` (the file) and names a tensor that is missing or does not hold floats. */
 export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: TensorFile, what: string): ModelWeights {
   const tensorOf = (name: string): Tensor => {
     const tensor = file.get(name) ?? file.get(prefix + name);
@@ -53,7 +53,7 @@ export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: Tenso
   return weights;
 }
 
-/** One of `parts` equal ranges of a matrix's columns, [in, out] transposed to [out / parts, in], or of a bias [out]. */
+/** One of `parts` equal ranges of the columns of a matrix or bias. The range of a matrix, [in, out], is transposed to [out / parts, in]. */
 function partOf({ dtype, shape, bytes }: Tensor, part: number, parts: number): Weight {
   const [columns, rows = 1] = shape.toReversed();
   const count = columns / parts;

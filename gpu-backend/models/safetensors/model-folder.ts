@@ -8,7 +8,7 @@ import { checkWeights, type ModelWeights, parametersOf } from "../../runtime/mod
 import { configOf } from "./config.ts";
 import { gpt2Weights, isGpt2 } from "./gpt2-weights.ts";
 
-/** Two bytes each in model.safetensors, of which Node reads 2 GiB at once. */
+/** A parameter takes two bytes in model.safetensors, and Node reads at most 2 GiB of a file at once. */
 const maxParameters = 2 ** 30 - 1;
 
 export type ModelFolder = Awaited<ReturnType<typeof readModelFolder>>;
