@@ -1,7 +1,7 @@
 /**
  * Keeps the graph that was built from a model, so that the next start opens it without reading the weights. Each graph has a folder named
  * by its key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and the sizes of both files. A folder gets its
- * name only when it is complete, and is built again if a file is missing or shorter. If the disk fails, the graph is built in memory.
+ * name only when it is complete, and is built again if a file is missing or has another size. If the disk fails, the graph is built in memory.
  */
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, fsyncSync, mkdirSync, mkdtempSync, openSync, writeFileSync, writeSync } from "node:fs";

@@ -99,7 +99,10 @@ export class PrefixCache {
     return found;
   }
 
-  /** Caches `ids` as the block after `chain`, unless a cached block there begins with `ids`. Drops blocks there that `ids` begin with. */
+  /**
+   * Caches `ids` as the block after `chain`, unless they are few or a cached block there
+   * begins with them. Drops blocks there that `ids` begin with, and old blocks beyond the bound.
+   */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, ids);

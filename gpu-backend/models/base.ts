@@ -50,7 +50,7 @@ export async function withBase<T>(directory: string, use: (base: Base) => T | Pr
   }
 }
 
-/** A copy of the tied head, [V, D], with the configuration and the hash of its model. */
+/** A copy of the token embedding, [V, D], which is also the head if that is tied; with the configuration and the hash of its model. */
 export function headOf({ config, weights, weightsHash }: Base) {
   return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
 }

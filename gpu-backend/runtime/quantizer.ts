@@ -5,6 +5,7 @@
  *
  * Activations are rounded in two parts of 7 bits: x, then the remainder. Both parts are rows of one product, so the weights are read once.
  * With the embedded base the format costs 0.0025 nats a token (Kullback-Leibler divergence from fp32); with one part 0.021.
+ * A NaN in a row may become a finite number.
  */
 import type { GraphBuilder } from "./graph.ts";
 

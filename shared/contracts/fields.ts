@@ -74,7 +74,7 @@ export function refuser(context: z.RefinementCtx, input: unknown) {
   };
 }
 
-/** A list of `min` to `max` entries, of which there may only be some dozens, because zod makes an issue of each bad one. */
+/** A list of `min` to `max` entries. Entries of a long list must be `unknown`, because zod makes an issue of each bad one. */
 export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, max }: { min?: number; max: number }) {
   return z.preprocess((value, context) => {
     const refuse = refuser(context, value);
