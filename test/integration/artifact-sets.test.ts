@@ -30,7 +30,7 @@ const environment = {
   ARTIFACT_GRACE_MS: "5000",
 };
 
-/** Starts a backend. At its end it gets SIGTERM, because a killed one leaves an engine that hangs behind. */
+/** Starts a backend. When the test ends, the backend gets SIGTERM, because a killed backend leaves behind an engine that hangs. */
 async function start(env: Record<string, string> = environment): Promise<Backend> {
   const backend = await startBackend(env);
   atEnd(() => backend.stop("SIGTERM"));

@@ -20,11 +20,11 @@ import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model
 import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 2026;
-/** The engine computes logprobs from float32 logits of a few units, the oracle from float64. */
+/** The engine computes logprobs from float32 logits whose size is a few units, the oracle from float64 logits. */
 const exactTolerance = 2e-4;
 /**
- * An int8 key or value is off by up to .4% of the largest in its vector; with this seed a logprob of the tiny model is then off by at
- * most .25. The loss of a trained model is measured in test/parity/embedded-base.test.ts.
+ * An int8 key or value is off by up to 0.4% of the largest value in its vector. With this seed a logprob of the tiny model is then off by
+ * at most 0.25 nats.
  */
 const int8Tolerance = 0.4;
 const random = seededRandom(seed);
@@ -63,7 +63,7 @@ function mixedWork(temperature: number): Work[] {
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
-      // A mixture without evidence keeps these weights.
+      // Without `evidence`, a mixture keeps the weights given here.
       mixture: i % 3 > 0 ? mixtureOf(evidenceOf(i), ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: {
         ...{ temperature, top_p: i % 2 ? 1 : 0.9, seed: i, logit_bias: neverEnds, logprobs: 1 },
@@ -86,7 +86,7 @@ const kinds = [
 describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
   const tolerance = kv === "int8" ? int8Tolerance : exactTolerance;
   const onDevice = kv === "fp32 on WebGPU";
-  /** Bit for bit on the CPU. On a device, where a row's bits may depend on its batch, numbers are close, and tokens are equal. */
+  /** Expects equal bits on the CPU. On a device a row's bits may depend on its batch, so tokens must be equal and numbers close. */
   const expectSame = (found: unknown, expected: unknown) => {
     if (!onDevice) return expect(found).toEqual(expected);
     return expect(found).toSatisfy((value) => areClose(value, expected, exactTolerance));
@@ -144,7 +144,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
           request: { ...request, id: `${request.id}_${known}`, continuedIds: ids.slice(0, known) },
         }));
       });
-      // No prefix cache here; what a hit may change is tested in prefix-cache.test.ts.
+      // The prefix cache is off here; prefix-cache.test.ts tests what a hit may change.
       const second = await run(continued, served.harness({ prefixBytes: 0 }));
       let different = 0;
       let largest = 0;
@@ -196,7 +196,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
         sampling: { temperature: 1, seed: i, logit_bias: neverEnds, logprobs: 1 },
       }),
     }));
-    // Adds a prompt whose beginning is cached, and one whose own tokens are scored.
+    // Adds a prompt whose beginning is cached, and a prompt whose own tokens are scored.
     const [longest] = heavy.filter(({ request }) => request.promptIds.length === 130);
     heavy.push({
       ...longest,
@@ -218,7 +218,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     const total = oracleLogSumExp(logits);
     return logits.map((logit) => logit - total);
   }
-  /** A centroid, weights by centroid, or null for the base alone. */
+  /** A centroid's id, a weight for each centroid's id, or null for the base alone. */
   type Weights = Record<string, number> | string | null;
   const oracleLogprobs = (history: number[], weights: Weights) => logprobsOf(logitsAfter(history, weights));
 
@@ -386,7 +386,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     const [scored] = target.framesOf("scored");
     const [first, done] = target.framesOf("prompt");
     if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
-    // The weights equal those of the sequence whose whole prompt is that evidence.
+    // The weights equal those of the sequence "prompt", whose whole prompt is the evidence of "scored".
     expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
     expect(scored.logprobs).toHaveLength(150);
     const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);

@@ -20,7 +20,7 @@ const start = async (env: Record<string, string> = {}) => stopAtEnd(await startB
 
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 const sampling = { logit_bias: neverEnds };
-/** Generates until the context is full, unless it is cancelled. */
+/** A request that generates until the context is full, unless it is cancelled. */
 const endless = (id: string, promptIds = [1, 2, 3]) => sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling });
 const short = (id: string) => sequenceRequest(id, [4, 5], { maxTokens: 5, sampling });
 const tokensOf = (frames: Frame[], id: string) =>
@@ -63,7 +63,7 @@ describe("one backend", async () => {
     const status = (await ready.json()) as { numerics: string };
     expect(status).toMatchObject({
       ...{ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash },
-      // The fingerprint names device and weight format.
+      // The frames of a batch. `atFirst` is called when the first frame comes.
       numerics: expect.stringMatching(/^cpu-fp32-[0-9a-f]{16}$/),
     });
     const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
@@ -150,7 +150,7 @@ test("SIGTERM lets what runs finish, refuses what comes, and exits 0", async () 
     const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
     expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
     expect((await errorOf(refused)).message).toMatch(/shutting down/);
-    // While the backend drains, /readyz turns new work away, and /healthz is fine, so that nothing restarts it.
+    // While the backend drains, /readyz answers 503, so that no new work comes, and /healthz 200, so that nothing restarts the backend.
     const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend.url + path)));
     expect(probes.map(({ status }) => status)).toEqual([503, 200]);
     expect((await errorOf(probes[0])).message).toMatch(/shutting down/);

@@ -1,4 +1,4 @@
-/** The check of a device at start, against Vulkan as it is on this machine, and without parts of it. Linux only. */
+/** The check of a device at start, with this machine's Vulkan, and with the loader or the driver missing. Linux only. */
 import { execFile } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -23,7 +23,7 @@ const check = (settings: { device: "webgpu" | "software"; isDeviceRequired?: boo
   );
 
 test.runIf(process.platform === "linux")("names a loader that is missing, and a driver", async () => {
-  // The system's linker takes this file, which is no library, for the loader.
+  // The dynamic linker finds this file in place of the Vulkan loader, but the file is no library.
   writeFileSync(path.join(folder, "libvulkan.so.1"), "");
   const noLoader = await check({ device: "webgpu" }, { LD_LIBRARY_PATH: folder });
   expect(noLoader).toMatchObject({ name: "cpu", adapter: null, found: expect.stringMatching(/no Vulkan loader/) });
@@ -58,7 +58,7 @@ test.skipIf(isAbsent)(
     const { stdout } = await promisify(execFile)(process.execPath, [bench, ...options]);
     expect(stdout).toMatch(/^llvmpipe.*a software adapter.*\na copy moves .* GB\/s/);
     const { rows, bytesPerMs } = JSON.parse(readFileSync(json, "utf8")) as DeviceFigures;
-    // 1,779,712 parameters, and keys and values of 6 layers of 128 in 4 rows.
+    // The floor counts 1,779,712 parameters, and keys and values of 4 rows of 64 positions in 6 layers of width 128, at 4 bytes each.
     const bytes = 4 * (1_779_712 + 4 * 64 * 2 * 6 * 128);
     expect(rows.find(({ name }) => name === "decode 4 x 64")!.floorMs * bytesPerMs).toBeCloseTo(bytes, 0);
     for (const { ms, floorMs } of rows) expect(ms).toBeGreaterThan(floorMs);

@@ -39,7 +39,7 @@ test("names a file that was cut off, and how to mend it", async () => {
   await truncate(path.join(model, "artifacts/edge-table.safetensors"), 1000);
   const { code, failed, checks } = await doctor({ KV_BYTES: String(2 ** 40) }, "--model", model);
   expect(code).toBe(1);
-  // These KV_BYTES (1 TiB) are more than this machine has.
+  // KV_BYTES is 1 TiB here, more memory than this machine has.
   expect(checks[0]).toMatchObject({ name: "memory", state: "warning", mend: expect.stringContaining("KV_BYTES") });
   const found = expect.stringContaining("edge-table.safetensors");
   const mend = expect.stringContaining("chameleon train");

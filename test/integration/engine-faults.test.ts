@@ -1,6 +1,6 @@
 /**
- * Faults in the engine of a real backend with the small base: each one ends only the sequences that it must, the backend stays
- * alive, and later answers are as before.
+ * Faults in the engine of a real backend with the small base: each fault ends no more sequences than it must, the backend stays alive, and
+ * later answers equal those before.
  */
 import { createHash } from "node:crypto";
 import { cp, readFile, writeFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** Its embedding holds NaN, so a sequence that reaches this position computes NaN. */
+/** The embedding of this position holds NaN, so a sequence that reaches the position computes NaN. */
 const brokenPosition = 400;
 const patience = { timeout: 30_000, interval: 20 };
 const folder = temporaryFolder();
@@ -29,7 +29,7 @@ afterAll(async () => {
   expect(backend.enginePids().filter(isRunning)).toEqual([]);
 });
 
-/** Sets one value of a position's embedding to NaN, and the manifest's hash to match. */
+/** Sets one value of a position's embedding to NaN, and updates the hash in the manifest. */
 async function breakPosition(directory: string, position: number): Promise<void> {
   const [weightsFile, manifestFile] = ["model.safetensors", "artifacts/manifest.json"].map((f) =>
     path.join(directory, f),

@@ -1,6 +1,6 @@
 /**
- * An engine process that dies, hangs or does not start, played by a script: callers learn of it in bounded time, it is started
- * again, and no process is left behind.
+ * An engine process that dies, hangs or does not start, played by a script: callers learn of the fault in bounded time, the process is
+ * started again, and no process is left behind.
  */
 import { ChildProcess } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -85,7 +85,7 @@ describe("an engine that dies at its work", () => {
     expect(frames).toMatchObject([lost("a"), lost("b")]);
     expect(failures[0]).toMatchObject({ how, failures: 1, restartMs: firstRestartMs });
     if (fault === "throw") expect(failures[0].error?.message).toBe("the step failed");
-    // The client is not ready and says why, but still tells what it serves.
+    // The client is not ready and names the reason, but its `info` is unchanged.
     expect(client.isServing).toBe(false);
     expect(() => submit("c")).toThrow(`The engine is restarting: it ${how}.`);
     expect(client.info).toBe(info);
@@ -97,7 +97,7 @@ describe("an engine that dies at its work", () => {
   test("again and again is restarted after longer delays, which start over once it ran for long", async () => {
     const { client, submit } = await started("SIGSEGV");
     for (const expected of [1, 2, 3, 1]) {
-      // An engine that ran for `stableMs` is restarted as soon as after a first failure.
+      // An engine that ran for `stableMs` is restarted after the same wait as after a first failure.
       if (expected === 1) nowMs += stableMs;
       submit(`s${failures.length}`);
       await vi.waitFor(() => expect(failures.at(-1)?.failures).toBe(expected), patience);
@@ -150,7 +150,7 @@ describe("an engine that hangs", () => {
     const { client, submit, reports } = await started(then);
     const watched = async () => {
       await vi.advanceTimersByTimeAsync(10_000);
-      // The watch checks in setImmediate, after reports that can be read.
+      // The watch checks in setImmediate, so that reports that have arrived are handled first.
       await new Promise(setImmediate);
     };
     nowMs += 10 * stallMs;

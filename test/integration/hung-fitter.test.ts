@@ -1,4 +1,4 @@
-/** A fitter process that hangs, dies or is idle, played by a script: callers learn of it in bounded time. */
+/** A fitter process that hangs, dies or is idle, played by a script: callers learn of a fault in bounded time. */
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { FitClient, idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import { isRunning } from "../support/backend-process.ts";

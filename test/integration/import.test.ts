@@ -18,7 +18,7 @@ const origin = "https://hub.test";
 const id = "someone/tiny-gpt2";
 const weights = "model.safetensors";
 const needed = ["config.json", weights, "tokenizer.json"];
-/** The file that an import makes, besides the artifacts. */
+/** The file that an import computes, besides the artifacts. */
 const made = "smoothing.safetensors";
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
@@ -95,7 +95,7 @@ describe("a whole import", () => {
     expect(await run()).toMatchObject({ keptArtifacts: true, manifest });
     expect(await filesIn(folder)).toContain(made);
     expect(hub.requestsFor(weights)).toHaveLength(requests);
-    // Made anew, the artifacts are the same.
+    // A new import makes the same artifacts.
     await rm(folder, { recursive: true });
     expect((await run()).manifest).toEqual(manifest);
   });

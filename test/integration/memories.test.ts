@@ -1,4 +1,4 @@
-/** Memories in the engine, on the small base: what a sequence gets depends on its own memories and on nothing else. */
+/** Memories in the engine, on the small base: a sequence's tokens depend on its own memories, never on other sequences. */
 import { describe, expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { ownAdapterId, packOwnAdapter, withOwnAdapters } from "../../gpu-backend/adapters/own/artifact.ts";
@@ -39,7 +39,7 @@ for (const [tenant, documents] of texts.entries()) {
   memories.set(`t${tenant}`, unpackMemory(file, shape));
 }
 
-/** Hash of an adapter of tenant 0. Its values are random, and large enough to change answers. */
+/** Hash of an adapter of tenant 0. The adapter's values are random, and large enough to change answers. */
 const ownHash = "a".repeat(64);
 const ownAdapters = {
   read: async (tenant: string, hash: string) => (tenant === "t0" && hash === ownHash ? ownAdapterFile() : null),
@@ -62,7 +62,7 @@ const requestOf = (id: string, tenant: number, rest: Rest = {}, from = tenant): 
     sampling: { ignore_eos: true, logprobs: 3, ...rest.sampling },
   });
 
-/** A sequence's frames without times and without facts about caches, which differ between runs. */
+/** A sequence's frames without times and cache statistics, which differ between runs. */
 const framesOf = (target: EngineHarness, id: string) =>
   target.framesOf(id).map((frame) => {
     const { timings, reusedTokens, adapter, ...rest } = { timings: null, reusedTokens: 0, adapter: null, ...frame };
@@ -179,7 +179,7 @@ test(`an own adapter is weighed by what it adds to a memory beside it (seed ${se
           ...base[t],
           model: Float64Array.of(greatest),
         });
-        // Until the prompt has chosen a brake, each brake counts with its prior probability.
+        // Until the prompt has chosen a factor for the memory's weight, each factor counts with its prior probability.
         const share = [0.3, 1, 1.6].reduce(
           (sum, brake, k) => sum + [0.25, 0.35, 0.15][k] * Math.min(0.9, brake * weight),
           0,
@@ -315,7 +315,7 @@ test("64 rows of 16 tenants, each with its own memory, have the tokens and passa
   expect(passages).toBeGreaterThan(64);
 }, 300_000);
 
-/** A state that a device computes may round to another key or query of int8, which moves a memory's probabilities. */
+/** A device's rounding may turn a state into another int8 key or query, which moves a memory's probabilities. */
 const deviceTolerance = 5e-3;
 
 test.skipIf(await webgpuFailure())(

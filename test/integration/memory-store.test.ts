@@ -44,7 +44,7 @@ async function* linesOf(response: Response): AsyncGenerator<MemoryProgress> {
     for (const line of lines) yield memoryProgressSchema.parse(JSON.parse(line));
   }
 }
-/** Makes a memory, and returns the line that tells that it is ready. */
+/** Makes a memory, and returns the last line of the answer, which reports that the memory is ready. */
 const made = async (documents: Documents) => {
   const lines = await Array.fromAsync(linesOf(await put(documents)));
   expect(lines[0].type).toBe("progress");

@@ -356,7 +356,7 @@ describe("backends", async () => {
       await make(one, { tenant, examples: examples.slice(0, count) });
       ended.push(tenant);
     };
-    // The first two fits take longer, so that all other requests wait when these end.
+    // The first two fits take longer, so that all other requests are waiting when the first two end.
     const first = tenants.slice(0, 2).map((tenant) => makeFor(tenant, examples.length));
     const others = [...tenants.slice(0, 2), ...tenants.slice(2).flatMap((tenant) => [tenant, tenant])];
     await Promise.all([...first, ...others.map((tenant) => makeFor(tenant))]);

@@ -77,9 +77,9 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
       ["c0", request("c0", 0)],
       [null, request("base", 61)],
       ["c1", request("compared", 3, { compare: true })],
-      // Its evidence includes tokens that were computed for another sequence.
+      // The evidence of this prompt includes tokens that were computed for another sequence.
       ["c0", request("mixed", 7, { mixture, compare: true })],
-      // All its tokens but one are cached.
+      // All tokens of this prompt but the last are cached.
       ["c1", { ...request("one", 0), promptIds: shared.slice(0, 385) }],
     ];
     // A prompt that is cached whole reuses all but its last token; with int8 keys and values only whole blocks are reused.
@@ -87,7 +87,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     const expected: Record<string, number> = { first: 0, c0: isWhole ? 384 : 399, one: 384 };
     const target = await harness(2 ** 26).run(work[0]);
     await target.run(...work.slice(1));
-    // The beginning that `late` shares ends within a block that `base` left in the cache.
+    // The tokens that `late` shares with the others end within a block that `base` left in the cache.
     const late = request("late", 62);
     const other = late.promptIds.find((id) => work.every(([, { promptIds }]) => promptIds[400] !== id))!;
     late.promptIds[400] = other;
@@ -104,7 +104,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     }
   });
 
-  // Attention takes queries in blocks of 64. The last of 65 is alone in its block, whose kernel sums in another order.
+  // Attention takes queries in blocks of 64. The last query of 65 is alone in its block, where the kernel sums in another order.
   test.each([33, 49, 64, 65, 66, 97, 127])("a repeated prompt of %d tokens gets the same bits", async (length) => {
     const prompt = sequenceRequest("whole", draw(length), { maxTokens: 4, sampling: { logit_bias, logprobs: 5 } });
     const target = harness(2 ** 26);

@@ -1,4 +1,4 @@
-/** Passages that the engine puts into a prompt, on the small base: the answer equals that to the same tokens put there by hand. */
+/** Passages that the engine puts into a prompt, on the small base: a prompt that holds the same tokens by hand has the same answer. */
 import { describe, expect, test } from "vitest";
 import type { DoneFrame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -23,7 +23,7 @@ for (const tenant of ["t0", "t1"]) {
 const run = (requests: readonly SequenceRequest[], target = harness()) =>
   target.run(...requests.map((request): Batch => [null, request]));
 
-/** A prompt of one kind of text, with passages inserted before its third token. */
+/** A prompt of one kind of text, with passages inserted after its third token. */
 function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, wanted: Partial<Retrieval> = {}) {
   const promptIds = encode(prose(20, kinds[kind]));
   const tokens = promptIds.length;
@@ -39,7 +39,7 @@ function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, 
 }
 
 const doneOf = (target: EngineHarness, id: string) => target.lastFrameOf(id) as DoneFrame;
-/** A sequence's frames without times, cache facts and retrieved passages. */
+/** A sequence's frames without times, cache statistics and retrieved passages. */
 const framesOf = (target: EngineHarness, id: string) =>
   target.framesOf(id).map((frame) => {
     const others = { timings: 0, reusedTokens: 0, adapter: 0, retrieved: 0, retrievedTokens: 0, id: 0 };
@@ -51,7 +51,7 @@ const documentIds = (tenant: string, kind: string) =>
   encode(`${documents.find(([name]) => name === kind)![1]} of ${tenant}`);
 
 describe(`a prompt (seed ${seed})`, () => {
-  /** The request with `ids` inserted by hand. Its evidence is its own first `evidenceTokens` tokens, without the inserted ones. */
+  /** The request with `ids` inserted by hand. Its evidence is the first `evidenceTokens` tokens of the original prompt. */
   const byHand = ({ retrieval, ...request }: SequenceRequest, ids: number[], evidenceTokens: number) => {
     const promptIds = request.promptIds.toSpliced(3, 0, ...ids);
     const tokens = evidenceTokens + ids.length;

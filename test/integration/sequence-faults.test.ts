@@ -22,7 +22,7 @@ const [whole, broken] = [temporaryFolder(), temporaryFolder()];
 await writeTinyModel(whole, seed);
 await writeTinyModel(broken, seed, { brokenPosition });
 
-/** The engine of a model after all work, which was submitted with one step after each sequence. `runner` replaces the CPU's. */
+/** Runs all work on a model's engine, with one step after each submitted sequence. `runner` replaces the CPU's. */
 async function finished(folder: string, format: WeightFormat, runner?: Runner) {
   const model = await openModelHarness(await readArtifacts(folder), { threads: 1, format });
   const harness = model.harness({ ...(runner && { runner }), limits: { maxSequences: 6 } });

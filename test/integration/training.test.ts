@@ -49,7 +49,7 @@ describe("a finished training", async () => {
     const measured = manifest.centroids.filter(({ gain }) => gain);
     expect(measured.length).toBeGreaterThanOrEqual(2); // one for each corpus; a third has perhaps no held-out text
     for (const { gain } of measured) expect(gain!.ci95[0]).toBeGreaterThan(0);
-    // The static adapter may know the words of one corpus, but not of both.
+    // The static adapter can learn the words of one corpus, but not those of both.
     expect(measured.some(({ scale }) => scale > 0)).toBe(true);
   });
 

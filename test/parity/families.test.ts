@@ -14,7 +14,7 @@ import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 const seed = 34;
 /** Error of hidden states in float32 against float64. The states are about 1. */
 const tolerance = 2e-5;
-/** Positions where a chunk of the prompt ends. The rest is computed over the past that these chunks leave. */
+/** Positions where a chunk of the prompt ends. The tokens after the last chunk are computed over the keys and values of these chunks. */
 const chunkEnds = [20, 33];
 
 /** A GPT-2 with two heads. */

@@ -1,4 +1,4 @@
-/** Mixtures and their evidence, computed as rows of the head: their values, and that a row's bits depend on nothing else. */
+/** Mixtures and their evidence, computed as rows of the head: their values, and that a row's bits do not depend on the other rows. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { meanAdapter } from "../../gpu-backend/adapters/adapter.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
@@ -11,9 +11,9 @@ import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../supp
 const seed = 20_261_129;
 const random = seededRandom(seed);
 const prompt = 24;
-/** Error of log-probabilities that come from float32 logits of a few units. */
+/** Error of log-probabilities that are computed from float32 logits whose size is a few units. */
 const tolerance = 1e-4;
-/** Formats other than fp32 round each row's state to 8 bits before the head, so logits are not quite linear in it. */
+/** Formats other than fp32 round each row's state to 8 bits before the head, so logits are not quite linear in the state. */
 const roundingTolerance = 0.2;
 
 let model: ModelFolder;

@@ -42,7 +42,7 @@ test("the fingerprint is the same with any number of threads and slots, and diff
     expect(await withRunner(format, 2, (runner) => fingerprint(runner, 1))).toBe(one);
     all.add(one);
   }
-  // Two formats are the same here: the exact format of a model whose weights are floats is fp32.
+  // Two of the formats give the same fingerprint here: the exact format of a model whose weights are floats is fp32.
   expect(all.size).toBe(weightFormats.length - 1);
 });
 

@@ -1,4 +1,4 @@
-/** Readings that training and research take of a model, against plain loops; and prefills of prompts that begin alike. */
+/** Reading a model for training and research, compared with plain loops; and prefills of prompts with a common beginning. */
 import { expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";

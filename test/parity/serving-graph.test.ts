@@ -15,7 +15,7 @@ const tolerance = 1e-4;
 const seed = 20_261_117;
 const random = seededRandom(seed);
 
-/** Its widths are no multiples of the kernels' vector lengths. */
+/** A Llama whose widths are no multiples of the kernels' vector lengths. */
 const smallLlama = {
   ...tinyLlama,
   ...{ vocabularySize: 1003, hiddenSize: 160, layers: 3, heads: 9, kvHeads: 3, headWidth: 32, feedForwardSize: 416 },
@@ -56,7 +56,7 @@ describe("the likeliest token alone", () => {
     const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
     const input = stepOf(model.config, rows, { pastTokens: 64 });
     const V = model.config.vocabularySize;
-    // In two rows two tokens share the highest score: a bias this large leaves no other difference in float32.
+    // In rows 1 and 3 a bias gives two tokens the same highest score: beside 1e12 a logit vanishes in float32.
     input.bias = {
       rows: Int32Array.of(1, 1, 3, 3),
       ids: Int32Array.of(900, 20, V - 1, 5),
@@ -76,7 +76,7 @@ describe("the likeliest token alone", () => {
   test.each([
     [Number.NaN, "one token", false],
     [Number.POSITIVE_INFINITY, "one token", false],
-    // The token then has a probability of 0, which is valid.
+    // A token with this score has a probability of 0, which is valid.
     [Number.NEGATIVE_INFINITY, "one token", true],
     [Number.NEGATIVE_INFINITY, "every token", false],
   ])("a score of %d of %s is a fault exactly if it is among the ranked scores", async (bad, which, isServed) => {
@@ -107,7 +107,7 @@ test("the oracle gives PyTorch's logits, and so does the graph", async () => {
       expect(Math.abs(topScores[rank] - logit)).toBeLessThan(tolerance);
       expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
     });
-    // The errors of 4,096 logits add up in this sum.
+    // The bound is wide, because the errors of 4,096 logits add up in this sum.
     expect(Math.abs(expected.reduce((a, b) => a + b) - last_logits_sum)).toBeLessThan(0.01);
   }
 });
@@ -293,7 +293,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
       for (const s of [0, 1, 2, 3, 31]) {
         const tokens = prefill ? Math.max(minPrefillTokens, rows[s].tokenIds.length) : 1;
         const shapes = [64, 192, 448, 512].map((pastTokens) => ({ pastTokens, tokens }));
-        // A row without a past can also be run with no past at all.
+        // A row without a past can also be run with no positions for a past.
         if (prefill && rows[s].pastLength === 0) shapes.push({ pastTokens: 0, tokens });
         if (prefill) shapes.push({ pastTokens: 128, tokens: tokens + 13 });
         const alone = await runner.run(stepOf(model.config, [rows[s]], shapes[0]));
@@ -306,7 +306,7 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
             expect(output.logSumExp[0]).toBe(expected.logSumExp[at]);
           };
           await expectRow([rows[s]], prefill ? alone : together, prefill ? 0 : s);
-          // A prefill of one row uses an operator of its own; two rows use the same one as the batch.
+          // A prefill of one row uses an operator of its own; two rows use the same operator as the batch.
           if (prefill) await expectRow([rows[s], rows[s]], together, s);
         }
       }

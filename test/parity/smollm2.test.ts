@@ -13,7 +13,7 @@ import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
 
 const threads = 2;
-/** The likeliest token in fp32 at each place of the reference's texts. */
+/** The likeliest token in fp32 at each position of the reference's texts. */
 let likeliest: number[] = [];
 const gates = new Float32Array(0);
 const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
@@ -24,8 +24,8 @@ async function smoothedWeights({ config, weights }: ReturnType<typeof openGgufMo
 }
 
 describe.each([
-  // Tolerances. `text`, `mean`: nats of a text's cross-entropy and of ten texts' mean. `logprob`: of a log-probability. `gap`: nats
-  // between the two likeliest tokens from which on the likeliest must be the same. `agreement`: share of places with fp32's likeliest token.
+  // Tolerances. `text`, `mean`: nats of a text's cross-entropy and of ten texts' mean. `logprob`: nats of a log-probability. `gap`: tokens
+  // are compared up to the first whose two likeliest are closer in nats. `agreement`: share of positions with fp32's likeliest token.
   { format: "fp32", text: 0.001, mean: 0.001, logprob: 0.001, gap: 0.05, agreement: 1 },
   { format: "exact", text: 0.01, mean: 0.005, logprob: null, gap: 0.1, agreement: 0.99 },
   { format: "int8", text: 0.03, mean: 0.015, logprob: null, gap: 0.3, agreement: 0.97 },
@@ -44,7 +44,7 @@ describe.each([
 
   const rowOf = (tokenIds: number[]): StepRow => ({ tokenIds, gates, ...noPast(model.config) });
 
-  /** Losses in nats of a text's tokens, without the first, and the likeliest token in place of each. */
+  /** Losses in nats of a text's tokens from the second on, and the likeliest token at each of these positions. */
   async function lossesOf(ids: number[]): Promise<{ losses: number[]; best: Int32Array }> {
     const input = stepOf(model.config, [rowOf(ids.slice(0, -1))]);
     input.headRows = Int32Array.from(input.tokenIds.keys());

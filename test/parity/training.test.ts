@@ -35,7 +35,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const windows = windowsOf(0, 0, Int32Array.from(tokenizer.encode(text))).slice(0, 4);
   const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
 
-  // As training computes it: the trunk's hidden states on disk, then the loss graph.
+  // The loss as training computes it: the trunk's hidden states on disk, then the loss graph.
   const folder = temporaryFolder();
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
@@ -52,7 +52,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const set = { windows, statesOf, embeddings: embedWindows(windows, table) };
   const measured = await measureWindows(reader, set, { bank, network, centroids }, scales);
 
-  // As serving computes it: the step runner over whole windows, gates from the files, centroids assigned as at the edge.
+  // The loss as serving computes it: the step runner over whole windows, gates from the files, centroids assigned as at the edge.
   const runner = await createStepRunner({ ...model, bank, threads: 1 });
   const served = [];
   for (const [i, window] of windows.entries()) {

@@ -1,6 +1,6 @@
 /**
- * The embedded model in Transformers.js, an independent implementation: its tokenizer, chat templates and generation, over
- * tokenizer.json and a graph in its own layout, against what is served.
+ * The embedded model as it is served, compared with Transformers.js, an independent implementation: tokenizer, chat templates and
+ * generation. Transformers.js reads tokenizer.json and a graph in a layout of its own.
  */
 import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,7 +29,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 import { trialConversations } from "../support/trial-conversations.ts";
 
 const seed = 20_261_126;
-/** Both compute in float32, in different order; logits are about 10. */
+/** Both implementations compute in float32, in different order; logits are about 10. */
 const tolerance = 1e-4;
 const prompts = [
   "The",

@@ -11,7 +11,7 @@ test("the source keeps to the rules of the architecture", () => {
   expect(findViolations(sources)).toEqual([]);
 });
 
-/** [what it shows, file, source, what the violation says] */
+/** [case, file, source, text of the violation] */
 const broken: [string, string, string, string][] = [
   ["shared importing edge", "shared/a.ts", `import { b } from "../edge/b.ts";`, "shared may not import edge/b.ts"],
   ["shared using Node", "shared/a.ts", `import fs from "node:fs";`, "shared may not use node:fs"],

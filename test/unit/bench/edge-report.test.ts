@@ -1,4 +1,4 @@
-/** The edge's benchmark reports each figure that it loses. */
+/** The edge's benchmark reports each figure in which our edge loses to the other. */
 import { expect, test } from "vitest";
 import { compareEdges, laterLines } from "../../bench/edge/edges.ts";
 import type { FirstTokenRow } from "../../bench/edge/first-token.ts";

@@ -11,7 +11,7 @@ test("lengths follow the trace's quantiles, cut to the context, and are the same
   const shareOf = (isSo: (arrival: (typeof arrivals)[number]) => boolean) =>
     arrivals.filter(isSo).length / arrivals.length;
   expect(shareOf(({ promptIds }) => promptIds.length <= prompt[5])).toBeCloseTo(0.25, 1);
-  // Longer prompts are cut, so that the median output has room.
+  // Longer prompts are cut, so that the context has room for the median output.
   expect(Math.max(...arrivals.map(({ promptIds }) => promptIds.length))).toBe(1024 - output[10]);
   expect(shareOf(({ maxTokens }) => maxTokens <= output[10])).toBeGreaterThan(0.5);
   expect(shareOf(({ promptIds, maxTokens }) => maxTokens > 0 && promptIds.length + maxTokens <= 1024)).toBe(1);

@@ -1,4 +1,4 @@
-/** The benchmark's ratios: above 1 ours is better, and a cell that could not be measured is reported. */
+/** The benchmark's ratios: above 1 ours is better, and a measurement that failed is reported. */
 import { expect, test } from "vitest";
 import type { Row } from "../../bench/contest.ts";
 import { median } from "../../bench/quantile.ts";
@@ -26,7 +26,7 @@ test("a ratio is the peer's time ÷ ours for each cell, and lost cells are marke
   expect(lines[0]).toContain("decode 1.50x  first token 0.50x  memory 1.00x  loses first token");
   expect(lines[1]).toContain("decode 3.00x  first token 2.00x");
   expect(lines[1]).not.toContain("loses");
-  // A cell that the peer did not finish has no ratio.
+  // A batch size that the peer did not finish has no ratio.
   expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("node-llama-cpp", "gguf", 8)])).toEqual([]);
 });
 

@@ -13,7 +13,7 @@ test("choices of the openai SDK have the block, whole or streamed", () => {
   expectTypeOf<OpenAI.CompletionChoice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletion.Choice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletionChunk.Choice["chameleon"]>().toEqualTypeOf<Block>();
-  // The client's block is the API's, field by field.
+  // The client's type of the `chameleon` block equals the API's, field by field.
   expectTypeOf<ChameleonBlock>().toEqualTypeOf<AnsweredBlock>();
   expectTypeOf<NonNullable<Block>["evidence"]>().toEqualTypeOf<{ nats: number; tokens: number } | null | undefined>();
 });

@@ -69,7 +69,7 @@ async function serving(manifest: string) {
 const publish = (manifest: string) => {
   pointer = switchedTo(manifest, new Date(0), pointer);
 };
-/** Advances the clock, sends a request, and waits for what it started in the background. Returns the set that was served. */
+/** Advances the clock, sends a request, and waits for the background work that the request started. Returns the set that was served. */
 async function later({ current }: { current: () => Promise<string> }, ms: number = artifactLimits.refreshMs) {
   nowMs += ms;
   const served = await current();
@@ -142,7 +142,7 @@ test("while no ready backend, or only some, have the new set the old one is serv
   await later(isolate);
   expect(await isolate.current()).toBe(b);
   expect(calls.filter((call) => call === "load b")).toHaveLength(1);
-  // While only some backends have a new set the old one is served for a while, so that these few are not overloaded.
+  // While only some backends hold a new set, the old set is served for some time, so that those backends are not overloaded.
   publish(c);
   holding.set(c, "some");
   const looks = artifactLimits.spreadMs / artifactLimits.refreshMs;
@@ -225,7 +225,7 @@ test("sets that are found by their manifest: held ones, the published one, the o
   calls = [];
   expect([await isolate.of(a), await isolate.of(b)]).toEqual([a, b]);
   expect(calls).toEqual([]);
-  // A new isolate can read the published set and the one before it; all others are unknown to it.
+  // A new isolate can read only the published set and the one before it.
   expect([await sets().of(a), await sets().of(c), await sets().of(embedded)]).toEqual([a, null, null]);
   broken.add(a);
   expect(await sets().of(a)).toBeNull();

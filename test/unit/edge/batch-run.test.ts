@@ -60,7 +60,7 @@ function routed(count: number, options: ScriptedRoutingOptions = {}): ScriptedRo
   return routing;
 }
 
-/** A batch that was sent to `first`, which has accepted unless `isWaiting`; `second` is another backend. */
+/** Sends a batch to the backend `first`, which accepts it unless `isWaiting`. `second` is another backend. */
 async function sent(sequences: SequenceRequest[], { isWaiting = false, backends = 2, urls }: SentOptions = {}) {
   const routing = routed(backends, { urls });
   const batch = runBatch(routing, sequences);
@@ -484,7 +484,7 @@ test("a client that leaves while its sequence moves to another backend: it is se
 
 test("whatever backends do, each client gets its own frames in order, whole or ended by one error", async () => {
   const step = fc.record({
-    /** Rounds of frames that all sequences of the call get before this happens. */
+    /** Rounds of frames that all sequences of the call get before `what` happens. */
     after: fc.nat(8),
     what: fc.constantFrom(
       ...(["go on", "go on", "broken", "silent", "end", "give up", "refuse", "overload", "repeat", "pass"] as const),

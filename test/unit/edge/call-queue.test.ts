@@ -51,7 +51,7 @@ test("a group sends at once until its limit of calls await an answer", () => {
   expect(namesOf(calls)).toEqual([0, 1, 2].map((name) => ["a", [name]]));
   queue.release(calls[1]);
   expect(namesOf(takeAll(queue))).toEqual([["a", [3, 4, 5]]]);
-  // A group with a limit of its own gathers after fewer calls.
+  // A group whose limit is one call gathers sequences while that call awaits its answer.
   for (const name of range(5)) queue.add(group("cancel", "b", 1), entries([name]));
   const [bounded, ...more] = takeAll(queue);
   expect([namesOf([bounded]), more]).toEqual([[["cancel", [0, 1, 2, 3]]], []]);
@@ -66,7 +66,7 @@ test("a backend that does not answer leaves a connection to the others, whatever
   queue.add(group("other", "works"), entries([99]));
   const [call] = takeAll(queue);
   expect(call.entries).toMatchObject([{ name: 99 }]);
-  // The caller chose another backend for this call, which therefore has one call more.
+  // The caller sends this call to another backend, which now has one call more than its limit.
   call.backend = "hangs";
   queue.add(group("other", "works"), entries([100]));
   expect(takeAll(queue)).toEqual([]);
@@ -120,7 +120,7 @@ test("over any sequence of events: limits hold, tenants take turns, no entry is 
   );
   const property = fc.property(fc.array(event, { maxLength: 60 }), (events) => {
     const queue = new CallQueue<Entry>(limits);
-    /** The model: what should wait, in order of arrival. */
+    /** The model of the queue: the entries that must wait, in order of arrival. */
     let waiting: { key: string; entry: Entry }[] = [];
     const awaiting: QueuedCall<Entry>[] = [];
     let next = 0;
@@ -142,7 +142,7 @@ test("over any sequence of events: limits hold, tenants take turns, no entry is 
       for (const call of takeAll(queue)) {
         const { key } = call.group;
         const taken = call.entries;
-        // One call of a group at a time, no more calls than connections, and no call too large.
+        // At most one call of a group and `connections` calls in all await an answer, and no call is too large.
         expect(awaiting.map((other) => other.group.key)).not.toContain(key);
         awaiting.push(call);
         expect(awaiting.length).toBeLessThanOrEqual(limits.connections);

@@ -1,4 +1,4 @@
-/** Whose request it is: by the connection, or by what a trusted proxy appended, and never by what a client sent. */
+/** Which client a request comes from: by the connection, or by what a trusted proxy appended, and never by what a client sent. */
 import { expect, test } from "vitest";
 import { clientOf } from "../../../edge/platform/client-address.ts";
 

@@ -188,7 +188,7 @@ test("the names of key records are listed once in ten seconds for all requests, 
     () => {},
   );
   const first = records.mayHaveKey("key:b");
-  // No request waits for a listing that another one began.
+  // A request does not wait for a listing that another request began.
   expect(await records.mayHaveKey("key:b")).toBe(true);
   listings[0].resolve(["key:a"]);
   expect(await first).toBe(false);

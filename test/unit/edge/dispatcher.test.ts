@@ -1,4 +1,4 @@
-/** Which sequences share a call, what each request receives of it, and what a call costs the others. */
+/** Which sequences share a call, which frames each request receives, and what a call costs the other requests. */
 import { expect, test } from "vitest";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
@@ -29,7 +29,7 @@ function submit(
   const received: Frame[] = [];
   /** Type and id of each frame, for each group of frames that came together. */
   const groups: string[][] = [];
-  /** How many frames had come before each acceptance of one of its sequences. */
+  /** How many frames had come before each acceptance of a sequence of this request. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const cancel = client.submit(
@@ -45,7 +45,7 @@ function submit(
   return { received, groups, accepted, cancel };
 }
 
-/** Backends that take one call of a group at a time, so that later sequences gather behind it. */
+/** Backends with a limit of one call for each group, so that later sequences wait behind that call. */
 function oneCall(backends = 1) {
   const routing = scriptedRouting(backends);
   routing.limits.callsPerGroup = 1;
@@ -191,7 +191,7 @@ test("cancellations are sent to a process one call after the other; those that a
   const inJoint = many.filter((_, i) => joint.ids.includes(ids[i])).slice(1);
   for (const { cancel } of inJoint) cancel();
   expect(told.map(({ length }) => length)).toEqual([1]);
-  // The next call is made although the one before failed.
+  // The next cancellation is sent although the one before failed.
   answers[0]();
   await turn();
   expect(told.map(({ length }) => length)).toEqual([1, inJoint.length - 1]);
@@ -265,7 +265,7 @@ test("sequences that wait for a backend are sent to another one if it is ejected
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
 
-/** "new" waits behind a busy call to the second backend. `again` lets the first backend refuse "again", which then waits there, too. */
+/** The sequence "new" waits for the busy second backend. `again` makes the first backend refuse "again", which then waits beside "new". */
 function waitingForSecond() {
   const routing = oneCall(2);
   const choiceFor = (centroidId: string) =>

@@ -11,7 +11,7 @@ const random = () => randomBytes(32);
 
 class World {
   readonly stored = new Map<string, string>();
-  /** The tenant in the metadata of each name. */
+  /** The tenant in each record's metadata, by the record's name. */
   readonly tenants = new Map<string, string>();
   readonly read: string[] = [];
   pageNames = 2;

@@ -151,7 +151,7 @@ test("a set with a static adapter serves it for a centroid that is off, once, an
 });
 
 test("whatever is near, weights add up to 1 and keep to the contract", () => {
-  // fast-check prefers the ends, where sums are exact.
+  // fast-check draws the ends of a range often, and sums are exact there; noBias prevents this.
   const between = (min: number, max: number) => fc.noBias(fc.double({ min, max, noNaN: true }));
   fc.assert(
     fc.property(

@@ -1,4 +1,4 @@
-/** A sequence that has tokens is continued only with the same bits: two backends with equal or different fingerprints. */
+/** A sequence that has tokens is continued only with the same bits, tested with two backends of equal or different fingerprints. */
 import { expect, test } from "vitest";
 import { roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
 import type { SequenceRequest } from "../../../shared/contracts/inference.ts";
@@ -7,7 +7,7 @@ import { backendAt, callFailure, framesFor, runBatch, scriptedRouting } from "..
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
 
-/** A batch of which a backend with these `numerics` has sent two tokens. `second` is another backend. */
+/** Starts a batch and lets a backend with these `numerics` send two tokens. `second` is another backend. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
   const routing = scriptedRouting(2);
   const batch = runBatch(routing, sequences);
@@ -44,7 +44,7 @@ test.each(["its refusal", "its answer"])(
     else {
       await second.last.accept("cpu-int8-1");
       expect(second.last.signal.aborted).toBe(true);
-      // Frames that it sends nevertheless are dropped.
+      // Frames that the second backend sends nevertheless are dropped.
       await second.last.send(...framesFor(sequences[0]));
     }
     await ended;

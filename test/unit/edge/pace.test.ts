@@ -21,7 +21,7 @@ test("a burst starts at once, later requests one after the other, none later tha
 test("a larger body takes its share of the thread's time, and waits longer for it", () => {
   const arrivals = Array.from({ length: 20 }, () => 1000);
   const starts = startsOf(arrivals, new Pace(limits), mebibyte);
-  // Requests with large bodies have the 6 ms of small requests' allowance, too.
+  // Large requests may start up to 6 ms early, as small ones may: the second starts after 34 ms instead of 40.
   expect(starts.slice(0, 4)).toEqual([1000, 1034, 1074, 1114]);
   expect(Math.max(...starts)).toBe(1400);
 });
@@ -61,7 +61,7 @@ test("requests of another key do not wait, and a key that pauses or is forgotten
   for (let i = 0; i < 10; i++) for (const key of [1, 2]) pace.waitMs(key, 0, 0);
   expect(pace.waitMs(1, 0, 0)).toBeGreaterThan(0);
   expect([pace.waitMs(3, 0, 0), pace.waitMs(2, 1000, 0)]).toEqual([0, 0]);
-  // Three keys are remembered, so a fourth pushes out the first.
+  // The pace remembers three keys, so a fourth pushes out the first.
   pace.waitMs(4, 0, 0);
   expect(pace.waitMs(1, 0, 0)).toBe(0);
 });

@@ -1,4 +1,4 @@
-/** What the admin API does to a bucket, over one in memory, with real artifacts of a tiny model. */
+/** What the admin API does to a bucket in memory, with real artifacts of a tiny model. */
 import path from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { storedBytes, switchesIn, switchTo } from "../../../edge/artifacts/publish.ts";

@@ -42,7 +42,7 @@ test("counts a running request until it is settled or its lease is over", () => 
   expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
   quota.settle("a", 1, startMs);
   expect(reserve(quota, "d", limits).refusal).toBeNull();
-  // A renewal tells whether the request still runs.
+  // A renewal returns whether the request still runs.
   const renewed = ["a", "unknown", "b"].map((id) => quota.renew(id, startMs + reservationMs - 1));
   expect(renewed).toEqual([false, false, true]);
   // The lease of d, which was not renewed, is over; b was renewed.
@@ -138,7 +138,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
           granted.push({ id: `r${i}`, atMs: nowMs, tokens: one.tokens, open: true });
         } else {
           expect(fits(61_000)).toBe(false);
-          // An admitted request counts, though its tokens do not fit.
+          // An admitted request counts as a request even if its tokens do not fit.
           if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
         }
         // After the retry time of a refusal the same limit does not refuse again if nothing else arrives.

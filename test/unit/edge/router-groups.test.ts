@@ -16,7 +16,7 @@ const url = "http://{name}.a";
 const newRouter = () => new Router([{ url, region: null }]);
 const choose = (router: Router, key = "c1", tried = none, nowMs = 0) =>
   router.choose(route(key), tried, nowMs)?.backend ?? null;
-/** A router that has had answers of these processes. */
+/** A router that has received an answer from each of these processes. */
 function knowing(...names: string[]): { router: Router; any: Backend; processes: Backend[] } {
   const router = newRouter();
   const any = choose(router)!;
@@ -65,7 +65,7 @@ test("one address of several processes is retried at each other process by name,
   }
   expect(found).not.toContain(any);
   expect(new Set(found)).toEqual(new Set(processes.slice(1)));
-  // Where one process is known, the address is tried once without a name.
+  // If only one process is known, the address is tried once without a name.
   const lone = knowing("p0");
   expect(choose(lone.router, "c1", new Set([lone.processes[0].id]))).toBe(lone.any);
   expect(choose(lone.router, "c1", new Set([lone.processes[0].id, lone.any.id]))).toBeNull();

@@ -21,7 +21,7 @@ test("keys are spread evenly over backends, as the first and as the second choic
     const firsts = centroids.map((key) => rendezvousOrder(key, backends)[place]);
     return backends.map((name) => firsts.filter((first) => first === name).length);
   });
-  // 800 expected; five standard deviations are 126.
+  // Of 4,000 keys 800 are expected at each backend; five standard deviations are 126.
   for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
 });
 
@@ -84,7 +84,7 @@ test("an ejected backend returns only by a probe, one at a time; each ejection l
   expect(router.takeProbes(7100)).toEqual([first]);
   first.group.recordProbe(first, true, 7100);
   expect(router.choose(route("c1"), none, 7100)).toEqual({ backend: first, isFit: true });
-  // It is ready but fails again: only a completion, not a probe, resets how long ejections last.
+  // The backend is ready but fails again: only a completion, not a probe, resets how long ejections last.
   first.health.recordFailure(true, 7200);
   expect(router.takeProbes(15_199)).toEqual([]);
   expect(router.takeProbes(15_200)).toEqual([first]);
@@ -210,8 +210,8 @@ const herd = fc.record({
 type Herd = typeof herd extends fc.Arbitrary<infer Value> ? Value : never;
 
 /**
- * Several routers send sequences to the same backends, a share `hot` of them with one centroid. A router gets a backend's report late:
- * after all routers have sent more sequences, a share `late` of those that run. Returns the largest load of a backend over the mean.
+ * Several routers send sequences to the same backends; a share `hot` of the sequences has one centroid. A router gets a report only after
+ * all routers together have sent more sequences, `late` times as many as run. Returns the largest load of a backend over the mean.
  */
 function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
   const random = seededRandom(seed);

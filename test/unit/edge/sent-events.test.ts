@@ -71,9 +71,9 @@ test("a whole stream is recognised by its end; any other leaves the bytes after 
   }
 });
 
-/** [choice, text, whether it is the choice's last] */
+/** [choice, text, whether the text is the choice's last] */
 type Made = [number, string, boolean];
-/** One event for each word, which is a choice's number, a text, and a dot if the choice ends. */
+/** One event for each word. A word is a choice's number, a text, and a dot if the text is the choice's last. */
 const madeOf = (all: string) =>
   all.split(" ").map((one): Made => [Number(one[0]), one.slice(1).replace(".", ""), one.endsWith(".")]);
 const events = madeOf("0a 1b 0c 1. 0d.");

@@ -48,7 +48,7 @@ test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at 
   const stepped = startMs + hours * hourMs;
   const { refusal, requests } = quota.admit("c", limits, stepped);
   if (hours < 0) {
-    // What was counted before the step still counts, for a minute from now.
+    // Requests that were counted before the step still count, for a minute from now.
     expect(refusal).toMatchObject({ limit: "requestsPerMinute", used: 2 });
     expect(refusal!.retryAfterMs).toBeLessThanOrEqual(61_000);
     expect(requests!.resetMs).toBeLessThanOrEqual(61_000);
@@ -75,7 +75,7 @@ test("a month's tokens are available once, even if the clock moves to other mont
   }
   expect(quota.admit("over", limits, november).refusal).toMatchObject({ limit: "tokensPerMonth", used: 120 });
   expect(quota.admit("fits", limits, december).refusal).toBeNull();
-  // The months that a wrong clock has made are bounded.
+  // The number of months that a wrong clock adds is bounded.
   for (let year = 2030; year < 2100; year++) quota.settle(`y${year}`, 1, Date.UTC(year, 0));
   expect(quota.state.months.length).toBeLessThanOrEqual(4);
 });

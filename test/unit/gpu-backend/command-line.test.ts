@@ -1,4 +1,4 @@
-/** How commands take signals: Ctrl-C may reach them twice at once, and is still one request to end. */
+/** How commands handle signals: Ctrl-C may send a signal twice at once, which counts as one request to stop. */
 import { EventEmitter } from "node:events";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { onStopRequest } from "../../../gpu-backend/command-line.ts";

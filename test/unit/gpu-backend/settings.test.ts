@@ -25,7 +25,7 @@ const values: Record<string, [good: string, bad: string]> = {
   REQUIRE_DEVICE: ["webgpu", "cpu"],
   ARTIFACTS_URL: ["file:///bucket", "bucket"],
 };
-/** Settings that are numbers; 200 is within the range of each. */
+/** A setting without an entry in `values` is a number whose range includes 200. */
 const valuesOf = (name: string) => values[name] ?? ["200", "-1"];
 
 describe.each(flags)("%s", (name) => {

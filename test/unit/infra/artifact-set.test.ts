@@ -22,7 +22,7 @@ interface EditableManifest {
 
 const bankFile = "hyper-network.safetensors";
 
-/** Changes the first value of a tensor of the hyper-network, and the manifest with it. */
+/** Changes the first value of a tensor of the hyper-network, and updates the hashes in the manifest. */
 async function setFloat(directory: string, tensor: string, value: number): Promise<void> {
   const file = path.join(directory, bankFile);
   const bytes = await readFile(file);

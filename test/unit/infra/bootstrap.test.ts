@@ -11,7 +11,7 @@ import { outcomeOf } from "../../support/outcome.ts";
 import { root as project } from "../../support/project.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-/** Writes its arguments to npm.log, then does what NPM_DOES says, or installs. */
+/** Plays npm: writes its arguments to npm.log, then hangs or fails if NPM_DOES is set, and else installs. */
 const npm = `
 const fs = require("node:fs");
 fs.appendFileSync("npm.log", process.argv.slice(2).join(" ") + "\\n");
@@ -26,7 +26,7 @@ if (process.env.NPM_DOES === "hang") {
   fs.mkdirSync("node_modules");
 }
 `;
-/** Stands in for `npm start`: prints what it was given, then ends or waits as its first argument says. */
+/** Plays `npm start`: prints its arguments and surroundings, then ends or waits, as its first argument says. */
 const startFile = `
 const [how, value] = process.argv.slice(2);
 if (how === "exit") process.exitCode = Number(value);
@@ -138,7 +138,7 @@ async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<Child
 
 test.each([
   ["SIGTERM", 7],
-  // No terminal sends SIGINT to the child here, so it must be forwarded.
+  // No terminal sends SIGINT to the child here, so the bootstrap must forward it.
   ["SIGINT", 128 + 2],
 ] as const)("forwards %s, and ends as its child ends", async (signal, code) => {
   const child = await launchWaiting();

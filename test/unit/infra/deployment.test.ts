@@ -31,7 +31,7 @@ test("compose gives the backend settings that config.ts knows", () => {
   const { backend } = parse(read("infra/compose.yaml")).services;
   expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile", target: "cpu" });
   expect(backend.image).toBe("chameleon-backend:cpu");
-  // The only folder that the image may write to.
+  // This is the only folder that the image may write to.
   expect(backend.tmpfs).toEqual([`/app/${preset.dataDirectory}`]);
   expect(backend.read_only).toBe(true);
   expect(Object.keys(environmentSchema.shape)).toEqual(expect.arrayContaining(Object.keys(backend.environment)));

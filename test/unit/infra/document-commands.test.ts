@@ -16,7 +16,7 @@ import { read, root } from "../../support/project.ts";
 
 const { scripts }: { scripts: Record<string, string> } = JSON.parse(read("package.json"));
 
-/** Beginnings of commands that no test runs, and why. The files that such commands name must exist nevertheless. */
+/** Beginnings of commands that no test runs, and the reason. The files that such a command names must exist nevertheless. */
 const notRunHere: Record<string, string> = {
   "docker ": "needs Docker; CI builds the images and starts one, images.test.ts compares the Dockerfile with the code",
   "kubectl ": "needs a cluster; kubernetes.test.ts renders and validates what is applied",
@@ -30,7 +30,7 @@ const notRunHere: Record<string, string> = {
 interface Command {
   file: string;
   line: string;
-  /** Whether it is mentioned in a sentence instead of a code block. */
+  /** Whether the command is mentioned in a sentence instead of a code block. */
   isMentioned: boolean;
 }
 
@@ -60,7 +60,7 @@ function taskOf({ line, isMentioned }: Command): ParseTask | null {
   return { program: script, args: separator === -1 ? [] : args.slice(separator + 1), namesAlone };
 }
 
-/** Why a command is fine that no parser of ours knows, or null. */
+/** Why a command that no parser of ours knows is accepted, or null. */
 function reasonFor({ line }: Command): string | null {
   const listed = Object.keys(notRunHere).find((beginning) => line.startsWith(beginning));
   if (listed !== undefined) return notRunHere[listed];

@@ -1,4 +1,4 @@
-/** The committed tree names no path of one machine and no registry, and pins every package. */
+/** The committed tree contains no path of one machine and no address of a registry, and pins every package. */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -46,7 +46,7 @@ describe.skipIf(!isCheckout)("the committed tree", () => {
     expect(fetched.length).toBeGreaterThan(0);
     expect(fetched.filter(([, { resolved }]) => resolved)).toEqual([]);
     expect(fetched.filter(([, { integrity }]) => !integrity).map(([name]) => name)).toEqual([]);
-    // A package of another platform that the registry lacked when the lock was made would be missing for everybody.
+    // If the registry lacked a package of another platform when the lock was made, that package would be missing for everybody.
     const locked = new Set(packages.map(([name]) => name.replace(/^.*node_modules\//, "")));
     const wanted = packages.flatMap(([, { dependencies, optionalDependencies }]) =>
       Object.keys({ ...dependencies, ...optionalDependencies }),

@@ -40,11 +40,11 @@ test("has settings that config.ts knows, and exposes the port and the data folde
   const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) =>
     Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1))),
   );
-  // The edge's image has settings of its own, which are left out here.
+  // The edge's image has other settings, so it is left out here.
   const settings = all.filter((given) => !("EDGE_HOST" in given));
   expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu"]);
   expect(readConfig(settings[0])).toEqual({ ...preset, host: "0.0.0.0" });
-  // A GPU's node is not occupied by a backend that serves on its CPU.
+  // The image for GPUs requires a GPU, so that no GPU's node is occupied by a backend that serves on its CPU.
   expect(readConfig(settings[1])).toMatchObject({ isDeviceRequired: true, weightFormat: "fp32" });
   expect(settings[1].NVIDIA_DRIVER_CAPABILITIES).toBe("compute,utility,graphics");
   expect(dockerfile).toContain(`\nEXPOSE ${preset.port}\n`);

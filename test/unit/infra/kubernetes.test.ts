@@ -19,7 +19,7 @@ import { read, root } from "../../support/project.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const folder = `${root}/infra/kubernetes/overlays`;
-/** The overlay with edge and backends. The others have backends alone. */
+/** The overlay that has the edge besides the backends. The other overlays have backends alone. */
 const complete = "complete";
 const overlays = readdirSync(folder).filter((name) => name !== complete);
 /** Objects of each overlay; none where Kustomize is not installed. */
@@ -28,7 +28,7 @@ const rendered = new Map<string, KubernetesObject[]>(
 );
 const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => kind === "StatefulSet")!;
 
-/** Seconds that ending the fitter (2) and the connections (1) may take after the last sequence. */
+/** Seconds that closing may take after the last sequence: 2 for the fitter, 1 for the connections. */
 const closingSeconds = 3;
 /** Milliseconds per token at the slowest pace that does not raise an alert. */
 const tokenMs =
@@ -68,7 +68,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     for (const { name, value, valueFrom } of variables.filter((one) => one.name !== "BACKEND_NAME")) {
       const setting = settings.get(name);
       expect(setting, name).toBeDefined();
-      // The bucket's address is in the Secret with the bucket's keys.
+      // The bucket's address is in the same Secret as the bucket's keys.
       const isOfSecret = setting!.isSecret || name === "ARTIFACTS_URL";
       expect(value === undefined, name).toBe(isOfSecret);
       expect(valueFrom?.secretKeyRef?.key, name).toBe(isOfSecret ? name : undefined);
@@ -183,7 +183,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   });
 });
 
-/** Series of each of two pods: running sequences, waiting ones, and sequences that waited for at most 1 and 2.5 s. */
+/** Series of each of two pods: running sequences, waiting sequences, and how many waited for at most 1 s and at most 2.5 s. */
 const fleets: [string, Record<string, string>, [slots: number | null, queueTime: number]][] = [
   ["has nothing to do", { running: "0x20", waiting: "0x20", le1: "5x20", le2: "5x20" }, [0, 0]],
   [

@@ -1,4 +1,4 @@
-/** The file by which commands find a local start: for its user alone, only while it runs, and of addresses on loopback alone. */
+/** The file by which commands find a local start: only for its user, only while the start runs, and only with addresses on loopback. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmod, chown, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
@@ -25,7 +25,7 @@ function read(): { run: LocalRun | null; said: string[] } {
 
 test("only its user reads it, and nobody once its process is gone", async () => {
   expect(read()).toEqual({ run: null, said: [] });
-  // Others could read a file that already existed.
+  // The file exists before the start writes it, and others can read it.
   await writeFile(file, "{}", { mode: 0o644 });
   await writeLocalRun(folder, run);
   expect(read()).toEqual({ run, said: [] });

@@ -1,4 +1,4 @@
-/** The API's document is valid, and has every error and every limit. That it has every route: test/in-runtime. */
+/** The API's document is valid, and has every error and every limit. test/in-runtime checks that it has every route. */
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { expect, test } from "vitest";
 import { openApiDocument } from "../../../infra/openapi/document.ts";
@@ -45,7 +45,7 @@ test("names every way to fail that a client can meet, with its status and its en
       }
     }
   }
-  // Callers never get these: they occur between edge and backend, or go to a client that has left.
+  // Callers never get these errors: they occur between edge and backend, or concern a client that has left.
   const unmet = "bad_signature manifest_mismatch version_mismatch misdirected cancelled memory_not_found".split(" ");
   expect([...told.keys()].sort()).toEqual(errorKinds.filter((kind) => !unmet.includes(kind)).sort());
   for (const [kind, statuses] of told) expect([...statuses]).toEqual([statusOf(kind)]);
@@ -68,7 +68,7 @@ test("shows the limits in a collapsed table, each with its value, its unit and w
 
 test("bounds every string, every list and every open object of every request", () => {
   const open: string[] = [];
-  /** A list that is refused unless every entry is `text`, so it needs no bound. */
+  /** Lists that are refused unless every entry is `text`, so they need no bound. */
   const refused = /\.modalities/;
   let seen = 0;
   const walk = (schema: JsonSchema, at: string) => {

@@ -53,7 +53,7 @@ test("the reference has every setting of the backend, and every variable, secret
     return values[name];
   };
   const { backendFetch } = readConfig(new Proxy({}, { get }) as Variables);
-  // The way to a backend is chosen by each call, so one call is made. Nothing listens at its address.
+  // How a backend is reached is chosen at each call, so the test makes one call, to an address where nothing listens.
   await expect(backendFetch("http://127.0.0.1:1", {})).rejects.toThrow();
   expect([...names]).toEqual(expect.arrayContaining(["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_VPC"]));
   for (const name of names)

@@ -5,7 +5,7 @@ import { gainOf, overSources, rounded, worstOf } from "../../../gpu-backend/rese
 import { cutTexts, longestPrompt, type Source, scoredTokens, withPrompt } from "../../../gpu-backend/research/texts.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-/** A tokenizer that makes each letter a token; "m" takes two bytes. */
+/** A tokenizer that makes each letter a token. The letter "m" has two bytes, every other letter has one. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
   pieceOf: (id: number) => new Uint8Array(id === 109 ? 2 : 1).fill(id),
@@ -62,7 +62,7 @@ test("each document gives a text before any gives a second, and texts do not ove
   expect(texts.map(({ document }) => document).sort()).toEqual(["long", "long", "other", "other"]);
   expect(new Set(texts.slice(0, 2).map(({ document }) => document)).size).toBe(2);
   expect(texts.every(({ ids }) => ids.length === size)).toBe(true);
-  // The long document has room for seven texts, and each is given once.
+  // The long document has room for seven texts, and gives each of them once.
   const ofLong = cutTexts([documents[0]], letters, 100).map(({ ids }) => ids.join());
   expect(ofLong).toHaveLength(7);
   expect(cutTexts(documents, letters, 4)).toEqual(texts);

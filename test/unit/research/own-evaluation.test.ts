@@ -1,4 +1,4 @@
-/** Measuring memories: which text is known, how rules score what models read, and that the fit is at a minimum. */
+/** Measuring memories: which text is known, how a rule scores the readings of models, and that the fit is at a minimum. */
 import { expect, test } from "vitest";
 import { automaticMixture } from "../../../edge/plan/mixture.ts";
 import { artifactsOf } from "../../../gpu-backend/engine/artifacts.ts";
@@ -92,7 +92,7 @@ const P = readPositions.length;
 const target = 5;
 const targets = new Int32Array(P).fill(target);
 
-/** The base gives each target a probability of .1 and another token .5. A memory's neighbours all have one next token. */
+/** The base gives each target a probability of .1 and another token .5. All neighbours in the memory have the next token `nextId`. */
 function readingsOf(cosine: number, nextId: number) {
   const K = defaultMemoryRule.neighbours;
   const fill = (value: number, length = P) => new Float32Array(length).fill(value);
@@ -126,7 +126,7 @@ test("the fit is at a minimum, and trusts a memory more the nearer its keys are"
   const seed = 11;
   console.log(`seed ${seed}`);
   const random = seededRandom(seed);
-  // A memory of the document's own is right with probability s², where s is the cosine; a foreign memory never is.
+  // At cosine s a memory of the document's own is right with probability s²; a foreign memory never is.
   const observed = (isOwn: boolean): Observation[] =>
     Array.from({ length: 3000 }, () => {
       const cosine = isOwn ? 0.7 + 0.3 * random() : 0.5 + 0.3 * random();
@@ -224,6 +224,6 @@ test("shares of errors and their intervals come from draws of examples and of th
   expect(drawn(same, same)).toEqual({ mean: 1, ci95: [1, 1] });
   expect(drawn(same, [0, 0, 0, 0])).toEqual({ mean: 0.5, ci95: [0, 1] });
   const table = taskTable([row(1, [1, 1, 0, 1])]);
-  // The adapter removes two of three errors. Of the texts that the prompt with examples answered it has both right, the prompt one.
+  // The adapter removes two of three errors. The prompt with examples answered two texts: the adapter has both right, the prompt one.
   expect(table).toMatch(/\| a, 8 \| 0.250 \| 0.500 \(8\) \| 0.750 \| 0.667 .*\| 50.000 /);
 });

@@ -24,7 +24,7 @@ function render(source: string, messages = conversation(1, 8)) {
   return new BoundedTemplate(source).render(variablesOf(messages), charactersOf(messages), nowMs);
 }
 
-/** What a template renders, or `raised` of its error. An error of a limit is thrown. */
+/** The text that a template renders, or what `raised` makes of its error. The error of a limit is rethrown. */
 function outcomeOf(run: () => string, raised: (error: Error) => string): string {
   try {
     return run();
@@ -35,7 +35,7 @@ function outcomeOf(run: () => string, raised: (error: Error) => string): string 
 }
 
 const most = limits.chatMessages;
-/** The last three are as large as a request may be. */
+/** The last three conversations are as large as a request may be. */
 const conversations: [string, ChatMessage[]][] = [
   ["a message", conversation(1, 40)],
   ["nothing in it", [{ role: "user", content: "" }]],
@@ -105,7 +105,7 @@ test.each([
   expect(render(source, messages)).toBe(new Template(source).render(variablesOf(messages)));
 });
 
-/** The limit on characters grows with the conversation. With this one it is so high that attacks meet the other limits. */
+/** The limit on characters grows with the conversation. This conversation makes it so high that attacks meet the other limits. */
 const largest = conversation(1, limits.bodyBytes);
 /** Sets x to 2^20 letters. */
 const million = `{% set x = 'aaaaaaaaaaaaaaaa' %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}`;
@@ -182,7 +182,7 @@ const attacks: [string, string][] = [
   ["much text in the end", `${million}{{ x }}{{ x }}{{ x }}`],
 ];
 test.each(attacks)("refuses %s", (_, source) => {
-  // If the stack is full within a look-up, the interpreter takes the variable for missing: hence the last three messages.
+  // If the stack is full within a look-up, the interpreter takes the variable for missing and throws one of the last three messages.
   expect(() => render(source, largest)).toThrow(
     /the maximum is \d+$|takes more than \d+ |goes too far|a method must be called|range\(\) takes integers|Cannot call something/,
   );

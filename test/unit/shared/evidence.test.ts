@@ -25,7 +25,7 @@ test("positions of evidence stay at the same tokens when other tokens are insert
       const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
         positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
       const before = tokensOf(9, spans).map((t) => (t >= at ? t + 5 : t));
-      // The prompt's first token is scored now, since a token comes before it.
+      // If the insertion comes first, the prompt's first token is scored, too, since a token now comes before it.
       const first = at === 0 && (spans?.[0][0] ?? 0) === 0 ? [5] : [];
       expect(tokensOf(moved.tokens, moved.spans)).toEqual([...first, ...before]);
     }
@@ -68,7 +68,7 @@ test("weighing without evidence leaves the priors", () => {
 });
 
 test("weighing multiplies each prior by the expert's probabilities to the power of η, whatever the prompt's length", () => {
-  // Two tokens. The second expert gives them 4 and 2 times the base's probability, the third half of it and the same.
+  // Two tokens. The second expert gives them 4 and 2 times the base's probability, the third expert 0.5 and 1 times.
   const logprobs = [
     [0.1, 0.4, 0.05],
     [0.2, 0.4, 0.2],
@@ -134,7 +134,7 @@ test("an own adapter is likelier than a centroid as near, and has the static ada
   const near = [nearOf(0.7, false, "own"), nearOf(0.7), nearOf(0.7)];
   const { base, fixed, adapters } = priorsOf(near, true, defaultCalibration);
   expect(adapters.reduce((a, b) => a + b, base + fixed)).toBeCloseTo(1, 12);
-  // The own adapter has five of seven shares of what the base leaves. Static adapter and centroids have half of the rest each.
+  // Of what the base leaves, the own adapter has 5/7, the static adapter 1/7, and the two centroids 1/14 each.
   const left = 1 - base;
   expect(adapters).toEqual([(5 / 7) * left, left / 14, left / 14].map((prior) => expect.closeTo(prior, 12)));
   expect(fixed).toBeCloseTo(left / 7, 12);

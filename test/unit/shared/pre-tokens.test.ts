@@ -1,4 +1,4 @@
-/** Each scanner against its model's pattern, run by JavaScript's own engine with \s as Unicode's White_Space. */
+/** Each scanner against its model's pattern, which JavaScript's regular expressions run with \s as Unicode's White_Space. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type PreTokenizerName, preTokenizers } from "../../../shared/tokenizer/pre-tokens.ts";

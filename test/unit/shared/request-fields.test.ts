@@ -26,7 +26,7 @@ test.each(requests)("a $name request's field is absent, null or undefined alike;
       expect(schema.parse({ ...required, [name]: nothing }), name).toEqual(absent);
     }
   }
-  // `sampling` is left out: each request has its own.
+  // `sampling` is left out: each request gets an object of its own.
   for (const [name, value] of Object.entries(absent)) {
     if (name in required || name === "sampling" || typeof value !== "object" || value === null) continue;
     expect(Object.isFrozen(value), name).toBe(true);

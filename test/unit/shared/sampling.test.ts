@@ -34,7 +34,7 @@ it.each([
 ])("uniformAt is uniform over %s", (_, draw) => {
   const counts = new Array(256).fill(0);
   for (let n = 0; n < 200_000; n++) counts[Math.floor(draw(n) * 256)]++;
-  // Nothing fell outside [0, 1).
+  // No draw fell outside [0, 1).
   expect(Object.keys(counts)).toHaveLength(256);
   const value = chiSquare(counts);
   expect(value).toBeLessThan(chiSquareLimit(255));
@@ -66,6 +66,6 @@ it("deriveSeed does not lead from one seed's choices to another's", () => {
   const seen = new Set<number>();
   for (let seed = 0; seed < 1000; seed++)
     for (let choice = 0; choice < 16; choice++) seen.add(deriveSeed(seed, choice));
-  // 16,000 random uint32 collide 0.03 times on average.
+  // Among 16,000 random uint32, 0.03 collisions are expected.
   expect(seen.size).toBeGreaterThanOrEqual(15_998);
 });

@@ -33,7 +33,7 @@ const cuts = fc.array(fc.nat(), { maxLength: 12 });
 const anyBytes = fc.oneof(
   fc.uint8Array({ maxLength: 40 }),
   fc.string({ unit: "binary", maxLength: 20 }).map((text) => utf8.encode(text)),
-  // Beginnings and continuations of characters, also broken ones.
+  // Bytes that begin or continue a character of UTF-8, in any order.
   fc
     .array(fc.constantFrom(0x41, 0x80, 0xbf, 0xc3, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0xa6, 0xef, 0xbb), { maxLength: 20 })
     .map((b) => Uint8Array.from(b)),
@@ -119,7 +119,7 @@ it("stop strings with half a surrogate pair in them never cut a character in two
   expect(result.text).toBe("x🦎y");
 });
 
-/** The text of pieces, and after how many pieces it stopped. */
+/** The number of pieces up to a stop, or null without one, and the text. */
 function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTokens: number) {
   const bytes = pieces.map((piece) => utf8.encode(piece));
   const stream = streamOf(bytes, stops, minTokens);

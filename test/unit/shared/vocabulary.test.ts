@@ -12,7 +12,7 @@ const text = (value: string) => {
 const ids = (...values: number[]) => tensorFrom(Uint16Array.from(values), [values.length]);
 const flag = (value: number) => tensorFrom(Uint8Array.of(value), [1]);
 
-/** A file with the bytes, merges in order of rank, and then the end of text. */
+/** A file of the 256 bytes, the merges in order of rank, and the end of text as the last id. */
 function fileOf(pairs: [number, number][], change: TensorFile = new Map()): TensorFile {
   return new Map([
     ["byte_ids", tensorFrom(byteIds, [256])],
@@ -23,7 +23,7 @@ function fileOf(pairs: [number, number][], change: TensorFile = new Map()): Tens
     ...change,
   ]);
 }
-/** Tensors of the only special token. */
+/** Tensors of special tokens, of which the end of text is the only one. */
 function specialOf(id: number, spelled = "!"): TensorFile {
   return new Map([
     ["special_ids", ids(id)],

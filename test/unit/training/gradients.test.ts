@@ -93,7 +93,7 @@ const cases = [
   { name: "a hyper-network", shape: networkShape },
 ];
 
-/** Losses and gradients of one step, through the graph and the network before it. */
+/** Losses and gradients of one step, through the hyper-network, if the shape has one, and the training graph. */
 async function computed(shape: BankShape, parameters: Parameters) {
   const { gates: Q } = shape;
   const inputs = range(S).map((s) => embeddings.subarray(s * P, (s + 1) * P));

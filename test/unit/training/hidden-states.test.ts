@@ -13,7 +13,7 @@ const windows = lengths.map((length, document) => ({
   document,
   tokenIds: Int32Array.from({ length }, (_, t) => 100 * document + t),
 }));
-/** A trunk that makes a token's hidden state of the token's id and 7s. */
+/** A trunk whose hidden state of a token is the token's id followed by 7s. */
 const trunk = {
   hidden: async (ids: Int32Array) => Float32Array.from({ length: ids.length * D }, (_, i) => (i % D ? 7 : ids[i / D])),
   release: async () => {},

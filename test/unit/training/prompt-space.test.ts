@@ -66,7 +66,7 @@ test("more dimensions than the model is wide is refused", () => {
 });
 
 test("with documents, differences between them count and variation within them does not", () => {
-  // Rows differ in two directions. The first varies widely for tokens of both kinds; in the second the kinds differ a little.
+  // Rows differ in two directions. Along the first, tokens of both kinds vary widely; along the second, the two kinds differ a little.
   const rows = new Float32Array(V * D);
   for (let v = 0; v < V; v++) {
     rows[v * D] = 10 * random.normal();
@@ -93,7 +93,7 @@ test("with documents, differences between them count and variation within them d
 });
 
 test("prefixes lie near their own documents", () => {
-  // Two kinds of documents share all but two of the vocabulary's tokens. The rows do not tell these two apart.
+  // Documents of one kind contain token 0, those of the other kind token 1; all other tokens are in both. The rows are random.
   const rows = Float32Array.from({ length: V * P }, () => random.normal());
   const windows = Array.from({ length: 300 }, (_, i) => ({
     corpus: 0,

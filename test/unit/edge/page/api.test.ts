@@ -1,4 +1,4 @@
-/** The page's calls: streams however they are cut, and failures in words. */
+/** The page's calls: a stream is read however its bytes are cut, and a failure is shown in words. */
 import type { ServerResponse } from "node:http";
 import { expect, test } from "vitest";
 import { Api, failureText, isAbort } from "../../../../edge/page/api.ts";

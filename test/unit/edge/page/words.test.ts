@@ -1,4 +1,4 @@
-/** Numbers in words: what is lower is said to be lower, and what is worse is said to be worse. */
+/** Numbers in words: a lower number is called lower, and a worse one worse. */
 import { expect, test } from "vitest";
 import {
   likelier,

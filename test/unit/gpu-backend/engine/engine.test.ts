@@ -32,7 +32,7 @@ async function served(requests: SequenceRequest[], { centroid, ...options }: Opt
 /** The text of a token in the harness. */
 const letterOf = (id: number) => String.fromCharCode(97 + (id % 26));
 
-/** Greedy decoding by the fake's definition, without an engine. */
+/** Greedy decoding of the fake runner's logits, without an engine. */
 function greedy(promptIds: number[], count: number, bias: readonly (readonly [number, number])[]): number[] {
   const ids = [...promptIds];
   for (let i = 0; i < count; i++) {
@@ -66,7 +66,7 @@ test("a sequence ends with a stop token as with the end of text, and with the en
     request("ignored", {}),
     request("stopped", { stop_token_ids: [expected[after]] }),
     request("both", { stop_token_ids: [expected[after], endOfTextId] }),
-    // The end of text has no text, so this letter does not come from it.
+    // The end-of-text token adds no text, so it does not cause this stop, although the harness has a letter for its id.
     request("text", { stop: [letterOf(endOfTextId)] }),
   ]);
   expect([end > 0, after > end]).toEqual([true, true]);

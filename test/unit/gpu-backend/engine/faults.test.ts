@@ -54,7 +54,7 @@ function spoiltRunner(spoil: (output: StepOutput, row: Marked) => void): StepRun
   };
 }
 
-/** Makes a row's keys and values not a number from the second layer on, as a fault spreads in a transformer. */
+/** Fills a row's states, and its keys and values from the second layer on, with `value`, as a fault in the first layer would. */
 function spoilKeys(output: StepOutput, { s, sequences }: Marked, value = Number.NaN): void {
   const arrays = 2 * layers;
   const perRow = output.present.length / (arrays * sequences);
@@ -101,7 +101,7 @@ test("each pass of a long prefill is reported before the next begins, so that it
   const requests = [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i)));
   await engine.submit(null, requests);
   await engine.step();
-  // The last pass decodes. It ends its phase, so no progress is reported after it.
+  // The last pass decodes. This pass ends its phase, so no progress is reported after it.
   expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
 });
 

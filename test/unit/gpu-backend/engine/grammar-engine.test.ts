@@ -24,7 +24,7 @@ const text_form = schemaForm({
   required: ["n", "list"],
 }) as string;
 
-/** Runs an engine until all sequences have ended; rows wait for their grammars between steps. */
+/** Runs an engine until all sequences have ended. Between steps the grammars that rows wait for get time. */
 async function run(requests: ReturnType<typeof sequenceRequest>[], own: Grammars | undefined = grammars) {
   const harness = createEngineHarness({ runner: createFakeRunner({ topCount: 4 }), textPieceOf, grammars: own });
   await harness.engine.submit(null, requests);
@@ -110,7 +110,7 @@ test.each([0, 1, 2])("a row whose grammar takes long holds up nobody, as the row
       const row = {
         allowed: allowed as Uint32Array | null,
         advance() {
-          // For the first two tokens the row decodes among the others.
+          // The row decodes among the others for its first two tokens; then its mask is late.
           if (++advances !== 3) return;
           row.allowed = null;
           void late.promise.then(() => {

@@ -66,7 +66,7 @@ const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
       { id: 9, penalty: 1, value: forbidden },
       { id: 20, penalty: 1, value: 3 },
     ],
-    // Like a request that allows only three tokens.
+    // These biases act like a request that allows only three tokens.
     [2, 7, 11].map((id) => ({ id, penalty: 1, value: 100 })),
   ].map((changes) => ({ temperature, changes })),
 );
@@ -89,7 +89,7 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
       expect(p).toBeCloseTo(expected[id], 5);
     });
     expect(Math.exp(mixed.targetScore - mixed.logSumExp)).toBeCloseTo(expected[targetId], 5);
-    // The candidates are the likeliest tokens of all, with their own scores.
+    // The candidates are the likeliest tokens after mixing, with their mixed scores.
     const order = rankedIds(mixed.scores!);
     const ranked = order.slice(0, topCandidates);
     expect([...mixed.topIds]).toEqual(ranked);

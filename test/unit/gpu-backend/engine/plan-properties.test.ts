@@ -23,7 +23,7 @@ class RandomRun {
   readonly simulation: Simulation;
   readonly #habits: Habit[];
   readonly #open = new Set<Fake>();
-  /** For each waiting sequence that was passed by later ones, the service of all tenants when this was first seen. */
+  /** For each waiting sequence that was passed (later ones started before it), the service of all tenants when this was first seen. */
   readonly #passed = new Map<Fake, Map<string, number>>();
   excused = 0;
   waiting = 0;
@@ -45,7 +45,7 @@ class RandomRun {
     }));
   }
 
-  /** The service of a full batch that fills the context, and `passLead`. */
+  /** `passLead`, and the service of a full batch of sequences that fill the context. */
   get #bound(): number {
     return passLead + generatedWeight * shape.contextTokens * this.simulation.limits.maxSequences;
   }
@@ -169,7 +169,7 @@ test("tenants that always have sequences waiting are served alike, within the bo
     const simulation = new Simulation({ maxSequences, stepTokens: 2 * chunkTokens }, { kv });
     const tenants = Array.from({ length: between(2, 4) }, (_, i) => ({
       tenant: `t${i}`,
-      // More than start in a step: a tenant with nothing waiting for a moment would have its counter raised to the others'.
+      // More sequences than start in a step, because the counter of a tenant without a waiting sequence is raised to the others'.
       backlog: oneOf(8, 40),
       prompt: oneOf(1, 20, 100),
       answer: oneOf(1, 5, 28),
@@ -204,7 +204,7 @@ test("a prompt of 64 chunks and more is ready within the bound that the plan sta
       .map((tenant) => ({ tenant, prompt: oneOf(20, 64, 64, 150) }));
     const long = fake(chunks * chunkTokens, 3);
     simulation.enqueue(long);
-    /** The tenant's counter at the arrival of each sequence that has not started. */
+    /** The tenant's counter when a sequence arrived, for each sequence that has not started. */
     const arrivals = new Map<Fake, number>();
     let [turn, servedAtTurn, there, parkings] = [Number.POSITIVE_INFINITY, 0, 0, 0];
     for (let step = 0; long.pendingPromptTokens > 0; step++) {

@@ -97,7 +97,7 @@ test("between tenants: one with 1,000 queued and every slot does not delay one w
   expect([started, parked]).toEqual([[modest], [greedy[7]]]);
   expect(greedy[7].left).toBe(leftThen);
   while (greedy[0].left > 0) simulation.step();
-  // It gets the first free slot, before any sequence of its tenant that never ran.
+  // The parked sequence gets the first free slot, before any sequence of its tenant that never ran.
   expect(simulation.step().started).toContain(greedy[7]);
   simulation.finish();
   expect([...greedy, modest].every(({ left }) => left === 0)).toBe(true);

@@ -16,7 +16,7 @@ beforeAll(() => {
   weights = randomWeights(tinyLlama, seededRandom(7), 0.25);
 });
 
-/** The self-test of a device whose logits of a pass `change` may change. `runTokens` as in `open`. */
+/** Self-tests a device that the CPU plays. `change` may alter the logits of a pass; `runTokens` is the argument of runSelfTest's `open`. */
 function testOf(change: (scores: Float32Array, pass: Pass, runTokens: number) => void) {
   return runSelfTest(async (runTokens) => {
     const bank = testBank(tinyLlama, 8);

@@ -20,7 +20,7 @@ import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { doneFrame, tokenFrame } from "../../../support/frames.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
 
-/** The test sends frames through this in place of an engine. */
+/** Through this function the test sends frames in place of an engine. */
 let sink: FrameSink;
 let cancelled: string[];
 let refusal: Error | null;
@@ -46,7 +46,7 @@ const post = (path: string, body: unknown, type = "application/json") =>
     body: typeof body === "string" ? body : JSON.stringify(body),
   });
 
-/** A body that tells whether it was read. */
+/** A body that records whether it was read. */
 function watched(text = "") {
   let isRead = false;
   const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => {

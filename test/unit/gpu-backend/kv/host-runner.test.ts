@@ -1,4 +1,4 @@
-/** Rows behind handles: whatever order a pass names them in, each gets its own tokens, positions and states. */
+/** Rows behind handles: each row gets its own tokens, positions and states, in whatever order a pass names the rows. */
 import { expect, test } from "vitest";
 import type { KvRow } from "../../../../gpu-backend/kv/arena.ts";
 import { HostRunner } from "../../../../gpu-backend/kv/host-runner.ts";

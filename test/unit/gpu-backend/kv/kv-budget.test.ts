@@ -11,7 +11,7 @@ const shape = kvShapeOf(gpt2);
 
 test("a position takes its place in every array, as float32", () => {
   expect(bytesPerPosition(shape)).toBe(25 * 768 * 4);
-  // Three heads of keys and values serve nine of queries and have their width; the state is whole.
+  // Keys and values have 3 heads of width 64, which serve 9 heads of queries. The state has the full width of 576.
   const grouped = { ...gpt2, hiddenSize: 576, layers: 30, heads: 9, kvHeads: 3 };
   expect(bytesPerPosition(kvShapeOf(grouped))).toBe((60 * 3 * 64 + 576) * 4);
   expect(bytesPerPosition(kvShapeOf(grouped, "int8"))).toBe(60 * 3 * (64 + 4) + 576 * 4);
@@ -79,7 +79,7 @@ test("length classes: rows of one class stay in it, and move to the other by the
   expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
   expect(budget.boundaryFor(rows([1, 60, false], [1, 900, true]), 0)).toBe(0);
   expect(budget.boundaryFor(rows([1, 900, false], [1, 60, true]), 0)).toBe(1000);
-  // Short rows that outgrow their class's length do not move to the long class.
+  // If short rows outgrow the short class, the class becomes longer, and no row moves to the long class.
   expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
 });
 

@@ -11,7 +11,7 @@ const head = packMemoryHead([{ name: "a", ids, ends: ids }], D, manifestHash);
 const file = Buffer.concat([head, Buffer.alloc(D, 60)]);
 const bytes = 2 * file.length;
 
-/** A cache that holds so many memories open. Every tenant has a memory for each hash of one letter, and no other. */
+/** A cache with room for `memories` memories. Each tenant has a memory for every hash of one letter, and no other memory. */
 function cacheOf(memories: number, before: () => Promise<void> = async () => {}) {
   const reads: string[] = [];
   const cache = new MemoryCache({

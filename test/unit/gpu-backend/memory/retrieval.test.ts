@@ -13,7 +13,7 @@ const D = 4;
 const lineEnd = 10;
 const textPieceOf = (id: number) => Uint8Array.of(id);
 
-/** Documents as token ids of a byte each; the key of every token of id `x` is along axis `x % D`. */
+/** Documents as token ids, each token one byte long. The key of every token with id `x` points along axis `x % D`. */
 function memoryOf(documents: readonly number[][]): Memory {
   const next = documents.flatMap((ids) => ids.slice(1));
   const keys = documents

@@ -57,7 +57,7 @@ test.each([1, 20, 5000, 2 * blockKeys + 100])(`a search of %s keys finds the nea
     expected.forEach(({ cosine }, i) => {
       expect(together[s].cosines[i]).toBeCloseTo(cosine, 6);
     });
-    // A state alone gets the same bits.
+    // A search with one state alone gives the same bits.
     expect(await search.nearest([state])).toEqual([together[s]]);
   }
 });

@@ -1,4 +1,4 @@
-/** What is called a GPU, by what the Vulkan loader logs and the self-test finds. */
+/** What counts as a GPU, by the log of the Vulkan loader and the findings of the self-test. */
 import { expect, test } from "vitest";
 import { judgeDevice, type SelfTest, type SelfTestRun } from "../../../../gpu-backend/runtime/device.ts";
 

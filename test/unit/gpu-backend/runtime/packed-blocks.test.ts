@@ -27,7 +27,7 @@ function matrixOf(dtype: BlockType): Weight {
   return { dtype, shape: [values / columns, columns], bytes };
 }
 
-/** x·Wᵀ in double precision, and the largest sum of magnitudes of a product's terms, by which errors are divided. */
+/** x·Wᵀ in double precision. Errors are divided by `magnitude`, the largest sum of the magnitudes of a product's terms. */
 function exactProduct(x: Float32Array, matrix: Float32Array, rows: number, width = columns) {
   const count = x.length / width;
   const result = new Float64Array(count * rows);
@@ -96,7 +96,7 @@ test.each(types)("rows of %s by their index are its values", async (type) => {
   const rows = await rowsByIndex(matrix, Int32Array.of(last, 0));
   const floats = floatsOf(weight);
   const wanted = [...floats.subarray(last * columns), ...floats.subarray(0, columns)];
-  // The graph adds the range's middle and the block's offset up to one number, which float32 rounds.
+  // The graph adds the range's middle to the block's offset, and float32 rounds the sum.
   const error = maxDifference(rows, wanted) / Math.max(...wanted.map(Math.abs));
   expect(error).toBeLessThan(5e-7);
 });

@@ -189,7 +189,7 @@ test("all tenants together have a bound, also after a restart: the file used lon
 });
 
 const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
-/** Writes only a part of what it is given, like a disk that becomes full meanwhile. */
+/** Writes a few bytes and then fails, like a disk that becomes full meanwhile. */
 const fillsUp: WriteSystem["open"] = async (...given) => {
   const file = await fs.open(...given);
   async function begin() {
@@ -254,12 +254,12 @@ describe("a file that is written record by record", () => {
     recordBytes: records.map(({ length }) => length),
   };
   const whole = Buffer.concat([plan.head, ...records]);
-  /** Too large to be kept in memory. */
+  /** A plan whose file is too large to be kept in memory. */
   const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
   const bounds = { tenantBytes: 2 ** 28, totalBytes: 2 ** 28 };
   const partial = `${one}.partial`;
 
-  /** Writes records. Leaves the file unfinished if they are not all records of the plan. */
+  /** Writes the records `some`. Leaves the file unfinished if they are not all records of the plan. */
   async function write(store: TenantStore, hash = one, some = records, of: FilePlan = plan) {
     const file = await store.begin("acme", hash, of);
     await file.append(some);

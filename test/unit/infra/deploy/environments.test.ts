@@ -29,7 +29,7 @@ const configOf = (env?: string): Config => readWranglerConfig({ config: configFi
 const top = configOf();
 const names = top.definedEnvironments;
 
-/** What all environments must have in common. wrangler inherits only a part of it. */
+/** The settings that all environments must have in common. wrangler inherits only some of them. */
 function commonOf(config: Config) {
   const bindings = (list: { binding: string }[]) => list.map(({ binding }) => binding);
   return {

@@ -16,7 +16,7 @@ const environment: Environment = {
 };
 const all = (version: string): Shares => [[version, 100]];
 
-/** A platform in memory: `history` is newest first; "old" was uploaded with the migration `tag`. */
+/** A platform in memory. `history` lists deployments, the newest first; "old" was uploaded with the migration `tag`. */
 class FakePlatform implements Platform {
   history: Shares[];
   tag: string | null = "v2";
@@ -161,7 +161,7 @@ test("a missing secret is named with the command that sets it, before anything i
   expect(platform.calls).toEqual([]);
 });
 
-/** "old" and another version share the requests; that one has `share` percent. */
+/** "old" and `version` share the requests; `version` has `share` percent. */
 const shared = (version: string, share: number): Shares => [
   ["old", 100 - share],
   [version, share],
@@ -175,7 +175,7 @@ test("a deployment that was left half-way is named, and --rollback ends it", asy
 });
 
 test("--rollback never goes to a version that was itself taken back", async () => {
-  /** The deployments of a roll-out, newest first. Before it "old" had all requests. */
+  /** The deployments of a roll-out, newest first. Before the roll-out "old" had all requests. */
   const steps = (version: string, ...percentages: number[]) =>
     percentages.map((share) => (share === 100 ? all(version) : shared(version, share)));
   const taken = [all("old"), ...steps("bad", 100, 0), all("old"), all("older")];

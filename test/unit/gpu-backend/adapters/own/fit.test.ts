@@ -38,7 +38,7 @@ test("the gradients of a step are those of its loss", async () => {
   }
 });
 
-/** Examples whose next token is one of two: by the sign of the state's first value, or with `isNoise` at random. */
+/** Examples whose next token is 3 or 4: by the sign of the state's first value, or with `isNoise` at random. */
 function labelled(count: number, isNoise = false): Example[] {
   return Array.from({ length: count }, () => {
     const hidden = floats(D);

@@ -8,7 +8,7 @@ const never = new AbortController().signal;
 /** Lets the promises that are resolved by now call their handlers. */
 const settled = () => new Promise(setImmediate);
 
-/** A queue with requests entered by tenant. `started` lists whose turn came; `end` ends a tenant's first running request. */
+/** A queue of requests. `started` lists the tenants whose turn came, in order; `end` ends a tenant's request whose turn came last. */
 function queueOf() {
   const queue = new MakingQueue("adapters");
   const started: string[] = [];

@@ -170,7 +170,7 @@ test("while the engine of the new set restarts, the old one is served first and 
   // The third set replaces the one whose engine restarts, not the one that serves.
   await follow(published[2]);
   expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
-  // If no set serves, the preferred one says why.
+  // If no set serves, the error names the preferred set.
   for (const hash of [a, c]) down.add(hash);
   expect(() => sets.requireServing()).toThrow(`${c} is restarting`);
   down.clear();
@@ -242,7 +242,7 @@ test.each(malices)("%s is refused before any of it is written; the served set st
   expect(Math.max(...sizes)).toBeLessThanOrEqual(setLimits.manifestBytes);
   const after = await readdir(cache, { recursive: true });
   const added = after.filter((name) => !before.includes(name));
-  // Whole files may stay, in the set's own folder and without a manifest.
+  // Files that were read whole may stay in the set's own folder, but its manifest may not.
   expect(added.every((name) => name.startsWith(hash))).toBe(true);
   expect(added.filter((name) => name.endsWith(manifestFile))).toEqual([]);
 });
@@ -266,7 +266,7 @@ test("a manifest that is longer than it may be is not read to its end", async ()
 
 test("many bad sets leave the served set's folder, and few of their own", async () => {
   await follow(published[0]);
-  // First sets with a damaged file, then sets that are whole but whose engine does not start.
+  // The first sets had a damaged file. The next ones are whole, but their engine does not start.
   startFault = new Error("no memory");
   for (let i = 0; i < 24; i++) {
     nowMs += failedMs;

@@ -25,7 +25,7 @@ const metadata = (architecture: string): Record<string, GgufValue> => ({
   ...ggufSizes(architecture, config),
   "tokenizer.ggml.eos_token_id": { u32: 2 },
 });
-/** Weights between -0.5 and 0.5, but for the gains of norms. */
+/** Weights between -0.5 and 0.5, except the gains of norms. */
 const weightsOf = (of: ModelConfig) => randomWeights(of, random, 0.5 / Math.sqrt(3));
 
 /** Rows of each head as llama.cpp's converter reorders them: reshape(heads, 2, d / 2, …).swapaxes(1, 2). */
@@ -59,7 +59,7 @@ function expectSame(found: ModelWeights, wanted: ModelWeights): void {
   }
 }
 
-/** The tensors, one of them quantised. */
+/** The tensors, with the one called `name` in the format q8_0. */
 const inBlocks = (name: string, tensors: GgufTensor[]) =>
   tensors.map((tensor) => (tensor.name === name ? { ...tensor, format: "q8_0" as const } : tensor));
 
@@ -69,7 +69,7 @@ function zeros(name: string, shape: number[], values?: readonly number[]): GgufT
   return { name, shape, values: Float32Array.from(values ?? new Array<number>(elements).fill(0)), format: "f32" };
 }
 
-/** The same tensors, with each layer's queries, keys and values in one. */
+/** The same tensors, with each layer's queries, keys and values joined in one tensor. */
 function fused(tensors: GgufTensor[], kind: "weight" | "bias"): GgufTensor[] {
   const isPart = ({ name }: GgufTensor) => new RegExp(`attn_[qkv]\\.${kind}`).test(name);
   const ofLayers = Array.from({ length: layers }, (_, l) => {
