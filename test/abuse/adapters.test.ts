@@ -1,6 +1,6 @@
 /**
- * Attack: making adapters, the longest work of a single request: many at once, and many whose callers leave. Judged by: the time
- * that another tenant's small adapter takes, relative to that beside harmless requests made one after another; and the charge.
+ * Attack: making adapters, the longest work that one request can cause: many at once, and many whose callers leave. Judged by the time that
+ * another tenant's small adapter takes, compared with its time beside harmless requests made one after another, and by the charges.
  */
 import { setTimeout as wait } from "node:timers/promises";
 import { beforeAll, expect, test } from "vitest";
@@ -9,7 +9,7 @@ import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { keyOf, startAttacked } from "./edge.ts";
 import { p95 } from "./measurements.ts";
 
-/** Maximum ratio of the victim's p95 under attack to its p95 beside harmless requests, in the same run. */
+/** Maximum ratio of the victim's p95 time under attack to its p95 time beside harmless requests, in the same run. */
 const mostSlowdown = 2;
 /** Number of requests in each phase. */
 const requests = 12;
@@ -57,7 +57,7 @@ async function timesBeside(others: () => Promise<unknown>): Promise<number[]> {
   const ended = others().finally(() => {
     isOver = true;
   });
-  // By then the others' requests have arrived.
+  // After this wait the others' requests have arrived.
   await wait(100);
   const times: number[] = [];
   while (!isOver && times.length < 40) {
@@ -77,7 +77,7 @@ test("a tenant's adapter is made about as fast beside many at once as beside the
   const harmless: number[] = [];
   const attacked: number[] = [];
   const statuses: number[] = [];
-  // Both kinds take turns, so that a slow minute of the machine affects both.
+  // Harmless requests and attacks take turns, so that a slow minute of the machine affects both.
   for (const _ of [1, 2]) {
     const ofHarmless = await timesBeside(async () => {
       for (const _ of alone) expect(await make("harmless", large)).toBe(201);

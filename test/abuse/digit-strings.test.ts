@@ -1,6 +1,6 @@
 /**
- * Attack: requests full of strings of digits whose hashes in V8 differ in few bits only, as entries of a list and as words of a
- * text. Judged by: another tenant's p95 latency relative to that beside as many harmless requests of the same size.
+ * Attack: requests full of digit strings whose hashes in V8 differ in few bits only, as entries of a list and as words of a text. Judged by
+ * another tenant's p95 latency, compared with its p95 latency beside as many harmless requests of the same size.
  */
 import { expect, test } from "vitest";
 import { postBytes } from "./clients.ts";
@@ -10,7 +10,7 @@ import { mostVictimRatio, p95Beside } from "./measurements.ts";
 const connections = 4;
 const { edge } = await startAttacked({ attacker: {}, quiet: {} });
 const digits = Array.from({ length: 80_000 }, (_, i) => String(77 + i * 32_768));
-/** Harmless words: letters in place of the digits. */
+/** Harmless words: the same strings with a letter in place of each digit. */
 const words = digits.map((word) => word.replace(/\d/g, (digit) => "abcdefghij"[Number(digit)]));
 
 /** Texts within their length limit that together contain each word once. */
@@ -33,7 +33,7 @@ test.each(attacks)("strings of digits as %s slow another caller little", async (
       edge.ask("/v1/embeddings", "quiet", { input: "Once" }),
     );
   let found = await measure();
-  // A flood refused with 429 for unread answers loads nothing, so it is measured again.
+  // A request that is refused with 429 for its tenant's unread answers loads nothing, so a flood with such refusals is measured again.
   for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)
     found = await measure();
   console.log(

@@ -1,6 +1,6 @@
 /**
- * Attack: documents that never end, ten thousand of one word each, one token over and over, and a full disk. Judged by: an answer
- * or a clear error for each, the edge's memory, and a neighbour's latency relative to that beside as many harmless uploads.
+ * Attack: endless documents, ten thousand documents of one word, a document that repeats one token, and a full disk. Judged by an answer or
+ * a clear error for each, by the edge's memory, and by a neighbour's latency, compared with its latency beside as many harmless uploads.
  */
 import { connect } from "node:net";
 import { describe, expect, test } from "vitest";
@@ -13,7 +13,7 @@ import { forgetPeak, mostGrowthBytes, mostVictimRatio, p95Beside, peakBytes, res
 const words = "river stone copper lantern orchard winter signal harbour".split(" ");
 const harmlessDocuments = Array.from({ length: 20 }, (_, i) => `${i} ${words.join(" ")}`);
 
-// `harmless` and `attacker` upload under one name each: their first whole upload makes an adapter, later ones are read and refused.
+// `harmless` and `attacker` upload under one adapter name each: the first whole upload makes the adapter, later ones are read and refused.
 const tenants = { owner: {}, neighbour: {}, harmless: {}, attacker: {} };
 // Writes below /dev/null fail, as on a full disk.
 const { backend, edge } = await startAttacked(tenants, { DATA_DIR: "/dev/null/data" });
@@ -31,7 +31,7 @@ function sendUntilAnswered(head: Buffer, piece: Buffer): Promise<{ answer: strin
     answer += chunk;
     if (/"error".*\}\}/s.test(answer)) socket.destroy();
   });
-  // A reset after an early refusal is expected: the answer has been received or is lost.
+  // A reset after an early refusal is expected: by then the answer has been received or is lost.
   socket.on("error", () => {});
   socket.on("close", () => resolve({ answer, sentBytes: socket.bytesWritten }));
   const more = () => {
@@ -57,7 +57,7 @@ describe("a clear error, or an answer:", () => {
     forgetPeak(edge.pid);
     const { answer, sentBytes } = await sendUntilAnswered(chunkedHead("owner"), chunk);
     expect(peakBytes(edge.pid) - beforeBytes).toBeLessThan(mostGrowthBytes + limits.documentBodyBytes);
-    // A client that still sends may lose the refusal, because a reset follows it.
+    // A client that still sends may lose the refusal, because a reset follows the refusal.
     if (answer !== "") expect(answer).toContain(`the maximum is ${limits.documentBodyBytes}`);
     expect(sentBytes).toBeLessThan(4 * limits.documentBodyBytes);
   });

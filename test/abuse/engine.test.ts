@@ -1,6 +1,6 @@
 /**
- * Attack: sequences that cannot be computed, and a tenant that fills the engine. Judged by: processes that stay alive, the caller's
- * error, unchanged texts of others, and how many engine steps another tenant's short prompt waits.
+ * Attack: sequences that cannot be computed, and a tenant that fills the engine. Judged by whether processes stay alive, by the caller's
+ * error, by whether others' texts stay the same, and by how many engine steps another tenant's short prompt waits.
  */
 import { describe, expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
@@ -61,12 +61,12 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
 
 describe("a tenant's short prompt", () => {
   const probes = 8;
-  /** Bound of the median wait, in mean steps: the prompt's own chunk, two more steps, and one step that is slower than the mean. */
+  /** Maximum median wait, in mean steps: the prompt's own chunk, two more steps, and one step that is slower than the mean. */
   const mostSteps = 5;
   let backend: Backend;
   let edge: AttackedEdge;
 
-  /** The engine's steps and busy seconds since its start. */
+  /** The number of decode steps since the engine's start, and the seconds that all its phases have taken. */
   async function engineTime(): Promise<{ steps: number; seconds: number }> {
     const text = await (await fetch(`${backend.url}/metrics`)).text();
     const of = (name: string) =>
@@ -77,7 +77,7 @@ describe("a tenant's short prompt", () => {
     return { steps: of("count").find(([phase]) => phase === "decode")?.[1] ?? 0, seconds };
   }
 
-  /** Sends short prompts one by one, at least `least` and until `isOver`. Returns their waits, in mean steps of that period. */
+  /** Sends at least `least` short prompts one by one, until `isOver()`. Returns each prompt's wait, divided by the mean time of a step. */
   async function stepsWaited(least: number, isOver: () => boolean): Promise<number[]> {
     const before = await engineTime();
     const waitsMs: number[] = [];
@@ -137,7 +137,7 @@ describe("a tenant's short prompt", () => {
     await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);
     const alone = await stepsWaited(3, () => true);
     let [ended, isMeasured] = [0, false];
-    // Attacks follow each other, because one alone may end before enough prompts are measured.
+    // One attack may end before enough prompts are measured, so attacks follow each other.
     const attacking = (async () => {
       for (; !isMeasured; ended++) await attack(ended);
     })();

@@ -40,7 +40,7 @@ function start({ port, bytesBase64, connections }: Flood): void {
       count(status);
       socket.destroy();
     });
-    // A reset after an early refusal is expected: the status has been received or is lost.
+    // A reset after an early refusal is expected: by then the status has been received or is lost.
     socket.on("error", () => {});
     socket.on("close", () => {
       once();

@@ -1,6 +1,6 @@
 /**
- * Attack: requests that make a real backend compute more than they are charged: whole answers that miss the caller's own deadline,
- * and many choices of a prompt echoed with logprobs. Judged by: the work that the backend counts, and the charge.
+ * Attack: requests that make a real backend compute more than they are charged: unstreamed answers that miss the caller's own deadline, and
+ * many choices of a prompt echoed with logprobs. Judged by the work that the backend counts, and by the charge.
  */
 import { expect, test } from "vitest";
 import { startAttacked } from "./edge.ts";
@@ -20,7 +20,7 @@ test("a whole answer that misses the caller's own deadline is charged what was c
   const computed = (await made()) - before;
   const charged = (await usage()).completion_tokens;
   console.log(`computed ${computed} tokens, charged ${charged}`);
-  // Backends send tokens in groups of 250 ms; those not sent when the answer ended are not charged.
+  // Backends send tokens in groups of 250 ms; tokens that were not sent when the answer ended are not charged.
   expect(charged).toBeGreaterThan(computed / 2);
 });
 
@@ -38,6 +38,6 @@ test.each([false, true])("choices of an echoed prompt compute it once (stream: %
   const computed = (await prefilled()) - before;
   const charged = (await usage()).prompt_tokens;
   console.log(`computed ${computed} prompt tokens, charged ${charged}`);
-  // Each choice may also compute the end of its prompt, which fills no whole block of 16 tokens.
+  // Each choice may also compute the last tokens of its prompt, which are fewer than a block of 16 tokens.
   expect(computed).toBeLessThan(charged + 8 * 16 * 16);
 });

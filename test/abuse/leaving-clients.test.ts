@@ -11,7 +11,7 @@ import { megabytes, residentBytes } from "./measurements.ts";
 
 const rounds = 36;
 const clients = 60;
-/** Maximum ratio of the memory after all rounds to that after two thirds. The first third is left out: there the heap grows to its size. */
+/** Maximum ratio of the largest memory in the last third of the rounds to that in the second. In the first third the heap grows. */
 const mostGrowthRatio = 1.15;
 
 const generation = { prompt: "Once", n: 4, max_tokens: 200 };

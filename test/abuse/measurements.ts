@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
-/** Maximum ratio of another caller's median latency under attack to its median without, in the same run. */
+/** Maximum ratio of another caller's median latency under attack to its median latency without an attack, in the same run. */
 export const mostSlowdown = 4;
 /** Maximum ratio of another caller's p95 latency beside an attack to its p95 beside as many harmless requests of the same size. */
 export const mostVictimRatio = 2;
@@ -46,16 +46,16 @@ export interface Flood {
   connections: number;
 }
 
-/** Number of responses by status; `closed` counts connections without one. */
+/** Number of responses by status; `closed` counts connections that closed without a response. */
 export type FloodResult = Record<string, number>;
 
 const rounds = 2;
 const fewestSamples = 3;
 const mostSamples = 12;
-/** Maximum duration of one phase: a slow caller needs fewer samples. */
+/** A phase of a slow caller ends after this duration, with fewer samples. */
 const phaseMs = 2500;
 
-/** Measures the median latency of `request` without and with a flood, alternately. The statuses are those of all rounds. */
+/** Measures the median latency of `request` without and with a flood, alternately. `statuses` are the flood's, in all rounds. */
 export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>) {
   const { alone, beside } = await timesBeside({ alone: null, beside: flood }, request, { rounds, most: mostSamples });
   const [aloneMs, besideMs] = [median(alone.times), median(beside.times)];
@@ -69,7 +69,7 @@ export async function p95Beside(floods: { harmless: Flood; attack: Flood }, requ
     const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
     return { harmlessMs, attackMs, ratio: attackMs / harmlessMs };
   };
-  // p95 rests on the five slowest of a hundred. If the ratio is too high, twice as many more are measured to rule out chance.
+  // p95 rests on the five slowest of a hundred samples. If the ratio is too high, 200 more are measured to rule out chance.
   if (found().ratio > mostVictimRatio) {
     const more = await timesBeside(floods, request, { rounds: 8, most: 25 });
     harmless.times.push(...more.harmless.times);

@@ -1,7 +1,7 @@
 /**
- * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head counts
- * that do not divide the hidden size. Judged by: the import ends within its memory and names the fault; a served model refuses the
- * conversation, answers others meanwhile, and stays small.
+ * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head counts that do
+ * not divide the hidden size. An import must end within its memory and name the fault. A served model must refuse the conversation, answer
+ * others meanwhile, and stay small.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -54,7 +54,7 @@ const loop = "{% for i in range(1000) %}";
 const end = "{% endfor %}";
 const bigRange = `{% for i in range(2000000000) %}${end}`;
 const nestedLoops = `${loop.repeat(4)}x${end.repeat(4)}`;
-/** Holds 150 strings of 8 MB. */
+/** A template that holds 150 strings of 8 MB. */
 const heldStrings = `{% set ns = namespace(s="ab", l=[]) %}{% for i in range(22) %}{% set ns.s = ns.s + ns.s %}${end}{% for i in range(150) %}{% set ns.l = ns.l + [ns.s | upper] %}${end}`;
 const longOutput = `{% set ns = namespace(s="ab") %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}${end}{{ ns.s }}`;
 const said = "{% for m in messages %}{{ m.content }}{% endfor %}";

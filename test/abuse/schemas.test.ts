@@ -1,6 +1,6 @@
 /**
- * Attack: schemas that are slow to compile or to follow. Judged by: each schema's answer, and another tenant's p95 latency relative
- * to that beside as many harmless schemas; every schema is new.
+ * Attack: schemas that are slow to compile or to follow. Judged by each schema's answer, and by another tenant's p95 latency, compared with
+ * its p95 latency beside as many harmless schemas. Every schema is new to the backend.
  */
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
@@ -85,7 +85,7 @@ test("another tenant's answers by a schema wait little for 20 hostile schemas", 
   };
   const ratio = () => p95(attacked) / p95(calm);
   for (let round = 0; round < 2; round++) await measure(round);
-  // If a few slow answers exceed the ratio, as many again are measured to rule out chance.
+  // If the ratio is too high, as many answers again are measured, to rule out that a few slow ones raised it by chance.
   for (let round = 2; round < 4 && ratio() > mostVictimRatio; round++) await measure(round);
   const count = (status: number) => statuses.filter((one) => one === status).length;
   console.log(

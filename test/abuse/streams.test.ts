@@ -14,7 +14,7 @@ import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 const patience = { timeout: 60_000, interval: 50 };
 const choices = 16;
 const message = { role: "user", content: "Once" };
-/** A request with the most bytes per token. */
+/** The request whose answer has the most bytes per token. */
 const largest = {
   messages: [message],
   n: choices,
@@ -29,7 +29,7 @@ async function start(stepMs: number) {
   return { backend, edge: await startAttackedEdge([backend.url], { attacker: {}, quiet: {} }) };
 }
 
-/** The longest whole answer that is allowed with so many logprobs. */
+/** The longest unstreamed answer that is allowed with this number of logprobs. */
 const whole = {
   ...largest,
   stream: false,
@@ -63,7 +63,7 @@ test.each([
 });
 
 test("an unread stream is cancelled, and no other", async () => {
-  // 60 ms a token, so that the reader keeps up on a busy machine: its stream, too, would be cancelled at 512 KiB unread.
+  // 60 ms a token, so that the reader keeps up on a busy machine: the reader's stream, too, would be cancelled if it had 512 KiB unread.
   const { edge, backend } = await start(60);
   const body = { ...largest, max_tokens: 300 };
   const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
@@ -79,7 +79,7 @@ test("an unread stream is cancelled, and no other", async () => {
   );
   expect(whole.endsWith("data: [DONE]\n\n")).toBe(true);
   expect(read).toBeGreaterThanOrEqual(choices * (body.max_tokens - 1));
-  // Tokens beyond the read ones fill 512 KiB in the edge and the kernel's buffers.
+  // The tokens of the unread stream fill 512 KiB in the edge, and the kernel's buffers.
   expect(tokens - read).toBeLessThan(read * 0.75);
 });
 

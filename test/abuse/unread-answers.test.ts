@@ -1,7 +1,7 @@
 /**
- * Attack: connections that request the largest embeddings and never read them. Judged by: the bytes that the edge holds for them,
- * the attacker's limit of concurrent requests, and another tenant's p95 latency relative to that beside as many connections that
- * read equally large answers.
+ * Attack: connections that request the largest embeddings and never read them. Judged by the bytes that the edge holds for them, by the
+ * attacker's limit of concurrent requests, and by another tenant's p95 latency, compared with its p95 latency beside as many connections
+ * that read equally large answers.
  */
 import { expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -20,7 +20,7 @@ const startEdge = () => startAttackedEdge(["http://127.0.0.1:9"], tenants);
 test(`${clients} unread answers of embeddings hold few bytes and slow nobody else`, async () => {
   const edge = await startEdge();
   const short = () => edge.ask("/v1/embeddings", "quiet", { input: "Once" });
-  /** p95 latency of another tenant's requests, one after each new connection of the attacker. */
+  /** p95 latency of another tenant's requests. One request follows each new connection of the attacker. */
   const p95While = async (connect: () => Promise<unknown>) => {
     const times: number[] = [];
     for (let i = 0; i < clients; i++) {
@@ -40,13 +40,13 @@ test(`${clients} unread answers of embeddings hold few bytes and slow nobody els
     const response = edge.post("/v1/embeddings", "reading", body);
     answers.push(response.then(async (one) => one.bytes().then(() => one.status)));
   });
-  // No answer breaks off; requests beyond what a tenant may hold unread are refused with 429.
+  // No answer breaks off. While a tenant holds its maximum of unread answers, its further requests are refused with 429.
   const statuses = new Set(await Promise.all(answers));
   expect([...statuses].filter((status) => status !== 200 && status !== 429)).toEqual([]);
   const residentBefore = residentBytes(edge.pid);
   const unread = await p95While(() => sendAndNeverRead(edge.port, bytes));
   const held = (await heldBytes()) - before;
-  // Resident memory is measured, too, because the heap lacks what the runtime holds.
+  // Resident memory is measured, too, because the heap does not include what the runtime holds.
   const grown = residentBytes(edge.pid) - residentBefore;
   console.log(
     `${clients} unread answers: ${megabytes(held)} held, ${megabytes(grown)} more resident; p95 of another tenant ${read.toFixed(1)} ms beside ones that are read, ${unread.toFixed(1)} ms`,
@@ -63,13 +63,13 @@ test("unread answers count as requests at once until they are gone", async () =>
     await response.bytes();
     return response.status;
   };
-  // Three requests a connection: the kernel may buffer one answer whole (4 MB), and that request has ended then.
+  // Each connection sends three requests: the kernel may buffer one answer whole (4 MB), and the request of that answer has then ended.
   const bytes = Buffer.concat(Array<Buffer>(3).fill(postBytes("/v1/embeddings", "limited", body)));
   const sockets = await Promise.all(
     Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)),
   );
   const patience = { timeout: 60_000, interval: 100 };
-  // The check's own request may have made the edge refuse a connection, so each check that passes opens another one.
+  // `statusNow` itself sends a request, which may have made the edge refuse a connection. So each 200 opens another connection.
   const statusThen = async () => {
     const status = await statusNow();
     if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));

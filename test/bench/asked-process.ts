@@ -20,7 +20,7 @@ export class AskedProcess {
     return this.#child.pid!;
   }
 
-  /** Resolves with the message that the process sends once it is ready. Throws an Error with its reason if it ends before. */
+  /** Resolves with the message that the process sends once it is ready. Throws an Error with the process's reason if it ends before. */
   ready<T>(): Promise<T> {
     return this.#answer<T>();
   }

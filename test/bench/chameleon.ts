@@ -1,6 +1,6 @@
 /**
- * Our engine's inner loop as a contestant: the step runner over the KV arena. Prompts are prefilled in chunks, each decode pass gives
- * every row a token, and every row has the gates of another centroid. Not here: the plan, HTTP.
+ * Our engine's inner loop as a contestant: the step runner over the KV arena. Prompts are prefilled in chunks, each decode pass gives every
+ * row a token, and each row has gates of its own, as of another centroid. The engine's plan and HTTP are left out.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -21,7 +21,7 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 
-/** Opens a model as a server does: by the graph's file, with the context that a server has by default. */
+/** Opens a model as a server does: from the graph's file, and with a server's default context. */
 export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
   const runner = await openGguf(gguf, format, threads);
   const random = seededRandom(3);

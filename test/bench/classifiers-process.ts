@@ -36,7 +36,7 @@ const promptTokens = 64;
 const labels = [314, 1592, 6535, 26535];
 /** Bytes of memory for other processes: no further session is opened when no more than this is available. */
 const reservedBytes = 3e9;
-/** Range of an adapter's random numbers, with which an adapter changes a state by about the state's own length. */
+/** An adapter's random numbers lie between ± this value, so that the adapter changes a state by about the state's own length. */
 const spread = 0.05;
 
 const settings = JSON.parse(process.argv[2]) as ClassifierSettings;
@@ -50,7 +50,7 @@ for (let i = 0; i < (isTogether ? 1 : adapters) && (i === 0 || availableMemory()
   if (!isTogether) await answer([i], 1);
 }
 if (isTogether) await answer([...prompts.keys()], 1);
-/** A question: the first `requests` tenants each ask for an answer of `tokens` tokens. */
+/** One question makes each of the first `requests` tenants ask for an answer of `tokens` tokens. */
 answerQuestions(
   engines.length,
   async ({ requests, tokens }: { requests: number; tokens: number }): Promise<Answered> => {

@@ -20,7 +20,7 @@ export async function measureClassifiers(
 ) {
   const { threads, rounds, say } = options;
   const folder = await mkdtemp(join(tmpdir(), "chameleon-classifiers-"));
-  /** The one engine, then the sessions, of which as many are opened as fit into memory. */
+  /** First the side with one engine, then the side with a session for each tenant, of which as many are opened as fit into memory. */
   const sides: { process: AskedProcess; sessions: number; bytes: number }[] = [];
   type Side = (typeof sides)[number];
   try {

@@ -8,7 +8,7 @@ import { median } from "./quantile.ts";
 
 export type Row = ReturnType<typeof rowOf>;
 
-/** A cell that was left out; without batch and context, a contestant that was left out of all cells. */
+/** A cell that was left out. Without `batch` and `context`: a contestant that was left out of all cells. */
 export interface Skipped extends Entry {
   batch?: number;
   context?: number;
@@ -86,14 +86,14 @@ function messageOf(error: unknown): string {
 function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
   const { batch, context, steps } = cell;
   const msPerStep = median(samples.flatMap(({ stepMs }) => stepMs));
-  /** Until every row has its first token. */
+  /** Time until every row has its first token. */
   const timeToFirstTokenMs = median(samples.map(({ prefillMs }) => prefillMs));
   return {
     ...entry,
     batch,
     context,
     msPerStep,
-    /** Decoded tokens of the whole batch. */
+    /** Tokens that the whole batch decodes in a second. */
     tokensPerSecond: (1000 * batch) / msPerStep,
     prefillTokensPerSecond: (1000 * batch * (context - steps)) / timeToFirstTokenMs,
     timeToFirstTokenMs,

@@ -20,7 +20,7 @@ export interface Cell {
 export interface Measurement {
   /** Milliseconds from the prompts to the first token of every row. */
   prefillMs: number;
-  /** One per decode step: from a token of every row to the next token of every row. */
+  /** Milliseconds of each decode step: from a token of every row to the next token of every row. */
   stepMs: number[];
   /** The largest resident memory of the process at any token, while it holds the whole batch. */
   rssBytes: number;
@@ -33,7 +33,7 @@ export interface Contestant {
   firstIds(prompts: number[][]): Promise<number[]>;
 }
 
-/** Watches what a batch does: call `token()` whenever every row has its next token. */
+/** Measures a batch. Its caller must call `token()` whenever every row has its next token. */
 export class BatchMeter {
   #lastMs = performance.now();
   readonly #spans: number[] = [];

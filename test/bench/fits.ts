@@ -1,6 +1,6 @@
 /**
- * How soon a served own adapter is ready: the time from the request to the backend's answer. It is compared with prefilling the same
- * examples twice, and then measured for 8 tenants at once. An example is random tokens, a cue and the cue's label, which a fit can
+ * How soon a served own adapter is ready: the time from the request to the backend's answer. One tenant's time is compared with that of
+ * prefilling the same examples twice; then 8 tenants ask at once. An example is random tokens, a cue and the cue's label, which a fit can
  * learn. The fitter's process runs already, as it does within a minute after any fit.
  */
 import type { Backend } from "../support/backend-process.ts";
@@ -9,13 +9,13 @@ import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
 import { generate, makeAdapter, withBackend } from "./served.ts";
 
-/** `target`: the most time that an adapter of `examples` may take, as a multiple of prefilling all of them twice. */
+/** `target`: maximum ratio of the time of an adapter of `examples` examples to the time of prefilling all of them twice. */
 const cells = [
   { examples: 32, target: 4 },
   { examples: 128, target: 3 },
 ];
 const promptTokens = 96;
-/** Tokens before the label, and the label that belongs to each. */
+/** `cues`: tokens before a label. `labels`: the label of each cue. */
 const cues = [314, 1592, 6535];
 const labels = [2811, 3912, 5013];
 const tenants = 8;
@@ -55,7 +55,7 @@ export function measureFits({ threads, rounds, say }: Options) {
       rows.push(row);
     }
     const all = Array.from({ length: tenants }, (_, i) => timed(() => make(backend, `tenant-${i}`, cells[0].examples)));
-    /** From the requests, all sent at once, to each tenant's answer. */
+    /** Milliseconds from each tenant's request to its answer. All requests are sent at once. */
     const togetherMs = (await Promise.all(all)).sort((a, b) => a - b);
     say(`  ${tenants} tenants at once: ready after ${togetherMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
     return { rows, togetherMs };

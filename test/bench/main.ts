@@ -21,7 +21,7 @@ import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { agreementLines, ratioLines, tableLines } from "./report.ts";
 
-/** Package folder of node-llama-cpp, which the root's packages do not have. */
+/** Package folder of node-llama-cpp, which is not among the root's packages. */
 const llamaFolder = join(import.meta.dirname, "llama");
 /** Sizes of a context: prompt and decoded tokens together. */
 const contexts = [136, 264];

@@ -54,7 +54,7 @@ export async function measureMemory(
   );
   const measured = await withBackend(settings, async (backend) => ({
     served: await serveBatch(backend, batch),
-    /** What the prefix cache holds of the memory in `served`. */
+    /** Bytes of `served` that the prefix cache holds. */
     prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
     adapter: await measureAdapter(backend, batch),
   }));
@@ -122,8 +122,8 @@ function rssOf(pid: number): number {
 }
 
 /**
- * Bytes that the sum of RSS counts more than once: for each part of a file, all but the most that any one process has in memory.
- * These bytes hardly change, and reading them at every token would be too slow.
+ * Bytes that the sum of RSS counts more than once: for each mapped part of a file, the sum of the processes' resident bytes minus the
+ * largest of them. These bytes hardly change, and reading them at every token would be too slow.
  */
 function sharedBytes(pid: number): number {
   const largest = new Map<string, number>();

@@ -24,7 +24,7 @@ export async function cached(name: string, make: () => Uint8Array | Promise<Uint
   const path = join(cacheFolder, name);
   if (existsSync(path)) return path;
   await mkdir(dirname(path), { recursive: true });
-  // Renamed when whole: a run that was stopped must not leave half a file.
+  // The file gets its name once it is whole, so that a run that was stopped leaves no half file under that name.
   await writeFile(`${path}.${process.pid}`, await make());
   await rename(`${path}.${process.pid}`, path);
   return path;

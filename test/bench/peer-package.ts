@@ -18,7 +18,7 @@ export function pinsOf(folder: string): Record<string, string> {
   return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")).dependencies;
 }
 
-/** Imports a package from the folder's own node_modules; `M` says what we use of it. */
+/** Imports a package from the folder's own node_modules; `M` is the type of what we use of it. */
 export async function importInstalled<M>(folder: string, name: string): Promise<M> {
   const entry = createRequire(join(folder, "package.json")).resolve(name);
   return (await import(pathToFileURL(entry).href)) as M;

@@ -23,7 +23,7 @@ export function tableLines(rows: readonly Row[]): string[] {
   ];
 }
 
-/** How many first tokens of the check prompts each contestant shares with the first of its group. */
+/** A line for each contestant: for how many check prompts its first token is that of the group's first contestant. */
 export function agreementLines({ firstIds }: GroupResult): string[] {
   const [reference, ...others] = firstIds;
   return others.map(({ entry, ids }) => {
@@ -32,7 +32,7 @@ export function agreementLines({ firstIds }: GroupResult): string[] {
   });
 }
 
-/** For each cell, another contestant's time (and memory) divided by that of the group's first: above 1 ours is better. */
+/** For each cell, another contestant's time (and memory) divided by that of ours, the group's first. Above 1 ours is better. */
 export function ratioLines(group: readonly Entry[], rows: readonly Row[]): string[] {
   const [ours, ...others] = group;
   const rowOf = (entry: Entry, { batch, context }: Row) =>

@@ -6,7 +6,7 @@ import { adapterAnswerSchema, type SequenceRequest, type TokenFrame } from "../.
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 
-/** Starts a backend for the time of `work`. */
+/** Runs `work` with a backend that is started before it and stopped after it. */
 export async function withBackend<T>(
   settings: Record<string, string>,
   work: (backend: Backend) => Promise<T>,

@@ -20,7 +20,7 @@ const tools = [
 interface Asked {
   prompt: string;
   name: string;
-  /** The right arguments. */
+  /** The arguments of the right call. */
   wanted: Record<string, string | number>;
 }
 const cities = ["Paris", "London", "Tokyo", "Madrid", "Rome", "Berlin", "Oslo"];

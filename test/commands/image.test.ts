@@ -32,7 +32,7 @@ function context(paths: string[]): { app: string; files: string[] } {
   return { app, files };
 }
 
-/** Runs a stage's command in a folder, and its health check after the ready line. Returns what that line says. */
+/** Runs a stage's command in a folder and, after the ready line, its health check. Returns the ready line's JSON. */
 async function serve(stageName: string, app: string, variables: Record<string, string>) {
   const [, stage] = new RegExp(`^FROM \\S+ AS ${stageName}$(.*?)^FROM `, "ms").exec(dockerfile)!;
   const [probe, command] = [...stage.matchAll(/^ *CMD (\[.*\])$/gm)].map(([, json]) => JSON.parse(json) as string[]);

@@ -75,7 +75,7 @@ afterAll(async () => {
   await rm(clone, { recursive: true, force: true, maxRetries: 3 });
 });
 
-/** Copies the files that are tracked or not ignored, and links the installed packages. */
+/** Copies the project's files that Git tracks or does not ignore, and links the installed packages. */
 async function cloneInto(folder: string): Promise<void> {
   const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const { stdout } = await promisify(execFile)("git", args, { cwd: root, maxBuffer: 2 ** 26 });

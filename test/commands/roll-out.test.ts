@@ -24,7 +24,7 @@ const concurrency = 8;
 const folder = temporaryFolder();
 let stack: Stack;
 let bodies: Body[];
-/** Hashes of two manifests, and by fingerprint the streams of each in a run without switches. */
+/** `old` and `next`: hashes of two manifests. `expected`: by fingerprint, the streams of each of the two sets in a run without switches. */
 let old: string;
 let next: string;
 let expected: Map<string, Answer[]>;
@@ -142,7 +142,7 @@ test("a set that is damaged in the bucket: edge and backends refuse it, each log
   expect([...requireUndisturbed(answers, expected).keys()]).toEqual([fingerprintOf(old)]);
 });
 
-/** Truncates one object before the pointer is written, after the publisher has checked it. */
+/** A bucket that truncates one object after the publisher has checked it and before the pointer is written. */
 class HarmingBucket extends FolderBucket {
   harmed = "";
 

@@ -96,7 +96,7 @@ test("HTTPS with a certificate of one's own; SIGTERM lets a stream end, after /r
   const { edge: local } = readLocalRun(edge.state)!;
   await expect.poll(() => fetch(`${local}/readyz`).then(({ status }) => status), patience).toBe(200);
 
-  // The stream lasts 4 s, longer than the shutdown's notice period and a second.
+  // The stream lasts 4 s, which is longer than the shutdown's notice period plus a second.
   const tokens = Math.ceil(4000 / stepMs);
   const body = JSON.stringify({ prompt: "Once", max_tokens: tokens, stream: true });
   const agent = new Agent({ ca: await readFile(certificate), servername: "localhost" });

@@ -14,8 +14,8 @@ import { freePorts, runningStack } from "../support/stack.ts";
 const patience = { timeout: 20_000 };
 
 /**
- * Runs the bootstrap, or `file`, in a process group of its own, as npm does. `ready` is the ready line; it rejects with stderr if the
- * process ends without one.
+ * Runs the bootstrap, or `file`, in a process group of its own, as npm does. `ready` is a promise of the ready line, which rejects with
+ * stderr if the process ends without that line.
  */
 async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs") {
   const [edge, backend] = await freePorts(2);
@@ -80,7 +80,7 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
   });
   const readers = await Promise.all(answers);
 
-  // The whole group gets the signal, as from a terminal, and the bootstrap passes it on: its children get it twice.
+  // The whole group gets the signal, as from a terminal, and the bootstrap passes it on, so its children get the signal twice.
   signalGroup(child, "SIGINT");
   expect((await ended).code).toBe(0);
   await Promise.allSettled(readers.map((reader) => reader.cancel()));

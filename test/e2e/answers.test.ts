@@ -13,7 +13,7 @@ const ours = new DocumentSchemas();
 
 interface Exchange {
   path: string;
-  /** The path in the API's document, if it has a parameter. */
+  /** The path in the API's document, if `path` has a value in place of a parameter. */
   route?: string;
   method?: "GET" | "POST" | "DELETE" | "PUT";
   body?: object | string | FormData;
@@ -159,7 +159,7 @@ test("adapters of one's own, and the model that comes with one", async () => {
 });
 
 test("the document's own examples", async () => {
-  // The adapter and the file that an example makes are used by later ones.
+  // Later examples use the adapter and the file that an example makes.
   let [adapter, file] = ["", ""];
   const lines = ["one", "two"].map((word) => JSON.stringify({ prompt: word, completion: " more" })).join("\n");
   for (const { method, path, request, status } of operations) {

@@ -1,6 +1,6 @@
 /**
- * Unmodified clients of others against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. For one model and seed
- * they must return what plain HTTP returns.
+ * Unmodified third-party clients against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. For one model and seed they
+ * must return what plain HTTP returns.
  */
 import "../../edge/client/openai.ts";
 import { createOpenAI } from "@ai-sdk/openai";
@@ -48,7 +48,7 @@ async function vectors(): Promise<number[][]> {
   return data.map(({ embedding }) => embedding);
 }
 
-/** The text of a stream, of whose parts `textOf` returns the text. */
+/** Joins the text of a stream. `textOf` returns the text of one part. */
 async function joined<T>(stream: AsyncIterable<T>, textOf: (part: T) => string | null | undefined): Promise<string> {
   let text = "";
   for await (const part of stream) text += textOf(part) ?? "";
@@ -122,7 +122,7 @@ describe("the openai SDK", () => {
   test("responds, whole, streamed, and through its stream helper", async () => {
     const expected = await chat(sampling);
     const request = { model, instructions: system, input: question, max_output_tokens: 24, temperature: 0.7, seed: 3 };
-    // Compile-time check: our type has every field of the SDK's; `usage` is null until the end, as OpenAI sends it.
+    // Compile-time check: our type has every field of the SDK's type; `usage` is null until the end, as OpenAI sends it.
     const typed = (answer: ResponseObject): Omit<OpenAI.Responses.Response, "output_text" | "usage"> => answer;
     const whole = await client.responses.create({ ...request, stream: false });
     expect(typed(whole as unknown as ResponseObject)).toBe(whole);

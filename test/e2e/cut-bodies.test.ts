@@ -10,7 +10,7 @@ const keys = Array.from({ length: 16 }, (_, i) => `sk-chameleon-cut-${i}`);
 /** Requests before the first measurement: the inspector keeps a thousand log lines, so memory grows until then. */
 const warmUp = 1200;
 const cut = 3000;
-/** Maximum bytes that a request may leave. A request that stays leaves 1700; the isolate's other work changes it by up to 300. */
+/** Maximum bytes that a request may leave. An unreleased request leaves 1700; the isolate's other work changes the figure by up to 300. */
 const bytesEach = 800;
 
 test("a body that breaks off is released with its request", async () => {
@@ -37,7 +37,7 @@ test("a body that breaks off is released with its request", async () => {
   expect(grown).toBeLessThan(cut * bytesEach);
 });
 
-/** Most requests end while the Worker reads the body, so that it has a buffer to release. */
+/** Sends a request without the end of its body. Most such requests end while the Worker reads the body and must release its buffer. */
 async function cutOne(key: string, port: number): Promise<void> {
   const body = new TextEncoder().encode(JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 2 }));
   const head = [

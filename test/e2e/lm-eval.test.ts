@@ -41,7 +41,7 @@ test(`likelihoods of a batch of token ids are those of each alone (seed ${seed})
 
 test("a continuation is greedy only if it is the model's own", async () => {
   const prompt = idsOf(20);
-  // The likeliest next token's logprob. Candidates are compared by it, because the answer gives no token ids.
+  // The log-probability of the likeliest next token. Candidates are compared with this value, because the answer gives no token ids.
   const { choices } = await complete({ model, prompt: [prompt], max_tokens: 1, temperature: 0, logprobs: 1 });
   const best = choices[0].logprobs!.token_logprobs[0]!;
   const candidates = Array.from({ length: 32 }, (_, i) => 300 + 40 * i);

@@ -24,7 +24,7 @@ const start = (data: string) => startStack({ STATE_DIR: join(folder, "state"), D
 let stack = await start("one");
 atEnd(() => stack.stop());
 
-/** Mean log-probability of a text's tokens under `adapter`, without the first 64, which are evidence. */
+/** Mean log-probability of a text's tokens under `adapter`, except for the first 64 tokens, which serve as evidence. */
 async function scoreOf(prompt: string, adapter: string): Promise<number> {
   const asked = { prompt, max_tokens: 0, echo: true, logprobs: 0, chameleon: { adapter, evidence_tokens: 64 } };
   const { choices } = await stack.ask<CompletionResponse>("/v1/completions", asked);

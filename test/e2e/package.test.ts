@@ -21,7 +21,7 @@ const env: NodeJS.ProcessEnv = {
   PATH: [path.dirname(process.execPath), outside.PATH].join(path.delimiter),
 };
 
-/** npm's errors without a registry. Then nothing can be installed, and these tests are reported as skipped. */
+/** npm's errors if no registry can be reached. Then nothing can be installed, and these tests are reported as skipped. */
 const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ENOTCACHED)\b/;
 let isOffline: boolean;
 
@@ -134,7 +134,7 @@ test("its commands work without a checkout, and those of developers are not ther
   expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
   expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
   for (const [command, code, message] of [
-    // These two call a server, and none runs here.
+    // These two commands call a server, and none runs here.
     ["publish --list", 1, /^[^\n]*chameleon start[^\n]*\n$/],
     ["keys list", 1, /^[^\n]*chameleon start[^\n]*\n$/],
     ["check", 2, /no command/],

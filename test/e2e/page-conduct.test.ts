@@ -13,7 +13,7 @@ const stack = await sharedStack();
 const browser = await launchBrowser();
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
-/** Stops the next answer after so many tokens. It runs in the page, since a fast machine would finish before Playwright. */
+/** Stops the next answer after `tokens` tokens, by a script in the page: a fast machine would finish before Playwright reacts. */
 async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
   await page.evaluate(`{
     const answer = document.getElementById("adapted-answer");
@@ -30,7 +30,7 @@ async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
 }
 
 describe.skipIf(!browserProgram)("the page", () => {
-  // The two looks that page.test.ts leaves out.
+  // The two combinations of width and colours that page.test.ts leaves out.
   const looks = [
     { width: 390, colorScheme: "light" },
     { width: 1280, colorScheme: "dark" },
@@ -266,7 +266,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.fill("#prompt", "Anything");
       await page.click("#go");
       await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
-      // No figure of the answer before stays beside the error.
+      // No figure of the previous answer stays beside the error.
       for (const figures of ["#weights", "#evidence", "#adapted-by", "#adapted-facts", "#base-facts"])
         expect(await driver.text(figures), figures).toBe("");
       await page.unroute("**/v1/completions");

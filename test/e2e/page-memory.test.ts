@@ -76,7 +76,7 @@ describe.skipIf(!browserProgram)("your text", () => {
     expect(await driver.text("#documents-total")).toContain(`“${held}”`);
     expect(await axeViolations(page)).toEqual([]);
 
-    // The held-back document is added only when the gain without it was compared; until then this request waits.
+    // The page adds the held-back document last. Its request waits until the test has compared the gain without that document.
     const compared = Promise.withResolvers<void>();
     await page.route("**/v1/adapters/*/documents", (route) => compared.promise.then(() => route.continue()));
     await page.click("#text-create");

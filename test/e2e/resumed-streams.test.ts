@@ -62,7 +62,7 @@ async function used(): Promise<[requests: number, tokens: number]> {
   const sum = (of: (row: UsageReport["data"][number]) => number) => data.reduce((total, row) => total + of(row), 0);
   return [sum((row) => row.requests), sum((row) => row.completion_tokens)];
 }
-/** Waits until these requests and tokens were added. */
+/** Waits until this many requests and tokens were added. */
 const expectAdded = ([requests, tokens]: [number, number], added: [requests: number, tokens: number]) =>
   vi.waitFor(async () => expect(await used()).toEqual([requests + added[0], tokens + added[1]]));
 

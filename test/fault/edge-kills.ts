@@ -75,7 +75,7 @@ const plus = (one: Used, other: Used, sign = 1): Used => ({
 
 /** A request that may be cut off. */
 interface Cut {
-  /** The most that it may be charged. */
+  /** The most use that the request may be charged. */
   most: Used;
   /** The part of a stream that the client has; null if the answer is not a stream. */
   text: string | null;
@@ -87,7 +87,7 @@ interface CallerOptions {
   edge: KilledEdge;
   tenant: string;
   key: string;
-  /** Whether it uses the client library. */
+  /** Whether the caller uses the client library. */
   isResuming: boolean;
   random: () => number;
 }
@@ -337,7 +337,7 @@ export async function killUnderLoad(
   /** Streams in `cutCharged` whose client lacks a token, which was on its way when the charge was stored. */
   let cutUnsent = 0;
   const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
-  // All keys are made first: once an address has used up its look-ups, only keys that existed a minute ago are known.
+  // All keys are made first: once an address has used up its look-ups of unknown keys, the edge accepts only keys a minute old or older.
   const extras: { caller: Caller; gone: NewKey }[] = [];
   for (let round = 0; round < kills; round++) {
     const tenant = `limited-${round}`;
@@ -357,7 +357,7 @@ export async function killUnderLoad(
       return response.ok ? "ok" : ((await response.json()) as { error: { code: string } }).error.code;
     };
     const askedMs = performance.now();
-    // A request that finds the edge full counts, too.
+    // A request that finds the edge full counts against the limit, too.
     for (let i = 0; i < limit; i++) assert.match(await ask(), /^(ok|overloaded)$/);
     await callAdmin(edge.state, "DELETE", `/keys/${gone.id}`);
     revoked.push(gone.key);
@@ -389,7 +389,7 @@ export async function killUnderLoad(
     assert.equal(status, 401);
   }
   return {
-    // Answers that ended, with memories and resumed streams; each was charged exactly once.
+    // `answers` includes resumed streams and requests that made memories. Each answer that ended was charged exactly once.
     ...{ kills, answers: sum(({ answers }) => answers), tokens: sum(({ charged }) => charged.tokens) },
     ...{ resumed: sum(({ resumed }) => resumed), cut, cutCharged, cutUnsent },
     ...{ memoriesMade: sum(({ made }) => made), memoriesDeleted: sum(({ deleted }) => deleted) },

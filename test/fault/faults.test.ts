@@ -24,7 +24,7 @@ test.each(scenarios)("$name: no stream fails, and each is what it would have bee
   console.log(resultLine(result));
   expect(result.examples).toEqual([]);
   expect([result.failed, result.different]).toEqual([0, 0]);
-  // Without a resumed or retried sequence the fault hit nothing.
+  // Without a resumed or retried sequence the fault had no effect.
   const { resumed = 0, retried = 0 } = result.events;
   if (scenario.name !== "slow") expect(resumed + retried).toBeGreaterThan(0);
 });

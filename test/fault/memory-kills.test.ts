@@ -17,7 +17,7 @@ const text = (length: number) => Array.from({ length }, () => words[Math.floor(r
 
 const victims = ["backend", "engine", "edge"] as const;
 type Victim = (typeof victims)[number];
-/** The tenant whose fine-tuning job a victim's kill interrupts. */
+/** The tenant whose fine-tuning job is interrupted when the victim is killed. */
 const tuningOf = (victim: Victim) => `${victim}-tuning`;
 const patience = { timeout: 120_000, interval: 50 };
 
@@ -154,7 +154,7 @@ test.each(victims)(`a fine-tuning job goes on, and is charged once: %s (seed ${s
     return [total.requests, total.prompt_tokens];
   };
   await expect.poll(used, patience).toEqual([1, ended.trained_tokens]);
-  // A charge that was not stored would be sent again when the object is loaded.
+  // A charge that was not stored as settled would be sent again when the tenant's object is loaded again.
   await cluster.killEdge();
   await cluster.startEdge();
   expect(await json<Adapter>(tenant, "/v1/adapters/task")).toMatchObject({ examples: examples.length });

@@ -22,7 +22,7 @@ const words = "the river carries its boats past quiet mills and over the long fi
 // Room for about two memories in RAM and four on disk.
 const room = { MEMORY_CACHE_BYTES: "40000", MEMORIES_BYTES: "80000" };
 const cluster = stopAtEnd(await startMemoryCluster(tenants, room));
-/** For each tenant every hash that answers told it. */
+/** For each tenant, every hash that its answers contained. */
 const hashes = new Map(tenants.map((tenant) => [tenant, new Set<string>()]));
 let passages = 0;
 
@@ -36,7 +36,7 @@ const documentsOf = (tenant: string, count: number) => [
   ...Array.from({ length: count }, (_, i) => ({ name: `${marks.get(tenant)} ${i}.md`, text: textOf(tenant, 60) })),
 ];
 
-/** Calls as a tenant. Checks that the answer has no mark or hash of others, except in `asked`, text that it repeats. */
+/** Sends a request as a tenant. Checks that the answer has no mark or hash of other tenants, except in text that it repeats: `asked`. */
 async function called(tenant: string, method: string, route: string, body?: unknown, asked = ""): Promise<Response> {
   const answered = await cluster.call(tenant, method, route, body);
   const text = (await answered.text()) + JSON.stringify([...answered.headers]);
@@ -60,7 +60,7 @@ const anyName = fc.constantFrom("notes", "mail", "own");
 const nameOf = (tenant: string, name: string) => (name === "own" ? `${marks.get(tenant)}-own` : name);
 
 const anySignal = fc.constantFrom<NodeJS.Signals>("SIGKILL", "SIGTERM");
-/** An act of this kind. */
+/** Arbitrary acts of this kind; `model` has the arbitraries of their other fields. */
 const act = <K extends string, T>(kind: K, model: { [name in keyof T]: fc.Arbitrary<T[name]> }) =>
   fc.record({ kind: fc.constant(kind), ...model }) as unknown as fc.Arbitrary<{ kind: K } & T>;
 

@@ -10,7 +10,7 @@ import { shippedCentroids } from "./traffic.ts";
 
 const marker = "Pemberley porcupine";
 const tokenIds = [1801, 1802, 1803];
-/** Words of the marker, and two of the ids with any separators. */
+/** The marker's words, and two of the token ids with any separators between them. */
 const forbidden = [/pemberley/i, /porcupine/i, /1801\D{1,4}1802/];
 
 const exported: string[] = [];
@@ -88,7 +88,7 @@ test("logs of requests whose backend fails, breaks off inside a frame, dies, or 
   proxy.trouble = { kind: "failing" };
   for (const model of ["gpt2", "gpt2:auto"]) expect((await complete({ model }))[0]).toBe(200);
   proxy.trouble = { kind: "torn" };
-  // The edge avoids a backend that failed for a moment, so the first requests may go to the other one.
+  // For a moment the edge avoids a backend that has failed, so the first requests may go to the other backend.
   let sent = 0;
   await expect
     .poll(
@@ -106,7 +106,7 @@ test("logs of requests whose backend fails, breaks off inside a frame, dies, or 
   const streams = Array.from({ length: 12 }, (_, i) =>
     complete({ model: `gpt2:c${i}`, max_tokens: 200, stream: true }),
   );
-  // The edge may still avoid that backend, so the streams may be on either.
+  // The edge may still avoid the backend that failed, so the streams may run on either backend.
   const running = () => Promise.all(cluster.backends.map((one) => one.metric("vllm:num_requests_running")));
   let first = -1;
   await expect

@@ -25,7 +25,7 @@ const adapterOf = async (tenant: string): Promise<Adapter> => {
   return data[0];
 };
 
-/** Asks by name, or lets the prompt choose. Returns the fingerprint of the artifacts that answered; the memory must be used. */
+/** Asks an adapter by name, or lets the prompt choose. Returns the fingerprint of the artifacts that answered; the memory must be used. */
 async function ask(tenant: string, isNamed: boolean): Promise<string> {
   const chameleon = isNamed ? { adapter: "notes" } : {};
   const body = { prompt: `The boats of ${tenant} carry`, max_tokens: 4, chameleon };

@@ -11,9 +11,9 @@ import { type Answer, type Body, Traffic } from "./traffic.ts";
 
 export interface Scenario {
   name: string;
-  /** The trouble of a proxy in front of the first backend, from the first request to the last. Without it there is no proxy. */
+  /** The fault of a proxy in front of the first backend, from the first request to the last. Without `trouble` there is no proxy. */
   trouble?: Trouble;
-  /** Causes the fault, once clients have a twentieth of all chunks. */
+  /** Causes the fault, after clients have received a twentieth of all chunks. */
   strike?(cluster: Cluster): Promise<void>;
   /** Undoes the fault. */
   repair?(cluster: Cluster): Promise<void>;
@@ -87,7 +87,7 @@ export async function runScenario(
   try {
     cluster.proxy.trouble = trouble ?? { kind: "none" };
     const strike = async () => {
-      // Early, because the chunks that clients have lag behind what backends have computed.
+      // The fault comes early, because the chunks that clients have received lag behind those that backends have computed.
       await traffic.seen(Math.ceil(chunks / 20));
       await scenario.strike?.(cluster);
     };
@@ -107,7 +107,7 @@ export async function runScenario(
       name: scenario.name,
       requests: answers.length,
       failed: failed.length,
-      /** Streams that differ from the run without a fault. */
+      /** Number of streams that differ from the run without a fault. */
       different: different.length,
       events: edge.events(),
       firstMs: median(answers.map(({ firstMs }) => firstMs)),

@@ -55,7 +55,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   const file = path.join(folder, "backup.tar.gz");
   await run("backup", file, saved.state);
   const after = callers.map(promised);
-  // The edge serves on after the backup.
+  // The edge goes on answering after the backup.
   const answered = answers();
   await expect.poll(answers, patience).toBeGreaterThan(answered);
   isKilled = true;
@@ -90,7 +90,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   await traffic;
   await saved.stop();
 
-  // A restore that stops half way: the link to nowhere cannot be replaced by a folder.
+  // This restore stops half way, because `objects` is a broken link, which a folder cannot replace.
   const part = path.join(folder, "part");
   await mkdir(part);
   await symlink("nowhere", path.join(part, "objects"));

@@ -13,7 +13,7 @@ export interface Body {
   [option: string]: unknown;
 }
 
-/** What a client has of a stream's answer, at first nothing. */
+/** What a client has received of a stream's answer: at first nothing. */
 const newAnswer = () => ({
   /** The stream, joined over its chunks. Equal for equal completions. */
   seen: {
@@ -49,7 +49,7 @@ export const shippedCentroids: readonly string[] = (
   JSON.parse(readFileSync(`${smallArtifacts}/manifest.json`, "utf8")) as { centroids: { id: string }[] }
 ).centroids.map(({ id }) => id);
 
-/** Equal requests for an equal count: greedy and seeded, with everything that a stream can carry. */
+/** Makes the same requests for the same `count`: greedy and seeded ones, with everything that a stream can carry. */
 export function requestsOf(count: number, tokens: number): Body[] {
   const models = ["gpt2:auto", "gpt2", ...shippedCentroids.map((id) => `gpt2:${id}`)];
   return Array.from({ length: count }, (_, i): Body => {
@@ -87,7 +87,7 @@ export class Traffic {
     this.#edge = edge;
   }
 
-  /** Resolves when all streams together have received so many chunks. */
+  /** Resolves when all streams together have received `chunks` chunks. */
   seen(chunks: number): Promise<void> {
     return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
   }

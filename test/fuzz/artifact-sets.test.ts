@@ -1,6 +1,6 @@
 /**
- * Damaged and hostile sets of artifacts. A valid set is changed and published; edge, backend and publisher read it. Each serves the set,
- * all parts of which then work, or throws an Error that names the file. Only folders named by a hash are written, and nothing of a
+ * Damaged and hostile sets of artifacts. A valid set is changed and published; edge, backend and publisher read it. Each of them accepts
+ * the set, and then all its parts work, or throws an Error that names the file. Only folders named by a hash are written, and nothing of a
  * refused set stays in memory.
  * Another seed, or more sets: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
  */
@@ -56,12 +56,12 @@ const oddJson = fc.oneof(
   fc.constantFrom(10, 1000, 100_000).map((length) => `[${"0,".repeat(length)}0]`),
   fc.constantFrom(10, 50_000).map((depth) => "[".repeat(depth) + "]".repeat(depth)),
 );
-/** A place in a file, as a share of its length. All are equally likely: by default fast-check prefers the ends. */
+/** A place in a file, as a share of its length. All places are equally likely: by default fast-check prefers the ends. */
 const share = fc.noBias(fc.nat(999_999)).map((millionths) => millionths / 1e6);
 
 type ChangeBytes = (bytes: Bytes) => Bytes;
 const elementHarm: fc.Arbitrary<ChangeBytes> = fc.oneof(
-  // First a float: not a number, infinite or huge. Then a token id: within the vocabulary or beyond it.
+  // First harm: a float that is not a number, infinite or huge. Second harm: a token id within the vocabulary or beyond it.
   fc.tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699)).map(([at, word]) => (bytes: Bytes) => {
     const changed = Uint8Array.from(bytes);
     new DataView(changed.buffer).setUint32(4 * Math.floor((at * (bytes.length - 4)) / 4), word, true);
@@ -119,14 +119,14 @@ const seldom = <T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U) =>
 const harms = fc.record({
   file: fc.constantFrom<string>(...setFiles),
   harm: fc.oneof(elementHarm, elementHarm, byteHarm, headerHarm, noHarm),
-  /** Whether the manifest lists the changed file's own size and hash, which is malice; otherwise the file is damaged. */
+  /** True: the manifest lists the changed file's size and hash, as a hostile publisher's does. False: it lists the original file's. */
   isListed: seldom(fc.constant(false), true),
   manifest: seldom(manifestHarm, null),
   pointer: seldom(manifestHarm, null),
 });
 type Harm = typeof harms extends fc.Arbitrary<infer T> ? T : never;
 
-/** The files of a changed set by their names, and as objects by the names that they have in the bucket. */
+/** A changed set: its files by name, and the same files as objects by their names in the bucket. */
 async function harmed({ file, harm, isListed, manifest: manifestHarm }: Harm): Promise<[files: Files, objects: Files]> {
   const files = new Map(valid);
   const bytes = harm(files.get(file)!);
@@ -224,7 +224,7 @@ test("a changed set is served and all of it works, or is refused with a file's n
     const published = await outcomeOf(
       async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
     );
-    // A set that can be published is served by the edge, and by a backend that has its model. An unchanged set can be published.
+    // If a set can be published, the edge serves it, and so does a backend that has the set's model. An unchanged set can be published.
     if (published) {
       const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid));
       expect([published, edge, backend]).toEqual([hash, hash, isOfModel ? hash : null]);
@@ -251,7 +251,7 @@ test("a changed set is served and all of it works, or is refused with a file's n
   expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
 });
 
-/** What a manifest says of the model, as far as a backend checks it. A backend refuses a set if its own model differs here. */
+/** The parts of the model in a manifest that a backend compares with its own model. The backend refuses the set if they differ. */
 function shapeIn(files: Files): object {
   const { model } = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
   return { ...model, name: null, servedAs: null, chatTemplate: null };

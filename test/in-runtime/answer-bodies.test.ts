@@ -31,7 +31,7 @@ const scored = (id: string, index: number, top: number) => ({
   ...{ logprob: -0.5, alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]) },
 });
 
-/** A backend for one call. `started` sends a request, and resolves to the ids of its sequences once the call is there. */
+/** A backend for one call. `started` sends a request, and resolves to the ids of its sequences once the backend has received the call. */
 function oneCall() {
   const { bodies, seen } = lateBackend(1);
   const started = async (body: object, app = testApp({ heartbeatMs: 60_000 }), init?: RequestInit) => {
@@ -43,7 +43,7 @@ function oneCall() {
 }
 const failure = new ServiceError("internal", "why");
 
-/** Opens a body. `told` records the overflow and the end that its owner is told of. */
+/** Opens a body. `told` records what the body reports to its owner: an overflow, and its end. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
   const { maximumBytes = 1000, isStream = true } = options;
   const told: { overflow: ServiceError | null; ended: EndReason | null } = { overflow: null, ended: null };
@@ -90,7 +90,7 @@ describe("a body", () => {
     slow.body.write("z");
     expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
     slow.body.write("never");
-    // The text that the runtime has taken is delivered; the text that waited is dropped.
+    // The text that the runtime has read from the body is delivered; the text that waited is dropped.
     expect(await slow.text()).toBe(`${"x".repeat(1000)}why`);
     other.body.complete("other");
     expect(await other.text()).toBe("other");
@@ -109,7 +109,7 @@ describe("a body", () => {
     expect(bodies.heldBytes).toBe(begun.length + "why".length);
     expect(await text()).toBe(`${begun}why`);
     await vi.waitFor(() => expect(told).toEqual({ overflow: failure, ended: "failed" }));
-    // A last text that the client has begun to read is kept, too; one that waits behind another text is dropped.
+    // A last text that the client has begun to read is kept, too. A last text that waits behind another text is dropped.
     const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
     closing.body.complete(begun);
     closing.body.fail("limit", failure);
@@ -168,9 +168,9 @@ test("if an object's bodies hold too much, the largest body of the tenant that h
   expect(larger.told.overflow).toBeNull();
   small[0].body.setPendingBytes(1200, true);
   expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
-  // The client may still read the bytes that the runtime has taken.
+  // The larger body does not end: the runtime has read its bytes, so the client may still get them.
   expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
-  // A body whose taken bytes alone exceed the limit breaks off.
+  // A body breaks off if the bytes that the runtime has read from it exceed the limit by themselves.
   const largest = write(9000, 1);
   expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
   expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);

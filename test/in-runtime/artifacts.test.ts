@@ -55,7 +55,7 @@ afterEach(async () => {
   for (const hash of loaded.splice(0)) await caches.default.delete(cacheUrl(hash));
 });
 
-/** The sets that a new isolate serves from the bucket, and the events that it reports in `told`. */
+/** The sets that a new isolate serves from the bucket. `told` has the events that the isolate reports. */
 function isolate() {
   let nowMs = 0;
   const told: { event: string; manifest: string | null; cause?: string }[] = [];
@@ -141,7 +141,7 @@ describe("a damaged set is refused and reported, and the old set stays; once men
     ["a missing manifest", manifestFile, missing, /is not in the bucket/],
   ];
   test.each(harms)("%s", async (_, name, harm, message) => {
-    // A set that shares no object with the old one, so damage to it leaves the old one whole.
+    // The new set shares no object with the old one, so damage to the new set leaves the old one whole.
     const files = await edgeModelFiles(true);
     const hash = await upload(files);
     const one = isolate();

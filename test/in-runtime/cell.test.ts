@@ -32,7 +32,7 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
 
 const waitingInCell = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.waiting);
 
-/** Starts as many requests as may leave at once and leaves their calls unaccepted, so later requests are gathered. */
+/** Starts `callsPerGroup` requests and leaves their calls unaccepted, so that the queue gathers later requests. */
 async function unaccepted(
   app: ReturnType<typeof testApp>,
   { bodies, seen }: Pick<ReturnType<typeof lateBackend>, "bodies" | "seen">,
@@ -254,7 +254,7 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     while (!(await reader.read().catch(() => ({ done: true }))).done);
     await app.settled();
-    // The Worker settles with no use, which frees the place even if no cell had received the request.
+    // The Worker settles the request with no use, which frees its reservation even if no cell had received it.
     expect([seen.batches.length, app.lost, app.logged, settled]).toEqual([1, [], [], [[]]]);
   });
 

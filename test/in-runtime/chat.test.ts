@@ -37,7 +37,7 @@ const turn = (role: string, content: unknown) => ({ role, content });
 const user = (content: unknown) => ({ messages: [turn("user", content)] });
 const { messages: hello } = user("aaa");
 
-/** Ids of the prompt that the backend is sent for a chat. */
+/** Ids of the prompt that the edge sends to the backend for a chat. */
 async function promptOf(body: object, app?: ReturnType<typeof chatApp>) {
   const seen = backendAnswers(({ id }) => saying(id, "b"));
   await chatted(body, app);

@@ -39,7 +39,7 @@ export const accessWith = (change: Partial<Access> = {}): Access => ({
   ...{ origins: [], ...change },
 });
 
-/** Computes answers in the Worker instead of a cell, with these limits on calls. `parts` replace parts of the writer. */
+/** Cells that compute answers in the Worker itself, with these limits on calls. `parts` replace parts of the answer's writer. */
 export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const routing = createRouting({

@@ -126,7 +126,7 @@ test("a settlement is counted once though nothing ran for a day between two trie
   await inLedger((_, { storage }) => {
     const ago = 86_400_000;
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
-    // Entry `before` is older than the time that settlements are remembered, and other requests were settled since.
+    // The entry `before` is older than the time for which settlements are remembered, and other requests were settled after it.
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE key = 'before'", settledMs);
   });
   await evictDurableObject(ledger);

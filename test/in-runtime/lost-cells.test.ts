@@ -83,7 +83,7 @@ const withoutIds = (events: string[]) => byChoice(events.map((event) => event.re
 const stream = { prompt: "aaa", max_tokens: 12, stream: true };
 const seeded = { prompt: "aaa", seed: 5, temperature: 1 };
 describe("streams whose cell is lost", () => {
-  // This test runs first, because the ledger may write the use of others late.
+  // This test runs first, because the ledger may write the use of other tests' requests late.
   test("are counted once", async () => {
     const used = async () => {
       const rows = await ledgerOfTenant("local").usage();
@@ -104,7 +104,7 @@ describe("streams whose cell is lost", () => {
   test.each([
     ["one choice", 60, { prompt: "aaa", max_tokens: 6 }],
     ["seeded choices with echo, logprobs and usage", 20, { ...echoed, max_tokens: 9 }],
-    // This stream is too long to be passed on natively, so the Worker reads its events.
+    // This stream is too long to pass through the Worker natively, so the Worker reads its events.
     ["a long one", 4, { ...seeded, max_tokens: 20, n: 16, logprobs: 5 }],
     ["several centroids, with a stop string", 20, { ...seeded, prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"] }],
   ])(
@@ -206,7 +206,7 @@ describe("streams whose cell is lost", () => {
 });
 
 describe("a client that leaves between two cells", () => {
-  /** A tenant with room for one request, and cells in a namespace of the test's. */
+  /** A tenant with a limit of one concurrent request, whose app calls the cells of `namespace`. */
   async function limited(namespace: CellNamespace) {
     const secret = `sk-${crypto.randomUUID()}`;
     const tenant = `leaves-${secret.slice(3, 11)}`;
@@ -250,7 +250,7 @@ describe("a whole answer whose cell is lost", () => {
     let isLost = false;
     let isAnswered = false;
     const startMs = Date.now();
-    // Frames come 20 ms apart, so that the cell reads each one alone, and some of them after its heartbeat.
+    // Frames come 20 ms apart, so that the cell reads each frame alone, and reads some of them after its heartbeat.
     const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
     const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });

@@ -42,7 +42,7 @@ export function ledgerOfTenant(tenant: string) {
   };
 }
 
-/** Settles a request of a tenant with limits, or, with an idempotency key, of a tenant without. */
+/** Settles a request: of a tenant without limits if an idempotency key is given, else of a tenant with limits. */
 export function settle(
   ledger: DurableObjectStub<Ledger>,
   requestId: string,

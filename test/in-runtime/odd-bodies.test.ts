@@ -56,7 +56,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   test.each(Object.keys(long))("answers a field of very many %s with a 4xx, or ignores the field", async (kind) => {
     backendAnswers(({ id }) => saying(id, "b"));
     for (const field of fields) {
-      // With any other field the body stays valid, and an adapter would really be made.
+      // Any other field would leave the body valid, and the request would really make an adapter.
       if (path === "/v1/adapters" && !(field in body)) continue;
       const response = await testApp().post(path, bodyWith(body, field, long[kind]));
       expect([field, response.status]).toEqual([field, expect.toSatisfy((status: number) => status < 500)]);

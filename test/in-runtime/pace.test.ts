@@ -15,7 +15,7 @@ function recordedKeys() {
   const looked: string[] = [];
   return { looked, keys: { accessOf: async (key: string) => accessWith({ keyId: String(looked.push(key)) }) } };
 }
-/** Counts the ids that were made. A request draws its id at once when it may start, so they tell how many have started. */
+/** Counts the request ids that were made. A request draws its id as soon as it may start, so the count says how many have started. */
 function countedIds() {
   let made = 0;
   return { made: () => made, newId: () => String(made++).padStart(32, "0") };

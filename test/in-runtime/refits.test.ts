@@ -29,7 +29,7 @@ interface Refusing {
   adapters?: () => Response;
   memories?: () => Response;
 }
-/** A backend that makes adapters and memories, except that `refusing` answers for the artifacts published later. */
+/** A backend that makes adapters and memories. For the artifacts that are published later, `refusing` answers instead. */
 function backendMakes(refusing: Refusing = {}) {
   const isLater = ({ manifestHash }: { manifestHash: string }) => manifestHash === sets.after.manifestHash;
   const seen = own.backendMakes({

@@ -248,7 +248,7 @@ describe("a search of documents", () => {
     const body = { input: "aaab", tools: [{ type: "file_search", vector_store_ids: [] }] };
     await responded(body, own.app());
     expect(seen.batches[0].sequences[0].retrieval?.passages).toBe(2);
-    // Of several stores the prompt chooses; `chameleon.retrieve` overrides the number of passages.
+    // The prompt chooses among several stores; `chameleon.retrieve` overrides the number of passages.
     const several = [{ type: "file_search", vector_store_ids: ["notes", "notes"] }];
     await responded({ ...body, tools: several, chameleon: { retrieve: 1 } }, own.app());
     expect(seen.batches[1].sequences[0].retrieval?.passages).toBe(1);

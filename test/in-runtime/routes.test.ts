@@ -291,7 +291,7 @@ describe("readiness", () => {
       expect(probes).toHaveLength(probesBefore + 1);
     }
 
-    // A probe that never ends is given up by all that wait for it, and its late result is ignored.
+    // If a probe never ends, the requests that wait for it stop waiting, and its late result is ignored.
     nowMs += 1000;
     const hung = ask(1);
     await probed(4);

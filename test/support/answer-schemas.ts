@@ -15,7 +15,7 @@ const options = { strict: false, validateFormats: false, allErrors: true };
 const document = openApiDocument("0.0.0");
 const operations = document.paths as unknown as Record<string, Record<string, Operation>>;
 
-/** Validators of our OpenAPI document. A property that the document does not name is an error, so it cannot fall behind. */
+/** Validators of our OpenAPI document. A property that the document does not name is an error, so that the document stays complete. */
 export class DocumentSchemas {
   readonly #ajv = new Ajv2020(options);
 

@@ -71,7 +71,7 @@ const backendLayers: Record<string, string[]> = {
     ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Measures what is shipped beside the paper's method. No other layer imports it.
+  // Compares what is shipped with the paper's method. No other layer imports this one.
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     // Long prompts are computed by the backend's own code.

@@ -1,4 +1,4 @@
-/** The system's Chromium, driven by Playwright; none is downloaded. Where none is installed, tests that need it are skipped. */
+/** The system's Chromium, driven by Playwright. No browser is downloaded: where none is installed, tests that need one are skipped. */
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
@@ -15,7 +15,7 @@ const places = [
 /** Path of the browser's program, or null if none is installed. CHROMIUM overrides it. */
 export const browserProgram = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place)) ?? null;
 
-/** Starts the browser, and closes it after the file's tests. Where none is installed, the tests are skipped, and no value is needed. */
+/** Starts the browser, and closes it after the file's tests. Where none is installed, these are skipped and the result is undefined. */
 export async function launchBrowser(): Promise<Browser> {
   if (!browserProgram) return undefined as never;
   // Chromium's sandbox does not start for root, as in a container. The browser opens our own page only.

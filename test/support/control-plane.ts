@@ -11,7 +11,7 @@ import { type Context, Hono } from "hono";
 export interface Version {
   id: string;
   migrationTag: string | null;
-  /** Whether it answers `/readyz` and completions. */
+  /** Whether the version answers `/readyz` and completions. */
   works: boolean;
 }
 
@@ -22,7 +22,7 @@ export interface Deployment {
 
 export class ControlPlane {
   readonly versions: Version[] = [];
-  /** Oldest first. */
+  /** Deployments, oldest first. */
   readonly deployments: Deployment[] = [];
   /** Whether the next upload becomes a version that works, one that answers errors, or is refused. */
   nextUpload: "works" | "broken" | "refused" = "works";

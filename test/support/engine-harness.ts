@@ -29,11 +29,11 @@ export interface EngineHarness {
   run(...batches: readonly Batch[]): Promise<EngineHarness>;
 }
 
-/** Requests that are submitted together. The adapter of null is the base. */
+/** Requests that are submitted together. An `adapterId` of null stands for the base. */
 export type Batch = [adapterId: string | null, ...requests: SequenceRequest[]];
 
 export function createEngineHarness(options: {
-  /** Steps in the host's memory, or a runner with keys and values of its own. */
+  /** A step runner, whose keys and values the host's memory keeps, or a runner that keeps its own. */
   runner: StepRunner | Runner;
   source?: AdapterSource;
   limits?: Partial<PlanLimits>;

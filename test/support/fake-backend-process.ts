@@ -1,6 +1,6 @@
 /**
- * A backend process without a model. It sends each sequence one token per time step; its options say which. It also speaks
- * OpenAI's completions, for a gateway that knows no other protocol.
+ * A backend process without a model. Its options set the token that it sends for each sequence, and how often. It also speaks OpenAI's
+ * completions, for a gateway that knows no other protocol.
  * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";

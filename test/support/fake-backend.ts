@@ -12,10 +12,10 @@ import { smallArtifacts } from "./small-base.ts";
 export interface FakeBackendOptions {
   /** Manifest that `/readyz` reports. */
   manifestHash: string;
-  /** Milliseconds until a sequence's first token; `stepMs`: between its later tokens. */
+  /** `firstTokenMs`: milliseconds until a sequence's first token. `stepMs`: milliseconds between its later tokens. */
   firstTokenMs: number;
   stepMs: number;
-  /** The first id is that of every token. All ids are given as the token's alternatives. */
+  /** Every token has the first id. The alternatives of a token take all ids in turn. */
   tokenIds: number[];
 }
 
@@ -40,7 +40,7 @@ const shortToken = 65;
 /** A fast engine. Its steps are long enough that 16 streams are no load on the machine. */
 export const quickEngine = { firstTokenMs: 5, stepMs: 10 };
 
-/** Reports the embedded model's manifest by default. */
+/** Starts a fake backend. By default it reports the small base's manifest. */
 export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
   const manifest = await readFile(path.join(smallArtifacts, manifestFile));
   const all: FakeBackendOptions = {
@@ -64,7 +64,7 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
   };
 }
 
-/** The tokens of the embedded model with the most bytes, longest first. */
+/** The tokens of the small base that have the most bytes, longest first. */
 export async function longestTokens(count: number): Promise<number[]> {
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(smallArtifacts, tokenizerFile))));
   const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);

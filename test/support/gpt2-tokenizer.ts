@@ -4,7 +4,7 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 
 export interface Gpt2Vocabulary {
-  /** In order of their ids. */
+  /** All pieces, in order of their ids. */
   pieces: readonly string[];
   /** Pairs of pieces, each separated by a space. */
   merges: readonly string[];

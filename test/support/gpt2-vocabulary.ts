@@ -1,6 +1,6 @@
 /**
- * GPT-2's vocabulary and a larger one, recovered from tiktoken's ranks, where a token's id is its rank. Merging a token's bytes with
- * lower ranks alone gives the two pieces that it is merged from.
+ * GPT-2's vocabulary and a larger one, recovered from tiktoken's ranks: a token's id is its rank. The two pieces that a token is merged
+ * from are found by merging its bytes with lower ranks alone.
  */
 import { get_encoding, Tiktoken, type TiktokenEncoding } from "tiktoken";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";

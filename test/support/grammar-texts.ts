@@ -44,7 +44,7 @@ export async function isAdmitted(form: string, text: string): Promise<boolean> {
   return isEnd;
 }
 
-/** Draws from the allowed tokens, those that close something more often, so that texts end. `ended`: a stop id was drawn. */
+/** Draws a text, token by token. Tokens that close something are drawn more often, so that texts end. `ended`: a stop id was drawn. */
 export async function drawn(form: string, random: () => number, most = 60) {
   const { row, advance } = await openRow(form);
   const ids: number[] = [];

@@ -2,7 +2,7 @@
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type KeyRecord, keyIdOf, keyPrefix, scopes, type TenantLimits } from "../../shared/contracts/tenants.ts";
 
-/** Name and JSON of a key's record with every scope. Its tenant has these limits alone; `change` overrides fields of the record. */
+/** Name and JSON of the record of a key with every scope. Its tenant has only these `limits`; `change` overrides the record's fields. */
 export async function keyEntry(
   key: string,
   tenant: string,

@@ -39,7 +39,7 @@ const mostCollections = 20;
 /** This many collections in a row that free nothing end a reading. A single one may run before objects are finalized. */
 const lastCollections = 3;
 const settledBytes = 20_000;
-/** Milliseconds that a command gets to arrive before `touch` runs the isolate, and that finalizers get after it. */
+/** Milliseconds that a command has to reach an isolate before `touch` makes the isolate run, and that finalizers have to run afterwards. */
 const settleMs = 20;
 
 /**

@@ -1,4 +1,4 @@
-/** Shares one load among all requests of a test file, even among those that wait for each other. */
+/** Shares one load among all requests of a test file, even among requests that wait for each other. */
 
 /** Runs `load` once and keeps its promise; after a failure the next caller tries again. */
 export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {

@@ -23,7 +23,7 @@ export async function openModelHarness(
   return { ...harnessOn(artifacts, runner), runner };
 }
 
-/** The same on a WebGPU device, where only one engine may run at a time. */
+/** Like `openModelHarness`, but on a WebGPU device, where only one engine may run at a time. */
 export async function openDeviceHarness(artifacts: Artifacts): Promise<ModelHarness<Runner>> {
   const runner = await openDeviceRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork) }, deviceLimits);
   return { ...harnessOn(artifacts, runner), runner };

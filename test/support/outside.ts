@@ -1,4 +1,4 @@
-/** The environment of a user who is outside of our checkout: nothing that npm told the test run, none of our programs. */
+/** The environment of a user who is outside of our checkout: no variables that npm set for the test run, none of our programs. */
 import path from "node:path";
 
 const ours = path.join(import.meta.dirname, "../../node_modules");

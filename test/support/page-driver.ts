@@ -16,7 +16,7 @@ export class PageDriver {
     this.page = page;
     page.on("pageerror", (error) => this.#problems.push(`error: ${error.message}`));
     page.on("console", (message) => {
-      // The browser itself logs refused requests. The page shows them in its own words, so this message is no problem.
+      // The browser itself logs refused requests. The page shows their errors in its own words, so such a log line is no problem.
       if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
         this.#problems.push(`console: ${message.text()}`);
       }
@@ -59,7 +59,7 @@ export class PageDriver {
       .evaluate((element) => element.textContent ?? "");
   }
 
-  /** Waits until both answers have ended. The page shows this, and removes it as soon as it writes again. */
+  /** Waits until both answers have ended: the page's status says so until the page writes again. */
   async ended(): Promise<void> {
     await this.says("#status", /have ended/);
   }

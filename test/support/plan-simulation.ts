@@ -44,7 +44,7 @@ const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachab
 
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
-/** Memory for `positions`. Decoding rows of two length classes costs a step as much as `classPositions` more positions. */
+/** Memory for `positions` positions. A step that decodes rows of both length classes costs as much as `classPositions` more positions. */
 export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };

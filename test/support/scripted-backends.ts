@@ -54,7 +54,7 @@ export function firstCall(signal: AbortSignal): BatchCall {
 export class ScriptedCall {
   readonly batch: BatchRequest;
   readonly signal: AbortSignal;
-  /** Numerics fingerprint of the backend that began its sequences; null if none did. */
+  /** Numerics fingerprint of the backend that began the call's sequences; null if no backend did. */
   readonly wantedNumerics: string | null;
   /** Name of the process that the call is for; null: any. */
   readonly process: string | null;
@@ -240,7 +240,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
   };
   const submitted = new Map(
     sequences.map((one, i) => {
-      // With no connection free all but the last one wait. The last one's call takes them along.
+      // No connection is free until the last sequence is submitted. The others wait until then, and its call takes them along.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
       const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const cancelOne = routing.client.submit(

@@ -1,4 +1,4 @@
-/** A process in place of the fitter's, which does what `then` says instead of the work. */
+/** Stands in for the fitter's process: does what `then` says instead of the fitter's work. */
 const { then } = JSON.parse(process.argv[2]) as { then: "answer" | "environment" | "wait" | "throw" };
 process.once("disconnect", () => process.exit());
 process.on("message", ({ id, request }: { id: number; request: object | null }) => {

@@ -18,7 +18,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return stop;
 }
 
-/** The stack with a key of `tenant`, who sees nothing of other files' adapters and use; by default with the local key. */
+/** The stack with a key of `tenant`, which sees nothing of other files' adapters and use. Without `tenant`: with the local key. */
 export async function sharedStack(tenant?: string): Promise<RunningStack> {
   const place = inject("stack");
   if (tenant === undefined) return runningStack(place);

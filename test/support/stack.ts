@@ -17,7 +17,7 @@ const root = path.join(import.meta.dirname, "../..");
 export interface StackPlace {
   edge: string;
   key: string;
-  /** The folder of its state. */
+  /** The folder of the stack's state. */
   state: string;
   backends: { url: string; pid: number }[];
 }
@@ -25,14 +25,14 @@ export interface StackPlace {
 export interface RunningStack extends StackPlace {
   /** POSTs JSON with the key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
-  /** The JSON of an answer to the key: POST with a body, else GET. Throws an Error with the answer if its status is another. */
+  /** Sends `body` by POST, or a GET without one. Returns the answer's JSON; throws an Error with the answer if its status is another. */
   ask<T>(path: string, body?: unknown, options?: { method?: string; status?: number }): Promise<T>;
 }
 
 export interface Stack extends RunningStack {
-  /** Everything that it has written to stderr. */
+  /** Everything that the stack has written to stderr. */
   log(): string;
-  /** Kills it at once, as a failing machine does. Its state remains only if STATE_DIR was given. */
+  /** Kills the stack at once, as a failing machine does. Its state remains only if STATE_DIR was given. */
   kill(): Promise<void>;
   stop(): Promise<void>;
 }

@@ -4,7 +4,7 @@ import type { Bank, ModelShape, StepInput, StepOutput } from "../../gpu-backend/
 export interface StepRow {
   tokenIds: number[];
   gates: Float32Array;
-  /** Keys and values of the tokens before: 2L arrays of [H, pastLength, d]. */
+  /** Keys and values of the earlier tokens: 2L arrays of [H, pastLength, d], for L layers and H heads of width d. */
   past: Float32Array[];
   pastLength: number;
 }

@@ -46,7 +46,7 @@ export const tinyFamilies: Record<string, ModelConfig> = {
   },
 };
 
-/** Reads what `writeTinyModel` wrote, with its own GPT-2 or a random Llama of the same vocabulary and width. */
+/** Reads the folder that `writeTinyModel` wrote: with its own GPT-2, or with a random Llama of the same vocabulary and width instead. */
 export async function readTinyArtifacts(folder: string, family: "GPT-2" | "Llama"): Promise<Artifacts> {
   const artifacts = await readArtifacts(folder);
   if (family === "GPT-2") return artifacts;

@@ -34,7 +34,7 @@ export async function tinyTraining(
   };
 }
 
-/** The vocabulary is made of the first merges of the small base's. */
+/** Writes a model whose vocabulary is made of the small base's first merges. */
 async function writeModel(folder: string, random: () => number): Promise<void> {
   await mkdir(folder, { recursive: true });
   const merges = vocabularySize - 257;

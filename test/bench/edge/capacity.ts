@@ -40,7 +40,7 @@ interface EdgeCpuRow {
 
 type StreamsRow = Awaited<ReturnType<typeof measureStreams>>;
 
-/** The same completions as a client asks for them (`public`), and as the edge sends them to a backend (`contract`). */
+/** Bodies for the same completions: `public` as a client sends them to the edge, `contract` as the edge sends them to a backend. */
 export interface Bodies {
   manifestHash: string;
   public: string[];

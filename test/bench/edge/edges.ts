@@ -37,7 +37,7 @@ export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: 
       ...{ backend, concurrency, arrivals, requests, processes: runs.length },
       ours: each((statistic) => mean(mine.map((row) => row[statistic]))),
       theirs: each((statistic) => mean(others.map((row) => row[statistic]))),
-      /** How much later ours is. */
+      /** How many milliseconds later our edge is than the other. */
       later: each((statistic) => estimate(mine.map((row, run) => row[statistic] - others[run][statistic]))),
     };
   });

@@ -9,9 +9,9 @@ export interface Way {
   system: string;
   url: string;
   headers: Record<string, string>;
-  /** Adds headers for a body (a signature, a key). The request's time starts after it. */
+  /** Headers that depend on the body: a signature or a key. The request's time starts after they are made. */
   sign?: (body: Uint8Array) => Promise<Record<string, string>>;
-  /** Bodies of its requests, which are used in turn. */
+  /** Bodies of the requests, which are used in turn. */
   bodies: string[];
   /** Text that the answer contains as soon as it contains a token. */
   firstToken: string;

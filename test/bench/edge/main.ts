@@ -71,7 +71,7 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
-    // With 6 processes each of the three cells comes first once in each order of the two edges.
+    // With 6 processes of each edge, each of the three cells is measured first once in each order of the two edges.
     .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
@@ -234,8 +234,8 @@ function measureWays(): Promise<FirstTokenRow[]> {
 }
 
 /**
- * `run` numbers the pairs of fresh processes. Garbage collections begin at about the same request of each process, so each run has
- * another warm-up, other arrivals and another first cell.
+ * `run` numbers the pairs of fresh processes. Garbage collections begin at about the same request of each process, so each run has a
+ * different length of warm-up, different arrivals and a different first cell.
  */
 async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
@@ -278,7 +278,7 @@ async function waysBodies(tokens = maxTokens): Promise<Bodies> {
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
 }
 
-/** At least 2, which a confidence interval needs. */
+/** Parses the number of processes: at least 2, which a confidence interval needs. */
 function processCount(text: string): number {
   const value = count(text);
   if (value < 2) throw new InvalidArgumentError("must be at least 2");

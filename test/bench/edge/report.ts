@@ -4,7 +4,7 @@ import type { FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
-/** What a way adds to the way `to`: the differences of their means and percentiles. */
+/** What the way `system` adds to the way `to`: the differences of their means and percentiles. */
 export interface AddedRow extends Cell, Span {
   kind: "added";
   system: string;
@@ -44,7 +44,7 @@ export function addedLine(row: AddedRow): string {
   return `added  ${shown(row)}, ${row.system} over ${row.to}: ${span(row)}`;
 }
 
-/** Lines for the cells in which ours misses a target or the peer is faster. */
+/** Lines for the cells in which our edge misses a target or the peer is faster. */
 export function losingLines(
   cpu: readonly CpuRow[],
   addedRows: readonly AddedRow[],

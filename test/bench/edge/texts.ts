@@ -4,7 +4,7 @@ import { read } from "../../support/project.ts";
 
 const files = ["README.md", "shared/artifacts/FORMAT.md", "edge/API.md", "CHANGELOG.md"];
 
-/** `count` texts of about `tokens` tokens, each from another place in that prose. */
+/** `count` texts of about `tokens` tokens, each from another place in the project's prose. */
 export function benchTexts(tokenizer: Tokenizer, tokens: number, count: number): string[] {
   const ids = files.flatMap((file) => tokenizer.encode(read(file)));
   const stride = Math.floor((ids.length - tokens) / count);

@@ -44,7 +44,7 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
   });
   const model = await llama.loadModel({ modelPath });
 
-  /** Opens a context with room for the last sampled token, too. Otherwise evaluating that token would begin to shift it. */
+  /** Opens a context with room for the last sampled token, too. Otherwise the context would begin to shift at that token. */
   const open = async (prompts: number[][], steps: number) => {
     const contextSize = prompts[0].length + steps + 8;
     const context = await model.createContext({ sequences: prompts.length, contextSize, threads });

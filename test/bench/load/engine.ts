@@ -1,6 +1,6 @@
 /**
- * The engine under a load: requests arrive when they are due, whether or not earlier ones are done. The engine may be that of
- * another checkout, so all that runs is imported from its folder; types are this checkout's. Not here: HTTP and the edge.
+ * The engine under a load: requests arrive when they are due, whether or not earlier ones are done. The engine may be another checkout's:
+ * its code is then imported from that checkout's folder, while types are this checkout's. HTTP and the edge are left out.
  */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";

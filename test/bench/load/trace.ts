@@ -15,7 +15,7 @@ export const traceQuantiles = {
   ],
   output: [7, 41, 54, 67, 77, 85, 91, 96, 103, 113, 129, 151, 177, 217, 384, 395, 400, 411, 424, 451, 1000],
 };
-/** Tokens that a prompt as long as the context leaves for its output: the trace's median output. */
+/** Tokens that the context keeps for the output, however long the prompt is: the trace's median output. */
 const leastOutput = 129;
 
 export interface Arrival {

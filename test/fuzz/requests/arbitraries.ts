@@ -17,7 +17,7 @@ export type Delivery =
   | { kind: "cut-request"; share: number; waitMs: number }
   /** The request is sent at once; the connection is closed after this many bytes of the answer. */
   | { kind: "cut-answer"; bytes: number }
-  /** The request is sent at once; the connection is closed after `waitMs`, until which the answer is read or not. */
+  /** The request is sent at once; the connection is closed after `waitMs`. Until then the answer is read if `isReading`. */
   | { kind: "leaves"; waitMs: number; isReading: boolean };
 
 export interface BadRequest {
@@ -37,7 +37,7 @@ const validBodies: Record<string, object> = {
   "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
   "/v1/assign": { model: "gpt2:auto", input: ["Hello", "there"], top: 3 },
 };
-/** Fields with which an answer becomes, within a few tokens, as large as a request may ask for. */
+/** Fields that make an answer, within a few tokens, as large as a request may ask for. */
 const largestAnswers: Record<string, object> = {
   "/v1/completions": { n: 16, max_tokens: 8, logprobs: 5, echo: true },
   "/v1/chat/completions": { n: 16, max_tokens: 8, logprobs: true, top_logprobs: 20, chameleon: { compare: true } },

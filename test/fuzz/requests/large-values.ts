@@ -1,6 +1,6 @@
 /**
- * Values near a body's size limit: long strings, long lists, deep nesting. A body holds a placeholder instead, which is replaced in the
- * JSON text, because JSON.stringify recurses.
+ * Values near a body's size limit: long strings, long lists, deep nesting. A body holds a placeholder for such a value, because
+ * JSON.stringify recurses. The placeholder is replaced in the JSON text.
  */
 import fc from "fast-check";
 

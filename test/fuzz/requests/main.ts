@@ -12,7 +12,7 @@ import { failureOf, fuzzRequests, sequenceGauges } from "./run.ts";
 const memorySamples = 20;
 /** A run of fewer requests is not judged by its memory, because caches still fill in it. */
 const fewestForMemory = 50_000;
-/** Bytes of growth per 10,000 requests that count as none. For one request these are 50 live and 400 resident bytes. */
+/** Growth in bytes per 10,000 requests that still counts as none: 50 live and 400 resident bytes a request. */
 const levelBytes = { live: 500_000, rss: 4_000_000 };
 
 const options = parsedOptions<{ requests: number; concurrency: number; seed: number }>(
@@ -20,7 +20,7 @@ const options = parsedOptions<{ requests: number; concurrency: number; seed: num
     .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
     .option("--concurrency <n>", "how many at once", count, 32)
     .addOption(
-      // --help does not show the default, which differs in each run, since that text is a page of the documents site.
+      // --help does not show the default, which differs in each run, because its text becomes a page of the documents site.
       new Option("--seed <n>", "repeats a run").argParser(count).default((Date.now() % 1_000_000) + 1, "a new one"),
     ),
 );
