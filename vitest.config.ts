@@ -1,17 +1,17 @@
 /**
- * The test projects: where each kind of test runs, how long it may take, and which may run side by side.
- * infra/commands.mjs says which command runs which.
+ * The test projects: where each kind of test runs, how long it may take, and which may run side by side. infra/commands.mjs says which
+ * command runs which project.
  */
 import { availableParallelism } from "node:os";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 import { smallBase } from "./test/support/small-base.ts";
 
-// What tests start has it, and so do the commands that they run.
+// The processes and commands that tests start inherit these variables.
 process.env.MODEL_DIR = smallBase;
 process.env.WEIGHT_FORMAT = "fp32";
 
-/** Tests of committed files rather than of what runs: `npm run check` runs them. */
+/** Tests of committed files rather than of running code. `npm run check` runs them. */
 const lintTests = [
   "test/unit/architecture.test.ts",
   ...[
@@ -27,16 +27,16 @@ const lintTests = [
   ].map((name) => `test/unit/infra/${name}.test.ts`),
   "test/unit/infra/workflows.test.ts",
 ];
-/** Property tests that take longer than `npm test` has time for. */
+/** Property tests that take too long for `npm test`. */
 const slowFuzzTests = "test/fuzz/**/*.slow.test.ts";
-/** The embedded base in every format against PyTorch: a minute and a half. */
+/** Compares the embedded base in every format with PyTorch, which takes a minute and a half. */
 const formatTests = "test/parity/smollm2.test.ts";
 
 export default defineConfig({
   test: {
     // Only failed tests show their output.
     silent: "passed-only",
-    // Vitest leaves a core to itself, which is half of a machine of two.
+    // By default Vitest leaves a core free for itself, which is half of a machine of two cores.
     maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       { test: { name: "lint", include: lintTests, testTimeout: 60_000 } },
@@ -91,7 +91,7 @@ export default defineConfig({
           include: ["test/smoke/**/*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
-          // A whole server: not beside property tests with their short timeout.
+          // These tests start a whole server. They do not run beside property tests, whose timeout is short.
           sequence: { groupOrder: 1 },
         },
       },
@@ -102,7 +102,7 @@ export default defineConfig({
           include: ["test/commands/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          // Whole servers, of which nothing is timed: side by side, but not beside property tests with their short timeout.
+          // These tests start whole servers, but time nothing: they run side by side, but not beside property tests with short timeouts.
           sequence: { groupOrder: 1 },
         },
       },
@@ -113,7 +113,7 @@ export default defineConfig({
           include: ["test/e2e/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          // Whole servers, timed: never beside other tests.
+          // These tests time whole servers, so they never run beside other tests.
           fileParallelism: false,
           sequence: { groupOrder: 2 },
         },
@@ -134,7 +134,7 @@ export default defineConfig({
           include: ["test/abuse/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          // Whole servers under attack, with latency and memory as the judges: never beside other tests.
+          // These tests attack whole servers, and judge by latency and memory, so they never run beside other tests.
           fileParallelism: false,
           sequence: { groupOrder: 4 },
         },

@@ -1,4 +1,4 @@
-/** Keys that `chameleon start` makes, in the state folder, readable by its user only. */
+/** Makes and reads the keys of `chameleon start`. Their files are in the state folder, and only the files' owner may read them. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { writeWhole } from "../gpu-backend/files.ts";
@@ -9,10 +9,10 @@ export function newKey(): string {
   return `sk-chameleon-${randomBytes(32).toString("base64url")}`;
 }
 
-/** The API key is for an edge that other machines can reach. */
+/** Names of the keys' files. Only an edge that other machines can reach needs the API key. */
 export const keyFiles = { admin: "admin-key", api: "api-key" } as const;
 
-/** Reads a key, or makes it. Throws an Error if other users may read or write the file, or if it holds no key. */
+/** Returns the key in the file, or makes it. Throws an Error if other users may read or write the file, or if the file holds no key. */
 export async function keptKey(
   stateFolder: string,
   name: keyof typeof keyFiles,

@@ -1,6 +1,6 @@
 /**
- * `npm run audit`: ends with 1 for a known advisory on a shipped package, unless infra/advisories.json accepts it until a later date.
- * Ends with 0 if the registry offers no audits.
+ * `npm run audit`: exits with 1 if a shipped package has a known advisory, unless infra/advisories.json accepts this advisory until a later
+ * date. Exits with 0 if the registry offers no audits.
  */
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";

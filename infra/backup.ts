@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** The version file is last, so that a folder with it is completely restored. */
+/** A restore puts the version file into place last. Until then the folder's version file says `restoringVersion`. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -63,9 +63,9 @@ async function backup(file: string): Promise<void> {
 /** Returns the milliseconds that copying took. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
-  // Left out: unfinished files, locks, and SQLite's shared memory, which it rebuilds from its log.
+  // The copy leaves out unfinished files, locks, and SQLite's shared memory, which SQLite rebuilds from its log.
   const filter = (file: string) => !path.basename(file).startsWith(unfinishedPrefix) && !/\.lock$|-shm$/.test(file);
-  // `publish` may run meanwhile. It stores files before the pointer, so a copied pointer's files are there to be copied.
+  // `publish` may run meanwhile. It stores a pointer after the pointer's files. So the pointer is copied first: its files exist by then.
   for (const part of [path.relative(state, path.join(artifactsFolder(), pointerName)), ...parts]) {
     const from = path.join(state, part);
     if (existsSync(from)) await cp(from, path.join(copy, part), { recursive: true, force: false, filter });
@@ -75,7 +75,7 @@ async function copyState(state: string, copy: string): Promise<number> {
 
 const stopMs = 50;
 
-/** Pauses a process while `work` runs. A shell resumes it when stdin closes, even if this process is killed. */
+/** Pauses a process while `work` runs. A shell resumes the process once the shell's stdin closes, even if this process is killed. */
 async function whilePaused<T>(pid: number, work: () => Promise<T>): Promise<T> {
   const shell = spawn("sh", ["-c", 'kill -STOP "$0" && echo; read end; kill -CONT "$0"', String(pid)], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -115,7 +115,7 @@ async function restore(file: string): Promise<void> {
   }
 }
 
-/** Checks each object's database; opening it applies its log. Returns their number. Throws an Error that names a broken one. */
+/** Checks each object's database. Opening one applies its log. Returns their number. Throws an Error that names a broken database. */
 async function checkObjects(folder: string): Promise<number> {
   const { DatabaseSync } = await import("node:sqlite");
   const files = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sqlite"));

@@ -1,6 +1,6 @@
 /** The commands of `chameleon`. Plain JavaScript without dependencies, because bootstrap.mjs imports it before anything is installed. */
 
-/** Name, of one word or two → [help, file, first arguments]. */
+/** Command name, of one or two words → [help, file, first arguments]. */
 const forUsers = {
   start: ["serve edge and backend on this machine", "infra/start.ts"],
   "start edge": ["serve the edge alone, before backends elsewhere", "infra/start-edge.ts"],

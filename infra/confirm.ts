@@ -1,4 +1,4 @@
-/** Asks on stderr, since stdout is for results. Resolves to whether the answer is yes. Rejects if `signal` is aborted. */
+/** Asks a yes-or-no question on stderr, since stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
 import { createInterface } from "node:readline/promises";
 
 export async function isConfirmed(question: string, signal?: AbortSignal): Promise<boolean> {

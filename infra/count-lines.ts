@@ -5,7 +5,7 @@ import path from "node:path";
 import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** At a maximum, something must go before anything is added. */
+/** Maximum numbers of lines. Where a maximum is reached, lines must be removed before others are added. */
 const maxLines = { source: 50_000, tests: 45_000, core: 6_000 };
 
 const { check = false } = parsedOptions<{ check?: boolean }>(

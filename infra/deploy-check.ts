@@ -1,4 +1,4 @@
-/** `npm run deploy:check`: bundles the Worker as a deployment does, and starts it. Ends with 1 if it is too large or does not answer. */
+/** `npm run deploy:check`: bundles the Worker as a deployment does, and starts it. Exits with 1 if it is too large or does not answer. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
@@ -7,7 +7,7 @@ import { bundleWorker, workerFile } from "./workerd/bundle.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { runWrangler } from "./wrangler.ts";
 
-/** Cloudflare's limit is ten times as high. */
+/** Maximum size of the compressed bundle, in bytes. Cloudflare allows several megabytes. */
 const maxGzipBytes = 400_000;
 
 const root = path.dirname(import.meta.dirname);
@@ -17,10 +17,10 @@ const { env: environment, gzipBytes: limitBytes } = parsedOptions<{ env?: string
     .option("--env <name>", "environment of wrangler.toml; its top level unless set"),
 );
 
-/** By wrangler's dry run, so that the bundle is what a deployment uploads. */
+/** Bundles the Worker by wrangler's dry run, so that the bundle is what a deployment uploads. */
 async function bundleUpload(directory: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/worker.ts"), directory);
-  // An empty name is the top level of wrangler.toml. No container image is built.
+  // An empty name means the top level of wrangler.toml. No container image is built.
   const args = ["--dry-run", "--env", environment ?? "", "--outdir", directory, "--containers-rollout", "none"];
   await runWrangler(root, ["deploy", ...args]);
   upload = await readFile(path.join(directory, workerFile));

@@ -1,4 +1,4 @@
-/** The backends of a local start, as child processes. */
+/** Starts the backends of a local start as child processes. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
@@ -9,15 +9,15 @@ import { fileURLToPath } from "node:url";
 interface LocalBackend {
   url: string;
   pid: number;
-  /** Settles with a phrase such as "ended with 1". */
+  /** Resolves, when the process has ended, to a phrase such as "ended with 1". */
   ended: Promise<string>;
 }
 
 const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
 
 /**
- * Starts a backend for each port; 0 lets the system choose. One of several that ends is restarted on its port, unless it ends before it
- * is ready. Throws an Error if one cannot be started at first.
+ * Starts a backend for each port. For port 0 the system chooses one. If there are several backends and one ends, it is restarted on its
+ * port, unless it ended before it was ready. Throws an Error if a backend's first start fails.
  */
 export async function startBackends(
   ports: readonly number[],
@@ -28,7 +28,7 @@ export async function startBackends(
   // Without THREADS each backend would use all cores.
   const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
   const start = (port: number, i: number) => {
-    // A folder may have only one writer.
+    // Only one process may write to a data folder.
     const folder: Record<string, string> = ports.length > 1 ? { DATA_DIR: path.join(dataFolder, String(i + 1)) } : {};
     return startBackend({ ...environment, ...folder, THREADS, BACKEND_PORT: String(port) });
   };
@@ -40,7 +40,7 @@ export async function startBackends(
     return keepRunning(again, i);
   };
   const started = await Promise.all(ports.map(start));
-  /** Settles, with a phrase, once no backend is left and none comes back. */
+  /** Resolves to a phrase once no backend runs and none is to be restarted. */
   const ended =
     started.length === 1
       ? started[0].ended.then((how) => `the backend ${how}`)
@@ -52,7 +52,7 @@ export async function startBackends(
 async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
   const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment },
-    // The channel's end tells the backend that this process has ended.
+    // The backend notices the end of this process, because the IPC channel then closes.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
   // SIGKILL, because a starting backend does not listen to the channel yet.

@@ -12,17 +12,17 @@ export const localKey = "sk-chameleon-local";
 
 export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
-/** Folder of keys, limits, usage and artifacts. */
+/** Folder that holds keys, limits, usage and artifacts. */
 export function stateFolder(): string {
   return path.resolve(process.env.STATE_DIR || ".chameleon");
 }
 
-/** Folder of the published artifacts. */
+/** Folder that holds the published artifacts. */
 export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Builds the Worker and the pages, or copies those of a package or image. The Worker's files are in a temporary folder. */
+/** Builds the Worker and the pages, unless the npm package or image holds them built. Puts the Worker's files into a temporary folder. */
 export async function prepareEdge(): Promise<BareEdge> {
   const folder = await temporaryFolder();
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));

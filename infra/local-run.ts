@@ -1,6 +1,6 @@
 /**
  * run.json in the state folder, by which other commands find a running `chameleon start`. The state folder is below the current folder,
- * where an attacker may have left a run.json with the attacker's server. So owner, mode and address are checked.
+ * where an attacker may have left a run.json with the attacker's server. So the file's owner and mode and the server's address are checked.
  */
 import * as fs from "node:fs";
 import path from "node:path";
@@ -13,7 +13,7 @@ const loopbackOrigin = z.string().refine((text) => {
   return url?.protocol === "http:" && url.origin === text && isLoopback(url.hostname);
 });
 const runSchema = z.object({
-  // 0 and negative numbers are process groups.
+  // 0 and negative numbers would mean process groups.
   pid: z.int().positive(),
   edge: loopbackOrigin,
   key: z.string(),
@@ -36,7 +36,7 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
 
 /**
  * Claims the state folder until this process ends, because two edges on it would each count a tenant's use. Throws an Error if another
- * start has claimed it. A start writes its lock file before it looks for others', so of two at once at most one continues.
+ * start has claimed it. A start writes its lock file before it looks for others', so of two simultaneous starts at most one continues.
  */
 export function claimStateFolder(stateFolder: string): void {
   fs.mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
@@ -56,18 +56,18 @@ export function claimStateFolder(stateFolder: string): void {
     fs.rmSync(file, { force: true });
   }
   fs.writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
-  // A killed start may have left it. In a container the next start has the same process id, so it would seem its own.
+  // A killed start may have left run.json. In a container the next start has the same process id and would take that file for its own.
   fs.rmSync(fileIn(stateFolder), { force: true });
 }
 
-/** Names the version of the state folder's layout. */
+/** Name of the file with the version of the state folder's layout. */
 export const versionFile = "version";
-/** A folder with objects, but without the file, has version 1. */
+/** A state folder with objects but without the version file has version 1. */
 const stateVersion = 2;
-/** The version during a restore, and after one that was killed. */
+/** Text of the version file during a restore, and after a restore that was killed. */
 export const restoringVersion = "restoring";
 
-/** Throws an Error for another layout, which would be read as if it held no adapters and no unsettled use. */
+/** Throws an Error for another layout. This version would read such a folder as if it held no adapters and no unsettled use. */
 export function checkStateVersion(stateFolder: string): void {
   const file = path.join(stateFolder, versionFile);
   const isNew = !fs.existsSync(path.join(stateFolder, "objects"));
@@ -81,7 +81,7 @@ export function checkStateVersion(stateFolder: string): void {
   );
 }
 
-/** null if no start runs here, or run.json cannot be trusted, which `warn` is told. */
+/** Returns null if no start runs here, or if run.json cannot be trusted. In the second case `warn` gets a line with the reason. */
 export function readLocalRun(stateFolder: string, warn: (line: string) => void = console.error): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
@@ -94,7 +94,7 @@ export function readLocalRun(stateFolder: string, warn: (line: string) => void =
   }
 }
 
-/** Throws an Error that repeats nothing of the text, which may hold keys. */
+/** Throws an Error that repeats nothing of `text`, because it may hold keys. */
 function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
@@ -103,7 +103,7 @@ function parsedRun(text: string): LocalRun {
   }
 }
 
-/** Throws an Error if another user owns the file or may read or write it. */
+/** Reads a file. Throws an Error if another user owns the file or may read or write it. */
 export function readPrivate(file: string): string {
   // O_NONBLOCK, because opening a named pipe would wait for a writer.
   const descriptor = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
@@ -112,7 +112,7 @@ export function readPrivate(file: string): string {
     const { uid, mode } = stats;
     if (!stats.isFile()) throw new Error("it is no regular file");
     const user = process.getuid?.();
-    // On Windows getuid is undefined.
+    // On Windows getuid is undefined, so owner and mode are not checked there.
     if (user !== undefined && uid !== user) throw new Error("another user owns it");
     if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
     return fs.readFileSync(descriptor, "utf8");

@@ -4,7 +4,7 @@ import { createServer, type Server } from "node:net";
 
 export const localHost = "127.0.0.1";
 
-/** 0 lets the system choose. Throws an Error that names variable and value. */
+/** Reads the port in a variable. 0 lets the system choose a port. Throws an Error that names the variable and its value. */
 export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
   const text = env[name] ?? "";
   if (text === "") return fallback;
@@ -17,7 +17,7 @@ export function parsePort(text: string): number | null {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : null;
 }
 
-/** Throws an Error that names a port in use and the variable that sets it. */
+/** Throws an Error that names a port that cannot be used, and the variable that sets this port. */
 export async function assertPortsFree(
   ports: readonly [variable: string, port: number, host?: string][],
 ): Promise<void> {

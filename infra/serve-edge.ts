@@ -64,7 +64,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
-/** From the first refusal of `/readyz` to that of connections, in milliseconds: two probes of a load balancer. */
+/** Milliseconds from the first refusal of `/readyz` to the first refused connection: time for two probes of a load balancer. */
 export const noticeMs = 2000;
 
 function port(text: string): number {
@@ -115,12 +115,10 @@ export function progressOf({ log }: EdgeOptions): (line: string) => void {
 }
 
 let isEnding = false;
-/** null until the Worker runs. */
+/** Waits for running answers and stops the Worker; null until the Worker runs. */
 let drain: (() => Promise<void>) | null = null;
 
-/**
- * Ends this process on a signal; exit hooks stop its child processes. The first SIGTERM waits for running answers, a second one does not.
- */
+/** Ends this process on a signal; exit hooks stop its child processes. The first SIGTERM waits for running answers; the second does not. */
 export function endOnSignals(): void {
   onStopRequest(
     () => performance.now(),
@@ -135,7 +133,7 @@ export function endOnSignals(): void {
   process.channel?.unref();
 }
 
-/** Exits with 1, unless this process is ending already. */
+/** Prints `how` and exits with 1, unless this process is ending already. */
 export function fail(how: string): void {
   if (isEnding) return;
   process.stderr.write(`chameleon: ${how}\n`);
@@ -150,10 +148,10 @@ export interface ServedEdge {
   announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
 }
 
-/** The static assets. Each state folder has its own, so that starts with other models do not disturb each other. */
+/** Folder of the static assets. Each state folder has its own, so that starts with different models do not disturb each other. */
 const assetsFolder = () => path.join(stateFolder(), "assets");
 
-/** Starts the Worker, which ends with this process. Throws an Error with the reason if it does not start. */
+/** Starts the Worker, which ends with this process. Throws an Error with the reason if the Worker does not start. */
 export async function serveEdge(
   prepared: BareEdge,
   { place, backendUrls, secrets }: { place: Place; backendUrls: readonly string[]; secrets: string },
@@ -176,7 +174,7 @@ export async function serveEdge(
     BACKEND_SECRETS: secrets,
     ADMIN_KEY: adminKey,
     ...ownVariables(process.env),
-    // The check of Host protects the public local key from other sites' pages. A secret key needs no such check.
+    // The check of the Host header keeps other sites' pages from using the public local key. A secret key needs no such check.
     ...(isOpen && { EDGE_HOSTS: "*" }),
     ...(isProxyTrusted && { TRUST_PROXY: "1" }),
   };
@@ -207,7 +205,7 @@ export async function serveEdge(
   };
 }
 
-/** null if nothing was published or it cannot be read. */
+/** Hash of the published manifest; null if nothing was published or the pointer to the manifest cannot be read. */
 async function publishedManifest(): Promise<string | null> {
   try {
     return currentOf(parsePointer(await readText(path.join(artifactsFolder(), pointerName))));
@@ -223,12 +221,12 @@ function urlOf({ host, port, tls }: OutsideSocket): string {
 export interface Ready {
   edge: string;
   key: string;
-  /** null if the key is the public local one. */
+  /** The file of the secret API key, and whether this start made it; null if the edge uses the public local key. */
   made: { file: string; isNew: boolean } | null;
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** A secret key is shown once, and on a terminal only, because other output may end up in logs. */
+/** The text at the ready line. It shows a secret key once, and on a terminal only, because other output may end up in logs. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,
@@ -257,7 +255,7 @@ export function readDrainMs(): number {
   throw new Error(`DRAIN_MS is "${text}"; it must be milliseconds from 0 to 3600000`);
 }
 
-/** Variables that are passed on to the Worker. */
+/** Settings of this process that are passed on to the Worker. */
 function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
   const names = [
     "EDGE_HOSTS",

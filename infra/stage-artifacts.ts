@@ -10,10 +10,10 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** The manifest is last: until then the edge refuses the new files, which do not match the old manifest. */
+/** The manifest is copied last: until then the edge refuses the new files, because they do not match the old manifest. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
-/** Copies files that differ, each atomically. Returns their names. Throws an Error that names an unreadable file. */
+/** Copies each file that differs, atomically. Returns the names of the copied files. Throws an Error that names a file it cannot read. */
 export async function stageArtifacts(
   modelDirectory: string = embeddedModel,
   target: string = path.join(root, "edge/public/artifacts"),

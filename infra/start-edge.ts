@@ -1,6 +1,6 @@
 /**
- * `chameleon start edge`: serves the edge alone, until a signal or a crash. It does not wait for backends: `/readyz` tells whether one
- * can answer.
+ * `chameleon start edge`: serves the edge alone, until a signal or a crash. It does not wait for backends: `/readyz` tells whether a
+ * backend can answer.
  */
 import { collected, createCommand, httpUrl, parsedOptions } from "../gpu-backend/command-line.ts";
 import { prepareEdge } from "./local-edge.ts";

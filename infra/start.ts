@@ -66,7 +66,7 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
   const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
   const place = await preparePlace(options, backendPorts);
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  // Signed as in a deployment, although only this machine can reach the backends.
+  // Calls to the backends are signed as in a deployment, although only this machine can reach the backends.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
   const settings = { BACKEND_SECRETS: secrets, ARTIFACTS_URL: artifacts, DRAIN_MS: String(readDrainMs()) };
@@ -86,7 +86,7 @@ async function importedFolder(source: string): Promise<string> {
   return JSON.parse(printed).folder;
 }
 
-/** Throws an Error with the answer if no token can be generated. */
+/** Throws an Error with the edge's answer if no token can be generated. */
 async function generateToken({ url, key }: ServedEdge): Promise<void> {
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST",

@@ -15,7 +15,7 @@ const given = parseCLI(["vitest", "run", ...args]);
 const isChosen = given.filter.length > 0 || given.options.project !== undefined;
 const chosen = isChosen ? [] : projects.split(",").map((project) => `--project=${project}`);
 const { filter, options } = parseCLI(["vitest", "run", ...args, ...chosen]);
-// Sets the exit code, even if no test was found.
+// `startVitest` sets the exit code, even if it finds no test.
 const vitest = await startVitest("test", filter, { ...options, root });
 await vitest.close();
 const seconds = Math.round((performance.now() - startedMs) / 1000);

@@ -10,7 +10,7 @@ const typesFile = "edge/worker-configuration.d.ts";
 /** The files that name the bindings and the version of workerd. */
 const sources = ["wrangler.toml", "package-lock.json"];
 
-/** Writes types that are missing or older than `sources`. Throws an Error with wrangler's output. */
+/** Writes the types if they are missing or older than `sources`. Throws an Error with wrangler's output. */
 export async function generateWorkerTypes(): Promise<void> {
   const stats = [typesFile, ...sources].map((file) => stat(path.join(root, file)).catch(() => null));
   const [typesMs, ...sourcesMs] = (await Promise.all(stats)).map((one) => one?.mtimeMs ?? 0);
@@ -19,6 +19,6 @@ export async function generateWorkerTypes(): Promise<void> {
     cwd: root,
     env: { ...process.env, ...quietWrangler },
   });
-  // wrangler does not touch the file if its content would be the same.
+  // If the types are the same as before, wrangler does not write the file. This sets its time, so that it counts as up to date.
   await utimes(path.join(root, typesFile), new Date(), new Date());
 }

@@ -20,7 +20,7 @@ interface Options extends ConnectionOptions {
   json?: boolean;
 }
 
-/** Interval of requests for a job's progress, in milliseconds. */
+/** Time between two requests for a job's progress, in milliseconds. */
 const pollMs = 500;
 
 const program = createCommand(
@@ -128,7 +128,7 @@ async function formOf(files: readonly string[], fields: Record<string, string> =
   return form;
 }
 
-/** Shows progress until the adapter is made. Throws an Error if that fails. */
+/** Waits until the adapter is made, and shows progress. Throws an Error if the adapter cannot be made. */
 async function finished(connection: Connection, adapter: Adapter): Promise<Adapter> {
   let now = adapter;
   const isRunning = () => now.memory?.status === "queued" || now.memory?.status === "building";
@@ -149,13 +149,13 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
   return now;
 }
 
-/** Throws an InvalidArgumentError if the answer is not yes, or stdin is no terminal. */
+/** Asks a question. Throws an InvalidArgumentError if the answer is not yes, or if stdin is not a terminal. */
 async function confirm(question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
   if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
-/** The file as one example or, of JSONL, each line or its field `text`. The API checks their form. */
+/** Returns a file's examples: the whole file or, in JSONL, each line or its field `text`. The API checks the form of the examples. */
 async function examplesIn(file: string): Promise<unknown[]> {
   const text = await readText(file);
   if (!file.endsWith(".jsonl")) return [text];

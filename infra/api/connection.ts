@@ -1,4 +1,4 @@
-/** The commands' client of the public API and the admin API, of the edge on this machine unless `--url` names another. */
+/** Client of the public API and the admin API, for commands. It calls the edge on this machine unless `--url` names another edge. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
@@ -14,9 +14,9 @@ export interface ConnectionOptions {
 
 const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable() }) });
 const attempts = 5;
-/** Timeout, in milliseconds: making an adapter takes seconds. */
+/** Timeout of a request, in milliseconds. Making an adapter takes seconds. */
 const answerMs = 120_000;
-/** Bounds on the wait before a retry. A minute is enough: limits are by the minute. */
+/** Bounds on the wait before a retry. A minute is enough, because the API limits requests and tokens a minute. */
 const retrySeconds = { min: 1, max: 60 };
 
 export class ApiError extends Error {
@@ -53,7 +53,7 @@ export function withAdminConnection(command: Command): Command {
     .option("--json", "print JSON");
 }
 
-/** Throws an Error if no edge runs here, or without the admin key of another one. */
+/** Throws an Error if `--url` is set without CHAMELEON_ADMIN_KEY, or if neither `--url` is set nor an edge runs here. */
 export function adminConnection({ url }: AdminOptions): Connection {
   if (url !== undefined) {
     const key = process.env.CHAMELEON_ADMIN_KEY;
@@ -65,7 +65,7 @@ export function adminConnection({ url }: AdminOptions): Connection {
   throw new Error(`no server runs on ${stateFolder()}; \`chameleon start\` serves it, --url names another`);
 }
 
-/** The delay of a `retry-after` header, within `retrySeconds`. A date counts as absent. */
+/** Milliseconds to wait by a `retry-after` header, within `retrySeconds`. A header that holds a date counts as absent. */
 export function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
   if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
@@ -87,7 +87,7 @@ export class Connection {
     }
   }
 
-  /** Retries while the API is busy. Throws an ApiError, or an Error if nothing answers. */
+  /** Sends a request again while the answer is 429 or 503, a few times. Throws an ApiError, or an Error if nothing answers. */
   async call<T>(
     schema: z.ZodType<T>,
     method: "GET" | "POST" | "PUT" | "DELETE",
@@ -111,7 +111,7 @@ export class Connection {
     return data;
   }
 
-  /** `answer` is null if the body is not JSON. */
+  /** `answer`: the JSON of the response's body, or null if the body is not JSON. */
   async #send(
     method: string,
     path: string,

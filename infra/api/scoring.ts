@@ -1,6 +1,6 @@
 /**
- * Scores a text under several adapters, in stretches that fit the context. A stretch's first tokens choose and weigh the adapters; those
- * after them are scored.
+ * Scores a text under several adapters, in stretches that fit the context. The first tokens of a stretch choose and weigh the adapters;
+ * only the tokens after them are scored.
  */
 import { z } from "zod";
 import { ApiError, type Connection } from "./connection.ts";
@@ -12,7 +12,7 @@ const echoSchema = z.object({
 
 type Scores = Record<string, Score> & { base: Score };
 
-/** Mean scores under the base and each of `adapters` (name → value of `chameleon.adapter`). Throws an Error for too short a text. */
+/** Returns mean scores of the base and of `adapters` (name → value of `chameleon.adapter`). Throws an Error if the text is too short. */
 export async function scoreText(
   connection: Connection,
   text: string,
@@ -36,7 +36,7 @@ export async function scoreText(
   return { stretches: scored.length, scores: Object.fromEntries(means) };
 }
 
-/** null for fewer than three tokens: none would be left to score. */
+/** Returns null for a prompt of fewer than three tokens, which is too short to score. */
 async function scoreStretch(
   connection: Connection,
   prompt: string,

@@ -7,10 +7,10 @@ export interface Score {
   tokens: number;
 }
 
-/** A guess at the context's size; a stretch that is too long is cut in two. */
+/** A guess at how many characters fit the context. A stretch that turns out too long is cut in two. */
 const stretchCharacters = 1500;
 
-/** Words with the space after them, none longer than two hundred characters. */
+/** Splits a text into words, each with the white space after it. None is longer than two hundred characters. */
 const wordsIn = (text: string) => text.match(/\S{1,100}\s{0,100}|\s{1,100}/gu) ?? [];
 
 export function stretchesOf(text: string): string[] {
@@ -22,7 +22,7 @@ export function stretchesOf(text: string): string[] {
   return stretches;
 }
 
-/** Cuts between two words, or within the only word. Throws an Error for a text of one character. */
+/** Cuts a stretch between two words, or within its only word. Throws an Error for a stretch of one character. */
 export function cutInTwo(stretch: string): [string, string] {
   const words = wordsIn(stretch);
   const parts = words.length > 1 ? words : [...stretch];
@@ -31,14 +31,14 @@ export function cutInTwo(stretch: string): [string, string] {
   return [parts.slice(0, middle).join(""), parts.slice(middle).join("")];
 }
 
-/** The mean over all tokens. */
+/** The mean of several scores, each weighted by its number of tokens. */
 export function mean(scores: readonly Score[]): Score {
   const tokens = scores.reduce((sum, score) => sum + score.tokens, 0);
   const nats = scores.reduce((sum, score) => sum + score.nats * score.tokens, 0) / tokens;
   return { nats, perplexity: Math.exp(nats), tokens };
 }
 
-/** A line for each model, with its perplexity beside the base's. */
+/** Returns a line for each model, with the model's perplexity beside the base's. */
 export function scoreTable({ base, ...others }: { base: Score } & Record<string, Score>): string {
   const width = Math.max(15, ...Object.keys(others).map((name) => name.length)) + 1;
   const line = (name: string, { nats, perplexity }: Score) =>
@@ -51,7 +51,7 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** The change of perplexity by a gain in nats a token. */
+/** Says how many percent lower or higher a gain in nats a token makes the perplexity. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

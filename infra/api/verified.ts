@@ -1,4 +1,4 @@
-/** The request that computes an answer again, and where the two answers differ. Pure. */
+/** Makes the request that computes an answer again, and finds where the two answers differ. Pure. */
 import { z } from "zod";
 
 export const requestSchema = z.looseObject({
@@ -18,15 +18,15 @@ export const answerSchema = z.union([
 export type Answer = z.infer<typeof answerSchema>;
 
 export interface Difference {
-  /** Such as `choices[0].text`. */
+  /** Path of the field that differs, such as `choices[0].text`. */
   path: string;
   answer: unknown;
   computed: unknown;
 }
 
-/** Fields that differ in every answer. */
+/** Names of fields that differ in every answer, wherever they are. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Also different in every answer: ids and times of it and of its items and calls. */
+/** Names of fields that differ in every answer at the paths of `ofAnswer`: the answer itself, its output items and its tool calls. */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 
@@ -36,7 +36,7 @@ const paths = {
   response: "/v1/responses",
 };
 
-/** The request with the answer's seed and without streaming. Throws an Error if the seed is unknown. */
+/** Returns the request with the answer's seed and without streaming. Throws an Error if the seed is unknown. */
 export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
   const { chameleon } = answer.object === "response" ? answer : answer.choices[0];
   const seed = request.seed ?? chameleon?.seed;

@@ -1,6 +1,6 @@
 /**
- * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls that back. Prints on stdout the id of the version
- * that then answers.
+ * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls the environment back. Prints on stdout the id of the
+ * version that answers afterwards.
  */
 import path from "node:path";
 import { Option } from "commander";

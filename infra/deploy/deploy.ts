@@ -24,7 +24,7 @@ export async function deploy(
   gates: readonly Gate[],
   signal: AbortSignal,
 ): Promise<string | null> {
-  // Checked before the gates, which take minutes.
+  // These checks come before the gates, because the gates take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
   const problems = [...environment.problems, ...missingHere(environment, process.env)];
   if (url === null) {
@@ -79,7 +79,7 @@ function partsOf(
   };
 }
 
-/** Prints what a deployment lacks, and how to set secrets, which only Cloudflare knows. */
+/** Prints what a deployment lacks. Also prints how to set the Worker's secrets: only Cloudflare knows whether they are set. */
 function sayMissing({ name }: Environment, problems: string[]): void {
   const account = missingAccount(process.env);
   if (account !== null) problems.unshift(account);

@@ -1,4 +1,4 @@
-/** An environment in wrangler.toml. */
+/** Reads an environment from wrangler.toml. */
 import { existsSync } from "node:fs";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { isLoopback } from "../../shared/loopback.ts";
@@ -11,14 +11,14 @@ export interface Environment {
   worker: string;
   /** Tags of Durable Object migrations, oldest first. */
   migrations: string[];
-  /** Its first custom domain, if any. */
+  /** URL of the environment's first custom domain; null if it has none. */
   url: string | null;
   hasContainers: boolean;
   /** Faults of wrangler.toml, one sentence each. */
   problems: string[];
 }
 
-/** Throws an Error with the environments' names if there is none of this name. */
+/** Throws an Error that lists the environments if none has this name. */
 export function readEnvironment(configFile: string, name: string): Environment {
   if (!existsSync(configFile)) throw new Error(`${configFile} is missing; deploy from a checkout`);
   const names = (readWranglerConfig({ config: configFile }) as WranglerConfig).definedEnvironments ?? [];
@@ -52,7 +52,7 @@ function problemsOf(name: string, backendUrls: string): string[] {
   });
 }
 
-/** Migrations after `appliedTag`. All of them if the tag is null or unknown, as in wrangler. */
+/** Returns the migrations after `appliedTag`, or all of them if the tag is null or unknown, as wrangler does. */
 export function pendingMigrations(migrations: readonly string[], appliedTag: string | null): string[] {
   return migrations.slice(appliedTag === null ? 0 : migrations.indexOf(appliedTag) + 1);
 }

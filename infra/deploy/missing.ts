@@ -6,13 +6,13 @@ import path from "node:path";
 import { embeddedModel } from "../../gpu-backend/models/embedded.ts";
 import type { Environment } from "./environment.ts";
 
-/** How to log in, if no login is found. Only for a dry run: wrangler may keep a login elsewhere. */
+/** Returns how to log in if no login is found, else null. Only a dry run tells this, because wrangler may keep a login elsewhere. */
 export function missingAccount(variables: NodeJS.ProcessEnv): string | null {
   if (variables.CLOUDFLARE_API_TOKEN || isLoggedIn(variables)) return null;
   return "no account: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN (a token of the template Edit Cloudflare Workers) and CLOUDFLARE_ACCOUNT_ID";
 }
 
-/** A sentence for each missing thing. */
+/** Returns a sentence for each missing thing. */
 export function missingHere({ hasContainers }: Environment, variables: NodeJS.ProcessEnv): string[] {
   const missing: string[] = [];
   const manifest = path.join(variables.MODEL_DIR || embeddedModel, "artifacts/manifest.json");
@@ -25,7 +25,7 @@ export function missingHere({ hasContainers }: Environment, variables: NodeJS.Pr
   return missing;
 }
 
-/** wrangler keeps its login in the user's configuration folder; older versions in ~/.wrangler. */
+/** Newer versions of wrangler keep a login in the user's configuration folder, older ones in ~/.wrangler. */
 function isLoggedIn({ XDG_CONFIG_HOME: config = path.join(homedir(), ".config") }: NodeJS.ProcessEnv): boolean {
   const folders = [path.join(homedir(), ".wrangler"), path.join(config, ".wrangler")];
   folders.push(path.join(homedir(), "Library/Preferences/.wrangler"));

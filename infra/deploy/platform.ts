@@ -1,4 +1,4 @@
-/** Calls to Cloudflare by wrangler's commands. Their order is roll-out.ts's. */
+/** Calls Cloudflare through wrangler's commands. roll-out.ts decides their order. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -6,7 +6,7 @@ import { z } from "zod";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 import type { Environment } from "./environment.ts";
 
-/** Versions with their percentage of the requests. */
+/** Each version with its percentage of the requests. */
 export type Shares = [version: string, percentage: number][];
 
 const deploymentsSchema = z.array(
@@ -21,7 +21,7 @@ const versionSchema = z.object({
 const secretsSchema = z.array(z.object({ name: z.string() }));
 const uploadedSchema = z.object({ type: z.enum(["version-upload", "deploy"]), version_id: z.string() });
 
-/** An empty list for a Worker that does not exist, by the platform's error codes or wrangler's message. */
+/** Returns an empty list if the platform's error code or wrangler's message says that the Worker does not exist, else throws the error. */
 function noneIfUnknown(error: unknown): string {
   if (error instanceof Error && /\[code: (10007|10090)\]|Worker ".*not found\./.test(String(error.cause))) return "[]";
   throw error;
@@ -47,7 +47,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
       const view = versionSchema.parse(JSON.parse(jsonIn(await wrangler(["versions", "view", version, "--json"]))));
       return view.resources.script_runtime.migration_tag ?? null;
     },
-    /** Names; none if the Worker does not exist. */
+    /** Names of the Worker's secrets; none if the Worker does not exist. */
     async secrets() {
       const output = await wrangler(["secret", "list", "--format", "json"]).catch(noneIfUnknown);
       return secretsSchema.parse(JSON.parse(jsonIn(output))).map(({ name: secret }) => secret);
@@ -63,7 +63,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
     async rollBack(version: string, reason: string) {
       await wrangler(["rollback", version, "--yes", "--message", reason.slice(0, 100)]);
     },
-    /** Routes and domains are not part of a version. */
+    /** Routes and domains are not part of a version, so a command of their own applies them. */
     async applyRoutes() {
       await wrangler(["triggers", "deploy"]);
     },

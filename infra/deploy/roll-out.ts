@@ -3,7 +3,7 @@ import { Interrupted } from "../../gpu-backend/command-line.ts";
 import { type Environment, pendingMigrations } from "./environment.ts";
 import type { Platform, Shares } from "./platform.ts";
 
-/** Rejects if the version does not work. `isPicked`: selects it by a header. */
+/** Tests a version. Rejects if the version does not work. `isPicked`: requests select the version by a header. */
 export type Smoke = (version: string, isPicked: boolean, signal: AbortSignal) => Promise<void>;
 
 export interface RollOutParts {
@@ -65,8 +65,8 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
 }
 
 /**
- * The version that answered all requests before the current one or, if a deployment was left halfway, the last that did. Versions that
- * were deployed and rolled back since are skipped. `deployments`: newest first.
+ * Returns the version that answered all requests before the current one or, if a deployment was left halfway, the last version that
+ * answered all. Skips versions that were deployed and rolled back since. `deployments`: newest first.
  */
 function versionBefore(deployments: readonly Shares[]): string | null {
   const whole = deployments.map(wholeVersion);
@@ -114,7 +114,7 @@ export async function checkSecrets({ environment: { name }, platform }: RollOutP
   throw new Error(`nothing was changed: these secrets are missing: ${missing.join(", ")}. ${advice}`);
 }
 
-/** null if nothing is deployed. Throws an Error if two versions share the requests. */
+/** Returns the version that answers all requests, or null if nothing is deployed. Throws an Error if two versions share the requests. */
 function stableVersion({ name }: Environment, shares: Shares | null): string | null {
   const whole = shares && wholeVersion(shares);
   if (whole !== null || shares === null) return whole;

@@ -1,5 +1,5 @@
 /**
- * Tests one version of the deployed edge over HTTP. A header selects it even while it gets no requests:
+ * Tests one version of the deployed edge over HTTP. A header selects the version even while it gets no other requests:
  * https://developers.cloudflare.com/workers/versions-and-deployments/version-overrides/
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,22 +11,22 @@ export interface SmokeTarget {
   url: string;
   worker: string;
   version: string;
-  /** Requests select the version by a header; otherwise it must answer all requests. */
+  /** true: requests select the version by a header. false: the version must answer all requests. */
   isPicked: boolean;
-  /** null: no completion is requested. */
+  /** API key for a completion; null if no completion is to be requested. */
   key: string | null;
 }
 
 export interface SmokeLimits {
-  /** Time by which the platform must know the version everywhere, and a backend be ready. */
+  /** Time in which the platform must know the version everywhere and a backend must become ready, in milliseconds. */
   settleMs: number;
-  /** Interval of attempts. */
+  /** Pause between two attempts. */
   retryMs: number;
   /** Timeout of a request. */
   requestMs: number;
 }
 
-/** Cloudflare promises a version within seconds; a starting backend takes longer. */
+/** Cloudflare promises that a version is known everywhere within seconds; a starting backend takes longer. */
 export const smokeLimits: SmokeLimits = { settleMs: 60_000, retryMs: 1000, requestMs: 30_000 };
 
 export class SmokeFailure extends Error {}
@@ -34,7 +34,7 @@ export class SmokeFailure extends Error {}
 const healthSchema = z.object({ version: z.string().optional() });
 const completionSchema = z.object({ usage: z.object({ completion_tokens: z.int().positive() }) });
 
-/** Throws a SmokeFailure with request and answer, or the reason of an aborted `signal`. */
+/** Throws a SmokeFailure that tells request and answer, or the reason of `signal` if it is aborted. */
 export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal: AbortSignal): Promise<void> {
   const { url, worker, version, isPicked, key } = target;
   const picked = isPicked ? { "cloudflare-workers-version-overrides": `${worker}="${version}"` } : {};
@@ -76,7 +76,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
   }
 }
 
-/** Repeats an attempt for `limits.settleMs`, then throws its last failure. */
+/** Repeats an attempt until it succeeds. After `limits.settleMs` throws the last failure. */
 async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: () => Promise<void>): Promise<void> {
   const endMs = performance.now() + limits.settleMs;
   for (;;) {

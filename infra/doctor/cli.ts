@@ -1,4 +1,4 @@
-/** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and below a failed one what mends it. */
+/** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and below a failed check how to mend it. */
 import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
 import { type BackendConfig, childEnvironment, readConfig } from "../../gpu-backend/config.ts";
@@ -26,7 +26,7 @@ export interface Check {
   name: string;
   state: "ok" | "warning" | "failed";
   found: string;
-  /** What the user can do about it; null if the check passed. */
+  /** What the user can do about a failed check; null if the check passed. */
   mend: string | null;
 }
 
@@ -64,7 +64,7 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   });
 }
 
-/** Compares the backend's own memory plan with the free memory. The plan has `maxSets` sets: during a publication two are loaded. */
+/** Compares the backend's own memory plan with the free memory. The plan counts `maxSets` sets, because a publication loads two. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const base = await readBaseConfig(directory);

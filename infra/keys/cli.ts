@@ -172,7 +172,7 @@ function checkedTenant(tenant: string): string {
   return tenant;
 }
 
-/** The id goes into a URL, and so into logs, where a key must not be. */
+/** Refuses anything but a key's id: the id goes into a URL, and so into logs, where a key must not be. */
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
     throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `chameleon keys list` has it");

@@ -14,26 +14,26 @@ import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 
-/** The exports named `…Schema` are the document's schemas. */
+/** Exports of the contracts. Those whose names end in `Schema` are the document's schemas. */
 export const contracts = {
   ...{ ...admin, ...chat, ...classify, ...classified, ...tuning },
   ...{ ...requests, ...response, ...responseRequest, ...responses },
 };
-/** The schema `FileList` is the export `fileListSchema`. */
+/** Name of a schema in the document, such as `FileList` for the export `fileListSchema`. */
 export type SchemaName = keyof {
   [Name in keyof typeof contracts as Name extends `${infer Of}Schema` ? Capitalize<Of> : never]: unknown;
 };
 
 export interface Operation {
   method: "get" | "post" | "put" | "delete";
-  /** In OpenAPI's form: `/v1/models/{id}`. */
+  /** Path in OpenAPI's form, such as `/v1/models/{id}`. */
   path: string;
   id: string;
-  /** Heading in the document. */
+  /** Heading under which the document lists the operation. */
   tag: string;
   summary: string;
   description?: string;
-  /** null: any key; "admin": the admin key; absent: no key. */
+  /** Scope that the key needs; null: none, any key will do; "admin": the admin key; absent: no key. */
   scope?: Scope | "admin" | null;
   query?: z.ZodObject;
   /** Parameters of the path, in order. */
@@ -41,12 +41,12 @@ export interface Operation {
   /** `files`: media types of files that the body or a form may hold. `isForm`: the body must be a form. */
   request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };
   status?: 200 | 201;
-  /** It may answer 202, with the same schema. */
+  /** Whether the operation may also answer 202, with the same schema. */
   mayBeLater?: boolean;
   response: SchemaName | { media: string; description: string };
-  /** Schema of a stream's events. */
+  /** Schema of the events of a streamed answer. */
   events?: SchemaName;
-  /** Errors besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
+  /** Errors besides those that document.ts adds to every operation, and to operations with a key, an admin key or a body. */
   errors?: ErrorKind[];
 }
 
@@ -80,7 +80,7 @@ const fileHash = { name: "sha256", description: "Of its bytes, 64 lower-case hex
 const tenantName = { name: "tenant", description: "Its name" };
 const file = (media: string, description: string) => ({ media, description });
 
-/** The scope of each heading's operations that name none. */
+/** Scope of all operations under a heading that do not name another scope. */
 const scopes: Record<string, Scope | "admin"> = { Generate: "completions", [tuningTag]: "adapters", Admin: "admin" };
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;

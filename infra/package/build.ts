@@ -25,7 +25,7 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
-/** Names of their folders in ONNX Runtime's package. */
+/** Supported platforms, by their folders' names in ONNX Runtime's package. */
 const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
 const runtimeFolder = "onnxruntime-node";
 
@@ -37,7 +37,7 @@ async function build(): Promise<void> {
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  // Left out: artifacts of development. A start stages those of its own model.
+  // The package leaves out the artifacts staged in this checkout: a start stages the artifacts of its own model.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type, devDependencies } = await manifestOf(root);
@@ -46,8 +46,8 @@ async function build(): Promise<void> {
 }
 
 /**
- * Copies ONNX Runtime's package without other platforms, and without its install script, which downloads CUDA from outside the npm
- * registry, and fails if it cannot.
+ * Copies ONNX Runtime's package for `platforms` only. Leaves out its install script, which downloads CUDA from outside the npm registry,
+ * and fails if it cannot.
  */
 async function copyRuntime(): Promise<void> {
   const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
@@ -71,7 +71,7 @@ async function writeManifest(folder: string, manifest: Record<string, unknown>):
 
 function compile(): void {
   const tsc = path.join(root, "node_modules/typescript/bin/tsc");
-  // On stderr, because `npm pack --json` prints JSON on stdout.
+  // The compiler's output goes to stderr, because `npm pack --json` prints JSON on stdout.
   const { status } = spawnSync(process.execPath, [tsc, "-p", path.join(import.meta.dirname, "tsconfig.json")], {
     stdio: ["ignore", 2, 2],
   });

@@ -9,7 +9,7 @@ import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
-/** The edge serves the built site from here. */
+/** Folder from which the edge serves the built site. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
@@ -19,7 +19,7 @@ const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
 
 export async function buildSite(): Promise<void> {
-  // Anchors as on GitHub, so that links work in both places.
+  // Anchors are made as on GitHub, so that links work on GitHub and on the site.
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
 export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
 `;
@@ -65,7 +65,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   await rename(output, siteFolder);
 }
 
-/** For language models (llmstxt.org). */
+/** Text of the site's index for language models (llmstxt.org). */
 function llmsText(): string {
   const lists = sections.map(
     ({ title, pages }) =>
@@ -97,12 +97,12 @@ function siteConfig(): object {
   };
 }
 
-/** Matches code, so that links in it are left alone, and links and images, whose labels may hold code. */
+/** Matches code, links and images. Matching code keeps the links in it unchanged. Labels of links and images may hold code. */
 const codeOrLink = /^```.*?^```$|(!?)\[((?:`[^`\n]+`|[^[\]`])*)\]\(([^)\s]+)\)|`[^`\n]+`/gms;
 
 /**
- * Rewrites relative links for the site. Of a link to a file that is no page, only the text remains, since the site holds no code. The
- * files of images are added to `images`.
+ * Rewrites relative links for the site. A link to a file that is no page becomes its label, since the site holds no code. Adds the files of
+ * images to `images`.
  */
 export function siteLinks(
   markdown: string,

@@ -6,7 +6,7 @@ interface Gain {
   ci95: [number, number];
 }
 
-/** The fields of own-figures.json in use. */
+/** The fields of own-figures.json that the charts use. */
 interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
   groups: { group: string; gains: Record<string, { gain: Gain }> }[];
@@ -15,13 +15,13 @@ interface MemoryFigures {
 interface Bar {
   label: string;
   value: number;
-  /** 95% interval. */
+  /** 95% interval of the value. */
   interval?: [number, number];
-  /** A reference is drawn pale. */
+  /** Whether the bar is for comparison only. Such a bar is pale. */
   isReference: boolean;
 }
 
-/** `step`: distance between grid lines. */
+/** The scale of a chart's values. `step`: distance between grid lines. */
 interface Scale {
   step: number;
   textOf: (value: number) => string;
@@ -39,7 +39,7 @@ const margin = 20;
 const style = (theme: (typeof colours)["light"]) =>
   `.paper{fill:${theme.paper}}text{fill:${theme.ink}}.faint{fill:${theme.faint}}.bar{fill:${theme.bar}}.reference{fill:${theme.reference}}.interval{stroke:${theme.ink}}.grid{stroke:${theme.grid}}`;
 
-/** A gain in nats a token as a share of perplexity. */
+/** Turns a gain in nats a token into the share by which it lowers perplexity. */
 const saved = (nats: number) => 1 - Math.exp(-nats);
 const percent = (share: number) =>
   `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 1 : 0)}%`.replace("-", "−");
@@ -82,7 +82,7 @@ ${drawn.join("\n")}
 `;
 }
 
-/** By file name. Throws a TypeError if a figure is missing. */
+/** Draws the charts of what a memory gains: file name → SVG. Throws a TypeError if a figure is missing. */
 function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
@@ -111,9 +111,9 @@ function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   };
 }
 
-/** By file name, from SPEED.md's table. Throws a TypeError if that is not there. */
+/** Draws the charts of SPEED.md's table: file name → SVG. Throws a TypeError if the table is missing. */
 function speedCharts(markdown: string): Record<string, string> {
-  // A row is "batch, context | ms a step | first token, ms | memory, MB"; a cell has the three sides in the header's order.
+  // A row is "batch, context | ms a step | first token, ms | memory, MB". A cell has three figures: int8, exact, node-llama-cpp.
   const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
   if (rows.length === 0) throw new TypeError("SPEED.md has no table of speed beside node-llama-cpp");
   const barsOf = (column: number) =>
@@ -134,7 +134,7 @@ function speedCharts(markdown: string): Record<string, string> {
   };
 }
 
-/** Charts by file name in infra/docs. `read` returns a project file's text. */
+/** Draws all charts of infra/docs: file name → SVG. `read` returns a project file's text. */
 export function documentCharts(read: (file: string) => string): Record<string, string> {
   const figures = JSON.parse(read("gpu-backend/models/smollm2-135m/own-figures.json")) as MemoryFigures;
   return { ...memoryCharts(figures), ...speedCharts(read("gpu-backend/SPEED.md")) };

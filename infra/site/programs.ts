@@ -17,7 +17,7 @@ class Captured {
   }
 }
 
-/** By name. Throws an Error for a file that parses no arguments. */
+/** Returns the parsers by the name of the command. Throws an Error for a file that parses no arguments. */
 export async function programs(): Promise<Map<string, Command>> {
   const { parse, parseAsync } = Command.prototype;
   const capture = function (this: Command): never {
@@ -30,7 +30,7 @@ export async function programs(): Promise<Map<string, Command>> {
   for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
     if (vitestCommands.includes(name)) continue;
     process.argv = [process.execPath, file, ...first, "--help"];
-    // A file may be several commands; the query makes Node load it again for each.
+    // A file may serve several commands. The query string makes Node load the file again for each command.
     const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;
     const captured: unknown = await import(url).catch((error: unknown) => error);
     if (!(captured instanceof Captured)) throw new Error(`${file} parses no arguments`, { cause: captured });

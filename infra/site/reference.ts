@@ -89,7 +89,7 @@ Variables of the other commands are in their [help](/reference/commands).
 `;
 }
 
-/** Variables in wrangler.toml's first [vars], with the comment before each. Throws an Error if one has none. */
+/** Returns the variables in wrangler.toml's first [vars], each with the comment before it. Throws an Error if a variable has no comment. */
 export function edgeSettings(toml: string): { name: string; help: string; preset: string }[] {
   const [, vars] = toml.split(/^\[vars\]$/m);
   if (vars === undefined) throw new Error("wrangler.toml has no [vars]");
@@ -101,7 +101,7 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
   });
 }
 
-/** Fields of `Variables` in edge/config.ts, with the comment before each. */
+/** Returns the fields of `Variables` in edge/config.ts, each with the comment before it. */
 export function edgeBindings(code: string): { name: string; help: string }[] {
   const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
   if (body === undefined) throw new Error("edge/config.ts has no interface Variables");

@@ -1,20 +1,20 @@
-/** Bundles the Worker for workerd. For a deployment, wrangler does. */
+/** Bundles the Worker for workerd on this machine. For a deployment, wrangler bundles it. */
 import path from "node:path";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const storageSource = path.join(root, "edge/local-storage.ts");
 
-/** The Worker, and the module that gives it KV and R2 on local folders. */
+/** Names of the bundles: the Worker, and the module that gives it KV and R2 on local folders. */
 export const [workerFile, storageFile] = ["worker.js", "local-storage.js"];
-/** Beside the bundles: the Worker's settings as JSON (`WorkerSettings`). */
+/** Name of the file beside the bundles that holds the Worker's settings as JSON (`WorkerSettings`). */
 export const settingsFile = "settings.json";
 
-/** The npm package and the images have the built files here. */
+/** Folder in which the npm package and the images have the built files. */
 export const builtFolder = path.join(root, "edge/built");
 
 export async function bundleWorker(entryFile: string, directory: string): Promise<void> {
   const { buildSync } = await import("esbuild");
-  // `build` would keep a helper process running until this process ends.
+  // esbuild's `build` would keep a helper process running until this process ends.
   buildSync({
     entryPoints: [
       { in: entryFile, out: path.parse(workerFile).name },

@@ -3,14 +3,14 @@ import path from "node:path";
 import type { WranglerConfig } from "../wrangler.ts";
 import { storageFile, workerFile } from "./bundle.ts";
 
-/** Folders in the state folder. */
+/** Paths of the folders in a state folder. */
 export const stateFolders = {
   namespace: (state: string, binding: string) => path.join(state, "kv", binding),
   bucket: (state: string, binding: string) => path.join(state, "r2", binding),
   objects: (state: string) => path.join(state, "objects"),
 };
 
-/** A record's file, as edge/local-storage.ts names it. */
+/** Path of a record's file. edge/local-storage.ts names the file in the same way. */
 export function recordFile(folder: string, name: string): string {
   return path.join(folder, encodeURIComponent(name));
 }
@@ -21,7 +21,7 @@ export type WorkerSettings = Pick<
   "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
 > & { assets?: { binding: string } };
 
-/** Without paths, because a package is built on one machine and runs on another. */
+/** The settings hold no paths, because a package is built on one machine and runs on another. */
 export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
     wrangler;
@@ -35,21 +35,21 @@ export interface OutsideSocket {
   /** An IP address of this machine, 0.0.0.0 or ::. */
   host: string;
   port: number;
-  /** PEM texts; null for plain HTTP. */
+  /** Certificate and private key as PEM texts; null for plain HTTP. */
   tls: { certificate: string; privateKey: string } | null;
 }
 
 export interface ServingSettings {
   /** Port on loopback; 0 lets the system choose. */
   port: number;
-  /** A socket for other machines, or null. */
+  /** A socket that other machines can reach, or null. */
   outside: OutsideSocket | null;
   vars: Record<string, string>;
   state: string;
   assets: string;
 }
 
-/** The files of bundle.ts must be in the configuration's folder. */
+/** Returns the configuration's text. The configuration must be stored in the folder that holds the files of bundle.ts. */
 export function workerdConfigText(
   { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
   { port, outside, vars, state, assets }: ServingSettings,
@@ -81,11 +81,11 @@ export function workerdConfigText(
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // As Cloudflare does, workerd replaces a client's own header. edge/local-worker.ts then sets the address of a client elsewhere.
+  // Like Cloudflare, workerd replaces a client's own header. edge/local-worker.ts then sets the address of a client on another machine.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
-    // workerd opens sockets in this order. process.ts takes workerd as ready when the last one is open.
+    // workerd opens sockets in this order. So process.ts takes workerd as ready when it has opened this last one.
     `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
   ];
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -117,7 +117,7 @@ function list(items: readonly string[]): string {
   return `[${items.join(",\n    ")}]`;
 }
 
-/** A string literal: JSON's escapes are also Cap'n Proto's. */
+/** Returns a string literal. JSON's escapes are also Cap'n Proto's. */
 function text(value: string): string {
   return JSON.stringify(value);
 }

@@ -25,7 +25,7 @@ export interface EdgeSettings {
 
 export type BareEdge = ReturnType<typeof bareEdge>;
 
-/** `environment`: its top level by default. `bundle` writes the files of bundle.ts; by default those of the configuration's Worker. */
+/** `environment`: the top level by default. `bundle`: writes the bundles, by default those of the configuration's Worker. */
 export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
@@ -41,10 +41,10 @@ export function temporaryFolder(): Promise<string> {
   return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
 }
 
-/** `directory` has the files of bundle.ts. From now on it belongs to this edge. */
+/** `directory` holds the files that bundle.ts wrote. From now on this edge owns the folder, and removes it. */
 export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string) {
   return {
-    /** Throws an Error with workerd's message if it does not start. */
+    /** Starts workerd. Throws an Error with workerd's message if workerd does not start. */
     async start(
       { port = 0, outside = null, vars, keys, state: given, entries = {}, assets = assetsFolder }: EdgeSettings = {},
       options: WorkerdOptions = {},
@@ -52,7 +52,7 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
       const state = given ?? (await mkdtemp(path.join(directory, "state-")));
       const namespaces = worker.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
       const buckets = worker.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
-      // workerd fails on a folder that is missing when it starts.
+      // workerd does not start if one of its folders is missing.
       for (const folder of [...namespaces, ...buckets, stateFolders.objects(state)]) {
         await mkdir(folder, { recursive: true });
       }
@@ -67,11 +67,11 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
         assets,
       });
       const file = path.join(directory, "config.capnp");
-      // The configuration holds secrets.
+      // Only this user may read the file, because the configuration holds secrets.
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
-    /** Also removes temporary state folders, whose processes must have ended. */
+    /** Removes the edge's folder, with temporary state folders in it. The processes that used these must have ended. */
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

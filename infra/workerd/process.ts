@@ -6,39 +6,39 @@ import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** The package has no types. */
+/** The package workerd has no types. */
 const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;
-  /** Ports by their sockets' names in config.ts. */
+  /** Name of a socket in config.ts → its port. */
   ports: Record<string, number>;
   pid: number;
-  /** The inspector's address for a service of config.ts; null without `isInspected`. */
+  /** Returns the inspector's address for a service of config.ts. null unless `isInspected` was set. */
   inspector: ((service: string) => string) | null;
-  /** The last 64 KiB of stderr; with `keepsStdout` the last 16 MiB of stdout and stderr. */
+  /** Returns the last 64 KiB of workerd's stderr or, with `keepsStdout`, the last 16 MiB of its stdout and stderr. */
   log(): string;
-  /** Settles with a phrase such as "ended with 1". */
+  /** Resolves, when workerd has ended, to a phrase such as "ended with 1". */
   ended: Promise<string>;
   stop(): Promise<void>;
-  /** Refuses connections, waits for running requests, at most `limitMs`, and ends the process. */
+  /** Refuses connections, waits at most `limitMs` for running requests, then ends the process. */
   drain(limitMs: number): Promise<void>;
 }
 
 export interface WorkerdOptions {
-  /** Keeps `console.log` for `log()`, which takes time. */
+  /** Keeps the Worker's `console.log` lines for `log()`. Keeping them takes time. */
   keepsStdout?: boolean;
-  /** Sends `console.log` to the stderr of this process. */
+  /** Sends the Worker's `console.log` lines to the stderr of this process. */
   showsStdout?: boolean;
   /** Opens the inspector, on a loopback port of the system's choice. */
   isInspected?: boolean;
-  /** Receives workerd's stderr once it listens. */
+  /** Receives workerd's stderr once workerd listens. */
   stderr?: Writable;
 }
 
 /**
- * Resolves when workerd listens and the Worker's global scope has run. It is killed when this process ends, even by SIGKILL. Throws an
- * Error with workerd's message if it does not start.
+ * Starts workerd. Resolves when workerd listens and the Worker's global scope has run. workerd is killed when this process ends, even by
+ * SIGKILL. Throws an Error with workerd's message if it does not start.
  */
 export async function startWorkerd(
   configFile: string,
@@ -47,7 +47,7 @@ export async function startWorkerd(
   const inspector = isInspected ? ["--inspector-addr=127.0.0.1:0"] : [];
   const child = spawn(binary, ["serve", "--control-fd=3", ...inspector, configFile], {
     stdio: ["ignore", keepsStdout ? "pipe" : showsStdout ? 2 : "ignore", "pipe", "pipe"],
-    // In a process group of its own, so that Ctrl-C in a terminal reaches this process only.
+    // workerd has a process group of its own, so that Ctrl-C in a terminal reaches this process only.
     detached: true,
   });
   let written = "";
@@ -90,7 +90,7 @@ export async function startWorkerd(
   };
 }
 
-/** Kills the child when this process ends, even by SIGKILL: a shell waits until its stdin closes. Returns a function that cancels this. */
+/** Kills the child when this process ends. After SIGKILL a shell does so, as its stdin closes. Returns a function that cancels this. */
 function killWithParent(child: ChildProcess): () => void {
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
@@ -98,7 +98,7 @@ function killWithParent(child: ChildProcess): () => void {
     stdio: ["pipe", "ignore", "ignore"],
     detached: true,
   });
-  // Windows has no such shell: there only the exit hook kills the child.
+  // Windows has no `sh`, so only the exit hook kills the child there.
   watch.on("error", () => undefined);
   watch.unref();
   (watch.stdin as unknown as { unref(): void }).unref();
@@ -108,7 +108,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** The ports that workerd reports, up to that of "http", which it opens last. Without `http`, workerd has ended. */
+/** Returns the ports that workerd reports, until it opens its last socket, "http". If the port of "http" is missing, workerd has ended. */
 async function listeningPorts(
   child: ChildProcess,
 ): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {

@@ -75,7 +75,7 @@ export const tenantSettingsSchema = z.object({
   aliases: z.record(z.string(), z.string()),
 });
 
-/** The tenant's keys are revoked, but caches accept them for `retry_after` seconds. The same call after that erases the tenant. */
+/** The tenant's keys are revoked, but caches accept them for `retry_after` seconds. Repeating the call after that erases the tenant. */
 const tenantErasingSchema = z.object({
   object: z.literal("tenant.erasing"),
   tenant: z.string(),

@@ -1,11 +1,11 @@
 /**
- * Signatures of the edge's calls to backends, for both.
+ * Signatures of calls to backends. The edge signs a call, and the backend checks the signature.
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,body=SHA256,signature=HMAC
  *
- * The HMAC covers, one a line, the scheme, key id, time, method, path, the body's hash, and the name of the process if the call is for one.
- * The header has the body's hash, so a caller without a secret is refused before its body is read. The backend limits the age of a call
- * (gpu-backend/http/middleware.ts).
+ * The HMAC covers, each on a line, the scheme, key id, time, method, path, the body's hash and, if the call names a backend process, this
+ * name. The header has the body's hash, so a caller without a secret is refused before its body is read. The backend limits the age of a
+ * call (gpu-backend/http/middleware.ts).
  */
 import { hexOf, sha256Hex } from "../bytes.ts";
 
@@ -14,7 +14,7 @@ const scheme = "Chameleon-HMAC-SHA256";
 const headerPattern = new RegExp(
   `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
 );
-/** Longer headers are refused unread. */
+/** Longer headers are refused without being parsed. */
 export const signatureCharacters = 300;
 
 type SigningKey = Awaited<ReturnType<typeof signingKey>>;
@@ -23,7 +23,7 @@ type SignedCall = NonNullable<ReturnType<typeof parseSignature>>;
 const minSecretCharacters = 32;
 const maxSecrets = 2;
 
-/** The edge signs with the first secret, backends accept each. Throws an Error that names the variable, never a secret. */
+/** Reads the secrets. The edge signs with the first; backends accept each. Throws an Error that names the variable, never a secret. */
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
   const secrets = text.split(",").map((secret) => secret.trim());
@@ -39,7 +39,7 @@ export function readSecrets(text: string | undefined, variable: string): string[
   return secrets;
 }
 
-/** A secret for Web Crypto. The id is an HMAC, which reveals nothing of the secret. */
+/** Imports a secret into Web Crypto. The key's id is an HMAC, which reveals nothing of the secret. */
 export async function signingKey(secret: string) {
   const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, [
     "sign",
@@ -49,7 +49,7 @@ export async function signingKey(secret: string) {
   return { id, hmac };
 }
 
-/** null if the header has another form. `path` includes the query. `backendName`: the call's `nameHeader`, or null. */
+/** Returns null if the header has another form. `path` includes the query. `backendName`: the value of the call's `nameHeader`, or null. */
 export function parseSignature(header: string, method: string, path: string, backendName: string | null = null) {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
@@ -57,19 +57,19 @@ export function parseSignature(header: string, method: string, path: string, bac
   return { method, path, keyId, timeMs: Number(time), bodySha256, backendName, signature };
 }
 
-/** Whether the call was signed with `key`. Takes the same time for every wrong signature. */
+/** Whether the call was signed with `key`. The check takes the same time for every wrong signature. */
 export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<boolean> {
   const signature = Uint8Array.from(call.signature.match(/../g)!, (digits) => Number.parseInt(digits, 16));
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-/** The signed text. No field can have a line break, so no two calls have the same text. */
+/** The text that is signed. No field can hold a line break, so no two calls have the same text. */
 function canonical({ backendName, ...call }: Omit<SignedCall, "signature">): Uint8Array {
   const lines = [scheme, call.keyId, call.timeMs, call.method, call.path, call.bodySha256];
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
-/** Returns a function that makes a call's headers, signed by the first secret; none without secrets. `now`: Unix milliseconds. */
+/** Returns a function that makes a call's headers, signed with the first secret; none without secrets. `now`: Unix milliseconds. */
 export function createSigner([secret]: readonly string[], now: () => number) {
   let key: Promise<SigningKey> | null = null;
   return async (

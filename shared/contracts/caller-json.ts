@@ -1,19 +1,19 @@
-/** Parses a caller's JSON. A scan before that refuses texts that are expensive to parse or to process. */
+/** Parses a caller's JSON. Before parsing, a scan refuses texts that are expensive to parse or to process. */
 import { invalidRequest, ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
-/** Throws invalid_request for a text that is not JSON, is nested too deeply, or has too many strings of digits or values. */
+/** Throws invalid_request if the text is not JSON, is nested too deeply, or has too many values or too many strings of digits. */
 export function parseCallerJson(text: string, maxValues?: number): unknown {
   checkCallerJson(text, maxValues);
   try {
     return JSON.parse(text);
   } catch (error) {
-    // V8's message may quote the body, so it goes to the caller only, and its length is bounded.
+    // V8's message may quote the body, so only the caller gets the message, and its length is bounded.
     throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
   }
 }
 
-/** The scan alone, also of several JSON texts, such as JSONL. Throws invalid_request as `parseCallerJson` does. */
+/** Scans a text without parsing it. It may hold several JSON texts, as JSONL does. Throws invalid_request as `parseCallerJson` does. */
 export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
   const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
@@ -33,10 +33,10 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero
   (character) => character.charCodeAt(0),
 );
 
-/** 1 to 10 digits, escaped or not. V8 hashes such strings by value without a seed, so a caller can choose many with equal hashes. */
+/** Matches a string of 1 to 10 digits, escaped or not. V8 hashes such strings without a seed, so a caller can choose many of equal hash. */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
-/** Nesting depth, number of strings of digits, and an upper bound on the number of values. */
+/** Returns the nesting depth, the number of strings of digits, and an upper bound on the number of values. */
 function scan(json: string): { levels: number; digitStrings: number; values: number } {
   let level = 0;
   let values = 0;

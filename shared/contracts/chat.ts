@@ -1,4 +1,4 @@
-/** Requests of `POST /v1/chat/completions`. Unsupported fields that would change the answer are refused by name, others ignored. */
+/** Requests of `POST /v1/chat/completions`. Unsupported fields that would change the answer are refused by name; others are ignored. */
 import * as z from "zod";
 import { absentAs, describe, isString, kindOf, listOf, refused, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
@@ -6,9 +6,9 @@ import { limits } from "./limits.ts";
 import { askedCalls, callText, isFunctionName, toolFields, toolsFault } from "./tools.ts";
 
 export interface ChatMessage {
-  /** `tool`: results of calls. Chat templates get these as messages of the user. */
+  /** A message of the role `tool` holds results of calls. Chat templates get it as a message of the user. */
   role: "system" | "user" | "assistant" | "tool";
-  /** Includes calls and results of calls, in the format of tools.ts. */
+  /** Includes calls, and results of calls, in the format of tools.ts. */
   content: string;
 }
 
@@ -20,7 +20,7 @@ const roles: Record<string, ChatMessage["role"]> = {
   tool: "tool",
 };
 
-/** Types of text parts of a chat, and of the input of a response. */
+/** Types of the text parts in messages of a chat and in the input of a response. */
 const textTypes = ["text", "input_text", "output_text"];
 const textPart = {
   type: "object",
@@ -102,7 +102,7 @@ export function readMessages(value: unknown, context: z.RefinementCtx, name = "m
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 
-/** Reads the messages of the list `name`, or returns what is wrong, and the index. */
+/** Reads the messages of the list `name`. If a message is wrong, returns what is wrong with it, and its index. */
 export function messagesIn(
   value: unknown,
   name: string,
@@ -126,7 +126,7 @@ export function messagesIn(
   return { messages };
 }
 
-/** Reads the message at the place `at`, or returns what is wrong with it. `callIds`: ids of calls in earlier messages. */
+/** Reads a message, or returns what is wrong with it. `at`: its place in the request. `callIds`: ids of calls in earlier messages. */
 function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
@@ -151,7 +151,7 @@ function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMess
   return { role: known, content: `<tool_response>\n${read.content}\n</tool_response>` };
 }
 
-/** Reads the calls of a message as texts, or returns what is wrong with them. Adds their ids to `callIds`. */
+/** Returns the calls of a message as texts, or what is wrong with them. Adds their ids to `callIds`. */
 function readCalls(value: unknown, at: string, callIds: Set<string>): string[] | string {
   if (!Array.isArray(value)) return `${at} is ${kindOf(value)}; it must be a list of calls`;
   if (value.length > limits.toolCalls) return `${at} has ${value.length} entries, the maximum is ${limits.toolCalls}`;

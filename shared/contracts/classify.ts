@@ -42,7 +42,7 @@ export const classifyRequestSchema = z
     chameleon: generationFields.chameleon,
   })
   .transform(({ input, labels, ...request }) => {
-    // One greedy token is generated where labels differ. Penalties are off, because a model's defaults would change probabilities.
+    // At each branch of the labels, one greedy token is generated. Penalties are off: a model's defaults would change probabilities.
     const sampling = {
       temperature: 0,
       ignore_eos: true,

@@ -3,12 +3,12 @@ import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-/** All tokens of a string are learnt; or the completion; or a chat's last message, which must be the assistant's. */
+/** An adapter learns all tokens of a string, the completion, or a chat's last message, which must be the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
 
-/** Reads the example at the place `at`, or returns what is wrong with it. Ignores other fields. */
+/** Reads an example, or returns what is wrong with it. `at`: its place in the request. Ignores other fields. */
 export function readExample(value: unknown, at: string): Example | { fault: string } {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -29,14 +29,14 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
 }
 
-/** A classification that examples teach. */
+/** A classification task that examples teach. */
 export interface Task {
   labels: string[];
-  /** The system message before a text, null for none. Absent: texts are prompts as they are, not chats. */
+  /** The system message before each text, or null for none. Absent: the texts are prompts, not chats. */
   system?: string | null;
 }
 
-/** null unless all examples have one form (chats: one message, and the label as its answer) and each label at least two on average. */
+/** null unless all examples have one form (chats: one message, answered by the label) and there are two for each label on average. */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

@@ -1,4 +1,4 @@
-/** Schemas of fields of several public requests. A null field counts as absent, as in OpenAI's API. */
+/** Schemas of fields that several public requests have. A null field counts as absent, as in OpenAI's API. */
 import * as z from "zod";
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
@@ -7,7 +7,7 @@ export { describe };
 
 export type Prompt = string | number[];
 
-/** A field that is `fallback` if it is null or absent; frozen, because requests share it. `default` is outermost, which is fastest. */
+/** A field that is `fallback` if null or absent. `fallback` is frozen, as requests share it. `default` is outermost, which is fastest. */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   Object.freeze(fallback);
@@ -31,7 +31,7 @@ export const metadataSchema = z
     error: `metadata has more than ${metadataEntries} entries, the maximum`,
   });
 
-/** A string, strings, token ids or lists of token ids, of at most `maximum` prompts. */
+/** A field that holds a string, strings, token ids or lists of token ids: at most `maximum` prompts. */
 export function promptField(name: string, maximum: number) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
@@ -66,7 +66,7 @@ function readPrompts(value: unknown, context: z.RefinementCtx, name: string, max
   return prompts as Prompt[];
 }
 
-/** The returned function reports `input` as invalid and ends a transform. */
+/** Returns a function that reports `input` as invalid and ends the transform. */
 export function refuser(context: z.RefinementCtx, input: unknown) {
   return (message: string, path: PropertyKey[] = []): never => {
     context.addIssue({ code: "custom", path, message, input });
@@ -86,7 +86,7 @@ export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, m
   }, z.array(entry).min(min).max(max));
 }
 
-/** A field that a request must not set: it would change the answer and is not supported. `why` tells what to do instead. */
+/** A field that a request must not set, because it is not supported and would change the answer. `why` tells what to do instead. */
 export function refused(name: string, why: string, isHarmless: (value: unknown) => boolean = () => false) {
   return z
     .unknown()

@@ -6,7 +6,7 @@ import { keepField } from "./openai.ts";
 import { unixSeconds } from "./responses.ts";
 
 const id = z.string().max(limits.headerCharacters);
-/** Fitting stops by itself, so nothing can be set. */
+/** Fitting stops by itself, so `auto` is the only value that these fields accept. */
 const auto = z.literal("auto").nullish().describe("The fit stops by itself where held-out examples gain no more");
 const hyperparameters = z
   .object({ n_epochs: auto, batch_size: auto, learning_rate_multiplier: auto })
@@ -43,7 +43,7 @@ export const fileListQuerySchema = z.object({
   order: z.enum(["asc", "desc"]).default("desc").meta({ description: "By time of creation" }),
   purpose: z.string().optional().meta({ description: "All files have `fine-tune`" }),
 });
-/** The multipart form of an upload, for the API document alone: the edge reads a form while it arrives. */
+/** The multipart form of an upload. Only the API document uses this schema: the edge reads a form while the form arrives. */
 export const createFileFormSchema = z.object({
   purpose: z.literal("fine-tune"),
   file: z.string().meta({
@@ -113,7 +113,7 @@ export const jobEventSchema = z.object({
     .describe("`step`, `train_loss` and `valid_loss` in nats a learnt token; or `gain`, `gain_ci95` and `tokens`"),
 });
 export const jobEventListSchema = page(jobEventSchema);
-/** Always empty, because no intermediate states are kept. */
+/** The list is always empty, because no intermediate states are kept. */
 export const checkpointListSchema = page(z.never());
 
 export type FileObject = z.infer<typeof fileSchema>;

@@ -5,7 +5,7 @@ import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
-/** An expert that a request names. With weight null, the prompt decides its weight. */
+/** An expert that a request names. If `weight` is null, the prompt decides the expert's weight. */
 export interface ListedExpert {
   id: string;
   weight: number | null;
@@ -66,7 +66,7 @@ const chameleonField = absentAs(
   "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
 
-/** `response_format`. Its parsed value is the form of the text (json-schema.ts); null for any text. */
+/** `response_format`. Its parsed value is the form that the text must have (json-schema.ts), or null for any text. */
 const responseFormatField = absentAs(
   z
     .unknown()
@@ -143,7 +143,7 @@ export function asGeneration<
 
 export type Refuse = (param: string, message: string) => void;
 
-/** Checks fields that depend on each other. `prompts`: their number. */
+/** Checks fields that depend on each other. `prompts`: number of prompts. */
 export function refuseTogether(
   request: {
     n: number;
@@ -174,7 +174,7 @@ export function refuseTogether(
   }
 }
 
-/** Reads the format in `field` as a form. `within`: the format's property with its name and schema; null if the format itself has them. */
+/** Reads the format in `field` as a form. `within`: the property that holds its name and schema; null if the format itself does. */
 export function readFormat(
   value: unknown,
   context: z.RefinementCtx,

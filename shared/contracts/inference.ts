@@ -2,7 +2,7 @@
  * The contract between edge and backend. Headers of calls and answers are `numericsHeader` and those of backend-headers.ts.
  *
  * - POST `/v1/batches`: a `BatchRequest`. Answers `Frame`s as NDJSON, with blank lines as heartbeats. If an adapter or memory of the batch
- * is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT it, and send the batch again. A sequence
+ * is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT that, and send the batch again. A sequence
  * whose memory cannot be read ends in `memory_not_found`, too.
  * - POST `/v1/cancellations`: a `CancelRequest`.
  * - GET `/readyz`: answers a `Readiness`.
@@ -22,21 +22,22 @@ import { tenantSchema } from "./tenant-name.ts";
 /** A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
 export const contractVersion = 3;
 
-/** Milliseconds without a frame after which a backend writes a blank line into a batch's answer, to show that the process is alive. */
+/** After this many milliseconds without a frame, a backend writes a blank line into a batch's answer, to show that its process is alive. */
 export const heartbeatMs = 500;
 
-/** As many sequences as one request may have choices. */
+/** Maximum sequences of a batch: as many as one request may have choices. */
 export const sequencesPerBatch = 128;
 
 /**
- * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends with equal ones compute the same bits. The answer to a
- * batch has the backend's. A batch that continues sequences has that of the backend which began them; a backend with another one refuses it
- * with `numerics_mismatch`. Older backends and edges ignore a header, where they would refuse a field.
+ * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends with equal fingerprints compute the same bits. A
+ * batch's answer has the answering backend's fingerprint. A batch that continues sequences has that of the backend which began them; a
+ * backend with another fingerprint refuses it with `numerics_mismatch`. Older backends and edges ignore an unknown header, but refuse an
+ * unknown field.
  */
 export const numericsHeader = "x-chameleon-numerics";
 
 const tokenId = z.int().min(0);
-/** Strict, because ids become parts of logs, metrics and URLs. */
+/** The pattern is strict, because ids become parts of logs, metrics and URLs. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 const id = z.string().regex(idPattern);
 export const hashPattern = /^[0-9a-f]{64}$/;
@@ -45,7 +46,7 @@ const hash = z.string().regex(hashPattern);
 const share = z.number().min(0).max(1);
 /** The mixture of base and adapters that answers (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
-  /** Weight of the base: with `evidence` a prior, else the served weight. */
+  /** With `evidence`: the prior weight of the base. Without: the weight that it is served with. */
   base: share,
   /** Adapters of centroids, or of the tenant. All weights, the base's included, add up to 1. */
   adapters: z
@@ -59,9 +60,9 @@ export const mixtureSchema = z.strictObject({
   /** How the prompt's own tokens set the weights. Absent: weights are fixed. */
   evidence: z
     .strictObject({
-      /** The first so many prompt tokens are evidence. */
+      /** The number of prompt tokens, from the first on, that are evidence. */
       tokens: z.int().min(0),
-      /** Ascending token ranges [start, end): only these of the first `tokens` are evidence. */
+      /** Ascending token ranges [start, end). If present, only those of the first `tokens` tokens that are in a range are evidence. */
       spans: z
         .array(z.tuple([z.int().min(0), z.int().min(0)]))
         .max(limits.chatMessages)
@@ -79,7 +80,7 @@ export const sequenceRequestSchema = z.strictObject({
   promptIds: z.array(tokenId).min(1),
   /**
    * Tokens that the client already has; the sequence resumes after them. The backend decodes them again one by one, so that the following
-   * tokens have the bits of the first backend, if their numerics agree (`numericsHeader`).
+   * tokens have the bits of the first backend, if the two backends' numerics agree (`numericsHeader`).
    */
   continuedIds: z.array(tokenId),
   /** Maximum tokens of the completion, `continuedIds` included. */
@@ -88,7 +89,7 @@ export const sequenceRequestSchema = z.strictObject({
   sampling: samplingSchema.partial(),
   /**
    * Milliseconds from arrival within which the sequence must start, or it ends in an error. A tenant's sequences start in the order of
-   * their deadlines; one without a deadline counts as due after a minute.
+   * their deadlines. A sequence without a deadline counts as due a minute after its arrival.
    */
   deadlineMs: z.int().min(1).optional(),
   /** Maximum milliseconds that a token's frame waits to be sent with others; the first frame and the last never wait. Absent: 0. */
@@ -97,22 +98,22 @@ export const sequenceRequestSchema = z.strictObject({
   promptLogprobs: z.boolean(),
   /** Whether to report each token's logprob under the base, too. */
   compare: z.boolean(),
-  /** Serves instead of the batch's adapter at full strength. */
+  /** The mixture that serves in place of the batch's adapter, which would serve at full strength. */
   mixture: mixtureSchema.optional(),
-  /** Memories to mix in (`shared/math/memory.ts`). The tokens of `mixture.evidence`, or else the whole prompt, set their weight. */
+  /** Memories to mix in (`shared/math/memory.ts`). The tokens of `mixture.evidence`, or else the whole prompt, set the memories' weight. */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
   /** Whether to report passages that made each token likelier. */
   sources: z.boolean().optional(),
-  /** Passages of `memories` to put into the prompt, which are no evidence. Not with `promptLogprobs`. */
+  /** Which passages of `memories` to put into the prompt. They are no evidence. Not allowed with `promptLogprobs`. */
   retrieval: retrievalSchema.optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** For sequences without a mixture: the centroid whose adapter serves; null for the base. */
+  /** For sequences without a mixture: id of the centroid whose adapter serves; null for the base. */
   centroidId: id.nullable(),
-  /** An own adapter instead of the centroid's. Then all sequences must be of its tenant. */
+  /** Hash of an own adapter that serves instead of the centroid's. All sequences must then be of its tenant. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
@@ -129,12 +130,12 @@ export const adapterRequestSchema = z.strictObject({
   manifestHash: hash,
   tenant: tenantSchema,
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
-  /** Examples to measure the gain on. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
+  /** Examples to measure the gain on. Absent: some of `examples` are held out, and the final adapter is then fitted to all of them. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
-  /** The adapter's hash, which depends on the tenant, too, so that equal adapters of two tenants have different ones. */
+  /** The adapter's hash. It depends on the tenant, so that equal adapters of two tenants have different hashes. */
   hash,
   /** Gain over the static adapter on held-out examples; null if only one was held out. */
   gain: gain.nullable(),
@@ -142,7 +143,7 @@ export const adapterAnswerSchema = z.object({
   kept: z.boolean(),
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })), // in nats a learnt token
   tokens: z.int(),
-  /** The adapter's bytes in base64, for other backends. */
+  /** The adapter's bytes in base64, to be stored on other backends. */
   file: z.string(),
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
@@ -151,13 +152,13 @@ export const adapterAnswerSchema = z.object({
 export const memoryRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** Their `memoryHash` is HASH in the path. */
+  /** The memory's documents. HASH in the path is their `memoryHash`. */
   documents: z
     .array(z.strictObject({ name: z.string().min(1).max(limits.documentNameCharacters), text: z.string().min(1) }))
     .min(1)
     .max(limits.documents),
 });
-/** A line of the answer to that PUT: `progress` at least every `heartbeatMs`, and last `ready` or `error`. */
+/** A line of the answer to PUT /v1/memories/TENANT/HASH: `progress` at least every `heartbeatMs`, and last `ready` or `error`. */
 export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
   z.object({
@@ -200,14 +201,14 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
-  /** With `retrieval`, on the token of index 0: prompt tokens of the passages and the text around them. */
+  /** With `retrieval`, in the frame of index 0: how many prompt tokens the passages and the text around them take. */
   retrievedTokens: z.int().min(0).optional(),
   /** With `sources`, if the sequence has memories. */
   sources: z
     .object({
       /** Part of the token's probability that came from memories. */
       share: z.number(),
-      /** Passages with the largest share first. `share` is a part of the token's probability. */
+      /** Passages, the one with the largest share first. `share`: the part of the token's probability that came from the passage. */
       passages: z.array(
         z.object({
           /** Index in the request's `memories`. */
@@ -226,11 +227,11 @@ export const doneFrameSchema = z.object({
   type: z.literal("done"),
   id,
   finishReason: finishReasonSchema,
-  /** null for the base. "generated": for this batch. */
+  /** null if the base serves. `cache`: "generated" if the adapter was generated for this batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * The served mixture, adapters in the request's order. `evidence.nats` is a lower bound on its gain over the base on the prompt's tokens,
-   * in nats a token; `evidence` is null if the weights were fixed.
+   * The served mixture, with its adapters in the request's order. `evidence.nats` is a lower bound on the mixture's gain over the base on
+   * the prompt's tokens, in nats a token. `evidence` is null if the weights were fixed.
    */
   mixture: z
     .object({
@@ -239,14 +240,14 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** The memories in the request's order. `brake`: factor of a memory's weight, as the prompt chose; 0 is not at all. */
+  /** The memories in the request's order. `brake`: factor of a memory's weight that the prompt chose; at 0 the memory changes nothing. */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
-  /** With `retrieval`: passages in the prompt, nearest first. */
+  /** With `retrieval`: the passages in the prompt, nearest first. */
   retrieved: z.array(retrievedPassageSchema).optional(),
-  /** Prompt tokens, those of passages included. */
+  /** Number of prompt tokens, those of retrieved passages included. */
   promptTokens: z.int(),
   completionTokens: z.int(),
-  /** Prompt tokens found in the prefix cache. */
+  /** Number of prompt tokens that were found in the prefix cache. */
   reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
@@ -257,7 +258,7 @@ export const errorFrameSchema = z.object({
   message: z.string(),
   retryAfterSeconds: z.number().nullable(),
 });
-/** Body of the answer to POST `/v1/adapters`. The error frame's `id` means nothing. */
+/** Body of the answer to POST `/v1/adapters`. The `id` of its error frame has no meaning. */
 export const adapterOutcomeSchema = z.union([adapterAnswerSchema, errorFrameSchema]);
 /** A sequence's frames in order: at most one `prompt`, any number of `token`, then one `done` or `error`. */
 export const frameSchema = z.discriminatedUnion("type", [
@@ -267,18 +268,18 @@ export const frameSchema = z.discriminatedUnion("type", [
   errorFrameSchema,
 ]);
 
-/** Answer of `GET /readyz` once a token was generated; an error before. */
+/** Answer of `GET /readyz` once the backend has generated a token. Before that, the answer is an error. */
 export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
-  /** The manifest that is served by default. */
+  /** Hash of the manifest that is served by default. */
   manifestHash: hash,
-  /** All manifests of which batches are accepted, two during a roll-out. */
+  /** Hashes of all manifests whose batches the backend accepts: two during a roll-out. */
   manifests: z.array(hash).optional(),
-  /** Numerics fingerprint of the set `manifestHash`; absent: not measured. */
+  /** Numerics fingerprint of the set with `manifestHash`; absent if it was not measured. */
   numerics: id.optional(),
-  /** The device that serves, and the adapter that was tested, if one was; `found` is what the self-test found, in words. */
+  /** The device that serves. `adapter`: the GPU's adapter that was tested, or null. `found`: what the self-test found, in words. */
   device: z
     .object({
       ...{ name: z.enum(["cpu", "webgpu"]), adapter: z.string().nullable(), driver: z.string().nullable() },
@@ -287,7 +288,7 @@ export const readinessSchema = z.object({
     .optional()
     // The edge reads no device, so a device that it does not know makes no backend unready.
     .catch(undefined),
-  /** Why own adapters cannot be written to disk, such as `ENOSPC`, and are kept in memory; null if they can. */
+  /** Why own adapters are kept in memory and cannot be written to disk, such as `ENOSPC`; null if they can be written. */
   diskFault: z.string().nullable().optional(),
 });
 
@@ -311,7 +312,7 @@ export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
-/** Returns a token frame of plain fields as it is; null for anything else, which `frameSchema` must check in ten times the time. */
+/** Returns `value` if it is a token frame of plain fields, else null. Checking any other frame by `frameSchema` takes ten times as long. */
 export function plainTokenFrame(value: unknown): TokenFrame | null {
   const {
     type,
@@ -355,17 +356,17 @@ export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
 }
 
-/** Whether a backend of this readiness serves batches of a manifest. */
+/** Whether a backend with this readiness serves batches of the manifest `wanted`. */
 export function holds({ manifestHash, manifests = [] }: Readiness, wanted: string): boolean {
   return manifestHash === wanted || manifests.includes(wanted);
 }
 
-/** null if the fingerprint is absent or not valid. */
+/** Returns null if the fingerprint is absent or not valid. */
 export function readNumerics(header: string | null | undefined): string | null {
   return header && idPattern.test(header) ? header : null;
 }
 
-/** Whether a sequence can move between backends of these numerics fingerprints; null, an unknown one, agrees with all. */
+/** Whether a sequence can move between backends of these numerics fingerprints. null is an unknown fingerprint and agrees with all. */
 export function numericsAgree(one: string | null, other: string | null): boolean {
   return one === null || other === null || one === other;
 }

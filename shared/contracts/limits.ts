@@ -2,7 +2,7 @@
 
 type Unit = "bytes" | "characters" | "chunks" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
-/** `value`: the largest accepted one. `bounds`: what it applies to, in Markdown without `|`. */
+/** `value`: the largest accepted value. `bounds`: what the limit applies to, in Markdown without `|`. */
 type Limit = readonly [value: number, unit: Unit, bounds: string];
 
 export const limitTable = {
@@ -12,7 +12,7 @@ export const limitTable = {
   bodyBytes: [1_048_576, "bytes", "The body, and so each text and list in it"],
   bodyChunks: [4096, "chunks", "Chunks in which the body arrives: each takes CPU time"],
   bodyNesting: [64, "levels", "Nested lists and objects, the body included"],
-  // V8's string table keeps strings of equal hash between requests. At 4,096, a body after eight such bodies took up to 200 ms.
+  // V8's string table keeps strings of equal hash between requests. At 4,096, parsing a body after eight such bodies took up to 200 ms.
   digitStrings: [1024, "entries", "Strings of 1 to 10 digits in the body, keys included: they are slow to parse"],
   bodyBytesAtOnce: [
     8_388_608,

@@ -1,4 +1,4 @@
-/** The stream between backend and edge: a JSON value a line, in UTF-8. Pure. */
+/** The stream between backend and edge: one JSON value on each line, in UTF-8. Pure. */
 import { joinArrays } from "../bytes.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
@@ -7,7 +7,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /** Longer than any valid frame, and short enough that a faulty peer cannot fill the memory. */
 export const maximumLineBytes = 8 * 2 ** 20;
 
-/** Newline included. */
+/** Returns the frame as a line, newline included. */
 export function frameLine(frame: Frame): string {
   return `${JSON.stringify(frame)}\n`;
 }
@@ -30,7 +30,7 @@ export class LineSplitter {
       }
       start = end + 1;
     }
-    // A copy, because the caller may reuse its buffer.
+    // A copy is kept, because the caller may reuse its buffer.
     if (start < chunk.length) this.#append(new Uint8Array(chunk.subarray(start)));
     return lines;
   }
@@ -45,7 +45,7 @@ export class LineSplitter {
     this.#pendingBytes += part.length;
   }
 
-  /** Returns `part`. Throws an Error if the line is too long with it. */
+  /** Returns `part`. Throws an Error if the pending line would be too long with it. */
   #bounded(part: Uint8Array): Uint8Array {
     const bytes = this.#pendingBytes + part.length;
     if (bytes <= maximumLineBytes) return part;
@@ -60,7 +60,7 @@ export class LineSplitter {
   }
 }
 
-/** Reads frames from a byte stream, and skips blank lines. Errors go to logs, so they never repeat a line. */
+/** Reads frames from a byte stream, and skips blank lines. Its errors go to logs, so they never repeat the text of a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
 

@@ -67,7 +67,7 @@ const documentsField = z
     description:
       "Texts whose words and phrasing answers take up where a prompt is like them. Each has a name of its own, or gets a number",
   });
-/** A document without a name gets a number. */
+/** A document of a request. A document whose `name` is null gets a number as its name. */
 export type DocumentField = z.output<typeof documentsField>[number];
 
 /** Reads documents by hand: a zod schema takes ten times as long for thousands of them. */

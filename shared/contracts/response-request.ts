@@ -8,7 +8,7 @@ import { askedCalls, functionFields, hasCalls, toolChoiceField, toolFields, tool
 
 const logprobsIncluded = "message.output_text.logprobs";
 const nothingStored = "nothing is stored here, so send the whole conversation as input";
-/** `max_num_results`: default, and OpenAI's maximum. */
+/** Of `max_num_results`: the default, and OpenAI's maximum. */
 const [searchedPassages, maxResults] = [2, 50];
 
 const fileSearchSchema = z.object({
@@ -164,7 +164,7 @@ const isReported = ({ top_logprobs, include }: { top_logprobs: number | null; in
 
 const formOf = (text: { format: { form: string | null } | null } | null) => text?.format?.form ?? null;
 
-/** Reads `text.format`: the form of the text, and what the answer repeats of the format. */
+/** Reads `text.format`. Returns the form that the text must have, and the fields of the format that the answer repeats. */
 function readTextFormat(value: unknown, context: z.RefinementCtx) {
   const form = readFormat(value, context, "text.format", null);
   const {
@@ -189,12 +189,12 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   for (const [i, item] of (value as unknown[]).entries()) {
     if (typeof item !== "object" || item === null) return refuse(`input[${i}] is ${kindOf(item)}; it must be an item`);
     const { type = "message", call_id, ...fields } = item as Record<string, unknown>;
-    // A search of an earlier answer, whose passages are in no message.
+    // This item is a search of an earlier answer. The passages that the search found are in no message.
     if (type === "file_search_call") continue;
     if (type === "function_call") {
       const call = { id: call_id, type: "function", function: fields };
       if (calls === null) {
-        // Calls belong to a message of the assistant directly before them.
+        // Calls belong to the assistant's message directly before them or, without such a message, to a new one.
         const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown } | null | undefined;
         const isTurn = last?.role === "assistant" && last.tool_calls === undefined;
         calls = [];

@@ -1,18 +1,18 @@
-/** Retrieval: the passages of memories that are nearest to the tokens `query` (gpu-backend/memory/retrieval.ts) go into the prompt. */
+/** Retrieval puts passages of memories into the prompt: those nearest to the tokens `query` (gpu-backend/memory/retrieval.ts). */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);
-/** Text before or after a passage: at most an eighth of a passage. */
+/** Token ids of text before or after a passage: at most an eighth of a passage's tokens. */
 const framing = z.array(count).max(limits.passageTokens / 8);
 
 export const retrievalSchema = z.strictObject({
   passages: z.int().min(1).max(limits.retrievedPassages),
   /** Maximum tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
   tokens: count,
-  /** Prompt tokens [start, end). */
+  /** Range [start, end) of the prompt tokens to search passages for. */
   query: z.tuple([count, count]),
-  /** `prefixIds` come before this prompt token, then each passage with `separatorIds`, nearest first: a small model heeds that most. */
+  /** `prefixIds` go before this prompt token, then passages with `separatorIds` each. The nearest is first: a small model heeds it most. */
   at: count,
   prefixIds: framing,
   separatorIds: framing,

@@ -1,4 +1,4 @@
-/** How tokens are drawn, with OpenAI's names or else vLLM's. A new parameter needs code in sampler.ts and a higher `contractVersion`. */
+/** How tokens are drawn. Names are OpenAI's or else vLLM's. A new parameter needs code in sampler.ts and a higher `contractVersion`. */
 import * as z from "zod";
 import { describe, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";
@@ -8,7 +8,7 @@ const stopString = z.string().min(1).max(limits.stopCharacters);
 const stopText = { type: "string", minLength: 1, maxLength: limits.stopCharacters };
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
 
-/** Parameters of one number or boolean: type, default, and description in the API document. */
+/** Parameters whose value is a number or a boolean: type, default, and description in the API document. */
 const scalars = {
   temperature: [z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"],
   top_p: [z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"],
@@ -44,23 +44,23 @@ const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
 /** The parameters of a sequence, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
-  /** Seed and position in the text are the whole state of the random number generator (`shared/math/sampling.ts`). */
+  /** Seed of the random number generator. Its whole state is the seed and the position in the text (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
-  /** The request's strings, and one of the chat template. */
+  /** The request's stop strings, and one stop string of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
   /** Token ids that end the text, and are not part of it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
-  /** Alternatives reported per token; null: no logprob at all. */
+  /** Number of alternatives that are reported for each token. null: not even the token's own logprob is reported. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
   logit_bias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
     .max(limits.logitBiasEntries),
-  /** The form of the text: JSON (json-schema.ts) or calls of functions (tools.ts). null for any text. */
+  /** The form that the text must have: JSON (json-schema.ts) or calls of functions (tools.ts). null for any text. */
   text_form: z.string().max(limits.schemaFormCharacters).nullable(),
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** Differences from `defaultSampling`. A model's manifest may have other defaults for requests. */
+/** Parameters that differ from `defaultSampling`. A model's manifest may have other defaults for requests. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {

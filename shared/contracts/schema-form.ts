@@ -1,11 +1,11 @@
-/** The form of a JSON Schema: a simpler schema that a grammar can express, and that admits no other values (json-schema.ts). Pure. */
+/** The form of a JSON Schema: a simpler schema, for which a grammar exists. It admits only values that the schema admits. Pure. */
 
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];
 
 /** A form without any field admits every value. */
 export interface Form {
-  /** `#/$defs/NAME`, a definition of the root. */
+  /** A reference to a definition at the root, `#/$defs/NAME`. */
   $ref?: string;
   anyOf?: Form[];
   enum?: unknown[];
@@ -14,17 +14,17 @@ export interface Form {
   maximum?: number;
   minLength?: number;
   maxLength?: number;
-  /** Regular expressions with the flag `u`. Each must match somewhere in the text. */
+  /** Regular expressions with the flag `u`. Each must match somewhere in the string. */
   patterns?: string[];
-  /** Forms of the first entries, all of which must be there. */
+  /** Forms of the first entries. An array must have all of these entries. */
   prefixItems?: Form[];
-  /** Form of further entries; absent: there are none. */
+  /** Form of the entries after `prefixItems`; absent: there are no such entries. */
   items?: Form;
   minItems?: number;
   maxItems?: number;
-  /** The values of `items`, an enum, come at most once each and in its order. */
+  /** true: `items` is an enum, and an array has each of its values at most once, in the order of the enum. */
   uniqueItems?: boolean;
-  /** All properties. Absent: names by `propertyNames`, values by `additionalProperties`. */
+  /** All properties that an object may have. Absent: names are as `propertyNames`, values as `additionalProperties`. */
   properties?: Record<string, Form>;
   required?: string[];
   propertyNames?: Form;
@@ -46,7 +46,7 @@ export function unionOf(forms: Form[]): Form {
   return forms.length === 1 ? forms[0] : { anyOf: forms };
 }
 
-/** Whether it is certain that no value is valid by both schemas. It never is for `narrow` forms, whose schemas admit more kinds. */
+/** Whether it is certain that no value of either form is valid by both schemas. The schema of a form in `narrow` admits more kinds. */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
   if (kindsA && kindsB && !kindsA.some((kind) => kindsB.includes(kind))) return true;
@@ -63,7 +63,7 @@ function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
   return b.every((value) => !texts.has(textOf(value)));
 }
 
-/** Kinds of the values of a form's schema; null if they are not certain. */
+/** Kinds of the values that a form's schema admits; null if the kinds are not certain. */
 function formKinds(form: Form, narrow: WeakSet<Form>): string[] | null {
   if (narrow.has(form)) return null;
   const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);

@@ -5,7 +5,7 @@ import { type Form, isObject, type Kind, kinds } from "./schema-form.ts";
 
 export type Schema = Record<string, unknown>;
 
-/** `pointer`: a JSON pointer. */
+/** A part of a schema, with the part's JSON pointer. */
 export interface Part<Of = Schema> {
   schema: Of;
   pointer: string;
@@ -96,7 +96,7 @@ export function isAmong(kind: Kind, types: readonly Kind[]): boolean {
   return types.includes(kind) || (kind === "integer" && types.includes("number"));
 }
 
-/** Does not run the pattern, which could take forever on some text. */
+/** Returns the pattern if it is supported. Does not run the pattern, which could take forever on some text. */
 function supportedPattern(pattern: unknown, pointer: string): string {
   if (typeof pattern !== "string") throw new Fault(pointer, "must be a string");
   try {
@@ -110,7 +110,7 @@ function supportedPattern(pattern: unknown, pointer: string): string {
   return pattern;
 }
 
-/** The strictest bounds of the keywords `least` and `most`. A `most` above `max` counts as `max`; such a `least` is refused. */
+/** The strictest bounds of the keywords `least` and `most`. A `most` above `max` counts as `max`; a `least` above `max` is refused. */
 export function lengths(
   parts: readonly Part[],
   [least, most]: readonly [string, string],

@@ -2,13 +2,13 @@
 
 export const sseDone = "data: [DONE]\n\n";
 
-/** Each line of `data` becomes a field of its own, so that a line break cannot end the event. */
+/** Formats an event. Each line of `data` becomes a field of its own, so that a line break cannot end the event. */
 export function sseEvent(data: string, id: string | null = null, name: string | null = null): string {
   const [idLine, nameLine] = [id === null ? "" : `id: ${id}\n`, name === null ? "" : `event: ${name}\n`];
   return `${idLine}${nameLine}${fields("data: ", data)}\n`;
 }
 
-/** Clients ignore a comment. Writing one fails if the client has gone. */
+/** Formats a comment, which clients ignore. Writing a comment fails if the client has gone. */
 export function sseComment(text: string): string {
   return `${fields(": ", text)}\n`;
 }

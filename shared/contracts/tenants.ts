@@ -1,24 +1,24 @@
-/** Records in the KV namespace TENANTS, written by the admin API. They have SHA-256 hashes of keys, never keys. Use is in ledgers. */
+/** Records that the admin API writes into the KV namespace TENANTS. They hold SHA-256 hashes of keys, never keys. Use is in ledgers. */
 import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Scopes of keys. `edge/tenants/keys.ts` has the scope of each route. */
+/** Scopes of keys. `edge/tenants/keys.ts` lists the scope of each route. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
 const bound = z.int().min(0).nullable().optional();
 const tenantLimitsSchema = z.object({
-  /** In any 60 seconds, like `tokensPerMinute`. */
+  /** Counted over any 60 seconds, as `tokensPerMinute` is. */
   requestsPerMinute: bound,
-  /** Tokens of prompts and completions. While a request runs, all that it may still generate counts. */
+  /** Tokens of prompts and completions. A running request counts with all the tokens that it may still generate. */
   tokensPerMinute: bound,
   concurrentRequests: bound,
-  /** In a calendar month, UTC. */
+  /** Counted over a calendar month, in UTC. */
   tokensPerMonth: bound,
 });
-/** Limits of a tenant's use; null is no limit. */
+/** Limits of a tenant's use; null means no limit. */
 export type TenantLimits = Record<keyof z.infer<typeof tenantLimitsSchema>, number | null>;
 
 /** Limits that hold unless a tenant's record has others. */
@@ -34,14 +34,14 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Tokens of all memories of a tenant, unless its record has another limit; null is no limit. */
+/** Maximum tokens of all memories of a tenant, unless its record has another limit; null means no limit. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
-/** Bytes of all files of a tenant; null is no limit. */
+/** Maximum bytes of all files of a tenant; null means no limit. */
 const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
 
 const modelName = z.string().min(1).max(limits.modelCharacters);
-/** Alias → model, which must not be an alias. */
+/** Alias → model. The model must not be an alias itself. */
 export const aliasesSchema = z
   .record(modelName, modelName)
   .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` })
@@ -52,9 +52,9 @@ const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
-  /** Limits that differ from the plan's. */
+  /** Limits in which the tenant differs from its plan. */
   limits: tenantLimitsSchema,
-  /** Tokens of all memories; absent: that of the plan. */
+  /** Maximum tokens of all memories; absent: the plan's maximum. */
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
@@ -73,7 +73,7 @@ export const keyRecordSchema = z.object({
   tenantRecord: tenantRecordSchema,
 });
 
-/** A record of its own, because KV has no transactions: in the key's record, a change of the tenant's limits could overwrite it. */
+/** A separate record, because KV has no transactions: in the key's record, a change of the tenant's limits could overwrite the end. */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
 
@@ -86,14 +86,14 @@ export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
-/** The first 64 bits of a key's hash name it in lists, logs and records. Authentication compares the whole hash. */
+/** A key's id is the first 64 bits of its hash. The id names the key in lists, logs and records. Authentication compares the whole hash. */
 export const keyIdPattern = /^[0-9a-f]{16}$/;
 
 export function keyIdOf(hash: string): string {
   return hash.slice(0, 16);
 }
 
-/** Joins the records of a key. Record and end both have an `expiresAt`, of which the earlier holds. */
+/** Joins the records of a key. The key's record and its end both have an `expiresAt`; the earlier of the two holds. */
 export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));

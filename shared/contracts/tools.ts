@@ -30,7 +30,7 @@ const parametersField = absentAs(
   if (typeof form === "string") return { schema, form };
   return refuser(context, schema)(`parameters at ${describe(form.pointer)} ${form.fault}`);
 });
-/** In a chat these are in the tool's property `function`, in a response in the tool itself. */
+/** In a chat, these fields are in the tool's property `function`. In a response, they are in the tool itself. */
 export const functionFields = {
   name: functionName,
   description: absentAs(z.string().max(limits.bodyBytes), null, "What it does, for the model"),
@@ -38,7 +38,7 @@ export const functionFields = {
 };
 export type FunctionTool = z.output<z.ZodObject<typeof functionFields>>;
 
-/** The size is checked first, because zod makes an issue of each bad entry. */
+/** The number of tools and their bytes are checked before the tools themselves, because zod makes an issue of each bad entry. */
 export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: string) =>
   absentAs(
     z.preprocess((value, context) => {
@@ -82,7 +82,7 @@ export const toolFields = {
   parallel_tool_calls: absentAs(z.boolean(), true, `false: one call at most; else up to ${limits.toolCalls}`),
 };
 
-/** Texts around name and arguments of a call. Arguments are JSON in one line. */
+/** Texts around the name and the arguments of a call. Arguments are JSON in one line. */
 export const callFormat = {
   start: "<tool_call>",
   beforeName: '\n{"name": "',
@@ -95,9 +95,9 @@ export function callText(name: string, argumentsText: string): string {
   return `${start}${beforeName}${name}${beforeArguments}${argumentsText}${end}`;
 }
 
-/** The form of answers that may call functions. `hasCalls` recognizes the beginning of its JSON, `text`. */
+/** The form of answers that may call functions. Its JSON begins with `text`, by which `hasCalls` recognizes it. */
 export interface CallsForm {
-  /** Text instead of calls: "none"; "any" text, then also before the first call; or JSON of this form. */
+  /** What may stand in place of calls: "none"; "any" text, which may also precede the first call; or JSON of this form. */
   text: "none" | "any" | object;
   /** Function name → form of its arguments. */
   calls: Record<string, object>;
@@ -106,10 +106,10 @@ export interface CallsForm {
 }
 
 export const hasCalls = (form: string | null | undefined): boolean => form?.startsWith('{"text":') === true;
-/** Whether texts of this form may call functions and have any other text. */
+/** Whether texts of this form may hold calls of functions and also any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
-/** `text`: addition to the system message; null if no function may be called. `form`: form of the answer. `format`: form of other text. */
+/** `format`: form of text that is no call. Returns the answer's form, and a text for the system message or null if no call is allowed. */
 export function askedCalls(
   functions: readonly FunctionTool[],
   { tool_choice: choice, parallel_tool_calls: isParallel }: { tool_choice: ToolChoice; parallel_tool_calls: boolean },
