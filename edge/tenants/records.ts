@@ -87,7 +87,7 @@ export function createRecords(namespace: Namespace, now: () => number, backgroun
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
     },
-    /** A record. `parse` gets null if it is absent, and `storedKeySchema`'s input for a key. Rejects if nothing is readable or cached. */
+    /** A record, as `parse` makes it of the stored value, or of null if none is stored. Rejects if nothing is readable or cached. */
     async get<T>(name: string, parse: (stored: unknown) => T): Promise<T> {
       const cached = found.get(name) ?? missing.get(name) ?? new Refreshed<unknown>(parts, recordTimes);
       const record = await cached.get(async () => parse(await stored(name)));

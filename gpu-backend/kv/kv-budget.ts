@@ -57,7 +57,7 @@ export interface RunningRow {
 export class KvBudget {
   readonly #shape: KvShape;
   readonly #capacityPositions: number;
-  /** Cost of a second class, in positions that attention reads; Infinity if there is only one class. */
+  /** What a second class costs a step, as a number of positions that attention could read meanwhile; Infinity if there may be only one. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */

@@ -35,7 +35,7 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
-  /** Called with the name of each product's first matrix and with the product's input. */
+  /** Called for each product with the name of its weights (of the first, if it has several) and the name of its input tensor. */
   observe?: (name: string, x: string) => void;
 }
 

@@ -25,7 +25,7 @@ async function formerlyServed(
   return { model: { name, servedAs, contextTokens, ...(sampling && { sampling }) }, memory };
 }
 
-/** `served`: the manifest's `model` without the hash of the weights. Throws an Error that names the faulty file. */
+/** Reads a base. `served` in the result is the manifest's `model` without the hash of the weights. Throws an Error that names the faulty file. */
 export async function readBase(directory: string) {
   const { config, weightsHash, tokenEmbedding } = await withBase(directory, headOf);
   const text = await readBaseText(directory, config);

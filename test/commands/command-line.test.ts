@@ -9,7 +9,7 @@ import { root } from "../support/project.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const commands = Object.entries<[string, string, ...string[]]>(commandsOf(true));
-/** The package's commands. Developers' commands share the file that sets these conventions. */
+/** The package's commands. Developers' commands are parsed by the same code, so they need no test of their own. */
 const forUsers = Object.entries(commandsOf(false));
 
 const folder = temporaryFolder();

@@ -51,7 +51,7 @@ const documentIds = (tenant: string, kind: string) =>
   encode(`${documents.find(([name]) => name === kind)![1]} of ${tenant}`);
 
 describe(`a prompt (seed ${seed})`, () => {
-  /** The request with `ids` inserted by hand. Its evidence is the first `evidenceTokens` tokens of the original prompt. */
+  /** The request with `ids` inserted by hand. Only the first `evidenceTokens` tokens of the original prompt weigh its experts, not `ids`. */
   const byHand = ({ retrieval, ...request }: SequenceRequest, ids: number[], evidenceTokens: number) => {
     const promptIds = request.promptIds.toSpliced(3, 0, ...ids);
     const tokens = evidenceTokens + ids.length;

@@ -45,7 +45,7 @@ const backendLayers: Record<string, string[]> = {
   runtime: [],
   // Tenants' documents as keys, which sessions of ONNX Runtime search.
   memory: ["runtime"],
-  // Holds keys and values for a runner that has no memory of its own.
+  // Keeps keys and values in the host's memory or a GPU's.
   kv: ["runtime"],
   "models/gguf": ["runtime"],
   "models/safetensors": ["runtime"],
@@ -74,7 +74,7 @@ const backendLayers: Record<string, string[]> = {
   // Compares what is shipped with the paper's method. No other layer imports this one.
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
-    // Long prompts are computed by the backend's own code.
+    // The backend's runner computes long prompts.
     ...["engine/open-model.ts", "kv/host-runner.ts", "kv/runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],

@@ -44,7 +44,7 @@ export function addedLine(row: AddedRow): string {
   return `added  ${shown(row)}, ${row.system} over ${row.to}: ${span(row)}`;
 }
 
-/** Lines for the cells in which our edge misses a target or the peer is faster. */
+/** A line for each measured case in which our edge misses a target, or `peer`, the gateway beside it, is faster. */
 export function losingLines(
   cpu: readonly CpuRow[],
   addedRows: readonly AddedRow[],
