@@ -43,7 +43,7 @@ export const environmentSchema = z.object({
   DEVICE: choice(
     ["cpu", "webgpu", "software"],
     "cpu",
-    "What the model runs on: webgpu is a GPU that passes the self-test, else the CPU with a warning; software is an adapter without a GPU, for tests",
+    "What the model runs on: webgpu is a GPU that passes the self-test, else the CPU with a warning; it needs WEIGHT_FORMAT=fp32; software is an adapter without a GPU, for tests",
   ),
   REQUIRE_DEVICE: choice(
     ["none", "webgpu", "software"],
@@ -62,8 +62,8 @@ export const environmentSchema = z.object({
   KV_BYTES: optionalInteger(
     1,
     2 ** 40,
-    "Bytes of keys and values of running and parked sequences, at most; it holds one as long as the context at least",
-    "what the memory limit leaves, and no more than MAX_SEQUENCES can use",
+    "Bytes of keys and values of running and parked sequences, at most; it must hold one as long as the context, and on a device a second one",
+    "what the memory limit leaves, and no more than MAX_SEQUENCES can use; on a device 4 GB",
   ),
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB, "Bytes of prompt beginnings for tenants to reuse; 0 keeps none"),
   MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one may take more"),

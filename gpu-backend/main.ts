@@ -58,18 +58,19 @@ async function run(config: BackendConfig): Promise<void> {
   );
   const now = () => performance.now();
   const sets = new ServingSets(now);
+  const environment = childEnvironment();
+  const device = await checkDevice(config, environment);
   const memory = planMemory({
     ...config,
     limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
     ...(await readBaseConfig(config.modelDirectory)),
     sets: config.artifactStore ? maxSets : 1,
+    isOnDevice: device.name === "webgpu",
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Logged before the model is loaded, because the process may not survive the loading.
   if (isTooMuch) log("warn", "memory", memoryFields);
-  const environment = childEnvironment();
-  const device = await checkDevice(config, environment);
   if (device.selfTest !== "none") {
     const { name, adapter, driver, selfTest, found } = device;
     log(selfTest === "passed" ? "info" : "warn", "device", { device: name, adapter, driver, selfTest, message: found });

@@ -182,9 +182,8 @@ export class Engine {
       counts.sequences++;
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
-      await this.#retrieve(sequence);
+      await this.#readStates(sequence);
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
-      await readKeys(sequence, this.#parts.runner.kv);
       if (sequence.awaitsMixture) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
       this.#flush(null);
@@ -257,12 +256,13 @@ export class Engine {
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
-  /** Puts the wanted passages into a prompt when the prompt is computed, and restarts the sequence. */
-  async #retrieve(sequence: Sequence): Promise<void> {
-    if (sequence.ended || !sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
+  /** Of a prompt that is computed: puts the wanted passages into the prompt and restarts the sequence or, without passages, reads its keys. */
+  async #readStates(sequence: Sequence): Promise<void> {
+    if (sequence.ended || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
-    const states = await kv.states(queryOf(sequence));
-    this.#guard(sequence, () => {
+    try {
+      if (!sequence.awaitsPassages) return await readKeys(sequence, kv);
+      const states = await kv.states(queryOf(sequence));
       sequence.insertPassages(passagesFor(sequence, states, config.contextTokens));
       if (this.#endIfFinished(sequence)) return;
       kv.close(sequence.row);
@@ -270,7 +270,11 @@ export class Engine {
       this.#prefixes?.leave(sequence);
       this.#planner.restart(sequence);
       this.#prefixes?.arrive(sequence);
-    });
+    } catch (thrown) {
+      // As in `#guard`.
+      if (sequence.ended) throw thrown;
+      this.#fail(sequence, this.#reportFault(thrown));
+    }
   }
 
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {

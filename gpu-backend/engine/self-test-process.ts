@@ -1,6 +1,6 @@
 /**
  * Runs the self-test on the base's first layers, with a bank of directions made for the test. A fault of a driver may end this process, but
- * not the backend's. Prints the result as JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
+ * not the backend's. Prints the result as a line of JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
  */
 import { readFileSync } from "node:fs";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -19,7 +19,7 @@ export type SelfTestSettings = Pick<EngineSettings, "modelDirectory" | "weightFo
 /** Two layers, to test that a layer reads what the layer before it wrote. */
 const layers = 2;
 /** Context of the test, in tokens. It is short because a row on a device takes memory for the whole context. */
-const contextTokens = 128;
+const contextTokens = 256;
 const gates = 8;
 const kvBytes = 2 ** 31;
 /** Maximum prompt tokens of a run at first. If a result is then wrong, `runSelfTest` tries shorter runs. */
@@ -49,4 +49,4 @@ close();
 // Paths of the loaded driver files, whose names contain versions. The Vulkan loader logs the names without versions.
 const maps = process.platform === "linux" ? readFileSync("/proc/self/maps", "utf8") : "";
 const libraries = [...new Set(maps.match(/\/\S+\.so(\.\S+)?$/gm))];
-process.stdout.write(JSON.stringify({ result, libraries }));
+process.stdout.write(`\n${JSON.stringify({ result, libraries })}\n`);

@@ -2,23 +2,26 @@
  * The self-test of a device: runs passes like serving's on the device and on the CPU. Some graphics adapters compute wrong values without
  * any error, for example in attention over 32 or more tokens if a subgroup has 8 lanes. runtime/device.ts decides what follows.
  */
+import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { safeRunTokens } from "../kv/device-runner.ts";
-import type { Kv, Pass, Runner } from "../kv/runner.ts";
+import type { Kv, Pass, PassOutput, Runner } from "../kv/runner.ts";
 import type { SelfTest } from "../runtime/device.ts";
-import type { Bank, ModelShape } from "../runtime/step.ts";
+import type { Bank, ModelShape, OwnChanges } from "../runtime/step.ts";
 
-/** Largest allowed difference from the CPU's logits, relative to the largest logit. Sums in another order differ by a tenth of this. */
+/** Largest allowed difference from the CPU's numbers, relative to the largest number. Sums in another order differ by a tenth of this. */
 export const tolerance = 1e-4;
-/** Batch sizes at which the same rows are compared. The last is the largest. */
-const batches = [1, 4, 8, 32];
+/** Batch sizes at which the same rows are compared, the largest last. The last row of the largest batch also runs alone. */
+const batches = [4, 8, 32];
 /** Maximum rows that the test keeps open at the same time. */
 export const testRows = batches.at(-1)! + 1;
 /** More tokens than a vector register has lanes, and no multiple of the number of lanes. */
 const promptTokens = 90;
 const decodedTokens = 3;
+/** Rows of the batch of which all but the last two are closed, so that these two move. */
+const movingBatch = 8;
 
-/** Logits by the name of a test case. */
+/** The compared numbers by the name of a test case. For a pass they are `numbersOf` its output. */
 type Cases = Map<string, Float32Array>;
 
 /**
@@ -47,33 +50,44 @@ export async function runSelfTest(
 }
 
 const nameOf = (batch: number) => `copied rows in a batch of ${batch}`;
+const aloneName = "a copied row alone";
 
 async function runCases(runner: Runner): Promise<Cases> {
   const { kv, config } = runner;
   const tokenOf = (i: number) => (i * i * 31 + 7 * i) % config.vocabularySize;
   const cases: Cases = new Map();
-  const decode = (rows: readonly Kv[]) =>
+  const decode = (rows: readonly Kv[], own?: OwnChanges) =>
     runPass(
       runner,
       "decode",
-      rows.map((row, i) => ({ kv: row, tokens: [tokenOf(row.positions + 3 * i)] })),
+      rows.map((row) => ({ kv: row, tokens: [tokenOf(row.positions + 3)] })),
+      own,
     );
 
-  const prompt = Array.from({ length: Math.min(promptTokens, config.contextTokens - decodedTokens - 1) }, (_, i) =>
-    tokenOf(i),
-  );
-  const row = kv.open(prompt.length + decodedTokens + 1);
-  cases.set("a prompt", await runPass(runner, "prefill", [{ kv: row, tokens: prompt }]));
+  const length = Math.min(promptTokens, Math.floor((config.contextTokens - decodedTokens - 2) / 2));
+  const prompt = Array.from({ length: 2 * length }, (_, i) => tokenOf(i));
+  const row = kv.open(prompt.length + decodedTokens + 2);
+  // Kernels of long runs read keys and values of earlier runs in another way than their own.
+  for (const [name, tokens] of [
+    ["a prompt", prompt.slice(0, length)],
+    ["a prompt's next chunk", prompt.slice(length)],
+  ] as const) {
+    cases.set(name, await runPass(runner, "prefill", [{ kv: row, tokens }]));
+  }
   const decoded: Float32Array[] = [];
   for (let token = 0; token < decodedTokens; token++) decoded.push(await decode([row]));
   cases.set("decoding", joinArrays(Float32Array, decoded));
 
-  /** Opens rows with copies of the first row's positions. Each row has one position less than the row before it. */
-  const copies = async (count: number) => {
-    const rows = Array.from({ length: count }, (_, i) => ({
-      kv: kv.open(row.positions),
-      positions: row.positions - i,
-    }));
+  kv.park(row);
+  cases.set("a parked row", await decode([row]));
+  cases.set(
+    "states",
+    joinArrays(Float32Array, await kv.states([0, length].map((position) => ({ kv: row, position })))),
+  );
+
+  /** Opens rows with copies of the first row's positions. The n-th has `missing[n]` positions less. */
+  const copies = (...missing: number[]) => {
+    const rows = missing.map((less) => ({ kv: kv.open(row.positions), positions: row.positions - less }));
     kv.place(rows);
     for (const { kv: copy, positions } of rows) {
       const block = kv.copy(row, 0, positions - 1);
@@ -83,31 +97,71 @@ async function runCases(runner: Runner): Promise<Cases> {
     return rows.map(({ kv: copy }) => copy);
   };
   for (const batch of batches) {
-    const rows = await copies(batch);
+    const rows = copies(...Array(batch).keys());
     cases.set(nameOf(batch), await decode(rows));
+    const kept = rows.splice(-2);
     for (const copy of rows) kv.close(copy);
+    if (batch === movingBatch) {
+      // The rows that are left move to lower places.
+      kv.trim();
+      cases.set("moved rows", await decode(kept));
+      const change = { a: wave(config.hiddenSize * ownRank, 0.1), b: wave((ownRank + 1) * config.hiddenSize, 0.1) };
+      const own = {
+        rows: Int32Array.of(1),
+        changes: [change],
+        indexes: new Int32Array(1),
+        weights: Float32Array.of(1),
+      };
+      cases.set("an own adapter", await decode(kept, own));
+    }
+    for (const copy of kept) kv.close(copy);
   }
-  kv.park(row);
-  cases.set("a parked row", await decode([row]));
+  const [alone] = copies(batches.at(-1)! - 1);
   kv.close(row);
+  // It moves to the first place, so that nothing runs beside it.
+  kv.trim();
+  cases.set(aloneName, await decode([alone]));
+  kv.close(alone);
   return cases;
 }
 
-/** Runs a pass with the head at each row's last token. Returns all logits. */
-async function runPass(runner: Runner, phase: Pass["phase"], rows: Pass["rows"]): Promise<Float32Array<ArrayBuffer>> {
-  const N = rows.length;
+/** Runs a pass with the head at each row's last token, whose settings depend only on its position. */
+async function runPass(
+  runner: Runner,
+  phase: Pass["phase"],
+  rows: Pass["rows"],
+  own?: OwnChanges,
+): Promise<Float32Array> {
   runner.kv.place(rows.map(({ kv, tokens }) => ({ kv, positions: kv.positions + tokens.length })));
-  const { scores } = await runner.run({
-    ...{ phase, rows },
-    states: rows.map(({ kv, tokens }) => ({ kv, position: kv.positions + tokens.length - 1 })),
+  const states = rows.map(({ kv, tokens }) => ({ kv, position: kv.positions + tokens.length - 1 }));
+  const positions = states.map(({ position }) => position);
+  const gates = positions.map((position) => wave(runner.gates, 1, position));
+  const output = await runner.run({
+    ...{ phase, rows, states },
     head: {
-      gates: wave(N * runner.gates, 1),
-      ...{ inverseTemperatures: new Float32Array(N).fill(1), targetIds: new Int32Array(N) },
+      ...{ gates: joinArrays(Float32Array, gates), own },
+      inverseTemperatures: Float32Array.from(positions, (position) => 1 + (position % 3) / 4),
+      targetIds: Int32Array.from(positions, (position) => position % runner.config.vocabularySize),
       bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },
       want: { scores: true, hidden: false },
     },
   });
-  return scores as Float32Array<ArrayBuffer>;
+  return joinArrays(
+    Float32Array,
+    rows.map((_, n) => numbersOf(output, n, runner.config)),
+  );
+}
+
+/** What a pass gives for a row: all logits, its best, those that the best ids have, sums and the target's logit. */
+function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelShape): Float32Array {
+  const { topCount: K, topScores, topIds, logSumExp, scaledLogSumExp, targetScores } = output;
+  const scores = output.scores!.subarray(n * V, (n + 1) * V);
+  return joinArrays(Float32Array, [
+    scores,
+    topScores.subarray(n * K, (n + 1) * K),
+    Float32Array.from(topIds.subarray(n * K, (n + 1) * K), (id) => scores[id]),
+    Float32Array.of(logSumExp[n], scaledLogSumExp[n], targetScores[n]),
+  ]);
 }
 
 function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
@@ -115,14 +169,13 @@ function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "di
   // `difference > tolerance` would be false for NaN.
   const wrong = differences.filter(([, difference]) => !(difference <= tolerance));
   const all = found.get(nameOf(batches.at(-1)!))!;
-  const isSame = (batch: number) => {
-    const own = found.get(nameOf(batch))!;
-    return own.every((value, i) => value === all[i]);
-  };
+  const isSame = (own: Float32Array, others: Float32Array) => own.every((value, i) => value === others[i]);
+  const alone = found.get(aloneName)!;
   return {
     failures: wrong.map(([name, difference]) => `${name} is ${difference.toExponential(1)} from the CPU`),
     difference: Math.max(...differences.map(([, difference]) => difference)),
-    rowsAreIndependent: batches.every(isSame),
+    rowsAreIndependent:
+      batches.every((batch) => isSame(found.get(nameOf(batch))!, all)) && isSame(alone, all.subarray(-alone.length)),
   };
 }
 
@@ -139,6 +192,6 @@ export function testBank({ hiddenSize }: ModelShape, gates: number): Bank {
 }
 
 /** Irregular values, so that sums do not cancel out. */
-function wave(count: number, amplitude: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from({ length: count }, (_, i) => amplitude * Math.sin(i * i * 0.37 + i));
+function wave(count: number, amplitude: number, start = 0): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: count }, (_, i) => amplitude * Math.sin(i * i * 0.37 + i + start));
 }

@@ -46,11 +46,11 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
   return new Promise((resolve) => {
     const child = execFile(process.execPath, [script, argument], options, (error, stdout, log) => {
       for (const signal of signals) process.removeListener(signal, end);
-      if (!error)
-        return resolve({ ...(JSON.parse(stdout) as Pick<SelfTestRun, "result" | "libraries">), failure: "", log });
-      const ended = error.killed
+      const printed = resultIn(stdout);
+      if (printed) return resolve({ ...printed, failure: "", log });
+      const ended = error?.killed
         ? `did not end in ${selfTestMs / 1000} s`
-        : `was ended by ${error.signal ?? error.code}`;
+        : `was ended by ${error?.signal ?? error?.code ?? "nothing, without a result"}`;
       resolve({ result: null, libraries: [], failure: `${ended}: ${reasonIn(log)}`, log });
     });
     // Without this a test that hangs in the driver would outlive the backend.
@@ -60,6 +60,16 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
     };
     for (const signal of signals) process.once(signal, end);
   });
+}
+
+/** The result that the process printed; null if there is none. It counts even if the process died in the driver later. Drivers print, too. */
+function resultIn(stdout: string): Pick<SelfTestRun, "result" | "libraries"> | null {
+  const line = stdout.split("\n").findLast((one) => one.startsWith('{"result":'));
+  try {
+    return line ? JSON.parse(line) : null;
+  } catch {
+    return null;
+  }
 }
 
 /** The error that a process of Node printed, without what ONNX Runtime puts before its message (a source file and a condition). */

@@ -1,6 +1,6 @@
 /** Plans the backend's memory. If KV_BYTES is not set, also chooses the bytes for keys and values. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
-import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
+import { bytesPerPosition, deviceContextBytes, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
@@ -21,6 +21,8 @@ const fitterBytesPerParameter = 10;
 const processBytes = 120e6;
 /** Share of the remaining memory for keys and values. The rest is for garbage and for copies within a step. */
 const kvShare = 0.8;
+/** Bytes for keys and values of a set on a device, whose memory is not known. */
+const deviceKvBytes = 4e9;
 
 /** Maximum sets of artifacts side by side, while one replaces another. */
 export const maxSets = 2;
@@ -35,7 +37,9 @@ export interface MemorySettings {
   /** 1 if no published artifacts are followed, else `maxSets`. */
   sets: number;
   maxSequences: number;
-  /** null: the remaining memory. */
+  /** Whether keys and values are on a device, and so take none of the limit. */
+  isOnDevice: boolean;
+  /** null: the remaining memory, or `deviceKvBytes`. */
   kvBytes: number | null;
   prefixCacheBytes: number;
   memoryCacheBytes: number;
@@ -43,8 +47,7 @@ export interface MemorySettings {
 
 /** Plans all parts. `kvBytes`, for one set's keys and values, holds at least one sequence as long as the context unless KV_BYTES is set. */
 export function planMemory(settings: MemorySettings) {
-  const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
-    settings;
+  const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, isOnDevice } = settings;
   const parameters = parametersOf(model);
   const { session, loading } = bytesPerParameter[weightFormat === "exact" && !isInBlocks ? "fp32" : weightFormat];
   const taken = {
@@ -52,15 +55,19 @@ export function planMemory(settings: MemorySettings) {
     sessions: sets * session * parameters,
     // Memory for the start of one set or for a fitter. Nothing prevents both from running at the same time.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
-    prefix_caches: sets * prefixCacheBytes,
+    prefix_caches: isOnDevice ? 0 : sets * settings.prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,
-    memories: sets * memoryCacheBytes,
+    memories: sets * settings.memoryCacheBytes,
   };
   const left = limitBytes - sum(taken);
-  const contextBytes = model.contextTokens * bytesPerPosition(kvShapeOf(model, kvFormatFor(weightFormat)));
+  const shape = kvShapeOf(model, kvFormatFor(weightFormat));
+  const contextBytes = model.contextTokens * bytesPerPosition(shape);
   const maxBytes = maxSequences * contextBytes;
-  const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
-  const parts = { ...taken, kv: sets * kvBytes };
+  const preset = isOnDevice
+    ? Math.max(deviceKvBytes, deviceContextBytes(shape))
+    : Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
+  const kvBytes = settings.kvBytes ?? preset;
+  const parts = { ...taken, kv: isOnDevice ? 0 : sets * kvBytes };
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 

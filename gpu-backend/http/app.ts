@@ -59,7 +59,7 @@ export interface AppParts {
 }
 
 export function createApp(parts: AppParts): Hono {
-  const { name, device, sets, load, adapters, memories, metrics, log, verifyCall, now } = parts;
+  const { name, sets, load, adapters, memories, metrics, log, verifyCall, now } = parts;
   const app = new Hono();
   app.use(sendState(name, load), requireOwnName(name));
   if (verifyCall) {
@@ -110,10 +110,11 @@ export function createApp(parts: AppParts): Hono {
     const { name: model, servedAs } = manifest.model;
     const diskFault = adapters.store.disk.fault ?? memories.store.disk.fault;
     // An error of the self-test may name folders, and anybody may read this.
-    const found = device.selfTest === "refused" ? "the backend's log says why" : device.found;
+    const { name: device, adapter, driver, selfTest } = parts.device;
+    const found = selfTest === "refused" ? "the backend's log says why" : parts.device.found;
     const readiness: Readiness = {
       ...{ status: "ready", model, servedAs, manifestHash, manifests: sets.serving, numerics, diskFault },
-      device: { ...device, found },
+      device: { name: device, adapter, driver, selfTest, found },
     };
     return context.json(readiness);
   });

@@ -13,7 +13,7 @@ import { type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-me
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { ModelShape } from "../runtime/step.ts";
-import { bytesPerPosition, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
+import { bytesPerPosition, deviceContextBytes, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
 import type { Kv, KvBlock, KvPosition, KvStore } from "./runner.ts";
 
 /** Number of places in the smallest arrays. */
@@ -69,7 +69,8 @@ class DeviceBlock implements KvBlock {
 }
 
 export class DeviceKv implements KvStore {
-  readonly continuesChunks = true;
+  // The kernels' sums depend on where a run starts.
+  readonly continuesChunks = false;
   readonly capacityBytes: number;
   readonly #shape: KvShape;
   readonly #memory: DeviceMemory;
@@ -101,9 +102,12 @@ export class DeviceKv implements KvStore {
     const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
     const sessions: Session[] = [];
     for (const graph of graphs) sessions.push(await memory.session(graph));
-    const kv = new DeviceKv(kvShapeOf(config), memory, limits, sessions);
-    if (kv.holds([config.contextTokens], [])) return kv;
-    throw new Error(`KV memory of ${limits.maximumBytes} bytes does not hold ${config.contextTokens} positions twice`);
+    const [shape, { maximumBytes }] = [kvShapeOf(config), limits];
+    const needed = deviceContextBytes(shape);
+    if (maximumBytes >= needed) return new DeviceKv(shape, memory, limits, sessions);
+    throw new Error(
+      `KV memory is ${maximumBytes} bytes; one sequence of ${config.contextTokens} positions needs ${needed} on a device`,
+    );
   }
 
   get bytes(): number {
@@ -162,9 +166,11 @@ export class DeviceKv implements KvStore {
     if (this.#staged?.row === row) this.#staged = null;
   }
 
-  /** A parked row keeps its place. */
+  /** A parked row keeps its place, with room for no more than it holds: `holds` counts no more of it. */
   park(row: Kv): void {
-    asRow(row).isParked = true;
+    const own = asRow(row);
+    own.isParked = true;
+    own.wanted = own.positions;
   }
 
   place(rows: readonly { kv: Kv; positions: number }[]): void {
@@ -277,21 +283,23 @@ export class DeviceKv implements KvStore {
     const [old, next] = [this.#arrays, { places, room, buffers: [] } as Arrays];
     const [oldStaging, staging] = [this.#staging, { places: 1, room, buffers: [] } as Arrays];
     const moved = rows.filter(({ positions }) => positions > 0);
-    const from = moved.map((row) => ({ span: this.#spanOf(row, 0), count: row.positions }));
+    const from = moved.map((row) => this.#spanOf(row, 0));
     rows.forEach((row, place) => {
       row.place = place;
     });
     [this.#rows, this.#arrays, this.#staging, this.#staged] = [[...rows], next, staging, null];
-    const to = moved.map((row) => ({ span: this.#spanOf(row, 0), count: row.positions }));
+    const moves = moved.map((row, i) => ({ from: from[i], to: this.#spanOf(row, 0), count: row.positions }));
     this.#enqueue(async () => {
       this.#free(oldStaging.buffers);
-      for (const [i, { heads }] of shapes.entries()) {
+      const [ofHeads, ofStates] = [indexFeeds(moves, shapes[0].heads), indexFeeds(moves, 1)];
+      for (const i of shapes.keys()) {
+        const isState = i === shapes.length - 1;
         await this.#allocate(next, i);
-        const taken = from.flatMap(({ span, count }) => indexesOf(span, count, heads));
-        const put = to.flatMap(({ span, count }) => indexesOf(span, count, heads));
-        if (taken.length > 0) await this.#copyArrays(this.#copyOne, [old, next], [i], taken, put);
+        if (moves.length > 0) {
+          await this.#copyArrays(this.#copyOne, [old, next], [i], isState ? ofStates : ofHeads);
+        }
         if (old.buffers.length > 0) this.#free([old.buffers[i]]);
-        if (i < shapes.length - 1) await this.#allocate(staging, i);
+        if (!isState) await this.#allocate(staging, i);
       }
     });
   }
@@ -320,25 +328,21 @@ export class DeviceKv implements KvStore {
     const both = [from.arrays, to.arrays] as const;
     const last = this.#shape.arrays.length - 1;
     const copy = (session: Session, arrays: readonly number[], heads: number) =>
-      this.#copyArrays(session, both, arrays, indexesOf(from, count, heads), indexesOf(to, count, heads));
+      this.#copyArrays(session, both, arrays, indexFeeds([{ from, to, count }], heads));
     await copy(this.#copyKv, [...Array(last).keys()], this.#shape.arrays[0].heads);
     if (both.every(({ buffers }) => buffers.length > last)) await copy(this.#copyOne, [last], 1);
   }
 
-  /** Copies vectors in the arrays with these numbers, which are all as wide as the first: from index `taken[n]` to index `put[n]`. */
+  /** Copies vectors, as `indexes` says, of the arrays with these numbers, which are all as wide as the first. */
   async #copyArrays(
     session: Session,
     [from, to]: readonly [Arrays, Arrays],
     arrays: readonly number[],
-    taken: readonly number[],
-    put: readonly number[],
+    indexes: ReturnType<typeof indexFeeds>,
   ): Promise<void> {
     const { width } = this.#shape.arrays[arrays[0]];
     const asVectors = (buffer: DeviceBuffer) => view(buffer, buffer.elements / width, width);
-    const feeds: Record<string, Tensor> = {
-      from: tensor(Int32Array.from(taken), [taken.length]),
-      to: tensor(BigInt64Array.from(put, BigInt), [put.length, 1]),
-    };
+    const feeds: Record<string, Tensor> = { ...indexes };
     const written: Record<string, Tensor> = {};
     arrays.forEach((array, i) => {
       feeds[`x.${i}`] = asVectors(from.buffers[array]);
@@ -347,6 +351,23 @@ export class DeviceKv implements KvStore {
     });
     await this.#memory.run(session, feeds, [], written);
   }
+}
+
+/** Copies `count` positions. */
+interface Move {
+  from: Span;
+  to: Span;
+  count: number;
+}
+
+/** Feeds of `buildCopy` that move the vectors of each head. */
+function indexFeeds(moves: readonly Move[], heads: number): { from: Tensor; to: Tensor } {
+  const taken = moves.flatMap(({ from, count }) => indexesOf(from, count, heads));
+  const put = moves.flatMap(({ to, count }) => indexesOf(to, count, heads));
+  return {
+    from: tensor(Int32Array.from(taken), [taken.length]),
+    to: tensor(BigInt64Array.from(put, BigInt), [put.length, 1]),
+  };
 }
 
 /** Indexes of the vectors of `count` positions of each head. */

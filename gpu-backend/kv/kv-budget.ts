@@ -45,6 +45,11 @@ export function positionsFor(longest: number, { contextTokens }: KvShape): numbe
   return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
+/** Bytes on a device of one sequence as long as the context, and of the row that a prefill runs on. Each has one position more. */
+export function deviceContextBytes(shape: KvShape): number {
+  return 2 * (shape.contextTokens + 1) * bytesPerPosition(shape);
+}
+
 export interface RunningRow {
   /** Positions that the row has at most after the next step. */
   positions: number;

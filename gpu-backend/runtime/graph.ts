@@ -27,6 +27,8 @@ export interface ConstantFile {
 }
 /** Constants of fewer bytes stay in the graph, because ONNX Runtime reads shapes and other small constants from there. */
 const smallestFiled = 4096;
+/** Maximum bytes of a serialised graph: protobuf counts them in 31 bits. */
+const maxGraphBytes = 2 ** 31 - 1;
 /** `data_location` of a tensor whose bytes are in a `ConstantFile`. */
 const external = 1;
 
@@ -66,6 +68,8 @@ export class GraphBuilder {
   readonly #shared = new Map<string, string>();
   readonly #constants = new WeakMap<Constant, { name: string; shape: readonly number[] }>();
   readonly #file: ConstantFile | null;
+  /** Bytes of constants in the graph itself. */
+  #storedBytes = 0;
   /** Name of a value in the nodes → its name as an output of the graph. */
   readonly #renamed = new Map<string, string>();
   #next = 0;
@@ -177,8 +181,13 @@ export class GraphBuilder {
     return output;
   }
 
-  /** The serialised ModelProto. Throws an Error if a field has the wrong type. */
+  /** The serialised ModelProto. Throws an Error if a field has the wrong type, or if the constants are too large for a graph. */
   bytes(): Uint8Array {
+    if (this.#storedBytes > maxGraphBytes) {
+      throw new Error(
+        `graph ${this.#name}: its weights have ${this.#storedBytes} bytes; a graph has at most ${maxGraphBytes}`,
+      );
+    }
     const rename = (value: string) => this.#renamed.get(value) ?? value;
     const renamed = (nodes: readonly Node[]): Node[] =>
       nodes.map((node) => ({
@@ -208,7 +217,10 @@ export class GraphBuilder {
   }
 
   #stored(bytes: Uint8Array): object {
-    if (!this.#file || bytes.byteLength < smallestFiled) return { raw_data: bytes };
+    if (!this.#file || bytes.byteLength < smallestFiled) {
+      this.#storedBytes += bytes.byteLength;
+      return { raw_data: bytes };
+    }
     const entries = { location: this.#file.name, offset: this.#file.append(bytes), length: bytes.byteLength };
     const external_data = Object.entries(entries).map(([key, value]) => ({ key, value: `${value}` }));
     return { data_location: external, external_data };

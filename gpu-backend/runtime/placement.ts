@@ -9,6 +9,8 @@ import { promisify } from "node:util";
 const script = fileURLToPath(new URL("./placement-process.ts", import.meta.url));
 /** Bound on the log, in bytes. It has a few lines for each node. */
 const maxLogBytes = 2 ** 28;
+/** Timeout in milliseconds. A driver may hang. */
+const timeoutMs = 60_000;
 
 /** Operator and name of each node that runs on the CPU. Rejects if the graph cannot be opened at all. */
 export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
@@ -16,7 +18,8 @@ export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   try {
     const path = join(folder, "graph.onnx");
     await writeFile(path, graph);
-    const { stderr, stdout } = await promisify(execFile)(process.execPath, [script, path], { maxBuffer: maxLogBytes });
+    const options = { maxBuffer: maxLogBytes, timeout: timeoutMs, killSignal: "SIGKILL" } as const;
+    const { stderr, stdout } = await promisify(execFile)(process.execPath, [script, path], options);
     return nodesPlacedOnCpu(`${stdout}${stderr}`);
   } finally {
     await rm(folder, { recursive: true, force: true });

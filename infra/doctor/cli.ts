@@ -68,7 +68,10 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const base = await readBaseConfig(directory);
-  const { plannedBytes } = planMemory({ ...config, ...base, limitBytes, sets: maxSets });
+  const { plannedBytes } = planMemory({
+    ...{ ...config, ...base, limitBytes },
+    ...{ sets: maxSets, isOnDevice: config.device !== "cpu" },
+  });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(

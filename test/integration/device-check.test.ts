@@ -42,6 +42,15 @@ test.skipIf(isAbsent)("takes a software adapter only where it was asked for", as
   expect(report.driver).toContain("libvulkan_lvp");
 });
 
+test.skipIf(isAbsent)("takes the result of a process that prints other lines, and that its driver ends", async () => {
+  const driver = path.join(folder, "driver.mjs");
+  const atEnd =
+    'process.on("exit", () => { process.stdout.write("at the end\\n"); process.kill(process.pid, "SIGKILL"); })';
+  writeFileSync(driver, `process.stdout.write("loaded"); ${atEnd};`);
+  const report = await check({ device: "software", isDeviceRequired: true }, { NODE_OPTIONS: `--import=${driver}` });
+  expect(report.selfTest).toBe("passed");
+});
+
 test("refuses a format that only the CPU serves", async () => {
   const int8 = { modelDirectory: smallBase, weightFormat: "int8", threads: 1 } as const;
   await expect(checkDevice({ ...int8, device: "webgpu", isDeviceRequired: false }, {})).rejects.toThrow(

@@ -2,7 +2,10 @@
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import { openSession } from "../../gpu-backend/runtime/session.ts";
 
-/** Why there is no adapter, or null if there is one. A driver may be missing: Debian's mesa-vulkan-drivers has a software one. */
+/**
+ * Why there is no adapter, or null if there is one. A driver may be missing: Debian's mesa-vulkan-drivers has a software one, and
+ * libvulkan1 the loader. Throws any other error.
+ */
 export async function webgpuFailure(): Promise<string | null> {
   const g = new GraphBuilder("nothing");
   g.output("y", g.node("Neg", [g.input("x", "float32", [1])]), "float32", [1]);
@@ -11,6 +14,7 @@ export async function webgpuFailure(): Promise<string | null> {
     await session.release();
     return null;
   } catch (error) {
-    return /No supported adapters/.test(String(error)) ? "no WebGPU adapter (no Vulkan driver)" : String(error);
+    if (/No supported adapters/.test(String(error))) return "no WebGPU adapter (no Vulkan driver)";
+    throw error;
   }
 }

@@ -106,7 +106,10 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     const { requests, limits } = container.resources;
     const expectEnough = (memory: string, sets: number) => {
       const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
-      const plan = planMemory({ ...config, model, isInBlocks: true, sets, limitBytes });
+      const plan = planMemory({
+        ...{ ...config, model, isInBlocks: true, sets, limitBytes },
+        isOnDevice: config.device !== "cpu",
+      });
       expect(plan.plannedBytes, memorySentence(plan)).toBeLessThanOrEqual(limitBytes);
     };
     expectEnough(requests.memory, 1);
@@ -118,6 +121,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     const isGpu = name === "gpu";
     expect(container.image).toBe(`chameleon-backend:${isGpu ? "gpu" : "cpu"}`);
     expect(config.device).toBe(isGpu ? "webgpu" : "cpu");
+    expect(config.kvBytes !== null).toBe(isGpu);
     expect(container.resources.limits["nvidia.com/gpu"]).toBe(isGpu ? "1" : undefined);
     expect(pod.runtimeClassName).toBe(isGpu ? "nvidia" : undefined);
     const tolerated = (pod.tolerations ?? []).map(({ key }: { key: string }) => key);

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
+import { HostRunner } from "../../../../gpu-backend/kv/host-runner.ts";
 import { writeKey } from "../../../../gpu-backend/memory/keys.ts";
-import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createEngineHarness, sequenceRequest, testLimits } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
 const { hiddenSize: D } = fakeConfig;
@@ -42,4 +43,18 @@ test("a prompt gives a key of a memory for each token, without a head, before it
   });
   await mixed.finish();
   expect(mixed.tokensOf("mate")).toHaveLength(16);
+});
+
+test("a prompt whose states cannot be read ends in an error, and others are served", async () => {
+  const runner = new HostRunner(createFakeRunner(), { ...testLimits, kvBytes: 2 ** 24 });
+  runner.kv.states = async () => {
+    throw new Error("the device is gone");
+  };
+  const harness = createEngineHarness({ runner });
+  await harness.engine.submit(null, [sequenceRequest("mate", [1, 2, 3])]);
+  const take = () => expect.unreachable();
+  await harness.engine.submit(null, [sequenceRequest("keys", [4, 5], { maxTokens: 0 })], { kind: "keys", take });
+  await harness.finish();
+  expect(harness.lastFrameOf("keys")).toMatchObject({ type: "error", kind: "generation_failed" });
+  expect(harness.lastFrameOf("mate")).toMatchObject({ type: "done" });
 });

@@ -9,7 +9,14 @@ const GB = 1e9;
 /** Bytes of 1,024 positions of GPT-2 124M: int8 keys and values with a scale for each head, and states. */
 const contextBytes = 1024 * (24 * 12 * (64 + 4) + 768 * 4);
 const settings = {
-  ...{ model: gpt2Config, weightFormat: "int8" as const, isInBlocks: false, sets: 2, maxSequences: 32 },
+  ...{
+    model: gpt2Config,
+    weightFormat: "int8" as const,
+    isInBlocks: false,
+    sets: 2,
+    maxSequences: 32,
+    isOnDevice: false,
+  },
   ...{ kvBytes: null, prefixCacheBytes: 0.25 * GB, memoryCacheBytes: 0.25 * GB },
 };
 const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
@@ -42,6 +49,16 @@ test("a set size is taken as it is, and the message names both numbers if it is 
   const beyond = plan(4 * GB, { kvBytes: 2 * GB });
   expect(memorySentence(beyond)).toContain(`Up to ${Math.round(beyond.plannedBytes / 1e6)} MB`);
   expect(memorySentence(beyond)).toContain("more than the limit of 4000 MB");
+});
+
+test("a device's keys and values are a fixed amount, whatever the host has, which holds a context and takes no memory of the host", () => {
+  const onDevice = (limitBytes: number, rest = {}) =>
+    plan(limitBytes, { isOnDevice: true, weightFormat: "fp32", ...rest });
+  for (const limitBytes of [6 * GB, 128 * GB])
+    expect(onDevice(limitBytes)).toMatchObject({ kvBytes: 4 * GB, parts: { kv: 0 } });
+  expect(onDevice(6 * GB, { kvBytes: 1 * GB }).kvBytes).toBe(1 * GB);
+  const model = { ...gpt2Config, contextTokens: 2 ** 17 };
+  expect(onDevice(6 * GB, { model, maxSequences: 1 }).kvBytes).toBe(2 * (2 ** 17 + 1) * 4 * (24 * 768 + 768));
 });
 
 test("another set of artifacts takes memory for its session, caches, keys and values; a wider format takes more", () => {

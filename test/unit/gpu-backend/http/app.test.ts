@@ -5,6 +5,7 @@ import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { callVerifier, type VerifyCall } from "../../../../gpu-backend/http/middleware.ts";
+import { cpuReport } from "../../../../gpu-backend/runtime/device.ts";
 import { TenantStore } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
 import { loadHeader, nameHeader } from "../../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../../shared/contracts/call-signature.ts";
@@ -105,7 +106,7 @@ beforeEach(() => {
   const load = () => ({ sequences: openSequences, slots: 32 });
   const parts = { sets, adapters, memories, metrics, log };
   appWith = (verifyCall) =>
-    createApp({ ...{ name: "b-0", device: noEngine.device, load, now: () => 0 }, ...parts, verifyCall });
+    createApp({ ...{ name: "b-0", device: { ...cpuReport }, load, now: () => 0 }, ...parts, verifyCall });
   app = appWith(null);
 });
 
@@ -268,8 +269,15 @@ test("/readyz tells whether a batch would be taken, and why not; /healthz that t
   info = { manifest, manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" } as EngineClient["info"];
   const response = await app.request("/readyz");
   expect(response.status).toBe(200);
-  const ready = { device: noEngine.device, model: "tiny", manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" };
-  expect(readinessSchema.parse(await response.json())).toMatchObject(ready);
+  const ready = {
+    device: { name: "cpu", selfTest: "none" },
+    model: "tiny",
+    manifestHash: "b".repeat(64),
+    numerics: "cpu-fp32-0",
+  };
+  const found = await response.json();
+  expect(found).toMatchObject(ready);
+  expect(found).toEqual(readinessSchema.parse(found));
   refusal = new ServiceError("backend_unavailable", "The engine is restarting: it was ended by SIGSEGV.");
   expect(await statuses()).toEqual([503, 200]);
   expect((await errorOf(await app.request("/readyz"))).message).toMatch(/SIGSEGV/);
