@@ -10,6 +10,7 @@ import path from "node:path";
 import { text } from "node:stream/consumers";
 import { describe, expect, test } from "vitest";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
+import { stopAtEnd } from "../support/at-end.ts";
 import { startBackend } from "../support/backend-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
@@ -87,7 +88,8 @@ test.concurrent.for(refused)("the import refuses by name: %s", async ([name, cha
 test("a backend refuses heads that do not divide at its start, by name", async () => {
   const model = await modelWith("served heads", { config: { n_head: 7 } });
   await cp(path.join(original, "artifacts"), path.join(model, "artifacts"), { recursive: true });
-  await expect(startBackend({ MODEL_DIR: model, THREADS: "1" })).rejects.toThrow(/exit 1: .*n_head.*7/);
+  const starting = startBackend({ MODEL_DIR: model, THREADS: "1" }).then(stopAtEnd);
+  await expect(starting).rejects.toThrow(/exit 1: .*n_head.*7/);
 });
 
 describe("a served model whose chat template", async () => {

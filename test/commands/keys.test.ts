@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { readLocalRun } from "../../infra/local-run.ts";
 import { type Outcome, outcomeOf } from "../support/outcome.ts";
 import { root } from "../support/project.ts";
 import { startStack } from "../support/stack.ts";
@@ -14,9 +15,11 @@ const stack = await startStack({ DATA_DIR: data });
 afterAll(() => stack.stop());
 
 /** Runs `chameleon keys` where every attempt to start a process (workerd, wrangler, esbuild) throws. */
-function keys(...args: string[]): Promise<Outcome> {
+const keys = (...args: string[]) => keysWith({ STATE_DIR: stack.state }, ...args);
+
+function keysWith(variables: Record<string, string>, ...args: string[]): Promise<Outcome> {
   const preload = `--import=data:text/javascript,${encodeURIComponent(noProcesses)}`;
-  const env = { ...process.env, NODE_OPTIONS: preload, STATE_DIR: stack.state };
+  const env = { ...process.env, NODE_OPTIONS: preload, ...variables };
   return outcomeOf(spawn(process.execPath, [`${root}/infra/keys/cli.ts`, ...args], { env }));
 }
 
@@ -92,6 +95,15 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   const get = async (path: string) => (await fetch(stack.edge + path, { headers: again })).json();
   expect(await get("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
   expect(await get("/v1/usage")).toMatchObject({ data: [], limits: { requests_per_minute: 600 } });
+});
+
+test("another edge is reached by its URL and CHAMELEON_ADMIN_KEY; a tenant's key is refused there", async () => {
+  const withKey = (key: string, ...args: string[]) =>
+    keysWith({ STATE_DIR: data, CHAMELEON_ADMIN_KEY: key }, ...args, "--url", stack.edge);
+  const made = (await withKey(readLocalRun(stack.state)!.adminKey, "create", "remote")).stdout.trim();
+  expect((await complete(made)).status).toBe(200);
+  const refusal = { code: 1, stdout: "", stderr: "chameleon keys: The key is not the admin key.\n" };
+  for (const key of [made, stack.key]) expect(await withKey(key, "list")).toEqual(refusal);
 });
 
 test("the command that the refusal of a page's origin names allows that origin", async () => {

@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { stateFolders } from "../../infra/workerd/config.ts";
 import { prepareBareEdge } from "../../infra/workerd/edge.ts";
+import { atEnd } from "../support/at-end.ts";
 import { isRunning, startBackend } from "../support/backend-process.ts";
 import { keyEntry } from "../support/key-records.ts";
 import { smallBase } from "../support/small-base.ts";
@@ -28,6 +29,7 @@ export async function startMemoryCluster(tenants: readonly string[], settings: R
   };
   const backends = await Promise.all([0, 1].map((backend) => start(backend, "0")));
   const prepared = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
+  atEnd(prepared.remove);
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backends.map(({ url }) => url).join(",") };
   const entries = Object.fromEntries(await Promise.all(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant))));
   const startWorkerd = () => prepared.start({ vars, entries, state });
@@ -64,7 +66,6 @@ export async function startMemoryCluster(tenants: readonly string[], settings: R
     async stop() {
       await edge.stop();
       await Promise.all(backends.map((backend) => backend.stop()));
-      prepared.remove();
     },
   };
 }

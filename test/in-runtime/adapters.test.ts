@@ -14,7 +14,7 @@ import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying
 import { artifactsWith, manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
 import { configure, settle } from "./objects.ts";
-import { adapterFile, gain, patience, unavailable, useTenant } from "./tenant.ts";
+import { adapterFile, backendDeletes, gain, patience, unavailable, useTenant } from "./tenant.ts";
 
 beforeAll(() => publish());
 
@@ -324,8 +324,7 @@ describe("an adapter", () => {
   test("is erased with its tenant at every backend, at once or when the backend answers, and no usage is left", async () => {
     const { tenant } = own;
     const { settled, complete, post, request } = app();
-    const making = { adapter: { hash }, deletion: 503 };
-    const { deletions } = own.backendMakes(making);
+    own.backendMakes({ adapter: { hash }, deletion: 503 });
     await post("/v1/adapters", { name: "my-mail", examples });
     await settled();
     const usage = async () => (await json<UsageReport>("/v1/usage")).total.requests;
@@ -346,8 +345,7 @@ describe("an adapter", () => {
     expect((await complete({ prompt: "a" })).status).toBe(200);
     await settled();
     await expect.poll(usage).toBe(1);
-    making.deletion = 204;
-    deletions.length = 0;
+    const deletions = backendDeletes();
     expect(await alarm()).toBe(true);
     expect(deletions).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
     expect(await erase()).toMatchObject({ adapters: 0, backends: { confirmed: [backendUrl], pending: [] } });

@@ -51,7 +51,7 @@ test("the first call starts the container; until it listens the answer is 503, a
   expect(started).toHaveLength(2);
 });
 
-test("the backend has the edge's secret, int8 weights, and the network only where artifacts are published", async () => {
+test("the backend has the edge's secret, its own default settings, and the network only where artifacts are published", async () => {
   const settings = settingsOf({ BACKEND_SECRETS: "s", TENANT_KEYS: "[]", ARTIFACTS: {} });
   expect(settings).toEqual({ BACKEND_SECRETS: "s" });
   for (const [given, enableInternet] of [

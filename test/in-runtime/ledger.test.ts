@@ -24,7 +24,8 @@ function newLedger() {
     await rename(table, "away");
     return () => rename("away", table);
   };
-  return { ...opened, tenant, countsOf, without };
+  const today = () => new Date().toISOString().slice(0, 10);
+  return { ...opened, tenant, countsOf, without, usage: () => opened.ledger.usage(today(), today()) };
 }
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };

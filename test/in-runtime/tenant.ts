@@ -81,6 +81,18 @@ interface Making {
   deletion?: number;
 }
 
+/** Lists the path of every deletion that the backend receives from now on, also for other tenants, and confirms each. */
+export function backendDeletes(): string[] {
+  const paths: string[] = [];
+  network.use(
+    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
+      paths.push(new URL(request.url).pathname);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  return paths;
+}
+
 let tenants = 0;
 
 /** Two tenants that have nothing yet: their keys, the name of the first (`prefix-1`), and the headers that each calls with. */

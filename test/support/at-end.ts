@@ -1,9 +1,14 @@
 /** Ends what tests start. */
 import { afterAll, onTestFinished, TestRunner } from "vitest";
+import { endWithProcess } from "./process-end.ts";
 
-/** Calls `end` after the running test, or after the file's tests if none runs yet. */
+/** Calls `end` after the running test, or after the file's tests if none runs yet; at the latest when this process ends. */
 export function atEnd(end: () => unknown): void {
-  const awaited = async () => void (await end());
+  const cancel = endWithProcess(end);
+  const awaited = async () => {
+    cancel();
+    await end();
+  };
   if (TestRunner.getCurrentTest()) onTestFinished(awaited);
   else afterAll(awaited);
 }

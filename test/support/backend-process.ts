@@ -6,7 +6,13 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
+import { endWithProcess } from "./process-end.ts";
 
+/** Timeout of a start, in milliseconds. */
+const startMs = 60_000;
+/** Timeout of a backend's end after a signal, in milliseconds. */
+const endMs = 10_000;
 const mainFile = fileURLToPath(new URL("../../gpu-backend/main.ts", import.meta.url));
 
 export interface Backend {
@@ -24,7 +30,7 @@ export interface Backend {
   frames(centroidId: string | null, sequences: SequenceRequest[], rest?: Partial<BatchRequest>): Promise<Frame[]>;
   post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
   metric(name: string): Promise<number>;
-  /** Ends the process and waits for its end; returns its exit code. */
+  /** Ends the process and waits for its end; returns its exit code. Kills it and throws an Error if it does not end in 10 s. */
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
@@ -39,7 +45,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
     written += chunk;
   });
   const exited = once(child, "close").then(([code]) => code as number | null);
-  const line = await firstLine(child);
+  const line = await firstLine(child, () => written);
   if (line === null) throw new Error(`exit ${await exited}: ${written}`);
   const { url, manifest } = JSON.parse(line) as { url: string; manifest: string };
   const backend: Backend = {
@@ -64,18 +70,22 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
         signal,
       }),
     metric: (name) => metricAt(url, name),
-    stop(signal = "SIGKILL") {
+    async stop(signal = "SIGTERM") {
       child.kill(signal);
-      return exited;
+      if (await settlesWithin(exited, endMs)) return exited;
+      child.kill("SIGKILL");
+      throw new Error(`the backend did not end within ${endMs} ms of ${signal}: ${written}`);
     },
   };
   return backend;
 }
 
-/** The first value of a metric of the backend at `url`; NaN if it has none. */
+/** The value of a metric of the backend at `url`; NaN if it has none. Throws an Error if it has several series. */
 export async function metricAt(url: string, name: string): Promise<number> {
   const text = await (await fetch(`${url}/metrics`)).text();
-  return Number(text.match(new RegExp(`^${name}(?:\\{.*\\})? (.*)$`, "m"))?.[1]);
+  const series = [...text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (.*)$`, "gm"))];
+  if (series.length > 1) throw new Error(`${name} has ${series.length} series`);
+  return Number(series[0]?.[1]);
 }
 
 export async function* framesOf(response: Response): AsyncGenerator<Frame> {
@@ -98,8 +108,18 @@ export function isRunning(pid: number): boolean {
   }
 }
 
-/** The first line that a process prints, or null if it ends before. */
-export async function firstLine(child: ChildProcess): Promise<string | null> {
-  for await (const line of createInterface({ input: child.stdout! })) return line;
-  return null;
+/**
+ * The first line that a process prints, or null if it ends before. After a minute without one, kills it and throws an Error with
+ * `log()`. The process is also killed when this one ends.
+ */
+export async function firstLine(child: ChildProcess, log: () => string): Promise<string | null> {
+  child.once(
+    "exit",
+    endWithProcess(() => child.kill("SIGKILL")),
+  );
+  const signal = AbortSignal.timeout(startMs);
+  for await (const line of createInterface({ input: child.stdout!, signal })) return line;
+  if (!signal.aborted) return null;
+  child.kill("SIGKILL");
+  throw new Error(`the process was not ready after ${startMs} ms: ${log()}`);
 }

@@ -7,6 +7,7 @@ import path from "node:path";
 import { manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { firstLine } from "./backend-process.ts";
 import { smallArtifacts } from "./small-base.ts";
 
 export interface FakeBackendOptions {
@@ -51,8 +52,8 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
   const child = fork(path.join(import.meta.dirname, "fake-backend-process.ts"), [JSON.stringify(all)], {
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
-  const [line] = await once(child.stdout!, "data");
-  const url = String(line).trim();
+  const url = await firstLine(child, () => "");
+  if (url === null) throw new Error("the fake backend ended before it was ready");
   return {
     url,
     counts: async () => (await (await fetch(`${url}/counts`)).json()) as FakeBackendCounts,

@@ -1,6 +1,7 @@
 /** What tests start: edge and backend as `npm start` runs them, or the Worker alone, on loopback ports of the system's choice. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,6 +10,7 @@ import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type EdgeSettings, prepareBareEdge } from "../../infra/workerd/edge.ts";
 import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process.ts";
 import { firstLine } from "./backend-process.ts";
+import { endWithProcess } from "./process-end.ts";
 import { smallBase } from "./small-base.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -44,6 +46,7 @@ export async function startStack(
   file = "start.ts",
 ): Promise<Stack> {
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
+  endWithProcess(() => rmSync(state, { recursive: true, force: true }));
   const child = spawn(process.execPath, [path.join(root, "infra", file), "--json", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, EDGE_PORT: "0", BACKEND_PORT: "0", STATE_DIR: state, ...env },
@@ -52,7 +55,7 @@ export async function startStack(
   child.stderr.on("data", (chunk) => {
     printed += chunk;
   });
-  const ready = await firstLine(child);
+  const ready = await firstLine(child, () => printed);
   if (ready === null) throw new Error(`the stack ended before it was ready: ${printed}`);
   const { edge, keyFile, key = (await readFile(keyFile, "utf8")).trim(), backends } = JSON.parse(ready);
   const end = async (signal: NodeJS.Signals) => {
@@ -93,6 +96,7 @@ export function runningStack(place: StackPlace): RunningStack {
 export async function startEdge(settings: EdgeSettings, options: WorkerdOptions = {}): Promise<WorkerdProcess> {
   if (!settings.assets) await stageArtifacts(smallBase);
   const prepared = await prepareBareEdge(path.join(root, "wrangler.toml"));
+  endWithProcess(prepared.remove);
   const workerd = await prepared.start(settings, options);
   return {
     ...workerd,

@@ -1,11 +1,14 @@
 /** The HTTP client of one address, over answers that each test gives: which process is called, and how often. */
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
+import { callVerifier } from "../../../gpu-backend/http/middleware.ts";
 import { loadHeader, nameHeader } from "../../../shared/contracts/backend-headers.ts";
+import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { type AdapterRequest, type BatchRequest, numericsHeader } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 
+const secret = "edge-0123456789abcdef";
 const own = "b".repeat(64);
 const batch: BatchRequest = {
   version: 3,
@@ -20,21 +23,27 @@ const { signal } = new AbortController();
 /** A status and the name of the process that answers. */
 type Answer = [status: number, process: string | null];
 
-/** A client whose calls get these answers in turn, the last one repeatedly. `calls` lists method, URL and name of each call. */
+/**
+ * A client whose calls get these answers in turn, the last one repeatedly. `calls` lists method, URL and name of each call,
+ * `signatures` their Authorization headers.
+ */
 function scripted(answers: Answer[], url = "http://b") {
   const calls: string[] = [];
+  const signatures: string[] = [];
   const client = new BackendClient(url, {
+    sign: createSigner([secret], () => 0),
     fileOf: async () => new Uint8Array(1),
     async fetch(target, { method = "GET", headers }) {
       const name = new Headers(headers).get(nameHeader);
       calls.push([method, target, ...(name === null ? [] : [name])].join(" "));
+      signatures.push(new Headers(headers).get("authorization")!);
       const [status, process] = answers[Math.min(calls.length, answers.length) - 1];
       const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
       return new Response(status === 204 ? null : "", { status, headers: named });
     },
   });
   const open = (call: Partial<BatchCall> = {}) => client.openBatch(batch, { ...firstCall(signal), ...call });
-  return { client, calls, open };
+  return { client, calls, signatures, open };
 }
 
 test.each([
@@ -81,15 +90,18 @@ test.each([
   },
 );
 
-test("a call for one process is made once; if another process answers, the call is misdirected", async () => {
+test("a call for one process is signed for it and made once; if another process answers, the call is misdirected", async () => {
+  const verify = callVerifier([secret], () => 0);
   for (const [url, target] of [
     ["http://{name}.b", "http://p0.b"],
     ["http://b/{name}", "http://b/p0"],
     ["http://b#{name}", "http://b"],
   ]) {
-    const { calls, open } = scripted([[421, "p1"]], url);
+    const { calls, signatures, open } = scripted([[421, "p1"]], url);
     await expect(open({ process: "p0" })).rejects.toMatchObject({ kind: "misdirected", process: null });
     expect(calls).toEqual([`POST ${target}/v1/batches p0`]);
+    // The signed path has no name, because a proxy may cut it off.
+    await verify("POST", "/v1/batches", signatures[0], "p0");
   }
 });
 

@@ -28,10 +28,12 @@ const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequ
 /** Runs the event loop until `work` is done. Advances the clock by 2 s every 20 turns. */
 async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
   let isDone = false;
-  void work.finally(() => {
+  const mark = () => {
     isDone = true;
-  });
+  };
+  void work.then(mark, mark);
   for (let i = 1; !isDone; i++) await (i % 20 === 0 ? routing.pass(2000) : turn());
+  await work;
 }
 
 /** Expects that no timer runs and that no load is counted. */

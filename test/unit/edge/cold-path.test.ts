@@ -1,12 +1,15 @@
-/** How many sequential reads a request on a cold isolate waits for, and what damaged entries of the cache cost. */
+/** How many sequential reads a cold isolate waits for, what it reads for a thousand requests, and what damaged cache entries cost. */
 import { expect, test } from "vitest";
 import { ArtifactBucket, type Bucket, cacheUrl, type ObjectCache } from "../../../edge/artifacts/artifact-bucket.ts";
 import { ArtifactSets } from "../../../edge/artifacts/artifact-sets.ts";
 import { PlannedSets } from "../../../edge/artifacts/deployed.ts";
 import { createWaker } from "../../../edge/cell/cell-names.ts";
+import { createKeyStore } from "../../../edge/tenants/keys.ts";
+import { createRecords } from "../../../edge/tenants/records.ts";
 import { metadataOf, objectName, pointerName, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
+import { keyIdOf, keyPrefix, scopes } from "../../../shared/contracts/tenants.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";
 import { turn } from "../../support/scripted-backends.ts";
 
@@ -21,12 +24,13 @@ class SlowBucket {
     this.#objects.set(name, { bytes, ...(customMetadata && { customMetadata }) });
   }
 
-  async get(name: string) {
+  async get(name: string, { onlyIf }: { onlyIf?: { etagDoesNotMatch: string } } = {}) {
     this.reads++;
     await new Promise<void>((resolve) => this.#waiting.push(resolve));
     const object = this.#objects.get(name);
     if (!object) return null;
     const { bytes, customMetadata } = object;
+    if (onlyIf?.etagDoesNotMatch === name) return { etag: name };
     const text = async () => new TextDecoder().decode(bytes);
     const arrayBuffer = async () => bytes.slice().buffer;
     const metadata = customMetadata && { customMetadata };
@@ -81,12 +85,12 @@ async function published(hasMetadata: boolean) {
 }
 
 /** A cold isolate. Isolates with the same cache are in the same city. */
-function isolate(bucket: SlowBucket, cache: ObjectCache) {
+function isolate(bucket: SlowBucket, cache: ObjectCache, now = () => 0) {
   return new ArtifactSets({
     source: new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined }),
     assets: () => Promise.reject(new Error("there are no assets")),
     holding: async () => "all",
-    now: () => 0,
+    now,
     background: () => undefined,
     observe: () => undefined,
   });
@@ -165,4 +169,48 @@ test("an object that is damaged in cache and bucket fails the load", async () =>
   const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
   await expect(bucket.during(source.load(manifest, edgeFiles))).rejects.toThrow(/SHA-256/);
   expect(cache.entries.has(cacheUrl(edgeFiles[1]))).toBe(false);
+});
+
+test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => {
+  let nowMs = 0;
+  const now = () => nowMs;
+  const requests = async (read: () => Promise<unknown>) => {
+    for (let i = 0; i < 1000; i++, nowMs += 10) {
+      await read();
+      await turn();
+    }
+  };
+  const hash = await sha256Hex(new TextEncoder().encode("sk-one"));
+  const key = {
+    ...{ hash, tenant: "acme", scopes: [...scopes], tenantRecord: { plan: "standard", limits: {}, origins: [] } },
+    ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },
+  };
+  let kvReads = 0;
+  const get = async (name: string) => {
+    kvReads++;
+    return name === keyPrefix + keyIdOf(hash) ? key : null;
+  };
+  const namespace = { get, list: () => Promise.reject(new Error("not to be listed")) };
+  const keys = createKeyStore(
+    [],
+    createRecords(namespace, now, () => undefined),
+    now,
+  );
+  await requests(() => keys.accessOf("sk-one", ""));
+  // Each time three values are read: the key's record, its end and its revocation.
+  expect(kvReads).toBeLessThanOrEqual(60);
+
+  const cache = new MemoryCache();
+  const { bucket } = await published(true);
+  const r2Reads = async () => {
+    nowMs = 0;
+    const before = bucket.reads;
+    const sets = isolate(bucket, cache, now);
+    await bucket.during(requests(() => sets.current()));
+    return bucket.reads - before;
+  };
+  const [first, second] = [await r2Reads(), await r2Reads()];
+  // Three files and the pointer, which is read again every 3 seconds.
+  expect(first).toBeLessThanOrEqual(8);
+  expect(second).toBe(first - 3);
 });

@@ -126,10 +126,10 @@ test("sequences that share a prompt continue under the next leader after the fir
 
 test("any traffic in any memory gives each sequence what it gets alone without a cache, keeps the bounds and gives all slots back", async () => {
   const arrival = fc.record({
-    shared: fc.integer({ min: 1, max: 150 }),
-    own: fc.integer({ min: 0, max: 40 }),
+    shared: fc.integer({ min: 1, max: 220 }),
+    own: fc.integer({ min: 0, max: 80 }),
     salt: fc.integer({ min: 0, max: 1 }),
-    maxTokens: fc.integer({ min: 0, max: 60 }),
+    maxTokens: fc.integer({ min: 0, max: 80 }),
     tenant: fc.constantFrom("t", "t", "t", "u"),
     centroid: fc.constantFrom(null, "c0", "c1", "off"),
     temperature: fc.constantFrom(0, 0.8),
@@ -151,7 +151,7 @@ test("any traffic in any memory gives each sequence what it gets alone without a
   const limitsOf = fc.record({ maxSequences: fc.integer({ min: 2, max: 5 }), stepTokens: fc.constantFrom(130, 200) });
   const traffic = fc.array(arrival, { maxLength: 12, size: "max" });
   await fc.assert(
-    fc.asyncProperty(traffic, limitsOf, fc.integer({ min: 1, max: 8 }), async (arrivals, limits, blocks) => {
+    fc.asyncProperty(traffic, limitsOf, fc.integer({ min: 0, max: 8 }), async (arrivals, limits, blocks) => {
       const runner = createFakeRunner({ classBytes: 0 });
       const target = harness({ runner, limits, kvBytes, prefixBytes: blocks * blockBytes });
       const { engine } = target;
@@ -163,7 +163,7 @@ test("any traffic in any memory gives each sequence what it gets alone without a
         await engine.step();
         if (runner.steps.slice(from).some(({ isSplit }) => isSplit)) splits++;
         expect(engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
-        expect(engine.stats.prefixes!.bytes).toBeLessThanOrEqual(blocks * blockBytes);
+        expect(engine.stats.prefixes?.bytes ?? 0).toBeLessThanOrEqual(blocks * blockBytes);
       };
       for (const [i, one] of arrivals.entries()) {
         for (let s = 0; s < one.stepsBefore; s++) await step();
@@ -181,9 +181,9 @@ test("any traffic in any memory gives each sequence what it gets alone without a
       expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
       expect(engine.stats.kvBytes).toBeLessThanOrEqual(rowBytes);
       preemptions += engine.stats.preemptions;
-      reused += engine.stats.prefixes!.reusedTokens;
+      reused += engine.stats.prefixes?.reusedTokens ?? 0;
     }),
-    { seed, numRuns: 120 },
+    { seed, numRuns: 100 },
   );
   expect(preemptions).toBeGreaterThan(10);
   expect(splits).toBeGreaterThan(50);

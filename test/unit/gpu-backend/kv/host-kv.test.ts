@@ -67,6 +67,16 @@ interface Model {
   isParked: boolean;
 }
 
+/** Expects that the rows of each arena have places without gaps, decoding ones first. `decoding`: their arenas when they last decoded. */
+function expectPlaces(rows: readonly KvRow[], decoding: ReadonlyMap<KvRow, KvArena | null>): void {
+  for (const arena of new Set(rows.map((row) => row.arena))) {
+    const own = rows.filter((row) => row.arena === arena).sort((a, b) => a.place - b.place);
+    expect(own.map(({ place }) => place)).toEqual([...own.keys()]);
+    const isDecoding = own.map((row) => decoding.get(row) === arena);
+    expect(isDecoding.lastIndexOf(true)).toBeLessThan(isDecoding.filter(Boolean).length);
+  }
+}
+
 let nextToken = 1;
 /** Appends `count` new tokens to each row as a pass does. */
 function append(kv: HostKv, phase: "prefill" | "decode", models: readonly Model[], count: number): void {
@@ -90,6 +100,7 @@ test("under random use each row holds what was appended to it, in bounded memory
       const kv = openKv();
       const budget = new KvBudget(shape, maximumPositions * positionBytes, { classBytes });
       let models: Model[] = [];
+      let decoding = new Map<KvRow, KvArena | null>();
       nextToken = 1;
       for (const { kind, pick, count } of operations) {
         const running = models.filter(({ isParked }) => !isParked);
@@ -122,7 +133,10 @@ test("under random use each row holds what was appended to it, in bounded memory
           } else if (kind === "close") {
             kv.close(one.kv);
             models = models.filter((other) => other !== one);
-          } else if (kind !== "resume" && place(running, pass, added)) append(kv, kind, pass, added);
+          } else if (kind !== "resume" && place(running, pass, added)) {
+            append(kv, kind, pass, added);
+            if (kind === "decode") decoding = new Map(pass.map(({ kv: row }) => [row, row.arena]));
+          }
         }
         if (pick % 3 === 0) {
           kv.trim();
@@ -131,6 +145,9 @@ test("under random use each row holds what was appended to it, in bounded memory
         if (kv.usedBytes > 0.6 * kv.capacityBytes) seen.tight++;
         const held = models.filter(({ isParked }) => !isParked);
         const rows = held.map((model) => model.kv);
+        // A row that enters an arena does not decode yet.
+        for (const [row, arena] of decoding) if (row.arena !== arena) decoding.delete(row);
+        expectPlaces(rows, decoding);
         if (held.length > 0 && kv.feed(kv.inOrder(rows, "prefill")).longPast) seen.both++;
         expect(kv.usedBytes).toBe(models.reduce((sum, { contents }) => sum + contents.length, 0) * positionBytes);
         for (const { kv: row, contents } of held) {

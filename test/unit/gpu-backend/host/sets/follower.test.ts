@@ -266,9 +266,9 @@ test("a manifest that is longer than it may be is not read to its end", async ()
 
 test("many bad sets leave the served set's folder, and few of their own", async () => {
   await follow(published[0]);
-  // The first sets had a damaged file. The next ones are whole, but their engine does not start.
-  startFault = new Error("no memory");
+  // The first sets have a damaged file. The next ones are whole, but their engine does not start.
   for (let i = 0; i < 24; i++) {
+    if (i === 12) startFault = new Error("no memory");
     nowMs += failedMs;
     await publishChanged((manifest) => {
       manifest.centroids[0].label = [`bad ${i}`];
@@ -276,7 +276,7 @@ test("many bad sets leave the served set's folder, and few of their own", async 
     });
     await follower.applyPointer();
   }
-  expect(told).toHaveLength(25);
+  expect(told.slice(1).map(([event]) => event)).toEqual(Array(24).fill("refused"));
   const folders = await readdir(cache);
   expect(folders).toContain(published[0].manifestHash);
   expect(folders.length).toBeLessThanOrEqual(10);
