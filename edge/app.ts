@@ -81,7 +81,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
 
   app.notFound((c) => errorResponse(c, new ServiceError("not_found", notFoundText(c.req.path, Object.keys(routes)))));
   app.onError((thrown, c) => {
-    // Otherwise Hono adds the headers of the response that the error replaces.
+    // Drops the response that the error replaces; otherwise Hono adds that response's headers to the error's.
     c.res = undefined;
     return errorResponse(c, thrown);
   });

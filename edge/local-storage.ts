@@ -33,7 +33,7 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** Time after which the running replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
+/** Time after which a conditional replacement that still runs counts as failed, in milliseconds since 1970; 0: none runs. */
 let replacedUntilMs = 0;
 /** Duration after which a replacement counts as failed, in milliseconds. */
 const replaceMs = 10_000;
@@ -62,7 +62,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
       const body = await new Response(value).arrayBuffer();
       if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
       if (!onlyIf) return write(folder, name, { method: "PUT", body });
-      // Another request is replacing an object. A request that ended half-way does not reset the variable, so its time also expires.
+      // Another request is replacing an object. `replacedUntilMs` also expires, because a request that ended half-way does not reset it.
       if (Date.now() < replacedUntilMs) return null;
       replacedUntilMs = Date.now() + replaceMs;
       try {

@@ -1,25 +1,25 @@
 /**
- * Response bodies with bounded memory. The runtime's streams queue without a bound, so a body queues its text itself and has at most one
- * write pending in its stream.
+ * Response bodies that hold a bounded number of bytes. The runtime's streams queue without a bound, so a body queues its text itself and
+ * has at most one write pending in its stream.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
-/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB; the bodies of four cells use at most half of it. */
+/** Maximum bytes held by all bodies of a Durable Object. An isolate has 128 MB for its objects; four cells' bodies use at most half. */
 const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes held by the large answers that a Worker's isolate makes itself. One tenant may hold at most half of them. */
 export const workerBodyBytes = 32 * 2 ** 20;
 
-/** Maximum bytes per stream write. Queued data can be discarded after a failure, written data cannot. */
+/** Maximum bytes per stream write. Writes are small because, after a failure, queued data can be discarded and written data cannot. */
 const writeBytes = 16 * 1024;
 
 /** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger answer is streamed by an AnswerBody. */
 export const shortAnswerBytes = 64 * 1024;
 
-/** A writer produces more output only while the client has fewer unread bytes than this. */
+/** While a client has at least this many unread bytes, its answer's writer pauses. */
 export const unreadAheadBytes = limits.unreadBytes / 16;
 
 /** Writers join events, or pieces of a large answer, up to about this many bytes and write them together. */
@@ -45,7 +45,7 @@ interface BodyEvents {
   settled(reason: EndReason): void;
   /** Returns the text that ends the body and reports `error` to the client; null: the body is cut off instead. */
   errorText(error: ServiceError): string | null;
-  /** Called once, when the body no longer holds anything in memory. */
+  /** Called once, when the body no longer holds any bytes. */
   ended?(reason: EndReason): void;
 }
 
@@ -166,11 +166,11 @@ export class AnswerBody {
     this.#options = options;
     this.#events = events;
     this.#end = new AnswerEnd({ settled: events.settled, finished: (reason) => this.#finished(reason) });
-    // One tick less than the interval, because the first tick may follow a write immediately.
+    // One tick less than the interval, so that a heartbeat comes in time even if it comes a tick late.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
-  /** True until the answer is settled; then `write` does nothing. */
+  /** True until the answer is settled. From then on, `write` does nothing. */
   get isOpen(): boolean {
     return this.#end.phase === "open";
   }
@@ -205,7 +205,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if these and the body's exceed `maximumBytes`. */
+  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if they and this body's bytes exceed `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
@@ -252,7 +252,7 @@ export class AnswerBody {
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
-    // A pending write detects a disconnect as a heartbeat would.
+    // A pending write detects a disconnect as a heartbeat would, so none is written.
     if (!this.isWriting) this.write(heartbeat.text);
     this.#silentTicks = 0;
     this.#events.heartbeatDue?.();
@@ -305,7 +305,7 @@ export class AnswerBody {
     this.#silentTicks = 0;
     this.#queuedBytes += bytes.length;
     for (let i = 0; i < bytes.length; i += writeBytes) {
-      // A copy, because a view would keep the whole text in memory until its last piece is read.
+      // A copy, because a view would keep the whole text in RAM until its last piece is read.
       const piece = bytes.length <= writeBytes ? bytes : bytes.slice(i, i + writeBytes);
       this.#queue.push({ bytes: piece, isRest: i > 0 });
     }

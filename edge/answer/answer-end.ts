@@ -4,7 +4,7 @@
  * - complete: the whole answer was written.
  * - failed: the answer could not be computed.
  * - deadline: not every choice had started before the deadline.
- * - limit: the answer exceeds a limit of memory, or the client read nothing for too long.
+ * - limit: the answer exceeds a limit of held bytes, or the client read nothing for too long.
  * - gone: the client has disconnected.
  */
 export const endReasons = ["complete", "failed", "deadline", "limit", "gone"] as const;
@@ -13,7 +13,7 @@ export type EndReason = (typeof endReasons)[number];
 /**
  * - open: more text may be written.
  * - closing: the reason is known and the answer is charged; the client may still read its last bytes.
- * - ended: the answer holds nothing in memory.
+ * - ended: the answer no longer holds any bytes.
  */
 export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reason: EndReason };
 

@@ -82,7 +82,7 @@ export class Choice {
   readonly #text: TextStream;
   readonly #calls: CallReader | null;
   readonly #offsetOf: OffsetOf | null;
-  /** The echoed prompt; "" once it is in a part. */
+  /** The echoed prompt, until a part has it; then "". */
   #prompt: string;
   readonly #promptCharacters: number;
   /** Tokens whose text is held back, because it may be the beginning of a stop string. */

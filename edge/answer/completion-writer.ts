@@ -1,4 +1,4 @@
-/** Writes the response to one request from its sequences' frames, and settles its admission once. Not here: memory limits (answer-body.ts). */
+/** Writes the response to a request from its sequences' frames, and settles its admission once. Not here: byte limits (answer-body.ts). */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone } from "../../shared/contracts/sse.ts";
@@ -172,7 +172,7 @@ class CompletionWriter {
   }
 
   /**
-   * Turns pending frames into events while the client reads. The other frames stay pending, because a frame takes less memory than its
+   * Turns pending frames into events while the client reads. The other frames stay pending, because a frame takes fewer bytes than its
    * events.
    */
   #writePending(): void {

@@ -16,7 +16,7 @@ interface Group {
 }
 
 export class PromptScores {
-  /** Groups by the id of each of their sequences. A group is removed when its first choice gets its first frame. */
+  /** Groups (the choices of one prompt) by the id of each sequence. A group is removed when its first choice gets its first frame. */
   readonly #waiting = new Map<string, Group>();
   heldBytes = 0;
 
@@ -48,7 +48,7 @@ export class PromptScores {
   }
 }
 
-/** Approximate bytes of a frame in memory. The lists of a `prompt` frame, which its copies share, are not counted. */
+/** Approximate bytes of a frame in RAM. The lists of a `prompt` frame, which its copies share, are not counted. */
 export function bytesOf(frame: Frame): number {
   const alternatives =
     frame.type === "token" ? (frame.alternatives?.length ?? 0) + (frame.sources?.passages.length ?? 0) : 0;

@@ -25,7 +25,7 @@ export function callId({ id }: Envelope, choice: number, call: number): string {
 }
 
 interface Collected {
-  /** The choice's parts, joined; of a stream only `done`, the finish reason and, if the form repeats them, text and calls. */
+  /** The choice's parts, joined. Of a streamed answer only `done`, the finish reason and, if the form repeats them, text and calls. */
   all: ChoicePart;
   /** Number of the choice's compared tokens, and the sum of their gains over the base in nats. */
   gained: { nats: number; tokens: number };
@@ -88,12 +88,12 @@ export class ResponseBuilder {
   readonly #choices: Collected[];
   #completionTokens = 0;
   eventCount = 0;
-  // Numbers of tokens by the prompt's index: those that no choice of the prompt had to compute, and those of passages put into the prompt.
+  // By the prompt's index: the number of its tokens that no choice had to compute, and the number of tokens of the passages put into it.
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
   /** Milliseconds of each phase, the maximum over all choices. */
   readonly timings: Timings;
-  /** Approximate bytes of the joined parts in memory. */
+  /** Approximate bytes of the joined parts in RAM. */
   heldBytes = 0;
 
   constructor(form: Form, envelope: Envelope, plan: Plan, options: BuilderOptions) {

@@ -154,9 +154,9 @@ export class SentEvents {
 /** Finds the event in a resumed stream whose first bytes the client has already received. */
 export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** The other events that have arrived, without comments. */
+  /** All events that have arrived, except comments and the event that is looked for. */
   readonly #held: Uint8Array[] = [];
-  /** Choices of the events so far; null: the chunk with the usage. Only a choice's first event can begin with the client's bytes. */
+  /** Choices that have had an event; null: the chunk with the usage. Only a choice's first event can begin with the client's bytes. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {

@@ -22,7 +22,7 @@ interface Reported extends Omit<ChoiceOptions, "withBlock"> {
   form: "chat" | "completion" | "response";
 }
 
-/** Throws invalid_request if a whole answer, which is held in memory, may have more than `limits.wholeLogprobs` logprobs. */
+/** Throws invalid_request if a whole answer, which is held in RAM, may have more than `limits.wholeLogprobs` logprobs. */
 export function refuseManyLogprobs(
   { choices }: Plan,
   { form, echo, logprobs, promptLogprobs, compare, sources }: Reported,
@@ -87,8 +87,8 @@ export class TokenCount {
   }
 
   /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts without a frame, with the maximum
-   * of passage tokens, because backends may have begun on them.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts of which no frame came, because
+   * backends may have begun on them. Such a prompt counts with the most tokens that its passages may have.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -101,7 +101,7 @@ export class TokenCount {
       const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
-      // Only the first row counts the request.
+      // The request counts once, in the first adapter's consumption.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);

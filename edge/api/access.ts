@@ -1,7 +1,7 @@
 /**
  * Who may call /v1 and /admin. CORS: a preflight has no key, so every preflight is accepted; that gives no access. The call itself must
  * come from an origin of the key's tenant, or from the edge's own origin. The edge takes its own origin from the request's URL, so the
- * platform or edge/local-worker.ts must check the request's host before.
+ * platform or edge/local-worker.ts must have checked the request's host.
  */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";

@@ -49,7 +49,8 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // If the memory cannot be built while this request waits for it, the fitted parts are deleted, too, and nothing is charged.
+      // Charged if the memory cannot be built: the fit to the examples. If this request waits for the memory, such a failure deletes the
+      // fitted parts, too, so nothing is charged.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };
@@ -72,7 +73,8 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     await making;
     isMade = true;
   } finally {
-    // A memory is charged by the tenant's store, under the same request id.
+    // The tenant's store charges a memory that is built, under the same request id. Charged here: an adapter without documents, and work
+    // whose client has disconnected.
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
     await admission.settle(isCharged ? [consumed] : []);
   }

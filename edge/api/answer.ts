@@ -14,7 +14,7 @@ type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
 
 interface AnswerOptions {
   headers: Record<string, string>;
-  /** Bytes that the generator of `pieces` holds in memory until the answer has ended. */
+  /** Bytes of RAM that the generator of `pieces` holds until the answer has ended. */
   retainedBytes?: number;
   /** The admission of a POST, which is settled before the answer ends. `isSent`: the answer has begun, so its use is charged. */
   admission?: { renew(): void; settle(isSent: boolean): Promise<void> };

@@ -49,7 +49,7 @@ export async function receiveBody<T>(
   const { declaredBytes } = c.env;
   const bytes = expectedBytes(declaredBytes, maxBytes);
   if (bytes > smallBodyBytes) await c.get("admission").admit();
-  // An isolate's memory holds few large bodies, so all keys share one limit for large bodies; small ones have a limit for each key.
+  // An isolate has RAM for few large bodies, so all keys share one limit for large bodies; small ones have a limit for each key.
   const isLarge = bytes > limits.bodyBytes;
   const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
   return reads.during(keyId, bytes, async () => {
@@ -124,7 +124,7 @@ export async function readChunks(
     await Promise.race([read(), late.promise]);
     return chunks;
   } catch (error) {
-    // workerd stores the error of an aborted body. The error keeps request and response in memory until its `stack` is read.
+    // workerd stores the error of an aborted body. The error keeps request and response in RAM until its `stack` is read.
     if (error instanceof Error) void error.stack;
     // The server discards the rest of a body that is too large (local-worker.ts); cancelling would close the connection at once.
     if (error instanceof ServiceError && error.kind === "body_too_large") reader?.releaseLock();

@@ -51,7 +51,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const { labels, branches, plan } = known;
   for (const [i, { sequence }] of plan.choices.entries()) {
     const ids = branches[i % branches.length].next.map(({ id }) => id);
-    // The bias makes all other tokens improbable, so the probabilities of these tokens add up to 1.
+    // The bias makes all tokens except `ids` improbable, so the probabilities of `ids` add up to 1.
     sequence.sampling.logit_bias = ids.map((id) => [id, limits.logitBiasMagnitude]);
     sequence.sampling.logprobs = ids.length;
   }
@@ -107,7 +107,7 @@ function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): Token
   return { promptIds: [...promptIds, ...prefixIds], subjectIds, spans };
 }
 
-/** Probabilities of a branch's next tokens, found by their bytes. Throws an Error if the answer lacks one of the tokens. */
+/** Probabilities of a branch's next tokens (plan/labels.ts), found by their bytes. Throws an Error if the answer lacks one of them. */
 function chosenOf({ logprobs }: ChatResponse["choices"][number], { next }: Branch, { tokenizer }: Artifacts): number[] {
   const top = logprobs?.content?.[0].top_logprobs ?? [];
   const byBytes = new Map(top.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]));

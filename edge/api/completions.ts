@@ -78,7 +78,7 @@ export async function planned<T>(
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const { manifestHash } = artifacts;
-    /** The artifacts that the tenant's nearest adapters were made for; empty if those are `artifacts`, or are gone. */
+    /** The set that the tenant's adapters were made for, if none was made for `artifacts`; empty otherwise, or if it cannot be loaded. */
     const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
       const found = await adapters.nearest(access, embeddings, manifestHash);
@@ -91,7 +91,7 @@ export async function planned<T>(
       const made = await plan(artifacts, { ...caller, nearest });
       if (isLast()) return { plan: made, artifacts };
     } catch (error) {
-      // Without the adapters of other artifacts, this plan may be refused, for example because it has no passages to retrieve.
+      // This plan lacks the adapters of the set in `others`, so it may be refused, for example because it has no passages to retrieve.
       if (isLast()) throw error;
     }
     [artifacts] = others;

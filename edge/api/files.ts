@@ -71,7 +71,7 @@ export function examplesOf(text: string, param: string): Example[] {
 
 export const emptyPage = { has_more: false, first_id: null, last_id: null };
 
-/** Throws invalid_request if no record of the list has the id `after`. */
+/** Answers with a page of one of the tenant's lists. Throws invalid_request if no record of the list has the id `after`. */
 export async function answerPage<T, U extends { id: string }>(
   c: AppContext,
   dependencies: Dependencies,

@@ -38,7 +38,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
     });
     return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
-    // A memory is charged by the tenant's store, under the same request id.
+    // The tenant's store charges the memory, under the same request id. Charged here: only work whose client has disconnected.
     void admission.settle(hasLeft ? [consumed] : []);
   }
 };
@@ -80,7 +80,7 @@ interface MemoryWork {
 /**
  * Changes the documents of an adapter and builds its memory. Resolves to 201 when the memory is built, or to 202 when a job builds it. If
  * the memory cannot be built, or the client disconnects, throws a ServiceError and the adapter is as before. Do not use `own` afterwards:
- * if its Durable Object was lost, further calls through this stub fail.
+ * it is a stub, and if its Durable Object was lost, all its further calls fail.
  */
 export async function makeMemory(
   own: OwnAdapters,
@@ -116,7 +116,7 @@ export async function makeMemory(
   return throwRefusal(error ?? refused("adapter_not_found", `The adapter ${name} was deleted meanwhile.`));
 }
 
-/** Documents as `DocumentChange.added`; null for none. */
+/** Documents as gzipped JSON, the form of `DocumentChange.added`; null for none. */
 export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
   return documents.length === 0 ? null : gzip(jsonBytes(documents));
 }

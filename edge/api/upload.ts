@@ -67,7 +67,7 @@ function documentsOf(type: string, text: string, name: string | null): unknown[]
   return documents;
 }
 
-/** The parsed lines of JSONL that are not blank, each with its place (`line 3`). Throws `refusal` for a line that is not JSON. */
+/** The parsed lines of JSONL that are not blank, each with its line number (`line 3`). Throws `refusal` for a line that is not JSON. */
 export function* jsonLinesOf(text: string, refusal: (at: string) => ServiceError): Generator<[at: string, unknown]> {
   checkCallerJson(text, limits.documentValues);
   // Not `split`: a file of line breaks alone would make millions of strings.
@@ -94,7 +94,7 @@ function tooMany(what: string, count: number, maximum: number): ServiceError {
 /** The text of an HTML document, without addresses of links and pictures, and without elements nested beyond the limit. */
 function textOfHtml(markup: string): string {
   let tags = 0;
-  // The parser takes almost a kilobyte of memory for each tag.
+  // The parser takes almost a kilobyte of RAM for each tag.
   for (let at = markup.indexOf("<"); at >= 0; at = markup.indexOf("<", at + 1)) {
     if (++tags > limits.htmlTags) throw tooMany("HTML tags", tags, limits.htmlTags);
   }
@@ -140,7 +140,7 @@ function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<For
 const maxParts = limits.documents + limits.adapterExamples + 3;
 const newline = 0x0a;
 
-/** Throws invalid_request for too many parts: parsing them takes memory beside their text. */
+/** Throws invalid_request for too many parts: parsing them takes RAM in addition to their text. */
 function requireFewParts(body: Uint8Array, contentType: string): void {
   const [named, ...others] = [...contentType.matchAll(/boundary="?([^";\s]*)/gi)];
   if (!named || others.length > 0) throw noForm();

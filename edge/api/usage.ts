@@ -8,7 +8,7 @@ import { checked } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 const dayMs = 86_400_000;
-/** Approximate bytes of a row in memory. */
+/** Approximate bytes of RAM for the use of one day, model and centroid. */
 const rowBytes = 256;
 
 export const usage: RouteHandler = async (c, dependencies) => {

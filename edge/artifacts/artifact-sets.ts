@@ -33,7 +33,7 @@ export const artifactLimits = {
 export interface ArtifactEvent {
   event: /** The isolate serves `manifest` now, after `from` (null: nothing). */
     | "artifacts_switched"
-    /** The set is missing or invalid; if `manifest` is null, the pointer is. */
+    /** The set cannot be loaded or, if `manifest` is null, the pointer cannot be read. */
     | "artifacts_refused"
     /** The set is loaded here, but not at enough backends yet. */
     | "artifacts_awaited";

@@ -29,9 +29,9 @@ export interface Artifacts {
 /** Reads at most `maxBytes + 1` bytes of a file. `sha256`: the file's hash in the manifest. The name never comes from a request. */
 export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => Promise<Uint8Array>;
 
-/** The served set, and the one before or after it. */
+/** Maximum number of sets that are held: the served set, and the one before or after it. */
 const maxHeldSets = 2;
-/** Sets by manifest hash. These are not promises: in workerd a request must not await a promise of another request. */
+/** Sets by manifest hash. They are not promises of sets, because in workerd a request must not await a promise of another request. */
 const held = new Map<string, Artifacts>();
 
 /** Throws an Error that names the file and its fault. */

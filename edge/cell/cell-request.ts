@@ -53,7 +53,7 @@ const refusalSchema = z.object({
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
-  /** False for a NotTaken (dispatcher.ts). */
+  /** False if the error is a NotTaken (dispatcher.ts). */
   isTaken: z.boolean(),
 });
 

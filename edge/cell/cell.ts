@@ -30,7 +30,7 @@ const now = () => Date.now();
 
 export class Cell extends DurableObject<Env> {
   readonly dispatcher: Dispatcher;
-  /** Tests replace it. */
+  /** Reports use to the platform's analytics. Tests replace this function. */
   report: ReportUse;
   readonly #metrics: EdgeMetrics;
   readonly settlements: Settlements;

@@ -86,7 +86,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     for (;;) {
       const { value } = await reader.read(new Uint8Array(readBytes));
       if (value) parts.push(value);
-      // A read that returns fewer bytes has reached the last byte that the pipe has read.
+      // A read that returns fewer bytes than it asked for has reached the last byte that the pipe has read.
       if (!value || value.length < readBytes) break;
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);

@@ -46,7 +46,7 @@ class CellLost extends Error {}
 
 interface Progress {
   sent: SentEvents;
-  /** The bytes that the client has of the event after `sent`; empty if it has none. */
+  /** The bytes that the client has of the first event that `sent` does not count; empty if it has none of it. */
   partial: Uint8Array;
   /** True while another cell could still resume this answer. */
   isResumable: boolean;
@@ -93,7 +93,7 @@ async function copyAnswer(
         if (stream) copy = copyEvents;
       }
     }
-    // A cell may be lost after it has sent an error and before it sends [DONE].
+    // If the cell was lost between an error and [DONE], the missing bytes of [DONE] are written here.
     if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.partial.length));
     await client.close();
   } catch (thrown) {

@@ -23,7 +23,7 @@ export class BackendHealth {
   /** If `isCertain`, one failure ejects the backend; otherwise several in a row do. Returns whether this failure ejected it. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way at the ejection fail as well. Their failures are no new evidence.
+    // Calls that were under way at the ejection fail as well. Their failures say nothing new about the backend.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);

@@ -110,7 +110,7 @@ interface Init {
   process?: string | null;
 }
 
-/** The making of a memory fails after this many reports in a row that show no progress: they take `limits.deadlineMs`. */
+/** The making of a memory fails after this many reports in a row without progress, one each `heartbeatMs`. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -118,7 +118,7 @@ const json = { "content-type": "application/json" };
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** `process` in all methods: the name of a process, or null for any. */
+/** In all methods, the parameter `process` is the name of a process, or null for any. */
 export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
@@ -180,7 +180,7 @@ export class BackendClient {
 
   /** Asks the backend to make an adapter. `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
-    // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
+    // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in RAM until it fires.
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(new Error(`no adapter within ${adapterMs} ms`)), adapterMs);
     try {

@@ -27,7 +27,7 @@ async function* groupsOf<T>(
   const silent = new Error(`nothing came for ${silenceMs} ms`);
   let isReading = false;
   let silentTicks = 0;
-  // Cancelling ends the pending read. It rejects if the body has failed, which the read reports.
+  // Cancelling ends the pending read. `source.cancel` rejects if the body has failed; ignored, because the read reports the failure.
   const cancel = () => void source.cancel(silent).catch(() => undefined);
   const timer = setInterval(() => {
     if (isReading && ++silentTicks === ticks) cancel();

@@ -31,7 +31,7 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/** Marks `answering` as tried after a call to `called`. An address counts as tried once it leads to a process that was tried already. */
+/** Marks `answering`, which answered, as tried, and `called`, unless that is any process of an address and `answering` was untried. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };

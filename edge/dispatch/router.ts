@@ -82,7 +82,10 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When the backend's ejection ends; null if it is not ejected. An address without a named process is back when its first process is. */
+  /**
+   * When the backend's ejection ends; null if it is not ejected. If the backend is any process of an address and not ejected itself: when
+   * the first ejection among its processes ends.
+   */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -90,7 +93,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** At the distance with the least sum of round trip and wait: the key's first backend with less than its share of the load. */
+  /** Chooses, at the distance with the least round trip + wait, `key`'s first backend that has less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);

@@ -29,7 +29,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** Makes a table. The first cell of each row is the row's header. */
+/** Makes an HTML table. The first element of each list in `rows` heads its line. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>

@@ -69,7 +69,7 @@ function rowOf(text: string, attribute: string, entries: readonly (readonly [str
   return make("div", { class: "legend-row" }, text, make("ul", { class: "legend" }, ...steps));
 }
 
-/** A row of a comparison, with a bar. `share`: length of the bar, as a part of the width. */
+/** An entry of a comparison, drawn with a bar. `share`: length of the bar, as a part of the width. */
 export interface Contestant {
   id: string;
   name: string;

@@ -62,7 +62,7 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   return [heading, make("p", {}, origin), list, ...(difference === null ? [] : [sentence])];
 }
 
-/** A table of the likeliest tokens at a piece's place; empty if they are unknown. */
+/** A table of the likeliest tokens at a piece's position; empty if they are unknown. */
 export function alternativesOf({ alternatives }: Piece): Node[] {
   if (alternatives.length === 0) return [];
   const rows = alternatives.map(([token, logprob]) => [

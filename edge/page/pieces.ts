@@ -9,7 +9,7 @@ export interface Piece {
   tokens: number;
   adapted: number | null;
   base: number | null;
-  /** The likeliest tokens at the place of the piece's first token, with log-probabilities, the likeliest first. */
+  /** The likeliest tokens at the position of the piece's first token, with log-probabilities, the likeliest first. */
   alternatives: [string, number][];
   /** How the user's text took part in the piece; null if the answer reads none of it. */
   source: SourcedToken | null;

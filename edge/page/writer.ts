@@ -174,7 +174,7 @@ export class Writer {
     byId(`${side}-facts`).textContent = end === "failed" ? "" : `${count(tokens, "token")}${pace}${state}`;
     byId(`${side}-failure`).textContent = failure;
     if (side === "base") return;
-    // The prompt alone decides the weights. So the reading of the prompt gives them before the answer, and for a stopped answer, too.
+    // The prompt alone decides the weights, so those of its reading (`#answered`) are shown until the answer ends, or if it was stopped.
     const experts = block?.experts ?? this.#answered?.block.experts ?? [];
     byId("adapted-by").textContent = expertsText(experts, (id) => this.#page.catalog.nameOf(id));
     if (!end) byId("legend").replaceChildren(legendRow());

@@ -32,7 +32,7 @@ export interface Assignment {
   /** The nearest centroid. If the request names an adapter other than `static`, that adapter; for a list, the first of `experts`. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
   similarity: number;
-  /** The first adapter of the mixture; null if only the base answers. It decides the micro-batch, the routing and the row of usage. */
+  /** The first adapter of the mixture; null if only the base answers. It decides micro-batch and routing, and use is counted for it. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
   /** null if only `adapter` answers, or only the base. */
@@ -159,7 +159,7 @@ export function assign(
   return assignmentOf(at, one.isOff ? "auto-off" : "adapted", served ? [served] : [], null);
 }
 
-/** The first parameter becomes `Assignment.centroid`. */
+/** The assignment of a prompt to `experts`. The first parameter gives the assignment's `centroid` and `similarity`. */
 function assignmentOf(
   { id, gain, similarity }: Candidate,
   mode: Assignment["mode"],

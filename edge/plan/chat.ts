@@ -17,7 +17,8 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Adds the texts that end this model's messages, except for JSON, where such texts are ordinary text.
+    // Adds the texts that end this model's messages to `stop`, unless the request ignores the end of text, or wants JSON, where such texts
+    // are ordinary text.
     sampling:
       sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
@@ -82,7 +83,7 @@ function contentSpans(
   promptIds: readonly number[],
   tokenizer: Tokenizer,
 ): (Span | null)[] {
-  // The text has one character for each byte. Special tokens, which no message contains, become a character that no byte has.
+  // `text` is the prompt with one character for each byte. Special tokens, which no message contains, become a character that no byte has.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");

@@ -10,8 +10,8 @@ import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
 /**
- * `param`: the list's name in errors. `nowMs`: the time that a chat template may show. The result's `centroid` is the mean of all examples'
- * prompt embeddings, scaled to length 1, [P]. Throws invalid_request.
+ * Encodes examples. `centroid` in the result: the mean of all examples' prompt embeddings, scaled to length 1, [P]. `param`: the list's
+ * name in errors. `nowMs`: the time that a chat template may show. Throws invalid_request.
  */
 export function encodeExamples(examples: readonly Example[], artifacts: Artifacts, nowMs: number, param = "examples") {
   const refuse = (message: string, at = param) => invalidRequest(message, at);

@@ -14,8 +14,8 @@ export interface Branch {
 }
 
 /**
- * `labels`: the token ids of each label. A label that is the beginning of another label continues with `endId`. Throws invalid_request if
- * two labels have the same tokens, or if one place has too many different next tokens.
+ * Makes the branches of the tree. `labels`: the token ids of each label. A label that is the beginning of another label continues with
+ * `endId`. Throws invalid_request if two labels have the same tokens, or if a branch has too many different next tokens.
  */
 export function branchesOf(labels: readonly (readonly number[])[], endId: number): Branch[] {
   const branches: Branch[] = [];

@@ -19,7 +19,7 @@ export interface Candidate {
 export interface Listed {
   /** The listed adapter; null: the base. */
   candidate: Candidate | null;
-  /** Given weight of the expert; null: evidence weighs it. Either all entries of a list have a weight, or none has. */
+  /** Weight that the request gives to the expert; null: evidence weighs it. Either all entries of a list have a weight, or none has. */
   weight: number | null;
 }
 

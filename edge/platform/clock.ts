@@ -15,7 +15,7 @@ export function steadyClock(now: () => number): () => number {
   };
 }
 
-/** Sets an alarm `delayMs` from now, unless one is due within `maxDelayMs`. A later one was set before the clock was set back. */
+/** Sets an alarm `delayMs` from now, unless one is due within `maxDelayMs`. A later one, set before the clock was set back, is replaced. */
 export async function ensureAlarm(
   storage: { getAlarm(): Promise<number | null>; setAlarm(atMs: number): Promise<void> },
   nowMs: number,
