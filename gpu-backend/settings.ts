@@ -20,7 +20,7 @@ function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHel
   return schema;
 }
 
-/** `presetText` describes a default that depends on the machine. */
+/** A setting that is a whole number. `presetText` describes a default that depends on the machine. */
 export function integer(minimum: number, maximum: number, value: number, help: string, presetText = String(value)) {
   const { schema, range } = wholeNumber(minimum, maximum);
   return setting(schema.default(value), { help, range, preset: presetText });
@@ -44,7 +44,7 @@ export function choice<const Names extends readonly string[]>(names: Names, pres
   return setting(schema, { help, range, preset });
 }
 
-/** `presetText` describes a default that depends on the installation. */
+/** A setting that is a text. `presetText` describes a default that depends on the installation. */
 export function text(preset: string, range: string, help: string, presetText = preset) {
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }

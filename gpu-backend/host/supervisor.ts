@@ -77,7 +77,7 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Kills the process, with `how` as the cause (EndCause) of its end. `onEnd` follows. */
+  /** Kills the process. `how` becomes the cause (EndCause) of its end. The supervisor's `onEnd` is called when it has ended. */
   kill(how: string): void {
     this.isRunning = false;
     this.#process.kill(how);

@@ -1,4 +1,7 @@
-/** The NDJSON answer to one micro-batch. Tokens wait up to `gatherMs`. Blank lines (heartbeats) show that the process lives. */
+/**
+ * The NDJSON answer to one micro-batch. A token may wait for others up to its sequence's `gatherMs`. Blank lines (heartbeats) show that
+ * the process lives.
+ */
 import {
   type BatchRequest,
   type Frame,

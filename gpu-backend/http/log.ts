@@ -10,7 +10,7 @@ export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   };
 }
 
-/** A sequence's adapter in metrics and the log. A mixture counts as its first adapter, which is the nearest centroid's. */
+/** A sequence's adapter in metrics and the log. A mixture counts as its first adapter: an own one or else the nearest centroid's. */
 export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
   const [nearest] = mixture?.adapters ?? [];
   if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";

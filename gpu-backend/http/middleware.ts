@@ -33,7 +33,7 @@ export const clockToleranceMs = 60_000;
 
 export type VerifyCall = ReturnType<typeof callVerifier>;
 
-/** `now`: Unix milliseconds. The returned function throws a ServiceError "bad_signature" with the reason. */
+/** Returns a function that checks a call's signature, or throws a ServiceError "bad_signature". `now` returns Unix milliseconds. */
 export function callVerifier(secrets: readonly string[], now: () => number) {
   const known = Promise.all(secrets.map(signingKey));
   return async (method: string, path: string, header: string | undefined, backendName: string | null = null) => {
@@ -68,7 +68,7 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   await next();
 };
 
-/** Checks a probe's signature if it has one, so that a probe of the edge detects a wrong secret. */
+/** Checks the signature of a call that has one, so that the edge learns of a wrong secret when it asks whether the backend is ready. */
 export function checkSignature(verify: VerifyCall): MiddlewareHandler {
   const check = requireSignature(verify);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));

@@ -4,12 +4,12 @@ import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Limits that also protect against clients without a secret. */
+/** Limits on connections. They also hold for clients without a secret. */
 export const connectionLimits = {
   headMs: 10_000,
   /** Timeout for a whole request, in milliseconds. The largest request is the upload of an adapter's file. */
   requestMs: 120_000,
-  /** Interval at which the two timeouts are checked. */
+  /** Interval at which `headMs` and `requestMs` are checked, in milliseconds. */
   checkMs: 1000,
   /** Maximum connections without the complete head of a first request. One more closes the oldest. */
   waiting: 1024,

@@ -89,7 +89,7 @@ export class KvArena {
     row.arena = null;
   }
 
-  /** Marks the arena's rows that are in `rows` as decoding, and its other rows as not decoding: their grammar's mask may be late. */
+  /** Marks the arena's rows that are in `rows` as decoding, and the rest as not: a row sits a step out if its grammar's mask is late. */
   decodeOnly(rows: ReadonlySet<KvRow>): void {
     for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
     for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);

@@ -32,7 +32,7 @@ export class HostKv implements KvStore {
   readonly #positionBytes: number;
   readonly #short: KvArena;
   readonly #long: KvArena;
-  /** The positions that the last pass appended, if it had one row without padding. `copy` returns these arrays instead of a copy. */
+  /** The arrays that the last pass appended, if it had one row without padding. `copy` then returns them instead of copying the row. */
   #fresh: { row: KvRow; block: HostBlock } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
@@ -129,8 +129,8 @@ export class HostKv implements KvStore {
   }
 
   /**
-   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order. If
-   * a decode pass has rows, they become the decoding ones of their arenas, and so may move in memory.
+   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order.
+   * The rows of a decode pass become the decoding rows of their arenas, and so may move in memory.
    */
   inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
     const named = new Set(rows);
@@ -164,7 +164,7 @@ export class HostKv implements KvStore {
     const block = new HostBlock(fresh, tokens);
     const isWhole = rows.length === 1 && counts[0] === tokens;
     this.#fresh = isWhole ? { row: rows[0], block } : null;
-    // Freed at once: if arrays waited for the garbage collector, the operating system would have to clear new pages for each run.
+    // The block is freed at once. If it waited for the garbage collector, the operating system would have to clear new pages for each run.
     if (!isWhole) block.free();
   }
 

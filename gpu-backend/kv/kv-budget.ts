@@ -51,7 +51,7 @@ export function deviceContextBytes(shape: KvShape): number {
 }
 
 export interface RunningRow {
-  /** Positions that the row has at most after the next step. */
+  /** Maximum positions of the row after the next step. */
   positions: number;
   /** Positions that a move to the other class copies. */
   cachedTokens: number;
@@ -62,7 +62,7 @@ export interface RunningRow {
 export class KvBudget {
   readonly #shape: KvShape;
   readonly #capacityPositions: number;
-  /** What a second class costs a step, as a number of positions that attention could read meanwhile; Infinity if there may be only one. */
+  /** Cost of a second class for a step: how many positions attention reads in that time. Infinity if there may be only one class. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */

@@ -100,8 +100,8 @@ export class PrefixCache {
   }
 
   /**
-   * Caches `ids` as the block after `chain`, unless they are few or a cached block there
-   * begins with them. Drops blocks there that `ids` begin with, and old blocks beyond the bound.
+   * Caches the tokens `ids` as a block after the blocks named `chain`, unless they are fewer than `minTokens` or a cached block after
+   * `chain` begins with them. Drops blocks after `chain` with which `ids` begins, and old blocks beyond the cache's bound.
    */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);

@@ -1,6 +1,6 @@
 /** A memory's keys: states before the last feed-forward part, scaled to length 1 and rounded to int8. Pure. */
 
-/** Factor from a key of length 1 to int8. A larger one would clip the one large value of some models' states, which changes all cosines. */
+/** Factor from a key of length 1 to int8. A larger factor would clip the one large value of some models' states and change all cosines. */
 export const keyScale = 127;
 
 /** Writes the key of a state [D] into `key` [D]. A state of zeros gives a key of zeros. */

@@ -32,7 +32,7 @@ interface Entry {
   opened: Promise<void>;
 }
 
-/** Keys are in memory twice: in the session that searches, and as an array for exact cosines. */
+/** Number of copies of an open memory's keys: one in the session that searches, one in an array for exact cosines. */
 const copies = 2;
 
 export class MemoryCache {
@@ -119,7 +119,7 @@ export class MemoryCache {
     entry.search = search;
   }
 
-  /** Closes memories without a pin until all fit. */
+  /** Closes memories without a pin until the open ones have at most `maximumBytes`. */
   #evict(): void {
     let total = this.#bytes;
     for (const [key, entry] of this.#entries) {

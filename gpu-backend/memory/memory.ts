@@ -15,7 +15,7 @@ export interface Memory {
   keys: Int8Array;
   /** The token after each key, [N]. */
   nextIds: Int32Array;
-  /** Byte range [start, end) of the token after each key, in the text of the token's document, [N]. */
+  /** `starts` and `ends`: byte range of the token after each key, in the text of the token's document, [N]. */
   starts: Int32Array;
   ends: Int32Array;
   documents: MemoryDocument[]; // [C], in the order of their keys

@@ -25,7 +25,7 @@ export interface Base {
   close(): void;
 }
 
-/** With `record`, the hash of GGUF weights is computed only once. Throws an Error that names the file and the faulty field or tensor. */
+/** Opens a base. With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the faulty field or tensor. */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))
@@ -55,7 +55,7 @@ export function headOf({ config, weights, weightsHash }: Base) {
   return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
 }
 
-/** Reads the configuration, but no weights. `isInBlocks`: all matrices are stored in GGUF's blocks. */
+/** Reads a base's configuration, but no weights. `isInBlocks` in the result is true if all matrices are stored in GGUF's blocks. */
 export async function readBaseConfig(directory: string): Promise<{ model: ModelConfig; isInBlocks: boolean }> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path)) return { model: await readModelConfig(directory), isInBlocks: false };

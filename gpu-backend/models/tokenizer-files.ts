@@ -22,7 +22,10 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/** `tokenizer`: content of tokenizer.safetensors. Throws an Error that names the file and the faulty entry, or unequal vocabulary sizes. */
+/**
+ * `tokenizer` in the result is the content of tokenizer.safetensors. Throws an Error that names the file and the faulty entry, or unequal
+ * vocabulary sizes.
+ */
 export async function readTokenizerFiles(
   folder: string,
   config: ModelConfig,

@@ -111,7 +111,7 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   [`NFC Split(${llama3Pattern.replace("{1,3}", "")}) ByteLevel(false)`]: "qwen2",
 };
 
-/** `text` is tokenizer.json; `eosIds` and `bosId` are from other files. Throws an Error of one line that names the first faulty field. */
+/** Reads `text`, tokenizer.json; `eosIds` and `bosId` are from other files. Throws a one-line Error that names the first faulty field. */
 export function tokenizerOfJson(
   text: string,
   { vocabularySize, eosIds, bosId }: { vocabularySize: number; eosIds: readonly number[]; bosId: number | null },

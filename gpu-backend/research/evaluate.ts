@@ -53,7 +53,7 @@ export async function evaluate(options: EvalOptions, run: Run) {
   }
 }
 
-/** Scores every source after prompts of each length. `key`: everything that scores depend on besides texts and prompts. */
+/** Scores every source after prompts of each length. Kept scores are used again if `key`, the texts and the length are the same. */
 export async function measureSources(
   sources: readonly Source[],
   score: (source: Source, prompt: number) => Promise<Scores>,

@@ -132,7 +132,10 @@ export async function logprobsUnder(
 
 export type Observation = ReturnType<typeof observationAt>;
 
-/** `found`: the nearest keys at position `at`. `ofMemory`, `ofModel`: probabilities of `target`, the text's own next token. */
+/**
+ * What a memory and the model predict at position `at`, where `found` are the memory's nearest keys. `ofMemory` and `ofModel` in the result
+ * are the memory's and the model's probability of `target`, the text's own next token.
+ */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,

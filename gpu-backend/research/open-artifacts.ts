@@ -7,7 +7,7 @@ import { readBase } from "../training/base.ts";
 
 export type OpenArtifacts = Awaited<ReturnType<typeof openArtifacts>>;
 
-/** `reader` computes log-likelihoods by the base's head with the artifacts' adapters. */
+/** `reader` in the result computes log-likelihoods by the base's head with the artifacts' adapters. */
 export async function openArtifacts(
   model: string,
   artifacts: string,

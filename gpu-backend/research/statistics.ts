@@ -42,8 +42,9 @@ export function rowOf(source: ScoredSource, comparisons: readonly string[], toke
 }
 
 /**
- * Results of the sources of one group, by comparison. Sources weigh the same. Intervals are over sources and their documents. `parts`: the
- * tokens of each named part; a part without tokens has no gain. `accuracy`: gain in the share of tokens predicted right.
+ * Results of the sources of one group, by comparison. Sources weigh the same. Intervals are over sources and their documents. `parts` says
+ * which tokens are in each named part; a part without tokens has no gain. `accuracy` in the result is the gain in the share of tokens
+ * predicted right.
  */
 export function groupOf(
   sources: readonly ScoredSource[],

@@ -28,7 +28,7 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, if `has` is true. The fields of `PastRows` are then for the other rows only. */
+  /** The past of the step's last rows, if `has` is true. The fields beside `long` are then for the other rows only. */
   long: PastRows & { has: string };
   /** True if the step has one row with T ≥ 2 and `hasChunkOperator` is true. Such a step reads neither masks nor `begun`. */
   isChunk: string;
@@ -100,7 +100,7 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // Nested, so that a step that decodes rows of one P, the quickest kind of step, enters one branch only.
+    // The branches are nested, so that a step that decodes rows of one P, the quickest kind of step, enters one branch only.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
@@ -185,8 +185,8 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
   /**
-   * `toOwn`: products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the part of the result that comes from the
-   * past, and the attention weights of the chunk.
+   * Attends to the past. `toOwn` are the products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the part of the
+   * result that comes from the past, and the attention weights of the chunk.
    */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   /** Attention to the past of rows with the same P. */

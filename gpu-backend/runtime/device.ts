@@ -2,13 +2,13 @@
 import type { ServingDevice } from "../../shared/contracts/inference.ts";
 import type { WeightFormat } from "./products.ts";
 
-/** "software" is WebGPU on an adapter that computes on the CPU. It is for tests; the setting "webgpu" never accepts such an adapter. */
+/** "software" is WebGPU on a graphics adapter that computes on the CPU, for tests. The setting "webgpu" never accepts such an adapter. */
 export type DeviceSetting = "cpu" | "webgpu" | "software";
 
 /** Weight formats that WebGPU serves. */
 export const deviceFormats: readonly WeightFormat[] = ["fp32"];
 
-/** An adapter, with the names that the Vulkan loader logs. Systems other than Linux have no such loader; there the system chooses. */
+/** A graphics adapter, with the names that the Vulkan loader logs. It is used only on Linux; other systems choose the adapter. */
 interface Adapter {
   name: string;
   /** File of the driver, with its version if the file has one. */
@@ -45,7 +45,7 @@ export const cpuReport: DeviceReport = {
   ...{ runTokens: Number.POSITIVE_INFINITY, rowsAreIndependent: true },
 };
 
-/** Decides whether the adapter of a self-test serves under `setting`. */
+/** Decides whether the graphics adapter of a self-test serves under `setting`. */
 export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, isLinux: boolean): DeviceReport {
   const adapter = isLinux ? adapterOf(run) : { name: "the system's default", driver: "the system's" };
   const named = { adapter: adapter?.name ?? null, driver: adapter?.driver ?? null };
@@ -68,7 +68,7 @@ export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, is
   return { ...named, name: "webgpu", selfTest: "passed", found, runTokens, rowsAreIndependent };
 }
 
-/** Names what was missing in a run that opened no adapter. */
+/** Names what was missing in a self-test that opened no graphics adapter. */
 function missingPiece({ log, failure, result }: SelfTestRun): string {
   if (!log.includes("Vulkan Loader Version")) return `there is no Vulkan loader (Debian: libvulkan1): it ${failure}`;
   const drivers = new Set(log.matchAll(/Found ICD manifest file (\S+?),/g).map(([, file]) => file));
@@ -84,7 +84,7 @@ function isSoftware({ name, driver }: Adapter): boolean {
   return /llvmpipe|lavapipe|swiftshader|libvulkan_lvp/i.test(`${name} ${driver}`);
 }
 
-/** The adapter that the device was opened on, from the loader's log with VK_LOADER_DEBUG; null if no device was opened. */
+/** The graphics adapter that was opened, from the loader's log with VK_LOADER_DEBUG; null if none was opened. */
 function adapterOf({ log, libraries }: SelfTestRun): Adapter | null {
   const [, name, driver] = /Using "(.*?)" with driver: "(.*?)"/.exec(log) ?? [];
   if (name === undefined) return null;

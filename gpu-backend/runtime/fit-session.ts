@@ -1,6 +1,6 @@
 /**
  * The graphs that fit a tenant's own adapter: one computes the head over whole texts, one logits of candidate tokens, and one the loss and
- * gradients of a training step over these candidates. The head is an input, so that its fp32 rows are in memory once.
+ * gradients of a training step over these candidates. The head is an input and no constant, so that its fp32 rows are stored once.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank, K likeliest tokens.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -118,7 +118,7 @@ function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Fl
   const fixed = gates ? addBank(g, { hiddenSize: D }, bank)(hidden, g.constant(gates, [1, gates.length])) : hidden;
   const adapted = g.node("Add", [fixed, change]);
   const logits = g.node("Gemm", [adapted, head], { transB: 1 });
-  // Not ReduceLogSumExp: over a large vocabulary it takes several times as long as LogSoftmax.
+  // `sums` is made from LogSoftmax, because ReduceLogSumExp takes several times as long over a large vocabulary.
   const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
   const flat = (x: string) => g.node("Squeeze", [x, g.integers(1)]);
   const [scores, top] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: 1 });
@@ -146,7 +146,7 @@ function buildProductGraph(D: number): Uint8Array {
 }
 
 /**
- * With W the candidates' rows of the head, u = A·h, m = W·Bᵀ [C, R] and z = logits + u·mᵀ + W·c. No product takes N·C·D multiplications:
+ * Gradients, with W the candidates' rows of the head, u = A·h, m = W·Bᵀ [C, R], z = logits + u·mᵀ + W·c, without N·C·D multiplications:
  *   dz = (softmax(z) − onehot(target)) / N,  dm = dzᵀ·u,  dB = dmᵀ·W,  dc = (Σ dz)·W,  du = dz·m,  dA = duᵀ·h
  */
 function buildStepGraph(D: number): Uint8Array {

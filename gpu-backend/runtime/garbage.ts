@@ -3,7 +3,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
 export function collectGarbage(): void {
-  // This is the only way if Node was started without --expose-gc.
+  // If Node was started without --expose-gc, this is the only way to get V8's function `gc`.
   setFlagsFromString("--expose-gc");
   const collect: () => void = runInNewContext("gc");
   collect();

@@ -138,8 +138,8 @@ function rankedScores(
 }
 
 /**
- * Returns the likeliest token of each row, the same one as `rankedScores`. Its probability would take a softmax over the vocabulary.
- * Instead of it, returns 1, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
+ * Returns the likeliest token of each row, the same one as `rankedScores`. The token's probability would take a softmax over the
+ * vocabulary. So 1 is returned instead, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]

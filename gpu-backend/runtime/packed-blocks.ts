@@ -51,7 +51,7 @@ function packingOf({ dtype }: Weight) {
   return { bits: bits === 4 ? (4 as const) : (8 as const), block: group, hasOffsets };
 }
 
-/** Writes a matrix's blocks into the packed matrix, from its value number `start` on. */
+/** Writes a matrix's blocks into the packed matrix, whose value number `start` is the first one written. */
 function packInto(
   { bits, block: size, values, scales, offsets }: PackedMatrix,
   { dtype, bytes }: Weight,

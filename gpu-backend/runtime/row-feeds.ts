@@ -7,7 +7,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** GatherND needs at least one entry. This entry changes nothing. */
+/** The fed entry if no logit is changed. It changes nothing, but GatherND needs at least one entry. */
 export const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);

@@ -61,8 +61,8 @@ export interface HeadInput {
   targetIds: Int32Array;
   bias: LogitChanges;
   /**
-   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; with "likeliest"
-   * it is some number that is finite if and only if the true value is.
+   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; with "likeliest",
+   * `logSumExp` is some number that is finite if and only if the true value is.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }

@@ -1,11 +1,11 @@
-/** Writes a file record by record; a later write continues it. If the disk refuses a record, a small file continues in memory. */
+/** Writes a file record by record; a later write can continue it. If the disk refuses a record, a small file continues in RAM. */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { ServiceError } from "../../shared/errors.ts";
 import type { WriteSystem } from "../files.ts";
 import { endAt, recordAt, type SealedRecords, seal, sealedBytes } from "./sealed-records.ts";
 
-/** Maximum bytes of files in memory that the disk refused. */
+/** Maximum bytes of all files that are in RAM because the disk refused them. */
 export const unwrittenBytes = 64 * 2 ** 20;
 
 export interface FilePlan {
@@ -29,7 +29,7 @@ export interface PartialFileParts {
   system: WriteSystem;
   /** Runs a write. Resolves to false if the disk refuses it. */
   onDisk(write: () => Promise<void>): Promise<boolean>;
-  /** Called when the file is complete: on disk (null), or in memory with this content. */
+  /** Called when the file is complete: on disk (null), or in RAM with this content. */
   finished(unwritten: Uint8Array | null): void;
   closed(): Promise<void>;
 }
@@ -39,7 +39,7 @@ export class PartialFile {
   #key: Uint8Array | null = null;
   /** null once the disk has refused a write. */
   #file: FileHandle | null = null;
-  /** The content so far; null if the whole file would be too large for memory. */
+  /** The content so far; null if the whole file would exceed `unwrittenBytes`. */
   #content: Uint8Array[] | null;
   /** Records so far, label and head included. */
   #records = 0;
@@ -78,7 +78,7 @@ export class PartialFile {
     });
   }
 
-  /** Appends records. Throws a ServiceError if the disk refuses them and the file is too large for memory. */
+  /** Appends records. Throws a ServiceError if the disk refuses them and the file exceeds `unwrittenBytes`. */
   async append(contents: readonly Uint8Array[]): Promise<void> {
     this.#content?.push(...contents);
     const place = this.#records;

@@ -27,7 +27,7 @@ export function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array):
   return Buffer.concat([length, iv, sealed, sealing.getAuthTag()]);
 }
 
-/** `place`: number of the record in the file; the label is 0. */
+/** The bytes to which record number `place` of a file is bound when it is sealed. The label is number 0. */
 export function recordAt(name: string, place: number): Uint8Array {
   return Buffer.from(`${name} record ${place}`);
 }

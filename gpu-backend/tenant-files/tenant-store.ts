@@ -1,6 +1,6 @@
 /**
  * Writes and removes tenants' files of one kind, such as memories. Their bytes are bounded per tenant and in all. At a bound, the least
- * recently used files are removed, which is safe because the edge can have them made again. A file that the disk refuses is kept in memory.
+ * recently used files are removed, which is safe because the edge can have them made again. A file that the disk refuses is kept in RAM.
  * Only one process may write to a folder.
  */
 import { randomBytes } from "node:crypto";
@@ -135,7 +135,7 @@ export class TenantStore {
     return file;
   }
 
-  /** The content of a file in memory, which no other process can read; null for any other file. */
+  /** The content of a file in RAM, which no other process can read; null for any other file. */
   unwritten(tenant: string, hash: string): Uint8Array | null {
     return this.#unwritten.get(this.files.pathOf(tenant, hash)) ?? null;
   }

@@ -210,7 +210,7 @@ function readTensorInfo(cursor: Cursor, name: string) {
   if (dimensions < 1 || dimensions > ggufLimits.dimensions) {
     throw cursor.error(`${shown} has ${dimensions} dimensions, 1 to ${ggufLimits.dimensions} are supported`);
   }
-  // Twice as many elements as the file has bits: no block type stores so many.
+  // This is twice the number of the file's bits. No block type stores two elements in a bit.
   const maxElements = Math.min(Number.MAX_SAFE_INTEGER, cursor.file.bytes * 16);
   const sizes = Array.from({ length: dimensions }, () => cursor.size(`a dimension of ${shown}`, maxElements));
   const elements = sizes.reduce((a, b) => a * b, 1);

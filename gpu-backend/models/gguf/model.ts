@@ -123,7 +123,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   };
 }
 
-/** `scaling` is null, because Llama 3's scaling is not in the metadata but in the tensor `rope_freqs.weight`. */
+/** `scaling` in the result is always null: Llama 3's scaling is not in the metadata but in the tensor `rope_freqs.weight`. */
 function readRotary(path: string, header: GgufHeader, architecture: Architecture): Rotary {
   const theta = header.number(`${architecture}.rope.freq_base`) ?? 10_000;
   if (theta >= 1 && theta <= 1e12) return { theta, scaling: null };

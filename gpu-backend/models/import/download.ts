@@ -5,7 +5,7 @@ import { checksumOf, hasChecksum } from "./checksum.ts";
 import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
-/** Throws a HubError of one line, or the signal's reason. A partial file stays unless its bytes are wrong. `onBytes` gets its length. */
+/** Throws a one-line HubError, or the signal's reason. A partial file stays unless its bytes are wrong. `onBytes` gets its new length. */
 export async function download(
   file: RemoteFile,
   folder: string,

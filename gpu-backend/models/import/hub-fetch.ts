@@ -17,7 +17,7 @@ const maxWaitMs = 300_000;
 /** A failure to report to the user, which another try would not change. */
 export class HubError extends Error {}
 
-/** Resolves with responses of status 2xx only, and throws a HubError for all others. `id`: the model. */
+/** Resolves with responses of status 2xx only, and throws a HubError for all others. `id` is the model's hub id. */
 export function hubFetch(id: string, access: HubAccess): typeof fetch {
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input);

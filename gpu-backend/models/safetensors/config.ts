@@ -90,7 +90,7 @@ const families = new Map<unknown, Family>([
   ["qwen3", { architecture: "Qwen3ForCausalLM", headWidth: 128, queryKeyNorm: true, hasOwnBiases: false }],
 ]);
 
-/** `text` is the content of config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
+/** Reads `text`, the content of config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
 export function configOf(text: string, file: string): ModelConfig {
   const json = parseJson(text, file);
   const type = (json as { model_type?: unknown } | null)?.model_type;

@@ -46,7 +46,7 @@ const thetas = [20, 40];
 const partVersion = 3;
 /** Format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
-/** Compares memory and own adapter together with the one of the two that gains more on the kind. */
+/** Name of the comparison of memory and own adapter together with the one of the two that gains more on the kind. */
 const bothOverBetter = "both over better alone";
 
 export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run) {
@@ -125,7 +125,7 @@ function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   };
 }
 
-/** Results of a group (`groupOf`). `suggested`: for each comparison, the mean `suggestedTokens` of its first method. */
+/** Results of a group (`groupOf`). `suggested` in the result has, for each comparison, the mean `suggestedTokens` of its first method. */
 export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   const comparisons = comparisonsOf(sources[0]);
   const suggested = comparisons.map((of) => {
@@ -145,7 +145,7 @@ function comparisonsOf({ logprobs }: ScoredSource): string[] {
   return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
-/** Fits a rule on all kinds. Scores each kind with a rule fitted on the other kinds, and takes each memory's gain from these scores. */
+/** Fits a rule on all kinds. The gains in the result are measured otherwise: on each kind with a rule fitted on the other kinds. */
 function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   const observed = kinds.map((kind) => observationsOf(kind, start));
   const fitted = (isUsed: (i: number) => boolean) => {

@@ -58,7 +58,7 @@ export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">
   return candidates.toSorted((a, b) => (hashOf(a) < hashOf(b) ? -1 : 1)).slice(0, freshCount);
 }
 
-/** `folder` holds the fetched corpora of the lock. */
+/** Returns the kinds of both groups, read from the lock's corpora in `folder`. */
 export async function lockedKinds(
   { corpora }: CorpusLock,
   folder: string,
@@ -79,7 +79,7 @@ export async function lockedKinds(
   return read;
 }
 
-/** Scores texts of validation documents only if no adapter was trained on the corpus, because training makes choices with them. */
+/** Texts to score are cut from test documents, and from validation documents unless training has made choices with them (`isTrained`). */
 export function kindOf(
   group: Group,
   name: string,

@@ -120,7 +120,7 @@ async function ownAdapterOf(
 
 type ReadOptions = Omit<OpenArtifacts, "release"> & { fits: FitSession; threads: number };
 
-/** `known`: excerpts of the kind. `foreign`: excerpts of another kind. */
+/** Runs the texts of a kind. Memories are made from `known`, excerpts of the kind, and from `foreign`, excerpts of another kind. */
 export async function readKind(
   kind: Kind,
   known: readonly StatedText[],
@@ -131,7 +131,7 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** Rows [D] of each text at `positions`, counted from the start of its last 160 tokens. A passage may precede these. */
+  /** States [D] of each text at `positions`, counted from the start of the text's last 160 tokens. A passage may precede these tokens. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;

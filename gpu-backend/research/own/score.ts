@@ -41,7 +41,7 @@ interface TextScore {
 const P = readPositions.length;
 const E = evidencePositions.length;
 
-/** `targets`: the texts' own next tokens, [S × P]. */
+/** Scores each text of a kind. `targets` are the texts' own next tokens, [S × P]. */
 export function scoreKind(
   readings: Readings,
   { model, memory }: Method,

@@ -1,8 +1,8 @@
 /**
  * `chameleon paper`: reproduces the experiment of the paper (arXiv 2502.04315) for its three regimes (no adapter, LoRA, hyper-network),
  * and adds this project's adapters. Each is scored twice: by the paper's measure and on ordinary text. The paper scores the last
- * position of padded lines, so its measure mostly rewards predicting the padding token. The order of the published results appears
- * after 1,200 training steps; after 300, LoRA is still ahead of the hyper-network.
+ * position of padded lines, so its measure mostly rewards predicting the padding token. In the published results the
+ * hyper-network is ahead of LoRA; here it is after 1,200 training steps, but not after 300.
  */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -47,8 +47,8 @@ export async function reproducePaper(corpora: readonly CorpusSource[], run: Run)
 
 /**
  * Trains LoRA and the paper's hyper-network with the paper's loss. Scores all regimes by the paper's measure, in nats per line, and on
- * ordinary text, in nats per token. `published`: the paper's numbers, for GPT-2 and WikiText-2. `lines`: number of scored lines, of which
- * `paddedShare` end in padding.
+ * ordinary text, in nats per token. In the result, `published` of a row has the paper's numbers, for GPT-2 and WikiText-2; `lines` is the
+ * number of scored lines, of which the share `paddedShare` ends in padding.
  */
 export async function paperProtocol(
   { base: { openTrunk, config, tokenizer }, head, sets }: Prepared,

@@ -90,7 +90,7 @@ function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => 
   };
 }
 
-/** The returned function measures the set with `count` examples, drawn by `seed`. */
+/** Returns a function that measures a set of labelled texts with `count` examples, drawn by `seed`. */
 async function openTask(
   set: LabelledSet,
   items: readonly Item[],
@@ -120,7 +120,7 @@ async function openTask(
   const testedStates: Float32Array[] = [];
   for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
   const states = joinArrays(Float32Array, testedStates);
-  // Keeps the scores by prompt: two numbers of examples give the same prompt if the context holds fewer examples than both.
+  // Scores each prompt once. A larger number of examples gives the same prompt if the context has no room for more of them.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
@@ -141,7 +141,7 @@ async function openTask(
     return { shown, prompt };
   }
 
-  /** `states` [N, D] predict the labels. `model`: "base"; else the static adapter, with an own adapter or (null) without one. */
+  /** Scores the labels that `states` [N, D] predict under `model`: the base, or the static adapter with an own adapter or (null) none. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;

@@ -31,7 +31,7 @@ export class Prefill {
     return all;
   }
 
-  /** `begun`: keys and values of the first tokens. `keeps`: returns keys and values of all tokens as `block`, which the caller frees. */
+  /** Runs a text. `begun` has keys and values of its first tokens. With `keeps`, `block` in the result has all; the caller frees it. */
   async #run(ids: readonly number[], begun: { block: KvBlock; tokens: number } | null, count: number, keeps = false) {
     const { kv: store, gates } = this.#runner;
     const kv = store.open(ids.length);

@@ -113,7 +113,7 @@ function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string):
   return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
 }
 
-/** The item of a dictionary entry: its word and its first sense in one of the fields. Empty if it has no such sense. */
+/** The item of a dictionary entry: its word and its first sense in a field of knowledge, such as botany. Empty if it has no such sense. */
 function definitionOf(entry: string): Item[] {
   const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
   const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);

@@ -14,13 +14,13 @@ import type { BankSettings } from "./settings.ts";
 import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
 interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
-  /** Hash of everything else that the result depends on. */
+  /** Hash of what the result depends on besides the options: the base's weights and the windows of text. */
   key: string;
 }
 
 const stateVersion = 2;
 
-/** Training tries every rate. A centroid's scale is chosen by the gain over the static adapter, which must be as good as it can be. */
+/** All rates are tried: the static adapter must be as good as it can be, because centroids' scales are chosen by the gain over it. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
 /** Steps of the static adapter, as a share of the hyper-network's steps. It needs fewer steps, because it has fewer parameters. */
@@ -66,7 +66,7 @@ export function fitNetwork(
   return trainPart("hyper-network", text, shape, clusters, options, run);
 }
 
-/** When `signal` aborts, writes a checkpoint after the current step and throws the signal's reason. */
+/** Trains from the last checkpoint, if there is one. When `signal` aborts, writes a checkpoint and throws the signal's reason. */
 async function trainPart(
   name: string,
   text: TrainingText,
