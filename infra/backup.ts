@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** A restore puts the version file into place last. Until then the folder's version file says `restoringVersion`. */
+/** Parts of the state folder. The version file is restored last: until then the folder's version file says `restoringVersion`. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -60,7 +60,7 @@ async function backup(file: string): Promise<void> {
   }
 }
 
-/** Returns the milliseconds that copying took. */
+/** Copies the parts of the state folder. Returns how many milliseconds that took. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
   // The copy leaves out unfinished files, locks, and SQLite's shared memory, which SQLite rebuilds from its log.

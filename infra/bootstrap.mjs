@@ -155,7 +155,7 @@ function assertPlatform() {
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // A checkout has this package installed; users of the npm package can install it, too.
+    // A checkout has the package with this Node installed; users of the npm package can install it, too.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {

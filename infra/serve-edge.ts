@@ -83,7 +83,7 @@ export interface Place extends OutsideSocket {
   isProxyTrusted: boolean;
 }
 
-/** Throws an Error that names the bad option or variable. */
+/** Reads from options and variables where the edge listens. Throws an Error that names the bad option or variable. */
 async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
@@ -107,7 +107,7 @@ export async function preparePlace(options: EdgeOptions, backendPorts: readonly 
   return place;
 }
 
-/** Writes progress to stderr. */
+/** Returns a function that writes a line of progress to stderr. */
 export function progressOf({ log }: EdgeOptions): (line: string) => void {
   const written = (line: string) =>
     log === "json" ? JSON.stringify({ level: "info", event: "start", message: line }) : line;
@@ -226,7 +226,7 @@ export interface Ready {
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** The text at the ready line. It shows a secret key once, and on a terminal only, because other output may end up in logs. */
+/** Returns the text to print when the edge is ready. It shows a secret key once, and on a terminal only: other output may be logged. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,

@@ -10,7 +10,7 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** The manifest is copied last: until then the edge refuses the new files, because they do not match the old manifest. */
+/** Files to copy, in order. The manifest is last: until then the edge refuses the new files, because they do not match the old manifest. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
 /** Copies each file that differs, atomically. Returns the names of the copied files. Throws an Error that names a file it cannot read. */

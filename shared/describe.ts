@@ -1,7 +1,7 @@
 /** Short descriptions of untrusted values for error messages. Pure. */
 
 const shownCharacters = 40;
-/** Enough for the shape of any tensor. */
+/** Maximum length of a list of numbers that is shown whole: enough for the shape of any tensor. */
 const shownNumbers = 8;
 
 /** Describes a value in a few characters, whatever its size. */

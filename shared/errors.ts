@@ -37,7 +37,7 @@ export const errorTable = {
   quota_exceeded: { status: 429, type: "insufficient_quota", code: "insufficient_quota" },
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
-  /** The edge does not retry it, because no backend can compute the sequence. */
+  /** No backend can compute the sequence, so the edge does not send it again. */
   generation_failed: { status: 500, type: "server_error", code: "generation_failed" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
   deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },

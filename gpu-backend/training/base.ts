@@ -33,7 +33,7 @@ export async function readBase(directory: string) {
   const former = await formerlyServed(directory);
   return {
     name,
-    // The rule of memories was fitted to the base, so new artifacts keep it.
+    // The rule by which memories are mixed with the model was fitted to the base, so new artifacts keep it.
     memory: former.memory,
     served: {
       ...servedModel(name, config, text),

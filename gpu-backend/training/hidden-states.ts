@@ -58,7 +58,7 @@ async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16A
   });
 }
 
-/** Token ids of S texts, [S, T], where T is the longest length. Rows are padded with id 0. */
+/** Token ids of S texts, [S, T], where T is the length of the longest text. Shorter texts are padded with id 0. */
 export function rightPadded(texts: readonly ArrayLike<number>[]): { tokenIds: Int32Array; T: number } {
   const T = Math.max(...texts.map(({ length }) => length));
   const tokenIds = new Int32Array(texts.length * T);

@@ -20,7 +20,7 @@ interface PrepareOptions extends TextSettings {
 
 export type Prepared = Awaited<ReturnType<typeof prepare>>;
 
-/** `rows` [V, P]: start of the edge's table. Equal `key`s mean the same model and windows. */
+/** In the result, `rows` [V, P] is what the edge's table starts from, and an equal `key` means the same model and windows. */
 export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run) {
   const { hiddenSize: D, vocabularySize: V } = base.config;
   const { corpora, chosen } = await readWindows(base, options, run.progress);
@@ -53,11 +53,11 @@ export function place({ head, sets, rows }: Prepared, clusters: number, seed: nu
   return { ...placement, sets: bySplit((split): PlacedSet => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
-/** Each corpus is read for this multiple of its equal share of windows, because other corpora may have fewer. */
+/** This multiple of an equal share of windows is read of each corpus, because another corpus may have less than its share. */
 const spareWindows = 4;
-/** Characters read of a document, unless its corpus has too few documents. */
+/** Characters that are read of each document. More are read if a corpus has too few documents. */
 const documentCharacters = 20_000;
-/** Upper bound on the mean characters of a token. */
+/** Upper bound on the mean number of characters of a token. */
 const tokenCharacters = 8;
 
 async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {

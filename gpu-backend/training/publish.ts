@@ -51,10 +51,10 @@ function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorF
   ]);
 }
 
-/** Bound on the served context: keys and values of a longer one would not fit in a small machine's memory. */
+/** Maximum tokens of the served context: the keys and values of a longer one would not fit in a small machine's RAM. */
 const maxContextTokens = 2048;
 
-/** For a base without artifacts, the manifest's `model` without the hash of the weights. */
+/** Returns the manifest's `model`, without the hash of the weights, for a base that has no artifacts. */
 export function servedModel(
   name: string,
   config: ModelShape,

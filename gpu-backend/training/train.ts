@@ -75,7 +75,7 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
 
 type Measured = Awaited<ReturnType<typeof measure>>;
 
-/** In the result, `centroids` [K] has the scale and the gain of each centroid. */
+/** Chooses scales and measures gains. In the result, `centroids` [K] has the scale and the gain of each centroid. */
 async function measure(
   { head }: Prepared,
   { sets }: Placed,

@@ -16,7 +16,7 @@ const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.st
 const attempts = 5;
 /** Timeout of a request, in milliseconds. Making an adapter takes seconds. */
 const answerMs = 120_000;
-/** Bounds on the wait before a retry. A minute is enough, because the API limits requests and tokens a minute. */
+/** Bounds on the wait before a retry. A minute is enough, because the API counts requests and tokens over 60 seconds. */
 const retrySeconds = { min: 1, max: 60 };
 
 export class ApiError extends Error {
@@ -111,7 +111,7 @@ export class Connection {
     return data;
   }
 
-  /** `answer`: the JSON of the response's body, or null if the body is not JSON. */
+  /** In the result, `answer` is the JSON of the response's body, or null if the body is not JSON. */
   async #send(
     method: string,
     path: string,

@@ -26,7 +26,7 @@ export interface Difference {
 
 /** Names of fields that differ in every answer, wherever they are. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Names of fields that differ in every answer at the paths of `ofAnswer`: the answer itself, its output items and its tool calls. */
+/** Names of fields that differ in every answer, if they are directly in the answer, in an output item or in a tool call (`ofAnswer`). */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 

@@ -6,7 +6,7 @@ import path from "node:path";
 import { embeddedModel } from "../../gpu-backend/models/embedded.ts";
 import type { Environment } from "./environment.ts";
 
-/** Returns how to log in if no login is found, else null. Only a dry run tells this, because wrangler may keep a login elsewhere. */
+/** Returns how to log in if no login is found, else null. Only a dry run reports this: wrangler may find a login that is not found here. */
 export function missingAccount(variables: NodeJS.ProcessEnv): string | null {
   if (variables.CLOUDFLARE_API_TOKEN || isLoggedIn(variables)) return null;
   return "no account: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN (a token of the template Edit Cloudflare Workers) and CLOUDFLARE_ACCOUNT_ID";

@@ -113,7 +113,7 @@ function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
 
 /** Draws the charts of SPEED.md's table: file name → SVG. Throws a TypeError if the table is missing. */
 function speedCharts(markdown: string): Record<string, string> {
-  // A row is "batch, context | ms a step | first token, ms | memory, MB". A cell has three figures: int8, exact, node-llama-cpp.
+  // A line is "batch, context | ms a step | first token, ms | memory, MB". Each measurement has three figures: int8, exact, node-llama-cpp.
   const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
   if (rows.length === 0) throw new TypeError("SPEED.md has no table of speed beside node-llama-cpp");
   const barsOf = (column: number) =>

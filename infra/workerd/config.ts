@@ -21,7 +21,7 @@ export type WorkerSettings = Pick<
   "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
 > & { assets?: { binding: string } };
 
-/** The settings hold no paths, because a package is built on one machine and runs on another. */
+/** Returns the settings. They hold no paths, because a package is built on one machine and runs on another. */
 export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
     wrangler;

@@ -25,7 +25,7 @@ export interface EdgeSettings {
 
 export type BareEdge = ReturnType<typeof bareEdge>;
 
-/** `environment`: the top level by default. `bundle`: writes the bundles, by default those of the configuration's Worker. */
+/** Bundles a Worker. `environment`: absent for the top level. `bundle`: writes the bundles; absent: those of the configuration's Worker. */
 export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
@@ -71,7 +71,7 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
-    /** Removes the edge's folder, with temporary state folders in it. The processes that used these must have ended. */
+    /** Removes the edge's folder, with temporary state folders in it. The processes that used these folders must have ended. */
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

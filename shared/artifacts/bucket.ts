@@ -35,7 +35,7 @@ const pointerFormat = 1;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
-  /** Newest first. The first entry's set is served. */
+  /** Sets that have been served, and since when, newest first. The first entry's set is served now. */
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)

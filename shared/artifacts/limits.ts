@@ -2,7 +2,7 @@
 import { templateLimits } from "../tokenizer/template-limits.ts";
 
 export const setLimits = {
-  /** 100 switches take 14 kB. */
+  /** A pointer with 100 switches to a set takes 14 kB. */
   pointerBytes: 65_536,
   pointerSwitches: 100,
   /** A manifest of 1,024 centroids has 1 MB. An edge isolate parses it within 128 MB. */
@@ -44,7 +44,7 @@ export const setLimits = {
   dimensions: 1024,
   /** Each request is compared with all centroids, and /v1/centroids lists them. */
   centroids: 1024,
-  /** Directions of the bank. Training uses 121. Each costs 2 · D multiplications per row of the head. */
+  /** Directions of the bank. Training uses 121. Each costs 2 · D multiplications at every position whose logits are computed. */
   gates: 4096,
   /** Units of the hyper-network's hidden layer. Training uses 32. */
   hiddenUnits: 4096,

@@ -70,7 +70,7 @@ export const evidenceSchema = z.strictObject({
 const weight = within(100);
 /** How memories are mixed with the model (shared/math/memory.ts). */
 const memoryRuleSchema = z.strictObject({
-  /** Nearest keys of each memory. */
+  /** Number of nearest keys that are used of each memory. */
   neighbours: upTo(256),
   /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
@@ -96,7 +96,7 @@ const shape = z.strictObject({
   format: z.literal(manifestFormat),
   model: z.strictObject({
     name,
-    /** The `model` of public requests. */
+    /** Name of the model in the field `model` of public requests. */
     servedAs: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$/),
     weights: sha256, // of the weights file (models/base.ts)
     vocabularySize: upTo(setLimits.vocabulary),

@@ -4,7 +4,7 @@
  * `misdirected` before it reads the body. The call's signature covers the name.
  */
 export const nameHeader = "x-chameleon-backend";
-/** The name is a DNS label, because it can be a part of a host name. */
+/** A process's name is a DNS label, because it can be a part of a host name. */
 export const processNamePattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
 /** Returns null if the name is absent or not valid. */

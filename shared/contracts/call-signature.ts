@@ -14,7 +14,7 @@ const scheme = "Chameleon-HMAC-SHA256";
 const headerPattern = new RegExp(
   `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
 );
-/** Longer headers are refused without being parsed. */
+/** Maximum characters of a signature header. A longer header is refused without being parsed. */
 export const signatureCharacters = 300;
 
 type SigningKey = Awaited<ReturnType<typeof signingKey>>;

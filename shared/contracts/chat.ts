@@ -102,7 +102,7 @@ export function readMessages(value: unknown, context: z.RefinementCtx, name = "m
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 
-/** Reads the messages of the list `name`. If a message is wrong, returns what is wrong with it, and its index. */
+/** Reads `value`, the list of messages in the field `name`. If it is wrong, returns what is wrong, and the index of the wrong message. */
 export function messagesIn(
   value: unknown,
   name: string,

@@ -36,7 +36,7 @@ export interface Task {
   system?: string | null;
 }
 
-/** null unless all examples have one form (chats: one message, answered by the label) and there are two for each label on average. */
+/** The task of the examples; null unless all have one form (chats: one message, then the label) and there are two a label on average. */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

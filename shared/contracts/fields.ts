@@ -7,7 +7,7 @@ export { describe };
 
 export type Prompt = string | number[];
 
-/** A field that is `fallback` if null or absent. `fallback` is frozen, as requests share it. `default` is outermost, which is fastest. */
+/** A field that is `fallback` if null or absent. `fallback` is frozen, as requests share it. zod is fastest with `default` outermost. */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   Object.freeze(fallback);

@@ -19,7 +19,7 @@ import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
+/** Version of this contract. A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
 export const contractVersion = 3;
 
 /** After this many milliseconds without a frame, a backend writes a blank line into a batch's answer, to show that its process is alive. */
@@ -37,7 +37,7 @@ export const sequencesPerBatch = 128;
 export const numericsHeader = "x-chameleon-numerics";
 
 const tokenId = z.int().min(0);
-/** The pattern is strict, because ids become parts of logs, metrics and URLs. */
+/** Pattern of ids. It is strict, because ids become parts of logs, metrics and URLs. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 const id = z.string().regex(idPattern);
 export const hashPattern = /^[0-9a-f]{64}$/;
@@ -203,7 +203,7 @@ export const tokenFrameSchema = z.object({
   baseLogprob: z.number().optional(),
   /** With `retrieval`, in the frame of index 0: how many prompt tokens the passages and the text around them take. */
   retrievedTokens: z.int().min(0).optional(),
-  /** With `sources`, if the sequence has memories. */
+  /** Passages that made the token likelier. Present with the request's `sources`, if the sequence has memories. */
   sources: z
     .object({
       /** Part of the token's probability that came from memories. */
@@ -279,7 +279,7 @@ export const readinessSchema = z.object({
   manifests: z.array(hash).optional(),
   /** Numerics fingerprint of the set with `manifestHash`; absent if it was not measured. */
   numerics: id.optional(),
-  /** The device that serves. `adapter`: the GPU's adapter that was tested, or null. `found`: what the self-test found, in words. */
+  /** The device that serves. `adapter`: name of the GPU (graphics adapter) tested, or null. `found`: what the self-test found, in words. */
   device: z
     .object({
       ...{ name: z.enum(["cpu", "webgpu"]), adapter: z.string().nullable(), driver: z.string().nullable() },

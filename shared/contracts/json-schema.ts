@@ -68,7 +68,7 @@ export function schemaForm(schema: unknown): string | SchemaFault {
 
 interface Place {
   depth: number;
-  /** The definition whose whole value this schema describes; null inside a property or an entry. It serves to find loops of references. */
+  /** Reference of the definition whose whole value this schema describes; null inside a property or an entry. It serves to find loops. */
   within: string | null;
 }
 
@@ -76,9 +76,9 @@ class FormReader {
   readonly #root: unknown;
   /** Reference in the schema → its definition in the form. The form has new names, because names in the schema may be any text. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
-  /** Reference in the form → the form of the definition, once the form is complete. */
+  /** Reference in the form → the form of the definition that it refers to, if that form is complete. */
   readonly #referredForms = new Map<string, Form>();
-  /** Reference → references that must describe the same whole value. If they form a cycle, they describe no value. */
+  /** Reference → references that describe the same whole value, alone or as a branch of a union. A cycle of them is refused. */
   readonly #leads = new Map<string, Set<string>>();
   /** References that are known to be in no cycle of `#leads`. */
   readonly #loopFree = new Set<string>();

@@ -4,7 +4,7 @@ import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Longer than any valid frame, and short enough that a faulty peer cannot fill the memory. */
+/** Maximum bytes of a line: longer than any valid frame, and short enough that a faulty peer cannot fill this machine's RAM. */
 export const maximumLineBytes = 8 * 2 ** 20;
 
 /** Returns the frame as a line, newline included. */

@@ -10,9 +10,12 @@ export const retrievalSchema = z.strictObject({
   passages: z.int().min(1).max(limits.retrievedPassages),
   /** Maximum tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
   tokens: count,
-  /** Range [start, end) of the prompt tokens to search passages for. */
+  /** Range [start, end) of prompt tokens. The passages nearest to these tokens are retrieved. */
   query: z.tuple([count, count]),
-  /** `prefixIds` go before this prompt token, then passages with `separatorIds` each. The nearest is first: a small model heeds it most. */
+  /**
+   * Index of the prompt token before which `prefixIds` go, and then the passages, each followed by `separatorIds`. The nearest passage is
+   * first, because a small model heeds it most.
+   */
   at: count,
   prefixIds: framing,
   separatorIds: framing,

@@ -46,7 +46,7 @@ export function unionOf(forms: Form[]): Form {
   return forms.length === 1 ? forms[0] : { anyOf: forms };
 }
 
-/** Whether it is certain that no value of either form is valid by both schemas. The schema of a form in `narrow` admits more kinds. */
+/** Whether certainly no value that `a` or `b` admits is valid by both their schemas. The schema of a form in `narrow` admits more kinds. */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
   if (kindsA && kindsB && !kindsA.some((kind) => kindsB.includes(kind))) return true;

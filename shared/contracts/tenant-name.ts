@@ -6,7 +6,7 @@ export const jurisdictions = ["eu"] as const;
 export type Jurisdiction = (typeof jurisdictions)[number];
 
 const prefixes = jurisdictions.map((one) => `${one}:`);
-/** The pattern is strict, because names become parts of URLs, paths, logs and names of objects. */
+/** Pattern of tenants' names. It is strict, because names become parts of URLs, paths, logs and names of objects. */
 export const tenantPattern = new RegExp(`^(?:${prefixes.join("|")})?[A-Za-z0-9_-]{1,64}$`);
 export const tenantRule = `letters, digits, _ and -, at most 64, after one of the prefixes ${prefixes.join(", ")} or none`;
 export const tenantSchema = z

@@ -73,7 +73,7 @@ export const keyRecordSchema = z.object({
   tenantRecord: tenantRecordSchema,
 });
 
-/** A separate record, because KV has no transactions: in the key's record, a change of the tenant's limits could overwrite the end. */
+/** A key's end is a separate record: KV has no transactions, and in the key's record a change of the tenant's limits could overwrite it. */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
 

@@ -56,7 +56,7 @@ export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: stri
 
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
 
-/** `named`: schema of a choice that names a tool. */
+/** The field `tool_choice`. `named`: schema of a choice that names a tool. */
 export const toolChoiceField = <Named extends z.ZodType<ToolChoice>>(named: Named) =>
   absentAs(
     z.union([z.enum(["none", "auto", "required"]), named], {
@@ -97,7 +97,7 @@ export function callText(name: string, argumentsText: string): string {
 
 /** The form of answers that may call functions. Its JSON begins with `text`, by which `hasCalls` recognizes it. */
 export interface CallsForm {
-  /** What may stand in place of calls: "none"; "any" text, which may also precede the first call; or JSON of this form. */
+  /** What may stand in place of calls: "none"; "any" text, which may also precede the first call; or JSON that has the form given here. */
   text: "none" | "any" | object;
   /** Function name → form of its arguments. */
   calls: Record<string, object>;
@@ -109,7 +109,7 @@ export const hasCalls = (form: string | null | undefined): boolean => form?.star
 /** Whether texts of this form may hold calls of functions and also any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
-/** `format`: form of text that is no call. Returns the answer's form, and a text for the system message or null if no call is allowed. */
+/** Returns the answer's form, and a text for the system message (null if no call is allowed). `format`: form of text that is no call. */
 export function askedCalls(
   functions: readonly FunctionTool[],
   { tool_choice: choice, parallel_tool_calls: isParallel }: { tool_choice: ToolChoice; parallel_tool_calls: boolean },

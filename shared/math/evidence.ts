@@ -24,7 +24,7 @@ export const defaultCalibration: EvidenceCalibration = {
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
 };
 
-/** Weight of an own adapter among the nearest adapters, as a multiple of an equally near centroid's. Chosen on ten kinds of text. */
+/** Weight of an own adapter among the nearest adapters, as a multiple of an equally near centroid's weight. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
 interface NearCentroid {
@@ -67,14 +67,14 @@ export interface MixtureWeights {
   adapters: number[];
 }
 
-/** Lower bound of the mixture's gain over the base on the evidence. Each token is scored with weights by the tokens before it. */
+/** Lower bound of the mixture's gain over the base on the evidence. Each token is scored with the weights that earlier tokens give. */
 export interface PromptEvidence {
   /** Mean gain in nats a token. */
   nats: number;
   tokens: number;
 }
 
-/** Maximum tokens of evidence. For each token, the head computes one row of logits per expert. */
+/** Maximum tokens of evidence. For each of them, the head computes logits once for each expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
@@ -88,7 +88,7 @@ export function positionsOfEvidence(tokens: number, spans?: readonly Span[], mos
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 
-/** The evidence of a prompt into which `count` other tokens, which are no evidence, are inserted before token `at`. */
+/** Returns which prompt tokens are evidence after `count` tokens, which are no evidence, are inserted before token `at`. */
 export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
   const moved = spans.flatMap(([start, bound]): Span[] => {
     const end = Math.min(bound, tokens);

@@ -67,12 +67,11 @@ export interface MemoryEvidence {
 /** Weight of each brake for each memory, [memories][brakes]. All weights together add up to 1. */
 export type BrakeWeights = number[][];
 
-/** Brake weights before any evidence. */
 function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token from model and memories, before a prompt has chosen brakes. `model`: its probability in the model alone. */
+/** Probability of a token from model and memories, before a prompt chose brakes. `model`: the token's probability in the model alone. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));

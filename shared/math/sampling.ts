@@ -30,7 +30,7 @@ export function deriveSeed(seed: number, choice: number): number {
   return scramble(scramble(seed) ^ choice);
 }
 
-/** An offset, then MurmurHash3's 32-bit finaliser: a permutation of uint32. Without the offset, 0 would become 0. */
+/** Adds an offset, then applies MurmurHash3's 32-bit finaliser: a permutation of uint32. Without the offset, 0 would become 0. */
 function scramble(word: number): number {
   let x = (word + weyl) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);

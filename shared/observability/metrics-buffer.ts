@@ -9,7 +9,7 @@ export class MetricsBuffer {
     if (metric.kind === "sum") metric.value += value;
   }
 
-  /** `bounds`: upper bounds of all buckets except the last. Each call for a name has the same bounds. */
+  /** Counts a value. `bounds`: upper bounds of all buckets except the last. Every call with the same name must give the same bounds. */
   observe(name: string, unit: string, bounds: readonly number[], value: number, attributes: Attributes = {}): void {
     const counts = Array<number>(bounds.length + 1).fill(0);
     const metric = this.#metric({ kind: "histogram", name, unit, attributes, bounds, counts, sum: 0 });

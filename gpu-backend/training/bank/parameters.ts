@@ -63,7 +63,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins two banks. Directions of the static adapter have static gates of 1 and generated gates of 0; the others have static gates of 0. */
+/** Joins two banks. Directions of `fixed` have static gates of 1 and generated gates of 0; those of `generated` have static gates of 0. */
 export function servedParameters(fixed: Trained, generated: Trained): { bank: Bank; network: HyperNetwork } {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

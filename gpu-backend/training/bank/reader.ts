@@ -1,4 +1,4 @@
-/** Log-likelihoods of next tokens over the whole vocabulary. Shapes: N positions, D hidden, V vocabulary, Q gates, K other tokens. */
+/** Log-likelihoods of next tokens over the whole vocabulary. Shapes: N positions, D hidden, V vocabulary, Q gates, K non-target tokens. */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import { addBank } from "../../runtime/head-graph.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
@@ -19,7 +19,7 @@ export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWe
   return { hiddenSize, vocabularySize, addLogits };
 }
 
-/** Maximum logits of one run of the graph: 64 MB. */
+/** Maximum number of logits in one run of the graph: 64 MB. */
 const maxLogits = 2 ** 24;
 
 export type Reader = Awaited<ReturnType<typeof openReader>>;
@@ -29,8 +29,8 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildReadingGraph(head, bank), { threads });
   /**
-   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D], and the likeliest tokens, [N]. `gates`: [N, Q], or [Q]
-   * for all positions; zeros are the base. `change` [N, D], of own adapters, is added to the adapted states.
+   * Returns log-likelihoods of `targets` [N] and `others` [N, K] after `hidden` [N, D], and the likeliest tokens [N] with theirs. `gates`:
+   * [N, Q], or [Q] for all positions; zeros are the base. `change` [N, D]: what own adapters add to the adapted states.
    */
   async function read(
     hidden: Float32Array,
@@ -47,7 +47,7 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
     const perRun = Math.max(1, Math.floor(maxLogits / V));
     for (let from = 0; from < N; from += perRun) {
       const rows = Math.min(perRun, N - from);
-      // A single row of values serves all positions.
+      // Values for a single position serve all positions.
       const part = (values: Float32Array, width: number) =>
         values.length === width
           ? tensor(values, [1, width])
@@ -77,7 +77,7 @@ function buildReadingGraph({ hiddenSize, addLogits }: Head, bank: Bank): Uint8Ar
   const gates = g.input("gates", "float32", ["G", bank.gates]);
   const adapted = addBank(g, { hiddenSize }, bank)(hidden, gates);
   const changed = g.node("Add", [adapted, g.input("change", "float32", ["M", hiddenSize])]);
-  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
+  // LogSoftmax, because ReduceLogSumExp takes several times as long over a large vocabulary.
   const logprobs = g.node("LogSoftmax", [addLogits(g, changed)], { axis: 1 });
   const of = (ids: string) => g.node("GatherElements", [logprobs, ids], { axis: 1 });
   g.output("logprobs", of(g.input("targets", "int32", ["N", 1])), "float32", ["N", 1]);

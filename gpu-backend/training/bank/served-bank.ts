@@ -15,7 +15,7 @@ import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network
 
 export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
-/** `scales`: [K], 0 for centroids that are off. `manifestHash`: SHA-256 of manifest.json. */
+/** Reads a set of artifacts. In the result, `scales` [K] is 0 for centroids that are off; `manifestHash` is manifest.json's SHA-256. */
 export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);

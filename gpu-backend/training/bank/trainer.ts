@@ -1,4 +1,4 @@
-/** Trains a static adapter, or a hyper-network above one, on cached hidden states. Draws depend on seed and step: a run can resume. */
+/** Trains a static adapter or a hyper-network that adds to one, on cached hidden states. Draws depend on seed and step: runs can resume. */
 import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -25,7 +25,7 @@ export interface TrainingClusters {
   centroids: Float32Array; // [K, P]
   /** Cluster of each window. */
   memberOf: Int32Array;
-  /** The static adapter, which is not trained any more. */
+  /** The static adapter to which the hyper-network's adapters are added. It is not trained any more. */
   above: Bank;
 }
 
@@ -40,10 +40,10 @@ export interface TrainerState {
 
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
-/** Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few. */
+/** Tokens drawn from a window. Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few windows. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
-/** Maximum logits of one run of the graph: 32 MB. */
+/** Maximum number of logits in one run of the graph: 32 MB. */
 const maxLogits = 8_000_000;
 
 interface DrawnWindow {
@@ -71,7 +71,7 @@ export async function openTrainer(
   const [a, b] = (["a", "b"] as const).map((name) => tensor(parameters.get(name)!, [Q, D]));
   const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
-  /** Runs the graph with `gates` [windows, Q]. Adds to `gradients` and `dGates` [windows, Q]. Returns mean nats per token. */
+  /** Runs the graph with `gates` [windows, Q]. Adds to `gradients` and `dGates` [windows, Q]. Returns the mean loss in nats a token. */
   async function runHead(
     drawn: readonly DrawnWindow[],
     gates: Float32Array,
@@ -160,7 +160,7 @@ function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   });
 }
 
-/** Draws clusters, and windows of each. Each input lies between centroid and window embedding, so that gates vary smoothly. */
+/** Draws clusters, and windows of each. A window's input lies between its cluster's centroid and its embedding: so gates vary smoothly. */
 function drawOfClusters(
   windows: readonly Window[],
   { embeddings, centroids, memberOf }: TrainingClusters,

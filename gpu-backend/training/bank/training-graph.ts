@@ -23,8 +23,8 @@ export interface HeadWeights {
 }
 
 /**
- * Inputs: hidden [N, D], targets [N, 1], gates [N, Q], weight [] (1 / tokens of the whole step), a and b [Q, D]. Outputs: nll [N, 1],
- * and d_a, d_b [Q, D] and d_gates [N, Q] times `weight`. `a0` [Q]; `above`: the static adapter below a hyper-network, or null.
+ * Inputs: hidden [N, D], targets [N, 1], gates [N, Q], weight [] (1 / tokens of the whole step), a and b [Q, D]. Outputs: nll [N, 1], and
+ * d_a, d_b [Q, D] and d_gates [N, Q] times `weight`. `a0` [Q]. `above`: the static adapter that a hyper-network adds to, or null.
  */
 export function buildTrainingGraph(head: HeadWeights, a0: Float32Array, above: Bank | null): Uint8Array {
   const { hiddenSize: D, vocabularySize: V } = head;

@@ -3,7 +3,7 @@ import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./prompt-space.ts";
 
-/** Weight of the prior in tokens. The prior, which is the whole corpus, keeps rare pieces from becoming labels by chance. */
+/** Weight, in tokens, of the prior: how often pieces occur in the whole corpus. It keeps rare pieces from becoming labels by chance. */
 const priorTokens = 1000;
 const labelWords = 5;
 /** Matches a piece that begins a word. Other pieces would say nothing in a label. */
@@ -46,7 +46,7 @@ export function countsByCluster(windows: readonly Window[], memberOf: Int32Array
   return counts;
 }
 
-/** The first two principal components of each centroid, [K]. */
+/** Coordinates of each centroid along the first two principal components of all centroids, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const points = Matrix.from1DArray(centroids.length / dimensions, dimensions, centroids);
   const centred = points.subRowVector(points.mean("column"));

@@ -41,7 +41,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's algorithm, for at most `maxRounds` rounds. Moves `centroids` [K, P] in place. Also returns clusters and mean similarity. */
+/** Lloyd's algorithm, at most `maxRounds` rounds. Changes and returns `centroids` [K, P], with each point's cluster and mean similarity. */
 function refine(points: Float32Array, P: number, centroids: Float32Array) {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {

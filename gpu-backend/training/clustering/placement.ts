@@ -1,4 +1,4 @@
-/** Clusters documents, whose kind is clearer than that of prefixes. Fits the edge's table so that 64-token prefixes find the clusters. */
+/** Clusters whole documents: their kind is clearer than a prefix's. Fits the edge's table so that 64-token prefixes find the clusters. */
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -11,10 +11,10 @@ import { kMeans, unitVector } from "./k-means.ts";
 
 const epochs = 5;
 const learningRate = 1;
-/** Factor of similarities, in [−1, 1], before the softmax. */
+/** Factor by which similarities, from −1 to 1, are multiplied before the softmax. */
 const sharpness = 10;
 
-/** `rows` [V, P]: result of `fitPromptRows`. `memberOf`: cluster of each window. Throws an Error for fewer windows than clusters. */
+/** `rows` [V, P]: of `fitPromptRows`. `memberOf` in the result: each window's cluster. Throws an Error for fewer windows than clusters. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
@@ -111,8 +111,8 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // The gradient by the direction, which is the sum divided by its length; then the gradient by the sum. The part along the direction
-      // is removed, because it would only change the length.
+      // Computes the gradient of the loss by the direction, which is the sum divided by its length, and from it the gradient by the sum.
+      // The part along the direction is removed, because it would only change the length.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {

@@ -1,7 +1,7 @@
 /**
- * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant with a class per document: the P directions with
- * the largest variance between documents relative to the variance within them. The projection is linear in the token embeddings, so the
- * edge needs only one table [V, P], which placement.ts fits further.
+ * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant: the P directions with the largest variance
+ * between documents relative to the variance within them. The projection is linear in the token embeddings, so the edge needs only one
+ * table [V, P], which placement.ts fits further.
  */
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 

@@ -12,7 +12,7 @@ import { documentTexts } from "./recipes.ts";
 /** Limits of corpora that are only measured: documents, evenly spaced over the source, and characters of each document. */
 const measuredDocuments = 300;
 const measuredCharacters = 20_000;
-/** Shorter pages are menus and redirections, with too few tokens to score. */
+/** Minimum characters of a page. Shorter pages are menus and redirections, with too few tokens to score. */
 const minCharacters = 400;
 
 /** Fetches the corpora that `folder` lacks. Throws an Error if a corpus from the packages differs from the lock's hash. */

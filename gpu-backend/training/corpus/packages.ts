@@ -19,7 +19,7 @@ export const pinnedPackage = z.strictObject({
   version: z.string(),
   /** SHA-256 of the .deb or .tgz file. */
   sha256,
-  /** Whether the package's program prints the text. The program differs by architecture, so the package's hash is not checked. */
+  /** Whether the corpus is what the package's program prints. The program differs by architecture, so the package's hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;

@@ -9,7 +9,7 @@ export interface CorpusSource {
   path: string;
   /** null if unknown. */
   licence: string | null;
-  /** The lock's `corpusHash`. */
+  /** `corpusHash` of the corpus in the lock; absent if the corpus is not in the lock. */
   sha256?: string;
 }
 

@@ -8,7 +8,7 @@ const minScoredTokens = 16;
 
 export interface Window {
   corpus: number;
-  /** Index in its corpus. */
+  /** Index of the window's document in its corpus. */
   document: number;
   tokenIds: Int32Array; // at most `windowTokens`
 }
@@ -38,7 +38,7 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
   return windows;
 }
 
-/** Draws at most `limit` windows, equally many of each corpus if it has enough; else larger corpora give more. Keeps the windows' order. */
+/** Draws at most `limit` windows, equally many of each corpus. What a small corpus lacks, larger corpora give. Keeps the windows' order. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
   const chosen = new Set<Window>();
