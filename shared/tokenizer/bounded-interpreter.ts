@@ -22,7 +22,7 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Sizes, in characters, of lists and objects that were counted before. Both are immutable. */
+  /** Sizes in characters of lists and objects that were counted before. A size stays valid, because lists and objects are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
   /** `conversationCharacters`: characters of the conversation to render. */

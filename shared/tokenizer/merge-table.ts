@@ -1,4 +1,4 @@
-/** Merge ranks by pair of token ids. Open addressing in typed arrays takes a tenth of a Map's load time and memory for 50,000 entries. */
+/** Merge ranks by pair of token ids. Open addressing in typed arrays takes a tenth of a Map's load time and bytes for 50,000 entries. */
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;

@@ -2,7 +2,7 @@
 import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
-/** Scratch memory for pre-tokens of up to this many bytes is kept between calls. */
+/** Scratch arrays for pre-tokens of up to this many bytes are kept between calls. */
 const scratchLength = 4096;
 
 export class Merger {

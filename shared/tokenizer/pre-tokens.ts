@@ -53,7 +53,7 @@ function smollmEnd(text: string, start: number): number {
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // Whitespace before a number ends the text between numbers, so the whole whitespace is one pre-token.
+  // All whitespace before a number is one pre-token, because the text that GPT-2's pattern cuts ends at the number.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 

@@ -11,13 +11,13 @@ export const templateLimits = {
   steps: 131_072,
   /** Characters of one string, or of a list or object with its contents: twice the largest request body. */
   valueCharacters: 2 ** 21,
-  /** Added to the characters of each item of a list or object. */
+  /** Characters that each item of a list or object counts in addition to its own. */
   itemCharacters: 32,
   /** Characters of all strings read or made, in addition to `characterReads` times the conversation's characters. */
   characters: 2 ** 22,
   /** How often each character of a conversation may be read or written. Published templates do so 5 to 15 times. */
   characterReads: 32,
-  /** Characters of an argument of a filter, a method or `in`. Lists may have four times as many. */
+  /** Characters of an argument of a filter, a method or `in`. A list or object may have four times as many. */
   argumentCharacters: 256,
   /** The largest argument of a filter or method, such as the spaces of an indent. */
   argumentNumber: 64,

@@ -10,7 +10,7 @@ import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Voc
 
 /** Maximum entries of the cache, which pays because words repeat. It is cleared when it is full. */
 const maxCachedPreTokens = 8192;
-/** Maximum characters of a cached pre-token. From 13 on, V8's slices are views that keep the whole text in memory. */
+/** Maximum characters of a cached pre-token. From 13 on, V8's slices are views that keep the whole text alive. */
 const maxCachedLength = 12;
 
 const noBytes = new Uint8Array(0);

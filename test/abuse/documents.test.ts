@@ -1,6 +1,6 @@
 /**
  * Attack: endless documents, ten thousand documents of one word, a document that repeats one token, and a full disk. Judged by an answer or
- * a clear error for each, by the edge's memory, and by a neighbour's latency, compared with its latency beside as many harmless uploads.
+ * a clear error for each, by the edge's resident memory, and by a neighbour's latency, compared with that beside as many harmless uploads.
  */
 import { connect } from "node:net";
 import { describe, expect, test } from "vitest";

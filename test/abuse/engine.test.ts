@@ -61,7 +61,7 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
 
 describe("a tenant's short prompt", () => {
   const probes = 8;
-  /** Maximum median wait, in mean steps: the prompt's own chunk, two more steps, and one step that is slower than the mean. */
+  /** Upper bound of the median wait in mean steps. It allows for the prompt's own chunk, two more steps, and one slower than the mean. */
   const mostSteps = 5;
   let backend: Backend;
   let edge: AttackedEdge;

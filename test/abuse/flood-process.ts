@@ -11,7 +11,7 @@ process.on("message", (message: Flood | "stop") => {
 });
 process.once("disconnect", () => process.exit(0));
 
-/** Reports `flooding` once each connection has sent its first request or received a response. */
+/** Starts a flood. Reports `flooding` once each connection has sent its first request or received a response. */
 function start({ port, bytesBase64, connections }: Flood): void {
   const bytes = Buffer.from(bytesBase64, "base64");
   const mine = new Set<Socket>();

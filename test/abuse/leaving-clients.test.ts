@@ -1,6 +1,6 @@
 /**
  * Attack: rounds of clients that leave in the middle of a stream, a whole answer, large embeddings or their own body. Judged by:
- * the Worker's memory, which must stop growing after the first rounds.
+ * the resident memory of the Worker's process, which must stop growing after the first rounds.
  */
 import { expect, test } from "vitest";
 import { stopAtEnd } from "../support/at-end.ts";
@@ -11,7 +11,7 @@ import { megabytes, residentBytes } from "./measurements.ts";
 
 const rounds = 36;
 const clients = 60;
-/** Maximum ratio of the largest memory in the last third of the rounds to that in the second. In the first third the heap grows. */
+/** Maximum ratio of the largest resident memory in the last third of the rounds to that in the second. In the first the heap grows. */
 const mostGrowthRatio = 1.15;
 
 const generation = { prompt: "Once", n: 4, max_tokens: 200 };

@@ -1,4 +1,4 @@
-/** Measures attacks by another caller's latency, compared with a run without the attack, and by a process's memory. */
+/** Measures attacks by another caller's latency, compared with a run without the attack, and by a process's resident memory. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import path from "node:path";
 export const mostSlowdown = 4;
 /** Maximum ratio of another caller's p95 latency beside an attack to its p95 beside as many harmless requests of the same size. */
 export const mostVictimRatio = 2;
-/** Maximum growth of the edge's memory in bytes, for any number of clients that never read or never finish. */
+/** Maximum growth of the edge's resident memory in bytes, for any number of clients that never read or never finish. */
 export const mostGrowthBytes = 64 * 2 ** 20;
 
 export function residentBytes(pid: number): number {
@@ -52,10 +52,10 @@ export type FloodResult = Record<string, number>;
 const rounds = 2;
 const fewestSamples = 3;
 const mostSamples = 12;
-/** A phase of a slow caller ends after this duration, with fewer samples. */
+/** A phase ends after this duration, even if a slow caller has given fewer than the maximum of samples, but at least `fewestSamples`. */
 const phaseMs = 2500;
 
-/** Measures the median latency of `request` without and with a flood, alternately. `statuses` are the flood's, in all rounds. */
+/** Measures the median latency of `request` alternately without and with a flood. `statuses` in the result are those of the flood. */
 export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>) {
   const { alone, beside } = await timesBeside({ alone: null, beside: flood }, request, { rounds, most: mostSamples });
   const [aloneMs, besideMs] = [median(alone.times), median(beside.times)];

@@ -93,7 +93,7 @@ test("a backend refuses heads that do not divide at its start, by name", async (
 });
 
 describe("a served model whose chat template", async () => {
-  /** [name, template]. A template runs only if the first message is its name, so the import's trial conversations run none. */
+  /** [name, template]. The model runs a template only if the first message is its name, so the import's trial conversations run none. */
   const attacks: [name: string, attack: string][] = [
     ["writes without end", longOutput],
     ["holds doubled strings", heldStrings],

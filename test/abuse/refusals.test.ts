@@ -1,6 +1,6 @@
 /**
  * Attack: requests with bodies of a megabyte that are refused, on 64 connections, and bodies that never end. Judged by another tenant's
- * median latency, compared with its median latency without the attack in the same run, and by the edge's memory.
+ * median latency, compared with its median latency without the attack in the same run, and by the edge's resident memory.
  */
 import { expect, test } from "vitest";
 import { postBytes, sendAndNeverRead } from "./clients.ts";

@@ -1,6 +1,6 @@
 /**
  * Attack: somebody who can write to the bucket publishes sets of artifacts that leave their folder, replace the manifest, or need
- * unbounded memory. Judged by: answers of the served set, a counted refusal that names the fault, and the backend's peak memory.
+ * unbounded RAM. Judged by: answers of the served set, a counted refusal that names the fault, and the backend's peak resident memory.
  * The publish command must refuse the same sets.
  */
 import { execFile } from "node:child_process";

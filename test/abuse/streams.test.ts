@@ -1,6 +1,6 @@
 /**
- * Attack: clients that request the largest allowed answers and never read them, or disconnect early. Judged by: the edge's memory,
- * another tenant's answers meanwhile, the tokens generated for unread answers, and their charge. The fake backend sends tokens at
+ * Attack: clients that request the largest allowed answers and never read them, or disconnect early. Judged by: the bytes that the edge
+ * holds, another tenant's answers meanwhile, the tokens generated for unread answers, and their charge. The fake backend sends tokens at
  * fixed intervals, so the machine's speed does not matter.
  */
 import { expect, test } from "vitest";

@@ -14,7 +14,7 @@ const concurrentRequests = 8;
 const body = JSON.stringify({ input: Array(limits.embeddingInputs).fill("Once upon") });
 
 const tenants = { unlimited: {}, reading: {}, limited: { concurrentRequests }, quiet: {} };
-/** No backend listens there; embeddings need none. */
+/** Starts an edge whose backend's address nobody listens on. Embeddings need no backend. */
 const startEdge = () => startAttackedEdge(["http://127.0.0.1:9"], tenants);
 
 test(`${clients} unread answers of embeddings hold few bytes and slow nobody else`, async () => {
@@ -69,7 +69,7 @@ test("unread answers count as requests at once until they are gone", async () =>
     Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)),
   );
   const patience = { timeout: 60_000, interval: 100 };
-  // `statusNow` itself sends a request, which may have made the edge refuse a connection. So each 200 opens another connection.
+  // The request of `statusNow` may have made the edge refuse that of a connection. So another connection is opened after each 200.
   const statusThen = async () => {
     const status = await statusNow();
     if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));

@@ -1,6 +1,6 @@
 /**
- * Measures contestants cell by cell, in rounds of alternating order, and reports medians over the rounds. One contestant computes at
- * a time, while the others are loaded and idle.
+ * Measures contestants cell by cell (a cell is one size of batch with one context), in rounds of alternating order, and reports
+ * medians over the rounds. One contestant computes at a time, while the others are loaded and idle.
  */
 import { AskedProcess } from "./asked-process.ts";
 import type { Cell, Entry, Measurement } from "./contestant.ts";

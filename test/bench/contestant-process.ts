@@ -1,5 +1,5 @@
 /**
- * The child process of one contestant: loads its model, sends its first tokens on the check prompts, and measures each cell it receives.
+ * The child process of one contestant: loads its model, sends its first tokens on the check prompts, and measures each `Cell` it receives.
  * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS GGUF
  */
 import { answerQuestions } from "./asked-process.ts";

@@ -1,6 +1,6 @@
 /**
- * What a contestant is: a loaded model that runs cells. Each lives in a child process of its own (contestant-process.ts),
- * so that its memory is its own and no thread of another disturbs it.
+ * What a contestant is: a loaded model that is measured on batches. Each lives in a child process of its own (contestant-process.ts),
+ * so that its resident memory is its own and no thread of another disturbs it.
  */
 
 export type System = "chameleon" | "node-llama-cpp";
@@ -10,7 +10,7 @@ export interface Entry {
   format: string;
 }
 
-/** A batch whose prompts have `context − steps` tokens and that then decodes `steps` tokens a row. */
+/** What is measured at a time: a batch whose prompts have `context − steps` tokens and that then decodes `steps` tokens a row. */
 export interface Cell {
   batch: number;
   context: number;

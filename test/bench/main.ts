@@ -1,5 +1,5 @@
 /**
- * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session,
+ * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to a session's resident memory,
  * classifiers of many tenants in one batch, how soon own adapters are ready, our engine under an open-loop load, or a GPU.
  * Run: npm run bench -- --help
  */
@@ -103,7 +103,7 @@ if (options.json) {
   await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
 }
 
-/** Both of our formats beside node-llama-cpp, which computes in the file's own format. */
+/** Measures both of our formats beside node-llama-cpp, which computes in the file's own format. */
 async function benchContest() {
   const { gguf, rounds, batches } = options;
   const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps: 8 })));

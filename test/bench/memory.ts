@@ -1,5 +1,5 @@
 /**
- * What serving adds to the memory of a session: the backend beside a bare session over the same graph and beside node-llama-cpp, with
+ * What serving adds to a session's resident memory: the backend beside a bare session over the same graph and beside node-llama-cpp, with
  * the same prompts, one after the other. Then the backend before its first own adapter, and an idle minute after it. Memory is the
  * largest resident memory of a process and its children while they hold every row. A page of a file that several of them map counts
  * once; the sum of their RSS is reported, too. Linux only.
@@ -23,12 +23,12 @@ const context = 128;
 const steps = 8;
 /** Example texts from which the adapter is made, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
-/** Milliseconds after `idleMs` in which the fitter's process ends. */
+/** Milliseconds that the fitter's process may take to end once it has been idle for `idleMs`. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
 /** Bytes that serving may add to a bare session. */
 const targetBytes = 120e6;
-/** Share of its memory by which a backend may have grown for good through its first adapter. */
+/** Maximum share by which a backend's resident memory may have grown an idle minute after its first adapter was made. */
 const targetGrowth = 0.05;
 
 interface Resident {
@@ -108,7 +108,7 @@ async function measureAdapter(backend: Backend, batch: number) {
   return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
 }
 
-/** Median memory over several equal batches, because garbage comes and goes by tens of megabytes. */
+/** Median resident memory over several equal batches, because garbage comes and goes by tens of megabytes. */
 async function steadyBytes(backend: Backend, batch: number): Promise<number> {
   const bytes: number[] = [];
   for (let i = 0; i < steadyBatches; i++) bytes.push((await serveBatch(backend, batch)).bytes);

@@ -1,4 +1,4 @@
-/** Memory of a process and all that it has started. Linux only. */
+/** Resident memory of a process and all that it has started. Linux only. */
 import { readFileSync } from "node:fs";
 
 /** Resident bytes of a process and its children. A page that n processes share counts as 1/n for each (PSS). */

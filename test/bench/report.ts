@@ -32,7 +32,7 @@ export function agreementLines({ firstIds }: GroupResult): string[] {
   });
 }
 
-/** For each cell, another contestant's time (and memory) divided by that of ours, the group's first. Above 1 ours is better. */
+/** Lines with other contestants' times and resident memory divided by those of ours, the group's first. Above 1 ours is better. */
 export function ratioLines(group: readonly Entry[], rows: readonly Row[]): string[] {
   const [ours, ...others] = group;
   const rowOf = (entry: Entry, { batch, context }: Row) =>

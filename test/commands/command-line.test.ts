@@ -28,7 +28,7 @@ test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence",
   expect(help.stdout).toMatch(new RegExp(`^Usage: chameleon ${name} `));
   expect(help.stdout).toMatch(new RegExp(`\\nExamples?:\\n {2}\\$ .*chameleon ${name}`));
   expect(help.stdout).toContain("--version");
-  // A default below the checkout is described, not printed as this machine's path.
+  // The help describes a default path inside the checkout in words, because the path itself depends on the machine.
   expect(help.stdout.replace(/\s+/g, "")).not.toContain(root);
   if (/ --key /.test(help.stdout)) expect(help.stdout).toContain("CHAMELEON_API_KEY");
   expect(wrong).toMatchObject({ code: 2, stdout: "" });

@@ -19,7 +19,7 @@ import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 7;
-/** Each command once, because documents share commands such as the start. */
+/** The documents' commands, each once, because documents share commands such as the start. */
 const stranger = [...new Set(executedDocuments.flatMap(commands))];
 
 const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
@@ -32,7 +32,7 @@ const smaller: [command: string, instead: string][] = [
     `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining} --model ${smallBase}`,
   ],
 ];
-/** Generous, because a published set is served only once an engine of its own has started. */
+/** This timeout is long, because a published set is served only once an engine of its own has started. */
 const patience = { timeout: 60_000, interval: 200 };
 
 let clone: string;

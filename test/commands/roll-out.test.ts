@@ -24,7 +24,7 @@ const concurrency = 8;
 const folder = temporaryFolder();
 let stack: Stack;
 let bodies: Body[];
-/** `old` and `next`: hashes of two manifests. `expected`: by fingerprint, the streams of each of the two sets in a run without switches. */
+/** `old` and `next`: hashes of two manifests. `expected`: for each set's fingerprint, the set's streams in a run without switches. */
 let old: string;
 let next: string;
 let expected: Map<string, Answer[]>;
@@ -53,7 +53,7 @@ async function publish(...args: string[]): Promise<{ manifest: string; switched:
   const { stdout } = await promisify(execFile)(process.execPath, [cli, "--json", ...args], { env });
   return JSON.parse(stdout);
 }
-/** The manifest that /readyz names. The request also makes the edge check the pointer. */
+/** The manifest that /readyz names. The request also makes the edge check which manifest is published. */
 async function served(): Promise<string> {
   const response = await fetch(`${stack.edge}/readyz`);
   return response.ok ? ((await response.json()) as { manifest: string }).manifest : `status ${response.status}`;

@@ -122,7 +122,7 @@ describe("the openai SDK", () => {
   test("responds, whole, streamed, and through its stream helper", async () => {
     const expected = await chat(sampling);
     const request = { model, instructions: system, input: question, max_output_tokens: 24, temperature: 0.7, seed: 3 };
-    // Compile-time check: our type has every field of the SDK's type; `usage` is null until the end, as OpenAI sends it.
+    // Compile-time check: our type has every field of the SDK's type. `usage` is left out: ours may be null.
     const typed = (answer: ResponseObject): Omit<OpenAI.Responses.Response, "output_text" | "usage"> => answer;
     const whole = await client.responses.create({ ...request, stream: false });
     expect(typed(whole as unknown as ResponseObject)).toBe(whole);

@@ -5,9 +5,9 @@ import { atEnd, stopAtEnd } from "../support/at-end.ts";
 import { watchHeap } from "../support/live-heap.ts";
 import { startEdge } from "../support/stack.ts";
 
-/** A key for each of the parallel clients, so that none is paced. */
+/** A key for each of the parallel clients, because the edge delays a burst of requests with one key. */
 const keys = Array.from({ length: 16 }, (_, i) => `sk-chameleon-cut-${i}`);
-/** Requests before the first measurement: the inspector keeps a thousand log lines, so memory grows until then. */
+/** Requests before the first measurement: the inspector keeps a thousand log lines, so the heap grows until then. */
 const warmUp = 1200;
 const cut = 3000;
 /** Maximum bytes that a request may leave. An unreleased request leaves 1700; the isolate's other work changes the figure by up to 300. */

@@ -81,7 +81,7 @@ describe("the Host header", () => {
 
 test.each([
   ["over the limit", "", 413, 12 * limits.bodyBytes, 15],
-  // Requests with wrong keys get few rounds, because few unknown keys are looked up for one address.
+  // Bodies with wrong keys are sent in few rounds, because few unknown keys are looked up for one address.
   ["of a wrong key", "wrong", 401, limits.bodyBytes / 2, 5],
   ["of a wrong key, over the limit", "wrong", 401, 6 * limits.bodyBytes, 5],
 ])("a body %s is answered, though more of it comes", async (_, suffix, status, bytes, rounds) => {

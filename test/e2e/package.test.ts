@@ -81,7 +81,7 @@ test("takes at most 350 MB without weights, and only workerd's script runs when 
   expect(scripted).toEqual(["workerd"]);
 });
 
-/** The command that npx runs is the one that has the package's name. */
+/** Starts the command that has the package's name, because npx runs that one. */
 test("answers a completion and knows a document, and its own commands find it", async () => {
   const startMs = performance.now();
   const child = spawn(path.join(folder, "bin", server.name), ["start", "--json"], {

@@ -1,4 +1,4 @@
-/** The page by keyboard alone, over a reload, as code, when an answer is stopped, and when something fails. */
+/** The page by keyboard alone, after a reload, when an answer is stopped, when something fails, and its command for a terminal. */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import type { Page } from "playwright-core";

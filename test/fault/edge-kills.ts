@@ -334,7 +334,7 @@ export async function killUnderLoad(
   const revoked: string[] = [];
   /** Requests that were cut off. `cutCharged` is how many of them were charged, because they had been computed to their end. */
   let [cut, cutCharged] = [0, 0];
-  /** Streams in `cutCharged` whose client lacks a token, which was on its way when the charge was stored. */
+  /** Number of streams in `cutCharged` whose client lacks a token that was on its way when the charge was stored. */
   let cutUnsent = 0;
   const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
   // All keys are made first: once an address has used up its look-ups of unknown keys, the edge accepts only keys a minute old or older.

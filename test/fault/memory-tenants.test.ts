@@ -60,7 +60,7 @@ const anyName = fc.constantFrom("notes", "mail", "own");
 const nameOf = (tenant: string, name: string) => (name === "own" ? `${marks.get(tenant)}-own` : name);
 
 const anySignal = fc.constantFrom<NodeJS.Signals>("SIGKILL", "SIGTERM");
-/** Arbitrary acts of this kind; `model` has the arbitraries of their other fields. */
+/** Returns an arbitrary (fast-check) of acts of this kind; `model` has the arbitraries of their other fields. */
 const act = <K extends string, T>(kind: K, model: { [name in keyof T]: fc.Arbitrary<T[name]> }) =>
   fc.record({ kind: fc.constant(kind), ...model }) as unknown as fc.Arbitrary<{ kind: K } & T>;
 

@@ -10,7 +10,7 @@ import { shippedCentroids } from "./traffic.ts";
 
 const marker = "Pemberley porcupine";
 const tokenIds = [1801, 1802, 1803];
-/** The marker's words, and two of the token ids with any separators between them. */
+/** What nothing logged or exported may match: a word of `marker`, or the first two of `tokenIds` with a separator between them. */
 const forbidden = [/pemberley/i, /porcupine/i, /1801\D{1,4}1802/];
 
 const exported: string[] = [];

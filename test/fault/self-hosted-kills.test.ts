@@ -47,7 +47,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   const callers = await newCallers(saved, streams, seededRandom(seed));
   let isKilled = false;
   const traffic = Promise.all(callers.map((caller) => caller.run(() => isKilled)));
-  // Handled when `traffic` is awaited after the kill.
+  // A failure of `traffic` is handled after the kill, where `traffic` is awaited.
   traffic.catch(() => undefined);
   const answers = () => callers.reduce((sum, caller) => sum + caller.answers, 0);
   await expect.poll(answers, patience).toBeGreaterThan(3 * streams);
@@ -97,7 +97,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   await expect(run("restore", file, part)).rejects.toThrow("ENOTDIR");
   await expect(killedEdge(part, backend, port).start()).rejects.toThrow("whose restore was stopped");
 
-  // A layout that this version does not know.
+  // The state now names a layout that this version does not know.
   await writeFile(path.join(restored.state, "version"), "1\n");
   await expect(restored.start()).rejects.toThrow('has the layout "1", and this version knows 2');
   expect(await readFile(path.join(restored.state, "version"), "utf8")).toBe("1\n");

@@ -63,7 +63,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
       { logit_bias: { "13": 4 } },
     ][i % 7];
     return {
-      // A third of the requests ask for mixtures.
+      // At least a third of the requests ask for mixtures.
       model: i % 3 === 0 ? "gpt2:auto" : models[i % models.length],
       prompt: `${openings[i % openings.length]}${" again".repeat(i % 5)}`,
       max_tokens: tokens + (i % 3) * 8,

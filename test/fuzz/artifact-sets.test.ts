@@ -91,7 +91,7 @@ const jsonHarm = fc.tuple(share, fc.boolean(), oddJson).map(([at, isKey, value])
   const replacement = spot[1] ? `${value.startsWith('"') ? value : '"odd"'}:` : value;
   return text.slice(0, spot.index) + replacement + text.slice(spot.index + spot[0].length);
 });
-/** Changes the JSON header of a tensor file in the same way. */
+/** Replaces one value or one key in the JSON header of a tensor file. */
 const headerHarm = jsonHarm.map((harm) => (bytes: Bytes) => {
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   const header = bytesOf(harm(new TextDecoder().decode(bytes.subarray(8, 8 + length))));

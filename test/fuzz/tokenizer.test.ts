@@ -37,7 +37,7 @@ it.each([
 const newLetters = new Set([0x88f, 0xc5c, 0xcdc, 0xa7ce, 0xa7cf, 0xa7d2, 0xa7d4, 0xa7f1]);
 
 it("classifies every character of the basic plane as tiktoken does", () => {
-  // With these pieces, a prefix and a character have one token fewer than bytes exactly if they are one pre-token.
+  // With the pieces below, the text of a prefix and a character has fewer tokens than bytes exactly if the text is one pre-token.
   const bytes = Array.from({ length: 256 }, (_, byte) => byte);
   const pairs = ["a", "1", "!"].flatMap((prefix) => bytes.map((byte) => [prefix.charCodeAt(0), byte]));
   const oracle = tiktokenOver([...bytes.map((byte) => [byte]), ...pairs].map((piece) => Uint8Array.from(piece)));

@@ -20,8 +20,8 @@ beforeAll(() => publish());
 
 /** Hash that the backend gives every adapter. */
 const hash = "4".repeat(64);
-/** Content of an adapter that was made without examples, for a manifest that is not served. */
 const examplesGone = { examples: [], validation: null };
+/** Content of an adapter that was made without examples, for a manifest that is not served. */
 const content = { manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8, examples: examplesGone };
 const made = { hash, kept: true, gain, file: "" };
 const own = useTenant("adapters");

@@ -71,7 +71,7 @@ describe("a cell", () => {
     const nearest = seen.batches.map(({ sequences }) => sequences.map(({ mixture }) => mixture!.adapters[0]));
     const [c0, c1] = ["c0", "c1"].map((centroidId) => expect.objectContaining({ centroidId }));
     expect(nearest.slice(0, atOnce)).toEqual(first.map(() => [c0]));
-    // Centroids of one backend share a call.
+    // Sequences of different centroids share a call to one backend.
     expect(nearest[atOnce]).toHaveLength(4);
     expect(nearest[atOnce]).toEqual(expect.arrayContaining([c0, c0, c0, c1]));
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));

@@ -78,7 +78,7 @@ describe("a chat completion", () => {
     const named = { ...turn("user", parts), name: "someone" };
     const messages = [turn("developer", "x"), named, turn("assistant", ""), turn("user", "é")];
     const turns = ["sx", "uab", "a", "u"].flatMap((text) => [...bytesOf(text), endOfTextId]);
-    // é is one token: 256 byte tokens, then the fourth merge.
+    // é is one token, made by the fourth merge. Ids of merges follow the 256 ids of bytes.
     turns.splice(-1, 0, 256 + 3);
     expect(await promptOf({ messages })).toEqual(turns);
   });

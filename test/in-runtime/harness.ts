@@ -72,7 +72,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
 /** Request ids are unique in a file: its apps share ledgers, which count each id once. */
 let ids = 0;
 
-/** `authorization` is sent with each request that has none of its own. */
+/** `overrides` replace dependencies of the app. `authorization` is sent with each request that has none of its own. */
 export function testApp(overrides: Partial<Dependencies> = {}, authorization = `Bearer ${key}`) {
   const logged: string[] = [];
   /** The errors with which cells were lost. */
@@ -138,7 +138,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
     heartbeatMs: 500,
     ...overrides,
   });
-  /** Each key's requests are paced, as in the Worker. */
+  /** A key's requests wait if they come in a burst, as in the Worker. */
   const fetch = paced((request, arrival) => hono.fetch(request, arrival), now);
   const app = {
     fetch,
@@ -171,7 +171,7 @@ export function recordedTracing(sampleRatio = 0) {
   return { lines, spans, tracing: { sampleRatio, ended, logRequest: (fields: Attributes) => void lines.push(fields) } };
 }
 
-/** Stands in for ledgers: admits every request, and records what is settled. `admission` is for the writer of an answer. */
+/** Stands in for ledgers: admits every request, and records what is settled. `admission` in the result is for an answer's writer. */
 export function recordedAdmissions(isLimited = false) {
   const settled: (readonly Consumption[])[] = [];
   const reserved = (requestId: string, tenant: string) => ({

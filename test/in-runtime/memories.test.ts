@@ -25,7 +25,7 @@ const own = useTenant("memories");
 const { app, store, create, created, shown, remove, charged, setTime, alarm, rows } = own;
 const backendRemembers = (memory?: () => MemoryProgress[] | Response) => own.backendMakes({ memory });
 const adapterStatus = async (name = "notes") => (await app().request(`/v1/adapters/${name}`)).status;
-/** Polls, because a job's alarm may run by itself. */
+/** Waits until the API shows `expected` of the adapter. Polls, because a job's alarm may run by itself. */
 const untilShown = (expected: object) => vi.waitFor(async () => expect(await shown()).toMatchObject(expected));
 const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
 /** A text with more tokens than a request waits for; each byte is a token. */
@@ -149,7 +149,7 @@ describe("an adapter of documents", () => {
     expect(all).toContain("notes");
     expect(all).not.toContain(secret.slice(0, 12));
     expect(all).not.toContain("bbbbbbbb");
-    // Parts are encrypted, since compressed text alone would pass the check above.
+    // Parts are encrypted: they cannot be decompressed. Text that is only compressed would not contain `secret` either.
     const parts = await rows<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts");
     expect(parts).toHaveLength(2);
     for (const { bytes } of parts) await expect(gunzip(new Uint8Array(bytes))).rejects.toThrow();

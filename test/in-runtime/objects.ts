@@ -13,7 +13,7 @@ import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store
 export const cellsPerRegion = Number(env.CELLS_PER_REGION);
 export const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
 
-/** The cells of the tests' region; the first one answers its tenant. */
+/** The cells of the tenant `local` in the tests' region. The first one answers the tenant's requests. */
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];
 export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);

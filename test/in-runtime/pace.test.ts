@@ -97,7 +97,7 @@ test("a body takes its key's time by the length that it declares", async () => {
   const { made, newId } = countedIds();
   let nowMs = 0;
   const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
-  /** How many of the requests start at once. */
+  /** Sends a request with each body. Returns how many of the requests start at once. */
   const letIn = async (bodies: (string | ReadableStream)[]) => {
     const before = made();
     const all = bodies.map((body) => {
@@ -113,7 +113,7 @@ test("a body takes its key's time by the length that it declares", async () => {
   nowMs += 2000;
   expect(await letIn(Array(4).fill(`{"a":"${"a".repeat(2 ** 18)}"}`))).toBe(2);
   nowMs += 2000;
-  // A body without a declared length is paced as the largest allowed.
+  // A body that declares no length takes as much of its key's time as the largest body that is allowed.
   expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
 });
 

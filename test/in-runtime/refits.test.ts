@@ -72,10 +72,10 @@ test("an adapter answers with its old artifacts until all its parts are made aga
   expect([made.hash, made.memory!.hash]).not.toContain(old.hash);
   expect(made.memory!.hash).not.toBe(old.memory!.hash);
   await answers(sets.after, made.memory!.hash, made.hash);
-  // Each part was made once for the new artifacts.
+  // The examples were fitted only once for the new artifacts, although the refit waited and went on.
   expect(seen.laterFits()).toHaveLength(1);
 
-  // The old parts stay for answers that began with them, and are deleted later.
+  // The old memory and the old fit stay for answers that began with them, and are deleted later.
   expect(await fileOf(old.hash)).not.toBeNull();
   expect(seen.deletions).toEqual([]);
   await own.setTime(replacedMs + 1000);

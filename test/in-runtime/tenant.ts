@@ -105,7 +105,7 @@ async function newTenants(prefix: string) {
   return { keys, tenant: both[0], mine, theirs };
 }
 
-/** `parts` replace dependencies of the tenant's app. */
+/** Makes a new tenant before each test. `parts` gives what replaces dependencies of the tenant's app. */
 export function useTenant(prefix: string, parts: () => Partial<Dependencies> = () => ({})) {
   const names = {} as Awaited<ReturnType<typeof newTenants>>;
   beforeEach(async () => void Object.assign(names, await newTenants(prefix)));
@@ -159,7 +159,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
     alarm: () => runDurableObjectAlarm(store()),
     /** Makes an adapter, which must succeed at once. */
     created: (rest: object, name?: string) => jsonOf<Adapter>(create(rest, name), 201),
-    /** A part of the app: keys that give this access. */
+    /** A part of the app: the tenant's keys, with these fields of their access changed. */
     keysWith: (change: Partial<Access>): Pick<Dependencies, "keys"> => ({
       keys: { accessOf: async (...key) => ({ ...(await names.keys.accessOf(...key)), ...change }) },
     }),

@@ -173,7 +173,7 @@ describe("limits", () => {
     expect((await complete(one)).status).toBe(200);
     const first = await complete(one);
     expect(first.status).toBe(429);
-    // From here on the ledger would admit the request, so a refusal shows that it is not asked.
+    // From here on the ledger would admit the request, so a refusal shows that the ledger is not asked.
     await inLedger((object) => {
       object.now = () => Date.now() + 61_000;
     });
@@ -327,7 +327,7 @@ describe("limits", () => {
     expect(await ask(1, "")).toEqual([200, 1, [], 1, 0]);
     const padding = " ".repeat(100_000);
     expect(await ask(2, padding)).toEqual([200, 2, [], 2, 1]);
-    // Its tokens exceed the limit, so it is refused.
+    // The tokens of this request exceed the limit, so the request is refused.
     expect(await ask(9, padding)).toEqual([429, 3, [], 3, 2]);
   });
 
@@ -365,8 +365,8 @@ describe("limits", () => {
     expect((await complete(one)).status).toBe(429);
   });
 
-  /** Every kind of POST that a key may send and that is refused for its content: title, path, body, status, content type. */
   const conversation = { messages: [{ role: "user", content: "a ".repeat(1e5) }] };
+  /** Every kind of POST that a key may send and that is refused for its content: title, path, body, status, content type. */
   const refused: [string, string, BodyInit, number, string?][] = [
     ["an empty prompt", "/v1/completions", '{"prompt":""}', 400],
     ["a prompt over the context", "/v1/completions", JSON.stringify({ prompt: "the ".repeat(2e5) }), 400],
@@ -412,7 +412,7 @@ describe("limits", () => {
       expect((await complete(one)).status).toBe(status);
       await settled();
     }
-    // From here on the ledger would admit all, so refusals show that it is not asked.
+    // From here on the ledger would admit all requests, so refusals show that the ledger is not asked.
     await inLedger((object) => {
       object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
     });

@@ -67,7 +67,7 @@ export async function measureCapacity(parts: CapacityParts, requestsPerRound: nu
       const count = concurrency === 1 ? Math.ceil(requestsPerRound / 6) : requestsPerRound + concurrency;
       const beganMs = cpuMsOf(pid);
       rows.push(...(await measureFirstTokens("fake", ways, { ...cell, requestsPerRound: count })));
-      // The uncounted first round used CPU time, too.
+      // `measureFirstTokens` begins with a round that it does not count. That round used CPU time, too.
       const answers = (cell.rounds + 1) * count;
       cpu.push({ kind: "edge-cpu", concurrency, answers, cpuMs: (cpuMsOf(pid) - beganMs) / answers });
     }
@@ -81,7 +81,7 @@ export async function measureCapacity(parts: CapacityParts, requestsPerRound: nu
   return { rates, cpu, streams };
 }
 
-/** Milliseconds of CPU that a process has used so far, user and system, on Linux, where they count in ticks of 10 ms. */
+/** Milliseconds of CPU, user and system, that a process has used so far. Linux only: its kernel counts them in ticks of 10 ms. */
 function cpuMsOf(pid: number): number {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -100,7 +100,7 @@ export function streamsLine(row: StreamsRow): string {
   return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}, ${cpu}`;
 }
 
-/** Measures three ways to a backend: directly, through an edge with keys of many tenants, and through Portkey's gateway. */
+/** Calls `measure` with three ways to a fake backend: direct, through an edge with keys of many tenants, through Portkey's gateway. */
 async function withWays<T>(
   { sign, secrets, say }: CapacityParts,
   bodies: Bodies,

@@ -21,8 +21,8 @@ interface Estimate {
 export type EdgesRow = ReturnType<typeof compareEdges>[number];
 
 /**
- * Returns one row for each cell; `requests` is the number for each process. Each run has the rows of one process of each edge, with
- * the same cells in any order.
+ * Returns a row for each measured case; `requests` in a row is the number for each process. Each run has the rows of one process of
+ * each edge, for the same cases in any order.
  */
 export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string) {
   const cells = runs[0].filter(({ system }) => system === ours);
@@ -54,11 +54,11 @@ export function edgesLine(row: EdgesRow): string {
 
 /**
  * Our edge counts as later if a difference exceeds this many standard errors. With six processes (Student's t, 5 degrees of freedom)
- * two equal edges have such a difference in one of their nine figures once in twenty runs.
+ * two equal edges have such a difference in one of their nine figures (three for each of three cases) once in twenty runs.
  */
 const leastStandardErrors = 4;
 
-/** A line for each cell in which a figure of ours is later. */
+/** A line for each measured case in which our edge is later by one of its figures. */
 export function laterLines(rows: readonly EdgesRow[]): string[] {
   return rows.flatMap((row) => {
     const late = statistics.filter(

@@ -71,7 +71,7 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
-    // With 6 processes of each edge, each of the three cells is measured first once in each order of the two edges.
+    // With 6 processes of each edge, each of the three measured cases is the first one in two pairs, once for each order of the edges.
     .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
@@ -235,7 +235,7 @@ function measureWays(): Promise<FirstTokenRow[]> {
 
 /**
  * `run` numbers the pairs of fresh processes. Garbage collections begin at about the same request of each process, so each run has a
- * different length of warm-up, different arrivals and a different first cell.
+ * different length of warm-up, different arrivals and a different first case.
  */
 async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
@@ -257,9 +257,9 @@ async function measureBackend(backend: string, ways: Way[], run = 0): Promise<Fi
 }
 
 /**
- * Rounds of a cell of --quick, each of 48 requests. A garbage collection delays a burst by 3 to 5 ms (V8's trace) and begins at about the
- * same request in each run, and a round's arrivals are the same in each run, too. So the median of only two rounds would depend on
- * which bursts the collections fall into. A full round has nearly four times the requests.
+ * Rounds of a measured case with --quick. Above concurrency 1 each has 48 requests, and without --quick nearly four times as many. A
+ * garbage collection delays a burst by 3 to 5 ms (V8's trace) and begins at about the same request in each run, and a round's arrivals
+ * are the same in each run, too. So the median of only two short rounds would depend on which bursts the collections fall into.
  */
 function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;

@@ -39,7 +39,7 @@ export function tracedLengths(contextTokens: number, random: () => number): { pr
   return { prompt, maxTokens };
 }
 
-/** `requests` requests with lengths of the trace and exponential gaps. */
+/** `requests` requests with lengths of the trace. The times between them are exponentially distributed. */
 export function tracedArrivals(
   requestsPerSecond: number,
   requests: number,

@@ -28,8 +28,8 @@ export interface BadRequest {
 
 const printed = (text: string) => new TextEncoder().encode(text);
 
-/** A valid body for each route that takes one. */
 const completion = { model: "gpt2:auto", prompt: "If Tom has 5 apples", max_tokens: 2, temperature: 0, stream: false };
+/** Valid bodies by route. */
 const validBodies: Record<string, object> = {
   "/v1/completions": completion,
   "/v1/chat/completions": { model: "gpt2:auto", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 },

@@ -19,7 +19,7 @@ export const watchedBackend = {
 /** Watched services in workerd. `sink` stands in for Analytics Engine and makes more garbage than the Worker. */
 const watchedServices = ["edge", "sink"];
 
-/** Bytes. */
+/** What the edge or the backend holds, in bytes. */
 export interface Memory {
   /** Objects, strings and buffers after garbage collection. */
   live: number;

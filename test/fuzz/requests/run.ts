@@ -125,7 +125,7 @@ export function failureOf({ status, answer, gaveUp }: Outcome): string | null {
   if (gaveUp === "too late" && status === null) return "no answer in time";
   if (status === null || status < 400 || gaveUp) return null;
   if (status === 503 && /^retry-after: \d+\r$/im.test(answer)) return null;
-  // The request set this deadline itself.
+  // The request set the deadline that was exceeded itself, so 504 is allowed.
   if (status === 504 && answer.includes('"deadline_exceeded"')) return null;
   // The Worker's errors come in OpenAI's envelope. The runtime refuses what HTTP forbids before the Worker sees it.
   const isOurs = /^x-request-id: /im.test(answer);
