@@ -101,7 +101,7 @@ export const environmentSchema = z.object({
 
 export type BackendConfig = ReturnType<typeof readConfig>;
 
-/** `given` takes precedence over the environment. Throws an Error that names each variable at fault. */
+/** Reads the settings; those in `given` take precedence over `environment`. Throws an Error that names each variable at fault. */
 export function readConfig(
   environment: Record<string, string | undefined> = process.env,
   given: Record<string, string | undefined> = {},

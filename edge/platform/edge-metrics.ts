@@ -56,7 +56,7 @@ const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Minimum interval between reports, in milliseconds. A report goes out with an event, because a timer would keep an idle object alive. */
+/** Minimum interval between reports, in milliseconds. No timer sends reports, because it would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
@@ -73,7 +73,7 @@ export class EdgeMetrics {
     this.#sinceMs = now();
   }
 
-  /** Counts a request that ended. `fields`: those of its log line. Durations lack pure computing: a Worker's clock then stands still. */
+  /** Counts a request that ended, by the fields of its log line. Durations lack pure computing, which a Worker's clock does not count. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];

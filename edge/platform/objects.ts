@@ -18,7 +18,7 @@ export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string
   return within.getByName(name, region === null ? {} : { locationHint: region });
 }
 
-/** Throws for a tenant with a jurisdiction in a bare workerd: `npm start` runs one, and it has no jurisdictions. */
+/** The part of `namespace` in a jurisdiction. Throws in a bare workerd, which `npm start` runs, because it has no jurisdictions. */
 function restricted<Stub>(namespace: ObjectNamespace<Stub>, jurisdiction: Jurisdiction): ObjectNamespace<Stub> {
   try {
     return namespace.jurisdiction(jurisdiction);

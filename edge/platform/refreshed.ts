@@ -19,8 +19,8 @@ interface RefreshTimes {
   /** Age in milliseconds from which a request waits for its own load. Default: 0. */
   expireMs?: number;
   /**
-   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If above 0, a request whose own
-   * load fails also uses the old value, at any age. Default: 0.
+   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If this age is above 0, a request
+   * whose own load fails also uses the old value, at any age. Default: 0.
    */
   usableMs?: number;
   /** Timeout of a load in milliseconds. After it, the next request begins a load of its own. */

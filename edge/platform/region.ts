@@ -11,7 +11,7 @@ export type Region = (typeof regions)[number];
 /** Regions of each jurisdiction. The first one serves callers from outside the jurisdiction. */
 export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
 
-/** The region that answers a caller from `region`. If there is a jurisdiction, it is one of the jurisdiction's regions. */
+/** The region that answers a caller from `region`. For a tenant with a jurisdiction, a region of that jurisdiction. */
 export function regionWithin(jurisdiction: Jurisdiction | null, region: Region): Region {
   if (jurisdiction === null || regionsOf[jurisdiction].includes(region)) return region;
   return regionsOf[jurisdiction][0];
@@ -27,7 +27,7 @@ const europeSplit = 15.5;
 /** The part of Asia west of this longitude and south of this latitude is the Middle East, with Iran and Oman. */
 const middleEast = { longitude: 62, latitude: 42 };
 
-/** The region of a request. Its `cf` has coordinates in decimal degrees as text; without them, it is the larger region of the continent. */
+/** The region of a request. `cf` has coordinates in decimal degrees as text; without them, the continent's larger region is returned. */
 export function regionOf(cf: object | undefined): Region {
   const origin = (cf ?? {}) as { continent?: unknown; longitude?: unknown; latitude?: unknown };
   const longitude = degrees(origin.longitude);

@@ -6,7 +6,7 @@ const schema = `
   CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 `;
 
-/** Prefix of a memory's hash where the hashes of fitted parts are used, too: in the names of copies and of sealed texts. */
+/** Precedes a memory's hash in names of copies and of sealed texts, because other such names may be hashes of fitted parts. */
 export const memoryPrefix = "memory:";
 
 interface Refit extends Omit<FailedRefit, "error"> {
@@ -80,7 +80,7 @@ export class AdapterRecords {
     this.#sql.exec("DELETE FROM ownAdapters");
   }
 
-  /** The adapters' centroids, kept in the object's memory, so that a search reads only the nearest adapters' records from SQLite. */
+  /** The adapters' centroids, kept in the object's RAM, so that a search reads only the nearest adapters' records from SQLite. */
   get ranked(): RankedAdapters {
     this.#ranked ??= new RankedAdapters(this.list().map(adapterOf));
     return this.#ranked;
@@ -94,7 +94,7 @@ export class AdapterRecords {
   }
 }
 
-/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories, except a failed job's: its texts are deleted. */
+/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories, except a failed job's, whose texts are deleted. */
 export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
   const job = memory?.job?.status === "failed" ? null : memory?.job;
   return [

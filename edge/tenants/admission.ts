@@ -55,7 +55,7 @@ export interface Admission {
   settle(consumed: readonly Consumption[]): Promise<void>;
 }
 
-/** Refuses a request whose ledger cannot be called, because limits are exact. */
+/** Handler for `catch`: refuses a request if its ledger cannot be called, because limits are exact. */
 const ledgerAway = unavailable("The tenant's limits and keys cannot be checked now");
 
 export function createAdmissions(dependencies: SettlementDependencies): BeginAdmission {

@@ -17,7 +17,7 @@ const schema = `
   CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
-/** In place of a hash: the deletion concerns all adapters and memories of an erased tenant. */
+/** Stands in place of a hash in the deletion of all adapters and memories of an erased tenant. */
 const allHashes = "";
 /** First and longest pause before a deletion is tried again, in milliseconds. Each pause is twice as long as the one before it. */
 export const firstRetryMs = 5000;
@@ -40,7 +40,7 @@ export interface ErasedCopies {
   confirmed: string[];
   /** Backends that have not confirmed the erasure. The alarm calls them again. */
   pending: string[];
-  /** Addresses with several processes. Only processes with a known copy were called there or, without a known copy, any one process. */
+  /** Called addresses that have several processes: only the processes with a known copy were called or, if none is known, any one. */
   partlyAsked: string[];
 }
 
@@ -69,7 +69,7 @@ export class BackendCopies {
     this.#sql.exec(schema);
   }
 
-  /** Records that a backend may have a copy. The record gets a new id, so that a deletion under way does not confirm it. */
+  /** Records that a backend may have a copy. The record gets a new id, so a deletion under way, which has the old id, cannot delete it. */
   note(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);

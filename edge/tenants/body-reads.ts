@@ -1,4 +1,4 @@
-/** Limits the bytes of bodies that an isolate reads at once for a key. Others are refused: no request of a Worker can wake another. */
+/** Limits the bytes of bodies that an isolate reads at once for a key. Refuses the rest, because a Worker's request cannot wake another. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 

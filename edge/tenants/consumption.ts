@@ -38,7 +38,7 @@ export interface Consumption {
 export interface Charge {
   request: AdmittedRequest;
   consumed: Consumption;
-  /** Counted in place of `consumed` if the memory cannot be built: the use of examples that the same request had fitted. null: none. */
+  /** Counted in place of `consumed` if the memory cannot be built: the use of the request's examples that were fitted. null: none. */
   otherwise: Consumption | null;
 }
 

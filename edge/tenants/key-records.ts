@@ -53,7 +53,7 @@ interface TenantChange {
 
 /** KV's maximum of names for one operation. A request may make 1,000 operations. */
 const namesPerRead = 100;
-/** KV's shortest `cacheTtl`, in seconds. The location that wrote a record reads the new record at once. */
+/** Options of a read. `cacheTtl` is KV's shortest, in seconds. The location that wrote a record reads the new record at once. */
 const readOptions = { type: "json", cacheTtl: 30 } as const;
 
 export class KeyRecords {
@@ -149,7 +149,7 @@ export class KeyRecords {
     return record;
   }
 
-  /** Revokes all keys of a tenant. `waitMs`: milliseconds for which a location may still accept one of them. */
+  /** Revokes all keys of a tenant. `waitMs` in the result: milliseconds for which a location may still accept one of them. */
   async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
     const keys = await this.list(tenant);
     const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;

@@ -33,11 +33,11 @@ const schema = `
   CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** Model of the row that sums a day's use of further models and centroids once the day has the maximum of rows. */
+/** Value of `model` in the table row that sums a day's use of further models and centroids once the day has the maximum of rows. */
 export const otherModels = "(others)";
 /** How long an idempotency key is kept, in milliseconds: 24 hours. */
 const keptMs = 24 * 3_600_000;
-/** Maximum of stored keys; the oldest key is deleted first. A row takes about 200 bytes. */
+/** Maximum of stored keys; the oldest key is deleted first. A stored key takes about 200 bytes. */
 const maxKeys = 10_000;
 const counts = ["requests", "promptTokens", "completionTokens"] as const;
 
@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Settled ids do not age while the ledger is idle, because nothing that settles a request again may have run in this time.
+    // Settled ids do not age in the time since the last settlement: whatever settles requests again may have been down for all of it.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),

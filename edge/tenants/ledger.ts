@@ -1,5 +1,5 @@
 /**
- * The Durable Object that counts a tenant's use and admits its requests. It decides in memory and writes its changes in one commit every
+ * The Durable Object that counts a tenant's use and admits its requests. It decides in RAM and writes its changes in one commit every
  * `commitMs`, so that no request waits for a disk before its first token. If the object is lost, uncommitted reservations are lost, but no
  * use: an answer ends only after its use is committed.
  */
@@ -17,7 +17,7 @@ import { type Decision, type Quota, settledMs } from "./quota.ts";
 const commitMs = 20;
 /** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
-/** Maximum of ids in `#recent`. A lost cell is replaced within seconds, and an id takes about 100 bytes. */
+/** Maximum of ids in `#recent`. So many suffice, because a lost cell is replaced within seconds. An id takes about 100 bytes. */
 const maxRecent = 4096;
 
 export class Ledger extends DurableObject<Env> {
@@ -64,7 +64,7 @@ export class Ledger extends DurableObject<Env> {
   /**
    * Settles requests; drops requests that began before an erasure. The use of a request is counted once, however often it is settled. For
    * this, the ids of requests with a limit or an idempotency key are stored. For other requests only `group`, the id of this call, is
-   * stored, so that busy tenants without limits do not fill the ledger; the ids of these requests stay in memory, because a second cell may
+   * stored, so that busy tenants without limits do not fill the ledger; the ids of these requests stay in RAM, because a second cell may
    * settle a request again. Resolves to what was charged, once it is written; under an idempotency key, only what exceeds earlier charges.
    */
   async settleAll(group: string, settlements: readonly Settlement[]): Promise<Consumption[]> {
@@ -113,7 +113,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.usage(from, to);
   }
 
-  /** Commits at once, because answers wait for this commit, unless the last such commit was less than `commitMs` ago. */
+  /** Commits at once, because answers wait for it; soon, if the last such commit was less than `commitMs` ago or a commit failed. */
   async #commitSettled(): Promise<void> {
     const sinceMs = Math.abs(this.now() - this.#settledMs);
     if (sinceMs < commitMs || this.#failedCommits > 0) return this.#commitSoon();

@@ -7,7 +7,7 @@ export interface DocumentRecord {
   tokens: number;
   /** Bytes of the document's text in UTF-8. */
   bytes: number;
-  /** Sum of the prompt embeddings of the document's windows, [P] float32 in base64. */
+  /** Sum of the prompt embeddings of the document's windows: float32 in base64. */
   embedding: string;
 }
 
@@ -33,7 +33,7 @@ export function firstFree(names: ReadonlySet<string>): string {
   return `text-${number}`;
 }
 
-/** The sum of the documents' embeddings, scaled to length 1, [P]. This is their mean, weighed by the number of windows. */
+/** The sum of the documents' embeddings, scaled to length 1. This is their mean, weighed by the number of windows. */
 export function centroidOf(records: readonly DocumentRecord[]): number[] {
   const vectors = records.map(({ embedding }) => new Float32Array(Uint8Array.fromBase64(embedding).buffer));
   const sum = Float64Array.from(vectors[0], (_, p) => vectors.reduce((total, vector) => total + vector[p], 0));

@@ -1,4 +1,4 @@
-/** Which of a tenant's own adapters are nearest to a prompt. Pure. */
+/** Which of a tenant's own adapters are nearest to a prompt. Pure. Shapes: S prompts, P size of a prompt embedding. */
 import { dot } from "../../shared/math/assignment.ts";
 import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 

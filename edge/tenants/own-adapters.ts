@@ -1,4 +1,4 @@
-/** A tenant's own adapters as requests see them, and the errors if an adapter cannot answer. Pure. */
+/** A tenant's own adapters as requests see them, and the errors if an adapter cannot answer. Pure. P: size of a prompt embedding. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type Example, type Task, taskOf } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";

@@ -56,7 +56,7 @@ export class Pace {
   }
 }
 
-/** A hash of the key, so that no key itself is kept in memory. Keys with the same hash share one pace. */
+/** A hash of the key, so that no key itself is kept in RAM. Keys with the same hash share one pace. */
 export function paceKeyOf(key: string): number {
   return fnv1a(key);
 }

@@ -1,7 +1,7 @@
 /**
  * Decides whether a tenant's next request may run, by what its ledger has counted. Pure. Requests and tokens per minute are counted by
  * second. The count of a second is kept until 60 whole seconds have passed after it. So no 60 seconds exceed a limit, and 61 counts are
- * enough at any rate. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the
+ * always enough. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the
  * system's, because tokens per month follow the calendar. If it is set back, counts of later seconds move to the present second,
  * reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
  */
@@ -14,7 +14,7 @@ const windowMs = 61 * secondMs;
 export const reservationMs = 120_000;
 /** Retry-After, in milliseconds, of a refusal because of concurrent requests. Nobody can tell when one of them ends. */
 const concurrencyRetryMs = 1000;
-/** How long a settled id is stored, in milliseconds: longer than the longest pause between two tries to settle. */
+/** How long the id of a settled request is stored, in milliseconds: longer than the longest pause between two tries to settle. */
 export const settledMs = 15 * 60_000;
 /** Counts of several months are stored, so that a clock that is wrong for a while does not reset this month's use. */
 const maxMonths = 4;
@@ -119,7 +119,7 @@ export class Quota {
     };
   }
 
-  /** Passes all changes to `write`. If it throws, the next call passes them again. */
+  /** Passes all changes to `write`. If `write` throws, the next call passes them again. */
   writeChanges(write: (changes: QuotaChange[]) => void): void {
     const maps: Record<keyof QuotaState, TrackedMap<string | number, unknown>> = {
       ...{ seconds: this.#seconds, open: this.#open, months: this.#months, settled: this.#settled },

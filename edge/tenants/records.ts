@@ -41,9 +41,9 @@ export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: stri
 
 /** How long a Cloudflare location caches a record, in seconds: KV's default. */
 export const cacheSeconds = 60;
-/** After `cacheSeconds`, an isolate accepts a revoked key for 1 s more, or for 2 s while it reads the key's record again. */
+/** With these times, an isolate accepts a revoked key for up to 2 s after `cacheSeconds`, and for longer while KV cannot be read. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** If a network has used up its look-ups, a new key that it sends is accepted only after the next listing. */
+/** Times of the cached listing. A new key from a network that has used up its look-ups is accepted only after the next listing. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },

@@ -62,7 +62,7 @@ export class Refits {
     this.#options.report("begun");
   }
 
-  /** Resolves to true when the adapter is made, or when it cannot be made. */
+  /** Refits an adapter. Resolves to true when it is made, or when it cannot be made; to false if another try must follow. */
   async #refit(record: AdapterRecord, manifestHash: string): Promise<boolean> {
     const { name, fitted, memory } = record;
     let isFinal = false;

@@ -1,6 +1,6 @@
 /**
  * A tenant's uploads. They are compressed, and encrypted with AES-GCM under the tenant's own key, which is in the same Durable Object. An
- * erasure destroys the key, so that no copy of the rows can be read. The platform can restore an object, with its key, to any time of the
+ * erasure destroys the key, so that no copy of the bytes can be read. The platform can restore an object, with its key, to any time of the
  * last 30 days, but does so only if the account's owner asks.
  */
 import { joinArrays } from "../../shared/bytes.ts";
@@ -13,7 +13,7 @@ const schema = `
   );
 `;
 
-/** Maximum of bytes in one row, because a row has at most 2 MB in a Durable Object. */
+/** Maximum bytes of a part. Each part is a row of the table, and such a row has at most 2 MB in a Durable Object. */
 const partBytes = 2 ** 20;
 
 interface PartRow extends Record<string, SqlStorageValue> {

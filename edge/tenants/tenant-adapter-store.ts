@@ -174,7 +174,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
-  /** Runs the three kinds of jobs in parallel, jobs of one kind in sequence. Resolves to whether each kind has jobs left. */
+  /** Runs memory builds, fine-tuning jobs and refits: the kinds in parallel, each in sequence. Resolves to whether each has some left. */
   #work(): Promise<boolean[]> {
     const passOf = (part: TuningJobs | Refits) => {
       const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));
@@ -235,7 +235,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /** Removes an adapter and its unshared copies. Resolves to the number of backends yet to confirm it; null: no such adapter. */
+  /** Removes an adapter and copies that only it uses. Resolves to the number of backends that must yet confirm; null: no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);

@@ -38,7 +38,7 @@ export interface TenantAdapters {
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
-/** Fails the request, because an answer without the tenant's adapters would differ from the answer to the next request. */
+/** Handler for `catch`: fails a request, because its answer without the tenant's adapters would differ from later answers with them. */
 const storeAway = unavailable("Your own adapters cannot be looked up now");
 const noneMs = 10_000;
 const lookMs = 5000;

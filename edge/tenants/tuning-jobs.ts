@@ -119,7 +119,7 @@ export class TuningJobs {
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // The job is charged if a backend has begun it, as when a client disconnects.
+    // The job is charged if a backend has begun it, just as a request is charged if its client disconnects.
     return this.#end(job, "cancelled", job.status === "running");
   }
 

@@ -3,7 +3,7 @@
  * and `emit` gets the frames after each. Sequences enter and leave between phases.
  *
  * A fault of one sequence (a result that is not finite, or anything thrown while only this sequence is handled) ends it in one error frame
- * and frees its memory; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
+ * and frees what it holds; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
  */
 import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -152,7 +152,7 @@ export class Engine {
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // If nothing can run, all running sequences await their grammars, and waiting ones need slots or memory that running sequences hold.
+    // If nothing can run, all running sequences await their grammars, and waiting ones need slots or KV memory that running ones hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
@@ -213,7 +213,7 @@ export class Engine {
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
-  /** Weighs a mixture and its memories' brakes, scores the rest of the prompt, and samples. Returns the number of sampled tokens. */
+  /** Weighs the mixture and the brakes (memory-steps.ts), scores the rest of the prompt, samples. Returns the number of sampled tokens. */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
     const fault = await weighMixture(sequence, runner, memories?.rule ?? null);

@@ -148,7 +148,7 @@ class Row {
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row is open, `starts` of the thread when it opened the row, and the number of tokens sent to it. */
+  /** The thread in which the row is open, how often that thread had been started by then, and the number of tokens sent to it. */
   #thread: Thread | null = null;
   #start = 0;
   #sent = 0;
@@ -251,7 +251,7 @@ class Thread {
     return ++this.starts;
   }
 
-  /** Never rejects. If the answer takes more than `withinMs`, the thread is ended. */
+  /** Makes the thread answer a call. Never rejects. If the answer takes more than `withinMs`, the thread is ended. */
   async call(call: ThreadCall, withinMs: number): Promise<ThreadAnswer> {
     const starts = this.start();
     await this.#isReady;

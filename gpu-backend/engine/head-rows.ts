@@ -101,7 +101,7 @@ export class HeadRows {
   }
 }
 
-/** Own adapters by row, in 1 place for each row or, if a row needs more, in `mixtureAdapters` places. Both give a row the same sum. */
+/** Lists own adapters for each row: 1 entry or, if any row has several, `mixtureAdapters` entries. A row's sum is the same either way. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -112,7 +112,7 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const weights: number[] = [];
   for (const list of lists) {
     for (let k = 0; k < places; k++) {
-      // An empty place repeats the row's first change at weight 0, so that no other tenant's change enters the row.
+      // A spare entry repeats the row's first change at weight 0, so that no other tenant's change enters the row.
       const { change, weight } = list[k] ?? { ...list[0], weight: 0 };
       if (!placeOf.has(change)) placeOf.set(change, placeOf.size);
       indexes.push(placeOf.get(change)!);

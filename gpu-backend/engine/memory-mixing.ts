@@ -26,7 +26,7 @@ export function saysOf(found: Found, rule: MemoryRule) {
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
 
-/** The weight λ of a memory before its brake (shared/math/memory.ts); 0 without keys. `model`: the model's greatest probability there. */
+/** The weight λ of a memory before its brake (shared/math/memory.ts); 0 without keys. `model`: the model's greatest probability. */
 export function weightOf({ found, greatest }: MemorySays, model: number, rule: MemoryRule): number {
   if (found.cosines.length === 0) return 0;
   return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });

@@ -30,7 +30,7 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message. Other messages follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` is as in Engine.submit. With `traced`, prompts get "traced" messages. `unwritten`: adapters and memories not on disk. */
+  /** `adapterId` as in Engine.submit. With `traced`, "traced" messages answer prompts. `unwritten`: adapters and memories not on disk. */
   | {
       type: "submit";
       adapterId: string | null;
@@ -61,7 +61,7 @@ export interface EngineInfo {
   /** Numerics fingerprint: equal for backends that compute the same bits (start-prompt.ts). */
   numerics: string;
   device: Device;
-  /** Why the prepared graph could not be kept. */
+  /** For the log: that int8 is not smoothed, or why the prepared graph could not be kept. */
   warnings: string[];
 }
 

@@ -18,7 +18,7 @@ type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
  * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. An own adapter may have learnt the text of
- * the tenant's memories: with one, all experts are weighed with the memories mixed in. Returns an error if the evidence is not finite.
+ * the memories; so with an own adapter, memories are mixed into all experts' predictions. Returns an error for evidence that is not finite.
  */
 export async function weighMixture(
   sequence: Sequence,

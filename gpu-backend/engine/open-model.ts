@@ -1,4 +1,4 @@
-/** Opens runners over a model. Drops files, matrices and graph once they are read, so only the sessions remain in memory. */
+/** Opens runners over a model. Drops files, matrices and graph once they are read, so only the sessions remain in RAM. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -22,7 +22,7 @@ type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory"
 /** Graphs of models with fewer parameters are not kept, because building one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
-/** Opens the runner that serves. `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws as `openModel` does. */
+/** Opens the runner that serves. The result's `warnings` are EngineInfo's. `now`: a monotonic clock, in ms. Throws as `openModel` does. */
 export async function openRunner(settings: EngineSettings, now: () => number) {
   const { kvBytes, limits } = settings;
   if (settings.device.name === "webgpu") return { ...(await openOnDevice(settings)), warnings: [] };

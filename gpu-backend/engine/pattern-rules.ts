@@ -1,4 +1,4 @@
-/** Turns regular expressions into rules of XGrammar's EBNF, one for each state of an automaton. Alternatives begin differently. Pure. */
+/** Turns regular expressions into rules of XGrammar's EBNF, one for each state of an automaton. No two alternatives begin alike. Pure. */
 import { DFA, JS, NFA } from "refa";
 
 /** Thrown if a form has no grammar: an expression is not supported or matches nothing, or the grammar would be too long. */
@@ -13,7 +13,7 @@ const ascii = Array.from({ length: 0x80 }, (_, code) => code);
 /** Maximum states of the automaton. XGrammar would take too long to compile more. */
 const statesAtMost = 256;
 
-/** The names of the rules begin with `prefix`. `start` is the rule of a string after its first quote. Throws GrammarFault. */
+/** The rules' names begin with `prefix`. `start` in the result names the rule of a string after its first quote. Throws GrammarFault. */
 export function patternRules(patterns: readonly string[], prefix: string): { text: string; start: string } {
   const automaton = [writable, ...patterns].map(languageOf).reduce((all, one) => DFA.fromIntersection(all, one));
   automaton.minimize();
@@ -71,7 +71,7 @@ function languageOf(pattern: string): DFA {
 
 type Alternatives = JS.Parser["ast"]["pattern"]["alternatives"];
 
-/** `isAtStart`: whether the match must begin at the start of the text. */
+/** The texts in which an alternative finds a match, as an automaton. `isAtStart`: the match must begin at the start of the text. */
 function foundBy(parser: JS.Parser, alternatives: Alternatives, isAtStart: boolean): NFA {
   const all = NFA.empty({ maxCharacter });
   for (const { elements } of alternatives) {

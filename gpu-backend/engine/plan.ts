@@ -201,7 +201,7 @@ function candidatesOf<S extends Plannable>(
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** Yields the first candidate of the tenant with the lowest counter, again and again. Among equals, the tenant with fewest rows is next. */
+/** Yields, again and again, the first candidate of the tenant with the lowest counter; of equals, with the fewest running sequences. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -216,7 +216,7 @@ function* inTurn<S extends Plannable>(
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
-    // Only this tenant's counter has changed, and the counter of a tenant whose sequence was parked.
+    // The order of the other tenants has changed only if a sequence of one of them was parked.
     if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
@@ -268,7 +268,7 @@ class Room<S extends Plannable> {
     return this.#rows.get(tenant) ?? 0;
   }
 
-  /** The sequence to park for `next`, which `mayPark` must allow; undefined if parking would be unfair or would not make room. */
+  /** The sequence to park for `next`, one that `mayPark` allows; undefined if parking would be unfair or would not make room. */
   victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
     const [own, counter] = [this.rowsOf(next.tenant), service.get(next.tenant)!];
     if (this.#rows.values().every((rows) => rows < own + 2)) return undefined;

@@ -23,7 +23,7 @@ import { sharedPieces } from "./vocabulary.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// Ignored, because a terminal or a service manager signals the parent too, and the parent ends this process.
+// These signals are ignored: a terminal or a service manager sends them to the parent, too, and the parent ends this process.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 process.on("uncaughtException", fail);

@@ -3,7 +3,7 @@ import { joinArrays } from "../../shared/bytes.ts";
 import type { Kv, KvStore } from "../kv/runner.ts";
 import { writeKey } from "../memory/keys.ts";
 
-/** What is computed of each prompt: a memory's keys, or the hidden states before its tokens from an index in `from` on. */
+/** What is computed of each prompt: a memory's keys, or hidden states before its tokens. `from`: index of the first such token in each. */
 export type Traced = { kind: "keys" } | { kind: "hidden"; from: readonly number[] };
 
 /** Hidden states [N, D] or, for the kind `keys`, a key for each of the n tokens of a prompt, [n, D]. */

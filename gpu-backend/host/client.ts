@@ -133,7 +133,7 @@ export class EngineClient {
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
-  /** Hidden states [N, D] before the tokens of each prompt from index `from` on. If a prompt fails or is late, cancels all and rejects. */
+  /** Hidden states [N, D] before the tokens of prompt i from index `from[i]` on. If a prompt fails or is late, cancels all and rejects. */
   async hiddenStates(
     sequences: SequenceRequest[],
     from: readonly number[],

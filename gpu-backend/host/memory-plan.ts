@@ -1,4 +1,4 @@
-/** Plans the backend's memory. If KV_BYTES is not set, also chooses the bytes for keys and values. Pure. */
+/** Plans the RAM of the backend's processes. If KV_BYTES is not set, also chooses the bytes for keys and values. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, deviceContextBytes, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
@@ -6,8 +6,8 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes of memory for each parameter of the model. `session`: an open session with its working memory. `loading`: the peak of a start, when
- * model file, graph and session are in memory. The values are rounded up from measurements (`npm run bench -- --memory`): fp32 and int8
+ * Bytes of RAM for each parameter of the model. `session`: an open session with its working storage. `loading`: the peak of a start, when
+ * model file, graph and session are in RAM. The values are rounded up from measurements (`npm run bench -- --memory`): fp32 and int8
  * with GPT-2 124M, `exact` with SmolLM2-135M in 4-bit blocks, whose process takes 490 MB to start. `exact` has room for 8-bit blocks, too.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
@@ -19,7 +19,7 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
 const fitterBytesPerParameter = 10;
 /** Bytes of each process without a model: the HTTP process, an engine for each set, and one fitter. */
 const processBytes = 120e6;
-/** Share of the remaining memory for keys and values. The rest is for garbage and for copies within a step. */
+/** Keys and values get this share of the RAM that the other parts leave. The rest is for garbage and for copies within a step. */
 const kvShare = 0.8;
 /** Bytes for keys and values of a set on a device, whose memory is not known. */
 const deviceKvBytes = 4e9;
@@ -28,7 +28,7 @@ const deviceKvBytes = 4e9;
 export const maxSets = 2;
 
 export interface MemorySettings {
-  /** Limit of all processes together: the container's limit or the machine's memory. */
+  /** Limit of all processes together: the container's limit or the machine's RAM. */
   limitBytes: number;
   model: ModelConfig;
   weightFormat: WeightFormat;
@@ -39,13 +39,13 @@ export interface MemorySettings {
   maxSequences: number;
   /** Whether keys and values are on a device, and so take none of the limit. */
   isOnDevice: boolean;
-  /** null: the remaining memory, or `deviceKvBytes`. */
+  /** null: chosen from the RAM that is left, or `deviceKvBytes`. */
   kvBytes: number | null;
   prefixCacheBytes: number;
   memoryCacheBytes: number;
 }
 
-/** Plans all parts. `kvBytes`, for one set's keys and values, holds at least one sequence as long as the context unless KV_BYTES is set. */
+/** Plans all parts. `kvBytes` of the result, for one set, holds at least one sequence as long as the context unless KV_BYTES is set. */
 export function planMemory(settings: MemorySettings) {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, isOnDevice } = settings;
   const parameters = parametersOf(model);
@@ -53,7 +53,7 @@ export function planMemory(settings: MemorySettings) {
   const taken = {
     processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
-    // Memory for the start of one set or for a fitter. Nothing prevents both from running at the same time.
+    // RAM for the start of one set or for a fitter. Nothing prevents both from running at the same time.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: isOnDevice ? 0 : sets * settings.prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,
@@ -71,7 +71,7 @@ export function planMemory(settings: MemorySettings) {
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 
-/** `constrained`: the limit of the process's control group, which may be 0 (none) or more than the machine's memory, `total`. */
+/** `constrained`: the limit of the process's control group, which may be 0 (none) or more than the machine's RAM, `total`. */
 export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }

@@ -8,7 +8,7 @@ export interface AcquiredAdapter {
   cache: "hit" | "generated";
 }
 
-/** Maximum bytes of the cache. Adapters that sequences use stay in memory even after the cache has dropped them. */
+/** Maximum bytes of the cache. Adapters that sequences use stay in RAM even after the cache has dropped them. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {

@@ -267,7 +267,7 @@ class Training {
     this.heldOut = await this.#meanLoss(this.#held, session);
   }
 
-  /** Uses every n-th position if there are more positions than fit in a step. */
+  /** The mean loss over the positions or, if there are more than fit in a step, over every n-th position. */
   async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);

@@ -27,7 +27,7 @@ export async function findKnownKeys(
   const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
   /** For the hash of each document: a file with the document's keys, and the number of the record with the document's first window. */
   const known = new Map<string, { file: (typeof files)[number]; place: number }>();
-  // Finished files first, because they have all keys.
+  // Finished files come first, because they have all keys.
   for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
     const other = await store.files.label(tenant, file.hash, file.suffix);
     if (!other?.subarray(0, hashBytes).equals(label.subarray(0, hashBytes))) continue;

@@ -17,7 +17,7 @@ export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok
 
 if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// Ignored, because a terminal or a service manager signals the parent too, and the parent ends this process.
+// These signals are ignored: a terminal or a service manager sends them to the parent, too, and the parent ends this process.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));

@@ -46,9 +46,9 @@ interface Step {
   reject(error: Error): void;
 }
 
-/** Runs the steps of all fits one by one. The fit with the lowest count is next. */
+/** Runs the steps of all fits one by one. The fit with the lowest count of computed positions is next. */
 export class FitTurns {
-  /** For each open fit: the positions that the fit has computed, plus the count at which the fit began. */
+  /** The count of each open fit: the positions that the fit has computed, plus the count at which it began. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;

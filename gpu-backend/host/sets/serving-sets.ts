@@ -128,13 +128,13 @@ export interface HeldSet {
 }
 
 export interface SetLimits {
-  /** Maximum sets; each takes the memory of a model. */
+  /** Maximum sets; each takes the RAM of a model. */
   sets: number;
   /** Milliseconds from the last use of an idle set to its end, if it is no longer published. */
   graceMs: number;
 }
 
-/** `retire`: manifest hashes of sets to end. `start`: whether to start the wanted set after they have ended. */
+/** In the result, `retire`: manifest hashes of sets to end; `start`: whether to start the wanted set after they have ended. */
 export function planSets(
   held: readonly HeldSet[],
   wanted: string,
@@ -154,7 +154,7 @@ export function planSets(
   return { start: true, retire: [oldest.manifestHash] };
 }
 
-/** Resolves when the engine serves. Rejects if the folder is invalid or the engine does not start in time. */
+/** Starts a set. Resolves when its engine serves. Rejects if the folder is invalid or the engine does not start in time. */
 export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<ServingSet> {
   const { modelDirectory, artifactsDirectory } = settings;
   const engine = new EngineClient(settings, parts);

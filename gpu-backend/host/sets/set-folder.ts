@@ -14,7 +14,7 @@ import { readAtMost, requireFile, requireManifest } from "../../../shared/artifa
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
-/** Returns at most `maxBytes + 1` bytes, to detect an oversized object; null if there is none. Rejects with the cause. */
+/** Reads an object: at most `maxBytes + 1` bytes, to detect an oversized one; null if there is none. Rejects with the cause. */
 export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
@@ -89,7 +89,7 @@ export function setDownloads(directory: string, read: ReadObject, now: () => Dat
   };
 }
 
-/** Removes the folders that were used longest ago. */
+/** Removes the folders that were used longest ago, so that `maxFolders` remain, but none that `kept` names. */
 async function tidy(directory: string, kept: readonly string[]): Promise<void> {
   const names = (await readdir(directory)).filter((name) => hashPattern.test(name));
   // Another backend may remove a folder meanwhile.
@@ -104,7 +104,7 @@ async function tidy(directory: string, kept: readonly string[]): Promise<void> {
 /** Rejects if these are not the bytes that the file must have. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
-/** null if the file is missing, cannot be read or fails the check. */
+/** The file's bytes; null if it is missing, cannot be read or fails the check. */
 async function presentFile(path: string, maxBytes: number, check: Check): Promise<Uint8Array | null> {
   try {
     const bytes = await readFileAtMost(path, maxBytes);
