@@ -202,7 +202,7 @@ describe.each(cases)("an answer of %s", (_, text, finish, said, jsons) => {
     expect(events.map((event) => event.sequence_number)).toEqual(events.map((_, i) => i));
     const last = events.at(-1) as { response: ResponseObject };
     expect(comparable(last.response)).toBe(comparable(whole));
-    // Each item begins, grows by deltas and ends as it is in the whole answer.
+    // The events of each item add it, extend its text by deltas, and end with the item as the whole answer has it.
     for (const [i, item] of whole.output.entries()) {
       const of = events.filter((event) => event.output_index === i);
       expect(of[0].type).toBe("response.output_item.added");

@@ -26,13 +26,13 @@ const chunk = (index: number, text: string, finish_reason: string | null = null,
 const heartbeat = sseComment("hb");
 
 /**
- * A cell's answer that a test controls. A stream belongs to the object that made it, so it polls the commands that the test leaves
- * in `work`.
+ * A cell's answer that a test controls. Only the object that made the stream can write to it, so the test leaves commands in `work`,
+ * and `open`, which that object calls, polls them.
  */
 function handMade() {
   const work: (Uint8Array | "lose" | "close")[] = [];
   const cell = {
-    /** Number of writes that were read. */
+    /** Number of writes to the stream that its reader has read. */
     taken: 0,
     /** Whether the reader has left. Only a failed write shows this. */
     isLeft: false,
@@ -115,7 +115,7 @@ async function left(way: Way) {
   return all;
 }
 
-/** Responses of the cell; the path of a request is the index of its response. */
+/** Functions that make the cell's responses. The path of a request is the index of the function that answers it. */
 const open: (() => Response)[] = [];
 beforeAll(() =>
   runInDurableObject(localCell(), (cell: Cell) => {
@@ -371,7 +371,7 @@ test.each(["completion", "chat", "response"] as const)(
       const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
       return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
     };
-    // GPT-2's longest token, its longest token of characters that JSON escapes, and a byte that JSON writes as six.
+    // GPT-2's longest token, its longest token of characters that JSON escapes, and a byte that JSON writes as six bytes.
     const texts = ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"];
     const kinds = form === "completion" ? [false] : [false, true];
     for (const [text, isCall] of texts.flatMap((text) => kinds.map((isCall) => [text, isCall] as const))) {

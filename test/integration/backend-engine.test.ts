@@ -20,7 +20,7 @@ import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model
 import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 2026;
-/** The engine computes logprobs from float32 logits whose size is a few units, the oracle from float64 logits. */
+/** How much logprobs may differ: the engine computes them from float32 logits of a few units, the oracle from float64 logits. */
 const exactTolerance = 2e-4;
 /**
  * An int8 key or value is off by up to 0.4% of the largest value in its vector. With this seed a logprob of the tiny model is then off by
@@ -52,7 +52,7 @@ interface Work {
 }
 /**
  * 33 sequences under the base and all centroids, alone and in mixtures of up to three adapters. Some prompts are a token longer than a
- * chunk or than a KV block. The evidence is the whole prompt or one token.
+ * chunk or than a KV block. Experts are weighed by the whole prompt, by one token of it, or as the request says.
  */
 function mixedWork(temperature: number): Work[] {
   const evidenceOf = (i: number): MixtureRequest["evidence"] => {
@@ -386,7 +386,7 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
     const [scored] = target.framesOf("scored");
     const [first, done] = target.framesOf("prompt");
     if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
-    // The weights equal those of the sequence "prompt", whose whole prompt is the evidence of "scored".
+    // Both sequences have the same weights: the evidence of "scored" is the 40 tokens that are the whole prompt of "prompt".
     expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
     expect(scored.logprobs).toHaveLength(150);
     const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);

@@ -63,7 +63,6 @@ describe("one backend", async () => {
     const status = (await ready.json()) as { numerics: string };
     expect(status).toMatchObject({
       ...{ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash },
-      // The frames of a batch. `atFirst` is called when the first frame comes.
       numerics: expect.stringMatching(/^cpu-fp32-[0-9a-f]{16}$/),
     });
     const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
@@ -134,7 +133,7 @@ describe("one backend", async () => {
   });
 });
 
-/** The frames of a batch. `atFirst` is called when the first one comes. */
+/** The frames of a batch. `atFirst` is called when the first frame comes. */
 async function framesWith(backend: Backend, sequences: SequenceRequest[], atFirst: () => unknown): Promise<Frame[]> {
   const response = await backend.post("/v1/batches", backend.batch("c0", sequences));
   const frames: Frame[] = [];

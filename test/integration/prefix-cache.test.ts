@@ -87,7 +87,7 @@ describe.each(families)("a $family in $format", ({ family, format }) => {
     const expected: Record<string, number> = { first: 0, c0: isWhole ? 384 : 399, one: 384 };
     const target = await harness(2 ** 26).run(work[0]);
     await target.run(...work.slice(1));
-    // The tokens that `late` shares with the others end within a block that `base` left in the cache.
+    // `late` shares 400 tokens with the other prompts. They end within a block that the sequence `base` left in the cache.
     const late = request("late", 62);
     const other = late.promptIds.find((id) => work.every(([, { promptIds }]) => promptIds[400] !== id))!;
     late.promptIds[400] = other;

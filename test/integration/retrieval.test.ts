@@ -1,4 +1,4 @@
-/** Passages that the engine puts into a prompt, on the small base: a prompt that holds the same tokens by hand has the same answer. */
+/** Passages that the engine puts into a prompt, on the small base: if the test puts the same tokens there, the answer is the same. */
 import { describe, expect, test } from "vitest";
 import type { DoneFrame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -23,7 +23,7 @@ for (const tenant of ["t0", "t1"]) {
 const run = (requests: readonly SequenceRequest[], target = harness()) =>
   target.run(...requests.map((request): Batch => [null, request]));
 
-/** A prompt of one kind of text, with passages inserted after its third token. */
+/** A request with a prompt of one kind of text. It asks for passages after the prompt's third token. */
 function requestOf(id: string, kind: Kind, rest: Partial<SequenceRequest> = {}, wanted: Partial<Retrieval> = {}) {
   const promptIds = encode(prose(20, kinds[kind]));
   const tokens = promptIds.length;

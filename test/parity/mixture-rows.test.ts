@@ -13,7 +13,7 @@ const random = seededRandom(seed);
 const prompt = 24;
 /** Error of log-probabilities that are computed from float32 logits whose size is a few units. */
 const tolerance = 1e-4;
-/** Formats other than fp32 round each row's state to 8 bits before the head, so logits are not quite linear in the state. */
+/** The same error in other formats than fp32, which round each row's state to 8 bits, so that logits are not quite linear in it. */
 const roundingTolerance = 0.2;
 
 let model: ModelFolder;

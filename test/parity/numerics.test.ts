@@ -42,7 +42,7 @@ test("the fingerprint is the same with any number of threads and slots, and diff
     expect(await withRunner(format, 2, (runner) => fingerprint(runner, 1))).toBe(one);
     all.add(one);
   }
-  // Two of the formats give the same fingerprint here: the exact format of a model whose weights are floats is fp32.
+  // Two of the formats give the same fingerprint: for a model whose weights are floats, the format `exact` computes as `fp32` does.
   expect(all.size).toBe(weightFormats.length - 1);
 });
 

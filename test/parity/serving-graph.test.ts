@@ -10,7 +10,7 @@ import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyLlama } from "../support/tiny-families.ts";
 
-/** Float32 sums of a few hundred products differ from float64 by far less, but a wrong mask or head by far more. */
+/** Float32 sums of a few hundred products are off by far less than this, results of a wrong mask or head by far more. */
 const tolerance = 1e-4;
 const seed = 20_261_117;
 const random = seededRandom(seed);

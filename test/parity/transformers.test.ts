@@ -29,7 +29,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 import { trialConversations } from "../support/trial-conversations.ts";
 
 const seed = 20_261_126;
-/** Both implementations compute in float32, in different order; logits are about 10. */
+/** How much logits of about 10 may differ, as both implementations compute in float32, but in a different order. */
 const tolerance = 1e-4;
 const prompts = [
   "The",

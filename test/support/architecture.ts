@@ -74,7 +74,7 @@ const backendLayers: Record<string, string[]> = {
   // Compares what is shipped with the paper's method. No other layer imports this one.
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
-    // The backend's runner computes long prompts.
+    // Research computes long prompts with the backend's runner.
     ...["engine/open-model.ts", "kv/host-runner.ts", "kv/runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],

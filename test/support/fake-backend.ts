@@ -16,7 +16,7 @@ export interface FakeBackendOptions {
   /** `firstTokenMs`: milliseconds until a sequence's first token. `stepMs`: milliseconds between its later tokens. */
   firstTokenMs: number;
   stepMs: number;
-  /** Every token has the first id. The alternatives of a token take all ids in turn. */
+  /** The first is the id of every token that is sent. The alternatives of a token have all of these ids in turn. */
   tokenIds: number[];
 }
 

@@ -19,7 +19,7 @@ export function allowedIds({ allowed }: GrammarRow): number[] {
   return Array.from({ length: vocabularySize }, (_, id) => id).filter((id) => (allowed![id >>> 5] >>> (id & 31)) & 1);
 }
 
-/** Opens a grammar's row. `advance` resolves when the tokens allowed after an id are known. */
+/** Opens a grammar for one sequence. `advance` in the result adds a token's id, and resolves when the ids allowed after it are known. */
 export async function openRow(form: string, tokens: number[] = [], tenant = "tenant") {
   let changed = Promise.withResolvers<void>();
   const row = await grammars.open({ tenant, form, tokens }, (error) => {
@@ -44,7 +44,7 @@ export async function isAdmitted(form: string, text: string): Promise<boolean> {
   return isEnd;
 }
 
-/** Draws a text, token by token. Tokens that close something are drawn more often, so that texts end. `ended`: a stop id was drawn. */
+/** Draws a text token by token. Tokens that close something come more often, so that texts end. `ended` is true if a stop id came. */
 export async function drawn(form: string, random: () => number, most = 60) {
   const { row, advance } = await openRow(form);
   const ids: number[] = [];

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 export interface LiveHeap {
   /** Objects and strings. */
   heap: number;
-  /** Memory of buffers, which lies outside of the heap. */
+  /** Contents of buffers, which lie outside of the heap. */
   buffers: number;
 }
 
@@ -34,7 +34,7 @@ interface Message {
   error?: { message: string };
 }
 
-/** Most collections for one reading. Objects that are finalized after one collection free more memory in the next. */
+/** Most collections for one reading. After objects are finalized, the next collection frees what they held. */
 const mostCollections = 20;
 /** This many collections in a row that free nothing end a reading. A single one may run before objects are finalized. */
 const lastCollections = 3;

@@ -1,6 +1,6 @@
-/** Shares one load among all requests of a test file, even among requests that wait for each other. */
+/** Loads a value once for all callers, also for those that call while it is being loaded. */
 
-/** Runs `load` once and keeps its promise; after a failure the next caller tries again. */
+/** The result calls `load` once and keeps the promise. After a failure, the next call tries again. */
 export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
   let loading: Promise<T> | null = null;
   return () => {

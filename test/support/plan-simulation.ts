@@ -44,7 +44,7 @@ const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachab
 
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
-/** Memory for `positions` positions. A step that decodes rows of both length classes costs as much as `classPositions` more positions. */
+/** Room for `positions` positions. A step that decodes rows of both length classes costs as much as `classPositions` more positions. */
 export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
@@ -101,7 +101,7 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** Runs a step. It computes `tokens` prompt tokens; `pairs` sums, over its chunks, tokens times the tokens cached before. */
+  /** Runs a step. In the result, `tokens` counts its prompt tokens; `pairs` sums, over its chunks, tokens times tokens cached before. */
   step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; pairs: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const plan = this.planner.nextStep();

@@ -240,7 +240,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
   };
   const submitted = new Map(
     sequences.map((one, i) => {
-      // No connection is free until the last sequence is submitted. The others wait until then, and its call takes them along.
+      // No connection is free until the last sequence is submitted, so that all earlier ones wait and leave in the same call.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
       const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const cancelOne = routing.client.submit(

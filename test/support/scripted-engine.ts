@@ -1,6 +1,6 @@
 /**
- * Stands in for an engine's process and does what its settings say. Each process of a client takes the next entry of `starts`, later
- * ones the last entry: "ready", or how the process fails. `then` says how it reacts to a request.
+ * Stands in for an engine's process and does what its settings say. `starts` says how the first, second, … process of a client starts,
+ * its last entry also how further ones do: ready, with other artifacts, or with a fault. `then` says how a process answers a request.
  */
 import { appendFileSync, readFileSync } from "node:fs";
 

@@ -27,7 +27,7 @@ export interface StackPlace {
 export interface RunningStack extends StackPlace {
   /** POSTs JSON with the key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
-  /** Sends `body` by POST, or a GET without one. Returns the answer's JSON; throws an Error with the answer if its status is another. */
+  /** Sends `body` by POST, or a GET without one. Returns the answer's JSON; throws an Error with the answer unless it has this `status`. */
   ask<T>(path: string, body?: unknown, options?: { method?: string; status?: number }): Promise<T>;
 }
 

@@ -25,7 +25,7 @@ test("a missed target and a faster peer are both losses; a target that is met is
 test("edges are compared process by process, and only what is later by many standard errors is a loss", () => {
   const runs = [
     [row("ours", 10, 30), row("theirs", 7, 20)],
-    // The rows of a run may come in another order.
+    // Here the two edges of a run come in another order.
     [row("theirs", 16, 31), row("ours", 20, 30)],
     [row("ours", 12, 30), row("theirs", 10, 30)],
   ];

@@ -62,7 +62,7 @@ function routed(count: number, options: ScriptedRoutingOptions = {}): ScriptedRo
   return routing;
 }
 
-/** Sends a batch to the backend `first`, which accepts it unless `isWaiting`. `second` is another backend. */
+/** Sends a batch. In the result, `first` is the backend that got it and accepts it unless `isWaiting`, and `second` is another one. */
 async function sent(sequences: SequenceRequest[], { isWaiting = false, backends = 2, urls }: SentOptions = {}) {
   const routing = routed(backends, { urls });
   const batch = runBatch(routing, sequences);
@@ -147,7 +147,7 @@ test.each<[string, (id: string) => Frame]>([
   const tokens = framesFor(sequence("a")).slice(0, -1);
   await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
   expect(first.cancelled).toEqual(["a"]);
-  // The backend sends this before it learns of the cancellation.
+  // The backend sends this token before it learns of the cancellation.
   await first.last.send(tokenFrame("a", 7, 1));
   expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
   await serve(second.last);
@@ -334,7 +334,7 @@ describe("a backend that refuses a call", () => {
     const { routing, second, ended, of } = await begunElsewhere();
     answerAll(routing, (call) => call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable")));
     await second.last.refuse(callFailure("refused"));
-    // The sequence at fault ends at once. Each part is sent to the second backend first, not to the one that failed.
+    // Sequence b, which is at fault, ends at once. Each tenant's part of the call was sent to the second backend again, not to the first.
     expect(of("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
     expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
     let waitedMs = 0;

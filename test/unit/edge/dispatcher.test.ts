@@ -29,7 +29,7 @@ function submit(
   const received: Frame[] = [];
   /** Type and id of each frame, for each group of frames that came together. */
   const groups: string[][] = [];
-  /** How many frames had come before each acceptance of a sequence of this request. */
+  /** An entry for each time that sequences of this request were accepted: how many frames had come before. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const cancel = client.submit(
@@ -265,7 +265,7 @@ test("sequences that wait for a backend are sent to another one if it is ejected
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
 
-/** The sequence "new" waits for the busy second backend. `again` makes the first backend refuse "again", which then waits beside "new". */
+/** Sequence "new" waits for the busy second backend. `again()` makes the first backend refuse sequence "again", which then waits, too. */
 function waitingForSecond() {
   const routing = oneCall(2);
   const choiceFor = (centroidId: string) =>

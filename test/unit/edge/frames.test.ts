@@ -28,7 +28,7 @@ test("a stream that falls silent fails within the limit and not before 4/5 of it
     const { groups, send, isCancelled } = stream();
     send(frameLine(token(0)));
     expect((await groups.next()).value).toEqual([token(0)]);
-    // Time that the caller takes between two frames does not count.
+    // Time that the caller takes between two frames is no silence of the stream.
     await vi.advanceTimersByTimeAsync(10 * limitMs + startMs);
     let failure: unknown = null;
     groups.next().catch((error) => {

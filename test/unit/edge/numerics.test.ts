@@ -7,7 +7,7 @@ import { backendAt, callFailure, framesFor, runBatch, scriptedRouting } from "..
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
 
-/** Starts a batch and lets a backend with these `numerics` send two tokens. `second` is another backend. */
+/** Starts a batch. In the result, `first` is the backend that has these `numerics` and sent two tokens, `second` is another one. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
   const routing = scriptedRouting(2);
   const batch = runBatch(routing, sequences);

@@ -111,7 +111,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
   const property = fc.property(fc.array(event, { maxLength: 120 }), (events) => {
     const quota = new Quota();
     let nowMs = startMs;
-    /** The model: every granted request with the tokens that it holds now. */
+    /** What the quota must count: every granted request with the tokens that it holds now. */
     const granted: { id: string; atMs: number; tokens: number; open: boolean }[] = [];
     for (const [i, one] of events.entries()) {
       const running = granted.filter(({ open, atMs }) => open && atMs + reservationMs > nowMs);
@@ -125,7 +125,7 @@ test("over any sequence of events: no 60 seconds and no moment hold more than th
         const requests = () => quota.state.seconds.reduce((total, [, second]) => total + second.requests, 0);
         const before = requests();
         const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
-        // When a lease is over, its slot and its tokens of the month are free, but not its tokens of the minute.
+        // When a request's lease is over, it no longer counts as running nor for the month, but its tokens still count for the minute.
         const charged = granted.filter(({ open, atMs }) => !open || atMs + reservationMs > nowMs);
         const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
         const within = (ms: number) => granted.filter(({ atMs }) => atMs > nowMs - ms);

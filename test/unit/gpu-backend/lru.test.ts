@@ -10,7 +10,7 @@ test("any use keeps the bound, and drops the longest unused", () => {
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), fc.integer({ min: 0, max: 100 }), (operations, bound) => {
       const cache = new LruCache<number>(bound);
-      /** Keys of the model, the least recently used first. */
+      /** What the cache must hold, the least recently used entry first. */
       let entries: { key: string; bytes: number; value: number }[] = [];
       for (const [value, { kind, key, bytes }] of operations.entries()) {
         const present = entries.find((one) => one.key === key);

@@ -12,7 +12,7 @@ const advisory = {
   ...{ id: 1, url: `https://github.com/advisories/${id}`, title: "reads too far", severity: "high" },
   ...{ vulnerable_versions: "*", cwe: [], cvss: { score: 0, vectorString: null } },
 };
-/** null: the registry answers no audits. */
+/** What the registry answers to an audit; null: it refuses audits. */
 let advisories: Record<string, (typeof advisory)[]> | null = null;
 const registry = await serve((request, response) => {
   request.resume();

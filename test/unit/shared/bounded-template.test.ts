@@ -57,7 +57,7 @@ describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
   });
 });
 
-/** Operands: filters and methods are applied to each, operators to each two. */
+/** Every filter, method and slice is applied to each of these values, every operator to each pair of them. */
 const values = [
   ..."0 2 -1 2.5 true none nosuch messages messages[0] messages[0].content".split(" "),
   ..."''|'né a,b'|' x\\ny '|[]|[3, 1, 2]|['b', 'a', 'b']|{}|{'k': 1, 'content': 'v'}|(1, 2)".split("|"),

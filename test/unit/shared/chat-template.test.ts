@@ -98,7 +98,7 @@ test("a template may write 1,023 special tokens: there is a mark for each of the
   expect(() => new ChatTemplate(texts.join(""), many)).toThrow(
     "the chat template writes 1024 special tokens, the limit markedTokens is 1023",
   );
-  // Tokens of roles need marks, too, even if the template's source does not contain them.
+  // The end of text needs a mark, too, even if the template's source does not contain it.
   expect(() => new ChatTemplate(texts.slice(1).join(""), many)).toThrow("writes 1024 special tokens");
 });
 

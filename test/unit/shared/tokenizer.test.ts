@@ -40,7 +40,7 @@ it.each([
   ["ab", 50_000],
   ["!?", 50_000],
 ])("a run of %j × %d is encoded in time that grows with its length, not with the square of it", (unit, repeats) => {
-  // The same characters, whole and in eighths: equally fast if time is linear, 8 times slower if it is quadratic.
+  // The whole run takes as long as its eighths together if time is linear, and 8 times as long if it is quadratic.
   const factor = 8;
   const [part, whole] = [unit.repeat(repeats / factor), unit.repeat(repeats)];
   const cpuMs = (text: string, times: number) => {

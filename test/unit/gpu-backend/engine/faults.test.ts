@@ -101,7 +101,7 @@ test("each pass of a long prefill is reported before the next begins, so that it
   const requests = [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i)));
   await engine.submit(null, requests);
   await engine.step();
-  // The last pass decodes. This pass ends its phase, so no progress is reported after it.
+  // The last pass decodes. It is the only pass of its phase, whose end is reported by `emit`, so it reports no progress itself.
   expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
 });
 

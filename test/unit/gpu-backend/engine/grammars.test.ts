@@ -105,7 +105,7 @@ test("the grammar of nested schemas is refused where it is too long, and rows go
 
 const text = { type: "object", properties: { text: { type: "string", maxLength: 9 } }, required: ["text"] };
 const schemas: Record<string, Record<string, unknown>> = {
-  // Names that begin alike, definitions with the same name, and an object without properties.
+  // Functions whose names begin alike, functions whose definitions have the same name, and one without arguments.
   get: { type: "object", properties: { a: { $ref: "#/$defs/x" } }, required: ["a"], $defs: { x: { enum: [1, 12] } } },
   get_a: { ...text, $defs: { x: { type: "string" } } },
   get_ab: { type: "object", properties: { n: { type: "integer", minimum: -5, maximum: 120 } } },

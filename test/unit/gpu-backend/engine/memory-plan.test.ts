@@ -81,6 +81,6 @@ test("a base in blocks takes less than its floats, where they are kept", async (
 test("the limit is that of the control group where it has one", () => {
   expect(memoryLimit(4 * GB, 16 * GB)).toBe(4 * GB);
   expect(memoryLimit(0, 16 * GB)).toBe(16 * GB);
-  // Without a limit, version 1 of control groups reports a number larger than any memory.
+  // Without a limit, version 1 of control groups reports more bytes than any machine has.
   expect(memoryLimit(2 ** 63, 16 * GB)).toBe(16 * GB);
 });

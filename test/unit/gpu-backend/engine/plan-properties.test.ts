@@ -45,7 +45,7 @@ class RandomRun {
     }));
   }
 
-  /** `passLead`, and the service of a full batch of sequences that fill the context. */
+  /** What another tenant may be served while a sequence is passed: `passLead`, and a full batch of sequences that fill the context. */
   get #bound(): number {
     return passLead + generatedWeight * shape.contextTokens * this.simulation.limits.maxSequences;
   }

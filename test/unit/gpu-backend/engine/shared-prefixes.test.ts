@@ -95,7 +95,7 @@ test("sequences that share a prompt compute its whole blocks once, then each its
   const target = harness();
   await target.engine.submit("c0", choices(8));
   await target.finish();
-  // Four sequences start beside the leader and compute its last chunk, too. Three start after it and compute one token each.
+  // One sequence computes the prompt. Four start in the step of its last chunk and compute it, too, three later, with a token each.
   expect(prefilledTokens(target)).toBe(300 + 4 * (300 - 256) + 3);
   for (const one of choices(8)) {
     expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));

@@ -267,7 +267,7 @@ test("positions grow by half, or a third, up to the context, and come back with 
   fill(short, 60);
   arena.close(rows[0]);
   arena.trim();
-  // Not 64: with 60 of them filled the arena would soon grow again.
+  // The arena keeps 128 positions, not 64: as 60 are filled, it would soon grow again.
   expect(arena.positions).toBe(128);
   expect(tokensIn(arena, short)).toHaveLength(60);
   arena.close(short);

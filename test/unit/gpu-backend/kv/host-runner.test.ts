@@ -1,4 +1,4 @@
-/** Rows behind handles: each row gets its own tokens, positions and states, in whatever order a pass names the rows. */
+/** The runner on the host: each row gets its own tokens, positions and states, in whatever order a pass names the rows. */
 import { expect, test } from "vitest";
 import type { KvRow } from "../../../../gpu-backend/kv/arena.ts";
 import { HostRunner } from "../../../../gpu-backend/kv/host-runner.ts";

@@ -24,7 +24,7 @@ test("rows come in eighths of the next power of two, whole multiples of 64, up t
   expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
 });
 
-/** Memory for `positions`. A second length class costs as much as attention over `classPositions`. */
+/** Room for `positions` positions. A second length class costs as much as attention over `classPositions` positions. */
 const budgetOf = (positions: number, classPositions = Number.POSITIVE_INFINITY) =>
   new KvBudget(shape, positions * bytesPerPosition(shape), { classBytes: classPositions * bytesPerPosition(shape) });
 
@@ -68,7 +68,7 @@ test("length classes: rows stay together where a second class costs more than it
   expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
   expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
   expect(budgetOf(1e6, 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(640);
-  // Here memory is the limit: it does not hold all rows in one class.
+  // These two budgets have no room for all rows in one class.
   expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
   expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
 });
@@ -90,7 +90,7 @@ test("length classes: memory that holds rows at their most holds them at any sho
   fc.assert(
     fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
       const lengths = some.map(({ most }) => most);
-      // Memory for little more than the rows need.
+      // The budget has room for few more positions than the rows need.
       let positions = 1000;
       while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
       const budget = budgetOf(positions, pass);

@@ -27,7 +27,7 @@ function matrixOf(dtype: BlockType): Weight {
   return { dtype, shape: [values / columns, columns], bytes };
 }
 
-/** x·Wᵀ in double precision. Errors are divided by `magnitude`, the largest sum of the magnitudes of a product's terms. */
+/** x·Wᵀ in double precision, and the `magnitude` that errors are divided by: the largest sum of the magnitudes of a product's terms. */
 function exactProduct(x: Float32Array, matrix: Float32Array, rows: number, width = columns) {
   const count = x.length / width;
   const result = new Float64Array(count * rows);

@@ -28,7 +28,7 @@ beforeEach(() => {
 });
 const storeOf = (rest: Partial<TenantStoreSettings> = {}) =>
   new TenantStore({ directory, tenantBytes: 10_000, totalBytes: 1_000_000, now: () => new Date(), ...rest });
-/** The content of a file as the engine gets it: from memory if the disk refused it, else from disk. */
+/** The content of a file as the engine gets it: from the store's own copy if the disk refused it, else from disk. */
 const contentIn = async (store: TenantStore, tenant: string, hash: string) =>
   store.unwritten(tenant, hash) ?? store.files.read(tenant, hash);
 const folderOf = (tenant: string) => join(directory, hashOf(tenant));
