@@ -71,7 +71,7 @@ function handMade() {
 const ways: ("native" | "by events")[] = ["native", "by events"];
 type Way = (typeof ways)[number] | "whole";
 
-/** Cells that give `answers` in turn; `requests` records the request of each. */
+/** Cells that give `answers` in turn. In the result, `requests` has the request that each of them got. */
 function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
@@ -446,7 +446,7 @@ test.each([false, true])(
     const text = response.text();
     const event = chunk(0, "abc");
     answers[0].lose(chunk(1, "x") + event.slice(0, -6));
-    // The second cell gets less far in choice 1 than the first one.
+    // The second cell gets less far in choice 1 than the first cell did.
     answers[1].send(chunk(1, "y"));
     if (isSilent) answers[1].close();
     else answers[1].lose();

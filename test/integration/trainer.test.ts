@@ -14,7 +14,7 @@ const staticShape = bankShape({ rank: 2, biases: 1 });
 const networkShape = bankShape({ rank: 4, biases: 4, hidden: 8, dimensions: P });
 const options = { seed, steps, learningRate: 0.05, weightDecay: 0, threads: 1 };
 
-/** Clusters at both ends of each axis of the prompt space; each has its own vocabulary. */
+/** Clusters at both ends of each axis of the prompt space. The text of each cluster has a vocabulary of its own. */
 function clusteredText() {
   const random = seededRandom(seed);
   const values = (length: number) => Float32Array.from({ length }, () => random() - 0.5);

@@ -67,7 +67,7 @@ export async function drawn(form: string, random: () => number, most = 60) {
 
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 
-/** The JSON value of a drawn text. `ended` is false if the text became too long. Throws if it is not UTF-8 or not JSON. */
+/** Draws a text, and reads it as JSON if it `ended` before it became too long. Throws if the text is not UTF-8 or not JSON. */
 export async function drawnValue(form: string, random: () => number): Promise<{ ended: boolean; value: unknown }> {
   const { ids, ended } = await drawn(form, random);
   if (!ended) return { ended, value: undefined };

@@ -89,7 +89,7 @@ async function openSession(url: string): Promise<{ isolates: Map<string, Isolate
   const ended = Promise.withResolvers<never>();
   ended.promise.catch(() => undefined);
   socket.addEventListener("close", () => ended.reject(new Error(`the inspector at ${url} has gone`)));
-  /** `session` is a thread's, or "" for the process's main thread. */
+  /** `session` is the id of a thread's session, or "" for the process's main thread. */
   const isolate = (session: string): Isolate => {
     let sent = 0;
     return async (method, params = {}) => {

@@ -4,7 +4,7 @@ import { resumableFetch } from "../../../edge/client/resumable.ts";
 
 type Connection = "lost" | { events: string[]; end: "close" | "error" | "silent"; status?: number };
 
-/** A fetch whose attempts get these connections in order. `sent` lists the key and the last event's id that each attempt sent. */
+/** A fetch whose attempts get these connections in order. In the result, `sent` has the key and the last event's id of each attempt. */
 function scripted(connections: Connection[], options = {}) {
   const sent: { key: string | null; lastId: string | null }[] = [];
   const send = async (_: unknown, init?: RequestInit) => {

@@ -24,8 +24,8 @@ const { signal } = new AbortController();
 type Answer = [status: number, process: string | null];
 
 /**
- * A client whose calls get these answers in turn, the last one repeatedly. `calls` lists method, URL and name of each call,
- * `signatures` their Authorization headers.
+ * A client whose calls get these answers in turn, the last one repeatedly. In the result, `calls` has each call's method, URL and name, and
+ * `signatures` its Authorization header.
  */
 function scripted(answers: Answer[], url = "http://b") {
   const calls: string[] = [];

@@ -48,7 +48,7 @@ test("an ejected backend is probed with traffic only, and called again once it i
   expect(dying.probes).toBe(0);
   await run("e");
   expect([dying.calls.length, dying.probes]).toEqual([2, 1]);
-  // The backend was not ready, so the next probe comes later.
+  // The probe found the backend not ready, so the next probe comes after a longer pause.
   await run("f");
   await routing.pass(2000);
   dying.ready = ready(hash);

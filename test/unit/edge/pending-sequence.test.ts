@@ -41,7 +41,7 @@ test("the client gets frames in order under its own id; any other frame is an er
   expect(() => one.deliver(promptFrame("a"))).toThrow(/prompt/);
   expect(() => one.deliver(tokenFrame("a", 1, 9))).toThrow(/index 1, 2 is next/);
   expect(one.deliver(tokenFrame("a", 2, 9))).toEqual(tokenFrame("a", 2, 9));
-  // A token that a backend repeats or skips is refused.
+  // A frame is refused if its token repeats an earlier one or comes too early.
   expect(() => one.deliver(tokenFrame("a_1", 2, 9))).toThrow(/index 2, 3 is next/);
   expect(() => one.deliver(tokenFrame("a_1", 4, 9))).toThrow(/index 4, 3 is next/);
   expect(one.deliver(tokenFrame("a_1", 3, 10))).toEqual(tokenFrame("a", 3, 10));

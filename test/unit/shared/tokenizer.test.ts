@@ -48,7 +48,7 @@ it.each([
     for (let i = 0; i < times; i++) gpt2.encode(text);
     return process.cpuUsage(start).user / 1000;
   };
-  // Processor time, and the best of a few runs in turns, because other work on the machine disturbs single ones.
+  // Measures processor time, and takes the best of three runs of each, because other work on the machine disturbs single runs.
   let times = 1;
   while (cpuMs(whole, times) < 20) times *= 2;
   const best = { whole: Number.POSITIVE_INFINITY, parts: Number.POSITIVE_INFINITY };

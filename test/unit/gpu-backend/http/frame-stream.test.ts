@@ -21,7 +21,7 @@ const batch: BatchRequest = {
   sequences: [{ ...sequenceRequest("a"), gatherMs }],
 };
 
-/** The body of `batch`, with an engine that the test plays: `say` sends its frames. */
+/** The body of the answer to `batch`. The test plays the engine: `say` in the result sends the engine's frames. */
 function streamed() {
   let tell: (frames: Frame[]) => void = () => undefined;
   const cancelled: string[][] = [];
@@ -85,7 +85,7 @@ test("a reader who falls too far behind loses what is open, and the engine is to
   expect(slow.outcomes).toEqual([{ tokens: 1, done: 1, failed: 0, clientGone: true }]);
 });
 
-/** `waits`: milliseconds that each sequence's tokens may wait. `sent`: the frames of each sending, as `id index` or `id type`. */
+/** Gathers frames of sequences whose tokens may wait for `waits` ms. In the result, `sent` lists what was sent at once, frame by frame. */
 function gathering(waits: Record<string, number | undefined>) {
   const sent: string[][] = [];
   const sequences = Object.entries(waits).map(([id, wait]) => ({ ...sequenceRequest(id), gatherMs: wait }));

@@ -90,7 +90,7 @@ test("length classes: memory that holds rows at their most holds them at any sho
   fc.assert(
     fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
       const lengths = some.map(({ most }) => most);
-      // The budget has room for few more positions than the rows need.
+      // The budget has room for only a few more positions than the rows need.
       let positions = 1000;
       while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
       const budget = budgetOf(positions, pass);

@@ -8,7 +8,7 @@ const never = new AbortController().signal;
 /** Lets the promises that are resolved by now call their handlers. */
 const settled = () => new Promise(setImmediate);
 
-/** A queue of requests. `started` lists the tenants whose turn came, in order; `end` ends a tenant's request whose turn came last. */
+/** A queue, and in the result also `started`: the tenants whose turn came, in order. `end` ends the running request of a tenant. */
 function queueOf() {
   const queue = new MakingQueue("adapters");
   const started: string[] = [];
