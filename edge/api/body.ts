@@ -35,9 +35,9 @@ export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: 
 }
 
 /**
- * Receives a body of at most `maxBytes` and parses it with `read`, within the limits of bytes read at once. A body that may be large is
- * read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if `digested` is given, for the bytes
- * that it makes of the parsed value.
+ * Receives a body of at most `maxBytes` and parses it with `read`, within the limits of bytes that all requests together may
+ * hold. A body that may be large is read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if
+ * `digested` is given, for the bytes that `digested` makes of the parsed value.
  */
 export async function receiveBody<T>(
   c: AppContext,

@@ -38,7 +38,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
     });
     return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
-    // The tenant's store charges the memory, under the same request id. Charged here: only work whose client has disconnected.
+    // The tenant's store charges for the memory, under the same request id. This charges only work left by a client that disconnected.
     void admission.settle(hasLeft ? [consumed] : []);
   }
 };

@@ -41,7 +41,7 @@ export const routingLimits = {
   maxSenders: 32,
   /** After this many calls in a row that name a process of an address, one call names none, so that new processes are discovered. */
   namedCallsInRow: 16,
-  /** After this time without an answer, calls no longer name a process that has no sequences under way. */
+  /** A process without sequences that has not answered for this long is no longer named in calls as the one to run them. */
   processTtlMs: 600_000,
   /** After this time without an answer, a failed probe drops an ejected process: its pod is gone. */
   forgetMs: 60_000,

@@ -22,7 +22,7 @@ const layers = 2;
 const contextTokens = 256;
 const gates = 8;
 const kvBytes = 2 ** 31;
-/** Maximum prompt tokens of a run at first. If a result is then wrong, `runSelfTest` tries shorter runs. */
+/** Maximum prompt tokens that one pass computes. If a result is wrong with so many, `runSelfTest` tries again with fewer. */
 const longestRun = 128;
 
 const { modelDirectory, weightFormat: format, threads } = JSON.parse(process.argv[2]) as SelfTestSettings;

@@ -53,7 +53,7 @@ export function planMemory(settings: MemorySettings) {
   const taken = {
     processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
-    // RAM for the start of one set or for a fitter. Nothing prevents both from running at the same time.
+    // RAM for the start of one set or for a fitter, whichever needs more. If both run at the same time, the plan is exceeded.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: isOnDevice ? 0 : sets * settings.prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,

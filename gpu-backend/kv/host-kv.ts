@@ -66,7 +66,7 @@ export class HostKv implements KvStore {
     return this.#budget.holds(lengths, positions);
   }
 
-  /** An empty row without memory. */
+  /** An empty row, for which nothing is allocated yet. */
   open(wanted: number): KvRow {
     return new KvRow(wanted);
   }

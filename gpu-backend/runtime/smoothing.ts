@@ -50,7 +50,7 @@ function smoothedProducts(config: ModelConfig): Smoothed[] {
   return products;
 }
 
-/** Number of input channels of each product whose input is smoothed, by the name of its first matrix. */
+/** Number of channels of each smoothed input, by the name of the first of the weight matrices that read the input. */
 export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<string, number> {
   const products = smoothedProducts(config).map(({ readers }) => readers[0]);
   return new Map(products.map((name) => [name, weightOf(weights, `${name}.weight`).shape[1]]));

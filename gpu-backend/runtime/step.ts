@@ -38,8 +38,8 @@ export interface StepInput extends HeadInput {
    */
   past: (Float32Array | Int8Array)[];
   /**
-   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then for the other sequences. A
-   * step with `longPast` has no `begunTokens`.
+   * A second past, with a length P of its own, for the last n of the S sequences, where n is `sequences`. `past` and `pastTokens` are then
+   * for the first S − n. A step with `longPast` has no `begunTokens`.
    */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
   /** Positions of this step (row × T + column) that the head is computed at. They come first among the M positions. */

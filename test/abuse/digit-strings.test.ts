@@ -33,7 +33,7 @@ test.each(attacks)("strings of digits as %s slow another caller little", async (
       edge.ask("/v1/embeddings", "quiet", { input: "Once" }),
     );
   let found = await measure();
-  // A request that is refused with 429 for its tenant's unread answers loads nothing, so a flood with such refusals is measured again.
+  // A request that gets 429 for its tenant's unread answers costs the server nothing, so such a flood is measured again.
   for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)
     found = await measure();
   console.log(

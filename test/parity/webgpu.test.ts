@@ -385,7 +385,7 @@ describe.skipIf(failure)("on WebGPU", () => {
     await twins.run("prefill", new Map([[lost[0], [6, nanId, 7]]]), [], twins.head(0, none));
     await twins.run("decode", new Map([[lost[1], [nanId]]]), [], twins.head(0, none));
     twins.close(...lost);
-    // Beside the longest row, passes read the others' positions after their last.
+    // In a pass with a longer row, attention also reads a shorter row's positions past its end.
     const rows = [60, 3, 5].map((length) => ({ row: twins.open(), ids: Array.from({ length }, (_, t) => 6 + t) }));
     for (const { row, ids } of rows.toReversed()) expect(await twins.prefill(row, ids)).toBeLessThan(tolerance);
     const next = new Map(rows.map(({ row }) => [row, [9]]));

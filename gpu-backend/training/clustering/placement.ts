@@ -1,4 +1,7 @@
-/** Clusters whole documents: their kind is clearer than a prefix's. Fits the edge's table so that 64-token prefixes find the clusters. */
+/**
+ * Clusters whole documents, because a document shows its kind of text better than its first tokens do. Then fits the table by which the edge
+ * embeds prompts, so that the first 64 tokens of a document find its cluster.
+ */
 import {
   type CentroidVectors,
   type EdgeTable,

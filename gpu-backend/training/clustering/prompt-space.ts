@@ -16,7 +16,9 @@ const shrinkage = 0.02;
 /** Lower bound of a direction's variance, as a share of the largest variance or of all variance. A smaller variance is noise. */
 const varianceFloor = 1e-6;
 
-/** Projects token embeddings, less the prefixes' mean, to [V, P]. Uses principal components if no document has two prefixes. */
+/**
+ * Projects token embeddings, less the mean of the documents' prefixes, to [V, P]. Uses principal components if no document has two prefixes.
+ */
 export function fitPromptRows(
   tokenEmbedding: Float32Array,
   hiddenSize: number,

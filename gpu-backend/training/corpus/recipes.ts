@@ -6,7 +6,7 @@ import { sectionsOf } from "./documents.ts";
 import { type FoundFile, filesOf, outputOf, pagesOf } from "./packages.ts";
 
 interface Recipe {
-  /** A glob pattern per package, in the order of the lock. */
+  /** A glob pattern for each package, in the order in which the corpus lock lists the packages. */
   files: readonly string[];
   /** Paths to leave out. */
   without?: RegExp;

@@ -9,7 +9,7 @@ export interface Way {
   system: string;
   url: string;
   headers: Record<string, string>;
-  /** Headers that depend on the body: a signature or a key. The request's time starts after they are made. */
+  /** Headers that are computed from the body, such as a signature. The request's time starts after they are made. */
   sign?: (body: Uint8Array) => Promise<Record<string, string>>;
   /** Bodies of the requests, which are used in turn. */
   bodies: string[];

@@ -245,7 +245,7 @@ function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number
 }
 
 test.each([
-  // A router that took the least loaded backend instead of the first one within its share would reach 2.5 times the mean.
+  // If routers took the least loaded backend, not the first free one in the centroid's order, its load would be 2.5 times the mean.
   ["many centroids and very old reports", 0, 1 / 4],
   // Routers without reports would reach 2.7 times the mean.
   ["a centroid of half of all sequences and fresher reports", 0.5, 1 / 16],

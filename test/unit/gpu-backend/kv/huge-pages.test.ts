@@ -16,7 +16,7 @@ const source = `
   const hugeKilobytes = () => Number(/^AnonHugePages: +(\\d+)/m.exec(readFileSync("/proc/self/smaps_rollup", "utf8"))[1]);
   const before = hugeKilobytes();
   const memory = new KvMemory(shape);
-  // Writes whole arrays, because a huge page begins only at a multiple of its size.
+  // Writes whole arrays: an array may start in the middle of a huge page, so its first bytes alone might touch none.
   for (const array of memory.arrays) array.fill(1);
   const taken = hugeKilobytes() - before;
   const plain = new Int8Array(memory.arrays[0].length).fill(1);
