@@ -271,9 +271,7 @@ export class Engine {
       this.#planner.restart(sequence);
       this.#prefixes?.arrive(sequence);
     } catch (thrown) {
-      // As in `#guard`.
-      if (sequence.ended) throw thrown;
-      this.#fail(sequence, this.#reportFault(thrown));
+      this.#failBy(sequence, thrown);
     }
   }
 
@@ -361,10 +359,14 @@ export class Engine {
     try {
       work();
     } catch (thrown) {
-      // The sequence has ended, so `#end` has thrown, which may leave shared state inconsistent.
-      if (sequence.ended) throw thrown;
-      this.#fail(sequence, this.#reportFault(thrown));
+      this.#failBy(sequence, thrown);
     }
+  }
+
+  /** Ends a sequence in the error that its own work threw. If it has ended, `#end` threw: shared state may be inconsistent, so throws on. */
+  #failBy(sequence: Sequence, thrown: unknown): void {
+    if (sequence.ended) throw thrown;
+    this.#fail(sequence, this.#reportFault(thrown));
   }
 
   #reportFault(thrown: unknown): ServiceError {

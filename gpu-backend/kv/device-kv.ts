@@ -9,7 +9,7 @@
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { buildCopy, buildRead } from "../runtime/device-graph.ts";
-import { type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
+import { copyFeeds, type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { ModelShape } from "../runtime/step.ts";
@@ -338,7 +338,7 @@ export class DeviceKv implements KvStore {
     session: Session,
     [from, to]: readonly [Arrays, Arrays],
     arrays: readonly number[],
-    indexes: ReturnType<typeof indexFeeds>,
+    indexes: ReturnType<typeof copyFeeds>,
   ): Promise<void> {
     const { width } = this.#shape.arrays[arrays[0]];
     const asVectors = (buffer: DeviceBuffer) => view(buffer, buffer.elements / width, width);
@@ -361,13 +361,10 @@ interface Move {
 }
 
 /** Feeds of `buildCopy` that move the vectors of each head. */
-function indexFeeds(moves: readonly Move[], heads: number): { from: Tensor; to: Tensor } {
+function indexFeeds(moves: readonly Move[], heads: number): ReturnType<typeof copyFeeds> {
   const taken = moves.flatMap(({ from, count }) => indexesOf(from, count, heads));
   const put = moves.flatMap(({ to, count }) => indexesOf(to, count, heads));
-  return {
-    from: tensor(Int32Array.from(taken), [taken.length]),
-    to: tensor(BigInt64Array.from(put, BigInt), [put.length, 1]),
-  };
+  return copyFeeds(taken, put);
 }
 
 /** Indexes of the vectors of `count` positions of each head. */

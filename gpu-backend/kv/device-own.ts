@@ -6,7 +6,7 @@
 import { ownRank as R } from "../../shared/artifacts/limits.ts";
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { buildCopy } from "../runtime/device-graph.ts";
-import { type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
+import { copyFeeds, type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { HiddenChange, ModelShape, OwnChanges } from "../runtime/step.ts";
@@ -75,18 +75,12 @@ export class DeviceOwn {
   async #writePlace(pool: DeviceBuffer, place: number, values: Float32Array, width: number): Promise<void> {
     const rows = values.length / width;
     const kept = view(pool, pool.elements / width, width);
-    const feeds = {
-      "x.0": tensor(values, [rows, width]),
-      from: tensor(
-        Int32Array.from({ length: rows }, (_, i) => i),
-        [rows],
-      ),
-      to: tensor(
-        BigInt64Array.from({ length: rows }, (_, i) => BigInt(place * rows + i)),
-        [rows, 1],
-      ),
-      [names.kept(0)]: kept,
-    };
+    const from = Array.from({ length: rows }, (_, i) => i);
+    const indexes = copyFeeds(
+      from,
+      from.map((i) => place * rows + i),
+    );
+    const feeds = { "x.0": tensor(values, [rows, width]), ...indexes, [names.kept(0)]: kept };
     await this.#memory.run(this.#write, feeds, [], { [names.grown(0)]: kept });
   }
 

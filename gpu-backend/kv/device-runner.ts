@@ -8,9 +8,9 @@ import { type DeviceBuffer, DeviceMemory, view } from "../runtime/device-memory.
 import { names } from "../runtime/graph-names.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../runtime/model-weights.ts";
-import { noRows, zeroBias } from "../runtime/row-feeds.ts";
-import { type Session, type SessionResults, type Tensor, tensor } from "../runtime/session.ts";
-import type { Bank, HeadInput, LogitChanges, ModelShape, RowOutput } from "../runtime/step.ts";
+import { biasFeeds, noRows, oneRow, readRows } from "../runtime/row-feeds.ts";
+import { type Session, type Tensor, tensor } from "../runtime/session.ts";
+import type { Bank, HeadInput, ModelShape, RowOutput } from "../runtime/step.ts";
 import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
@@ -191,7 +191,7 @@ export class DeviceRunner implements Runner {
       [names.keptStates]: this.kv.allStates,
       [names.statesAt]: tensor(at, [at.length]),
       ...(config.tiedHead ? { [names.embedding]: this.#embedding } : {}),
-      ...(await this.#rowFeeds(rows.length > 0 ? { ...head, rows } : oneRow(head, this.gates))),
+      ...(await this.#rowFeeds(rows.length > 0 ? { ...head, rows } : { ...head, ...oneRow(this.gates) })),
       ...(head.own ? await own.feeds(head.own, rows.length) : {}),
     };
     const fetched = [
@@ -202,7 +202,7 @@ export class DeviceRunner implements Runner {
     const results = await memory.run(head.own ? sessions.mixedHead : sessions.head, feeds, fetched);
     const hidden = want.hidden ? (results[names.hidden].data as Float32Array) : null;
     if (rows.length === 0) return { ...noRows(want.scores), hidden };
-    return { ...readRows(results, head), hidden };
+    return { ...readRows(results, rows.length, head), hidden };
   }
 
   async #rowFeeds({ rows, gates, inverseTemperatures, targetIds, bias }: HeadInput & { rows: Int32Array }) {
@@ -211,7 +211,7 @@ export class DeviceRunner implements Runner {
       [names.rows]: tensor(rows, [N]),
       [names.inverseTemperatures]: tensor(inverseTemperatures, [N, 1]),
       [names.targetIds]: tensor(targetIds, [N, 1]),
-      ...biasFeeds(bias),
+      ...biasFeeds(bias, (pairs) => BigInt64Array.from(pairs, BigInt)),
     };
     if (this.gates === 0) return feeds;
     const { memory } = this.#parts;
@@ -234,37 +234,3 @@ interface RowTokens {
 const ranking = [
   ...[names.topScores, names.topIds, names.topProbability, names.scaledTopProbability, names.targetScores],
 ];
-
-/** The graph requires at least one row. The results of this row are not read. */
-function oneRow(head: HeadInput, gates: number): HeadInput & { rows: Int32Array } {
-  const row = { rows: Int32Array.of(0), gates: new Float32Array(gates) };
-  return { ...head, ...row, inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) };
-}
-
-function biasFeeds(bias: LogitChanges): Record<string, Tensor> {
-  const { rows, ids, values, penalties } = bias.values.length > 0 ? bias : zeroBias;
-  const A = values.length;
-  const indices = BigInt64Array.from({ length: 2 * A }, (_, i) => BigInt((i % 2 === 0 ? rows : ids)[i >> 1]));
-  return {
-    [names.biasIndices]: tensor(indices, [A, 2]),
-    [names.biasPenalties]: tensor(penalties ?? new Float32Array(A).fill(1), [A]),
-    [names.biasValues]: tensor(values, [A]),
-  };
-}
-
-function readRows(results: SessionResults, { inverseTemperatures, want }: HeadInput): RowOutput {
-  const floats = (name: string) => results[name].data as Float32Array;
-  const topCount = results[names.topIds].dims[1];
-  const topScores = floats(names.topScores);
-  // log Σ exp(x) is the greatest x minus the log of its probability.
-  const logSums = (probabilities: Float32Array, inverseOf: (n: number) => number) =>
-    probabilities.map((probability, n) => topScores[n * topCount] * inverseOf(n) - Math.log(probability));
-  return {
-    ...{ topCount, topScores },
-    topIds: Int32Array.from(results[names.topIds].data as BigInt64Array, Number),
-    logSumExp: logSums(floats(names.topProbability), () => 1),
-    scaledLogSumExp: logSums(floats(names.scaledTopProbability), (n) => inverseTemperatures[n]),
-    targetScores: floats(names.targetScores),
-    scores: want.scores ? floats(names.scores) : null,
-  };
-}

@@ -99,6 +99,14 @@ export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tenso
   return deviceView(whole, shape);
 }
 
+/** Feeds of `buildCopy`: rows `from` are copied to rows `to`. */
+export function copyFeeds(from: readonly number[], to: readonly number[]): { from: Tensor; to: Tensor } {
+  return {
+    from: tensor(Int32Array.from(from), [from.length]),
+    to: tensor(BigInt64Array.from(to, BigInt), [to.length, 1]),
+  };
+}
+
 function hostBytes(tensors: readonly Tensor[]): number {
   const onHost = tensors.filter(({ location }) => location === "cpu");
   return onHost.reduce((sum, { data }) => sum + (data as Elements).byteLength, 0);

@@ -2,7 +2,7 @@
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
-import { bool, noRows, ownFeeds, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
+import { bool, noRows, oneRow, ownFeeds, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
@@ -164,10 +164,7 @@ function withEnoughRows(input: StepInput, gates: number): StepInput {
   const headRows = hasRows || sequences === 0 ? input.headRows : Int32Array.of(0);
   const rows = input.rows ?? Int32Array.from(input.headRows.keys());
   if (rows.length > 0) return { ...input, headRows };
-  return {
-    ...{ ...input, headRows, rows: Int32Array.of(0), gates: new Float32Array(gates) },
-    ...{ inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) },
-  };
+  return { ...input, headRows, ...oneRow(gates) };
 }
 
 /** The causal mask, [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */

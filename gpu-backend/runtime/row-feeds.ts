@@ -1,4 +1,4 @@
-/** Inputs and outputs of the graph for the head's rows. */
+/** Inputs and outputs of the graphs for the head's rows, on the host and on a device. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
@@ -8,7 +8,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
 /** The fed entry if no logit is changed. It changes nothing, but GatherND needs at least one entry. */
-export const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
 const noChanges: OwnChanges = { rows: none, changes: [], indexes: none, weights: new Float32Array(0) };
@@ -30,6 +30,12 @@ export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string,
   };
 }
 
+/** A row for a run of the head without rows, because the graphs require one. Its results are not read. */
+export function oneRow(gates: number) {
+  const [rows, targetIds] = [Int32Array.of(0), Int32Array.of(0)];
+  return { rows, targetIds, gates: new Float32Array(gates), inverseTemperatures: Float32Array.of(1) };
+}
+
 export function noRows(wantsScores: boolean): RowOutput {
   const none = new Float32Array(0);
   return {
@@ -46,17 +52,27 @@ export function noRows(wantsScores: boolean): RowOutput {
 type HeadRows = Pick<StepInput, "inverseTemperatures" | "bias" | "want">;
 
 export function rowFeeds({ inverseTemperatures, bias, want }: HeadRows, wanted: boolean): Record<string, Tensor> {
-  const { rows, ids, values, penalties } = bias.values.length > 0 ? bias : zeroBias;
-  const A = values.length;
-  const places = new Int32Array(2 * A);
-  for (let i = 0; i < A; i++) places.set([rows[i], ids[i]], 2 * i);
   return {
     [names.wanted]: bool(wanted),
     [names.ranked]: bool(!want.only),
     [names.summed]: bool(want.only === "sums"),
     [names.scaled]: bool(isScaled(inverseTemperatures)),
     [names.inverseTemperatures]: tensor(inverseTemperatures, [inverseTemperatures.length]),
-    [names.biasIndices]: tensor(places, [A, 2]),
+    ...biasFeeds(bias, (pairs) => pairs),
+  };
+}
+
+/** Feeds of changed logits. `typed` converts their (row, id) pairs, [A, 2], to the type that the graph takes. */
+export function biasFeeds(
+  bias: LogitChanges,
+  typed: (pairs: Int32Array<ArrayBuffer>) => Int32Array | BigInt64Array,
+): Record<string, Tensor> {
+  const { rows, ids, values, penalties } = bias.values.length > 0 ? bias : zeroBias;
+  const A = values.length;
+  const pairs = new Int32Array(2 * A);
+  for (let i = 0; i < A; i++) pairs.set([rows[i], ids[i]], 2 * i);
+  return {
+    [names.biasIndices]: tensor(typed(pairs), [A, 2]),
     [names.biasPenalties]: tensor(penalties ?? new Float32Array(A).fill(1), [A]),
     [names.biasValues]: tensor(values, [A]),
   };
@@ -73,7 +89,7 @@ export function rowFetches({ inverseTemperatures, want }: HeadRows): string[] {
 /** The results of the first `count` rows. */
 export function readRows(results: SessionResults, count: number, { inverseTemperatures, want }: HeadRows): RowOutput {
   const [rows, topCount] = results[names.topIds].dims;
-  const of = <T extends Float32Array | Int32Array>(name: string) => {
+  const of = <T extends Float32Array | Int32Array | BigInt64Array>(name: string) => {
     const data = results[name].data as T;
     return data.subarray(0, (data.length / rows) * count) as T;
   };
@@ -81,10 +97,11 @@ export function readRows(results: SessionResults, count: number, { inverseTemper
   // log Σ exp(x) is the greatest x minus the log of its probability. The graph's softmax is many times faster than ReduceLogSumExp.
   const logSum = (name: string, n: number, inverse: number) =>
     topScores[n * topCount] * inverse - Math.log((results[name].data as Float32Array)[n]);
+  const topIds = of<Int32Array | BigInt64Array>(names.topIds);
   const logSumExp = Float32Array.from({ length: count }, (_, n) => logSum(names.topProbability, n, 1));
   return {
     ...{ topCount, topScores, logSumExp },
-    topIds: of<Int32Array>(names.topIds),
+    topIds: topIds instanceof Int32Array ? topIds : Int32Array.from(topIds, Number),
     scaledLogSumExp: logSumExp.map((plain, n) => {
       const inverse = inverseTemperatures[n];
       return inverse === 1 ? plain : logSum(names.scaledTopProbability, n, inverse);

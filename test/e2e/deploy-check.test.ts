@@ -1,8 +1,6 @@
 /** `npm run deploy -- --dry-run` and its gate `deploy:check` on this tree: the Worker that would be deployed is small and starts. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { beforeAll, expect, test, vi } from "vitest";
@@ -10,6 +8,7 @@ import { deploy } from "../../infra/deploy/deploy.ts";
 import { readEnvironment } from "../../infra/deploy/environment.ts";
 import { gatesOf } from "../../infra/deploy/gates.ts";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { serve } from "../support/loopback.ts";
 import { smallBase } from "../support/small-base.ts";
 
 async function check(...args: string[]) {
@@ -25,12 +24,11 @@ beforeAll(() => stageArtifacts(smallBase));
 
 test("a dry run of a production deployment passes its gates, prints both figures and calls no API", async () => {
   let calls = 0;
-  const api = createServer((_, response) => {
+  const api = await serve((_, response) => {
     calls++;
     response.writeHead(500).end();
   });
-  await once(api.listen(0, "127.0.0.1"), "listening");
-  vi.stubEnv("CLOUDFLARE_API_BASE_URL", `http://127.0.0.1:${(api.address() as AddressInfo).port}`);
+  vi.stubEnv("CLOUDFLARE_API_BASE_URL", api);
   vi.stubEnv("CLOUDFLARE_API_TOKEN", "token-of-nobody");
   vi.stubEnv("CLOUDFLARE_ACCOUNT_ID", "0".repeat(32));
   const said: string[] = [];
@@ -42,7 +40,6 @@ test("a dry run of a production deployment passes its gates, prints both figures
   const deployed = await deploy(environment, options, gates, new AbortController().signal).finally(() => {
     write.mockRestore();
     vi.unstubAllEnvs();
-    api.close();
     console.log(said.join(""));
   });
   expect([deployed, calls]).toEqual([null, 0]);

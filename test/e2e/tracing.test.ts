@@ -1,10 +1,8 @@
 /** A request's span as a collector sees it: over OTLP, in the caller's trace, and without any text. */
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { expect, test } from "vitest";
-import { atEnd, stopAtEnd } from "../support/at-end.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { serve } from "../support/loopback.ts";
 import { startStack } from "../support/stack.ts";
 
 interface Received {
@@ -21,7 +19,7 @@ interface Received {
 const spans: Received[] = [];
 const metricNames = new Set<string>();
 const bodies: string[] = [];
-const collector = createServer(async (request, response) => {
+const collector = await serve(async (request, response) => {
   const body = await text(request);
   bodies.push(body);
   const { resourceSpans = [], resourceMetrics = [] } = JSON.parse(body);
@@ -33,11 +31,8 @@ const collector = createServer(async (request, response) => {
     for (const { metrics } of scopeMetrics) for (const { name } of metrics) metricNames.add(name);
   }
   response.end("{}");
-}).listen(0, "127.0.0.1");
-await once(collector, "listening");
-atEnd(() => collector.close());
-const { port } = collector.address() as AddressInfo;
-const stack = stopAtEnd(await startStack({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` }));
+});
+const stack = stopAtEnd(await startStack({ OTEL_EXPORTER_OTLP_ENDPOINT: collector }));
 
 const attribute = (span: Received, key: string) =>
   Object.values(span.attributes.find((one) => one.key === key)?.value ?? {})[0];

@@ -1,10 +1,8 @@
 /** No log, metric or span holds a request's text, tokens or answer, whether the request succeeds or fails. */
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { expect, test } from "vitest";
-import { atEnd, stopAtEnd } from "../support/at-end.ts";
+import { stopAtEnd } from "../support/at-end.ts";
+import { serve } from "../support/loopback.ts";
 import { startCluster } from "./cluster.ts";
 import { shippedCentroids } from "./traffic.ts";
 
@@ -14,14 +12,11 @@ const tokenIds = [1801, 1802, 1803];
 const forbidden = [/pemberley/i, /porcupine/i, /1801\D{1,4}1802/];
 
 const exported: string[] = [];
-const collector = createServer(async (request, response) => {
+const collector = await serve(async (request, response) => {
   exported.push(await text(request));
   response.end("{}");
-}).listen(0, "127.0.0.1");
-await once(collector, "listening");
-atEnd(() => collector.close());
-const { port } = collector.address() as AddressInfo;
-const cluster = stopAtEnd(await startCluster({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` }));
+});
+const cluster = stopAtEnd(await startCluster({ OTEL_EXPORTER_OTLP_ENDPOINT: collector }));
 const edge = stopAtEnd(await cluster.startEdge(true));
 
 async function send(path: string, body: unknown, headers: Record<string, string> = {}): Promise<[number, string]> {

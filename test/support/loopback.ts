@@ -1,14 +1,12 @@
 import { once } from "node:events";
 import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterAll, onTestFinished, TestRunner } from "vitest";
+import { atEnd } from "./at-end.ts";
 
 /** Starts an HTTP server on loopback, which ends with the running test, or with the file's tests. Returns its URL. */
 export async function serve(listener: RequestListener, port = 0): Promise<string> {
   const server = createServer(listener).listen(port, "127.0.0.1");
-  const close = () => void server.close();
-  if (TestRunner.getCurrentTest()) onTestFinished(close);
-  else afterAll(close);
+  atEnd(() => void server.close());
   await once(server, "listening");
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
