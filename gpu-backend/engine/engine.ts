@@ -182,7 +182,7 @@ export class Engine {
       counts.sequences++;
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
-      await this.#readStates(sequence);
+      await this.#readStates(sequence).catch((thrown) => this.#failBy(sequence, thrown));
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
       if (sequence.awaitsMixture) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
@@ -260,19 +260,15 @@ export class Engine {
   async #readStates(sequence: Sequence): Promise<void> {
     if (sequence.ended || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
-    try {
-      if (!sequence.awaitsPassages) return await readKeys(sequence, kv);
-      const states = await kv.states(queryOf(sequence));
-      sequence.insertPassages(passagesFor(sequence, states, config.contextTokens));
-      if (this.#endIfFinished(sequence)) return;
-      kv.close(sequence.row);
-      sequence.kv = null;
-      this.#prefixes?.leave(sequence);
-      this.#planner.restart(sequence);
-      this.#prefixes?.arrive(sequence);
-    } catch (thrown) {
-      this.#failBy(sequence, thrown);
-    }
+    if (!sequence.awaitsPassages) return await readKeys(sequence, kv);
+    const states = await kv.states(queryOf(sequence));
+    sequence.insertPassages(passagesFor(sequence, states, config.contextTokens));
+    if (this.#endIfFinished(sequence)) return;
+    kv.close(sequence.row);
+    sequence.kv = null;
+    this.#prefixes?.leave(sequence);
+    this.#planner.restart(sequence);
+    this.#prefixes?.arrive(sequence);
   }
 
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
