@@ -1,6 +1,6 @@
 /**
- * Runs the self-test on the base's first layers, with a bank of directions made for the test. A fault of a driver may end this process, but
- * not the backend's. Prints the result as a line of JSON on stdout. Run by host/device-check.ts: node self-test-process.ts SETTINGS
+ * Runs the self-test in a process of its own, because a fault of a driver may end the process. Started by host/device-check.ts: node
+ * self-test-process.ts SETTINGS. Prints the result as a line of JSON on stdout.
  */
 import { readFileSync } from "node:fs";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -16,13 +16,13 @@ import { runSelfTest, testBank, testRows } from "./self-test.ts";
 
 export type SelfTestSettings = Pick<EngineSettings, "modelDirectory" | "weightFormat" | "threads">;
 
-/** Two layers, to test that a layer reads what the layer before it wrote. */
+/** Two layers, because the second layer reads the output of the first. */
 const layers = 2;
-/** Context of the test, in tokens. It is short because a row on a device takes memory for the whole context. */
+/** A row on a device takes memory for the whole context. */
 const contextTokens = 256;
 const gates = 8;
 const kvBytes = 2 ** 31;
-/** Maximum prompt tokens that one pass computes. If a result is wrong with so many, `runSelfTest` tries again with fewer. */
+/** Maximum prompt tokens of one pass. */
 const longestRun = 128;
 
 const { modelDirectory, weightFormat: format, threads } = JSON.parse(process.argv[2]) as SelfTestSettings;
@@ -46,7 +46,7 @@ async function open(runTokens: number | "host"): Promise<Runner> {
 
 const result = await runSelfTest(open, longestRun);
 close();
-// Paths of the loaded driver files, whose names contain versions. The Vulkan loader logs the names without versions.
+// The file names of loaded drivers contain versions, which the Vulkan loader does not log.
 const maps = process.platform === "linux" ? readFileSync("/proc/self/maps", "utf8") : "";
 const libraries = [...new Set(maps.match(/\/\S+\.so(\.\S+)?$/gm))];
 process.stdout.write(`\n${JSON.stringify({ result, libraries })}\n`);

@@ -1,6 +1,6 @@
 /**
- * The self-test of a device: runs passes like serving's on the device and on the CPU. Some graphics adapters compute wrong values without
- * any error, for example in attention over 32 or more tokens if a subgroup has 8 lanes. runtime/device.ts decides what follows.
+ * The self-test of a device: runs the same passes on the device and on the CPU, and compares the results. Some graphics adapters compute
+ * wrong values without any error, for example in attention over 32 or more tokens if a subgroup has 8 lanes.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -9,24 +9,23 @@ import type { Kv, Pass, PassOutput, Runner } from "../kv/runner.ts";
 import type { SelfTest } from "../runtime/device.ts";
 import type { Bank, ModelShape, OwnChanges } from "../runtime/step.ts";
 
-/** Largest allowed difference from the CPU's numbers, relative to the largest number. Sums in another order differ by a tenth of this. */
+/** Largest allowed difference from the CPU's numbers, relative to the largest number. Another order of summation causes a tenth of this. */
 export const tolerance = 1e-4;
-/** Batch sizes at which the same rows are compared, the largest last. The last row of the largest batch also runs alone. */
+/** Batch sizes at which the same rows are compared, in ascending order. The last row of the largest batch also runs alone. */
 const batches = [4, 8, 32];
-/** Maximum rows that the test keeps open at the same time. */
 export const testRows = batches.at(-1)! + 1;
-/** More tokens than a vector register has lanes, and no multiple of the number of lanes. */
+/** More tokens than a vector register has lanes, and not a multiple of the number of lanes. */
 const promptTokens = 90;
 const decodedTokens = 3;
-/** Rows of the batch of which all but the last two are closed, so that these two move. */
+/** Size of the batch in which all rows but two are closed, so that `trim` moves these two. */
 const movingBatch = 8;
 
-/** The compared numbers by the name of a test case. For a pass they are `numbersOf` its output. */
+/** The compared numbers, by the name of the test case. */
 type Cases = Map<string, Float32Array>;
 
 /**
- * `open("host")` opens the host's runner. `open(n)` opens a device's runner, whose runs have at most n tokens of a row. First n is
- * `longest`; if a case is then wrong, `safeRunTokens`.
+ * `open("host")` opens a runner on the CPU. `open(n)` opens a runner on the device with at most n tokens of a row in a run. n is
+ * `longest` first, and `safeRunTokens` if a case was wrong.
  */
 export async function runSelfTest(
   open: (runTokens: number | "host") => Promise<Runner>,
@@ -67,7 +66,7 @@ async function runCases(runner: Runner): Promise<Cases> {
   const length = Math.min(promptTokens, Math.floor((config.contextTokens - decodedTokens - 2) / 2));
   const prompt = Array.from({ length: 2 * length }, (_, i) => tokenOf(i));
   const row = kv.open(prompt.length + decodedTokens + 2);
-  // Kernels of long runs read keys and values of earlier runs in another way than their own.
+  // The second chunk tests the kernel that reads keys and values of earlier runs.
   for (const [name, tokens] of [
     ["a prompt", prompt.slice(0, length)],
     ["a prompt's next chunk", prompt.slice(length)],
@@ -85,7 +84,7 @@ async function runCases(runner: Runner): Promise<Cases> {
     joinArrays(Float32Array, await kv.states([0, length].map((position) => ({ kv: row, position })))),
   );
 
-  /** Opens rows with copies of the first row's positions. The n-th has `missing[n]` positions less. */
+  /** Opens copies of the first row. The copy at index n lacks the last `missing[n]` positions of that row. */
   const copies = (...missing: number[]) => {
     const rows = missing.map((less) => ({ kv: kv.open(row.positions), positions: row.positions - less }));
     kv.place(rows);
@@ -102,7 +101,6 @@ async function runCases(runner: Runner): Promise<Cases> {
     const kept = rows.splice(-2);
     for (const copy of rows) kv.close(copy);
     if (batch === movingBatch) {
-      // The rows that are left move to lower places.
       kv.trim();
       cases.set("moved rows", await decode(kept));
       const change = { a: wave(config.hiddenSize * ownRank, 0.1), b: wave((ownRank + 1) * config.hiddenSize, 0.1) };
@@ -118,14 +116,14 @@ async function runCases(runner: Runner): Promise<Cases> {
   }
   const [alone] = copies(batches.at(-1)! - 1);
   kv.close(row);
-  // It moves to the first place, so that nothing runs beside it.
+  // Moves the row to the first place, so that no other row runs.
   kv.trim();
   cases.set(aloneName, await decode([alone]));
   kv.close(alone);
   return cases;
 }
 
-/** Runs a pass with the head at each row's last token, whose settings depend only on its position. */
+/** Runs a pass with the head at each row's last token. The settings of a head row depend only on its position. */
 async function runPass(
   runner: Runner,
   phase: Pass["phase"],
@@ -152,7 +150,7 @@ async function runPass(
   );
 }
 
-/** What a pass gives for a row: all logits, its best, those that the best ids have, sums and the target's logit. */
+/** Joins all outputs of the pass for row `n`. */
 function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelShape): Float32Array {
   const { topCount: K, topScores, topIds, logSumExp, scaledLogSumExp, targetScores } = output;
   const scores = output.scores!.subarray(n * V, (n + 1) * V);
@@ -166,7 +164,6 @@ function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelSh
 
 function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
   const differences = [...expected].map(([name, values]) => [name, differenceOf(found.get(name)!, values)] as const);
-  // `difference > tolerance` would be false for NaN.
   const wrong = differences.filter(([, difference]) => !(difference <= tolerance));
   const all = found.get(nameOf(batches.at(-1)!))!;
   const isSame = (own: Float32Array, others: Float32Array) => own.every((value, i) => value === others[i]);
@@ -179,13 +176,12 @@ function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "di
   };
 }
 
-/** Largest difference, divided by the largest expected magnitude; NaN if a value is NaN. */
+/** Largest difference divided by the largest expected magnitude; NaN if any value is NaN. */
 function differenceOf(actual: Float32Array, expected: Float32Array): number {
   const scale = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
   return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;
 }
 
-/** A bank of directions for the test, which needs no trained one. */
 export function testBank({ hiddenSize }: ModelShape, gates: number): Bank {
   const matrix = () => wave(gates * hiddenSize, 1 / Math.sqrt(hiddenSize));
   return { gates, a: matrix(), a0: wave(gates, 1), b: matrix() };

@@ -1,4 +1,3 @@
-/** Tests the device that the settings ask for, before anything serves. */
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { SelfTestSettings } from "../engine/self-test-process.ts";
@@ -11,19 +10,19 @@ import {
   type SelfTestRun,
 } from "../runtime/device.ts";
 
-/** Timeout for the self-test, in milliseconds. On a graphics adapter in software it takes half a minute. */
+/** Timeout for the self-test, in milliseconds. A graphics adapter in software takes half a minute. */
 const selfTestMs = 300_000;
 const signals = ["SIGINT", "SIGTERM"] as const;
-/** Maximum bytes of the output of the self-test's process. */
+/** Maximum bytes that the process of the self-test may print. */
 const maxLogBytes = 2 ** 26;
 
 export interface DeviceSettings extends SelfTestSettings {
   device: DeviceSetting;
-  /** Whether the backend must not serve on the CPU instead (REQUIRE_DEVICE). */
+  /** If true, the backend does not fall back to the CPU (REQUIRE_DEVICE). */
   isDeviceRequired: boolean;
 }
 
-/** Throws an Error if a required device does not serve, with the reason, or if a device does not serve the weight format. */
+/** Throws an Error if a required device fails its self-test, or if a device does not support the weight format. */
 export async function checkDevice(settings: DeviceSettings, environment: NodeJS.ProcessEnv): Promise<DeviceReport> {
   const { device, isDeviceRequired, weightFormat } = settings;
   if (device === "cpu") return cpuReport;
@@ -35,12 +34,12 @@ export async function checkDevice(settings: DeviceSettings, environment: NodeJS.
   return report;
 }
 
-/** Never rejects: a crash of the self-test is a result, too. */
+/** Never rejects. A crash of the process is reported as a failed self-test. */
 function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv): Promise<SelfTestRun> {
   const { modelDirectory, weightFormat, threads } = settings;
   const script = fileURLToPath(new URL("../engine/self-test-process.ts", import.meta.url));
   const argument = JSON.stringify({ modelDirectory, weightFormat, threads } satisfies SelfTestSettings);
-  // Only the loader's log names the graphics adapter: ONNX Runtime's binding does not.
+  // ONNX Runtime's Node binding does not name the graphics adapter, but the Vulkan loader's log does.
   const env = { ...environment, VK_LOADER_DEBUG: "all" };
   const options = { env, timeout: selfTestMs, killSignal: "SIGKILL", maxBuffer: maxLogBytes } as const;
   return new Promise((resolve) => {
@@ -53,7 +52,7 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
         : `was ended by ${error?.signal ?? error?.code ?? "nothing, without a result"}`;
       resolve({ result: null, libraries: [], failure: `${ended}: ${reasonIn(log)}`, log });
     });
-    // Without this a test that hangs in the driver would outlive the backend.
+    // If this process ends, the self-test must end too: it may hang in the driver.
     const end = () => {
       child.kill("SIGKILL");
       process.exit(1);
@@ -62,7 +61,7 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
   });
 }
 
-/** The result that the process printed; null if there is none. It counts even if the process died in the driver later. Drivers print, too. */
+/** The result that the process printed, or null. Drivers print on stdout too. A printed result counts even if the process crashed later. */
 function resultIn(stdout: string): Pick<SelfTestRun, "result" | "libraries"> | null {
   const line = stdout.split("\n").findLast((one) => one.startsWith('{"result":'));
   try {
@@ -72,7 +71,7 @@ function resultIn(stdout: string): Pick<SelfTestRun, "result" | "libraries"> | n
   }
 }
 
-/** The error that a process of Node printed, without what ONNX Runtime puts before its message (a source file and a condition). */
+/** The message of the last error in the log, without the source file and condition that ONNX Runtime puts before a message. */
 function reasonIn(log: string): string {
   const line = log.split("\n").findLast((one) => /^\w*Error\b/.test(one)) ?? "no error was printed";
   return line.slice(line.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");

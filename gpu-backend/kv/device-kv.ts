@@ -1,10 +1,10 @@
 /**
- * Keys, values and states on a device, in arrays [places, K, P, d] and [places, P, D]. A row keeps its place until it is closed, also while
- * it is parked. A decode pass runs on a view of the first places, up to the last row of the pass. Other rows at these places run too, with
- * a token whose results are dropped. That token writes only the position after the row's last one, which holds nothing yet.
+ * Keys and values on a device in arrays [places, K, P, d], and states in an array [places, P, D]. Every open row has a place. A decode
+ * pass runs on all places up to the pass's last row. A row that is not in the pass gets a token there, which writes only to the row's
+ * next position.
  *
- * If rows need more places or positions, all rows move into new arrays. Operations on the device are queued and run in their order. Each
- * uses the arrays and places that were valid when it was queued. `settled` throws the error of an operation that failed.
+ * If rows need more places or positions, all rows move into new arrays. Operations on the device run in the order in which they are
+ * queued. `settled` throws the error of a failed operation.
  * Shapes: K heads of keys and values, d head width, P positions that a row has room for, D hidden.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
@@ -16,7 +16,6 @@ import type { ModelShape } from "../runtime/step.ts";
 import { bytesPerPosition, deviceContextBytes, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
 import type { Kv, KvBlock, KvPosition, KvStore } from "./runner.ts";
 
-/** Number of places in the smallest arrays. */
 const firstPlaces = 4;
 
 interface Limits {
@@ -28,7 +27,7 @@ interface Limits {
 class DeviceRow implements Kv {
   positions = 0;
   isParked = false;
-  /** Positions that the row is expected to need soon. */
+  /** Number of positions to have room for. */
   wanted: number;
   place: number;
 
@@ -42,18 +41,16 @@ class DeviceRow implements Kv {
 interface Arrays {
   places: number;
   room: number;
-  /** Empty until the queued operation that allocates the buffers has run. */
+  /** Empty until the queued allocation has run. */
   buffers: DeviceBuffer[];
 }
 
-/** The positions of one place from `start` on. */
 interface Span {
   arrays: Arrays;
   place: number;
   start: number;
 }
 
-/** A copy of some positions of a row, in arrays with a single place. */
 class DeviceBlock implements KvBlock {
   readonly arrays: Arrays;
   readonly positions: number;
@@ -76,14 +73,14 @@ export class DeviceKv implements KvStore {
   readonly #memory: DeviceMemory;
   readonly #maximumRows: number;
   readonly #read: Session;
-  /** Sessions that copy positions: `#copyOne` in one array, `#copyKv` in all arrays of keys and values. */
   readonly #copyOne: Session;
   readonly #copyKv: Session;
   #arrays: Arrays = { places: 0, room: 0, buffers: [] };
-  /** Keys and values of one row, for prefill passes: with several tokens, the attention operator takes only arrays of a single row. */
+  /**
+   * Keys and values of one row for prefill passes, because the attention operator takes several tokens only from arrays of a single row.
+   */
   #staging: Arrays = { places: 1, room: 0, buffers: [] };
   #staged: { row: DeviceRow; positions: number } | null = null;
-  /** The row at each place. */
   #rows: (DeviceRow | undefined)[] = [];
   #queue: Promise<void> = Promise.resolve();
 
@@ -92,12 +89,12 @@ export class DeviceKv implements KvStore {
     this.#memory = memory;
     this.#maximumRows = 2 * limits.maximumRows;
     [this.#read, this.#copyOne, this.#copyKv] = sessions;
-    // The additional row is `#staging`.
+    // `#staging` takes the memory of one more row.
     const usable = (this.#maximumRows + 1) * this.#roomFor(shape.contextTokens) * bytesPerPosition(shape);
     this.capacityBytes = Math.min(limits.maximumBytes, usable);
   }
 
-  /** Throws an Error if `maximumBytes` do not hold a sequence as long as the context twice: at its place and in `#staging`. */
+  /** Throws an Error if `maximumBytes` do not hold two rows of the whole context: one at its place and one in `#staging`. */
   static async open(config: ModelShape, memory: DeviceMemory, limits: Limits): Promise<DeviceKv> {
     const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
     const sessions: Session[] = [];
@@ -119,12 +116,12 @@ export class DeviceKv implements KvStore {
     return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * bytesPerPosition(this.#shape);
   }
 
-  /** Number of places up to the last of these rows, rounded up so that few sizes occur. */
+  /** Number of places up to the last of these rows, rounded up to a power of two so that few array sizes occur. */
   placesFor(rows: readonly Kv[]): number {
     return Math.min(this.#arrays.places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
   }
 
-  /** Keys and values of the first places, and the number of positions that each of these places holds. */
+  /** Keys and values of the first places, and how many positions the row at each place holds. */
   first(places: number) {
     const arrays = this.#kvViews({ ...this.#arrays, places });
     return { arrays, positions: Array.from({ length: places }, (_, place) => this.#rows[place]?.positions ?? 0) };
@@ -136,7 +133,7 @@ export class DeviceKv implements KvStore {
     return view(buffers.at(-1)!, places * room, this.#shape.arrays.at(-1)!.width);
   }
 
-  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for the position: the index would be wrong. */
+  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for the position. */
   stateIndex(place: number, position: number): number {
     const { places, room } = this.#arrays;
     if (place >= places || position >= room) throw new Error(`the row has no room for position ${position}`);
@@ -166,7 +163,7 @@ export class DeviceKv implements KvStore {
     if (this.#staged?.row === row) this.#staged = null;
   }
 
-  /** A parked row keeps its place, with room for no more than it holds: `holds` counts no more of it. */
+  /** Keeps the row's place, but room only for the positions that the row holds. */
   park(row: Kv): void {
     const own = asRow(row);
     own.isParked = true;
@@ -185,12 +182,14 @@ export class DeviceKv implements KvStore {
     if (this.#rows.findLastIndex((row) => row) >= places || longest >= room) this.#resize(open, this.#roomFor(longest));
   }
 
-  /** Counts `tokens` more positions in a row, after a pass has written them. */
   advance(row: Kv, tokens: number): void {
     asRow(row).positions += tokens;
   }
 
-  /** Returns views of `#staging` with a row's keys and values, for a prefill. `unstage` copies the prefill's new positions back. */
+  /**
+   * Copies a row's keys and values to `#staging` for a prefill and returns views of them. `unstage` copies the prefill's new positions
+   * back.
+   */
   async stage(row: Kv): Promise<Tensor[]> {
     const own = asRow(row);
     if (this.#staged?.row !== own || this.#staged.positions !== own.positions) {
@@ -252,7 +251,6 @@ export class DeviceKv implements KvStore {
     }
   }
 
-  /** Waits for queued operations. Throws the error of an operation that failed. */
   settled(): Promise<void> {
     return this.#queue;
   }
@@ -263,12 +261,11 @@ export class DeviceKv implements KvStore {
     this.#queue.catch(() => undefined);
   }
 
-  /** P for rows of at most `longest` positions, plus one position to which passes that do not include the row may write. */
+  /** P for rows of at most `longest` positions. One more position is added for the writes of passes that do not include the row. */
   #roomFor(longest: number): number {
     return positionsFor(longest, this.#shape) + 1;
   }
 
-  /** The lowest free place; `#maximumRows` if no place is free. */
   #freePlace(): number {
     for (let place = 0; place < this.#maximumRows; place++) if (!this.#rows[place]) return place;
     return this.#maximumRows;
@@ -322,7 +319,7 @@ export class DeviceKv implements KvStore {
     return arrays.slice(0, -1).map(({ heads, width }, i) => view(buffers[i], places, heads, room, width));
   }
 
-  /** Copies keys and values of `count` positions, and their states if both spans have an array of states. */
+  /** Copies keys and values of `count` positions. Copies their states if both spans have an array of states. */
   async #copy(from: Span, to: Span, count: number): Promise<void> {
     if (count === 0) return;
     const both = [from.arrays, to.arrays] as const;
@@ -333,7 +330,7 @@ export class DeviceKv implements KvStore {
     if (both.every(({ buffers }) => buffers.length > last)) await copy(this.#copyOne, [last], 1);
   }
 
-  /** Copies vectors, as `indexes` says, of the arrays with these numbers, which are all as wide as the first. */
+  /** Copies vectors between the arrays with the given numbers. All these arrays must have the same width. */
   async #copyArrays(
     session: Session,
     [from, to]: readonly [Arrays, Arrays],
@@ -353,21 +350,19 @@ export class DeviceKv implements KvStore {
   }
 }
 
-/** Copies `count` positions. */
 interface Move {
   from: Span;
   to: Span;
   count: number;
 }
 
-/** Feeds of `buildCopy` that move the vectors of each head. */
 function indexFeeds(moves: readonly Move[], heads: number): ReturnType<typeof copyFeeds> {
   const taken = moves.flatMap(({ from, count }) => indexesOf(from, count, heads));
   const put = moves.flatMap(({ to, count }) => indexesOf(to, count, heads));
   return copyFeeds(taken, put);
 }
 
-/** Indexes of the vectors of `count` positions of each head. */
+/** Indexes of the vectors of `count` positions in every head. */
 function indexesOf({ arrays: { room }, place, start }: Span, count: number, heads: number): number[] {
   return Array.from({ length: heads * count }, (_, i) => {
     const head = Math.floor(i / count);

@@ -1,7 +1,7 @@
 /**
- * Tenants' own adapters on the device: a pool of places, each with one adapter. An adapter that a pass needs is written to a free place or,
- * if there is none, over the adapter that was used least recently. Place 0 holds zeros, for rows without an own adapter.
- * Shapes: D hidden, R rank, E places, N rows of the head, of which a row uses up to U adapters.
+ * Tenants' own adapters on the device, in a pool of places with one adapter each. If no place is free, a new adapter replaces the least
+ * recently used one. Place 0 holds zeros, for rows without an own adapter.
+ * Shapes: D hidden, R rank, E places, N rows of the head, U adapters that a row uses at most.
  */
 import { ownRank as R } from "../../shared/artifacts/limits.ts";
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
@@ -11,7 +11,6 @@ import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { HiddenChange, ModelShape, OwnChanges } from "../runtime/step.ts";
 
-/** Number of places at first. A pass that needs more raises it to a power of two. */
 const firstPlaces = 64;
 
 export class DeviceOwn {
@@ -21,7 +20,7 @@ export class DeviceOwn {
   #places = 0;
   #a: DeviceBuffer | null = null;
   #b: DeviceBuffer | null = null;
-  /** The place of each adapter. The adapter that was used least recently comes first. */
+  /** Place of each adapter, least recently used first. */
   readonly #placeOf = new Map<HiddenChange, number>();
 
   private constructor({ hiddenSize }: ModelShape, memory: DeviceMemory, write: Session) {
@@ -34,7 +33,7 @@ export class DeviceOwn {
     return new DeviceOwn(config, memory, await memory.session(buildCopy(1)));
   }
 
-  /** Writes adapters that the pool does not hold yet. Returns the inputs of the head's graph for N rows. */
+  /** Writes missing adapters to the pool. Returns the inputs of the head's graph for N rows. */
   async feeds({ rows, changes, indexes, weights }: OwnChanges, N: number): Promise<Record<string, Tensor>> {
     if (changes.length >= this.#places) await this.#resize(powerOfTwo(changes.length + 1, firstPlaces));
     for (const change of changes) {
@@ -71,7 +70,7 @@ export class DeviceOwn {
     this.#placeOf.set(change, place);
   }
 
-  /** Writes the values of one place, as rows of `width` elements. */
+  /** Writes `values` to a place, as rows of `width` elements. */
   async #writePlace(pool: DeviceBuffer, place: number, values: Float32Array, width: number): Promise<void> {
     const rows = values.length / width;
     const kept = view(pool, pool.elements / width, width);

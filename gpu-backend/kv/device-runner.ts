@@ -1,6 +1,6 @@
 /**
- * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states (device-kv.ts). A pass moves token ids and the
- * head's inputs to the device, and the sampler's inputs to the host. Hidden states and logits stay on the device unless a pass wants them.
+ * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states. Hidden states and logits stay on the device
+ * unless a pass asks for them.
  * Shapes: S rows of a run, T tokens, M positions that the head is computed at, N rows of the head, K candidates, V vocabulary, D hidden.
  */
 import { buildDeviceHead, buildDeviceTrunk } from "../runtime/device-graph.ts";
@@ -15,7 +15,10 @@ import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
 
-/** Maximum safe tokens of a row in a run: for 32 or more, ONNX Runtime 1.30 uses a kernel that errs where subgroups have 8 lanes. */
+/**
+ * Maximum safe tokens of a row in a run. With 32 or more, ONNX Runtime 1.30 uses a kernel that computes wrong values if a subgroup has 8
+ * lanes.
+ */
 export const safeRunTokens = 31;
 
 export interface DeviceModel {
@@ -26,18 +29,17 @@ export interface DeviceModel {
 
 interface DeviceLimits {
   maxSequences: number;
-  /** Maximum bytes of the keys and values of running and parked rows. */
+  /** Maximum bytes of keys and values, including those of parked rows. */
   kvBytes: number;
-  /** Maximum tokens of one row in a run. Default: `safeRunTokens`. */
+  /** Maximum tokens of a row in a run. Default: `safeRunTokens`. */
   runTokens?: number;
-  /** CPU threads. */
   threads: number;
 }
 
 interface Sessions {
   trunk: Session;
   head: Session;
-  /** The head for passes in which a row has a tenant's own adapter. */
+  /** Head for passes in which a row has a tenant's own adapter. */
   mixedHead: Session;
 }
 
@@ -83,7 +85,7 @@ export class DeviceRunner implements Runner {
   readonly #parts: Parts;
   readonly #embedding: Tensor;
   readonly #hasLearnedPositions: boolean;
-  /** Gates of the last pass, on the device. They are reused while they do not change, as in most decode passes. */
+  /** Gates of the last pass, on the device. Most decode passes have the same gates as the pass before. */
   #gates: { values: Float32Array; buffer: DeviceBuffer } | null = null;
 
   constructor(parts: Parts) {
@@ -94,7 +96,7 @@ export class DeviceRunner implements Runner {
     this.#hasLearnedPositions = config.positions === "learned";
   }
 
-  /** Bytes that runs have moved to the device and back since the start. */
+  /** Bytes moved to the device and back, and the number of runs, since the start. */
   get traffic(): DeviceMemory["traffic"] {
     return this.#parts.memory.traffic;
   }
@@ -146,7 +148,7 @@ export class DeviceRunner implements Runner {
     });
   }
 
-  /** Runs the trunk on rows with the same number of tokens each. Returns whether the states of each row are finite. */
+  /** Runs the trunk. All rows must have the same number of tokens. Returns whether the states of each row are finite. */
   async #trunk(arrays: readonly Tensor[], rows: readonly RowTokens[]): Promise<boolean[]> {
     const { heads, kvHeads, headWidth, contextTokens } = this.config;
     const [S, T] = [rows.length, rows[0].ids.length];
@@ -166,7 +168,8 @@ export class DeviceRunner implements Runner {
       ),
     };
     if (this.#hasLearnedPositions) {
-      // A full row that is not in the pass also runs, with a token past the context. No such position is learned, so the last one is used.
+      // A full row that is not in the pass runs at a position past the context, for which no embedding exists. The last position replaces
+      // it.
       const known = positions.map((position) => Math.min(position, contextTokens - 1));
       feeds[names.positions] = tensor(Int32Array.from(known), [S, T]);
     }
@@ -224,7 +227,7 @@ export class DeviceRunner implements Runner {
   }
 }
 
-/** The next tokens of the row at a place. The first token is at `position`. */
+/** The next tokens of the row at `place`, starting at `position`. */
 interface RowTokens {
   place: number;
   position: number;

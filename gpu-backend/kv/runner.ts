@@ -1,23 +1,22 @@
 /**
- * A `Runner` runs passes of the model for the engine: host-runner.ts with keys and values in the host's memory, or device-runner.ts with
- * keys and values on a device. Shapes: S rows of a pass, M positions that the head is computed at, D hidden.
+ * Interface of the runners of the model: host-runner.ts in the host's memory, device-runner.ts on a device.
+ * Shapes: S rows of a pass, M positions that the head is computed at, D hidden.
  */
 import type { HeadInput, ModelShape, RowOutput } from "../runtime/step.ts";
 
-/** Keys, values and states of one sequence: a handle that is valid until `close`. */
+/** Handle of one sequence's keys, values and states, valid until `close`. */
 export interface Kv {
-  /** Positions that hold keys and values. */
+  /** Number of positions that hold keys and values. */
   readonly positions: number;
 }
 
-/** A copy of some positions of a row, for other rows that begin with the same tokens. Read only. */
+/** A read-only copy of some positions of a row. Other rows whose tokens begin alike reuse the copy. */
 export interface KvBlock {
   readonly positions: number;
   readonly bytes: number;
   free(): void;
 }
 
-/** A position of a row. */
 export interface KvPosition {
   kv: Kv;
   position: number;
@@ -25,29 +24,29 @@ export interface KvPosition {
 
 export interface KvStore {
   readonly capacityBytes: number;
-  /** Bytes allocated for all rows, parked ones included. */
+  /** Bytes allocated for all rows, including parked rows. */
   readonly bytes: number;
   /** Bytes of the positions that hold keys and values. */
   readonly usedBytes: number;
   /** Whether computing a prefill chunk in two passes gives the same result as computing it at once. */
   readonly continuesChunks: boolean;
-  /** True if memory holds rows that grow to `lengths` beside parked rows of the lengths `parked`. Pure. */
+  /** Whether memory suffices for running rows of the given `lengths` and parked rows of the lengths `parked`. Pure. */
   holds(lengths: readonly number[], parked: readonly number[]): boolean;
-  /** Returns an empty row, which is expected to hold `wanted` positions soon. */
+  /** Opens an empty row with room for `wanted` positions. */
   open(wanted: number): Kv;
-  /** Frees a row and its memory. */
   close(row: Kv): void;
-  /** Frees a row's slot for other rows, and keeps the row's positions. `place` gives the row a slot again. */
+  /** Frees a row's slot for another row, but keeps the row's positions. `place` assigns a slot again. */
   park(row: Kv): void;
-  /** Gives a slot to every row that the next step runs. `positions`: the row's positions after that step. `holds` must be true for them. */
+  /**
+   * Assigns a slot to every row of the next step. `positions` is the row's length after that step. `holds` must be true for these
+   * lengths.
+   */
   place(rows: readonly { kv: Kv; positions: number }[]): void;
-  /** Copies the positions [from, to) of a row. */
   copy(row: Kv, from: number, to: number): KvBlock;
-  /** Appends the first `positions` positions of a block to a row. */
   write(row: Kv, block: KvBlock, positions: number): void;
-  /** Returns the state at each position, [D]: the input of the last feed-forward part. The arrays are valid until the next pass. */
+  /** Returns the state [D] of each position, valid until the next pass. A state is the input of the last feed-forward part. */
   states(positions: readonly KvPosition[]): Promise<Float32Array[]>;
-  /** Releases memory that is not needed soon. Call it between two steps. */
+  /** Frees memory that is not needed soon. Call this method between two steps. */
   trim(): void;
 }
 
@@ -55,25 +54,24 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
-  /** Runs one pass. The previous pass must have ended. */
   run(pass: Pass): Promise<PassOutput>;
   release(): Promise<void>;
 }
 
 /** One pass of the trunk and the head, or of the head alone if there are no rows. */
 export interface Pass {
-  /** A prefill has one row. A decode has rows whose prompts are complete, with one token each. */
+  /** A prefill has one row. A decode has one token for each row. */
   phase: "prefill" | "decode";
-  /** The next tokens of S rows. */
+  /** S rows with their next tokens. */
   rows: readonly { kv: Kv; tokens: readonly number[] }[];
-  /** The M positions that the head is computed at: first those of this pass, then positions of earlier passes. */
+  /** The M positions that the head is computed at: positions of this pass first, then positions of earlier passes. */
   states: readonly KvPosition[];
   head: HeadInput;
 }
 
 export interface PassOutput extends RowOutput {
-  /** Final hidden states (after the last layer norm), [M, D]; null unless `head.want.hidden`. */
+  /** Hidden states after the last layer norm, [M, D]; null unless `head.want.hidden`. */
   hidden: Float32Array | null;
-  /** 1 for each row whose new keys and values are finite, else 0, [S]. A row with 0 keeps none of the pass's tokens. */
+  /** 1 for each row whose new keys and values are finite, else 0, [S]. The pass's tokens are not added to a row with 0. */
   finite: Uint8Array;
 }

@@ -1,10 +1,10 @@
 /**
- * Builds the graphs of a runner that keeps keys, values and states on a device. Trunk and head are separate graphs without branches, and
- * every node has a WebGPU kernel. So indexes that a kernel takes as int64 are fed as int64, since WebGPU has no Cast to int64. Shapes are
- * fed, since nodes that compute shapes run on the CPU. No output is made by a Reshape (or Squeeze), which is a view without a kernel.
- * Shapes: S rows, T tokens, H heads of queries, K of keys and values, d head width, P positions that a row has room for, X positions of all
- * rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits, E own adapters, of
- * which a row uses up to U.
+ * Builds the graphs of a runner whose keys, values and states stay on a device. Every node must have a WebGPU kernel. WebGPU has no Cast
+ * to int64, so int64 indexes are inputs. Nodes that compute shapes run on the CPU, so shapes are inputs. A Reshape or Squeeze has no
+ * kernel, so none makes an output.
+ * Shapes: S rows, T tokens, H heads of queries, K heads of keys and values, d head width, P positions that a row has room for, X
+ * positions of all rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits,
+ * E own adapters, U own adapters that a row uses at most.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { Attention } from "./attention-graph.ts";
@@ -19,7 +19,7 @@ import { type Bank, topCandidates } from "./step.ts";
 
 const options = { format: "fp32", kv: "fp32" } as const;
 
-/** Builds the trunk. It writes keys and values of S × T tokens after those of their rows, and the tokens' states at `states_at`. */
+/** Builds the trunk. The graph appends keys and values of S × T tokens to their rows, and writes the tokens' states at `states_at`. */
 export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Uint8Array {
   const { vocabularySize: V, hiddenSize: D } = config;
   const build = startBuild("trunk", { config, weights, ...options });
@@ -40,7 +40,10 @@ export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Ui
   return g.bytes();
 }
 
-/** Attention by an operator that also rotates queries and keys and appends keys and values to the rows. With T > 1 it takes one row. */
+/**
+ * Attention by an operator that also rotates queries and keys and appends keys and values to the rows. If T > 1, the operator takes one
+ * row.
+ */
 function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   const { heads: H, kvHeads: K, headWidth: d, layers } = config;
   const shape = g.input(names.packedShape, "int64", [3]);
@@ -90,7 +93,6 @@ export function buildDeviceHead(
   const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
   g.output(names.topScores, topScores, "float32", ["N", K]);
   g.output(names.topIds, topIds, "int64", ["N", K]);
-  // The probability of the likeliest token.
   const greatest = (x: string) =>
     g.node("ReduceMax", [g.node("Softmax", [x], { axis: -1 }), g.integers(1)], { keepdims: 1 });
   const inverse = g.input(names.inverseTemperatures, "float32", ["N", 1]);
@@ -99,7 +101,7 @@ export function buildDeviceHead(
   return g.bytes();
 }
 
-/** Sum of w·(B(A·h) + c) over each row's own adapters, [N, D]. A row without own adapters reads an adapter of zeros at weight 0. */
+/** Sum of w·(B(A·h) + c) over each row's own adapters, [N, D]. A row without own adapters uses an adapter of zeros with weight 0. */
 function addOwn(g: GraphBuilder, D: number, states: string): string {
   const indexes = g.input(names.ownIndexes, "int32", ["N", "U"]);
   const weights = g.input(names.ownWeights, "float32", ["N", "U", 1, 1]);
@@ -120,7 +122,7 @@ export function buildFill(): Uint8Array {
   return g.bytes();
 }
 
-/** Graph that reads rows: y [n, w] are the rows `from` [n] of x [m, w]. */
+/** Graph that gathers rows: y [n, w] are the rows `from` [n] of x [m, w]. */
 export function buildRead(): Uint8Array {
   const g = new GraphBuilder("read");
   const x = g.input("x", "float32", ["m", "w"]);
@@ -128,7 +130,10 @@ export function buildRead(): Uint8Array {
   return g.bytes();
 }
 
-/** Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs; x and y may be one buffer. */
+/**
+ * Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w]. The graph has `arrays` pairs (x, y). x and y may be one
+ * buffer.
+ */
 export function buildCopy(arrays: number): Uint8Array {
   const g = new GraphBuilder("copy");
   const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];

@@ -1,7 +1,6 @@
 /**
- * Memory of a WebGPU device, and sessions that read and write it. Unless a session was opened with `outputsStay`, it writes its outputs
- * into buffers that the run names. A run may name a buffer that it also reads, so that keys and values grow in place. ONNX Runtime does not
- * document this; a self-test at the start checks it.
+ * Buffers of a WebGPU device, and sessions that read and write them. A run may write an output into a buffer that the run also reads, so
+ * that keys and values grow in place. ONNX Runtime does not document this; the self-test checks it.
  */
 import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
@@ -15,7 +14,6 @@ import {
   tensor,
 } from "./session.ts";
 
-/** A buffer of float32 elements. */
 export interface DeviceBuffer {
   readonly tensor: Tensor;
   readonly elements: number;
@@ -26,7 +24,7 @@ export class DeviceMemory {
   readonly #fill: Session;
   readonly #sessions: Session[] = [];
   readonly #buffers = new Set<DeviceBuffer>();
-  /** Bytes that runs have moved to the device and back, and the number of runs. */
+  /** Bytes moved to the device and back, and the number of runs. */
   readonly traffic = { upBytes: 0, downBytes: 0, runs: 0 };
 
   private constructor(threads: number, fill: Session) {
@@ -35,12 +33,10 @@ export class DeviceMemory {
     this.#sessions.push(fill);
   }
 
-  /** Rejects if there is no device. */
   static async open(threads: number): Promise<DeviceMemory> {
     return new DeviceMemory(threads, await openSession(buildFill(), { threads, device: "webgpu", outputsStay: true }));
   }
 
-  /** Bytes of all buffers. */
   get bytes(): number {
     return 4 * this.#buffers.values().reduce((sum, { elements }) => sum + elements, 0);
   }
@@ -49,7 +45,7 @@ export class DeviceMemory {
     return this.#buffers.size;
   }
 
-  /** A buffer of zeros, or with the elements of an array. */
+  /** Allocates a buffer of zeros, or with the given values. */
   async allocate(elements: number, values: Float32Array = Float32Array.of(0)): Promise<DeviceBuffer> {
     const feeds = { x: tensor(values, [values.length]), shape: tensor(BigInt64Array.of(BigInt(elements)), [1]) };
     const buffer = { tensor: (await this.run(this.#fill, feeds, ["y"])).y, elements };
@@ -61,7 +57,7 @@ export class DeviceMemory {
     if (this.#buffers.delete(buffer)) buffer.tensor.dispose();
   }
 
-  /** Opens a session whose nodes all run on the device. Throws an Error that names the nodes for which the device has no kernel. */
+  /** Opens a session whose nodes all run on the device. Throws an Error that names the nodes without a kernel. */
   async session(graph: Uint8Array): Promise<Session> {
     const options = { threads: this.#threads, device: "webgpu", onDeviceOnly: true } as const;
     const session = await openSession(graph, options).catch(async (cause: unknown) => {
@@ -72,7 +68,7 @@ export class DeviceMemory {
     return session;
   }
 
-  /** Runs a session. `fetched`: outputs that move to the host. `written`: buffers of the device that other outputs are written to. */
+  /** Runs a session. `fetched` outputs move to the host. `written` names the device buffers that other outputs are written to. */
   async run(
     session: Session,
     feeds: Readonly<Record<string, Tensor>>,
@@ -99,7 +95,7 @@ export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tenso
   return deviceView(whole, shape);
 }
 
-/** Feeds of `buildCopy`: rows `from` are copied to rows `to`. */
+/** Inputs of `buildCopy` that copy rows `from` to rows `to`. */
 export function copyFeeds(from: readonly number[], to: readonly number[]): { from: Tensor; to: Tensor } {
   return {
     from: tensor(Int32Array.from(from), [from.length]),

@@ -1,27 +1,26 @@
-/** Decides which device serves, by the result of its self-test (engine/self-test.ts). Pure. The test is run by host/device-check.ts. */
 import type { ServingDevice } from "../../shared/contracts/inference.ts";
 import type { WeightFormat } from "./products.ts";
 
-/** "software" is WebGPU on a graphics adapter that computes on the CPU, for tests. The setting "webgpu" never accepts such an adapter. */
+/** "software" is WebGPU on a graphics adapter that computes on the CPU, for tests. The setting "webgpu" rejects such adapters. */
 export type DeviceSetting = "cpu" | "webgpu" | "software";
 
-/** Weight formats that WebGPU serves. */
+/** Weight formats that WebGPU supports. */
 export const deviceFormats: readonly WeightFormat[] = ["fp32"];
 
-/** A graphics adapter, with the names that the Vulkan loader logs. It is used only on Linux; other systems choose the adapter. */
+/** A graphics adapter, with the names that the Vulkan loader logs. */
 interface Adapter {
   name: string;
-  /** File of the driver, with its version if the file has one. */
+  /** File name of the driver, with the version if the file name has one. */
   driver: string;
 }
 
-/** Results of the self-test. All values can be sent as JSON. */
+/** Results of the self-test. All fields can be serialized as JSON. */
 export interface SelfTest {
   /** A phrase for each case that differs from the CPU. The device serves only if the list is empty. */
   failures: string[];
   /** A phrase for each feature that failed and that the device can serve without. */
   switchedOff: string[];
-  /** Largest number of a row's tokens in one run that gives right results. */
+  /** Largest number of a row's tokens in one run whose results are right. */
   runTokens: number;
   /** Whether a row has the same bits alone as in a batch. */
   rowsAreIndependent: boolean;
@@ -29,7 +28,7 @@ export interface SelfTest {
   difference: number;
 }
 
-/** How the self-test's process ended: with a result, or with `failure`, a phrase. `log`: what it wrote on stderr. */
+/** How the process of the self-test ended: with `result`, or with the phrase `failure`. `log` is its stderr. */
 export interface SelfTestRun {
   result: SelfTest | null;
   /** Paths of the libraries that the process had loaded. */
@@ -45,7 +44,7 @@ export const cpuReport: DeviceReport = {
   ...{ runTokens: Number.POSITIVE_INFINITY, rowsAreIndependent: true },
 };
 
-/** Decides whether the graphics adapter of a self-test serves under `setting`. */
+/** Decides whether the graphics adapter of a self-test serves. Pure. */
 export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, isLinux: boolean): DeviceReport {
   const adapter = isLinux ? adapterOf(run) : { name: "the system's default", driver: "the system's" };
   const named = { adapter: adapter?.name ?? null, driver: adapter?.driver ?? null };
@@ -68,7 +67,6 @@ export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, is
   return { ...named, name: "webgpu", selfTest: "passed", found, runTokens, rowsAreIndependent };
 }
 
-/** Names what was missing in a self-test that opened no graphics adapter. */
 function missingPiece({ log, failure, result }: SelfTestRun): string {
   if (!log.includes("Vulkan Loader Version")) return `there is no Vulkan loader (Debian: libvulkan1): it ${failure}`;
   const drivers = new Set(log.matchAll(/Found ICD manifest file (\S+?),/g).map(([, file]) => file));
@@ -79,7 +77,6 @@ function missingPiece({ log, failure, result }: SelfTestRun): string {
   return `no Vulkan driver has an adapter (${[...drivers].join(", ")}); is the device in this container? It ${failure}`;
 }
 
-/** Whether the driver is Mesa's or Google's software driver. */
 function isSoftware({ name, driver }: Adapter): boolean {
   return /llvmpipe|lavapipe|swiftshader|libvulkan_lvp/i.test(`${name} ${driver}`);
 }

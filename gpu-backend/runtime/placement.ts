@@ -1,4 +1,7 @@
-/** Finds the nodes of a graph for which a device has no kernel. Only ONNX Runtime's log lists them, so a process is started to write it. */
+/**
+ * Finds the nodes of a graph for which a device has no kernel. Only ONNX Runtime's log lists these nodes, so a process is started and its
+ * log read.
+ */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,12 +10,12 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const script = fileURLToPath(new URL("./placement-process.ts", import.meta.url));
-/** Bound on the log, in bytes. It has a few lines for each node. */
+/** Maximum bytes of the log, which has a few lines for each node. */
 const maxLogBytes = 2 ** 28;
-/** Timeout in milliseconds. A driver may hang. */
+/** Timeout in milliseconds, because a driver may hang. */
 const timeoutMs = 60_000;
 
-/** Operator and name of each node that runs on the CPU. Rejects if the graph cannot be opened at all. */
+/** Operator and name of each node that runs on the CPU. Rejects if the graph cannot be opened. */
 export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   const folder = await mkdtemp(join(tmpdir(), "placement-"));
   try {
@@ -26,7 +29,7 @@ export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   }
 }
 
-/** Finds the nodes in the log: after the line with the number of nodes on the CPU, each node has a line of its own. */
+/** ONNX Runtime logs the number of nodes on the CPU, then one line for each node. */
 function nodesPlacedOnCpu(log: string): string[] {
   const lines = log.split("\n");
   const at = lines.findIndex((line) => line.includes("placed on [CPUExecutionProvider]"));
