@@ -1,49 +1,46 @@
 /**
- * Response bodies that hold a bounded number of bytes. The runtime's streams queue without a bound, so a body queues its text itself and
- * has at most one write pending in its stream.
+ * Response bodies with a limit on the bytes they hold. The runtime's streams queue without a limit, so each body queues its text itself and
+ * writes one piece at a time.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
-/** Maximum bytes held by all bodies of a Durable Object. An isolate has 128 MB for its objects; four cells' bodies use at most half. */
+/** Maximum bytes held by all bodies of a Durable Object. Four such objects may share an isolate, which has 128 MB. */
 const objectBodyBytes = 16 * 2 ** 20;
 
-/** Maximum bytes held by the large answers that a Worker's isolate makes itself. One tenant may hold at most half of them. */
+/** Maximum bytes held by all large answers that a Worker's isolate makes itself. */
 export const workerBodyBytes = 32 * 2 ** 20;
 
-/** Maximum bytes per stream write. Writes are small because, after a failure, queued data can be discarded and written data cannot. */
+/** Maximum bytes of one stream write. After a failure, queued pieces can be discarded, but written pieces cannot. */
 const writeBytes = 16 * 1024;
 
-/** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger answer is streamed by an AnswerBody. */
+/** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger answer is streamed. */
 export const shortAnswerBytes = 64 * 1024;
 
-/** While a client has at least this many unread bytes, its answer's writer pauses. */
+/** An answer's writer pauses while its client has at least this many unread bytes. */
 export const unreadAheadBytes = limits.unreadBytes / 16;
 
-/** Writers join events, or pieces of a large answer, up to about this many bytes and write them together. */
+/** Events, or pieces of a large answer, are joined to about this many bytes before a write. */
 export const joinedBytes = 8 * 1024;
 
-/** Interval of the timer for admissions, deadlines, heartbeats and unread bodies, in milliseconds. */
 const tickMs = 50;
 
 interface BodyOptions {
   tenant: string;
   maximumBytes: number;
-  /** Written to an event stream that was silent for `everyMs`, because only a write detects a disconnect. null for other answers. */
+  /** Written after `everyMs` without output, because only a write detects a disconnect. null: no heartbeats. */
   heartbeat: { text: string; everyMs: number } | null;
 }
 
 interface BodyEvents {
-  /** Called every `tickMs` until the body has ended. */
   ticked?(): void;
   heartbeatDue?(): void;
-  /** Called when the client has read the pending write. */
   drained?(): void;
-  /** Called once, when the answer leaves `open`: from then on, nothing more may be written. */
+  /** Called once. Nothing may be written afterwards. */
   settled(reason: EndReason): void;
-  /** Returns the text that ends the body and reports `error` to the client; null: the body is cut off instead. */
+  /** Returns the text that ends the body with `error`; null if the body must be cut off instead. */
   errorText(error: ServiceError): string | null;
   /** Called once, when the body no longer holds any bytes. */
   ended?(reason: EndReason): void;
@@ -57,8 +54,8 @@ export class AnswerBodies {
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
-   * `ofRequests`: the bodies belong to different requests of a Worker. workerd forbids a request to use the timers and streams of another
-   * request. So each body has its own timer, and an evicted body ends at its own next tick.
+   * `ofRequests`: each body belongs to another request of a Worker, so each body has its own timer. workerd forbids a request to use the
+   * timers and streams of another request.
    */
   constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
@@ -69,7 +66,6 @@ export class AnswerBodies {
     return this.#heldBytes;
   }
 
-  /** Whether the tenant's bodies would hold at most half of the maximum after `bytes` are added. */
   hasRoom(tenant: string, bytes: number): boolean {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
@@ -114,7 +110,7 @@ export class AnswerBodies {
     return body;
   }
 
-  /** Ends the largest body of the tenant that holds most bytes, until all bodies together are within the maximum. */
+  /** Ends the largest body of the tenant with the most held bytes, until all bodies together are within the maximum. */
   #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
@@ -123,7 +119,6 @@ export class AnswerBodies {
   }
 }
 
-/** The element with the largest size; `all` must not be empty. */
 function largest<T>(all: Iterable<T>, sizeOf: (one: T) => number): T {
   return [...all].reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a));
 }
@@ -137,9 +132,9 @@ function sum(bodies: Iterable<AnswerBody>): number {
 const encoder = new TextEncoder();
 
 interface Piece {
-  /** Has at most `writeBytes` bytes. */
+  /** At most `writeBytes` long. */
   bytes: Uint8Array;
-  /** The piece continues the text of the piece before it. */
+  /** True if this piece continues the text of the previous piece. */
   isRest: boolean;
 }
 
@@ -153,24 +148,21 @@ export class AnswerBody {
   #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
-  /** Bytes that this body holds, as it last reported by `held`. */
   #heldBytes = 0;
-  /** Ticks since the last write or heartbeat. */
   #silentTicks = 0;
   /** Ticks since the pending write began. */
   #stalledTicks = 0;
-  /** Error that ends this body at its next tick. Once it is set, this body counts as holding no bytes. */
+  /** Error that ends this body at its next tick. A body with an eviction counts as empty. */
   #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
     this.#options = options;
     this.#events = events;
     this.#end = new AnswerEnd({ settled: events.settled, finished: (reason) => this.#finished(reason) });
-    // One tick less than the interval, so that a heartbeat comes in time even if it comes a tick late.
+    // One tick less than the interval, because a tick may come late.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
-  /** True until the answer is settled. From then on, `write` does nothing. */
   get isOpen(): boolean {
     return this.#end.phase === "open";
   }
@@ -191,12 +183,12 @@ export class AnswerBody {
     return this.#writingBytes + this.#queuedBytes;
   }
 
-  /** The response body. Created on first use: a short non-streamed answer needs none. */
+  /** Created on first use, because a short answer needs no stream. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#opened().readable;
   }
 
-  /** Queues `text`. Ends the answer if more than `maximumBytes` would be unread; while nothing is unread, a text of any size is queued. */
+  /** Ends the answer if more than `maximumBytes` would be unread. While nothing is unread, a text of any size is queued. */
   write(text: string | Uint8Array): void {
     if (!this.isOpen || text.length === 0) return;
     const bytes = typeof text === "string" ? encoder.encode(text) : text;
@@ -205,7 +197,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if they and this body's bytes exceed `maximumBytes`. */
+  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if writer and body hold more than `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
@@ -213,17 +205,18 @@ export class AnswerBody {
     if (isBounded) this.#failIfAbove(this.#heldBytes);
   }
 
-  /** Writes the last text, and closes the stream once the client has read everything. */
   complete(text: string): void {
     if (this.#end.apply("complete")) this.#close(text);
   }
 
-  /** Completes an answer that was short enough to be sent without this body. */
+  /** Completes an answer that was sent without this body. */
   completeUnused(): void {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
-  /** Ends the answer with the error's text. Completes a text that is partly written, so that no event is cut, and discards later texts. */
+  /**
+   * Ends the answer with the error's text. A partly written text is completed first, so that no event is cut; later texts are discarded.
+   */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;
@@ -238,7 +231,6 @@ export class AnswerBody {
     this.#close(text);
   }
 
-  /** To be called when the client has disconnected. */
   leave(): void {
     this.#end.apply("gone");
   }
@@ -252,13 +244,12 @@ export class AnswerBody {
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
-    // A pending write detects a disconnect as a heartbeat would, so none is written.
+    // A pending write detects a disconnect, so no heartbeat is needed.
     if (!this.isWriting) this.write(heartbeat.text);
     this.#silentTicks = 0;
     this.#events.heartbeatDue?.();
   }
 
-  /** Ends this body because all bodies together hold more than `maximumBytes`. */
   evict(maximumBytes: number, { atNextTick }: { atNextTick: boolean }): void {
     const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
     const error = new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
@@ -270,7 +261,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Ends the answer if `bytes` exceed its maximum; returns whether they do. */
+  /** Returns whether the answer was ended. */
   #failIfAbove(bytes: number): boolean {
     const { maximumBytes } = this.#options;
     if (bytes <= maximumBytes) return false;
@@ -322,7 +313,6 @@ export class AnswerBody {
     const part = joinArrays(Uint8Array, pieces);
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
-    // The write rejects if the client disconnected; `writer.closed` handles that.
     this.#opened()
       .writer.write(part)
       .then(() => this.#written(), ignore);

@@ -18,13 +18,12 @@ export type EndReason = (typeof endReasons)[number];
 export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reason: EndReason };
 
 /**
- * Events that change an answer's state. An EndReason closes the answer, and `gone` also ends it. Otherwise one of these ends it:
+ * Events that change an answer's state. An EndReason closes the answer, and `gone` also ends it. Two other events end it:
  * - delivered: the client has read the whole answer.
  * - broken off: unread bytes are discarded; the client gets an incomplete body.
  */
 export type AnswerEvent = EndReason | "delivered" | "broken off";
 
-/** The state after `event`; `state` itself if the event changes nothing. */
 export function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
   if (state.phase === "ended") return state;
   if (event === "gone") return { phase: "ended", reason: event };
@@ -33,11 +32,11 @@ export function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
   }
   if (event === "delivered" || event === "broken off") return { phase: "ended", reason: state.reason };
   if (event !== "limit") return state;
-  // If a complete answer is not read, an error replaces the unread rest. If the error is not read either, it is discarded.
+  // An error replaces the unread part of a complete answer. An unread error is discarded.
   return { phase: state.reason === "complete" ? "closing" : "ended", reason: event };
 }
 
-/** The state of one answer. Calls `settled` once when it leaves `open`, and `finished` once when it has ended. */
+/** Calls `settled` once when the answer leaves `open`, and `finished` once when it has ended. */
 export class AnswerEnd {
   #state: AnswerState = { phase: "open" };
   readonly #settled: (reason: EndReason) => void;
@@ -52,7 +51,6 @@ export class AnswerEnd {
     return this.#state.phase;
   }
 
-  /** Returns whether the event changed the state. */
   apply(event: AnswerEvent): boolean {
     const before = this.#state;
     const after = nextState(before, event);

@@ -1,20 +1,19 @@
-/** Finds function calls in text that arrives in parts. A grammar makes sure that the text has calls only in `callFormat`. Pure. */
+/** Finds function calls in text that arrives in parts. A grammar ensures that every call has the form of `callFormat`. Pure. */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 
 export interface CallPart {
   index: number;
-  /** Name of the function, in the call's first part; null in later parts. */
+  /** Function name in the call's first part; null in later parts. */
   name: string | null;
-  /** The next piece of the arguments' JSON. */
   arguments: string;
   isWhole: boolean;
 }
 
 export class CallReader {
-  /** True if text may come before the first call; otherwise the answer has only calls or only text. */
+  /** True if text may precede the first call. Otherwise the answer is either text or calls. */
   readonly #isFree: boolean;
-  /** Text that is held back because it may be the beginning of a call, or of the text that ends a call's arguments. */
+  /** Text held back because it may begin a call, or end a call's arguments. */
   #rest = "";
   #within: "text" | "name" | "arguments" = "text";
   #count = 0;
@@ -28,7 +27,7 @@ export class CallReader {
     return this.#count > 0 && this.#within === "text";
   }
 
-  /** Returns the text before calls and at most one part of each call. `isLast`: no more text comes. */
+  /** Returns the text before calls and at most one part of each call. `isLast`: no text follows. */
   push(text: string, isLast: boolean): { text: string; calls: CallPart[] } {
     this.#rest += text;
     const calls: CallPart[] = [];
@@ -49,7 +48,7 @@ export class CallReader {
       const found = this.#rest.indexOf(start);
       const at = this.#isFree || this.#count > 0 || (found === 0 && !this.#hasText) ? found : -1;
       const before = this.#take(at >= 0 ? at : this.#rest.length - longestBeginning(this.#rest, [start]));
-      // Between calls there is only white space, which is dropped.
+      // White space between calls is dropped.
       if (this.#count === 0) tell(before);
       if (at < 0) return false;
       this.#take(start.length);
@@ -62,7 +61,7 @@ export class CallReader {
       calls.push({ index: this.#count++, name, arguments: "", isWhole: false });
       this.#within = "arguments";
     } else {
-      // The arguments are on one line. The line's last character closes the call's own object, so it does not belong to the arguments.
+      // The arguments are on one line. The line's last character closes the object around the arguments.
       const at = this.#rest.indexOf("\n");
       const part = this.#take((at >= 0 ? at : this.#rest.length) - 1);
       if (at < 0 && part === "" && !isLast) return false;
@@ -78,7 +77,6 @@ export class CallReader {
     return true;
   }
 
-  /** Removes and returns the first characters of the held-back text. */
   #take(length: number): string {
     const taken = this.#rest.slice(0, Math.max(0, length));
     this.#rest = this.#rest.slice(taken.length);

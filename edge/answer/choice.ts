@@ -1,4 +1,4 @@
-/** Turns a sequence's frames into parts of a choice. A stream sends the parts one by one; a non-streamed answer joins them. Pure. */
+/** Turns a sequence's frames into parts of a choice. A stream sends each part; a non-streamed answer joins them. Pure. */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
@@ -11,14 +11,12 @@ import { type CallPart, CallReader } from "./call-reader.ts";
 
 export interface ChoiceOptions {
   echo: boolean;
-  /** Number of alternatives per token; null for no logprobs at all. */
+  /** Number of alternatives per token; null: no logprobs. */
   logprobs: number | null;
-  /** Number of alternatives per token of the prompt; null: no logprobs of the prompt. */
+  /** Number of alternatives per prompt token; null: no logprobs of the prompt. */
   promptLogprobs: number | null;
   compare: boolean;
-  /** Report the passages of memories that each token came from. */
   sources: boolean;
-  /** The choice has an object `chameleon` (ChameleonBlock). */
   withBlock: boolean;
 }
 
@@ -26,30 +24,28 @@ export interface ChoicePart {
   planned: PlannedChoice;
   text: string;
   calls: CallPart[];
-  /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
-  /** Logprobs of the prompt's tokens, only in the part made from the `prompt` frame; null unless the request asks for them. */
+  /** Only in the part made from the `prompt` frame, and only if requested; null otherwise. */
   promptLogprobs: PromptLogprobs | null;
   compared: ComparedToken[];
   sourced: SourcedToken[];
-  /** The sequence's last frame, in the choice's last part; null in earlier parts. */
+  /** The sequence's last frame, only in the choice's last part; null otherwise. */
   done: DoneFrame | null;
   finishReason: "stop" | "length" | "tool_calls" | null;
 }
 
 export interface ReportedToken {
   piece: Uint8Array;
-  /** Where the token starts in the text, in Unicode code points. */
+  /** Start of the token in the text, in Unicode code points. */
   offset: number;
   /** null for the first token of an echoed prompt, which has no context. */
   logprob: number | null;
-  /** The likeliest tokens at the token's position, as many as the request asks for. */
   top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
   sources: Omit<SourcedToken, "token"> | null;
 }
 
-/** Scores of one token in a frame. `alternatives`: pairs of a token id and its log-probability. */
+/** `alternatives`: pairs of a token id and its log-probability. */
 interface Scores {
   logprob?: number | null | undefined;
   baseLogprob?: number | null | undefined;
@@ -64,7 +60,7 @@ interface EchoedPrompt {
 
 const notEchoed: EchoedPrompt = { text: "", characters: 0 };
 
-/** The text of each prompt by the prompt's index. A prompt is decoded once for all its choices. */
+/** Prompt texts by prompt index. Each prompt is decoded once for all its choices. */
 export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Tokenizer): Map<number, EchoedPrompt> {
   const echoed = new Map<number, EchoedPrompt>();
   for (const { prompt, sequence } of choices) {
@@ -82,10 +78,10 @@ export class Choice {
   readonly #text: TextStream;
   readonly #calls: CallReader | null;
   readonly #offsetOf: OffsetOf | null;
-  /** The echoed prompt, until a part has it; then "". */
+  /** The echoed prompt; empty after it was put into a part. */
   #prompt: string;
   readonly #promptCharacters: number;
-  /** Tokens whose text is held back, because it may be the beginning of a stop string. */
+  /** Tokens held back because their text may begin a stop string. */
   #held: ReportedToken[] = [];
   #stopped = false;
 
@@ -102,7 +98,6 @@ export class Choice {
     this.#offsetOf = isReported ? offsetCounter(this.#promptCharacters) : null;
   }
 
-  /** Takes the sequence's next frame. Throws the ServiceError of an error frame. */
   push(frame: Frame): ChoicePart {
     switch (frame.type) {
       case "prompt":
@@ -135,7 +130,7 @@ export class Choice {
     return text;
   }
 
-  /** Removes and returns the held tokens that start in text which was already emitted. */
+  /** Removes and returns the held tokens that start in emitted text. */
   #emitted(): ReportedToken[] {
     const emitted = this.#promptCharacters + this.#text.emittedCharacters;
     const certain = this.#held.findIndex(({ offset }) => offset >= emitted);
@@ -158,7 +153,7 @@ export class Choice {
       offset: offsetOf(this.#tokenizer.textPieceOf(id)),
       logprob,
       top: top.map(([one, its]) => ({ piece: this.#tokenizer.pieceOf(one), logprob: its })),
-      // Without an adapter the token's logprob is the base's.
+      // Without an adapter, the token's logprob is the base model's.
       baseLogprob: baseLogprob ?? logprob,
     };
   }
@@ -215,7 +210,7 @@ function sourcedOf(tokens: readonly ReportedToken[]): SourcedToken[] {
 
 const wholeCharacters = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** A token's text, or `bytes:\xe2\x80` if the token's bytes are not whole characters, as OpenAI writes it. */
+/** A token's text. Bytes that are not whole characters are escaped as in OpenAI's API, for example `bytes:\xe2\x80`. */
 export function tokenText(piece: Uint8Array): string {
   try {
     return wholeCharacters.decode(piece);
@@ -224,7 +219,6 @@ export function tokenText(piece: Uint8Array): string {
   }
 }
 
-/** Tokens with their alternatives in the form of chats and responses. */
 export function chatTokensOf(tokens: readonly ReportedToken[]): ChatToken[] {
   return tokens.map(({ piece, logprob, top }) => ({
     ...alternativeOf(piece, logprob ?? 0),
@@ -236,10 +230,10 @@ function alternativeOf(piece: Uint8Array, logprob: number) {
   return { token: tokenText(piece), logprob, bytes: [...piece] };
 }
 
-/** Returns the offset of a token. Must be called with the bytes of each token in turn. */
+/** Returns a token's offset. Must be called for every token in order. */
 type OffsetOf = (piece: Uint8Array) => number;
 
-/** Offsets of consecutive tokens in Unicode code points, as OpenAI counts. A token that continues a character has that character's offset. */
+/** Token offsets in Unicode code points, as OpenAI counts. A token that continues a character has the character's offset. */
 function offsetCounter(start: number): OffsetOf {
   const decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   let characters = start;

@@ -1,4 +1,4 @@
-/** Writes the response to a request from its sequences' frames, and settles its admission once. Not here: byte limits (answer-body.ts). */
+/** Writes the response from the sequences' frames, and settles the request's admission once. Not here: byte limits (answer-body.ts). */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone } from "../../shared/contracts/sse.ts";
@@ -18,7 +18,7 @@ import { type Envelope, eventText, ResponseBuilder } from "./response.ts";
 import { RepeatedEvents, type StreamCursor, streamStart } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
-/** Last character of a non-streamed answer that fails after its first byte. Valid JSON never contains it. */
+/** Last character of a non-streamed answer that failed after its first byte. Valid JSON never contains it. */
 export const failedMark = "\0";
 
 export interface AnswerRequest {
@@ -27,19 +27,17 @@ export interface AnswerRequest {
   plan: Plan;
   options: ChoiceOptions;
   stream: boolean;
-  /** True if a stream ends with a usage chunk. */
   includeUsage: boolean;
   heartbeatMs: number;
   admitted: AdmittedRequest;
-  /** What the client has received of the stream before its cell was lost or its connection broke. */
   resumeFrom?: StreamCursor | undefined;
-  /** Gives each event of a stream an id from which the client can resume. Only for streams of one choice. */
+  /** Events have ids from which the client can resume. Only for streams of one choice. */
   withEventIds?: boolean | undefined;
 }
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
-  /** Queues a batch. `receiver` gets every frame of its sequences; frames of one sequence come in order. */
+  /** Frames of one sequence arrive in order. */
   submit: Dispatcher["submit"];
   bodies: AnswerBodies;
   admission: Admission;
@@ -51,11 +49,10 @@ export interface CompletionWriterParts {
 }
 
 /**
- * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before that. A stream
- * begins once backends have accepted all its sequences, it has an event, or one heartbeat interval has passed. So a refusal has its own
- * status, and a client that waits in a queue gets headers early. A non-streamed answer has a `content-length` if it completes within one
- * heartbeat interval of its first token. If not, its body begins with white space, because only a write detects a disconnect, and the JSON
- * follows.
+ * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before.
+ * A stream begins when backends have accepted all sequences, when it has an event, or after one heartbeat interval.
+ * A non-streamed answer has a `content-length` if it completes within one heartbeat interval of its first token. Otherwise it begins with
+ * white space, because only a write detects a disconnect.
  */
 export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
@@ -72,11 +69,11 @@ class CompletionWriter {
   readonly #cancels: (() => void)[] = [];
   readonly #response = Promise.withResolvers<Response>();
   readonly response = this.#response.promise;
-  /** Skips events that the client has received, and makes event ids; null if the request needs neither. */
+  /** Skips events that the client has received, and makes event ids. null: the request needs neither. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
-  /** Frames that wait until the client has read earlier ones. */
+  /** Frames that wait until the client has read earlier events. */
   readonly #pending: Frame[] = [];
   #pendingBytes = 0;
   readonly #startedMs: number;
@@ -90,7 +87,7 @@ class CompletionWriter {
     this.#startedMs = parts.now();
     const { tokenizer } = parts;
     const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
-    // A chat's answer has the prompt's logprobs once, from its first choice.
+    // A chat answer reports the prompt's logprobs once, in its first choice.
     const others = form === "chat" ? { ...options, promptLogprobs: null } : options;
     this.#choices = new Map(
       plan.choices.map((one, i) => [
@@ -121,7 +118,7 @@ class CompletionWriter {
         errorText: (error) => this.#errorText(error),
       },
     );
-    // Once the answer is settled, the client can still read its last bytes.
+    // After the answer is settled, the client can still read its last bytes.
     const leave = () => this.#body.isOpen && this.#body.leave();
     parts.signal.addEventListener("abort", leave);
     if (parts.signal.aborted) leave();
@@ -143,12 +140,12 @@ class CompletionWriter {
     }
   }
 
-  /** With a deadline, headers wait for the first event, so that a missed deadline can have the status 504. */
+  /** With a deadline, headers wait for the first event, so that a missed deadline has status 504. */
   get #hasDeadline(): boolean {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
-  /** Renews the admission's lease, and ends the answer at its deadline. Nothing else in the cell enforces deadlines. */
+  /** Renews the admission's lease and enforces the deadline. Nothing else in the cell enforces deadlines. */
   #tick(): void {
     if (!this.#body.isOpen) return;
     this.#parts.admission.renew();
@@ -161,7 +158,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // A client that has read everything is not slow, so frames that arrive together may then exceed the maximum.
+    // A client that has read everything is not slow, so a burst of frames may exceed the maximum.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -172,7 +169,7 @@ class CompletionWriter {
   }
 
   /**
-   * Turns pending frames into events while the client reads. The other frames stay pending, because a frame takes fewer bytes than its
+   * Turns frames into events while the client reads. Frames of an unread answer stay pending, because a frame takes fewer bytes than its
    * events.
    */
   #writePending(): void {
@@ -188,7 +185,7 @@ class CompletionWriter {
 
   #writeSome(): void {
     let events = "";
-    /** The events of the stream's last frame, which are sent once the answer is charged. */
+    /** Events of the stream's last frame, sent after the answer is charged. */
     let last = "";
     try {
       while (this.#pending.length > 0 && events.length < joinedBytes) {
@@ -199,7 +196,6 @@ class CompletionWriter {
         else events += taken;
       }
     } catch (thrown) {
-      // Events of earlier frames are delivered before the error.
       this.#writeEvents(events);
       this.#fail(thrown);
       return;
@@ -215,7 +211,7 @@ class CompletionWriter {
     this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
-  /** Adds a frame to its choice. For a stream, returns the events that the client lacks. Throws a frame's error, or numerics_mismatch. */
+  /** Adds a frame to its choice. Returns the events that the client of a stream lacks. Throws a frame's error, or numerics_mismatch. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#builder.add(part);
@@ -234,7 +230,6 @@ class CompletionWriter {
     return events + sseDone;
   }
 
-  /** The id of a choice's latest event or, with `isUsage`, of the usage chunk after that event; null if events have no ids. */
   #eventId(choice: number, isUsage = false): string | null {
     return this.#request.withEventIds ? this.#repeated!.idOf(choice, isUsage) : null;
   }
@@ -245,7 +240,7 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Called when frames of a non-streamed answer arrive. If the answer takes long, begins it with white space. */
+  /** Begins a non-streamed answer with white space if the answer takes long. */
   #continueWhole(): void {
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
@@ -255,7 +250,6 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Charges the answer, then ends it. */
   async #complete(events: string): Promise<void> {
     await this.#parts.admission.settle(this.#count.consumed(false));
     if (!this.#request.stream) {
@@ -284,11 +278,9 @@ class CompletionWriter {
     this.#body.fail(error.kind === "deadline_exceeded" ? "deadline" : "failed", error);
   }
 
-  /** Charges an answer that is not complete, and cancels sequences that still run. */
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const cancel of this.#cancels) cancel();
-    // `#complete` has charged a complete answer before.
     if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {
       this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
@@ -296,13 +288,13 @@ class CompletionWriter {
   }
 
   #consumed(reason: Exclude<EndReason, "complete">): Consumption[] {
-    // The client caused the end: everything computed is charged, otherwise a client could compute for free.
+    // If the client caused the end, everything computed is charged; otherwise a client could compute for free.
     if (reason !== "failed") return this.#count.consumed(true);
-    // The service failed: only what the client received is charged, which is nothing for a non-streamed answer.
+    // If the service failed, only what the client received is charged. A non-streamed answer costs nothing.
     return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
   }
 
-  /** The text that ends the answer with an error. Rejects the response of an answer that has not begun, so the error sets the status. */
+  /** The text that ends the answer with an error. Rejects a response that has not begun, so that the error sets the status. */
   #errorText(error: ServiceError): string | null {
     if (!this.#hasBegun) {
       this.#response.reject(error);

@@ -21,7 +21,6 @@ interface Choices {
   object: string;
   chunkObject: string;
   choice(all: ChoicePart, envelope: Envelope): AnyChoice;
-  /** The choice of one chunk. `isFirst`: the choice's first chunk. */
   chunkChoice(part: ChoicePart, isFirst: boolean, envelope: Envelope): AnyChoice;
 }
 
@@ -74,7 +73,7 @@ function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
   };
 }
 
-/** Log-probabilities by text: of the likeliest tokens and of the token itself, which OpenAI's `top_logprobs` always contain. */
+/** Log-probabilities by text. As in OpenAI's API, `top_logprobs` always include the token itself. */
 function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
   const itself = logprob === null ? [] : [{ piece, logprob }];
   return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));

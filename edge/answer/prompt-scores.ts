@@ -1,11 +1,8 @@
-/**
- * Scores of a prompt. Only the prompt's first choice requests them. Frames of the other choices are held until a copy of the scores
- * arrives. Pure.
- */
+/** Only a prompt's first choice requests the prompt's scores. Frames of the other choices wait for a copy of these scores. Pure. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
-/** Bytes of a frame without its lists, and of each alternative or passage in the lists. Measured in V8, rounded up. */
+/** Bytes of a frame without its lists, and of each list entry. Measured in V8 and rounded up. */
 const frameBytes = 240;
 const alternativeBytes = 200;
 
@@ -16,7 +13,7 @@ interface Group {
 }
 
 export class PromptScores {
-  /** Groups (the choices of one prompt) by the id of each sequence. A group is removed when its first choice gets its first frame. */
+  /** Groups (the choices of one prompt) by sequence id. A group is removed when its first choice gets its first frame. */
   readonly #waiting = new Map<string, Group>();
   heldBytes = 0;
 
@@ -32,7 +29,7 @@ export class PromptScores {
     }
   }
 
-  /** Takes a frame and returns the frames to process now, in order. Error frames are never held. */
+  /** Returns the frames to process now, in order. Error frames are never held. */
   take(frame: Frame): readonly Frame[] {
     const group = this.#waiting.get(frame.id);
     if (!group || frame.type === "error") return [frame];
@@ -48,7 +45,7 @@ export class PromptScores {
   }
 }
 
-/** Approximate bytes of a frame in RAM. The lists of a `prompt` frame, which its copies share, are not counted. */
+/** Approximate bytes of a frame in RAM. Copies of a `prompt` frame share its lists, so its lists are not counted. */
 export function bytesOf(frame: Frame): number {
   const alternatives =
     frame.type === "token" ? (frame.alternatives?.length ?? 0) + (frame.sources?.passages.length ?? 0) : 0;

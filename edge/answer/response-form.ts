@@ -1,4 +1,4 @@
-/** The JSON of `POST /v1/responses`: the document search, if passages are in the prompt, then a message, function calls, or both. Pure. */
+/** The JSON of `POST /v1/responses`: a document search if the prompt has passages, then a message, function calls, or both. Pure. */
 import type { Citation, ResponseEvent, ResponseItem, ResponseObject } from "../../shared/contracts/response-object.ts";
 import type { Usage } from "../../shared/contracts/responses.ts";
 import { envelopeOf, type ServiceError, statusOf } from "../../shared/errors.ts";
@@ -83,10 +83,10 @@ export const responseForm: Form = {
     emit(last as Unnumbered<ResponseEvent>, true);
     return events;
   },
-  // The last event has the usage, so there is no chunk for it.
+  // The last event has the usage.
   usageChunk: () => null,
   failure(envelope, error, sequence) {
-    // OpenAI's API reference puts the error's fields into the event, OpenAI's servers into its `error`. Clients read one or the other.
+    // OpenAI's API reference puts the error's fields into the event, but OpenAI's servers put them into `error`.
     const told = envelopeOf(error).error;
     const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
     return [
@@ -172,7 +172,7 @@ function searchOf({ id, settings }: Envelope) {
   };
 }
 
-/** One citation for each document with a passage in the prompt, at the end of the text. */
+/** Citations at the end of the text, one for each document with a passage in the prompt. */
 function citationsOf({ planned, text, done }: ChoicePart): Citation[] {
   const { memories } = planned.assignment;
   const cited = (done?.retrieved ?? []).map(({ memory, document }): [string, string] => [

@@ -19,15 +19,15 @@ export interface Envelope {
   settings?: ResponseSettings;
 }
 
-/** The id of a function call. It depends only on the answer's id, so the answer to a repeated request has the same call ids. */
+/** Depends only on the answer's id, so that a repeated request gets the same call ids. */
 export function callId({ id }: Envelope, choice: number, call: number): string {
   return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
 }
 
 interface Collected {
-  /** The choice's parts, joined. Of a streamed answer only `done`, the finish reason and, if the form repeats them, text and calls. */
+  /** The choice's parts, joined. A streamed answer keeps only `done`, the finish reason and, if the form repeats them, text and calls. */
   all: ChoicePart;
-  /** Number of the choice's compared tokens, and the sum of their gains over the base in nats. */
+  /** Gain over the base model, summed over the choice's compared tokens. */
   gained: { nats: number; tokens: number };
   hasBegun: boolean;
 }
@@ -38,16 +38,15 @@ interface NamedEvent {
 }
 
 export interface ChoiceEvent extends NamedEvent {
-  /** The choice's text in this event. sent-events.ts compares it when a stream is resumed. */
+  /** The choice's text in this event. sent-events.ts hashes it. */
   text: string;
   isLast: boolean;
 }
 
-/** A new part of a choice. `all`: the choice's parts so far. */
 interface NextPart {
   part: ChoicePart;
   all: ChoicePart;
-  /** With a choice's last part, the whole object `chameleon`; with an earlier part, only the lists about the part's own tokens. */
+  /** With a choice's last part, the whole `chameleon` object; with an earlier part, only the lists about the part's tokens. */
   block: Partial<ChameleonBlock> | null;
   isFirst: boolean;
   sequence: number;
@@ -60,9 +59,9 @@ export interface Form {
   repeatsText: boolean;
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
   events(envelope: Envelope, next: NextPart): ChoiceEvent[];
-  /** The chunk with the usage, which follows all choices; null if the form has no such chunk. */
+  /** The usage chunk after all choices; null if the form has no usage chunk. */
   usageChunk(envelope: Envelope, usage: Usage): object | null;
-  /** Events that end a stream with an error. `sequence`: number of events before them. */
+  /** Events that end a stream with an error. `sequence`: number of events before the error. */
   failure(envelope: Envelope, error: ServiceError, sequence: number): NamedEvent[];
 }
 
@@ -71,13 +70,12 @@ export function eventText({ name, data }: NamedEvent, id: string | null = null):
 }
 
 interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "withBlock"> {
-  /** The answer is not streamed, so its parts are joined for `whole`. */
   isWhole: boolean;
 }
 
-/** Bytes of a logprob with its token in a list, measured in V8 and rounded up. The logprob's JSON takes fewer bytes. */
+/** Bytes of a logprob with its token in RAM, measured in V8 and rounded up. Its JSON takes fewer bytes. */
 const logprobBytes = 96;
-/** Bytes of a token's source passage, measured and rounded in the same way. */
+/** Bytes of a token's source passage, measured in the same way. */
 const passageBytes = 192;
 
 export class ResponseBuilder {
@@ -88,10 +86,10 @@ export class ResponseBuilder {
   readonly #choices: Collected[];
   #completionTokens = 0;
   eventCount = 0;
-  // By the prompt's index: the number of its tokens that no choice had to compute, and the number of tokens of the passages put into it.
+  // Token counts by prompt index: prompt tokens that no choice had to compute, and tokens of passages put into the prompt.
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
-  /** Milliseconds of each phase, the maximum over all choices. */
+  /** Milliseconds of each phase: the maximum over all choices. */
   readonly timings: Timings;
   /** Approximate bytes of the joined parts in RAM. */
   heldBytes = 0;
@@ -171,7 +169,7 @@ export class ResponseBuilder {
     all.sourced.push(...sourced);
     const passages = sourced.reduce((sum, one) => sum + 1 + one.passages.length, 0);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
-    // V8 stores a string with two bytes a character if any of its characters is not Latin-1.
+    // V8 stores two bytes per character of a string that is not Latin-1.
     this.heldBytes += 2 * text.length + logprobBytes * reported + passageBytes * passages;
   }
 
@@ -180,7 +178,6 @@ export class ResponseBuilder {
     return this.#form.whole(this.#envelope, choices, this.usage);
   }
 
-  /** The events of a part that was passed to `add`; none if the part is empty. */
   events(part: ChoicePart): ChoiceEvent[] {
     const { planned, text, calls, logprobs, compared, sourced, done } = part;
     const isSilent = text === "" && calls.length + compared.length + sourced.length === 0 && !logprobs?.length;
@@ -195,7 +192,6 @@ export class ResponseBuilder {
     return events;
   }
 
-  /** The object `chameleon` for one part (`NextPart.block`). */
   #blockOf(part: ChoicePart): Partial<ChameleonBlock> | null {
     const { compared, sourced, done } = part;
     if (done && this.#options.withBlock) return this.#block(part);
@@ -214,7 +210,6 @@ export class ResponseBuilder {
     return this.#form.failure(this.#envelope, error, this.eventCount);
   }
 
-  /** The whole object `chameleon` of a choice that is done, with the lists of the given part. */
   #block({ planned, compared, sourced, done }: ChoicePart): ChameleonBlock {
     const { centroid, similarity, mode, experts, memories } = planned.assignment;
     const { nats, tokens } = this.#choices[planned.index].gained;
@@ -274,7 +269,7 @@ function roundedTimings(timings: Timings): Timings {
   return Object.fromEntries(entries) as Timings;
 }
 
-/** All experts with their weights, the base first. Empty for a mixture that was never weighed (`max_tokens: 0`). */
+/** All experts with their weights, the base model first. Empty if the mixture was never weighed (`max_tokens: 0`). */
 function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
   const mixture = done?.mixture;
   if (!mixture && (mode === "evidence" || mode === "fixed")) return [];

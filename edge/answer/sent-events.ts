@@ -1,8 +1,9 @@
 /**
- * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received (SentEvents →
- * StreamCursor). Another cell computes the stream again and skips the events up to the cursor (RepeatedEvents). Its text is the same,
- * because sampling depends only on request and seed. Pure. Every event belongs to one choice, except an error, [DONE] and the chunk with
- * the usage. A choice's last event is not hashed, because it contains timings, which differ.
+ * Resumes a stream without storing its tokens. Pure.
+ * - SentEvents: the Worker counts and hashes the events that the client has received.
+ * - RepeatedEvents: another cell computes the stream again and skips these events. Its text is the same, because sampling depends only on
+ *   request and seed.
+ * A choice's last event is not hashed, because it contains timings, which differ.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
@@ -10,9 +11,9 @@ import { ServiceError } from "../../shared/errors.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 interface ChoicePlace {
-  /** Number of events sent. The choice's last event is not counted; `isDone` is true once it is sent. */
+  /** Number of sent events, without the choice's last event. */
   events: number;
-  /** Hash of the text of these events, uint32. */
+  /** Hash of these events' text, uint32. */
   digest: number;
   isDone: boolean;
 }
@@ -23,7 +24,7 @@ export interface StreamCursor {
   isUsageSent: boolean;
 }
 
-/** The cursor after the event with this id (RepeatedEvents.idOf), in a stream of one choice; null for any other text. */
+/** Parses an event id (RepeatedEvents.idOf) of a stream with one choice. Returns null for any other text. */
 export function cursorAfter(eventId: string): StreamCursor | null {
   const [, events, digest, done, usage] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)(u?)$/.exec(eventId) ?? [];
   if (events === undefined) return null;
@@ -49,14 +50,13 @@ function advance(place: ChoicePlace, text: string, isDone: boolean): void {
 
 const [lineFeed, colon] = [10, 58];
 
-/** Splits the bytes of a stream into events. Each event includes the empty line that ends it. */
+/** Splits a stream into events. Each event includes the empty line that ends it. */
 export class EventSplitter {
   #begun: Uint8Array[] = [];
 
-  /** Returns the events that `chunk` completes. */
   push(chunk: Uint8Array): Uint8Array[] {
     this.#begun.push(chunk);
-    // JSON escapes line feeds, so a line feed in the stream ends a line of an event.
+    // JSON escapes line feeds, so a line feed ends a line of an event.
     if (!chunk.includes(lineFeed)) return [];
     const bytes = joinArrays(Uint8Array, this.#begun);
     const events: Uint8Array[] = [];
@@ -71,13 +71,12 @@ export class EventSplitter {
     return events;
   }
 
-  /** The bytes after the last complete event. */
   get rest(): Uint8Array {
     return joinArrays(Uint8Array, this.#begun);
   }
 }
 
-/** Whether an event that begins with these bytes is a comment. Heartbeats are comments. */
+/** `event` may be incomplete. Heartbeats are comments. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
@@ -88,9 +87,9 @@ interface ChunkDelta {
 }
 
 interface Chunk {
-  /** Has one element; empty in the chunk with the usage. */
+  /** One element; empty in the usage chunk. */
   choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
-  /** The next three fields are of the Responses API, whose answers have one choice. */
+  /** The next three fields are from the Responses API. */
   type?: string;
   delta?: string;
   item?: { name?: string };
@@ -102,18 +101,17 @@ const lastTypes = new Set(["response.completed", "response.incomplete"]);
 const decoder = new TextDecoder();
 const data = "data: ";
 
-/** Parses an event that is no comment. Returns null for [DONE]. */
+/** The event must not be a comment. Returns null for [DONE]. */
 function chunkOf(event: Uint8Array): Chunk | null {
   const text = decoder.decode(event);
   return text === sseDone ? null : (JSON.parse(text.slice(text.indexOf(data) + data.length)) as Chunk);
 }
 
-/** Advances a client's cursor with each event that the client has received. */
+/** Advances a client's cursor with each event that the client receives. */
 export class SentEvents {
   isDone = false;
-  /** The client has received an error. Only `response.failed` and [DONE] may follow. */
   hasFailed = false;
-  /** The client has received an event other than a comment. */
+  /** True after the first event that is not a comment. */
   hasBegun = false;
   readonly cursor: StreamCursor;
 
@@ -140,7 +138,7 @@ export class SentEvents {
     }
   }
 
-  /** Adds all bytes of a stream and returns those after its last event. A stream that ends in [DONE] is complete and is not parsed. */
+  /** Adds all bytes of a stream and returns the bytes after its last event. A complete stream is not parsed. */
   addStream(bytes: Uint8Array): Uint8Array {
     const end = bytes.subarray(-sseDone.length);
     if (decoder.decode(end) === sseDone) this.add(end);
@@ -151,19 +149,19 @@ export class SentEvents {
   }
 }
 
-/** Finds the event in a resumed stream whose first bytes the client has already received. */
+/** Finds the event of a resumed stream whose first bytes the client has already received. */
 export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** All events that have arrived, except comments and the event that is looked for. */
+  /** All events that have arrived, except comments. */
   readonly #held: Uint8Array[] = [];
-  /** Choices that have had an event; null: the chunk with the usage. Only a choice's first event can begin with the client's bytes. */
+  /** Choices that have had an event; null: the usage chunk. Only a choice's first event can begin with the client's bytes. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {
     this.#beginning = beginning;
   }
 
-  /** Returns the event, followed by all others that arrived; null while it is missing. Throws an Error if the stream ends without it. */
+  /** Returns the event, followed by all other events so far; null if it has not arrived. Throws an Error if the stream ends without it. */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
     for (const event of events) {
@@ -181,7 +179,6 @@ export class PartialEvent {
   }
 }
 
-/** Skips the events up to the client's cursor in a stream that is computed again. */
 export class RepeatedEvents {
   readonly #sent: StreamCursor;
   readonly #computed: ChoicePlace[];
@@ -195,13 +192,13 @@ export class RepeatedEvents {
     return this.#sent.isUsageSent;
   }
 
-  /** The id of a choice's latest event: its count and hash, as `12-1n4kq7r`. `!` marks the choice's last event, `u` the usage after it. */
+  /** Id of a choice's latest event: its count and hash, as `12-1n4kq7r`. `!` marks the choice's last event, `u` the usage chunk. */
   idOf(choice: number, isUsage: boolean): string {
     const { events, digest, isDone } = this.#computed[choice];
     return `${events}-${digest.toString(36)}${isDone ? "!" : ""}${isUsage ? "u" : ""}`;
   }
 
-  /** Returns whether the client has already received this event. Throws numerics_mismatch if it has received different text. */
+  /** Returns whether the client has received this event. Throws numerics_mismatch if the client has received different text. */
   skipIfSent(choice: number, text: string, isDone: boolean): boolean {
     const [sent, computed] = [this.#sent.choices[choice], this.#computed[choice]];
     advance(computed, text, isDone);

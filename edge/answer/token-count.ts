@@ -6,7 +6,7 @@ import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import type { ChoiceOptions } from "./choice.ts";
 
-/** Maximum tokens of a request: every prompt once, with the passages put into it, and `maxTokens` of every choice. */
+/** Each prompt counts once, with the passages put into it; `maxTokens` counts for every choice. */
 export function maxTokensOf(choices: readonly PlannedChoice[]): number {
   const counted = new Set<number>();
   let tokens = 0;
@@ -22,7 +22,7 @@ interface Reported extends Omit<ChoiceOptions, "withBlock"> {
   form: "chat" | "completion" | "response";
 }
 
-/** Throws invalid_request if a whole answer, which is held in RAM, may have more than `limits.wholeLogprobs` logprobs. */
+/** Throws invalid_request if a non-streamed answer, which is held in RAM, may exceed `limits.wholeLogprobs`. */
 export function refuseManyLogprobs(
   { choices }: Plan,
   { form, echo, logprobs, promptLogprobs, compare, sources }: Reported,
@@ -45,7 +45,7 @@ export function refuseManyLogprobs(
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream without heartbeats; null: no bound, because it may have logprobs, an echoed prompt or passages. */
+/** Maximum bytes of a stream without heartbeats. null: no bound, because of logprobs, an echoed prompt or passages. */
 export function maxStreamBytes(
   { choices }: Plan,
   { form, echo, logprobs, compare, sources }: Reported,
@@ -54,7 +54,7 @@ export function maxStreamBytes(
   if (echo || compare || sources || logprobs !== null || choices.some(({ sequence }) => sequence.retrieval))
     return null;
   const tokens = choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, 0);
-  // The events of a response repeat its settings three times, at most six bytes a character, and its text up to four times.
+  // A response repeats its settings three times, with at most six bytes per character, and its text up to four times.
   if (form === "response") return 2 * (lastEventBytes + eventBytes * tokens) + 18 * JSON.stringify(settings).length;
   return choices.length * lastEventBytes + eventBytes * tokens;
 }
@@ -68,7 +68,7 @@ export class TokenCount {
   readonly #model: string;
   readonly #choices: readonly PlannedChoice[];
   readonly #tokens = new Map<PlannedChoice, number>();
-  /** Tokens of the passages in each prompt. */
+  /** Passage tokens by prompt index. */
   readonly #retrieved = new Map<number, number>();
 
   constructor(model: string, choices: readonly PlannedChoice[]) {
@@ -87,8 +87,8 @@ export class TokenCount {
   }
 
   /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts of which no frame came, because
-   * backends may have begun on them. Such a prompt counts with the most tokens that its passages may have.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts without a frame, because backends
+   * may have begun them. These prompts count with their maximum of passage tokens.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -101,7 +101,6 @@ export class TokenCount {
       const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
-      // The request counts once, in the first adapter's consumption.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);
@@ -111,7 +110,7 @@ export class TokenCount {
   }
 }
 
-/** Tokens of the passages in a choice's prompt; null if the frame does not have this number. */
+/** Tokens of the passages in a choice's prompt; null if the frame does not report them. */
 export function retrievedTokensOf({ sequence }: PlannedChoice, frame: Frame): number | null {
   if (frame.type === "token") return frame.retrievedTokens ?? null;
   return frame.type === "done" && sequence.retrieval ? frame.promptTokens - sequence.promptIds.length : null;
