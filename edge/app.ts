@@ -81,7 +81,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
 
   app.notFound((c) => errorResponse(c, new ServiceError("not_found", notFoundText(c.req.path, Object.keys(routes)))));
   app.onError((thrown, c) => {
-    // Drops the response that the error replaces; otherwise Hono adds that response's headers to the error's.
+    // Drops the replaced response, because Hono would add its headers to the error's.
     c.res = undefined;
     return errorResponse(c, thrown);
   });

@@ -1,7 +1,8 @@
 /**
- * Who may call /v1 and /admin. CORS: a preflight has no key, so every preflight is accepted; that gives no access. The call itself must
- * come from an origin of the key's tenant, or from the edge's own origin. The edge takes its own origin from the request's URL, so the
- * platform or edge/local-worker.ts must have checked the request's host.
+ * Who may call /v1 and /admin.
+ * A CORS preflight carries no key, so every preflight is accepted. The later call needs an allowed origin of the key's tenant, or the
+ * edge's own origin.
+ * Security: the own origin comes from the request's URL, so the platform or edge/local-worker.ts must check the request's host.
  */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -17,7 +18,7 @@ const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
 const preflightSeconds = "600";
 
-/** Answers preflights. A page of any origin may read a 401, because a 401 reveals nothing about a tenant. */
+/** A page of any origin may read a 401, because a 401 reveals nothing about a tenant. */
 export const preflight: Middleware = async (c, next) => {
   const origin = c.req.header("origin");
   if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
@@ -37,9 +38,8 @@ export const preflight: Middleware = async (c, next) => {
   return new Response(null, { status: 204, headers });
 };
 
-/** Checks the API key, its scopes, and the page's origin. */
 export const auth: Middleware = async (c, next, { keys }) => {
-  // Error messages are logged, so none repeats the key.
+  // Error messages are logged, so no message contains the key.
   const access = await keys.accessOf(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
   const scope = scopeOf(c.req.path);
   if (scope && !access.scopes.includes(scope)) {
@@ -52,7 +52,7 @@ export const auth: Middleware = async (c, next, { keys }) => {
   await next();
 };
 
-/** Checks the admin key. Refuses browsers even with the key. */
+/** Refuses browsers even with the admin key. */
 export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   if (c.req.header("origin") !== undefined || c.req.header("sec-fetch-site") !== undefined) {
     throw new ServiceError("forbidden", "No web page may call the admin API.");
@@ -81,9 +81,8 @@ function allowOrigin(c: AppContext, { tenant, origins }: Access): void {
 }
 
 /**
- * Counts every POST in the requests per minute, even invalid ones. A remembered refusal is thrown at once. Otherwise the ledger decides:
- * the route calls it before it reads a large body (body.ts), or once it knows the tokens. For a route that does neither, the ledger is
- * called at the end, and its refusal replaces the route's response.
+ * Every POST counts towards the requests per minute, even an invalid one. The route begins the ledger's decision. If the route does not,
+ * `pending.end` does, and a refusal by the ledger replaces the route's response.
  */
 export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {

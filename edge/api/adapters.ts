@@ -1,4 +1,4 @@
-/** A tenant's own adapters. POST makes one from documents (memories.ts), examples or both. */
+/** A tenant's own adapters. An adapter is made from documents (memories.ts), examples or both. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
@@ -31,7 +31,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
   const consumed = consumptionOf(artifacts, name, tokens);
-  /** True once a backend has begun to compute: from then on, a disconnect is charged. */
+  /** True once a backend has begun to compute. From then on, a request whose client disconnects is charged. */
   let isBegun = false;
   let status: 201 | 202 = 201;
   const make = async () => {
@@ -49,8 +49,8 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // Charged if the memory cannot be built: the fit to the examples. If this request waits for the memory, such a failure deletes the
-      // fitted parts, too, so nothing is charged.
+      // `otherwise`: the charge if the memory cannot be built. A request that waits for its memory then loses the fitted parts, too, and
+      // costs nothing.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };
@@ -68,13 +68,11 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   let isMade = false;
   try {
     const making = make();
-    // The work continues after the client has disconnected.
     dependencies.background(making.catch(() => undefined));
     await making;
     isMade = true;
   } finally {
-    // The tenant's store charges a memory that is built, under the same request id. Charged here: an adapter without documents, and work
-    // whose client has disconnected.
+    // The tenant's store charges for a built memory. All other work is charged here.
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
     await admission.settle(isCharged ? [consumed] : []);
   }

@@ -1,4 +1,4 @@
-/** `/admin/v1/artifacts`: uploads files by their hashes, switches to a set and back, lists the switches. */
+/** `/admin/v1/artifacts`: uploads files by their hashes, switches between sets, and lists the switches. */
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import * as admin from "../../shared/contracts/admin.ts";
 import { hashPattern } from "../../shared/contracts/inference.ts";

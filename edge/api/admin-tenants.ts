@@ -46,7 +46,7 @@ export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
   return c.json(settingsOf(tenant, await keyRecords.change(tenant, change)));
 };
 
-/** Revokes the tenant's keys. A later call, once no location accepts the keys any more, erases the tenant. */
+/** The first call revokes the tenant's keys. A later call erases the tenant, once no location accepts the keys any more. */
 export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, eraseUse }) => {
   const tenant = tenantOf(c);
   const { ids, waitMs } = await keyRecords.revokeAll(tenant);
@@ -90,7 +90,7 @@ function newKeyOf(made: NewKey, nowMs: number): admin.NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** Name of each limit in the API → its name in a tenant's record. */
+/** From a limit's name in the API to its name in a tenant's record. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",

@@ -1,6 +1,6 @@
 /**
- * Answers that the Worker itself makes. A large answer is sent as the client reads it, within the limits of answer/answer-body.ts, and
- * counts as a concurrent request until it has ended.
+ * Answers that the Worker itself makes. A large answer is sent as the client reads it, and counts as a concurrent request until it has
+ * ended.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -14,13 +14,13 @@ type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
 
 interface AnswerOptions {
   headers: Record<string, string>;
-  /** Bytes of RAM that the generator of `pieces` holds until the answer has ended. */
+  /** Bytes of RAM that `pieces` holds until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, which is settled before the answer ends. `isSent`: the answer has begun, so its use is charged. */
+  /** Settled before the answer ends. `isSent`: the answer has begun, so its use is charged. */
   admission?: { renew(): void; settle(isSent: boolean): Promise<void> };
 }
 
-/** Throws rate_limited if too many answers of the tenant are unread, or overloaded if they hold too many bytes. */
+/** Throws rate_limited if too many of the tenant's answers are unread, or overloaded if they hold too many bytes. */
 export async function answer(
   c: AppContext,
   dependencies: Dependencies,
@@ -43,7 +43,6 @@ export async function answer(
   }
   const { bodies, background, log } = dependencies;
   const access: AppEnvironment["Variables"]["access"] | undefined = c.get("access");
-  // Requests without a key count as one tenant.
   const tenant = access?.tenant ?? "";
   if (!bodies.hasRoom(tenant, retainedBytes + first.length)) {
     void admission?.settle(false);
@@ -51,7 +50,7 @@ export async function answer(
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
   }
   const [open, maximum] = [bodies.countOf(tenant), access?.limits.concurrentRequests ?? null];
-  // Without an admission, only the answers of this isolate count towards the limit of concurrent requests.
+  // Without an admission, only this isolate's answers count towards the limit of concurrent requests.
   if (!admission && maximum !== null && open >= maximum) {
     const message = `${open} large answers are not read yet, the limit of requests at once is ${maximum}.`;
     throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
@@ -88,7 +87,7 @@ export async function answer(
   return new Response(body.readable, { headers });
 }
 
-/** For the log: why an answer broke off; null if it did not. */
+/** Log texts for answers that broke off; null if an answer did not break off. */
 const endings: Record<EndReason, string | null> = {
   complete: null,
   failed: "the answer broke off",
@@ -125,7 +124,7 @@ export async function* chunksOf({ body }: Response): AsyncGenerator<Uint8Array> 
 
 const encoder = new TextEncoder();
 
-/** Joins pieces into parts of more than `joinedBytes`. The first part has more than `shortAnswerBytes`, or is the whole answer. */
+/** The first part has more than `shortAnswerBytes`, or is the whole answer. Later parts have more than `joinedBytes`. */
 async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> {
   let joined: Uint8Array[] = [];
   let bytes = 0;
@@ -143,7 +142,7 @@ async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> 
   return joinArrays(Uint8Array, joined);
 }
 
-/** Writes the answer as the client reads it, and its last part after the charge. Resolves when all is written or the answer has ended. */
+/** Resolves when everything is written or the answer has ended. */
 async function send(
   first: Uint8Array,
   others: ReturnType<typeof partsOf>,

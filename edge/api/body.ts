@@ -8,11 +8,11 @@ import { modelOf } from "../tenants/keys.ts";
 import type { AppContext, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
-/** Bodies up to this size are read before admission. Reading one takes at most 3 ms of CPU, as much as a refusal by headers alone. */
+/** Bodies up to this size are read before admission. Reading takes at most 3 ms of CPU, as much as a refusal by headers. */
 const smallBodyBytes = 32 * 1024;
 const json = "application/json";
 
-/** Reads a JSON object, resolves its model's alias and validates it by `schema`. Throws a ServiceError: 400, 408, 413, 415, 429 or 503. */
+/** Reads and validates a JSON body, and resolves the model's alias. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
 export function readBody<T extends z.ZodType>(
   c: AppContext,
   dependencies: Dependencies,
@@ -26,7 +26,6 @@ export function readBody<T extends z.ZodType>(
   });
 }
 
-/** Like `readBody`, but for the admin API, which has neither tenants' limits nor aliases. */
 export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: T): Promise<z.output<T>> {
   const { declaredBytes } = c.env;
   requireMediaType(c.req.header("content-type"), [json]);
@@ -35,9 +34,8 @@ export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: 
 }
 
 /**
- * Receives a body of at most `maxBytes` and parses it with `read`, within the limits of bytes that all requests together may
- * hold. A body that may be large is read only after the request was admitted. Then claims the idempotency key for the body's bytes or, if
- * `digested` is given, for the bytes that `digested` makes of the parsed value.
+ * Receives a body of at most `maxBytes` bytes, parses it with `read`, and claims the request's idempotency key for the body's bytes.
+ * `digested` replaces these bytes by bytes made from the parsed value. A large body is read only after the request's admission.
  */
 export async function receiveBody<T>(
   c: AppContext,
@@ -49,7 +47,7 @@ export async function receiveBody<T>(
   const { declaredBytes } = c.env;
   const bytes = expectedBytes(declaredBytes, maxBytes);
   if (bytes > smallBodyBytes) await c.get("admission").admit();
-  // An isolate has RAM for few large bodies, so all keys share one limit for large bodies; small ones have a limit for each key.
+  // All keys share one limit for large bodies, because an isolate has RAM for only a few. Small bodies have a limit per key.
   const isLarge = bytes > limits.bodyBytes;
   const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
   return reads.during(keyId, bytes, async () => {
@@ -70,7 +68,7 @@ function tooLarge(bytes: string, maxBytes: number): ServiceError {
   return new ServiceError("body_too_large", `The body has ${bytes} bytes, the maximum is ${maxBytes}.`);
 }
 
-/** Returns the media type without its parameters. Throws unsupported_media_type unless it is in `accepted`. */
+/** Returns the media type without its parameters. Throws unsupported_media_type unless `accepted` contains the type. */
 export function requireMediaType(header = "", accepted: readonly string[], subject = "Content-Type"): string {
   const type = header.split(";")[0].trim().toLowerCase();
   if (accepted.includes(type)) return type;
@@ -90,7 +88,7 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   throw invalidRequest(messageOf(issue, param || "the body"), param || null);
 }
 
-/** Reads a body to its end, or until `declaredBytes` (its Content-Length) have arrived. Throws a ServiceError of status 400, 408 or 413. */
+/** Reads until the body ends or `declaredBytes` (its Content-Length) have arrived. Throws a ServiceError of status 400, 408 or 413. */
 export async function readChunks(
   { body }: Request,
   declaredBytes: number | null,
@@ -124,13 +122,13 @@ export async function readChunks(
     await Promise.race([read(), late.promise]);
     return chunks;
   } catch (error) {
-    // workerd stores the error of an aborted body. The error keeps request and response in RAM until its `stack` is read.
+    // workerd stores the error of an aborted body. Until its `stack` is read, the error keeps request and response in RAM.
     if (error instanceof Error) void error.stack;
-    // The server discards the rest of a body that is too large (local-worker.ts); cancelling would close the connection at once.
+    // Cancelling would close the connection at once. local-worker.ts discards the unread part of a body that is too large.
     if (error instanceof ServiceError && error.kind === "body_too_large") reader?.releaseLock();
     else reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
-    // The client disconnected, or the framing of the body contradicts its headers.
+    // Either the client disconnected, or the body's framing contradicts its headers.
     throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
   } finally {
     clearTimeout(timer);
@@ -139,7 +137,7 @@ export async function readChunks(
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/** Decodes UTF-8; `what` names the text in the error. Throws invalid_request with the offset of the first byte that is not UTF-8. */
+/** Decodes UTF-8. `what` names the text in the error: invalid_request with the offset of the first invalid byte. */
 export function decoded(chunks: readonly Uint8Array[], what: string): string {
   try {
     if (chunks.length === 1) return wholeUtf8.decode(chunks[0]);
@@ -151,7 +149,7 @@ export function decoded(chunks: readonly Uint8Array[], what: string): string {
   }
 }
 
-/** Offset of the first sequence that is not UTF-8; the number of all bytes if there is none. */
+/** Offset of the first invalid UTF-8 sequence; the number of all bytes if every sequence is valid. */
 function firstInvalid(bytes: Uint8Array): number {
   const fatal = () => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   const ofPieces = fatal();
@@ -159,7 +157,7 @@ function firstInvalid(bytes: Uint8Array): number {
   try {
     for (; piece < bytes.length; piece += 4096) ofPieces.decode(bytes.subarray(piece, piece + 4096), { stream: true });
   } catch {
-    // The invalid byte is in this piece, and its sequence may begin up to three bytes earlier.
+    // The invalid sequence may begin up to three bytes before this piece.
   }
   piece = Math.min(piece, bytes.length);
   let start = Math.max(0, piece - 3);
@@ -175,7 +173,7 @@ function firstInvalid(bytes: Uint8Array): number {
   return start;
 }
 
-/** Parses a JSON object. Throws invalid_request, also for more than `maxValues` values in its lists and objects. */
+/** Throws invalid_request, also for more than `maxValues` values in lists and objects. */
 export function objectIn(text: string, maxValues?: number): object {
   const value = parseCallerJson(text, maxValues);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
@@ -204,7 +202,7 @@ function messageOf(issue: z.core.$ZodIssue, name: string): string {
   }
 }
 
-/** `["chameleon", "adapter"]` → `chameleon.adapter`; indexes as OpenAI writes them: `stop[2]`. */
+/** Field names as in OpenAI's errors: `chameleon.adapter`, `stop[2]`. */
 function fieldName(path: readonly PropertyKey[]): string {
   return path
     .map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`))

@@ -51,7 +51,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const { labels, branches, plan } = known;
   for (const [i, { sequence }] of plan.choices.entries()) {
     const ids = branches[i % branches.length].next.map(({ id }) => id);
-    // The bias makes all tokens except `ids` improbable, so the probabilities of `ids` add up to 1.
+    // The bias makes all tokens except `ids` improbable, so the probabilities of `ids` sum to 1.
     sequence.sampling.logit_bias = ids.map((id) => [id, limits.logitBiasMagnitude]);
     sequence.sampling.logprobs = ids.length;
   }
@@ -79,7 +79,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
 
-/** Turns a text into a prompt like those of the adapter's labelled examples. Without such an adapter, asks a question with the labels. */
+/** Formats a text like the adapter's labelled examples. Without such an adapter, asks a question that lists the labels. */
 function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
   if (typeof input !== "string") return input;
   if (!taught) return question(input, labels);
@@ -95,19 +95,19 @@ function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): To
   return { promptIds };
 }
 
-/** A question in plain text. With it, the base labelled 22 of 26 texts right; asked in a chat, only 11 to 17. */
+/** With a plain-text question, the base model labelled 22 of 26 texts right; with a chat, only 11 to 17. */
 function question(text: string, labels: readonly string[]): string {
   return `Labels: ${labels.map((label) => label.trim()).join(", ")}\n\nText: ${text}\nLabel:`;
 }
 
-/** The prompt, followed by tokens of a label. Only the prompt's own tokens assign it and weigh the experts. */
+/** Appends tokens of a label. Only the prompt's own tokens assign the prompt and weigh the experts. */
 function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): TokenizedPrompt {
   if (prefixIds.length === 0) return prompt;
   const { promptIds, subjectIds = promptIds, spans = [[0, promptIds.length]] } = prompt;
   return { promptIds: [...promptIds, ...prefixIds], subjectIds, spans };
 }
 
-/** Probabilities of a branch's next tokens (plan/labels.ts), found by their bytes. Throws an Error if the answer lacks one of them. */
+/** Probabilities of a branch's next tokens (plan/labels.ts). Throws an Error if the answer lacks one of these tokens. */
 function chosenOf({ logprobs }: ChatResponse["choices"][number], { next }: Branch, { tokenizer }: Artifacts): number[] {
   const top = logprobs?.content?.[0].top_logprobs ?? [];
   const byBytes = new Map(top.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]));

@@ -1,4 +1,4 @@
-/** POST /v1/completions and POST /v1/chat/completions: plans a request, and has the tenant's cell answer it. */
+/** POST /v1/completions and POST /v1/chat/completions: plans a request and sends it to the tenant's cell. */
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
@@ -20,10 +20,10 @@ import { readBody } from "./body.ts";
 import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 import { resumptionOf } from "./idempotency.ts";
 
-/** Request header: milliseconds within which every choice must begin; otherwise the request ends in deadline_exceeded. */
+/** Request header: milliseconds until every choice must have begun. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time that a cell has to settle a request whose client has disconnected, in milliseconds. */
+/** Time that a cell has to settle a request whose client has disconnected. */
 const settlementGraceMs = 1000;
 
 export const completions: RouteHandler = async (c, dependencies) => {
@@ -53,12 +53,12 @@ interface Generation {
   settings?: ResponseSettings;
 }
 
-/** Maximum number of times that a request is planned again because the tenant's adapters were made for another set meanwhile. */
+/** Maximum number of new plans for a request while the tenant's adapters change to another set. */
 const maxReplans = 2;
 
 /**
- * Plans a request with the set that its adapters were made for: the served one, or an older one until the adapters are made again. Throws
- * backend_unavailable, adapter_outdated or invalid_request if a named adapter cannot answer, and invalid_request for a wrong deadline.
+ * Plans a request with the set that its adapters were made for. This is an older set until the adapters are made again for the served set.
+ * Throws backend_unavailable, adapter_outdated or invalid_request if a named adapter cannot answer; invalid_request for a wrong deadline.
  */
 export async function planned<T>(
   c: AppContext,
@@ -78,7 +78,7 @@ export async function planned<T>(
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const { manifestHash } = artifacts;
-    /** The set that the tenant's adapters were made for, if none was made for `artifacts`; empty otherwise, or if it cannot be loaded. */
+    /** The set that the tenant's adapters were made for, if it is not `artifacts` and can be loaded; else empty. */
     const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
       const found = await adapters.nearest(access, embeddings, manifestHash);
@@ -91,14 +91,14 @@ export async function planned<T>(
       const made = await plan(artifacts, { ...caller, nearest });
       if (isLast()) return { plan: made, artifacts };
     } catch (error) {
-      // This plan lacks the adapters of the set in `others`, so it may be refused, for example because it has no passages to retrieve.
+      // This plan lacks the adapters made for `others`, so its refusal may be wrong.
       if (isLast()) throw error;
     }
     [artifacts] = others;
   }
 }
 
-/** The set that the named adapters were made for, or the served set if none is named. Throws as `planned` does. */
+/** The set that the named adapters were made for; the served set if no adapter is named. Throws as `planned` does. */
 export async function setOf(
   own: NamedAdapters,
   served: Artifacts,
@@ -125,7 +125,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** Hash of the artifacts, adapters and memories that answer. Together with the request, these decide the answer's tokens. */
+/** Hash of the artifacts, adapters and memories. They and the request determine the answer's tokens. */
 function stateOf({ manifestHash, choices }: Plan): string {
   const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
     assignment.adapter,
@@ -135,7 +135,7 @@ function stateOf({ manifestHash, choices }: Plan): string {
   return fnv1a(JSON.stringify([manifestHash, used])).toString(36);
 }
 
-/** Throws a ServiceError if the answer fails before it begins. */
+/** Rejects with a ServiceError if the answer fails before it begins. */
 export async function answerFromCell(
   c: AppContext,
   dependencies: Dependencies,
@@ -178,7 +178,7 @@ export async function answerFromCell(
     ...(isResumable && { withEventIds: true }),
     ...(resumeFrom && { resumeFrom }),
   };
-  /** Settles the admission after a pause, in case no cell got the request. A cell that got the request settles it earlier, with its use. */
+  /** Settles the admission if no cell got the request. A cell that got the request settles earlier. */
   const settleLater = () => {
     dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };
@@ -206,7 +206,7 @@ export async function answerFromCell(
       settleLater();
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    // A cell that refused the request has settled the admission. A cell that did not take it (NotTaken) has not, and a lost cell cannot.
+    // A cell that refuses a request settles the admission. After NotTaken or a lost cell, the Worker must settle it.
     if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) void admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }

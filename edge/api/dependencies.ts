@@ -16,49 +16,47 @@ import type { UsageRow } from "../tenants/ledger-store.ts";
 import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
 export interface Arrival {
-  /** The API key in the Authorization header, not checked yet; null if the header has none. */
+  /** The unchecked API key from the Authorization header; null if the header has none. */
   key: string | null;
   arrivedMs: number;
   region: Region;
   /** Content-Length; null if it is absent or not a number of bytes. */
   declaredBytes: number | null;
-  /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }
 
-/** What requests with the same idempotency key have in common. */
+/** Values that are equal for all requests with one idempotency key. */
 export interface Repeatable {
   /** 32 characters, for ids in answers. */
   id: string;
   /** uint32 */
   seed: number;
-  /** The time of the first request, in milliseconds since 1970. */
+  /** Time of the first request, in milliseconds since 1970. */
   createdMs: number;
 }
 
-/** Hono's type parameter: `Bindings` come with a request, `Variables` are set by middleware for the routes. */
 export interface AppEnvironment {
   Bindings: Arrival;
   Variables: {
     requestId: string;
-    /** Attributes of the request's span and log line: ids, counts and names, never text. Routes add to them. */
+    /** Attributes of the request's span and log line. Security: ids, counts and names only, never text. */
     attributes: Attributes;
-    /** The request's span in its trace; `spanId` is null if the trace is not kept. */
+    /** `spanId` is null if the trace is not kept. */
     trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
-    /** Set if the body continues after the response began. Resolves when the body ends: to why it broke off, or to null if it did not. */
+    /** Set if the body continues after the response began. Resolves when the body ends: to the reason why it broke off, else to null. */
     end?: Promise<string | null>;
     access: Access;
-    /** The origin of another site whose pages may read the response. */
+    /** Another site's origin whose pages may read the response. */
     allowedOrigin?: string;
-    /** The region whose cell and backends serve the request: the client's region, or one within the tenant's jurisdiction. */
+    /** Region of the cell and backends: the client's region, or one in the tenant's jurisdiction. */
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
-    /** Set for POST requests: SHA-256 in hex of tenant and Idempotency-Key; null without that header. */
+    /** Set for POST requests: hex SHA-256 of tenant and Idempotency-Key; null without that header. */
     idempotencyKey: string | null;
     /** Set once the body of a request with an idempotency key was read. */
     repeatable?: Repeatable;
-    /** Set once admission is decided for a tenant with limits. */
+    /** Set once the ledger has decided. Tenants without limits have no such headers. */
     rateLimitHeaders?: Record<string, string>;
   };
 }
@@ -71,7 +69,7 @@ export type Middleware = (c: AppContext, next: Next, dependencies: Dependencies)
 export interface Dependencies {
   /** The served set. Rejects with a ServiceError while none is loaded. */
   artifacts(): Promise<Artifacts>;
-  /** The set with this manifest; null if it cannot be loaded. */
+  /** The set with this manifest hash; null if it cannot be loaded. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;
   /** Makes the tenant's cell load artifacts, if this isolate has not loaded its own yet. */
   wakeCell(tenant: string, region: Region): void;
@@ -84,7 +82,7 @@ export interface Dependencies {
   documentReads: BodyReads;
   bodies: AnswerBodies;
   beginAdmission: BeginAdmission;
-  /** A tenant's use from one day to another, inclusive. */
+  /** `from` and `to` are days, both inclusive. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;

@@ -1,12 +1,11 @@
 /**
- * Documents for browsers: the playground page (/), the API document (/openapi.json) with its view (/docs/api), and the documentation site
- * (/docs), if built. Each document's content security policy allows its inline scripts by their hashes, and calls of this API only.
+ * Documents for browsers: playground, API document and documentation site. Security: each document's content security policy allows only
+ * its own inline scripts, by hash, and calls of this API.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import { answer, chunksOf } from "./answer.ts";
 import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";
 
-/** Files of Swagger UI, which renders /docs/api. */
 const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
 const types: Record<string, string> = {
   css: "text/css; charset=utf-8",
@@ -39,7 +38,7 @@ export const apiDocs: RouteHandler = async (c, dependencies) => {
 export const docs: RouteHandler = async (c, dependencies) =>
   (await sitePage(c, dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
 
-/** A file of Swagger UI or of the site. A name without an ending gets `.html`. */
+/** A name without an ending gets `.html`. */
 export const docsFile: RouteHandler = async (c, dependencies) => {
   const name = c.req.path.slice("/docs/".length);
   if (rendererFiles.includes(name)) {
@@ -51,14 +50,14 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
-/** A file of the documentation site; null unless the site's list has it, so that no other asset is served. */
+/** Security: null unless the site's list has the file, so that no other asset is served. */
 async function sitePage(c: AppContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
   const file = await asset(`/docs/site/${name}`);
   if (!name.endsWith(".html")) return answerFile(c, dependencies, file, name);
-  // The site colours code by style attributes.
+  // Highlighted code on the site has style attributes.
   return answerDocument(c, dependencies, file, {
     ...{ "script-src": "'self'", "style-src": "'self' 'unsafe-inline'", "img-src": "'self'", "font-src": "'self'" },
   });

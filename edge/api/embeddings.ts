@@ -1,4 +1,4 @@
-/** Answers without a backend: prompt embeddings (POST /v1/embeddings), and nearest centroids and experts (POST /v1/assign). */
+/** POST /v1/embeddings and POST /v1/assign (nearest centroids and experts), which need no backend. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse, EmbeddingsResponse } from "../../shared/contracts/responses.ts";
@@ -77,7 +77,7 @@ function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float
   return length > 0 ? leading.map((value) => value / length) : leading;
 }
 
-/** The vector's bytes, little-endian as on every machine that runs workerd. */
+/** Little-endian, as on every machine that runs workerd. */
 function base64Of(vector: Float32Array<ArrayBuffer>): string {
   return new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength).toBase64();
 }

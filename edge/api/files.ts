@@ -1,4 +1,4 @@
-/** OpenAI's files: JSONL of examples for fine-tuning jobs. Each line is checked when the file is uploaded. */
+/** OpenAI's files: JSONL with examples for fine-tuning jobs. Each line is checked at the upload. */
 import { type Example, readExample } from "../../shared/contracts/examples.ts";
 import * as tuning from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -51,7 +51,7 @@ export const deleteFile: RouteHandler = async (c, { adapters }) => {
   return c.json({ id, object: "file", deleted: true } satisfies tuning.FileDeleted);
 };
 
-/** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
+/** Throws invalid_request that names the line. `param`: the field at fault. */
 export function examplesOf(text: string, param: string): Example[] {
   const refuse = (message: string) => invalidRequest(message, param);
   const examples: Example[] = [];
@@ -71,7 +71,7 @@ export function examplesOf(text: string, param: string): Example[] {
 
 export const emptyPage = { has_more: false, first_id: null, last_id: null };
 
-/** Answers with a page of one of the tenant's lists. Throws invalid_request if no record of the list has the id `after`. */
+/** Answers with a page of one of the tenant's lists. Throws invalid_request if the list has no record with the id `after`. */
 export async function answerPage<T, U extends { id: string }>(
   c: AppContext,
   dependencies: Dependencies,

@@ -1,4 +1,4 @@
-/** OpenAI's fine-tuning jobs: each makes an own adapter from a file's examples, in the background (tenants/tuning-jobs.ts). */
+/** OpenAI's fine-tuning jobs. A job makes an own adapter from a file's examples in the background (tenants/tuning-jobs.ts). */
 import type { Example } from "../../shared/contracts/examples.ts";
 import * as tuning from "../../shared/contracts/fine-tuning.ts";
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
@@ -87,7 +87,7 @@ export const listJobEvents: RouteHandler = async (c, dependencies) => {
   return answerPage(c, dependencies, (await requireJob(c, dependencies)).id, query, eventObject);
 };
 
-/** An empty list: a job keeps no checkpoints, but callers of OpenAI's SDK iterate over them. */
+/** Always empty: a job keeps no checkpoints, but users of OpenAI's SDK iterate over them. */
 export const listCheckpoints: RouteHandler = async (c, dependencies) => {
   await requireJob(c, dependencies);
   return answerList(c, dependencies, [], { others: emptyPage });

@@ -1,7 +1,4 @@
-/**
- * Headers of every request and response. Long URLs and headers are refused before any other work. Errors get the same headers as other
- * responses.
- */
+/** Headers of every request and response, errors included. Long URLs and headers are refused before any other work. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { serverTiming } from "../platform/server-timing.ts";
@@ -12,7 +9,7 @@ const always = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
-/** Default headers, which a route may override. Only documents allow scripts (documents.ts). */
+/** Defaults that a route may override. Only documents allow scripts (documents.ts). */
 const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",

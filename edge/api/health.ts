@@ -7,13 +7,13 @@ import type { Dependencies, RouteHandler } from "./dependencies.ts";
 
 const retryAfterSeconds = 2;
 const probeIntervalMs = 1000;
-/** Timeout of a probe. It is longer than the timeout of each of the probe's calls. */
+/** Longer than the timeout of each of the probe's calls. */
 const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
-/** Needs no key: load balancers call it. A probe calls every backend, so an isolate repeats its result for `probeIntervalMs`. */
+/** Needs no key, because load balancers call it. An isolate repeats a result for `probeIntervalMs`, because a probe calls every backend. */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
   const probing = new Refreshed<Readiness[]>({ now, background }, times);

@@ -1,6 +1,6 @@
 /**
- * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a repeated request has the same id, time of creation and seed. So it
- * is answered with the same tokens, computed again, and is charged once (tenants/ledger-store.ts).
+ * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07). A repeated request has the same id, time and seed, so its tokens are
+ * equal. They are computed again and charged once (tenants/ledger-store.ts).
  */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -11,7 +11,7 @@ import type { AppContext, Dependencies, Repeatable } from "./dependencies.ts";
 const header = "idempotency-key";
 const utf8 = new TextEncoder();
 
-/** SHA-256 in hex of tenant and Idempotency-Key; null without the header. Throws invalid_request. */
+/** Hex SHA-256 of tenant and Idempotency-Key; null without the header. Throws invalid_request. */
 export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<string | null> {
   const key = c.req.header(header);
   if (key === undefined) return null;
@@ -24,7 +24,7 @@ export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<s
 }
 
 /**
- * Claims the request's idempotency key, if it has one, for path and body. Throws idempotency_conflict if the key came before with another
+ * Claims the request's idempotency key for its path and body. Throws idempotency_conflict if an earlier request used the key with another
  * path or body.
  */
 export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<void> {
@@ -38,7 +38,7 @@ export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<v
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
 }
 
-/** Id and time of the object that a request creates: for a repeated request, those of its first try. */
+/** Id and time of the object that a request creates. A repeated request gets those of its first try. */
 export function originOf(
   c: AppContext,
   { newId, now }: Pick<Dependencies, "newId" | "now">,
@@ -46,12 +46,12 @@ export function originOf(
   return c.get("repeatable") ?? { id: newId(), createdMs: now() };
 }
 
-/** Maximum events of a stream that have no token. An answer of `/v1/responses` begins with up to ten of them. */
+/** Maximum events without a token in a stream. An answer of `/v1/responses` begins with up to ten. */
 const otherEvents = 64;
 
 /**
- * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header. `maxTokens` is
- * null for a request that cannot be resumed. Throws invalid_request for such a request, or if no event of the stream has the id.
+ * Place from which `Last-Event-ID` resumes a stream (WHATWG HTML, "Server-sent events"); null without that header. Throws invalid_request
+ * if `maxTokens` is null (the request cannot be resumed), or if no event of the stream has the id.
  */
 export function resumptionOf(c: AppContext, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");

@@ -38,7 +38,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
     });
     return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
-    // The tenant's store charges for the memory, under the same request id. This charges only work left by a client that disconnected.
+    // The tenant's store charges for the memory. Only the work for a disconnected client is charged here.
     void admission.settle(hasLeft ? [consumed] : []);
   }
 };
@@ -53,8 +53,8 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
 };
 
 /**
- * The adapter whose documents the request changes. Its fitted parts and its memory must be of the served manifest. If the fitted parts are
- * of another manifest, starts to make them again and throws a ServiceError: backend_unavailable, or adapter_outdated if that has failed.
+ * The adapter whose documents the request changes. If its fitted parts are of another manifest, starts to make them again and throws a
+ * ServiceError: backend_unavailable, or adapter_outdated if that has failed.
  */
 async function changeable(c: AppContext, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
@@ -73,14 +73,14 @@ interface MemoryWork {
   name: string;
   change: DocumentChange;
   isNew: boolean;
-  /** The request waits for the memory, at most `adapterMs`; otherwise the alarm of the tenant's store builds the memory. */
+  /** True if the request waits for the memory, at most `adapterMs`. If false, an alarm of the tenant's store builds the memory. */
   isWaited: boolean;
 }
 
 /**
- * Changes the documents of an adapter and builds its memory. Resolves to 201 when the memory is built, or to 202 when a job builds it. If
- * the memory cannot be built, or the client disconnects, throws a ServiceError and the adapter is as before. Do not use `own` afterwards:
- * it is a stub, and if its Durable Object was lost, all its further calls fail.
+ * Changes an adapter's documents. Resolves to 201 when the memory is built, or to 202 when a job builds it. If the build fails or the
+ * client disconnects, throws a ServiceError and the adapter stays as before.
+ * Do not use `own` afterwards: once its Durable Object is lost, all further calls of the stub fail.
  */
 export async function makeMemory(
   own: OwnAdapters,
@@ -90,7 +90,7 @@ export async function makeMemory(
   const changed = await own.changeDocuments(name, change, isNew);
   if ("kind" in changed) return throwRefusal(changed);
   const { hash, joinsJob } = changed;
-  // A client that disconnects ends the job it waits for. So no request waits for a job with documents of other requests.
+  // A client that disconnects cancels the job it waits for, so no request waits for a job with other requests' documents.
   if (!isWaited || joinsJob) {
     await own.buildLater();
     return 202;
@@ -99,7 +99,7 @@ export async function makeMemory(
   const leave = () => gone.resolve({ status: "cancelled", error: null });
   signal.addEventListener("abort", leave);
   if (signal.aborted) leave();
-  // null: `build` rejected, because the store's object was lost. The store's alarm continues the job.
+  // null: the store's object was lost during `build`. The store's alarm continues the job.
   const outcome = Promise.race([own.build(name).catch(() => null), gone.promise]);
   const ended = (await settlesWithin(outcome, adapterMs)) ? await outcome : null;
   signal.removeEventListener("abort", leave);
@@ -116,7 +116,7 @@ export async function makeMemory(
   return throwRefusal(error ?? refused("adapter_not_found", `The adapter ${name} was deleted meanwhile.`));
 }
 
-/** Documents as gzipped JSON, the form of `DocumentChange.added`; null for none. */
+/** Gzipped JSON; null for no documents. */
 export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
   return documents.length === 0 ? null : gzip(jsonBytes(documents));
 }

@@ -39,7 +39,6 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   return c.json({ ...modelObject(id, artifacts, adapter), ...alias } satisfies Model);
 };
 
-/** Deletes an own adapter by its model's name, as OpenAI's clients do. */
 export const deleteModel: RouteHandler = async (c, dependencies) => {
   const { manifest } = await dependencies.artifacts();
   const { tenant, scopes, aliases = {} } = c.get("access");
@@ -84,7 +83,7 @@ function modelNames({ model, centroids, static: fixed }: Manifest): string[] {
   return [model.servedAs, ...adapters.map((id) => `${model.servedAs}:${id}`)];
 }
 
-/** OpenAI's schema requires `created`; it is 0 for a model of the artifacts, which have no date. */
+/** OpenAI's schema requires `created`. Models of the artifacts have no date, so theirs is 0. */
 function modelObject(id: string, { manifest, manifestHash }: Artifacts, own?: OwnAdapter): Model {
   const { servedAs, contextTokens } = manifest.model;
   return {

@@ -20,7 +20,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const paceKey = paceKeyOf(key);
     const bodyBytes = method === "POST" ? Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes) : 0;
     const waitMs = pace.waitMs(paceKey, steadyNow(), bodyBytes);
-    // Each request has its own timer, because in workerd one request cannot resolve a promise that another one awaits.
+    // Each request has its own timer: workerd forbids a request to resolve a promise that another request awaits.
     if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
     if (response.status === 429) pace.refused(paceKey, steadyNow(), Number(response.headers.get("retry-after")) * 1000);
@@ -33,7 +33,6 @@ function declaredBytesOf(headers: Headers): number | null {
   return /^\d+$/.test(text) ? Number(text) : null;
 }
 
-/** The key of `Bearer <key>`, in any case and with any number of spaces; null for any other header. */
 function bearerKeyOf(headers: Headers): string | null {
   return /^Bearer +(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1] ?? null;
 }

@@ -39,7 +39,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   else finish(status >= 500 ? `status ${status}` : null);
 };
 
-/** Continues the trace of a caller with a valid key, with the caller's sampling decision. */
+/** Continues a caller's trace only if the caller's key is valid. The caller's sampling decision applies. */
 export const callersTrace: Middleware = async (c, next, { newId, tracing }) => {
   const caller = tracing.sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
   if (caller) beginTrace(c, { ...caller, parentSpanId: caller.spanId }, newId);

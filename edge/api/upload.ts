@@ -1,7 +1,4 @@
-/**
- * Reads the documents of a request: JSON, a form, or one file as the body (Markdown, plain text, HTML or JSONL). For one file, `?name=`
- * names the adapter and `?document=` the document.
- */
+/** Reads a request's documents from JSON, a form, or one file. For one file, `?name=` names the adapter and `?document=` the document. */
 import { convert } from "html-to-text";
 import type * as z from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -16,7 +13,7 @@ const multipart = "multipart/form-data";
 const html = "text/html";
 const jsonLines = ["application/jsonl", "application/x-ndjson"];
 const documentTypes = ["text/markdown", "text/plain", html, ...jsonLines];
-/** Media types by file name ending. They override the type that a form declares for a file. */
+/** These types override the type that a form declares for a file. */
 const typeOfEnding: Record<string, string> = {
   ...{ md: "text/markdown", markdown: "text/markdown", txt: "text/plain", html, htm: html, jsonl: jsonLines[0] },
   pdf: "application/pdf",
@@ -43,7 +40,7 @@ export function readUpload<T extends z.ZodType>(c: AppContext, reads: Reads, sch
 export function readForm<T>(c: AppContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
   const header = c.req.header("content-type") ?? "";
   requireMediaType(header, [multipart]);
-  // A client chooses a new boundary for each try, so the idempotency key is claimed for the form's fields and not for the body's bytes.
+  // The idempotency key is claimed for the form's fields, because a client chooses a new boundary for each try.
   const asText = (_: string, field: unknown) => (field instanceof Uint8Array ? field.toBase64() : field);
   return receiveBody(
     c,
@@ -54,7 +51,7 @@ export function readForm<T>(c: AppContext, reads: Reads, read: (form: FormData) 
   );
 }
 
-/** The documents of one file. `name`: the document's name or, in a JSONL file, the prefix of the documents' names. */
+/** `name`: the document's name or, in a JSONL file, the prefix of the documents' names. */
 function documentsOf(type: string, text: string, name: string | null): unknown[] {
   if (!jsonLines.includes(type)) return [{ name, text: type === html ? textOfHtml(text) : text }];
   const documents: unknown[] = [];
@@ -67,7 +64,7 @@ function documentsOf(type: string, text: string, name: string | null): unknown[]
   return documents;
 }
 
-/** The parsed lines of JSONL that are not blank, each with its line number (`line 3`). Throws `refusal` for a line that is not JSON. */
+/** The parsed lines that are not blank, each with its line number (`line 3`). Throws `refusal` for a line that is not JSON. */
 export function* jsonLinesOf(text: string, refusal: (at: string) => ServiceError): Generator<[at: string, unknown]> {
   checkCallerJson(text, limits.documentValues);
   // Not `split`: a file of line breaks alone would make millions of strings.
@@ -91,7 +88,7 @@ function tooMany(what: string, count: number, maximum: number): ServiceError {
   return invalidRequest(`the body has at least ${count} ${what}, the maximum is ${maximum}`, "documents");
 }
 
-/** The text of an HTML document, without addresses of links and pictures, and without elements nested beyond the limit. */
+/** The text without addresses of links and pictures. Elements nested too deeply are dropped. */
 function textOfHtml(markup: string): string {
   let tags = 0;
   // The parser takes almost a kilobyte of RAM for each tag.
@@ -123,7 +120,7 @@ async function fieldsOfForm(form: FormData): Promise<Fields> {
   return documents.length > 0 ? { ...fields, documents } : fields;
 }
 
-/** The boolean that the text names, else the text itself, which the schema refuses. */
+/** Returns any other text unchanged, so that the schema refuses it. */
 function flagOf(text: string): unknown {
   return text === "true" || (text === "false" ? false : text);
 }
@@ -136,11 +133,11 @@ function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<For
   });
 }
 
-/** Maximum parts of a form: documents, examples, `name`, `keep` and the closing boundary. */
+/** Documents, examples, `name`, `keep` and the closing boundary. */
 const maxParts = limits.documents + limits.adapterExamples + 3;
 const newline = 0x0a;
 
-/** Throws invalid_request for too many parts: parsing them takes RAM in addition to their text. */
+/** Throws invalid_request for too many parts, because parsing them takes RAM in addition to their text. */
 function requireFewParts(body: Uint8Array, contentType: string): void {
   const [named, ...others] = [...contentType.matchAll(/boundary="?([^";\s]*)/gi)];
   if (!named || others.length > 0) throw noForm();

@@ -1,4 +1,3 @@
-/** GET /v1/usage: the tenant's use by day, model and centroid. */
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";

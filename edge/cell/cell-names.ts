@@ -3,7 +3,7 @@ import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";
 
-/** Returns the cell with this name, which is created in `region` if it does not exist. */
+/** Returns the cell with this name. A new cell is created in `region`. */
 export type CellNamespace = (
   name: string,
   region: Region,
@@ -12,7 +12,7 @@ export type CellNamespace = (
 /** `fetch` needs a URL; cells do not read it. */
 export const cellUrl = "https://cell/";
 
-/** A region's cells in the tenant's order of preference. A jurisdiction has its own cells. */
+/** A region's cells in the tenant's order of preference. Each jurisdiction has its own cells. */
 export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
   const jurisdiction = jurisdictionOf(tenant);
   const prefix = jurisdiction === null ? "" : `${jurisdiction}:`;
@@ -20,7 +20,6 @@ export function cellsOf(tenant: string, region: Region, cellsPerRegion: number):
   return rendezvousOrder(tenant, names);
 }
 
-/** The region of a cell by its name; null for any other name. */
 export function regionOfCell(name: string | undefined): Region | null {
   const [, region] = /^(?:[a-z]+:)?cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
   return regions.find((one) => one === region) ?? null;

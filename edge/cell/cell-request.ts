@@ -1,6 +1,6 @@
 /**
- * The message from the Worker to a cell, and the cell's refusal. During a deploy, a cell may have another version than the Worker. Then the
- * cell refuses the message, and the Worker calls the next cell.
+ * The Worker's message to a cell, and the cell's refusal. During a deploy, versions may differ: the cell then refuses, and the Worker calls
+ * the next cell.
  */
 import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
@@ -13,7 +13,7 @@ export const cellRequestVersion = 8;
 
 export interface CellRequest extends AnswerRequest {
   version: number;
-  /** An earlier cell was lost. It may already have settled the request. */
+  /** An earlier cell was lost. That cell may already have settled the request. */
   isResumed?: boolean | undefined;
 }
 
@@ -24,7 +24,7 @@ export function readCellRequest(message: unknown): CellRequest {
   throw new NotTaken("backend_unavailable", `The edge is being updated; try again. (${versions}.)`);
 }
 
-/** The message to the next cell after `losses` losses. `cursor`: what the client has received of the stream, if anything. */
+/** The message to the next cell after `losses` lost cells. `cursor`: how much of the stream the client has received. */
 export function resumedRequest(
   request: CellRequest,
   losses: number,
@@ -36,13 +36,12 @@ export function resumedRequest(
     // A stream that has begun has met its deadline.
     const timeLeft =
       deadlineMs === undefined || cursor !== null ? {} : { deadlineMs: Math.max(1, deadlineMs - elapsedMs) };
-    // The backend may still run the sequence under its first id.
+    // A new id, because the backend may still run the sequence under its first id.
     return { ...choice, sequence: { ...sequence, ...timeLeft, id: `${sequence.id}_r${losses}` } };
   });
   return { ...request, isResumed: true, plan: { ...request.plan, choices }, ...(cursor && { resumeFrom: cursor }) };
 }
 
-/** The error of a request whose cells were lost, as after a deploy or a machine's failure. */
 export function interrupted(cause: unknown): ServiceError {
   const message = "The request was interrupted at the edge; try again.";
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
@@ -64,7 +63,7 @@ export function refusalResponse(error: ServiceError): Response {
   return Response.json(refusal, { status: statusOf(kind) });
 }
 
-/** Returns a ServiceError, or another Error if the platform answered instead of the cell. */
+/** Returns an Error that is no ServiceError if the platform answered instead of the cell. */
 export async function readRefusal(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
   if (!read.success) return new Error(`the cell answered ${response.status}`);

@@ -1,6 +1,6 @@
 /**
- * A Durable Object that answers requests of one region; a request is in one cell at a time. The cell sends sequences of several requests
- * for one backend together. It stores only failed settlements and has a timer only while bodies are open, so an idle cell costs nothing.
+ * A Durable Object that answers requests of one region and sends sequences of several requests to a backend together. An idle cell costs
+ * nothing: it stores only failed settlements, and has a timer only while bodies are open.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -30,7 +30,7 @@ const now = () => Date.now();
 
 export class Cell extends DurableObject<Env> {
   readonly dispatcher: Dispatcher;
-  /** Reports use to the platform's analytics. Tests replace this function. */
+  /** Tests replace this function. */
   report: ReportUse;
   readonly #metrics: EdgeMetrics;
   readonly settlements: Settlements;
@@ -75,7 +75,7 @@ export class Cell extends DurableObject<Env> {
       },
       now: steadyNow,
       after: (ms, work) => void setTimeout(work, ms),
-      // Metrics are sent when a call ends, as the object has no timer for them.
+      // Metrics are sent at the end of a call, because the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
     });
@@ -85,7 +85,7 @@ export class Cell extends DurableObject<Env> {
     await this.settlements.retry();
   }
 
-  /** Called only by the Worker: POST answers a request, GET loads the artifacts that later requests need. */
+  /** Called only by the Worker: POST answers a request, GET loads artifacts. */
   override async fetch(request: Request): Promise<Response> {
     try {
       if (request.method === "GET") {

@@ -1,6 +1,6 @@
 /**
  * The Worker's calls to cells. Rendezvous hashing gives a tenant's requests the same cell, so that they share micro-batches. If that cell
- * refuses or is lost, the tenant's next one is called. Not here: how an answer continues after a loss (resumable-answer.ts).
+ * refuses or is lost, the next cell in the tenant's order is called. Not here: resuming an answer (resumable-answer.ts).
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
@@ -14,17 +14,16 @@ export interface CellsParts {
   namespace: CellNamespace;
   cellsPerRegion: number;
   now(): number;
-  /** Reports that a cell was lost; `error` is the platform's error. */
+  /** `error` is the platform's error. */
   lost(requestId: string, error: unknown): void;
 }
 
 /**
- * Pauses before a request is sent again after its first, second and third loss; after the fourth loss the request fails. A deploy resets an
- * object once or twice, and a request that crashes cells must not crash many.
+ * Pauses after the first, second and third loss; after the fourth, the request fails. A deploy resets an object once or twice, and a
+ * request that crashes cells must not crash many.
  */
 const restartPausesMs = [0, 250, 1000];
 
-/** One request, sent to one cell at a time. */
 export class CellCall {
   readonly request: CellRequest;
   readonly #region: Region;
@@ -53,7 +52,7 @@ export class CellCall {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }
 
-  /** Calls the next cell after `cause` ended a call; the response is the stream after `cursor`. Rejects as `begin` does. */
+  /** Calls the next cell after `cause` ended a call. The response is the stream after `cursor`. Rejects as `begin` does. */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayCallNext(thrown))) throw thrown;
@@ -97,7 +96,7 @@ export class CellCall {
   }
 }
 
-/** Whether the cell refused the request, or the platform's queue for the cell is full. */
+/** True if the cell refused the request, or the platform's queue for the cell is full. */
 function isNotTaken(thrown: unknown): boolean {
   return thrown instanceof NotTaken || (thrown as { overloaded?: unknown } | null)?.overloaded === true;
 }

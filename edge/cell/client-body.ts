@@ -1,4 +1,4 @@
-/** A client's response body. It is filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
+/** A client's response body. A pipe fills it first, without JavaScript for each chunk; writes follow. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
@@ -13,8 +13,8 @@ export class ClientBody {
   }
 
   /**
-   * Pipes a stream until it ends (`failure` is null) or fails, and resolves to its bytes. Must precede any `write`. If the client
-   * disconnects, cancels the stream and rejects.
+   * Pipes a stream to its end and resolves to its bytes. `failure` is null unless the stream failed. Must precede any `write`. If the
+   * client disconnects, cancels the stream and rejects.
    */
   async pipe(stream: ReadableStream<Uint8Array>) {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
@@ -30,10 +30,7 @@ export class ClientBody {
     return { bytes: await new Response(copy).bytes(), failure: null };
   }
 
-  /**
-   * Resolves when the client has read the previous write: waiting for this write would delay a first token. Rejects if the client has
-   * disconnected.
-   */
+  /** Resolves when the client has read the previous write; waiting for this write would delay a first token. Rejects after a disconnect. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
     await this.#writing;
@@ -48,7 +45,7 @@ export class ClientBody {
     this.#writer.closed.catch(onGone);
   }
 
-  /** Resolves when the client has read everything or disconnects during the last write. Rejects if it disconnected before that. */
+  /** Resolves when the client has read everything or disconnects during the last write. Rejects after an earlier disconnect. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#writer.close().catch(() => {});
@@ -69,15 +66,14 @@ export class ClientBody {
   }
 }
 
-/** Maximum bytes of one read. */
 const readBytes = 64 * 1024;
 
-/** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */
+/** Time in which the copy of a failed stream must report the failure after its last byte. */
 const failureMs = 1000;
 
 /**
- * Finds out why a pipe failed, because the runtime does not report it. If the stream failed, its copy fails, too: returns the copy's bytes.
- * If the client disconnected, the copy does not fail: cancels the copy and returns null.
+ * Finds out why a pipe failed, because the runtime does not say. If the stream failed, its copy fails, too: returns the copy's bytes. If
+ * the client disconnected, the copy does not fail: cancels the copy and returns null.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
@@ -86,7 +82,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     for (;;) {
       const { value } = await reader.read(new Uint8Array(readBytes));
       if (value) parts.push(value);
-      // A read that returns fewer bytes than it asked for has reached the last byte that the pipe has read.
+      // A short read has reached the last byte that the pipe has read.
       if (!value || value.length < readBytes) break;
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);

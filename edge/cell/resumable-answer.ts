@@ -18,15 +18,15 @@ import { ClientBody } from "./client-body.ts";
 interface CellAnswer {
   response: Response;
   /**
-   * Settles when the body has ended; null for a complete `response`. Rejects with `cancelled` if the client disconnected, else with the
-   * error that ended the answer.
+   * Settles when the body has ended; null for a complete `response`. Rejects with `cancelled` after a disconnect, else with the error that
+   * ended the answer.
    */
   completed: Promise<void> | null;
 }
 
 /**
- * Resolves to the answer when it begins. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. The cell
- * settles the admission, also of a request that it refuses, unless the error is a NotTaken.
+ * Resolves when the answer begins. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. The cell settles
+ * the admission, also after a refusal, unless the error is a NotTaken.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 
@@ -46,19 +46,18 @@ class CellLost extends Error {}
 
 interface Progress {
   sent: SentEvents;
-  /** The bytes that the client has of the first event that `sent` does not count; empty if it has none of it. */
+  /** The part of an unfinished event that the client has received. */
   partial: Uint8Array;
-  /** True while another cell could still resume this answer. */
   isResumable: boolean;
 }
 
-/** Copies one cell's response. Throws CellLost if the response ends before it is complete. */
+/** Throws CellLost if the response ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Maximum bytes of one piped stream, and of all piped streams of an isolate (128 MB): a pipe keeps a copy of what it has piped. */
+/** Maximum bytes of one piped stream, and of all piped streams of an isolate (128 MB). A pipe keeps a copy of what it has piped. */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** Chooses how to copy the first cell's response. `copies.bytes`: sum of the maximum bytes of all streams that are being piped. */
+/** `copies.bytes`: sum of the maximum bytes of all streams that are being piped. */
 function copyOf({ form, envelope, stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
   if (withEventIds) return copyEvents;
@@ -97,7 +96,7 @@ async function copyAnswer(
     if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.partial.length));
     await client.close();
   } catch (thrown) {
-    // When the client disconnects, the call to the cell fails as well.
+    // A disconnect of the client makes the call to the cell fail, too.
     if (client.isGone || call.signal.aborted) {
       const gone = clientGone(thrown);
       client.abort(gone);
@@ -128,7 +127,7 @@ const encoder = new TextEncoder();
 const empty = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-/** Pipes a stream. Its events are parsed only if the cell is lost. */
+/** A pipe's events are parsed only if the cell is lost. */
 async function pipeStream(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
@@ -140,7 +139,7 @@ async function pipeStream(response: Response, client: ClientBody, progress: Prog
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-/** Copies a stream event by event and keeps none of them: for long streams, and for those that are resumed. */
+/** Copies event by event without keeping events: for long streams and for resumed streams. */
 async function copyEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
@@ -162,7 +161,7 @@ async function copyEvents(response: Response, client: ClientBody, progress: Prog
   throw new CellLost("the stream ended without [DONE]");
 }
 
-/** Copies a non-streamed answer. It can be computed again as long as the client has received only white space. */
+/** A non-streamed answer can be computed again while the client has received only white space. */
 async function copyWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   if (response.headers.has("content-length")) return client.write(await response.bytes());
   for await (const chunk of chunksOf(response, client)) {
