@@ -76,9 +76,7 @@ export class DeviceKv implements KvStore {
   readonly #copyOne: Session;
   readonly #copyKv: Session;
   #arrays: Arrays = { places: 0, room: 0, buffers: [] };
-  /**
-   * Keys and values of one row for prefill passes, because the attention operator takes several tokens only from arrays of a single row.
-   */
+  /** Keys and values of one row for prefill passes: the attention operator takes several tokens only from arrays of a single row. */
   #staging: Arrays = { places: 1, room: 0, buffers: [] };
   #staged: { row: DeviceRow; positions: number } | null = null;
   #rows: (DeviceRow | undefined)[] = [];
@@ -186,10 +184,7 @@ export class DeviceKv implements KvStore {
     asRow(row).positions += tokens;
   }
 
-  /**
-   * Copies a row's keys and values to `#staging` for a prefill and returns views of them. `unstage` copies the prefill's new positions
-   * back.
-   */
+  /** Copies a row's keys and values to `#staging` for a prefill and returns views. `unstage` copies the prefill's new positions back. */
   async stage(row: Kv): Promise<Tensor[]> {
     const own = asRow(row);
     if (this.#staged?.row !== own || this.#staged.positions !== own.positions) {

@@ -15,10 +15,7 @@ import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
 
-/**
- * Maximum safe tokens of a row in a run. With 32 or more, ONNX Runtime 1.30 uses a kernel that computes wrong values if a subgroup has 8
- * lanes.
- */
+/** Maximum safe tokens of a row in a run. For 32 or more, ONNX Runtime 1.30 has a kernel that is wrong if a subgroup has 8 lanes. */
 export const safeRunTokens = 31;
 
 export interface DeviceModel {

@@ -37,10 +37,7 @@ export interface KvStore {
   close(row: Kv): void;
   /** Frees a row's slot for another row, but keeps the row's positions. `place` assigns a slot again. */
   park(row: Kv): void;
-  /**
-   * Assigns a slot to every row of the next step. `positions` is the row's length after that step. `holds` must be true for these
-   * lengths.
-   */
+  /** Assigns a slot to every row of the next step, after which it has `positions` positions. `holds` must be true for these lengths. */
   place(rows: readonly { kv: Kv; positions: number }[]): void;
   copy(row: Kv, from: number, to: number): KvBlock;
   write(row: Kv, block: KvBlock, positions: number): void;

@@ -1,12 +1,12 @@
-/** Records the SHA-256 of weights for the next start. A change of the files' device, inode, size or times makes the record invalid. */
+/** Stores the SHA-256 of weights for the next start. The record is invalid if a file's device, inode, size or times changed. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
 import type { PartFiles } from "./gguf/part-files.ts";
 
-/** The record's first line is the hash. A line of `identityOf` follows for each weights file. */
+/** The first line is the hash. A line of `identityOf` follows for each weights file. */
 const recordFile = "weights.sha256";
-/** The coarsest time stamp of file systems, in milliseconds. A file that changed less long ago may change again with the same time. */
+/** The coarsest time stamp of file systems, in milliseconds. A newer file may change again without a new time stamp. */
 const timestampMs = 2000;
 
 export interface HashRecord {
@@ -15,7 +15,7 @@ export interface HashRecord {
   now(): number;
 }
 
-/** The hash of `file`: from the record if that is valid, else from `hash`. A record that cannot be read or written costs only time. */
+/** The hash of `file`: from a valid record, else from `hash`. A record that cannot be read or written costs only time. */
 export async function recordedHash(
   file: PartFiles,
   { folder, now }: HashRecord,

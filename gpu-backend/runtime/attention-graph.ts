@@ -1,6 +1,6 @@
 /**
- * Attention over the past and over the step's own tokens. H / K heads of queries share one head of keys and values (grouped-query
- * attention, arXiv 2305.13245). The queries of these heads are multiplied with the shared keys in one product.
+ * Attention over the past and the step's own tokens. Grouped-query attention (arXiv 2305.13245): H / K heads of queries share one head of
+ * keys and values, and are multiplied with the shared keys in one product.
  * Shapes: S sequences, T tokens of the step, P positions of the past, G tokens of a prompt chunk that earlier steps have computed, L
  * layers, H heads of queries, K heads of keys and values, d head width.
  */
@@ -13,14 +13,14 @@ export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   kv: KvFormat;
-  /** null for learned positions. Then the weights of the queries contain the factor 1/√d. */
+  /** null for learned positions: the factor 1/√d is then part of the weights of the queries. */
   rotary: RotaryTables | null;
 }
 
 /** The past of rows with the same P. */
 interface PastRows {
   mask: string; // [S, 1, 1, P]
-  /** For each layer, [S, K, P, d]. */
+  /** One [S, K, P, d] for each layer. */
   keys: string[];
   values: string[];
   /** Scales of int8 keys and values, [S, K, 1, P]; null for float32. */
@@ -28,17 +28,17 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, if `has` is true. The fields beside `long` are then for the other rows only. */
+  /** The past of the step's last rows, if `has` is true. The outer fields are then for the rows before these. */
   long: PastRows & { has: string };
-  /** True if the step has one row with T ≥ 2 and `hasChunkOperator` is true. Such a step reads neither masks nor `begun`. */
+  /** True if the step has one row with T ≥ 2 and `hasChunkOperator` is true. Masks and `begun` are then not read. */
   isChunk: string;
   /** If `isChunk`: number of valid positions of the past plus the number of the step's tokens, int32. */
   positionCount: string;
-  /** Keys, then values, of each layer for the tokens of this chunk that earlier steps have computed: 2L × [S, K, G, d]. */
+  /** Keys, then values, of each layer for tokens of the chunk that earlier steps have computed: 2L × [S, K, G, d]. */
   begun: string[];
 }
 
-/** Adds the inputs of the past: SS rows with P positions each, and SL rows with PL positions each (`longPast` of step.ts). */
+/** Adds the inputs of the past: for SS rows with P positions each, and for SL rows with PL positions each (`longPast` of step.ts). */
 export function pastInputs(target: Target) {
   const { g, config } = target;
   const { kvHeads: K, headWidth: d } = config;
@@ -66,8 +66,8 @@ function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: strin
 }
 
 /**
- * Attention of one layer: queries, keys and values, [S × T, (H + 2K) · d] → the result, [S × T, H · d], and the step's keys and values,
- * each [S, K, T, d].
+ * Attention of one layer. Takes queries, keys and values, [S × T, (H + 2K) · d]. Returns the result, [S × T, H · d], and the step's keys
+ * and values, each [S, K, T, d].
  */
 export type Attention = (layer: number, qkv: string) => string[];
 
@@ -100,13 +100,13 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // The branches are nested, so that a step that decodes rows of one P, the quickest kind of step, enters one branch only.
+    // A decode step whose rows have one P is the most frequent kind. Branches are nested so that such a step enters only one.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
 }
 
-/** Splits and rotates a layer's queries, keys and values, and calls `attend` with them, [S, heads, T, d] each. */
+/** Splits a layer's queries, keys and values into heads and rotates them. `attend` gets [S, heads, T, d] of each. */
 function addByHeads(
   { g, config, rotary }: Target,
   { rowCount, tokenCount }: StepTokens,
@@ -133,15 +133,15 @@ function addByHeads(
   };
 }
 
-/** Whether the operator of `addChunkAttention` takes heads of this width. If not, chunks are computed like other steps. */
+/** Whether the operator of `addChunkAttention` accepts heads of this width. */
 export function hasChunkOperator({ headWidth }: ModelShape): boolean {
   return headWidth % 16 === 0;
 }
 
 /**
- * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which reads only valid positions of the past and applies
- * the causal mask itself. It sums over positions in order from 0, in parts that do not depend on T, so a token gets the same bits however
- * its chunk is divided into steps. Other steps do not use it: if there is a past, it takes only one row and copies the past.
+ * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which applies the causal mask itself. The operator
+ * sums over positions in order from 0, in parts that do not depend on T. So a token gets the same bits however its chunk is divided into
+ * steps. Other steps do not use the operator: with a past, it takes only one row and copies the past.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,
@@ -164,7 +164,7 @@ function addChunkAttention(
     });
     const inputs = [...packed, keys, values, last, positionCount, ...turning];
     const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
-    // The result is wrong unless the other two outputs are named, too: all keys and all values, of the past and of the step.
+    // The result is wrong unless the other two outputs are named: all keys and all values, of the past and of the step.
     const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
     const [k, v] = grown.map((all) => g.node("Slice", [all, start, end, g.integers(2)]));
     return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
@@ -175,21 +175,19 @@ function addChunkAttention(
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past and over the chunk. The chunk's keys and values are `begun`, then the step's own. One sum runs over the whole
- * chunk, so that the bits do not depend on how the chunk was divided into steps. Returns `short`, for a step whose rows have one P, and
- * `apart`, for a step with `past.long`. `apart` splits the queries, attends to each P separately and joins the results, which is cheaper
- * than padding all rows to the larger P.
+ * Attention over the past and the chunk. One sum runs over the whole chunk (`begun` and the step's own tokens), so that the bits do not
+ * depend on how the chunk was divided into steps. Returns `short` for a step whose rows have one P, and `apart` for a step with
+ * `past.long`. `apart` attends to each P separately, which is cheaper than padding all rows to the larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
   /**
-   * Attends to the past. `toOwn` are the products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the part of the
-   * result that comes from the past, and the attention weights of the chunk.
+   * `toOwn` is the product of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the past's part of the result, and the
+   * attention weights of the chunk.
    */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
-  /** Attention to the past of rows with the same P. */
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
     // Scores and weights are scaled instead of keys and values, because keys and values have far more elements.
@@ -228,7 +226,6 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   return { short: withChunk(short.attend), apart };
 }
 
-/** Returns Q·Kᵀ. */
 function products(g: GraphBuilder, q: string, k: string): string {
   return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
 }

@@ -1,7 +1,7 @@
-/** GGUF's block types (ggml-quants.c of ggml). Groups of a row's values share scale and offset: value = scale × integer + offset. */
+/** GGUF's block types (ggml-quants.c of ggml). A group of a row's values shares scale and offset: value = scale × integer + offset. */
 import { floatOfHalf } from "../../shared/math/float16.ts";
 
-/** A block has `values` values in `bytes` bytes; `group` values share a scale. Integers have `bits` bits; `least` is the smallest one. */
+/** A block stores `values` integers of `bits` bits in `bytes` bytes. `least` is the smallest integer. `group` values share a scale. */
 interface Layout {
   values: number;
   bytes: number;
@@ -21,14 +21,14 @@ export const blockLayouts = {
 } as const satisfies Record<string, Layout>;
 export type BlockType = keyof typeof blockLayouts;
 
-/** A decoded block. Scales and offsets are exact, because double precision holds the product of two numbers of the file. */
+/** A decoded block. Double precision holds the product of two numbers of the file, so scales and offsets are exact. */
 export interface Block {
   integers: Int8Array; // [values]
   scales: Float64Array; // [values / group]
   offsets: Float64Array; // [values / group]
 }
 
-/** Calls `use` with each block of `bytes` in turn. All calls get the same object, filled anew. */
+/** Calls `use` with each block of `bytes`. Every call gets the same object, overwritten. */
 export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Block, index: number) => void): void {
   const layout: Layout = blockLayouts[type];
   const groups = layout.values / layout.group;
@@ -47,7 +47,7 @@ export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Bl
   }
 }
 
-/** The values of whole blocks, each rounded to float32 once. The bits are those of ggml's own arithmetic. */
+/** The values of whole blocks, each rounded to float32 once. The bits are equal to those of ggml's own arithmetic. */
 export function dequantise(type: BlockType, bytes: Uint8Array): Float32Array<ArrayBuffer> {
   const layout: Layout = blockLayouts[type];
   const values = new Float32Array((bytes.byteLength / layout.bytes) * layout.values);
@@ -62,12 +62,12 @@ export function dequantise(type: BlockType, bytes: Uint8Array): Float32Array<Arr
 }
 
 const readers: Record<BlockType, (view: DataView, at: number, block: Block) => void> = {
-  /** Scale (float16), then 32 int8. */
+  /** A float16 scale, then 32 int8. */
   Q8_0(view, at, { integers, scales }) {
     scales[0] = float16(view, at);
     for (let i = 0; i < 32; i++) integers[i] = view.getInt8(at + 2 + i);
   },
-  /** Scale (float16), then 16 bytes. Byte i holds values i and i + 16, with 8 added to each. */
+  /** A float16 scale, then 16 bytes. Byte i holds values i and i + 16, with 8 added to each. */
   Q4_0(view, at, { integers, scales }) {
     scales[0] = float16(view, at);
     for (let i = 0; i < 16; i++) {
@@ -76,7 +76,7 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
       integers[i + 16] = (pair >> 4) - 8;
     }
   },
-  /** Scale and offset (float16), then 16 bytes. Byte i holds values i and i + 16. */
+  /** A float16 scale and offset, then 16 bytes. Byte i holds values i and i + 16. */
   Q4_1(view, at, { integers, scales, offsets }) {
     scales[0] = float16(view, at);
     offsets[0] = float16(view, at + 2);
@@ -91,15 +91,15 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
     readGroups(view, at, block);
     readHalves(view, at + 16, block.integers);
   },
-  /** Scales as in `readGroups`, then 32 bytes with the fifth bits (bit g of byte i: value i of group g), then the low bits as in Q4_K. */
+  /** As Q4_K, with 32 bytes of fifth bits between scales and integers: bit g of byte i belongs to value i of group g. */
   Q5_K(view, at, block) {
     readGroups(view, at, block);
     readHalves(view, at + 48, block.integers);
     for (let i = 0; i < 256; i++) block.integers[i] |= ((view.getUint8(at + 16 + (i & 31)) >> (i >> 5)) & 1) << 4;
   },
   /**
-   * 128 bytes with the low four bits of the integers, then 64 bytes with their upper two bits; 32 is added to each integer. Then an int8
-   * scale for each group, and a float16 factor of these scales. Each half of the 256 values is stored as four runs of 32 values.
+   * The low four bits of the integers (128 bytes), their upper two bits (64 bytes), an int8 scale for each group, and a float16 factor of
+   * the scales. 32 is added to each integer. Each half of the 256 values is stored as four runs of 32 values.
    */
   Q6_K(view, at, { integers, scales }) {
     const scale = float16(view, at + 208);
@@ -114,7 +114,7 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
   },
 };
 
-/** Reads scales and minima of six bits for the eight groups of Q4_K and Q5_K. A block has a float16 factor for scales, one for minima. */
+/** Reads six-bit scales and minima for the eight groups of Q4_K and Q5_K. A float16 factor multiplies the scales, another the minima. */
 function readGroups(view: DataView, at: number, { scales, offsets }: Block): void {
   const scale = float16(view, at);
   const minimum = float16(view, at + 2);
@@ -127,7 +127,7 @@ function readGroups(view: DataView, at: number, { scales, offsets }: Block): voi
   }
 }
 
-/** Reads integers of four bits. 32 bytes hold two groups: the first in the low halves of the bytes, the second in the high ones. */
+/** Reads integers of four bits. 32 bytes hold two groups: the first in the low halves of the bytes, the second in the high halves. */
 function readHalves(view: DataView, at: number, integers: Int8Array): void {
   for (let i = 0; i < 256; i++) {
     const pair = view.getUint8(at + 32 * (i >> 6) + (i & 31));

@@ -1,4 +1,4 @@
-/** Measures the activations of a model for smoothing.ts: the root mean square of each channel over texts. */
+/** Measures a model's activations for smoothing.ts. */
 import { type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -8,12 +8,12 @@ import { openSession } from "./session.ts";
 import { smoothedInputs } from "./smoothing.ts";
 import { trunkFeeds } from "./trunk-runner.ts";
 
-/** Maximum tokens of a text. Each text is one pass, from position 0. */
+/** Each text is one pass, from position 0. */
 const textTokens = 256;
 
 /**
- * Root mean squares of the input channels of the products that `smoothedInputs` names, measured over `tokenIds`, which are cut into texts.
- * Takes about as much memory as serving with the weight format `exact`. Throws an Error if there are no tokens.
+ * Root mean squares of the input channels of the products that `smoothedInputs` names, over `tokenIds` cut into texts. Takes about as
+ * much memory as serving with the weight format `exact`. Throws an Error if there are no tokens.
  */
 export async function measureMagnitudes(
   options: { config: ModelConfig; weights: ModelWeights; threads: number },

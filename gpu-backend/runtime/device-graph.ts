@@ -40,10 +40,7 @@ export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Ui
   return g.bytes();
 }
 
-/**
- * Attention by an operator that also rotates queries and keys and appends keys and values to the rows. If T > 1, the operator takes one
- * row.
- */
+/** Attention by an operator that also rotates queries and keys and appends keys and values to the rows. For T > 1 it takes one row. */
 function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   const { heads: H, kvHeads: K, headWidth: d, layers } = config;
   const shape = g.input(names.packedShape, "int64", [3]);
@@ -130,10 +127,7 @@ export function buildRead(): Uint8Array {
   return g.bytes();
 }
 
-/**
- * Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w]. The graph has `arrays` pairs (x, y). x and y may be one
- * buffer.
- */
+/** Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs of x and y, even of one buffer. */
 export function buildCopy(arrays: number): Uint8Array {
   const g = new GraphBuilder("copy");
   const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];

@@ -1,6 +1,6 @@
 /**
- * The graphs that fit a tenant's own adapter: one computes the head over whole texts, one logits of candidate tokens, and one the loss and
- * gradients of a training step over these candidates. The head is an input and no constant, so that its fp32 rows are stored once.
+ * Graphs that fit a tenant's own adapter. One computes the head over whole texts, one the logits of candidate tokens, and one the loss
+ * and gradients of a training step over the candidates. The head is an input, so that its fp32 rows are in memory once.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank, K likeliest tokens.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -8,7 +8,7 @@ import { addBank } from "./head-graph.ts";
 import { openSession, type Session, type SessionResults, tensor } from "./session.ts";
 import type { Bank } from "./step.ts";
 
-/** An own adapter, on top of the static adapter: h' = h + Bᵀ·(A·h) + c, with h the model's hidden state without any adapter. */
+/** An own adapter, on top of the static adapter: h' = h + Bᵀ·(A·h) + c, where h is the model's hidden state without any adapter. */
 export interface Delta {
   a: Float32Array; // [R, D]
   b: Float32Array; // [R, D]
@@ -25,7 +25,7 @@ interface FitStepInput extends Delta {
 
 export type FitSession = Awaited<ReturnType<typeof openFitSession>>;
 
-/** Positions of one run, whose logits then take 26 MB at a vocabulary of 50,257. */
+/** Number of positions in one run. Their logits take 26 MB at a vocabulary of 50,257. */
 const runPositions = 128;
 const likeliest = 16;
 
@@ -46,9 +46,9 @@ export async function openFitSession(
     hiddenSize,
     embedding,
     /**
-     * Adds the static adapter and `change`, [N, D] or null for none, to the hidden states. Returns the sums, `adapted` [N, D]; `logprobs`
-     * of the targets and `logSumExp`, both [N]; `topIds` of the likeliest tokens, [N, K]; and `expected` [V], the probability of each token
-     * summed over the positions.
+     * Computes the head on `hidden` plus the static adapter plus `change` ([N, D] or null). Returns `adapted` [N, D], the sums;
+     * `logprobs` of the targets and `logSumExp`, both [N]; `topIds` of the likeliest tokens, [N, K]; and `expected` [V], the probability
+     * of each token summed over the positions.
      */
     async survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array) {
       const N = targets.length;
@@ -118,7 +118,7 @@ function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Fl
   const fixed = gates ? addBank(g, { hiddenSize: D }, bank)(hidden, g.constant(gates, [1, gates.length])) : hidden;
   const adapted = g.node("Add", [fixed, change]);
   const logits = g.node("Gemm", [adapted, head], { transB: 1 });
-  // `sums` is made from LogSoftmax, because ReduceLogSumExp takes several times as long over a large vocabulary.
+  // LogSoftmax, because ReduceLogSumExp takes several times as long over a large vocabulary.
   const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
   const flat = (x: string) => g.node("Squeeze", [x, g.integers(1)]);
   const [scores, top] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: 1 });

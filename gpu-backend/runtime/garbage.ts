@@ -3,7 +3,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
 export function collectGarbage(): void {
-  // If Node was started without --expose-gc, this is the only way to get V8's function `gc`.
+  // The only way to get V8's function `gc` if Node was started without --expose-gc.
   setFlagsFromString("--expose-gc");
   const collect: () => void = runInNewContext("gc");
   collect();

@@ -1,11 +1,11 @@
-/** Builds an ONNX graph (a ModelProto) node by node. It defines ONNX's encoding, not what a graph computes. */
+/** Builds an ONNX graph (a ModelProto) node by node. This file knows ONNX's encoding, not what a graph computes. */
 import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 
 const schema = protobuf.parse(readFileSync(new URL("./onnx.proto", import.meta.url), "utf8"), { keepCase: true });
 const ModelProto = schema.root.lookupType("onnx.ModelProto");
 
-/** Version of the operator set ai.onnx, and the IR version that goes with it. `com.microsoft` is at version 1. */
+/** Version of the operator set ai.onnx, and the matching IR version. `com.microsoft` is at version 1. */
 const operatorSet = 21;
 const irVersion = 10;
 
@@ -14,18 +14,17 @@ export type ElementType = keyof typeof elementTypes;
 
 /** A fixed size, or the name of a size that varies between runs. */
 export type Dimension = number | string;
-/** A number becomes ONNX's INT, `{ float }` a FLOAT, an array of numbers INTS. */
+/** A number becomes ONNX's INT, `{ float }` becomes FLOAT, an array of numbers becomes INTS. */
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/** A file beside the graph's file for the bytes of large constants, so that these need not all be in memory at once. */
+/** A file for the bytes of large constants, next to the graph's file, so that not all constants are in memory at once. */
 export interface ConstantFile {
   /** Relative to the graph's folder. */
   readonly name: string;
-  /** Returns the offset of the bytes in the file. */
   append(bytes: Uint8Array): number;
 }
-/** Constants of fewer bytes stay in the graph, because ONNX Runtime reads shapes and other small constants from there. */
+/** Smaller constants stay in the graph, because ONNX Runtime reads shapes from there. */
 const smallestFiled = 4096;
 /** Maximum bytes of a serialised graph: protobuf counts them in 31 bits. */
 const maxGraphBytes = 2 ** 31 - 1;
@@ -57,7 +56,7 @@ interface Branch {
   output: object[];
 }
 
-/** A value of the graph is represented by its name. Every method that makes a value returns this name. */
+/** Methods that add a value return the value's name. */
 export class GraphBuilder {
   readonly #name: string;
   /** Nodes of the branch under construction, or of the graph itself. */
@@ -90,10 +89,7 @@ export class GraphBuilder {
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
-  /**
-   * Adds a constant, whose bytes are copied into the graph or its file. The same array in the same shape is stored once. Throws an Error if
-   * shape and length disagree.
-   */
+  /** Adds a copy of the array. The same array in the same shape is stored once. Throws an Error if shape and length disagree. */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
     const known = this.#constants.get(array);
     if (known && `${known.shape}` === `${shape}`) return known.name;
@@ -113,22 +109,21 @@ export class GraphBuilder {
     return name;
   }
 
-  /** A small int64 vector, such as a shape or a list of axes; equal ones are stored once. */
+  /** A small int64 vector, such as a shape or a list of axes. Equal vectors are stored once. */
   integers(...values: number[]): string {
     return this.#share(`integers ${values}`, () => this.constant(BigInt64Array.from(values, BigInt), [values.length]));
   }
 
-  /** A float32 scalar; equal ones are stored once. */
+  /** A float32 scalar. Equal scalars are stored once. */
   scalar(value: number): string {
     return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
   }
 
-  /** Adds a node with one output and returns its name. `op` may begin with a domain: `com.microsoft:FastGelu`. */
+  /** Adds a node with one output. `op` may begin with a domain: `com.microsoft:FastGelu`. */
   node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
     return this.nodes(op, inputs, 1, attributes)[0];
   }
 
-  /** Adds a node with `count` outputs and returns their names. */
   nodes(op: string, inputs: readonly string[], count: number, attributes: Record<string, Attribute> = {}): string[] {
     const [domain, type] = op.includes(":") ? op.split(":") : ["", op];
     const name = this.#fresh(type);
@@ -146,9 +141,8 @@ export class GraphBuilder {
   }
 
   /**
-   * Adds an If node. Its values are those of `then` if `condition` (a bool scalar) is true, else those of `otherwise`. Only the nodes of
-   * one branch run. `outputs` are the values' types and shapes. Without `otherwise`, a false `condition` makes the values empty: their
-   * varying dimensions are 0.
+   * Adds an If node: the values of `then` if `condition` (a bool scalar) is true, else those of `otherwise`. Only one branch runs.
+   * Without `otherwise`, a false `condition` gives empty values: their varying dimensions are 0.
    */
   when(
     condition: string,

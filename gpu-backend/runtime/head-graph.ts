@@ -1,8 +1,8 @@
 /**
- * The head of the serving graph: hidden states → the numbers that the sampler reads. A row's adapter changes its hidden state, and the
- * base's head makes the logits; a mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
- * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R; X rows with own
- * adapters, up to P each.
+ * The head of the serving graph: from hidden states to the numbers that the sampler reads. Adapters change a row's hidden state, then the
+ * base's head computes the logits. A mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
+ * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E own adapters of rank R; X rows with own adapters, at
+ * most P each.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { GraphBuilder } from "./graph.ts";
@@ -66,7 +66,7 @@ export function addHead(
   });
 }
 
-/** Adds the bank's directions, which all generated adapters share, to hidden states [N, D], scaled by gates [N, Q]. */
+/** Adds the bank's directions to hidden states [N, D], scaled by gates [N, Q]. */
 export function addBank(
   g: GraphBuilder,
   { hiddenSize: D }: Pick<ModelShape, "hiddenSize">,
@@ -96,8 +96,8 @@ function ownInputs(g: GraphBuilder, { hiddenSize: D }: ModelShape) {
 }
 
 /**
- * Adds tenants' own adapters to `adapted` [N, D]: the sum of w·(B(A·h) + c) over a row's adapters, with h the row of `hidden` [N, D].
- * Each row has matrix products of its own, so that a row's bits do not depend on other rows.
+ * Adds tenants' own adapters to `adapted` [N, D]: the sum of w·(B(A·h) + c) over a row's adapters, where h is the row of `hidden` [N, D].
+ * Each row has its own matrix products, so that a row's bits do not depend on other rows.
  */
 function withOwn(
   g: GraphBuilder,
@@ -120,7 +120,7 @@ function withOwn(
   return result;
 }
 
-/** Returns each row's K likeliest tokens, their logits, and the probability of the likeliest one at temperature 1 and at the row's own. */
+/** Returns each row's K likeliest tokens, their logits, and the first token's probability at temperature 1 and at the row's temperature. */
 function rankedScores(
   g: GraphBuilder,
   scores: string,
@@ -138,8 +138,8 @@ function rankedScores(
 }
 
 /**
- * Returns the likeliest token of each row, the same one as `rankedScores`. The token's probability would take a softmax over the
- * vocabulary. So 1 is returned instead, or NaN if the softmax would be NaN. A logit of -Infinity is valid and means a probability of 0.
+ * Returns the likeliest token of each row. Its probability would take a softmax over the vocabulary, so 1 is returned instead, or NaN if
+ * the softmax would be NaN. A logit of -Infinity is valid: probability 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
@@ -151,7 +151,7 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Applies `LogitChanges` to A logits at `indices`, int64. It costs little for small A, so that steps without changes need no branch. */
+/** Applies `LogitChanges` to A logits at `indices`, int64. A step without changes needs no branch, because a small A costs little. */
 export function changedLogits(
   g: GraphBuilder,
   logits: string,

@@ -1,7 +1,7 @@
 /**
- * Finds the keys of a memory with the largest dot products with a query. Queries and keys are int8. The keys are a constant of the session,
- * because ONNX Runtime would pack an input again at every run, which is six times slower. Sums of integer products are exact, so a query's
- * results do not depend on other queries, on threads or on the processor.
+ * Finds the keys of a memory with the largest dot products with a query. Keys are a constant of the session, because ONNX Runtime would
+ * pack an input again at every run, which is six times slower. Integer sums are exact, so a query's results do not depend on other
+ * queries, on threads or on the processor.
  * Shapes: S queries, D hidden, N keys of the block, K best.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -12,8 +12,8 @@ import { transpose } from "./transpose.ts";
 export const blockKeys = 16_384;
 
 /**
- * Queries are 1 to 127, with this zero point. Without VNNI instructions, the x64 kernel adds two products in 16 bits with saturation. No
- * such sum saturates if queries are at most 127 and keys within ±127.
+ * Queries are 1 to 127 with this zero point. Without VNNI, the x64 kernel adds two products in 16 bits with saturation. No sum saturates
+ * if queries are at most 127 and keys within ±127.
  */
 const zeroPoint = 64;
 const steps = 63;
@@ -28,7 +28,7 @@ export function writeQuery(state: Float32Array, query: Uint8Array): void {
   for (let d = 0; d < state.length; d++) query[d] = zeroPoint + Math.round(state[d] * factor);
 }
 
-/** Opens a block over a copy of keys [N, D]. K is `best`, or N if that is smaller. */
+/** Opens a block over a copy of keys [N, D]. K is `best`, or N if N is smaller. */
 export async function openKeyBlock(
   keys: Int8Array,
   { hiddenSize: D, best, threads }: { hiddenSize: number; best: number; threads: number },
@@ -37,7 +37,7 @@ export async function openKeyBlock(
   const K = Math.min(best, N);
   const session = await openSession(buildSearchGraph(keys, { D, N, K }), { threads });
   return {
-    /** The K largest dot products of each query and their keys' indexes, both [S, K]. Order: largest first, then by rising index. */
+    /** The K largest dot products of each query and the indexes of their keys, both [S, K], by falling product, then by rising index. */
     async search(queries: Uint8Array) {
       const results = await session.run({ queries: tensor(queries, [queries.length / D, D]) });
       return { dots: results.dots.data as Float32Array, indices: results.indices.data as Int32Array, best: K };
@@ -54,7 +54,7 @@ function buildSearchGraph(keys: Int8Array, { D, N, K }: Record<"D" | "N" | "K", 
     g.scalar(1),
     g.constant(Uint8Array.of(zeroPoint), []),
   ];
-  // The dot products are exact in float32, because they are below 2^24.
+  // Exact in float32, because the dot products are below 2^24.
   const dots = g.node("com.microsoft:MatMulIntegerToFloat", [g.input("queries", "uint8", ["S", D]), ...kernel]);
   const [top, indices] = g.nodes("TopK", [dots, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
   g.output("dots", top, "float32", ["S", K]);

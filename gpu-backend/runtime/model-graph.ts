@@ -1,7 +1,6 @@
 /**
- * Builds a language model as ONNX graphs: the serving graph (trunk and head) and the trunk alone. All families of model-config.ts have
- * blocks of norm, attention, norm and feed-forward part. Attention is in attention-graph.ts, products with weights in products.ts, the
- * head with its adapters (arXiv 2502.04315) in head-graph.ts. The past is a read-only input; the graph outputs only new keys and values.
+ * Builds a language model as ONNX graphs. In every family, a block consists of norm, attention, norm and feed-forward part. The past is a
+ * read-only input; the graph outputs only new keys and values. Adapters are in head-graph.ts (arXiv 2502.04315).
  */
 import { type Attention, addAttention, pastInputs, type StepTokens, type Target } from "./attention-graph.ts";
 import { type ConstantFile, GraphBuilder } from "./graph.ts";
@@ -39,7 +38,7 @@ export function startBuild(name: string, { config, weights, file, ...rest }: Bui
 
 /**
  * The graph that serves. The trunk runs if the step has tokens (`wants_trunk`). The head runs on positions of this step (`head_rows`) and
- * on states of earlier steps (`fed_states`). Large constants go to `file`, if there is one.
+ * on states of earlier steps (`fed_states`). Large constants go to `file`, if given.
  */
 export function buildServingGraph(
   config: ModelConfig,
@@ -65,7 +64,7 @@ export function buildServingGraph(
 }
 
 /**
- * The trunk without a past and without a head, for training: token ids [S, T] → states before the last feed-forward part and hidden states,
+ * The trunk without past and head, for training: from token ids [S, T] to states before the last feed-forward part and hidden states,
  * both [S × T, D]. `withSquares` adds `names.inputSquares`.
  */
 export function buildTrunkGraph(
@@ -89,7 +88,7 @@ export function buildTrunkGraph(
   return g.bytes();
 }
 
-/** Returns the keys and values of the step, and its states. Both are empty for a step without tokens. */
+/** Returns keys, values and states of the step, all empty for a step without tokens. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
@@ -109,7 +108,7 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   return { present, states };
 }
 
-/** Adds the inputs for tokens. `shape` is a tensor with the two numbers S and T. */
+/** `shape` holds the two numbers S and T. */
 function tokenInputs({ g }: Build) {
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
@@ -122,8 +121,8 @@ function stepTokens({ g }: Build, positions: string, shape: string): StepTokens 
 }
 
 /**
- * Adds embeddings and blocks, but not the last block's feed-forward part, which is computed only at the head's positions. Returns the input
- * of that part, [S × T, D], and the keys, then values, that `attention` returns for each layer.
+ * Adds embeddings and blocks without the last block's feed-forward part, which is computed only at the head's positions. Returns the
+ * input of that part, [S × T, D], and the keys, then values, that `attention` returns for each layer.
  */
 export function addTrunk(
   build: Build,
@@ -153,7 +152,7 @@ export function addTrunk(
   return { states, fresh };
 }
 
-/** Adds queries, keys and values of block l. Returns them in one value, [M, (H + 2K) · d]. */
+/** Adds queries, keys and values of block l as one value, [M, (H + 2K) · d]. */
 function addQueriesKeysValues(build: Build, l: number, normed: string, product: AddProduct): string {
   const { g, config } = build;
   const { heads: H, kvHeads: K, headWidth: d } = config;
@@ -188,7 +187,6 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
   return g.node("Add", [states, biased(g, product([down], activated()))]);
 }
 
-/** Adds the last feed-forward part and the last norm. */
 export function addLastFeedForward(build: Build, states: string): string {
   const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
   return addNorm(build, "model.norm", last);

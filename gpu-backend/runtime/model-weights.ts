@@ -1,6 +1,6 @@
 /**
- * A model's weights, from which graphs are built. All families have the tensor names that Hugging Face uses for Llama (q_proj, gate_proj
- * and so on), and matrices [out, in]. A tensor has a dtype of safetensors or a block type of GGUF; blocks lie along a row.
+ * A model's weights. All families use the tensor names that Hugging Face has for Llama (q_proj, gate_proj, …). Matrices are [out, in]. A
+ * tensor has a dtype of safetensors or a block type of GGUF; blocks lie along a row.
  */
 import { type Dtype, isFloat, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { type BlockType, blockLayouts, dequantise } from "./block-types.ts";
@@ -14,14 +14,14 @@ export interface Weight {
 }
 export type ModelWeights = ReadonlyMap<string, Weight>;
 
-/** Throws an Error that names the weight if it is missing. */
+/** Throws an Error if the weight is missing. */
 export function weightOf(weights: ModelWeights, name: string): Weight {
   const weight = weights.get(name);
   if (!weight) throw new Error(`the model has no tensor ${name}`);
   return weight;
 }
 
-/** A copy of a weight's values, row-major. Throws an Error if they are not floats. */
+/** A copy of a weight's values, row-major. Throws an Error if the values are not floats. */
 export function floatsOf({ dtype, shape, bytes }: Weight): Float32Array<ArrayBuffer> {
   if (isBlockType(dtype)) return dequantise(dtype, bytes);
   return toFloat32({ dtype, shape: [...shape], bytes });
@@ -31,7 +31,6 @@ export function isBlockType(dtype: Weight["dtype"]): dtype is BlockType {
   return Object.hasOwn(blockLayouts, dtype);
 }
 
-/** Name and shape of every tensor of a model. */
 export function weightShapes(config: ModelConfig): Map<string, number[]> {
   const { vocabularySize: V, hiddenSize: D, feedForwardSize: F, heads: H, kvHeads: K, headWidth: d, biases } = config;
   const shapes = new Map<string, number[]>();
@@ -63,14 +62,13 @@ export function weightShapes(config: ModelConfig): Map<string, number[]> {
   return shapes;
 }
 
-/** Elements of all tensors of `weightShapes`. */
 export function parametersOf(config: ModelConfig): number {
   let elements = 0;
   for (const shape of weightShapes(config).values()) elements += shape.reduce((a, b) => a * b);
   return elements;
 }
 
-/** Throws an Error that begins with `what` (the file) and names the first tensor that is missing, has a wrong shape or holds no floats. */
+/** Throws an Error for a tensor that is missing, has a wrong shape or holds no floats. The message begins with `what`, the file's name. */
 export function checkWeights(what: string, config: ModelConfig, weights: ModelWeights): void {
   for (const [name, shape] of weightShapes(config)) {
     const found = weights.get(name);

@@ -1,4 +1,4 @@
-/** Runs steps on ONNX Runtime. Turns a step's input into feeds of the serving graph, and the graph's outputs into the step's output. */
+/** Runs steps on ONNX Runtime: makes feeds of the serving graph from a step's input, and the step's output from the graph's outputs. */
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -17,7 +17,7 @@ import {
 /** Added to the score of a masked position. Finite, because the softmax of a row with only masked positions must not be NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
-/** `classBytes` of one layer. `longPast` costs a layer some 40 µs; in that time, attention reads about this many bytes at 45 GB/s. */
+/** `classBytes` of one layer. `longPast` costs a layer some 40 µs, in which attention reads about this many bytes at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
@@ -32,7 +32,7 @@ export interface RunnerOptions {
   kv?: KvFormat;
 }
 
-/** Opens the session of a graph made by `buildServingGraph` with the same options: its bytes, which are copied, or its path. */
+/** Opens the session of a graph of `buildServingGraph`, given as bytes or as path. `options` must be those of the graph. */
 export async function openStepRunner(graph: Uint8Array | string, options: RunnerOptions): Promise<StepRunner> {
   return new OnnxRunner(await openSession(graph, options), options);
 }
@@ -115,7 +115,6 @@ class OnnxRunner implements StepRunner {
     };
   }
 
-  /** Feeds of the past's keys, values and scales. */
   #pastRows(
     named: typeof names.past,
     { sequences: S, pastTokens: P, past }: NonNullable<StepInput["longPast"]>,
@@ -144,7 +143,7 @@ class OnnxRunner implements StepRunner {
     let mask = this.#causalMasks.get(key);
     if (!mask) {
       mask = causalMask(T, G);
-      // Bounded, because there may be thousands of combinations of T and G.
+      // There may be thousands of combinations of T and G.
       if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
@@ -152,12 +151,12 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** The hidden states of the requested positions, without the position that `withEnoughRows` may have added. */
+/** Drops the position that `withEnoughRows` may have added. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** Adds a position of the head and a row if a step has none, because the graph requires them. Their results are not read. */
+/** The graph requires at least one position of the head and one row. If a step has none, one is added whose results are not read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
@@ -174,7 +173,7 @@ export function causalMask(T: number, G = 0): Tensor {
   return tensor(mask, [1, 1, T, G + T]);
 }
 
-/** Masks positions past each row's length, and the last G positions of its past, which attention reads as `begun` instead. */
+/** Masks positions past each row's length, and the last G positions, which attention reads as `begun`. */
 function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   const mask = new Float32Array(pastLengths.length * P);
   pastLengths.forEach((length, row) => {

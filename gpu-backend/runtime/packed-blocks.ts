@@ -1,19 +1,19 @@
 /**
- * Converts GGUF's blocks to the layout of ONNX Runtime's MatMulNBits, without rounding weights again: integers are rearranged and scales
- * become float32. MatMulNBits has no offsets, so a second product multiplies the offsets by sums of the activations.
+ * Converts GGUF's blocks to the layout of ONNX Runtime's MatMulNBits without rounding weights again. MatMulNBits has no offsets, so a
+ * second product multiplies the offsets by sums of the activations.
  */
 import { blockLayouts, forEachBlock } from "./block-types.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { isBlockType, type Weight } from "./model-weights.ts";
 import { transpose } from "./transpose.ts";
 
-/** A matrix [out, in] in blocks along its rows. A block has a scale and an offset: value = scale × (stored − 2^(bits − 1)) + offset. */
+/** A matrix [out, in] in blocks along its rows: value = scale × (stored − 2^(bits − 1)) + offset, with one scale and offset per block. */
 export interface PackedMatrix {
   bits: 4 | 8;
   block: number;
   rows: number; // out
   columns: number; // in
-  /** Stored integers, [out, in / block, block × bits / 8]. If a byte holds two 4-bit values, the first is in the low half. */
+  /** Stored integers, [out, in / block, block × bits / 8]. In a byte with two 4-bit values, the first is in the low half. */
   values: Uint8Array;
   /** Scale of each block, [out, in / block]. */
   scales: Float32Array;
@@ -21,7 +21,7 @@ export interface PackedMatrix {
   offsets: Float32Array | null;
 }
 
-/** Packs the rows of matrices, one matrix after the other. null unless all are in GGUF blocks with equal bits, block size and offsets. */
+/** Packs the rows of matrices, one matrix after the other. Returns null unless all have GGUF blocks of equal bits, size and offsets. */
 export function packRows(matrices: readonly Weight[]): PackedMatrix | null {
   const kinds = matrices.map(packingOf);
   const [kind] = kinds;
@@ -51,7 +51,7 @@ function packingOf({ dtype }: Weight) {
   return { bits: bits === 4 ? (4 as const) : (8 as const), block: group, hasOffsets };
 }
 
-/** Writes a matrix's blocks into the packed matrix, whose value number `start` is the first one written. */
+/** Writes a matrix's blocks. Its first value becomes value number `start` of the packed matrix. */
 function packInto(
   { bits, block: size, values, scales, offsets }: PackedMatrix,
   { dtype, bytes }: Weight,
@@ -60,7 +60,7 @@ function packInto(
   if (!isBlockType(dtype)) return;
   const layout = blockLayouts[dtype];
   const middle = 2 ** (bits - 1);
-  // Integers are shifted so that the middle of their range becomes the middle of the range of stored integers.
+  // The middle of the integers' range becomes the middle of the stored range.
   const shift = middle - layout.least - 2 ** (layout.bits - 1);
   forEachBlock(dtype, bytes, (block, index) => {
     const at = start + index * layout.values;
@@ -77,7 +77,7 @@ function packInto(
   });
 }
 
-/** Values along a row that share a scale in `roundToBlocks`. */
+/** Number of values along a row that share a scale in `roundToBlocks`. */
 const roundedBlock = 32;
 
 /** Rounds [out, in] to 8 bits with one scale per block of a row. Rows are padded with zeros to whole blocks. */
@@ -89,7 +89,7 @@ export function roundToBlocks(matrix: Float32Array, rows: number, columns: numbe
     for (let block = 0; block < blocks; block++) {
       const from = row * columns + block * roundedBlock;
       const end = Math.min(from + roundedBlock, (row + 1) * columns);
-      // The value of largest magnitude becomes -128, since the range of int8 is one step longer on the negative side.
+      // The value of largest magnitude becomes -128, because int8 has one more negative than positive number.
       let extreme = 0;
       for (let i = from; i < end; i++) if (Math.abs(matrix[i]) > Math.abs(extreme)) extreme = matrix[i];
       const scale = extreme / -128 || 1;
@@ -101,7 +101,6 @@ export function roundToBlocks(matrix: Float32Array, rows: number, columns: numbe
   return { bits: 8, block: roundedBlock, rows, columns, values, scales, offsets: null };
 }
 
-/** Multiplies the first `rows` rows by a factor, in place. */
 export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, rows: number, by: number): void {
   for (let i = 0; i < (rows * columns) / block; i++) {
     scales[i] *= by;
@@ -110,8 +109,8 @@ export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, row
 }
 
 /**
- * Returns a function that adds x·Wᵀ to the graph: x [M, in] float32 → [M, out] float32. The kernel rounds activations to int8 per
- * block, so x is multiplied in two parts (`inTwoParts`). Products of the same x share the nodes that are made from x alone.
+ * Returns a function that adds x·Wᵀ to the graph: x [M, in] float32 → [M, out] float32. The kernel rounds activations to int8 per block,
+ * so x is multiplied in two parts (`inTwoParts`). Products of the same x share the nodes made from x alone.
  */
 export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix) => string {
   const made = new Map<string, string>();
@@ -137,20 +136,20 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
 }
 
 /**
- * Splits x [M, in] into two parts, one below the other, [2M, in]: x rounded to int8 steps per block, and the remainder. The product rounds
- * each part again, so the error of their sum is 1/127² of the block's maximum instead of 1/127.
+ * Splits x [M, in] into x rounded to int8 steps per block and the remainder, one below the other, [2M, in]. The product rounds each part
+ * again, so the error of their sum is 1/127² of the block's maximum instead of 1/127.
  */
 function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
-  // At least 1e-30, because the values of a block of zeros are divided by this step, too.
+  // At least 1e-30, because the zeros of an empty block are divided by this step.
   const step = g.node("Max", [g.node("Mul", [greatest, g.scalar(1 / 127)]), g.scalar(1e-30)]);
   const rounded = g.node("Mul", [g.node("Round", [g.node("Div", [blocks, step])]), step]);
   const first = g.node("Reshape", [rounded, g.integers(-1, columns)]);
   return g.node("Concat", [first, g.node("Sub", [x, first])], { axis: 0 });
 }
 
-/** Adds the two parts of a product whose x `inTwoParts` has split: [2M, out] → [M, out]. */
+/** Adds the products of the two parts from `inTwoParts`: [2M, out] → [M, out]. */
 function sumOfParts(g: GraphBuilder, product: string): string {
   return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }

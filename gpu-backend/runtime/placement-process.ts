@@ -1,7 +1,4 @@
-/**
- * Opens a session over a graph with verbose logging: ONNX Runtime logs on stderr where each node runs. Usage: node placement-process.ts
- * GRAPH
- */
+/** Opens a session, for which ONNX Runtime logs on stderr where each node runs. Usage: node placement-process.ts GRAPH */
 import { openSession } from "./session.ts";
 
 const session = await openSession(process.argv[2], { threads: 1, device: "webgpu", isVerbose: true });

@@ -1,7 +1,4 @@
-/**
- * Finds the nodes of a graph for which a device has no kernel. Only ONNX Runtime's log lists these nodes, so a process is started and its
- * log read.
- */
+/** Finds the nodes of a graph for which a device has no kernel, by a process that makes ONNX Runtime log these nodes. */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,6 +1,6 @@
 /**
- * Adds matrix products with a model's weights to graphs. How weight formats store matrices is defined only here. Weights are [out, in] and
- * have the names of model-weights.ts. Shapes: M rows, V vocabulary, D hidden.
+ * Adds matrix products with a model's weights to graphs, stored in the chosen weight format. Weights are [out, in]. Shapes: M rows, V
+ * vocabulary, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import type { GraphBuilder } from "./graph.ts";
@@ -19,13 +19,12 @@ import type { KvFormat } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
 /**
- * How the base's matrices are stored. fp32: as float32, whatever the file has. int8: trunk and head as int8 with a scale per row, the
- * embedding in the file's blocks or else in 8-bit blocks. exact: as in the file, in its blocks or as float32. Adapters are always fp32.
+ * How the base's matrices are stored. fp32: as float32. int8: trunk and head as int8 with a scale per row, the embedding in the file's
+ * blocks or else in 8-bit blocks. exact: in the file's blocks or as float32. Adapters are always fp32.
  */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
-/** Only int8, whose products are rounded too, stores keys and values as int8. */
 export function kvFormatFor(format: WeightFormat): KvFormat {
   return format === "int8" ? "int8" : "fp32";
 }
@@ -35,30 +34,30 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
-  /** Called for each product with the name of its weights (of the first, if it has several) and the name of its input tensor. */
+  /** Called for each product with the name of its (first) weights and of its input tensor. */
   observe?: (name: string, x: string) => void;
 }
 
-/** x·Wᵀ, and a bias that the caller still has to add. It is separate, because some operators that follow can add it themselves. */
+/** x·Wᵀ and its bias. The caller adds the bias, because some operators that follow can include it. */
 export interface Product {
   product: string;
   /** null if there is no bias, or if `product` includes it. */
   bias: string | null;
 }
 
-/** Multiplies the first `rows` outputs by a factor. The factor is applied to their weights when the graph is built. */
+/** Multiplies the first `rows` outputs by a factor, which is applied to the weights when the graph is built. */
 interface Scaled {
   rows: number;
   by: number;
 }
 
 /**
- * Adds x·Wᵀ for x [M, in], where W has the rows of the named matrices, one matrix after the other: [M, Σ out]. Names are without
- * `.weight`. Either all of the matrices have a bias or none.
+ * Adds x·Wᵀ for x [M, in]. W has the rows of the named matrices (names without `.weight`), one matrix after the other: [M, Σ out]. Either
+ * all matrices have a bias or none.
  */
 export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) => Product;
 
-/** Returns a function that adds products with any x that has as many rows M as `like`. In int8 these products share zero points. */
+/** Returns a function that adds products. Every x has as many rows M as `like`. In int8 all products share zero points. */
 export function addProducts(target: ProductTarget, like: string): AddProduct {
   const { g, weights, format, observe } = target;
   const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
@@ -107,13 +106,13 @@ export function biased(g: GraphBuilder, { product, bias }: Product): string {
 }
 
 export interface Embedding {
-  /** Returns the embeddings, [S, T, D], of token ids [S, T]. */
+  /** Embeddings, [S, T, D], of token ids [S, T]. */
   embed(ids: string): string;
-  /** Returns the base's logits, [N, V], of hidden states [N, D]. */
+  /** The base's logits, [N, V], of hidden states [N, D]. */
   baseLogits(hidden: string): string;
 }
 
-/** The token embedding and the head, which are one matrix [V, D] if the head is tied. */
+/** The token embedding and the head; with a tied head both are one matrix [V, D]. */
 export function addEmbedding({ g, config, weights, format }: ProductTarget): Embedding {
   const name = "model.embed_tokens.weight";
   const matrix = weightOf(weights, name);
@@ -135,17 +134,17 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
   };
 }
 
-/** Rows of the head in one int8 product. One product of all rows would take four times the memory of the logits. */
+/** Rows of the head in one int8 product. A product of all rows would take four times the memory of the logits. */
 const headRows = 8192;
 
 /**
- * One of this many columns of the head stays float32: those with the greatest weights, which would otherwise set the scale of every row.
- * With the embedded base, the head then costs 0.0002 nats a token (Kullback-Leibler divergence); if all columns were int8, 0.0014. Blocks
- * would cost no nats, but take three times as long for 8 rows.
+ * The columns with the greatest weights would set the scale of every row, so one of this many columns stays float32. With the embedded
+ * base, the head then costs 0.0002 nats a token (Kullback-Leibler divergence) instead of 0.0014. Blocks would cost no nats, but take
+ * three times as long for 8 rows.
  */
 const columnsForEachFloat = 32;
 
-/** x·Wᵀ for a head W [V, D] in int8 with a scale per row; some columns stay float32 (`columnsForEachFloat`). */
+/** x·Wᵀ for a head W [V, D] in int8 with a scale per row, and some columns in float32. */
 function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string {
   const [V, D] = head.shape;
   const floatColumns = greatestColumns(head, Math.ceil(D / columnsForEachFloat));
@@ -167,7 +166,7 @@ function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string 
   return g.node("Add", [logits.length > 1 ? g.node("Concat", logits, { axis: 1 }) : logits[0], rest]);
 }
 
-/** The `count` columns of a matrix with the greatest sums of squares. */
+/** The `count` columns with the greatest sums of squares. */
 function greatestColumns(matrix: Weight, count: number): number[] {
   const sums = new Float64Array(matrix.shape[1]);
   for (const { values } of rowsOf(matrix)) {
@@ -176,7 +175,7 @@ function greatestColumns(matrix: Weight, count: number): number[] {
   return [...sums.keys()].sort((a, b) => sums[b] - sums[a]).slice(0, count);
 }
 
-/** The rows of a matrix as float32, at most `headRows` at a time, because all of them are 113 MB for the embedded base. */
+/** The rows of a matrix as float32, at most `headRows` at a time: all rows of the embedded base are 113 MB. */
 function* rowsOf({ dtype, shape: [rows, columns], bytes }: Weight): Generator<{ first: number; values: Float32Array }> {
   for (let first = 0; first < rows; first += headRows) {
     const count = Math.min(headRows, rows - first);
@@ -194,7 +193,7 @@ function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuf
   return format === "exact" ? values : roundToBlocks(values, matrix.shape[0], matrix.shape[1]);
 }
 
-/** A copy of the biases of matrices, one after the other; null if the matrices have no biases. */
+/** A copy of the matrices' biases, one after the other; null if the matrices have no biases. */
 function biasesOf(weights: ModelWeights, names: readonly string[]): Float32Array<ArrayBuffer> | null {
   if (!weights.has(`${names[0]}.bias`)) return null;
   const biases = names.map((name) => floatsOf(weightOf(weights, `${name}.bias`)));

@@ -1,27 +1,25 @@
 /**
- * int8 matrix products. Weights are rounded once, with a scale per output column; activations at run time, with a scale per row. ONNX
- * Runtime's own dynamic quantisation uses one scale for the whole batch, so one sequence would change the logits of others. Here a row's
- * bits do not depend on the other rows of its batch.
+ * int8 matrix products. Weights are rounded once, with a scale per output column. Activations are rounded at run time, with a scale per
+ * row. ONNX Runtime's own dynamic quantisation uses one scale for the whole batch, so one sequence would change the logits of others.
  *
- * Activations are rounded in two parts of 7 bits: x, then the remainder. Both parts are rows of one product, so the weights are read once.
- * With the embedded base the format costs 0.0025 nats a token (Kullback-Leibler divergence from fp32); with one part 0.021.
+ * Activations are rounded in two parts of 7 bits: x, then the remainder. Both parts are rows of one product, so the weights are read
+ * once. With the embedded base the format costs 0.0025 nats a token (Kullback-Leibler divergence from fp32); with one part 0.021.
  * A NaN in a row may become a finite number.
  */
 import type { GraphBuilder } from "./graph.ts";
 
 /**
- * Each part becomes 1 to 127 around this zero point, because the kernel is some 25 times slower with signed activations. With more than 7
- * bits, sums would saturate on x64 without VNNI, where the kernel adds two products in 16 bits (2 × 127 × 127 = 32,258, below 32,767).
+ * Each part becomes 1 to 127 around this zero point, because the kernel is some 25 times slower with signed activations. More than 7 bits
+ * would saturate on x64 without VNNI: the kernel adds two products in 16 bits (2 × 127 × 127 = 32,258, below 32,767).
  */
 const zeroPoint = 64;
 const steps = 63;
-/** Number of steps of the second part in one step of the first. */
+/** Number of steps of the second part in one step of the first part. */
 const fineSteps = 2 * steps;
 
 export interface QuantizedMatrix {
   /** The rounded matrix, [rows, columns]: each column divided by its scale. */
   values: Int8Array;
-  /** Scale of each column, [columns]. */
   scales: Float32Array;
 }
 
@@ -40,8 +38,8 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
 }
 
 /**
- * Returns a function that adds x·W to the graph: x [M, rows] float32 → [M, columns] float32, for any x with as many rows M as `like`. All
- * these products share one tensor of zero points; products of the same x share the two parts of x.
+ * Returns a function that adds x·W to the graph: x [M, rows] float32 → [M, columns] float32. Every x has as many rows M as `like`.
+ * Products share one tensor of zero points; products of the same x share its two parts.
  */
 export function addQuantizedMatMuls(g: GraphBuilder, like: string): (x: string, w: QuantizedMatrix) => string {
   const zero = g.constant(Uint8Array.of(zeroPoint), []);
@@ -49,7 +47,7 @@ export function addQuantizedMatMuls(g: GraphBuilder, like: string): (x: string, 
   const byRow = { axis: 0 };
   const split = (x: string) => {
     const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 0 });
-    // [M]. In a row of zeros, 0 / 0 below rounds to some integer, but the scale 0 makes its products 0 in the end.
+    // [M]. In a row of zeros, 0 / 0 below rounds to some integer, but the scale 0 makes its products 0.
     const scale = g.node("Mul", [rowMaximum, g.scalar(1 / steps)]);
     const coarse = g.node("QuantizeLinear", [x, scale, zeroPoints], byRow);
     const rest = g.node("Sub", [x, g.node("DequantizeLinear", [coarse, scale, zeroPoints], byRow)]);

@@ -19,7 +19,7 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
-  // The operator also reads the rows of padded positions, and a chunk that ends with the context's last token may be padded.
+  // More rows than the context: the last chunk may be padded, and the operator also reads the rows of padded positions.
   const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
     const values = new Float32Array(positions * half);
@@ -35,7 +35,7 @@ export function addRotaryTables(
   };
 }
 
-/** f of each pair of dimensions, [d / 2], in radians per position. It is divided by `factors` [d / 2], which a GGUF file may have. */
+/** f of each pair of dimensions, [d / 2], in radians per position, divided by a GGUF file's `factors` [d / 2] if given. */
 export function rotaryFrequencies(
   headWidth: number,
   { theta, scaling }: Rotary,
@@ -46,7 +46,7 @@ export function rotaryFrequencies(
     if (!scaling) return frequency;
     const turns = (scaling.originalContextTokens * frequency) / (2 * Math.PI);
     const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
-    // Frequencies of at most `low` turns within the original context are divided by `factor`, and those of at least `high` turns are kept.
+    // Frequencies of at most `low` turns in the original context are divided by `factor`. Those of at least `high` turns are kept.
     // Between the two, a weighted mean is used.
     const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
     return frequency * (kept + (1 - kept) / factor);

@@ -1,4 +1,4 @@
-/** Inputs and outputs of the graphs for the head's rows, on the host and on a device. */
+/** Inputs and outputs for the head's rows, on the host and on a device. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
@@ -7,7 +7,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** The fed entry if no logit is changed. It changes nothing, but GatherND needs at least one entry. */
+/** GatherND needs at least one entry, so this entry without effect is fed if no logit is changed. */
 const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
@@ -30,7 +30,7 @@ export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string,
   };
 }
 
-/** A row for a run of the head without rows, because the graphs require one. Its results are not read. */
+/** The graphs require a row. The results of this row are not read. */
 export function oneRow(gates: number) {
   const [rows, targetIds] = [Int32Array.of(0), Int32Array.of(0)];
   return { rows, targetIds, gates: new Float32Array(gates), inverseTemperatures: Float32Array.of(1) };
@@ -62,7 +62,7 @@ export function rowFeeds({ inverseTemperatures, bias, want }: HeadRows, wanted: 
   };
 }
 
-/** Feeds of changed logits. `typed` converts their (row, id) pairs, [A, 2], to the type that the graph takes. */
+/** Feeds of changed logits. `typed` converts the (row, id) pairs, [A, 2], to the graph's type. */
 export function biasFeeds(
   bias: LogitChanges,
   typed: (pairs: Int32Array<ArrayBuffer>) => Int32Array | BigInt64Array,
@@ -86,7 +86,6 @@ export function rowFetches({ inverseTemperatures, want }: HeadRows): string[] {
   ];
 }
 
-/** The results of the first `count` rows. */
 export function readRows(results: SessionResults, count: number, { inverseTemperatures, want }: HeadRows): RowOutput {
   const [rows, topCount] = results[names.topIds].dims;
   const of = <T extends Float32Array | Int32Array | BigInt64Array>(name: string) => {

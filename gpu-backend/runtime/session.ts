@@ -9,15 +9,15 @@ export type Tensor = ort.Tensor;
 export type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
 interface SessionOptions {
-  /** Threads inside each operator that runs on the CPU. */
+  /** Threads of an operator on the CPU. */
   threads: number;
-  /** Absent: the CPU. */
+  /** Default: "cpu". */
   device?: Device;
-  /** Rejects a graph with an operator that the device lacks. Otherwise such operators run on the CPU. */
+  /** If true, opening a graph with an operator that the device lacks fails. If false, such operators run on the CPU. */
   onDeviceOnly?: boolean;
-  /** Leaves all outputs on the device. Such a session ignores output tensors that a run names. */
+  /** Leaves all outputs on the device. The session then ignores output tensors that a run names. */
   outputsStay?: boolean;
-  /** Logs everything on stderr, and not only errors. */
+  /** Logs everything on stderr, not only errors. */
   isVerbose?: boolean;
 }
 
@@ -32,18 +32,18 @@ export function openSession(model: Uint8Array | string, options: SessionOptions)
     logSeverityLevel: options.isVerbose ? 0 : 3,
     extra: {
       session: {
-        // Threads that spin briefly between operators make a step of two threads 9% faster. They stop when the run ends; otherwise HTTP
-        // would get too little time on machines with few cores.
+        // Threads that spin briefly between operators make a step of two threads 9% faster. Spinning ends with the run, so that HTTP gets
+        // enough time on machines with few cores.
         intra_op: { allow_spinning: "1", spin_duration_us: "20" },
         force_spinning_stop: "1",
-        // Masked positions make denormal numbers in the softmax. The CPU calculates a hundred times slower with them than with zeros.
+        // Masked positions make denormal numbers in the softmax, with which the CPU is a hundred times slower than with zeros.
         set_denormal_as_zero: "1",
         disable_cpu_ep_fallback: options.onDeviceOnly ? "1" : "0",
       },
     },
     preferredOutputLocation: options.outputsStay ? "gpu-buffer" : undefined,
   };
-  // `create` has an overload for each of the two types, but none for their union.
+  // `create` has no overload for the union of both types.
   return ort.InferenceSession.create(model as string, settings);
 }
 
@@ -52,7 +52,7 @@ export function tensor(elements: Elements, shape: readonly number[], type?: "boo
   return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
 }
 
-/** The first elements of a tensor's buffer on the device, in another shape. The buffer is freed with `whole`, not with the view. */
+/** The first elements of a tensor's device buffer, in another shape. The buffer is freed with `whole`, not with the view. */
 export function deviceView(whole: Tensor, shape: readonly number[]): Tensor {
   return ort.Tensor.fromGpuBuffer(whole.gpuBuffer, { dataType: "float32", dims: shape });
 }

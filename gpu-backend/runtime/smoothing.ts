@@ -1,28 +1,25 @@
 /**
  * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438). Rounding activations to int8 with a scale per row is inaccurate if a few channels are
- * far larger than the others. Dividing such channels, and multiplying the weights that read them, leaves the product unchanged. The
- * division is free, because it is folded into the weights that make the channels: the norm before queries, keys and values, the norm before
- * gate and up, the rows of up before down, and the rows of values before attention's output.
+ * far larger than the others. Dividing these channels, and multiplying the weights that read them, leaves the product unchanged. The
+ * division is free, because it is folded into the weights that make the channels, such as a norm's.
  */
 import { requireFloats, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { floatsOf, type ModelWeights, type Weight, weightOf } from "./model-weights.ts";
 
 /**
- * How much of the channels' range is moved from the activations to the weights, 0 to 1. Kullback-Leibler divergence of int8 from fp32 on
- * SmolLM2, in nats a token: 0.0116 at 0.1, 0.0049 at 0.2, 0.0039 at 0.3, 0.0034 at 0.4, 0.0036 at 0.5, 0.0050 at 0.6, all
- * with a head wholly in int8. Channels are measured
- * by root mean squares here. The paper's maxima are worse, because the activations of a text's first token exceed all others.
+ * How much of the channels' range moves from the activations to the weights, 0 to 1. Kullback-Leibler divergence of int8 from fp32 on
+ * SmolLM2, in nats a token, with a head wholly in int8: 0.0116 at 0.1, 0.0049 at 0.2, 0.0039 at 0.3, 0.0034 at 0.4, 0.0036 at 0.5, 0.0050
+ * at 0.6. Channels are measured by root mean squares, because the activations of a text's first token dominate the paper's maxima.
  */
 const alpha = 0.4;
 
-/** A product whose input is smoothed. */
 interface Smoothed {
-  /** The matrices that read the input. Names are without `.weight`. */
+  /** Matrices that read the input, without `.weight`. */
   readers: string[];
-  /** The matrix or norm that computes the input. Its rows or entries are divided. */
+  /** The matrix or norm that makes the input. Its rows or entries are divided. */
   maker: string;
-  /** Input channel → row of the maker. Several channels may share a row. */
+  /** Row of the maker for an input channel. Several channels may share a row. */
   rowOf: (channel: number) => number;
   rows: number;
 }
@@ -50,18 +47,17 @@ function smoothedProducts(config: ModelConfig): Smoothed[] {
   return products;
 }
 
-/** Number of channels of each smoothed input, by the name of the first of the weight matrices that read the input. */
+/** Number of channels of each smoothed input, by the name of the first matrix that reads the input. */
 export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<string, number> {
   const products = smoothedProducts(config).map(({ readers }) => readers[0]);
   return new Map(products.map((name) => [name, weightOf(weights, `${name}.weight`).shape[1]]));
 }
 
 /**
- * The smoothed weights, computed when their bytes are read. `magnitudes` (calibration.ts) has a magnitude for each input channel of the
- * products that `smoothedInputs` names. Throws an Error that names a product with missing magnitudes, or with a wrong number of them.
+ * The smoothed weights, computed when their bytes are read. `magnitudes` (calibration.ts) has a magnitude for each input channel of each
+ * product of `smoothedInputs`. Throws an Error if a product's magnitudes are missing or too few or many.
  */
 export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes: TensorFile): ModelWeights {
-  /** Factors of the rows and columns of each weight. */
   const factors = new Map<string, { rows?: Float32Array; columns?: Float32Array }>();
   for (const { readers, maker, rowOf, rows } of smoothedProducts(config)) {
     const ofWeights = columnMaxima(weights, readers);

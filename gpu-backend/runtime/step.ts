@@ -1,68 +1,68 @@
 /**
- * Inputs and outputs of one run of the graph. The engine calls kv/host-runner.ts instead, which takes rows and makes these inputs.
- * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width, P past
- * positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at, N rows of
- * the head.
+ * Inputs and outputs of one run of the graph. kv/host-runner.ts makes the inputs from rows.
+ * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width, P
+ * past positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at, N
+ * rows of the head.
  *
- * Batch invariance: a row has the same bits in two runs, whatever their other rows, P and padding, if (1) T is 1 in both, or a multiple of
- * `minPrefillTokens` in both, and (2) unless T is 1, S is 1 in both or above 1 in both. T matters because attention takes queries in blocks
- * of an even number, and computes a query alone in its block by another kernel, which sums in another order. S matters because a chunk of
- * one prompt has an attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
+ * Batch invariance: a row has the same bits in two runs with any other rows, P and padding, if (1) T is 1 in both, or a multiple of
+ * `minPrefillTokens` in both, and (2) unless T is 1, S is 1 in both or above 1 in both. Reason for (1): attention takes queries in blocks
+ * of an even number, and computes a query that is alone in its block by another kernel, which sums in another order. Reason for (2): a
+ * chunk of one prompt has an attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even T.
  */
 
 export const minPrefillTokens = 2;
 
-/** Number of candidates of a row of the head; V if that is smaller. */
+/** Number of candidates of a row of the head; V if V is smaller. */
 export const topCandidates = 64;
 
 export interface StepInput extends HeadInput {
-  /** S. With 0, the run computes the head alone, on `fedStates`. */
+  /** S. If S is 0, the run computes the head alone, on `fedStates`. */
   sequences: number;
   /** T, tokens of each sequence. */
   tokens: number;
-  /** P, positions that every array of `past` has room for. */
+  /** P, number of positions of every array in `past`. */
   pastTokens: number;
-  /** [S, T]; any valid id where padded. */
+  /** [S, T]; any valid id at padding. */
   tokenIds: Int32Array;
-  /** [S, T]; any valid position where padded. */
+  /** [S, T]; any valid position at padding. */
   positions: Int32Array;
   pastLengths: Int32Array; // [S], valid positions of each row's past
   /**
-   * G: the last G positions of every row's past belong to the prompt chunk that the step continues. Attention sums over them together with
-   * the new tokens, so that results have the same bits as the chunk computed at once. Absent: 0.
+   * G: the last G positions of every row's past belong to the prompt chunk that the step continues. Attention sums over them together
+   * with the new tokens, so that the bits equal those of a chunk computed at once. Default: 0.
    */
   begunTokens?: number;
   /**
-   * Keys, then values, of each layer, [S, H, P, d] each. If they are int8, their scales follow, [S, H, P, 1] each. Positions past a row's
-   * length are ignored, and so are any further arrays.
+   * Keys, then values, of each layer, [S, H, P, d] each. If these are int8, their scales follow, [S, H, P, 1] each. Positions past a
+   * row's length and further arrays are ignored.
    */
   past: (Float32Array | Int8Array)[];
   /**
-   * A second past, with a length P of its own, for the last n of the S sequences, where n is `sequences`. `past` and `pastTokens` are then
-   * for the first S − n. A step with `longPast` has no `begunTokens`.
+   * A second past with its own P for the last n of the S sequences, where n is `sequences`. `past` and `pastTokens` are then for the
+   * first S − n. A step with `longPast` has no `begunTokens`.
    */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
-  /** Positions of this step (row × T + column) that the head is computed at. They come first among the M positions. */
+  /** Positions of this step (row × T + column) that the head is computed at: the first of the M positions. */
   headRows: Int32Array;
-  /** States of earlier steps that the head is computed at, [·, D]. They come last among the M positions. */
+  /** States of earlier steps that the head is computed at, [·, D]: the last of the M positions. */
   fedStates?: Float32Array;
 }
 
 export interface HeadInput {
-  /** Each row's index among the M positions, [N]. Rows may share a position and differ in adapters. Absent: one row for each position. */
+  /** Each row's index among the M positions, [N]. Rows may share a position and differ in adapters. Default: one row for each position. */
   rows?: Int32Array;
-  /** Gates of each row, [N, Q]; zeros give the base. */
+  /** Gates of each row, [N, Q]. Zeros give the base. */
   gates: Float32Array;
-  /** Absent: no row has a tenant's own adapter. */
+  /** Tenants' own adapters. Absent if no row has one. */
   own?: OwnChanges | undefined;
   /** Reciprocal temperature of each row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
-  /** A token id for each row, [N]. The token's logit is returned even if the token is not among the candidates. */
+  /** A token id for each row, [N], whose logit is returned even if the token is not among the candidates. */
   targetIds: Int32Array;
   bias: LogitChanges;
   /**
-   * Optional outputs. `only` saves time if no row needs more than its likeliest token. "sums" still computes `logSumExp`; with "likeliest",
-   * `logSumExp` is some number that is finite if and only if the true value is.
+   * Optional outputs. `only` saves time. "likeliest": each row needs only its likeliest token, and `logSumExp` is merely finite if and
+   * only if the true value is. "sums": `logSumExp` is computed, too.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
@@ -95,14 +95,14 @@ export function noTokens() {
 }
 
 /**
- * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no (row, id) pair may occur twice. A logit above 0 is divided
- * by its penalty, any other is multiplied by its penalty (the repetition penalty of CTRL, arXiv 1909.05858). Then its value is added.
+ * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no pair (row, id) may occur twice. A logit above 0 is divided
+ * by its penalty, another logit is multiplied by it (the repetition penalty of CTRL, arXiv 1909.05858). Then the value is added.
  */
 export interface LogitChanges {
   rows: Int32Array;
   ids: Int32Array;
   values: Float32Array;
-  /** Above 0; absent: 1. */
+  /** Above 0. Default: 1. */
   penalties?: Float32Array;
 }
 
@@ -111,17 +111,17 @@ export interface StepOutput extends RowOutput {
   present: Float32Array<ArrayBuffer>;
   /** Inputs of the last feed-forward part, [S, T, D], from which a later run can compute the head (`fedStates`). */
   states: Float32Array<ArrayBuffer>;
-  /** Final hidden states (after the last layer norm) of the head's positions, [M, D]; null unless `want.hidden`. */
+  /** Hidden states after the last layer norm, [M, D]; null unless `want.hidden`. */
   hidden: Float32Array | null;
 }
 
 export interface RowOutput {
   /** K: 1 with `want.only`; otherwise `topCandidates`, or V if V is smaller. */
   topCount: number;
-  /** Highest logits of each row, descending, ties by lower id, [N, K]. */
+  /** Highest logits of each row, [N, K], descending, ties by lower id. */
   topScores: Float32Array;
   topIds: Int32Array;
-  /** log Σ exp(logits), [N]: a logprob is logit − logSumExp. */
+  /** log Σ exp(logits), [N]. A log-probability is logit − logSumExp. */
   logSumExp: Float32Array;
   /** log Σ exp(logits · inverseTemperature), [N]. */
   scaledLogSumExp: Float32Array;
@@ -140,11 +140,11 @@ export interface StepRunner {
   /** Q, gates of a row. */
   readonly gates: number;
   /**
-   * Cost of `longPast`: how many bytes of keys and values attention reads in the time by which `longPast` lengthens a pass. Infinity if the
-   * runner does not accept `longPast`.
+   * Cost of `longPast`, as the bytes of keys and values that attention reads in the same time. Infinity if the runner does not accept
+   * `longPast`.
    */
   readonly classBytes: number;
-  /** Format of the past; absent: fp32. */
+  /** Format of the past. Default: fp32. */
   readonly kvFormat?: KvFormat;
   run(input: StepInput): Promise<StepOutput>;
   release(): Promise<void>;
@@ -162,7 +162,7 @@ export interface ModelShape {
   stopIds: readonly number[]; // end a text
 }
 
-/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. It has R directions that depend on h, and M bias directions. */
+/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. R directions depend on h, M are bias directions. */
 export interface Bank {
   gates: number; // Q = R + M
   a: Float32Array; // [Q, D]; zero rows for the M bias directions
