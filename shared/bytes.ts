@@ -11,7 +11,7 @@ export function hexOf(bytes: ArrayBuffer): string {
   return hex;
 }
 
-/** Returns a single part itself, without a copy. */
+/** A single part is returned without a copy. */
 export function joinArrays<T extends Uint8Array | Int8Array | Int32Array | Float32Array>(
   Type: new (length: number) => T,
   parts: readonly T[],

@@ -1,7 +1,7 @@
 /** Short descriptions of untrusted values for error messages. Pure. */
 
 const shownCharacters = 40;
-/** Maximum length of a list of numbers that is shown whole: enough for the shape of any tensor. */
+/** Maximum length of a list that is shown whole. Any tensor's shape fits. */
 const shownNumbers = 8;
 
 /** Describes a value in a few characters, whatever its size. */

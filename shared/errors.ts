@@ -13,7 +13,7 @@ export const errorTable = {
   adapter_outdated: { status: 400, type: "invalid_request_error", code: "adapter_outdated" },
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
   memory_not_found: { status: 404, type: "invalid_request_error", code: "memory_not_found" },
-  /** A running answer reads a deleted memory. */
+  /** A memory was deleted while a running answer read it. */
   memory_deleted: { status: 410, type: "invalid_request_error", code: "memory_deleted" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
   /** Between edge and backend: versions of the contract differ. */
@@ -26,7 +26,7 @@ export const errorTable = {
   /** Two `chameleon publish` commands ran at the same time. */
   switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
-  /** Between edge and backend: the call names another process than the one that received it. */
+  /** Between edge and backend: the call names another process. */
   misdirected: { status: 421, type: "server_error", code: "misdirected" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },
@@ -74,7 +74,7 @@ export function invalidRequest(message: string, param: string | null = null, cau
   return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
 }
 
-/** Makes a handler that rethrows failures as backend_unavailable. `message`: what cannot be used now. */
+/** Returns a handler that rethrows failures as backend_unavailable. `message`: what cannot be used now. */
 export function unavailable(message: string): (cause: unknown) => never {
   return (cause) => {
     throw new ServiceError("backend_unavailable", `${message}; try again.`, { retryAfterSeconds: 1, cause });
@@ -91,7 +91,7 @@ export function envelopeOf(error: ServiceError) {
   return { error: { message: error.message, type, param: error.param, code } };
 }
 
-/** Turns anything thrown into an error that is safe to show. An unknown error is kept as `cause` only, for logs. */
+/** Converts anything thrown to an error that is safe to show. An unknown error is kept as `cause`, for logs. */
 export function toServiceError(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("internal", "The server failed on this request.", { cause: thrown });

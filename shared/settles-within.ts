@@ -1,4 +1,4 @@
-/** Returns whether `work` settles within `limitMs`. Never rejects. */
+/** Never rejects. */
 export async function settlesWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
   const late = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => late.resolve(false), limitMs);

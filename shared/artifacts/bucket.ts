@@ -1,30 +1,29 @@
-/** Names in the bucket of published artifacts: files by the hash of their bytes, so none ever changes, and a pointer to the served set. */
+/** Object names in the bucket of published artifacts. A file is named by the hash of its bytes. A pointer names the served set. */
 import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 
-/** Name of the pointer, the only object that changes. */
+/** The pointer is the only object whose content changes. */
 export const pointerName = "artifacts/current.json";
 
-/** `sha256`: of the bytes of a file, manifest.json included. */
 export function objectName(sha256: string): string {
   return `artifacts/sha256/${sha256}`;
 }
 
-/** SHA-256 of the files that the edge reads of a set. The manifest's hash is first. */
+/** Hashes of the set's files that the edge reads, that of manifest.json first. */
 export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): string[] {
   return [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256];
 }
 
 const edgeFilesKey = "edge-files";
 
-/** Metadata of the pointer, with which a reader can request all of the edge's files at once. Older pointers have none. */
+/** Metadata that lists the edge's files, so that a reader can request all of them at once. Older pointers have none. */
 export function metadataOf(edgeFiles: readonly string[]): Record<string, string> {
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** Hashes of the edge's files from the pointer's metadata; null if they are absent or invalid. */
+/** Returns null if the metadata is absent or invalid. */
 export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
@@ -35,7 +34,7 @@ const pointerFormat = 1;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
-  /** Sets that have been served, and since when, newest first. The first entry's set is served now. */
+  /** Sets that have been served, newest first. The first entry is served now. */
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)
@@ -46,7 +45,6 @@ export type Pointer = z.infer<typeof pointerSchema>;
 
 /** Throws an Error that names the faulty fields. */
 export function parsePointer(json: string): Pointer {
-  // JSON has fewer values than characters, so the characters are the only limit.
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
   return parseChecked(pointerSchema, json, pointerName, bounds);
 }

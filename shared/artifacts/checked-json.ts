@@ -1,11 +1,11 @@
-/** Parses and checks untrusted JSON, and refuses it with a short message. */
+/** Parses and checks untrusted JSON. Error messages are short. */
 import type * as z from "zod";
 import { describe } from "../describe.ts";
 
 const reportedIssues = 3;
 const reportedCharacters = 80;
 
-/** `bounds.values` also counts nested values. Throws an Error as `requireValid` does, or one that names the exceeded bound. */
+/** `bounds.values` counts nested values, too. Throws an Error that names the invalid fields or the exceeded bound. */
 export function parseChecked<T>(
   schema: z.ZodType<T>,
   text: string,
@@ -34,7 +34,6 @@ export function requireValid<T>(schema: z.ZodType<T>, json: unknown, what: strin
   throw new Error(`${what} is not valid: ${problems.join("; ")}`);
 }
 
-/** Throws an Error that names `what`. */
 export function parseJson(text: string, what: string): unknown {
   try {
     return JSON.parse(text);

@@ -5,11 +5,11 @@ export const setLimits = {
   /** A pointer with 100 switches to a set takes 14 kB. */
   pointerBytes: 65_536,
   pointerSwitches: 100,
-  /** A manifest of 1,024 centroids has 1 MB. An edge isolate parses it within 128 MB. */
+  /** A manifest of 1,024 centroids has 1 MB. */
   manifestBytes: 2_097_152,
-  /** Values in the JSON, nested ones included. A schema reports each invalid value in about 700 bytes. */
+  /** Values in the JSON, nested ones included. The report of one invalid value takes about 700 bytes. */
   manifestValues: 65_536,
-  /** An edge isolate holds two sets; GPT-2's table takes 3.5 MB. */
+  /** GPT-2's table takes 3.5 MB. An edge isolate may hold two tables. */
   edgeTableBytes: 16_777_216,
   /** Llama 3.2's 128,256 ids with 280,147 merges take 3.4 MB. */
   tokenizerBytes: 4_194_304,
@@ -20,48 +20,41 @@ export const setLimits = {
   tensorsPerFile: 8192,
   tensorNameCharacters: 256,
   tensorDimensions: 8,
-  /** V: token ids of a model. Qwen 2 and 3 have 151,936. */
+  /** Qwen 2 and 3 have 151,936 token ids. */
   vocabulary: 262_144,
   /** Bytes of one token. GPT-2's longest has 128. */
   pieceBytes: 512,
-  /** Llama 3 has 280,147. Several merges may make the same piece. */
+  /** Llama 3 has 280,147 merges. */
   merges: 524_288,
-  /** Qwen 3 has 293, most of them unused. */
   specialTokens: 1024,
-  /** Consecutive occupied slots of the merge table, which a look-up may visit. GPT-2's longest run is 18. */
+  /** Consecutive occupied slots of the merge table, all of which a look-up may visit. GPT-2's longest run is 18. */
   mergeRun: 256,
-  /** GPT-2 XL has 1,600. */
   hiddenSize: 16_384,
-  /** GPT-2 XL has 48. */
   layers: 512,
-  /** GPT-2 XL has 25. */
   heads: 512,
-  /** GPT-2 has 1,024. */
   contextTokens: 131_072,
-  /** Llama 3.2 has 3. */
   stopIds: 16,
   /** Dimensions of the prompt space. Training uses 64. */
   dimensions: 1024,
-  /** Each request is compared with all centroids, and /v1/centroids lists them. */
+  /** Each request is compared with every centroid. */
   centroids: 1024,
-  /** Directions of the bank. Training uses 121. Each costs 2 · D multiplications at every position whose logits are computed. */
+  /** Directions of an adapter bank. Training uses 121. */
   gates: 4096,
   /** Units of the hyper-network's hidden layer. Training uses 32. */
   hiddenUnits: 4096,
-  /** Pieces in a centroid's label; training writes 5. `labelCharacters`: characters of each piece. */
+  /** Pieces of text in a centroid's label. Training writes 5. */
   labels: 16,
   labelCharacters: 512,
   /** Names of the model, the corpora and their licences. */
   nameCharacters: 256,
   chatTemplateCharacters: templateLimits.sourceCharacters,
   corpora: 1024,
-  /** Maximum of `evidence.similarityScale`. */
   similarityScale: 1000,
-  /** Magnitude of a gain, in nats a token. A uniform guess over 262,144 ids has a loss of 12 nats. */
+  /** Magnitude of a gain, in nats a token. */
   gainNats: 1000,
-  /** Magnitude of a map coordinate. */
+  /** Magnitude of a coordinate on the page's map. */
   position: 1_000_000,
-  /** Magnitude of floats in tensors and of generated values, so that products in the graph cannot overflow to infinity or NaN. */
+  /** Magnitude of floats in tensors. Larger values could make products in the graph infinite. */
   tensorValue: 1_000_000,
 } as const;
 

@@ -1,4 +1,4 @@
-/** Schema of manifest.json, which describes a set of artifacts. Every micro-batch carries its SHA-256. FORMAT.md has the files' layouts. */
+/** Schema of manifest.json, which describes a set of artifacts. FORMAT.md has the layouts of the set's files. */
 import * as z from "zod";
 import { limits } from "../contracts/limits.ts";
 import { samplingSchema } from "../contracts/sampling.ts";
@@ -31,22 +31,21 @@ const fileRecord = (bytes: number) =>
     ),
   });
 
-/** A gain: how much lower the mean negative log-likelihood is, in nats a token, with its 95% interval. Positive is better. */
+/** How much an adapter lowers the mean loss, in nats a token, with a 95% interval. Positive is better. */
 const nats = within(setLimits.gainNats);
 const gain = z.strictObject({ nats, ci95: z.tuple([nats, nats]), tokens: count });
 
 export const centroidSchema = z.strictObject({
-  /** `c<k>` for centroid k. */
   id: z.string().regex(/^c(0|[1-9][0-9]{0,3})$/),
   /** SHA-256 of the centroid's vector [P] and scale, little-endian float32. */
   hash: sha256,
-  /** Characteristic pieces, the most characteristic first. */
+  /** Pieces of text that are typical of the centroid, the most typical first. */
   label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
-  /** Number of training windows. */
+  /** Number of training windows in the centroid's cluster. */
   size: count,
   /** Coordinates on the page's map: the first two principal components of the centroids. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Factor of the hyper-network's gates, which are added to the static adapter's gates; 0: the centroid's adapter is off (`isAutoOff`). */
+  /** Factor of the gates that the hyper-network makes. At 0 the centroid's adapter is off. */
   scale: z.number().min(0).max(1),
   /** Gain over the base on held-out text; null if too little text was held out. */
   gain: gain.nullable(),
@@ -59,11 +58,9 @@ export const evidenceSchema = z.strictObject({
   adapters: upTo(limits.mixtureAdapters - 1),
   /** A centroid's prior is proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
-  /** Prior of the base. */
   base: share,
-  /** η, the factor of each token's log-likelihood. 1 would be plain Bayes. */
+  /** Factor of each token's log-likelihood (η). At 1 the weights are plain Bayes. */
   temper: share,
-  /** Minimum weight of the base. */
   floor: z.number().gt(0).max(1),
 });
 
@@ -72,21 +69,21 @@ const weight = within(100);
 const memoryRuleSchema = z.strictObject({
   /** Number of nearest keys that are used of each memory. */
   neighbours: upTo(256),
-  /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
+  /** A neighbour's share of the memory's prediction is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Weights of `memoryFeatures`. A logistic function of their weighted sum is λ, the memory's share in a step's prediction. */
+  /** Weights of `memoryFeatures` in a logistic function. Its value is λ, the memory's share in a step's prediction. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
-  /** Brakes: factors of λ, the first of which is 0. The prompt's own tokens choose among them; their priors add up to 1. */
+  /** Brakes are factors of λ, the first of which is 0. The prompt's own tokens weigh the brakes. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
   /** Maximum share of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
-/** The network that makes a centroid's gates. The gates scale the directions of a bank that all centroids share. */
+/** The network that makes a centroid's gates: factors of the bank's directions, which all centroids share. */
 const hyperNetworkSchema = z.strictObject({
   hash: sha256, // of the tensor file
-  /** R low-rank directions and M bias directions: Q = R + M gates. */
+  /** Numbers of low-rank and of bias directions. A centroid has a gate for each direction. */
   rank: upTo(setLimits.gates, 0),
   biases: upTo(setLimits.gates, 0),
   hidden: upTo(setLimits.hiddenUnits),
@@ -119,19 +116,19 @@ const shape = z.strictObject({
   }),
   hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
-  /** The static adapter, to which each centroid's adapter is added. Absent: its gates are zeros. */
+  /** The adapter to which every centroid's adapter is added. Absent: nothing is added. */
   static: z.strictObject({ gain: gain.nullable() }).optional(),
   /** Absent: `defaultCalibration` of shared/math/evidence.ts. */
   evidence: evidenceSchema.optional(),
   /** Absent: `defaultMemoryRule` of shared/math/memory.ts. */
   memory: memoryRuleSchema.optional(),
-  /** Exactly these files, so a set cannot choose the name of a file. */
+  /** The file names are fixed, so that a manifest cannot name other files. */
   files: z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),
     [tokenizerFile]: fileRecord(setLimits.tokenizerBytes),
     [hyperNetworkFile]: fileRecord(setLimits.hyperNetworkBytes),
   }),
-  /** null if nothing was trained and the base alone is served. */
+  /** null if the set serves the base alone. */
   training: z
     .strictObject({
       seed: z.int(),
@@ -146,7 +143,7 @@ const shape = z.strictObject({
     .nullable(),
 });
 
-/** Also refuses fields that contradict each other. */
+/** Refuses fields that contradict each other, too. */
 export const manifestSchema = shape.superRefine((manifest, context) => {
   const { model, hyperNetwork, centroids, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
@@ -173,12 +170,12 @@ export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
 export type SetFile = keyof Manifest["files"];
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** Whether the static adapter or the base replaces a centroid's adapter: its scale is 0, or it gained nothing on held-out text. */
+/** True if a centroid's adapter has the scale 0 or gained nothing on held-out text. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
-/** The text whose SHA-256 is an adapter's hash: everything that the adapter is made from. `source`: the centroid's hash, or `staticId`. */
+/** The text whose SHA-256 is an adapter's hash. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
   return [hash, source, rank, biases, "F32"].join("\n"); // F32 is the dtype that adapters are computed in

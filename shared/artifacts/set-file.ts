@@ -3,7 +3,7 @@ import { sha256Hex } from "../bytes.ts";
 import { setLimits } from "./limits.ts";
 import { manifestFile } from "./manifest.ts";
 
-/** Returns at most `maxBytes + 1` bytes of a stream, to detect an oversized file, and cancels the rest. */
+/** Reads at most `maxBytes + 1` bytes, so that the caller can detect an oversized file. Cancels the rest of the stream. */
 export async function readAtMost(
   stream: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   maxBytes: number,
@@ -38,7 +38,6 @@ export async function requireFile(
   );
 }
 
-/** Throws an Error unless manifest.json has this hash. */
 export async function requireManifest(bytes: Uint8Array, sha256: string): Promise<void> {
   const max = setLimits.manifestBytes;
   if (bytes.byteLength > max) throw new Error(`${manifestFile} has more than ${max} bytes, the limit manifestBytes`);

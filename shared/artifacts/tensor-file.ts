@@ -6,7 +6,7 @@ import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
-  // Masks and positions in model files have these types. Nothing computes with them.
+  // Types of masks and positions in model files. No code computes with them.
   ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
 };
 export type Dtype = keyof typeof bytesPerElement;
@@ -19,7 +19,7 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-/** The tensors are views of `file`. Throws an Error that names `what`, tensor and sizes if the file is truncated or inconsistent. */
+/** The returned tensors are views of `file`. Throws an Error if the file is truncated or inconsistent. */
 export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFile {
   if (file.byteLength < 8) throw new Error(`${what}: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
@@ -62,7 +62,6 @@ function readHeader(bytes: Uint8Array, what: string): Entries {
   return entries.map(([name, entry]) => [name, requireEntry(what, name, entry)] as const);
 }
 
-/** Throws an Error if tensors overlap, or do not account for every byte. */
 function requireContiguous(entries: Entries, dataStart: number, fileBytes: number, what: string): void {
   let end = 0;
   for (const [name, { data_offsets }] of entries.toSorted(byOffset)) {
@@ -95,7 +94,7 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   return requireValid(entrySchema, entry, `${what}: ${name}`);
 }
 
-/** Puts tensors with the widest elements first, which aligns them. `last`: a tensor after all others, whose bytes the caller appends. */
+/** Writes tensors with the widest elements first, which aligns them. The caller appends the bytes of `last`. */
 export function writeTensorFile(
   tensors: TensorFile,
   last?: { name: string; dtype: Dtype; shape: number[] },
@@ -122,14 +121,13 @@ export function writeTensorFile(
   return file;
 }
 
-/** Throws an Error that lists the file's tensors if the named one is missing. */
 export function tensorOf(file: TensorFile, name: string): Tensor {
   const tensor = file.get(name);
   if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].slice(0, 20).join(", ")}`);
   return tensor;
 }
 
-/** Throws an Error unless the named tensor has this dtype and shape. A null in `shape` allows any size. `what` names the file. */
+/** Throws an Error unless the named tensor has this dtype and shape. A null in `shape` allows any size. */
 export function requireTensor(
   file: TensorFile,
   name: string,
@@ -146,7 +144,7 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/** A copy of an F32 tensor. Throws an Error as `requireTensor` does, or for NaN or a magnitude above `setLimits.tensorValue`. */
+/** Returns a copy. Throws an Error as `requireTensor` does, and for NaN or a magnitude above `setLimits.tensorValue`. */
 export function requireFloats(
   file: TensorFile,
   name: string,
@@ -159,18 +157,17 @@ export function requireFloats(
   throw new Error(`${what}: ${name}: value ${bad} is ${values[bad]}, the limit is ±${setLimits.tensorValue}`);
 }
 
-/** Whether `toFloat32` reads a dtype. */
 export function isFloat(dtype: Dtype): boolean {
   return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
 /** Copies bytes to a new buffer, because a typed array needs an alignment that a view of a file may lack. */
 export function alignedCopy(bytes: Uint8Array): ArrayBuffer {
-  // Not `slice`, which is a view for Node's Buffer.
+  // `slice` is not used, because it returns a view for Node's Buffer.
   return new Uint8Array(bytes).buffer;
 }
 
-/** A copy of the values of a float32, float16 or bfloat16 tensor. */
+/** Returns a copy of a float32, float16 or bfloat16 tensor's values. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   const buffer = alignedCopy(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(buffer);
@@ -179,14 +176,14 @@ export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   return widenHalf(new Uint16Array(buffer));
 }
 
-/** The conversion is exact. It is a loop, because `Float32Array.from` with a function takes six times as long. */
+/** Uses a loop, because `Float32Array.from` with a function takes six times as long. */
 function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const values = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) values[i] = floatOfHalf(halves[i]);
   return values;
 }
 
-/** The conversion is exact, because bfloat16 is the upper half of float32's bits. */
+/** A bfloat16 value is the upper half of a float32 value. */
 function widenBrainFloat(halves: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(halves.length);
   for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;

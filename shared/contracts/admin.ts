@@ -75,7 +75,7 @@ export const tenantSettingsSchema = z.object({
   aliases: z.record(z.string(), z.string()),
 });
 
-/** The tenant's keys are revoked, but caches accept them for `retry_after` seconds. Repeating the call after that erases the tenant. */
+/** Caches may accept the tenant's revoked keys for `retry_after` seconds. A repeated call then erases the tenant. */
 const tenantErasingSchema = z.object({
   object: z.literal("tenant.erasing"),
   tenant: z.string(),

@@ -1,11 +1,11 @@
 /**
- * Signatures of calls to backends. The edge signs a call, and the backend checks the signature.
+ * Signatures of the edge's calls to backends.
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,body=SHA256,signature=HMAC
  *
- * The HMAC covers, each on a line, the scheme, key id, time, method, path, the body's hash and, if the call names a backend process, this
- * name. The header has the body's hash, so a caller without a secret is refused before its body is read. The backend limits the age of a
- * call (gpu-backend/http/middleware.ts).
+ * The HMAC covers, each on a line, the scheme, key id, time, method, path, body hash and, if given, the name of the backend process. The
+ * header has the body hash, so that a backend can refuse a call before reading the body. gpu-backend/http/middleware.ts limits the age of
+ * calls.
  */
 import { hexOf, sha256Hex } from "../bytes.ts";
 
@@ -23,7 +23,7 @@ type SignedCall = NonNullable<ReturnType<typeof parseSignature>>;
 const minSecretCharacters = 32;
 const maxSecrets = 2;
 
-/** Reads the secrets. The edge signs with the first; backends accept each. Throws an Error that names the variable, never a secret. */
+/** The edge signs with the first secret; backends accept every secret. Throws an Error that names the variable, never a secret. */
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
   const secrets = text.split(",").map((secret) => secret.trim());
@@ -39,7 +39,7 @@ export function readSecrets(text: string | undefined, variable: string): string[
   return secrets;
 }
 
-/** Imports a secret into Web Crypto. The key's id is an HMAC, which reveals nothing of the secret. */
+/** The key's id is an HMAC, which reveals nothing about the secret. */
 export async function signingKey(secret: string) {
   const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, [
     "sign",
@@ -49,7 +49,7 @@ export async function signingKey(secret: string) {
   return { id, hmac };
 }
 
-/** Returns null if the header has another form. `path` includes the query. `backendName`: the value of the call's `nameHeader`, or null. */
+/** `path` includes the query. `backendName`: value of the call's `nameHeader`. Returns null for a malformed header. */
 export function parseSignature(header: string, method: string, path: string, backendName: string | null = null) {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
@@ -57,19 +57,19 @@ export function parseSignature(header: string, method: string, path: string, bac
   return { method, path, keyId, timeMs: Number(time), bodySha256, backendName, signature };
 }
 
-/** Whether the call was signed with `key`. The check takes the same time for every wrong signature. */
+/** True if the call was signed with `key`. Takes the same time for every wrong signature. */
 export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<boolean> {
   const signature = Uint8Array.from(call.signature.match(/../g)!, (digits) => Number.parseInt(digits, 16));
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-/** The text that is signed. No field can hold a line break, so no two calls have the same text. */
+/** The text to sign. No field can hold a line break, so different calls have different texts. */
 function canonical({ backendName, ...call }: Omit<SignedCall, "signature">): Uint8Array {
   const lines = [scheme, call.keyId, call.timeMs, call.method, call.path, call.bodySha256];
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
-/** Returns a function that makes a call's headers, signed with the first secret; none without secrets. `now`: Unix milliseconds. */
+/** Returns a function that makes a call's headers; without secrets, there are no headers. `now`: Unix milliseconds. */
 export function createSigner([secret]: readonly string[], now: () => number) {
   let key: Promise<SigningKey> | null = null;
   return async (

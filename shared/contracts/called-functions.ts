@@ -1,4 +1,4 @@
-/** Calls of functions in answers: in a chat completion, in a chunk of its stream, and in a response. */
+/** Schemas of function calls in answers. */
 import * as z from "zod";
 
 const json = z.string().describe("JSON, whole unless it was cut");

@@ -1,19 +1,19 @@
-/** Parses a caller's JSON. Before parsing, a scan refuses texts that are expensive to parse or to process. */
+/** Parses a caller's JSON. A scan first refuses texts that are expensive to parse. */
 import { invalidRequest, ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
-/** Throws invalid_request if the text is not JSON, is nested too deeply, or has too many values or too many strings of digits. */
+/** Throws invalid_request if the text is not JSON or exceeds a limit. */
 export function parseCallerJson(text: string, maxValues?: number): unknown {
   checkCallerJson(text, maxValues);
   try {
     return JSON.parse(text);
   } catch (error) {
-    // V8's message may quote the body, so only the caller gets the message, and its length is bounded.
+    // Only the caller may read V8's message, because the message can quote the body.
     throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
   }
 }
 
-/** Scans a text without parsing it. It may hold several JSON texts, as JSONL does. Throws invalid_request as `parseCallerJson` does. */
+/** Checks the limits without parsing. The text may hold several JSON texts, as JSONL does. Throws invalid_request. */
 export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
   const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
@@ -33,7 +33,7 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero
   (character) => character.charCodeAt(0),
 );
 
-/** Matches a string of 1 to 10 digits, escaped or not. V8 hashes such strings without a seed, so a caller can choose many of equal hash. */
+/** A string of 1 to 10 digits, escaped or not. V8 hashes such strings without a seed, so a caller can choose many that collide. */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
 /** Returns the nesting depth, the number of strings of digits, and an upper bound on the number of values. */
@@ -63,7 +63,7 @@ function mayBeDigits(first: number): boolean {
   return (first >= zero && first <= nine) || first === backslash;
 }
 
-/** Index of the quote that ends the string at `start`, or the length of the text. */
+/** Returns the index of the string's closing quote, or the length of the text. */
 function endOfString(json: string, start: number): number {
   for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
     let backslashes = 0;

@@ -1,4 +1,4 @@
-/** Requests of `POST /v1/chat/completions`. Unsupported fields that would change the answer are refused by name; others are ignored. */
+/** Requests of `POST /v1/chat/completions`. A field that is not supported is refused if it would change the answer. */
 import * as z from "zod";
 import { absentAs, describe, isString, kindOf, listOf, refused, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
@@ -6,9 +6,9 @@ import { limits } from "./limits.ts";
 import { askedCalls, callText, isFunctionName, toolFields, toolsFault } from "./tools.ts";
 
 export interface ChatMessage {
-  /** A message of the role `tool` holds results of calls. Chat templates get it as a message of the user. */
+  /** A `tool` message holds results of function calls. A chat template receives it as a user message. */
   role: "system" | "user" | "assistant" | "tool";
-  /** Includes calls, and results of calls, in the format of tools.ts. */
+  /** Text, with function calls and their results in the format of tools.ts. */
   content: string;
 }
 
@@ -20,7 +20,6 @@ const roles: Record<string, ChatMessage["role"]> = {
   tool: "tool",
 };
 
-/** Types of the text parts in messages of a chat and in the input of a response. */
 const textTypes = ["text", "input_text", "output_text"];
 const textPart = {
   type: "object",
@@ -102,7 +101,7 @@ export function readMessages(value: unknown, context: z.RefinementCtx, name = "m
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 
-/** Reads `value`, the list of messages in the field `name`. If it is wrong, returns what is wrong, and the index of the wrong message. */
+/** Reads the list of messages in the field `name`. Returns the fault of the first bad message, and its index. */
 export function messagesIn(
   value: unknown,
   name: string,
@@ -119,14 +118,14 @@ export function messagesIn(
     const read = readMessage(message, `${name}[${i}]`, callIds);
     if (typeof read === "string") return fault(read, [i]);
     const last = messages.at(-1);
-    // Consecutive results of calls become one turn of the user.
+    // Consecutive results of function calls become one user turn.
     if (read.role === "tool" && last?.role === "tool") last.content += `\n${read.content}`;
     else messages.push(read);
   }
   return { messages };
 }
 
-/** Reads a message, or returns what is wrong with it. `at`: its place in the request. `callIds`: ids of calls in earlier messages. */
+/** Returns a text that describes the fault if the message is bad. `at`: its path. `callIds`: ids of calls in earlier messages. */
 function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
@@ -151,7 +150,7 @@ function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMess
   return { role: known, content: `<tool_response>\n${read.content}\n</tool_response>` };
 }
 
-/** Returns the calls of a message as texts, or what is wrong with them. Adds their ids to `callIds`. */
+/** Returns each call as a text, or one text that describes the fault. Adds the calls' ids to `callIds`. */
 function readCalls(value: unknown, at: string, callIds: Set<string>): string[] | string {
   if (!Array.isArray(value)) return `${at} is ${kindOf(value)}; it must be a list of calls`;
   if (value.length > limits.toolCalls) return `${at} has ${value.length} entries, the maximum is ${limits.toolCalls}`;
@@ -167,7 +166,7 @@ function readCalls(value: unknown, at: string, callIds: Set<string>): string[] |
   return texts;
 }
 
-/** Reads the text of a message, or returns what is wrong with it. */
+/** Returns a text that describes the fault if the content is bad. */
 function readContent(content: unknown, at: string): { content: string } | string {
   if (typeof content === "string") return { content };
   if (!Array.isArray(content))

@@ -1,4 +1,4 @@
-/** Passages of documents in answers: those that made a token likelier, and those in the prompt. */
+/** Schemas of cited passages: passages that raised a token's probability, and passages in the prompt. */
 import * as z from "zod";
 import { passageFields } from "./retrieval.ts";
 

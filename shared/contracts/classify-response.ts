@@ -1,4 +1,4 @@
-/** Answers of `POST /v1/classify`. The edge imports only the type, so that the schema is not in its bundle. */
+/** Answers of `POST /v1/classify`. The edge imports only types, to keep schemas out of its bundle. */
 import * as z from "zod";
 import { chameleonBlockSchema, usageSchema } from "./responses.ts";
 

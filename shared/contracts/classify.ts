@@ -42,7 +42,7 @@ export const classifyRequestSchema = z
     chameleon: generationFields.chameleon,
   })
   .transform(({ input, labels, ...request }) => {
-    // At each branch of the labels, one greedy token is generated. Penalties are off: a model's defaults would change probabilities.
+    // Penalties are off, because a model's default penalties would change the labels' probabilities.
     const sampling = {
       temperature: 0,
       ignore_eos: true,

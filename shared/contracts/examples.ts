@@ -3,12 +3,12 @@ import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-/** An adapter learns all tokens of a string, the completion, or a chat's last message, which must be the assistant's. */
+/** An adapter learns a string, a completion, or a chat's last message. The last message must be the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
 
-/** Reads an example, or returns what is wrong with it. `at`: its place in the request. Ignores other fields. */
+/** Returns a fault if the value is no example. `at`: its path in the request. Ignores unknown fields. */
 export function readExample(value: unknown, at: string): Example | { fault: string } {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -29,14 +29,14 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
 }
 
-/** A classification task that examples teach. */
+/** A classification task that was found in examples. */
 export interface Task {
   labels: string[];
-  /** The system message before each text, or null for none. Absent: the texts are prompts, not chats. */
+  /** System message before each text; null: no system message. Absent: the examples are prompts, not chats. */
   system?: string | null;
 }
 
-/** The task of the examples; null unless all have one form (chats: one message, then the label) and there are two a label on average. */
+/** Returns null unless all examples have the same form and a label has two examples on average. */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

@@ -7,7 +7,7 @@ export { describe };
 
 export type Prompt = string | number[];
 
-/** A field that is `fallback` if null or absent. `fallback` is frozen, as requests share it. zod is fastest with `default` outermost. */
+/** A field that is `fallback` if null or absent. `fallback` is frozen, because requests share it. */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   Object.freeze(fallback);
@@ -31,7 +31,7 @@ export const metadataSchema = z
     error: `metadata has more than ${metadataEntries} entries, the maximum`,
   });
 
-/** A field that holds a string, strings, token ids or lists of token ids: at most `maximum` prompts. */
+/** A field of up to `maximum` prompts. Each prompt is a string or a list of token ids. */
 export function promptField(name: string, maximum: number) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
@@ -66,7 +66,6 @@ function readPrompts(value: unknown, context: z.RefinementCtx, name: string, max
   return prompts as Prompt[];
 }
 
-/** Returns a function that reports `input` as invalid and ends the transform. */
 export function refuser(context: z.RefinementCtx, input: unknown) {
   return (message: string, path: PropertyKey[] = []): never => {
     context.addIssue({ code: "custom", path, message, input });
@@ -74,7 +73,7 @@ export function refuser(context: z.RefinementCtx, input: unknown) {
   };
 }
 
-/** A list of `min` to `max` entries. Entries of a long list must be `unknown`, because zod makes an issue of each bad one. */
+/** A long list needs `unknown` entries, because zod makes an issue of each bad entry. */
 export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, max }: { min?: number; max: number }) {
   return z.preprocess((value, context) => {
     const refuse = refuser(context, value);
@@ -86,7 +85,7 @@ export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, m
   }, z.array(entry).min(min).max(max));
 }
 
-/** A field that a request must not set, because it is not supported and would change the answer. `why` tells what to do instead. */
+/** A field that is not supported and would change the answer. `why` tells what to do instead. */
 export function refused(name: string, why: string, isHarmless: (value: unknown) => boolean = () => false) {
   return z
     .unknown()

@@ -6,7 +6,7 @@ import { keepField } from "./openai.ts";
 import { unixSeconds } from "./responses.ts";
 
 const id = z.string().max(limits.headerCharacters);
-/** Fitting stops by itself, so `auto` is the only value that these fields accept. */
+/** Only `auto` is accepted, because fitting stops by itself. */
 const auto = z.literal("auto").nullish().describe("The fit stops by itself where held-out examples gain no more");
 const hyperparameters = z
   .object({ n_epochs: auto, batch_size: auto, learning_rate_multiplier: auto })
@@ -43,7 +43,7 @@ export const fileListQuerySchema = z.object({
   order: z.enum(["asc", "desc"]).default("desc").meta({ description: "By time of creation" }),
   purpose: z.string().optional().meta({ description: "All files have `fine-tune`" }),
 });
-/** The multipart form of an upload. Only the API document uses this schema: the edge reads a form while the form arrives. */
+/** The multipart form of an upload, for the API document only. The edge reads a form as it arrives. */
 export const createFileFormSchema = z.object({
   purpose: z.literal("fine-tune"),
   file: z.string().meta({
@@ -121,5 +121,4 @@ export type FileDeleted = z.infer<typeof fileDeletedSchema>;
 export type ModelDeleted = z.infer<typeof modelDeletedSchema>;
 export type Job = z.infer<typeof jobSchema>;
 export type JobEventObject = z.infer<typeof jobEventSchema>;
-/** A page of a list in OpenAI's form. */
 export type PageOf<T> = Omit<z.infer<typeof checkpointListSchema>, "data"> & { data: T[] };

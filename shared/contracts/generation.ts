@@ -5,7 +5,7 @@ import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
-/** An expert that a request names. If `weight` is null, the prompt decides the expert's weight. */
+/** An expert that a request names. `weight`: null if the prompt decides the weight. */
 export interface ListedExpert {
   id: string;
   weight: number | null;
@@ -66,7 +66,7 @@ const chameleonField = absentAs(
   "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
 
-/** `response_format`. Its parsed value is the form that the text must have (json-schema.ts), or null for any text. */
+/** `response_format`. Its parsed value is a form (json-schema.ts), or null for any text. */
 const responseFormatField = absentAs(
   z
     .unknown()
@@ -174,7 +174,7 @@ export function refuseTogether(
   }
 }
 
-/** Reads the format in `field` as a form. `within`: the property that holds its name and schema; null if the format itself does. */
+/** Returns the form of the format in `field`. `within`: the format's property that holds the schema, or null. */
 export function readFormat(
   value: unknown,
   context: z.RefinementCtx,
@@ -204,7 +204,7 @@ export function readFormat(
   return refuse(`${place} ${fault}`);
 }
 
-/** Reads `chameleon.adapter` by hand, because a zod schema would make an issue of each bad entry, perhaps thousands. */
+/** Does not use a zod schema, because zod would make an issue of each of perhaps thousands of bad entries. */
 function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
   const refuse = refuser(context, value);
   if (!Array.isArray(value)) {

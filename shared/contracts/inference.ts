@@ -1,16 +1,15 @@
 /**
- * The contract between edge and backend. Headers of calls and answers are `numericsHeader` and those of backend-headers.ts.
+ * The contract between edge and backend. Headers: `numericsHeader` and backend-headers.ts.
  *
- * - POST `/v1/batches`: a `BatchRequest`. Answers `Frame`s as NDJSON, with blank lines as heartbeats. If an adapter or memory of the batch
- * is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT that, and send the batch again. A sequence
- * whose memory cannot be read ends in `memory_not_found`, too.
+ * - POST `/v1/batches`: a `BatchRequest`. The answer is NDJSON of `Frame`s, with blank lines as heartbeats. A backend that lacks an adapter
+ * or memory refuses the batch with `adapter_not_found` or `memory_not_found`. The edge then PUTs the missing data and repeats the call.
  * - POST `/v1/cancellations`: a `CancelRequest`.
  * - GET `/readyz`: answers a `Readiness`.
- * - POST `/v1/adapters`: fits a tenant's adapter (`AdapterRequest`). The head of the answer comes when fitting begins, its body when it
- * ends (`adapterOutcomeSchema`). Closing the connection cancels it.
- * - PUT, DELETE `/v1/adapters/TENANT/HASH`: PUT stores the bytes of an adapter that another backend fitted.
- * - PUT `/v1/memories/TENANT/HASH`: makes a memory of documents, or the missing part of it. Answers `memoryProgressSchema` lines.
- * - DELETE `/v1/memories/TENANT/HASH`, `/v1/memories/TENANT`: one memory, or all memories of a tenant.
+ * - POST `/v1/adapters`: fits a tenant's adapter (`AdapterRequest`). The answer's headers come when fitting begins, the body
+ * (`adapterOutcomeSchema`) when fitting ends. Closing the connection cancels the fit.
+ * - PUT, DELETE `/v1/adapters/TENANT/HASH`: stores or deletes an adapter that another backend fitted.
+ * - PUT `/v1/memories/TENANT/HASH`: makes a memory of documents. The answer has `memoryProgressSchema` lines.
+ * - DELETE `/v1/memories/TENANT/HASH`, `/v1/memories/TENANT`: deletes one memory, or all memories of a tenant.
  */
 import * as z from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
@@ -19,25 +18,24 @@ import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Version of this contract. A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
+/** A backend refuses calls of another version with `version_mismatch`. The edge then tries the next backend. */
 export const contractVersion = 3;
 
-/** After this many milliseconds without a frame, a backend writes a blank line into a batch's answer, to show that its process is alive. */
+/** After this many milliseconds without a frame, a backend writes a blank line into the answer, to show that it is alive. */
 export const heartbeatMs = 500;
 
-/** Maximum sequences of a batch: as many as one request may have choices. */
+/** Maximum sequences of a batch, and maximum choices of a request. */
 export const sequencesPerBatch = 128;
 
 /**
- * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends with equal fingerprints compute the same bits. A
- * batch's answer has the answering backend's fingerprint. A batch that continues sequences has that of the backend which began them; a
- * backend with another fingerprint refuses it with `numerics_mismatch`. Older backends and edges ignore an unknown header, but refuse an
- * unknown field.
+ * Header with a numerics fingerprint: backends with equal fingerprints compute the same bits. An answer has its backend's fingerprint. A
+ * call that resumes sequences has the fingerprint of their first backend; other backends refuse the call with `numerics_mismatch`. A header
+ * is used, because older versions refuse unknown fields.
  */
 export const numericsHeader = "x-chameleon-numerics";
 
 const tokenId = z.int().min(0);
-/** Pattern of ids. It is strict, because ids become parts of logs, metrics and URLs. */
+/** Strict, because ids become parts of logs, metrics and URLs. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 const id = z.string().regex(idPattern);
 export const hashPattern = /^[0-9a-f]{64}$/;
@@ -46,9 +44,9 @@ const hash = z.string().regex(hashPattern);
 const share = z.number().min(0).max(1);
 /** The mixture of base and adapters that answers (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
-  /** With `evidence`: the prior weight of the base. Without: the weight that it is served with. */
+  /** With `evidence`: the base's prior weight. Without: the base's fixed weight. */
   base: share,
-  /** Adapters of centroids, or of the tenant. All weights, the base's included, add up to 1. */
+  /** Adapters of centroids or of the tenant. Their weights and `base` add up to 1. */
   adapters: z
     .array(
       z.union([
@@ -60,9 +58,9 @@ export const mixtureSchema = z.strictObject({
   /** How the prompt's own tokens set the weights. Absent: weights are fixed. */
   evidence: z
     .strictObject({
-      /** The number of prompt tokens, from the first on, that are evidence. */
+      /** Number of prompt tokens, from the first on, that are evidence. */
       tokens: z.int().min(0),
-      /** Ascending token ranges [start, end). If present, only those of the first `tokens` tokens that are in a range are evidence. */
+      /** Ascending token ranges [start, end), to which the evidence is restricted. */
       spans: z
         .array(z.tuple([z.int().min(0), z.int().min(0)]))
         .max(limits.chatMessages)
@@ -75,12 +73,12 @@ export const mixtureSchema = z.strictObject({
 
 export const sequenceRequestSchema = z.strictObject({
   id,
-  /** Prompts of different tenants share nothing that a backend caches. */
+  /** A backend's caches are separate for each tenant. */
   tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
-   * Tokens that the client already has; the sequence resumes after them. The backend decodes them again one by one, so that the following
-   * tokens have the bits of the first backend, if the two backends' numerics agree (`numericsHeader`).
+   * Tokens that the client already has. The backend decodes them again one by one, so that the next tokens have the same bits as at the
+   * first backend.
    */
   continuedIds: z.array(tokenId),
   /** Maximum tokens of the completion, `continuedIds` included. */
@@ -88,32 +86,31 @@ export const sequenceRequestSchema = z.strictObject({
   /** Parameters that differ from `defaultSampling`. */
   sampling: samplingSchema.partial(),
   /**
-   * Milliseconds from arrival within which the sequence must start, or it ends in an error. A tenant's sequences start in the order of
-   * their deadlines. A sequence without a deadline counts as due a minute after its arrival.
+   * Milliseconds from arrival within which the sequence must start; otherwise the sequence ends in an error. The earliest deadline of a
+   * tenant starts first. Absent: the sequence waits without limit, and is sorted as if due after a minute.
    */
   deadlineMs: z.int().min(1).optional(),
-  /** Maximum milliseconds that a token's frame waits to be sent with others; the first frame and the last never wait. Absent: 0. */
+  /** Maximum milliseconds that a token's frame waits to be sent with others. The first frame and the last never wait. Absent: 0. */
   gatherMs: z.int().min(1).max(heartbeatMs).optional(),
-  /** Whether to send a `prompt` frame. */
   promptLogprobs: z.boolean(),
-  /** Whether to report each token's logprob under the base, too. */
+  /** Whether to report each token's logprob under the base as well. */
   compare: z.boolean(),
-  /** The mixture that serves in place of the batch's adapter, which would serve at full strength. */
+  /** The mixture that serves in place of the batch's adapter. */
   mixture: mixtureSchema.optional(),
-  /** Memories to mix in (`shared/math/memory.ts`). The tokens of `mixture.evidence`, or else the whole prompt, set the memories' weight. */
+  /** Memories to mix in (`shared/math/memory.ts`). */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
-  /** Whether to report passages that made each token likelier. */
+  /** Whether to report the passages that raised each token's probability. */
   sources: z.boolean().optional(),
-  /** Which passages of `memories` to put into the prompt. They are no evidence. Not allowed with `promptLogprobs`. */
+  /** Which passages of `memories` to put into the prompt. Not allowed with `promptLogprobs`. */
   retrieval: retrievalSchema.optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** For sequences without a mixture: id of the centroid whose adapter serves; null for the base. */
+  /** Centroid whose adapter serves sequences without a mixture; null for the base. */
   centroidId: id.nullable(),
-  /** Hash of an own adapter that serves instead of the centroid's. All sequences must then be of its tenant. */
+  /** Own adapter that serves instead of the centroid's adapter. All sequences must be of its tenant. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
@@ -130,20 +127,20 @@ export const adapterRequestSchema = z.strictObject({
   manifestHash: hash,
   tenant: tenantSchema,
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
-  /** Examples to measure the gain on. Absent: some of `examples` are held out, and the final adapter is then fitted to all of them. */
+  /** Examples to measure the gain on. Absent: some of `examples` are held out. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
-  /** The adapter's hash. It depends on the tenant, so that equal adapters of two tenants have different hashes. */
+  /** The hash covers the tenant, so that equal adapters of two tenants have different hashes. */
   hash,
   /** Gain over the static adapter on held-out examples; null if only one was held out. */
   gain: gain.nullable(),
-  /** Whether the gain's 95% interval is above zero. Otherwise the adapter changes nothing. */
+  /** Whether the gain's 95% interval is above zero. Other adapters change nothing. */
   kept: z.boolean(),
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })), // in nats a learnt token
   tokens: z.int(),
-  /** The adapter's bytes in base64, to be stored on other backends. */
+  /** The adapter's bytes in base64, for other backends. */
   file: z.string(),
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
@@ -152,13 +149,13 @@ export const adapterAnswerSchema = z.object({
 export const memoryRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** The memory's documents. HASH in the path is their `memoryHash`. */
+  /** The hash in the path is the `memoryHash` of these documents. */
   documents: z
     .array(z.strictObject({ name: z.string().min(1).max(limits.documentNameCharacters), text: z.string().min(1) }))
     .min(1)
     .max(limits.documents),
 });
-/** A line of the answer to PUT /v1/memories/TENANT/HASH: `progress` at least every `heartbeatMs`, and last `ready` or `error`. */
+/** Lines of the answer: `progress` at least every `heartbeatMs`, and last `ready` or `error`. */
 export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
   z.object({
@@ -201,14 +198,14 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
-  /** With `retrieval`, in the frame of index 0: how many prompt tokens the passages and the text around them take. */
+  /** With `retrieval`, in the frame of index 0: prompt tokens of the passages and of the text around them. */
   retrievedTokens: z.int().min(0).optional(),
-  /** Passages that made the token likelier. Present with the request's `sources`, if the sequence has memories. */
+  /** Passages that raised the token's probability. Present with the request's `sources`, if the sequence has memories. */
   sources: z
     .object({
-      /** Part of the token's probability that came from memories. */
+      /** Share of the token's probability that comes from memories. */
       share: z.number(),
-      /** Passages, the one with the largest share first. `share`: the part of the token's probability that came from the passage. */
+      /** Largest `share` first. `share`: part of the token's probability that comes from the passage. */
       passages: z.array(
         z.object({
           /** Index in the request's `memories`. */
@@ -227,11 +224,11 @@ export const doneFrameSchema = z.object({
   type: z.literal("done"),
   id,
   finishReason: finishReasonSchema,
-  /** null if the base serves. `cache`: "generated" if the adapter was generated for this batch. */
+  /** null if the base serves. "generated": the adapter was made for this batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * The served mixture, with its adapters in the request's order. `evidence.nats` is a lower bound on the mixture's gain over the base on
-   * the prompt's tokens, in nats a token. `evidence` is null if the weights were fixed.
+   * The served mixture, or null. `evidence.nats`: lower bound on the mixture's gain over the base, in nats a prompt token. `evidence` is
+   * null if the weights were fixed.
    */
   mixture: z
     .object({
@@ -240,14 +237,14 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** The memories in the request's order. `brake`: factor of a memory's weight that the prompt chose; at 0 the memory changes nothing. */
+  /** `brake`: factor of the memory's weight, which the prompt chose. At 0 the memory changes nothing. */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
   /** With `retrieval`: the passages in the prompt, nearest first. */
   retrieved: z.array(retrievedPassageSchema).optional(),
-  /** Number of prompt tokens, those of retrieved passages included. */
+  /** Includes tokens of retrieved passages. */
   promptTokens: z.int(),
   completionTokens: z.int(),
-  /** Number of prompt tokens that were found in the prefix cache. */
+  /** Prompt tokens that were found in the prefix cache. */
   reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
@@ -258,7 +255,7 @@ export const errorFrameSchema = z.object({
   message: z.string(),
   retryAfterSeconds: z.number().nullable(),
 });
-/** Body of the answer to POST `/v1/adapters`. The `id` of its error frame has no meaning. */
+/** Answer to POST `/v1/adapters`. The error frame's `id` has no meaning here. */
 export const adapterOutcomeSchema = z.union([adapterAnswerSchema, errorFrameSchema]);
 /** A sequence's frames in order: at most one `prompt`, any number of `token`, then one `done` or `error`. */
 export const frameSchema = z.discriminatedUnion("type", [
@@ -275,20 +272,20 @@ export const readinessSchema = z.object({
   servedAs: z.string(),
   /** Hash of the manifest that is served by default. */
   manifestHash: hash,
-  /** Hashes of all manifests whose batches the backend accepts: two during a roll-out. */
+  /** Manifests whose batches the backend accepts: two during a roll-out. */
   manifests: z.array(hash).optional(),
   /** Numerics fingerprint of the set with `manifestHash`; absent if it was not measured. */
   numerics: id.optional(),
-  /** The device that serves. `adapter`: name of the GPU (graphics adapter) tested, or null. `found`: what the self-test found, in words. */
+  /** `adapter`: name of the tested GPU, or null. `found`: result of the self-test in words. */
   device: z
     .object({
       ...{ name: z.enum(["cpu", "webgpu"]), adapter: z.string().nullable(), driver: z.string().nullable() },
       ...{ selfTest: z.enum(["passed", "refused", "none"]), found: z.string() },
     })
     .optional()
-    // The edge reads no device, so a device that it does not know makes no backend unready.
+    // The edge does not use `device`, so an unknown device must not make a backend unready.
     .catch(undefined),
-  /** Why own adapters are kept in memory and cannot be written to disk, such as `ENOSPC`; null if they can be written. */
+  /** Why own adapters are kept in RAM only, such as `ENOSPC`; null if they can be written to disk. */
   diskFault: z.string().nullable().optional(),
 });
 
@@ -312,7 +309,7 @@ export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
-/** Returns `value` if it is a token frame of plain fields, else null. Checking any other frame by `frameSchema` takes ten times as long. */
+/** Returns null unless `value` is a token frame of plain fields. Ten times as fast as `frameSchema`. */
 export function plainTokenFrame(value: unknown): TokenFrame | null {
   const {
     type,
@@ -341,7 +338,6 @@ function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Hashes of own adapters that a batch needs, each once. */
 export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[] {
   const hashes = new Set<string>();
   if (adapterHash) hashes.add(adapterHash);
@@ -351,7 +347,6 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
   return [...hashes];
 }
 
-/** Hashes of memories that a batch needs, each once. */
 export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
 }
@@ -361,12 +356,11 @@ export function holds({ manifestHash, manifests = [] }: Readiness, wanted: strin
   return manifestHash === wanted || manifests.includes(wanted);
 }
 
-/** Returns null if the fingerprint is absent or not valid. */
 export function readNumerics(header: string | null | undefined): string | null {
   return header && idPattern.test(header) ? header : null;
 }
 
-/** Whether a sequence can move between backends of these numerics fingerprints. null is an unknown fingerprint and agrees with all. */
+/** null is an unknown fingerprint, which agrees with every other. */
 export function numericsAgree(one: string | null, other: string | null): boolean {
   return one === null || other === null || one === other;
 }

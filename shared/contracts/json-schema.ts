@@ -1,8 +1,7 @@
 /**
- * Turns a request's JSON Schema (2020-12, and the common part of draft 7) into a form: a simpler schema, from which a backend makes a
- * grammar (schema-form.ts). Every value that the form admits is valid by the request's schema. The form may admit fewer values: an object
- * with `properties` has no other properties, and an array with `prefixItems` but without `items` has exactly these entries. Annotations are
- * dropped, and unsupported keywords are refused. Pure.
+ * Converts a request's JSON Schema (2020-12, and the common part of draft 7) to a form: a simpler schema that a backend can make a grammar
+ * of (schema-form.ts). The form admits only values that the schema admits, and sometimes fewer: an object with `properties` has no other
+ * properties. Unsupported keywords are refused. Pure.
  */
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
@@ -68,19 +67,19 @@ export function schemaForm(schema: unknown): string | SchemaFault {
 
 interface Place {
   depth: number;
-  /** Reference of the definition whose whole value this schema describes; null inside a property or an entry. It serves to find loops. */
+  /** Reference to the definition whose value this schema describes, to find loops. null inside a property or an entry. */
   within: string | null;
 }
 
 class FormReader {
   readonly #root: unknown;
-  /** Reference in the schema → its definition in the form. The form has new names, because names in the schema may be any text. */
+  /** Reference in the schema → definition in the form. The form has its own names, because a schema's names may be any text. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
-  /** Reference in the form → the form of the definition that it refers to, if that form is complete. */
+  /** Reference in the form → form of a completely read definition. */
   readonly #referredForms = new Map<string, Form>();
-  /** Reference → references that describe the same whole value, alone or as a branch of a union. A cycle of them is refused. */
+  /** Reference → references that describe the same value. A cycle is refused. */
   readonly #leads = new Map<string, Set<string>>();
-  /** References that are known to be in no cycle of `#leads`. */
+  /** References that are in no cycle of `#leads`. */
   readonly #loopFree = new Set<string>();
   /** Forms that admit fewer kinds of values than their schemas. */
   readonly #narrow = new WeakSet<Form>();
@@ -100,7 +99,7 @@ class FormReader {
     throw new Fault("", `has a form of ${text.length} characters, the maximum is ${limits.schemaFormCharacters}`);
   }
 
-  /** Reads a definition, once. Returns its name. */
+  /** Reads a definition on first use. Returns the definition's name. */
   #define(reference: string, part: Part<unknown>, depth: number): string {
     const known = this.#definitions.get(reference);
     if (known) return known.name;
@@ -149,7 +148,7 @@ class FormReader {
     return united < 0 ? this.#plain(parts, place) : this.#union(parts, united, place);
   }
 
-  /** Returns the keywords that restrict values. Throws a Fault if this is no schema, admits nothing, or has an unsupported keyword. */
+  /** Returns the keywords that restrict values. Throws a Fault for an unsupported keyword, or for a value that is no schema. */
   #keywords({ schema, pointer }: Part<unknown>): string[] {
     if (schema === true) return [];
     if (schema === false) throw new Fault(pointer, "is false, which admits nothing");
@@ -162,7 +161,7 @@ class FormReader {
     return told;
   }
 
-  /** Adds a schema to `parts`, and those of its `allOf` and `$ref`, which count towards the limit. `path`: references that led here. */
+  /** Adds a schema, and the schemas of its `allOf` and `$ref`, to `parts`. `path`: references that led here. */
   #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
     const told = this.#keywords(part);
     if (told.length === 0) return;
@@ -223,7 +222,7 @@ class FormReader {
     return areDisjoint(referred(a), referred(b), this.#narrow);
   }
 
-  /** Returns the form of schemas that have no references and no unions. */
+  /** Returns the form of schemas without references and unions. */
   #plain(parts: readonly Part[], place: Place): Form {
     const listed = parts.filter(({ schema }) => "enum" in schema || "const" in schema);
     if (listed.length > 0) return this.#listed(parts, listed, place);
@@ -244,7 +243,7 @@ class FormReader {
     return form;
   }
 
-  /** Returns the form of schemas with `enum` or `const`: the values that all these lists and the schemas' types admit. */
+  /** Returns the form of schemas with `enum` or `const`. */
   #listed(parts: readonly Part[], listed: readonly Part[], place: Place): Form {
     const lists = listed.flatMap(({ schema, pointer }) => [
       ...("enum" in schema ? [listOf(schema, "enum", pointer)] : []),
@@ -289,7 +288,6 @@ class FormReader {
     const prefixes = parts.map(({ schema, pointer }) =>
       "prefixItems" in schema ? entriesOf(schema, "prefixItems", pointer) : [],
     );
-    /** Returns the schemas that apply to the entry `i`. */
     const said = (i: number) =>
       parts.flatMap(({ schema, pointer }, p): Part<unknown>[] => {
         if (Array.isArray(schema.items))
@@ -305,7 +303,7 @@ class FormReader {
       else prefixItems.push(this.#form(said(i), within));
     }
     const rest = said(Infinity);
-    // Without `items`, a schema admits any entries after `prefixItems`. The form admits them only if `minItems` needs them.
+    // A schema without `items` admits any entries after `prefixItems`. The form admits such entries only if `minItems` needs them.
     const isOpen = listed === 0 || rest.length > 0 || listed < minItems;
     const hasMore = isOpen && listed < most && rest.every(({ schema }) => schema !== false);
     if (!hasMore) most = prefixItems.length;
@@ -357,7 +355,7 @@ class FormReader {
     const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
     const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
     const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
-    // Properties that are left out count towards the limit, too, because each branch of a union reads all of them again.
+    // Properties that are left out count, too, because each branch of a union reads them again.
     this.#schemas += names.size - kept.length;
     const { pointer } = parts[0];
     if (names.size === 0 && !isFalse(null))

@@ -1,4 +1,4 @@
-/** Limits of the public API. The edge enforces them; a backend checks those of the inference contract again. Documents show this table. */
+/** Limits of the public API. Documents show this table. */
 
 type Unit = "bytes" | "characters" | "chunks" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
@@ -12,7 +12,7 @@ export const limitTable = {
   bodyBytes: [1_048_576, "bytes", "The body, and so each text and list in it"],
   bodyChunks: [4096, "chunks", "Chunks in which the body arrives: each takes CPU time"],
   bodyNesting: [64, "levels", "Nested lists and objects, the body included"],
-  // V8's string table keeps strings of equal hash between requests. At 4,096, parsing a body after eight such bodies took up to 200 ms.
+  // V8 keeps strings of equal hash between requests. At 4,096, parsing a body after eight such bodies took up to 200 ms.
   digitStrings: [1024, "entries", "Strings of 1 to 10 digits in the body, keys included: they are slow to parse"],
   bodyBytesAtOnce: [
     8_388_608,

@@ -1,7 +1,7 @@
 import { sha256Hex } from "../bytes.ts";
 import type { Documents } from "./inference.ts";
 
-/** The name of a memory: SHA-256 over tenant, manifest and documents. So two tenants' memories of equal documents have different names. */
+/** The hash covers the tenant, so that two tenants' memories of equal documents have different names. */
 export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
   const encoder = new TextEncoder();
   const fields = [tenant, manifestHash, ...documents.flatMap(({ name, text }) => [name, text])].map((field) =>

@@ -4,10 +4,9 @@ import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Maximum bytes of a line: longer than any valid frame, and short enough that a faulty peer cannot fill this machine's RAM. */
+/** Longer than any valid frame, and short enough that a faulty peer cannot fill the RAM. */
 export const maximumLineBytes = 8 * 2 ** 20;
 
-/** Returns the frame as a line, newline included. */
 export function frameLine(frame: Frame): string {
   return `${JSON.stringify(frame)}\n`;
 }
@@ -35,7 +34,7 @@ export class LineSplitter {
     return lines;
   }
 
-  /** The last line if the stream ended without a newline; else "". */
+  /** Returns the last line if the stream ended without a newline; else "". */
   end(): string {
     return this.#flush();
   }
@@ -45,7 +44,7 @@ export class LineSplitter {
     this.#pendingBytes += part.length;
   }
 
-  /** Returns `part`. Throws an Error if the pending line would be too long with it. */
+  /** Throws an Error if the pending line would be too long with `part`. */
   #bounded(part: Uint8Array): Uint8Array {
     const bytes = this.#pendingBytes + part.length;
     if (bytes <= maximumLineBytes) return part;
@@ -60,7 +59,7 @@ export class LineSplitter {
   }
 }
 
-/** Reads frames from a byte stream, and skips blank lines. Its errors go to logs, so they never repeat the text of a line. */
+/** Reads frames from a byte stream. Errors are logged, so they never repeat the text of a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
 

@@ -67,10 +67,10 @@ const documentsField = z
     description:
       "Texts whose words and phrasing answers take up where a prompt is like them. Each has a name of its own, or gets a number",
   });
-/** A document of a request. A document whose `name` is null gets a number as its name. */
+/** A document without a name gets a number as its name. */
 export type DocumentField = z.output<typeof documentsField>[number];
 
-/** Reads documents by hand: a zod schema takes ten times as long for thousands of them. */
+/** Does not use a zod schema, which takes ten times as long for thousands of documents. */
 function readDocuments(value: unknown, context: z.RefinementCtx) {
   const refuse = refuser(context, value);
   if (!Array.isArray(value)) return refuse(`documents is ${kindOf(value)}; it must be a list`);
@@ -98,7 +98,7 @@ function readDocuments(value: unknown, context: z.RefinementCtx) {
   return documents;
 }
 
-/** The characters of a text as JSON Schema's `maxLength` counts them, which are code points. A much longer text is not counted. */
+/** Counts code points, as JSON Schema's `maxLength` does. Does not count a text that is certainly too long. */
 function charactersOf(text: string, max: number): number {
   return text.length <= max || text.length > 4 * max ? text.length : [...text].length;
 }

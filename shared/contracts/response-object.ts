@@ -1,4 +1,4 @@
-/** Answers of `POST /v1/responses`: OpenAI's response object, and the stream events that this API sends. The edge uses only the types. */
+/** Answers of `POST /v1/responses`: OpenAI's response object and stream events. The edge imports only types. */
 import * as z from "zod";
 import { functionCallSchema } from "./called-functions.ts";
 import { chameleonBlockSchema, chatTokenSchema, unixSeconds } from "./responses.ts";
@@ -128,7 +128,7 @@ export type ResponseObject = z.infer<typeof responseSchema>;
 export type ResponseEvent = z.infer<typeof responseEventSchema>;
 export type ResponseItem = z.infer<typeof itemSchema>;
 export type Citation = z.infer<typeof citationSchema>;
-/** Fields of a request that the response repeats, and `query`: the text to search for in the caller's documents, or null. */
+/** Fields of a request that the response repeats. `query`: text to search for in the caller's documents, or null. */
 export type ResponseSettings = Pick<
   ResponseObject,
   | "instructions"

@@ -1,4 +1,4 @@
-/** Requests of `POST /v1/responses`, without stored state: each becomes a chat request, and settings that the answer repeats. */
+/** Requests of `POST /v1/responses`. Each becomes a chat request, and settings that the answer repeats. */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, kindOf, listOf, metadataSchema, refused, refuser } from "./fields.ts";
@@ -8,7 +8,7 @@ import { askedCalls, functionFields, hasCalls, toolChoiceField, toolFields, tool
 
 const logprobsIncluded = "message.output_text.logprobs";
 const nothingStored = "nothing is stored here, so send the whole conversation as input";
-/** Of `max_num_results`: the default, and OpenAI's maximum. */
+/** Default of `max_num_results`, and OpenAI's maximum. */
 const [searchedPassages, maxResults] = [2, 50];
 
 const fileSearchSchema = z.object({
@@ -164,7 +164,7 @@ const isReported = ({ top_logprobs, include }: { top_logprobs: number | null; in
 
 const formOf = (text: { format: { form: string | null } | null } | null) => text?.format?.form ?? null;
 
-/** Reads `text.format`. Returns the form that the text must have, and the fields of the format that the answer repeats. */
+/** Returns the form of the answer's text, and the fields of `text.format` that the answer repeats. */
 function readTextFormat(value: unknown, context: z.RefinementCtx) {
   const form = readFormat(value, context, "text.format", null);
   const {
@@ -184,17 +184,17 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   if (typeof value === "string") return [{ role: "user", content: value }];
   if (!Array.isArray(value)) return refuse(`input is ${kindOf(value)}; it must be a text or a list of items`);
   const messages: unknown[] = [];
-  /** Calls of the assistant's current message; null if the last item was no call. */
+  /** Calls of the current assistant message; null if the last item was no call. */
   let calls: unknown[] | null = null;
   for (const [i, item] of (value as unknown[]).entries()) {
     if (typeof item !== "object" || item === null) return refuse(`input[${i}] is ${kindOf(item)}; it must be an item`);
     const { type = "message", call_id, ...fields } = item as Record<string, unknown>;
-    // This item is a search of an earlier answer. The passages that the search found are in no message.
+    // A search of an earlier answer. No message has its passages.
     if (type === "file_search_call") continue;
     if (type === "function_call") {
       const call = { id: call_id, type: "function", function: fields };
       if (calls === null) {
-        // Calls belong to the assistant's message directly before them or, without such a message, to a new one.
+        // A call belongs to the assistant message directly before the call. Without such a message, a new one is made.
         const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown } | null | undefined;
         const isTurn = last?.role === "assistant" && last.tool_calls === undefined;
         calls = [];

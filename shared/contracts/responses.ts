@@ -1,4 +1,4 @@
-/** Answers of the public API, in OpenAI's shapes. The edge imports only types, so that the schemas are not in its bundle. */
+/** Answers of the public API, in OpenAI's shapes. The edge imports only types. */
 import * as z from "zod";
 import { toolCallDeltaSchema, toolCallSchema } from "./called-functions.ts";
 import { citedPassagesSchema, sourcedTokenSchema } from "./cited-passages.ts";

@@ -1,19 +1,19 @@
-/** Retrieval puts passages of memories into the prompt: those nearest to the tokens `query` (gpu-backend/memory/retrieval.ts). */
+/** Retrieval puts passages of memories into the prompt (gpu-backend/memory/retrieval.ts). */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);
-/** Token ids of text before or after a passage: at most an eighth of a passage's tokens. */
+/** Text around a passage, as token ids: at most an eighth of a passage. */
 const framing = z.array(count).max(limits.passageTokens / 8);
 
 export const retrievalSchema = z.strictObject({
   passages: z.int().min(1).max(limits.retrievedPassages),
-  /** Maximum tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
+  /** Maximum tokens to add to the prompt. The last passage is cut to fit. */
   tokens: count,
-  /** Range [start, end) of prompt tokens. The passages nearest to these tokens are retrieved. */
+  /** Range [start, end) of prompt tokens, to which the nearest passages are retrieved. */
   query: z.tuple([count, count]),
   /**
-   * Index of the prompt token before which `prefixIds` go, and then the passages, each followed by `separatorIds`. The nearest passage is
+   * Index of the prompt token before which `prefixIds` and the passages go. `separatorIds` follow each passage. The nearest passage is
    * first, because a small model heeds it most.
    */
   at: count,

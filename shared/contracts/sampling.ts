@@ -1,4 +1,4 @@
-/** How tokens are drawn. Names are OpenAI's or else vLLM's. A new parameter needs code in sampler.ts and a higher `contractVersion`. */
+/** Sampling parameters, named as by OpenAI or vLLM. A new parameter needs code in sampler.ts and a higher `contractVersion`. */
 import * as z from "zod";
 import { describe, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";
@@ -26,7 +26,7 @@ const scalars = {
   ],
   presence_penalty: [penalty, 0, "Taken from the logits of tokens that are in the text"],
   frequency_penalty: [penalty, 0, "The same for each time that they are"],
-  // Defined as in CTRL (arXiv 1909.05858).
+  // Defined in CTRL (arXiv 1909.05858).
   repetition_penalty: [
     z
       .number()
@@ -41,16 +41,16 @@ type Scalars = typeof scalars;
 const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
   Object.fromEntries(Object.entries(scalars).map(([name, scalar]) => [name, map(scalar)]));
 
-/** The parameters of a sequence, in the contract between edge and backend. */
+/** A sequence's parameters, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
-  /** Seed of the random number generator. Its whole state is the seed and the position in the text (`shared/math/sampling.ts`). */
+  /** Seed of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
   /** The request's stop strings, and one stop string of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
   /** Token ids that end the text, and are not part of it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
-  /** Number of alternatives that are reported for each token. null: not even the token's own logprob is reported. */
+  /** Number of alternatives to report for each token. null: report no logprob at all. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
   logit_bias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
@@ -60,7 +60,7 @@ export const samplingSchema = z.strictObject({
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** Parameters that differ from `defaultSampling`. A model's manifest may have other defaults for requests. */
+/** Parameters that differ from `defaultSampling`. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {
@@ -114,7 +114,7 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-/** Reads `logit_bias` by hand, because a zod schema would make an issue of each bad entry, perhaps thousands. */
+/** Does not use a zod schema, because zod would make an issue of each of perhaps thousands of bad entries. */
 function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
   const refuse = refuser(context, value);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {

@@ -1,11 +1,11 @@
-/** The form of a JSON Schema: a simpler schema, for which a grammar exists. It admits only values that the schema admits. Pure. */
+/** A form is a simplified JSON Schema for which a grammar exists. Pure. */
 
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];
 
 /** A form without any field admits every value. */
 export interface Form {
-  /** A reference to a definition at the root, `#/$defs/NAME`. */
+  /** Refers to a definition at the root: `#/$defs/NAME`. */
   $ref?: string;
   anyOf?: Form[];
   enum?: unknown[];
@@ -22,9 +22,9 @@ export interface Form {
   items?: Form;
   minItems?: number;
   maxItems?: number;
-  /** true: `items` is an enum, and an array has each of its values at most once, in the order of the enum. */
+  /** true: an array has values of the enum `items`, each at most once and in the enum's order. */
   uniqueItems?: boolean;
-  /** All properties that an object may have. Absent: names are as `propertyNames`, values as `additionalProperties`. */
+  /** All properties that an object may have. Absent: any names that match `propertyNames`. */
   properties?: Record<string, Form>;
   required?: string[];
   propertyNames?: Form;
@@ -46,7 +46,7 @@ export function unionOf(forms: Form[]): Form {
   return forms.length === 1 ? forms[0] : { anyOf: forms };
 }
 
-/** Whether certainly no value that `a` or `b` admits is valid by both their schemas. The schema of a form in `narrow` admits more kinds. */
+/** True only if no value of `a` or `b` is valid by the schemas of both. A form in `narrow` admits fewer kinds than its schema. */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
   if (kindsA && kindsB && !kindsA.some((kind) => kindsB.includes(kind))) return true;

@@ -5,7 +5,6 @@ import { type Form, isObject, type Kind, kinds } from "./schema-form.ts";
 
 export type Schema = Record<string, unknown>;
 
-/** A part of a schema, with the part's JSON pointer. */
 export interface Part<Of = Schema> {
   schema: Of;
   pointer: string;
@@ -35,7 +34,7 @@ export function numbers(type: "integer" | "number", parts: readonly Part[]): For
       const rule = "it must be a number of at most 2^53 - 1, of either sign";
       throw new Fault(at(pointer, keyword), `is ${describe(value)}; ${rule}`);
     });
-  // A grammar can bound integers, but not fractions, which have any number of digits. So bounded numbers become integers.
+  // A grammar cannot bound fractions, so a bounded number becomes an integer.
   const above = bounds("exclusiveMinimum").map((one) => Math.floor(one) + 1);
   const below = bounds("exclusiveMaximum").map((one) => Math.ceil(one) - 1);
   const minimum = Math.max(...bounds("minimum").map(Math.ceil), ...above);
@@ -96,7 +95,7 @@ export function isAmong(kind: Kind, types: readonly Kind[]): boolean {
   return types.includes(kind) || (kind === "integer" && types.includes("number"));
 }
 
-/** Returns the pattern if it is supported. Does not run the pattern, which could take forever on some text. */
+/** Returns the pattern if it is supported. Does not run the pattern, because a run could take forever. */
 function supportedPattern(pattern: unknown, pointer: string): string {
   if (typeof pattern !== "string") throw new Fault(pointer, "must be a string");
   try {
@@ -110,7 +109,7 @@ function supportedPattern(pattern: unknown, pointer: string): string {
   return pattern;
 }
 
-/** The strictest bounds of the keywords `least` and `most`. A `most` above `max` counts as `max`; a `least` above `max` is refused. */
+/** Strictest bounds of the keywords `least` and `most`. `max` caps the upper bound. A lower bound above `max` is refused. */
 export function lengths(
   parts: readonly Part[],
   [least, most]: readonly [string, string],

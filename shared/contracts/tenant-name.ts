@@ -1,4 +1,4 @@
-/** Names of tenants. The prefix of `eu:acme` is a jurisdiction. The tenant's requests are answered there, and its data is kept there. */
+/** Names of tenants. In `eu:acme`, `eu` is a jurisdiction: requests are answered and data is kept there. */
 import * as z from "zod";
 
 /** Jurisdictions that Cloudflare offers for Durable Objects. */
@@ -6,7 +6,7 @@ export const jurisdictions = ["eu"] as const;
 export type Jurisdiction = (typeof jurisdictions)[number];
 
 const prefixes = jurisdictions.map((one) => `${one}:`);
-/** Pattern of tenants' names. It is strict, because names become parts of URLs, paths, logs and names of objects. */
+/** Strict, because names become parts of URLs, paths and logs. */
 export const tenantPattern = new RegExp(`^(?:${prefixes.join("|")})?[A-Za-z0-9_-]{1,64}$`);
 export const tenantRule = `letters, digits, _ and -, at most 64, after one of the prefixes ${prefixes.join(", ")} or none`;
 export const tenantSchema = z
@@ -14,7 +14,7 @@ export const tenantSchema = z
   .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
   .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
-/** Returns the jurisdiction in the name of a tenant or of an object (edge/platform/objects.ts), or null if there is none. */
+/** `name`: name of a tenant, or of an object (edge/platform/objects.ts). */
 export function jurisdictionOf(name: string): Jurisdiction | null {
   return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
 }

@@ -1,27 +1,27 @@
-/** Records that the admin API writes into the KV namespace TENANTS. They hold SHA-256 hashes of keys, never keys. Use is in ledgers. */
+/** Records in the KV namespace TENANTS. They hold SHA-256 hashes of keys, never keys. */
 import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Scopes of keys. `edge/tenants/keys.ts` lists the scope of each route. */
+/** edge/tenants/keys.ts lists the scope of each route. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
 const bound = z.int().min(0).nullable().optional();
 const tenantLimitsSchema = z.object({
-  /** Counted over any 60 seconds, as `tokensPerMinute` is. */
+  /** Counted over any 60 seconds. */
   requestsPerMinute: bound,
-  /** Tokens of prompts and completions. A running request counts with all the tokens that it may still generate. */
+  /** Prompt and completion tokens. A running request counts with all tokens that it may still generate. */
   tokensPerMinute: bound,
   concurrentRequests: bound,
   /** Counted over a calendar month, in UTC. */
   tokensPerMonth: bound,
 });
-/** Limits of a tenant's use; null means no limit. */
+/** null means no limit. */
 export type TenantLimits = Record<keyof z.infer<typeof tenantLimitsSchema>, number | null>;
 
-/** Limits that hold unless a tenant's record has others. */
+/** Limits of a tenant whose record has no others. */
 export const plans = {
   standard: {
     requestsPerMinute: 600,
@@ -34,7 +34,7 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Maximum tokens of all memories of a tenant, unless its record has another limit; null means no limit. */
+/** Maximum tokens of all memories of a tenant; null means no limit. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
 /** Maximum bytes of all files of a tenant; null means no limit. */
@@ -69,38 +69,37 @@ export const keyRecordSchema = z.object({
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
   expiresAt: time.nullable(),
-  /** A copy of the tenant's record, so that a request reads one record. */
+  /** Copy of the tenant's record, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,
 });
 
-/** A key's end is a separate record: KV has no transactions, and in the key's record a change of the tenant's limits could overwrite it. */
+/** The end of a key is a separate record. In the key's record, a concurrent change could overwrite it: KV has no transactions. */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
 
 export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
-/** A key's record with its end and revocation. */
 export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
-/** A key's id is the first 64 bits of its hash. The id names the key in lists, logs and records. Authentication compares the whole hash. */
+/** The first 64 bits of the key's hash. The id names the key in lists and logs. Authentication compares the whole hash. */
 export const keyIdPattern = /^[0-9a-f]{16}$/;
 
 export function keyIdOf(hash: string): string {
   return hash.slice(0, 16);
 }
 
-/** Joins the records of a key. The key's record and its end both have an `expiresAt`; the earlier of the two holds. */
+/** Joins the records of a key. The earlier `expiresAt` holds. */
 export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
   return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
-/** Prefixes of the records' names in the namespace. */
+/** Prefixes of record names. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
 export const revokedPrefix = "revoked:";

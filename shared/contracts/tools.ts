@@ -1,7 +1,7 @@
 /**
- * Functions that a model may call: their fields in requests, and their format in texts. The format is that of Hermes, whatever the model's
- * chat template supports: the system message lists the functions as JSON in `<tools>`, a call is in `<tool_call>`, and its result is in
- * `<tool_response>` in the next message of the user. The grammar of calls: gpu-backend/engine/grammar.ts. Pure.
+ * Functions that a model may call: request fields, and their format in texts. The format is Hermes's, whatever the chat template supports.
+ * The system message lists functions as JSON in `<tools>`. A call is in `<tool_call>`, its result in `<tool_response>`.
+ * gpu-backend/engine/grammar.ts has the grammar. Pure.
  */
 import * as z from "zod";
 import { absentAs, describe, refuser } from "./fields.ts";
@@ -30,7 +30,7 @@ const parametersField = absentAs(
   if (typeof form === "string") return { schema, form };
   return refuser(context, schema)(`parameters at ${describe(form.pointer)} ${form.fault}`);
 });
-/** In a chat, these fields are in the tool's property `function`. In a response, they are in the tool itself. */
+/** In a chat, a tool has these fields in `function`; in a response, directly. */
 export const functionFields = {
   name: functionName,
   description: absentAs(z.string().max(limits.bodyBytes), null, "What it does, for the model"),
@@ -38,7 +38,7 @@ export const functionFields = {
 };
 export type FunctionTool = z.output<z.ZodObject<typeof functionFields>>;
 
-/** The number of tools and their bytes are checked before the tools themselves, because zod makes an issue of each bad entry. */
+/** The number of tools and their bytes are checked first, because zod makes an issue of each bad entry. */
 export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: string) =>
   absentAs(
     z.preprocess((value, context) => {
@@ -82,7 +82,7 @@ export const toolFields = {
   parallel_tool_calls: absentAs(z.boolean(), true, `false: one call at most; else up to ${limits.toolCalls}`),
 };
 
-/** Texts around the name and the arguments of a call. Arguments are JSON in one line. */
+/** Texts around a call's name and arguments. Arguments are JSON in one line. */
 export const callFormat = {
   start: "<tool_call>",
   beforeName: '\n{"name": "',
@@ -95,9 +95,9 @@ export function callText(name: string, argumentsText: string): string {
   return `${start}${beforeName}${name}${beforeArguments}${argumentsText}${end}`;
 }
 
-/** The form of answers that may call functions. Its JSON begins with `text`, by which `hasCalls` recognizes it. */
+/** The form of answers that may call functions. `text` must be the first property, because `hasCalls` tests the beginning. */
 export interface CallsForm {
-  /** What may stand in place of calls: "none"; "any" text, which may also precede the first call; or JSON that has the form given here. */
+  /** What may stand in place of calls: no text, any text, or JSON of the given form. Any text may also precede the first call. */
   text: "none" | "any" | object;
   /** Function name → form of its arguments. */
   calls: Record<string, object>;
@@ -106,10 +106,10 @@ export interface CallsForm {
 }
 
 export const hasCalls = (form: string | null | undefined): boolean => form?.startsWith('{"text":') === true;
-/** Whether texts of this form may hold calls of functions and also any other text. */
+/** True if texts of this form may hold function calls and any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
-/** Returns the answer's form, and a text for the system message (null if no call is allowed). `format`: form of text that is no call. */
+/** Returns the answer's form, and a text for the system message or null. `format`: form of an answer without calls. */
 export function askedCalls(
   functions: readonly FunctionTool[],
   { tool_choice: choice, parallel_tool_calls: isParallel }: { tool_choice: ToolChoice; parallel_tool_calls: boolean },
@@ -125,7 +125,7 @@ export function askedCalls(
   return { text: toolsText(functions), form: JSON.stringify(form) };
 }
 
-/** The wording of Qwen 2.5's chat template, because that model was trained on this format. */
+/** The wording is that of Qwen 2.5's chat template, because Qwen was trained on it. */
 function toolsText(functions: readonly FunctionTool[]): string {
   const shown = functions.map(({ name, description, parameters: { schema } }) =>
     JSON.stringify({

@@ -9,7 +9,7 @@ export interface Moments {
   second: Float32Array;
 }
 
-/** Changes `parameter` and `moments` in place. `step` counts from 1, and corrects the bias of moments that start at zero. */
+/** Changes `parameter` and `moments` in place. `step` counts from 1. */
 export function adamWStep(
   parameter: Float32Array,
   gradient: Float32Array,

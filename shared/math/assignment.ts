@@ -19,7 +19,7 @@ export interface CentroidVectors {
 /** Maximum distance of a centroid's squared length from 1. */
 const lengthTolerance = 1e-3;
 
-/** `file`: edge-table.safetensors. Throws an Error that names the tensor and the fault. */
+/** `file`: content of edge-table.safetensors. Throws an Error that names the bad tensor. */
 export function readEdgeTable(file: TensorFile): { table: EdgeTable; centroids: CentroidVectors } {
   const { shape, bytes } = requireTensor(file, "table", "I8", [null, null], edgeTableFile);
   const [vocabularySize, dimensions] = shape;
@@ -67,7 +67,7 @@ export function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return sum;
 }
 
-/** All centroids by `similarity`, their cosine to `embedding` [P], best first, ties to the lower index. */
+/** Ranks centroids by their cosine to `embedding` [P], best first. Ties go to the lower index. */
 export function rankCentroids(embedding: Float32Array, centroids: CentroidVectors) {
   const { count, dimensions, vectors } = centroids;
   const ranked = Array.from({ length: count }, (_, index) => {

@@ -1,16 +1,15 @@
 /**
- * Weighs the experts that may answer a prompt: the base and adapters. The better an expert predicts the prompt's own tokens, the more
- * weight it gets. The weights are fixed after the prompt, because generated text would favour the most confident expert.
- * The answer's adapter is the weighted mean of the experts' adapters (gpu-backend/adapters/adapter.ts). So a token's probability is the
- * product of the experts' probabilities, each to the power of the expert's weight, normalised. Normalising only raises probabilities, so
- * log p of a token is at least Σ weight · log p under the experts. Pure.
+ * Weighs the experts that may answer a prompt: the base and adapters. An expert that predicts the prompt's tokens better gets more weight.
+ * The weights are fixed after the prompt, because generated text would favour the most confident expert.
+ * The answer's adapter is the weighted mean of the experts' adapters (gpu-backend/adapters/adapter.ts). So log p of a token is at least Σ
+ * weight · log p under the experts. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
 
 export type Span = [start: number, end: number];
 
-/** Prompt tokens that are evidence: the first `tokens`; with `spans`, only those in these ascending ranges [start, end). */
+/** Evidence: the first `tokens` prompt tokens. `spans` restricts them to ascending ranges [start, end). */
 export interface EvidenceTokens {
   tokens: number;
   spans?: Span[] | undefined;
@@ -24,21 +23,20 @@ export const defaultCalibration: EvidenceCalibration = {
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
 };
 
-/** Weight of an own adapter among the nearest adapters, as a multiple of an equally near centroid's weight. Chosen on ten kinds of text. */
+/** Prior of an own adapter, as a multiple of an equally near centroid's prior. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
 interface NearCentroid {
   similarity: number;
   /** Hash of an own adapter; null for a centroid. */
   ownHash: string | null;
-  /** Whether the centroid's adapter gained nothing when it was measured. */
+  /** Whether the centroid's adapter gained nothing on held-out text. */
   isOff: boolean;
 }
 
 /**
- * Priors of the base, the static adapter (`fixed`) and, in order, the adapters that are not off; their sum is 1. A static adapter gets half
- * of the prior that the base leaves; the centroids get the other half. An own adapter includes the static one, so both halves give it a
- * share. A centroid that is off harms the texts nearest to it, so its prior goes to the static adapter or, without one, to the base.
+ * Priors of the base, the static adapter (`fixed`) and the adapters that are not off; their sum is 1. A static adapter gets half of what
+ * the base leaves. A centroid that is off harms texts near it, so its prior goes to the static adapter or the base.
  */
 export function priorsOf(
   nearest: readonly NearCentroid[],
@@ -61,34 +59,34 @@ export function priorsOf(
     : { base: left, fixed: 0, adapters };
 }
 
-/** Weights of a mixture's experts; they add up to 1. */
+/** The weights add up to 1. */
 export interface MixtureWeights {
   base: number;
   adapters: number[];
 }
 
-/** Lower bound of the mixture's gain over the base on the evidence. Each token is scored with the weights that earlier tokens give. */
+/** Lower bound of the mixture's gain over the base. Each token is scored with the weights after the tokens before it. */
 export interface PromptEvidence {
   /** Mean gain in nats a token. */
   nats: number;
   tokens: number;
 }
 
-/** Maximum tokens of evidence. For each of them, the head computes logits once for each expert. */
+/** Maximum tokens of evidence. Each takes one pass of the head for every expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
 /** Minimum log-probability of a token, about that of the smallest float32. */
 const leastLogprob = -85;
 
-/** Ascending positions whose next token is evidence: all of them, or `most` evenly spread ones that include the last. */
+/** Positions before tokens of evidence: all, or `most` evenly spread ones that include the last. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 
-/** Returns which prompt tokens are evidence after `count` tokens, which are no evidence, are inserted before token `at`. */
+/** Returns the evidence after `count` tokens, which are no evidence, were inserted before token `at`. */
 export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
   const moved = spans.flatMap(([start, bound]): Span[] => {
     const end = Math.min(bound, tokens);
@@ -103,7 +101,7 @@ export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens
   return { tokens: moved.at(-1)?.[1] ?? 0, spans: moved };
 }
 
-/** Positions whose next token is in `spans`. The first token of a prompt has no position before it. */
+/** The first token of a prompt has no position before it. */
 function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, tokens]]): number[] {
   return spans.flatMap(([start, end]) => {
     const first = Math.max(0, start - 1);
@@ -112,7 +110,7 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
   });
 }
 
-/** Weighs experts by prior · exp(η · Σ log p). `priors` begin with the base's, and sum to 1. `logprobs`: [tokens of evidence][experts]. */
+/** A weight is proportional to prior · exp(η · Σ log p). `priors` begin with the base. `logprobs`: [tokens of evidence][experts]. */
 export function weigh(
   priors: readonly number[],
   { temper, floor }: Pick<EvidenceCalibration, "temper" | "floor">,
@@ -140,7 +138,7 @@ export function withFloor({ base, adapters }: MixtureWeights, floor: number): Mi
   return { base: ofBase, adapters: kept.map((weight) => (others > 0 ? (weight * (1 - ofBase)) / others : 0)) };
 }
 
-/** Weights from their logarithms, scaled to a sum of 1. */
+/** Softmax. */
 function normalised(logWeights: readonly number[]): number[] {
   const highest = Math.max(...logWeights);
   const weights = logWeights.map((logWeight) => Math.exp(logWeight - highest));

@@ -1,8 +1,8 @@
 /**
  * Mixes a model with memories of documents (kNN-LM: Khandelwal et al. 2020, arXiv 1911.00172; adaptive weight: He et al. 2021, arXiv
- * 2109.04212). A memory has a key for every token of its documents: the input of the last feed-forward part at the position before that
- * token, scaled to length 1. At each step, the keys nearest to the row's own state predict the next token: p = (1 − Σ λₘ) · p_model + Σ λₘ
- * · p_memory,m. Each step has its own λ. It is multiplied by a brake, a factor that the prompt's own tokens choose once. Pure.
+ * 2109.04212). A memory has a key for every token of its documents: the input of the last feed-forward layer at the position before the
+ * token, scaled to length 1. At each step, the nearest keys predict the next token: p = (1 − Σ λₘ) · p_model + Σ λₘ · p_memory,m. λ is
+ * multiplied by a brake, a factor that the prompt's own tokens choose once. Pure.
  */
 
 import type { Manifest } from "../artifacts/manifest.ts";
@@ -26,7 +26,7 @@ export interface Neighbours {
   nextIds: Int32Array;
 }
 
-/** p_memory, by token id: probabilities of the tokens after the neighbours. Empty without neighbours. */
+/** Returns p_memory by token id. Empty without neighbours. */
 export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }: MemoryRule): Map<number, number> {
   const probabilities = new Map<number, number>();
   const weights = Float64Array.from(cosines, (cosine) => Math.exp(theta * (cosine - cosines[0])));
@@ -37,14 +37,14 @@ export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }:
   return probabilities;
 }
 
-/** What λ depends on: the cosine of the nearest key, and the greatest probability of a token in the memory and in the model. */
+/** Inputs of λ: the cosine of the nearest key, and the greatest probability of a token in the memory and in the model. */
 export interface MemoryMatch {
   cosine: number;
   memory: number;
   model: number;
 }
 
-/** λ of a step, not yet multiplied by the brake. */
+/** λ of a step, before the brake. */
 export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): number {
   const z = memoryFeatures(match).reduce((sum, feature, i) => sum + feature * weights[i], 0);
   return 1 / (1 + Math.exp(-z));
@@ -58,27 +58,27 @@ export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[]
 
 /** A memory's prediction of one token of a prompt. */
 export interface MemoryEvidence {
-  /** λ, not yet multiplied by the brake. */
+  /** λ, before the brake. */
   weight: number;
   /** p_memory of the prompt's token. */
   probability: number;
 }
 
-/** Weight of each brake for each memory, [memories][brakes]. All weights together add up to 1. */
+/** [memories][brakes]. All weights together add up to 1. */
 export type BrakeWeights = number[][];
 
 function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token from model and memories, before a prompt chose brakes. `model`: the token's probability in the model alone. */
+/** Probability of a token from model and memories, before a prompt chose brakes. `model`: the probability in the model alone. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));
   return says.reduce((sum, { probability }, m) => sum + shares[m] * (probability - model), model);
 }
 
-/** Weighs brakes by prior and the prompt's likelihood. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
+/** Weighs brakes by prior and likelihood. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
 export function weighBrakes(
   rule: MemoryRule,
   model: readonly number[],
@@ -100,7 +100,7 @@ export function weighBrakes(
   return scaled.map((own) => own.map((weight) => weight / sum));
 }
 
-/** Share of each memory in a step; all shares together are at most `maxShare`. `weights`: λ, not yet multiplied by the brake. */
+/** Share of each memory in a step. All shares together are at most `maxShare`. `weights`: λ, before the brake. */
 export function memoryShares(
   { brakes, maxShare }: MemoryRule,
   weights: readonly number[],
@@ -111,7 +111,6 @@ export function memoryShares(
   );
 }
 
-/** The sum of the brakes times their `weights`; 0 without `weights`. */
 export function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
   return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
 }

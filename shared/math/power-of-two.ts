@@ -1,4 +1,4 @@
-/** The smallest power of two that is not below `wanted` and not below `smallest`, which is a power of two itself. */
+/** The smallest power of two that is at least `wanted` and `smallest`. `smallest` must be a power of two. */
 export function powerOfTwo(wanted: number, smallest: number): number {
   let size = smallest;
   while (size < wanted) size *= 2;

@@ -1,4 +1,4 @@
-/** The only randomness in serving. A number depends on (seed, position) alone: it is the same in any batch and on any backend. */
+/** The only randomness in serving. A number depends on (seed, position) alone, so it is the same in any batch and on any backend. */
 
 const rounds = 10;
 const multiplier = 0xd256d193;
@@ -25,12 +25,12 @@ export function uniformAt(seed: number, position: number): number {
   return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;
 }
 
-/** The seed (uint32) of a choice. Seeds of a request's choices differ, because `scramble` is a permutation of uint32. */
+/** The seed (uint32) of a choice. Choices have different seeds, because `scramble` is a permutation of uint32. */
 export function deriveSeed(seed: number, choice: number): number {
   return scramble(scramble(seed) ^ choice);
 }
 
-/** Adds an offset, then applies MurmurHash3's 32-bit finaliser: a permutation of uint32. Without the offset, 0 would become 0. */
+/** MurmurHash3's 32-bit finaliser: a permutation of uint32. The offset keeps 0 from becoming 0. */
 function scramble(word: number): number {
   let x = (word + weyl) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);

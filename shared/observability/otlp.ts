@@ -2,7 +2,7 @@
 
 export type Attributes = Record<string, string | number | boolean>;
 
-/** A finished request, without text of a prompt or a completion. */
+/** A finished request. Holds no text of a prompt or a completion. */
 export interface Span {
   traceId: string;
   spanId: string;
@@ -37,7 +37,7 @@ export function tracesBody(service: string, spans: readonly Span[]): string {
   return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });
 }
 
-/** Body of POST /v1/metrics. `startMs`, `endMs`: the time in which the metrics were counted, in Unix milliseconds. */
+/** Body of POST /v1/metrics. `startMs`, `endMs`: Unix milliseconds of the counted interval. */
 export function metricsBody(service: string, metrics: readonly Metric[], startMs: number, endMs: number): string {
   const times = { startTimeUnixNano: nanos(startMs), timeUnixNano: nanos(endMs) };
   const scopeMetrics = [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }];
@@ -107,7 +107,7 @@ export function readOtlpTarget(endpoint: string | undefined, headers: string | u
   const pairs = (headers ?? "").split(",").filter((pair) => pair.trim() !== "");
   const entries = pairs.map((pair) => {
     const at = pair.indexOf("=");
-    // The error does not repeat the value, which may be a secret.
+    // The value may be a secret, so the error does not repeat it.
     if (at < 1) throw new Error("OTEL_EXPORTER_OTLP_HEADERS must be a list of name=value, separated by commas");
     return [pair.slice(0, at).trim(), decodeURIComponent(pair.slice(at + 1).trim())];
   });

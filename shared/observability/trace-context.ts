@@ -2,14 +2,14 @@
 
 const traceparentPattern = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
 
-/** null for anything but a traceparent of version 00; the caller then begins a new trace. `spanId`: id of the parent span. */
+/** Returns null for anything but a traceparent of version 00. `spanId`: id of the parent span. */
 export function parseTraceparent(header: string | null | undefined) {
   if (!header || !traceparentPattern.test(header)) return null;
   const [, traceId, spanId, flags] = header.split("-");
   return { traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 };
 }
 
-/** Whether a trace is in the sampled share `ratio`. The trace's id decides, so that every service decides alike. */
+/** The trace's id decides, so that all services sample the same traces. */
 export function isSampled(traceId: string, ratio: number): boolean {
   return Number.parseInt(traceId.slice(-8), 16) < ratio * 2 ** 32;
 }

@@ -1,4 +1,6 @@
-/** @huggingface/jinja's interpreter with limits, because tenants share an isolate. Boxes hide JavaScript's properties from templates. */
+/**
+ * @huggingface/jinja's interpreter with limits, because tenants share an isolate. Its boxes hide JavaScript's properties from templates.
+ */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
@@ -22,10 +24,9 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Sizes in characters of lists and objects that were counted before. A size stays valid, because lists and objects are immutable. */
+  /** Sizes in characters of lists and objects. A size stays valid, because lists and objects are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
-  /** `conversationCharacters`: characters of the conversation to render. */
   constructor(environment: Environment, conversationCharacters: number) {
     super(environment);
     const { characters, characterReads } = templateLimits;
@@ -38,7 +39,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#noteUses(node as Parts);
     const value = super.evaluate(node, environment);
     const use = this.#uses.get(node);
-    // Through a variable, a template could call a text's method repeatedly, and these reads of the text would not be charged.
+    // A method in a variable could be called repeatedly, without a charge for the text that it reads.
     if (value?.type === "FunctionValue" && node.type === "MemberExpression" && use !== "called") {
       throw new Error("a method must be called where it is named");
     }
@@ -46,7 +47,7 @@ export class BoundedInterpreter extends Interpreter {
     return value;
   }
 
-  /** Charges the text of a block's statements to the limit of characters. */
+  /** Charges a block's text to the limit of characters. */
   override evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue {
     const text = super.evaluateBlock(statements, environment);
     this.#charge(text);
@@ -102,7 +103,7 @@ export class BoundedInterpreter extends Interpreter {
     let characters = value.type === "StringValue" ? (value.value as string).length : 0;
     if (itemsOf(value) > 0) {
       for (const [key, item] of entriesOf(value)) {
-        // A mutable namespace inside another value would change that value's size, or contain itself.
+        // A namespace is mutable, so it would change the size of the value that contains it.
         if (item.type === "NamespaceValue") throw new Error("a namespace inside another value is not supported");
         characters += templateLimits.itemCharacters + key.length + this.#charactersOf(item);
       }
@@ -113,7 +114,6 @@ export class BoundedInterpreter extends Interpreter {
   }
 }
 
-/** Number of items of a list or entries of an object; 0 for other values. */
 function itemsOf({ value }: TemplateValue): number {
   return Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0;
 }

@@ -16,7 +16,7 @@ export class BoundedTemplate {
         `the chat template has ${source.length} characters, the maximum is ${sourceCharacters}`,
       );
     }
-    // A loop, because a regular expression for runs may itself take quadratic time.
+    // A regular expression that finds runs may take quadratic time.
     for (let at = 0, run = 0; at < source.length; at++) {
       run = /\s/.test(source[at]) ? run + 1 : 0;
       if (run > whitespaceRun) {
@@ -26,7 +26,7 @@ export class BoundedTemplate {
     this.#program = parseTemplate(source);
   }
 
-  /** `nowMs`: the time, for `strftime_now` in UTC. Throws a TemplateLimitError, a TemplateRefusal, or another Error if rendering fails. */
+  /** `nowMs`: the time for `strftime_now`, in UTC. Throws a TemplateLimitError, a TemplateRefusal or another Error. */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
     for (const [name, value] of Object.entries({ ...globals(nowMs), ...variables })) environment.set(name, value);
@@ -34,7 +34,7 @@ export class BoundedTemplate {
     try {
       return interpreter.evaluate(this.#program, environment).value as string;
     } catch (error) {
-      // A RangeError means that a string is too long or that the stack overflowed.
+      // V8 throws a RangeError if a string is too long or the stack overflows.
       if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
       throw error;
     }

@@ -8,8 +8,8 @@ import type { Tokenizer } from "./tokenizer.ts";
 type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**
- * While a template is rendered, a mark of two low surrogates stands for each special token: `markStart`, then `firstMark` plus the token's
- * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks. A spelling that a template composes is text.
+ * While a template is rendered, two low surrogates stand for each special token: `markStart`, then `firstMark` plus the token's index in
+ * `#markedIds`. Messages are made well-formed first, so they cannot contain such marks.
  */
 const markStart = "\udc00";
 const firstMark = 0xdc01;
@@ -24,7 +24,7 @@ export class ChatTemplate {
   /** Special tokens that the template may write. */
   readonly #markedIds: number[] = [];
   readonly #variables: Record<string, string>;
-  /** Texts that end the model's turn, besides its stop ids: in Alpaca's style, the title of the next turn. */
+  /** Texts that end the model's turn, in addition to stop ids. */
   readonly stops: readonly string[];
 
   /** `source`: null for Alpaca's style. Throws an Error if the source exceeds a limit or is not Jinja. */
@@ -40,7 +40,7 @@ export class ChatTemplate {
     this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
   }
 
-  /** At most `maxTokens + 1` ids of the messages up to the answer. Throws an Error if the template refuses them or exceeds a limit. */
+  /** Returns at most `maxTokens + 1` ids. Throws an Error if the template refuses the messages or exceeds a limit. */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({
       role: role === "tool" ? ("user" as const) : role,
@@ -60,16 +60,16 @@ export class ChatTemplate {
     return ids;
   }
 
-  /** Start of the next mark from `from` on, or the end of the text. */
+  /** Returns the index of the next mark, or the length of the text. */
   #nextMark(text: string, from: number): number {
     for (let at = text.indexOf(markStart, from); at >= 0; at = text.indexOf(markStart, at + 1)) {
-      // A template may cut a message's surrogate pair in two, which leaves a low surrogate that is no mark.
+      // A template may cut a surrogate pair of a message. The low surrogate that is left is no mark.
       if (text.charCodeAt(at + 1) - firstMark in this.#markedIds) return at;
     }
     return text.length;
   }
 
-  /** Replaces special tokens by their marks, except special tokens that answers show. */
+  /** Replaces special tokens by marks, except tokens that answers show. */
   #marked(source: string): string {
     const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
     const count = new Set([...this.#markedIds, ...spelled.map(({ id }) => id)]).size;
@@ -90,7 +90,7 @@ export class ChatTemplate {
   }
 }
 
-/** A first system message replaces Alpaca's opening. Other system messages stand between the turns. */
+/** A first system message replaces Alpaca's opening. */
 function alpaca(messages: readonly Turn[]): string {
   const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
   if (messages[0].role !== "system") turns.unshift(alpacaOpening);

@@ -14,7 +14,7 @@ export interface TemplateValue {
 }
 
 export interface Environment {
-  /** Declares a variable, and converts its value from JavaScript to boxes. */
+  /** `value`: a JavaScript value, which is boxed. */
   set(name: string, value: unknown): TemplateValue;
 }
 
@@ -26,7 +26,7 @@ interface Interpreter {
 export const Environment = jinja.Environment as unknown as new () => Environment;
 export const Interpreter = jinja.Interpreter as unknown as new (environment: Environment) => Interpreter;
 
-/** Treats whitespace as Transformers does. Throws an Error if `source` is not Jinja. */
+/** Trims whitespace as Transformers does. Throws an Error if `source` is not Jinja. */
 export function parseTemplate(source: string): SyntaxNode {
   return jinja.parse(jinja.tokenize(source, { lstrip_blocks: true, trim_blocks: true })) as unknown as SyntaxNode;
 }

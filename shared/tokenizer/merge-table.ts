@@ -1,4 +1,4 @@
-/** Merge ranks by pair of token ids. Open addressing in typed arrays takes a tenth of a Map's load time and bytes for 50,000 entries. */
+/** Merge ranks by pair of token ids. Open addressing in typed arrays takes a tenth of a Map's load time and bytes. */
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
@@ -11,7 +11,7 @@ export class MergeTable {
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 
-  /** `pairs` [M, 2]: in order of rank; lower ranks merge first. Throws an Error if a pair occurs twice, or if too many pairs collide. */
+  /** `pairs` [M, 2]: the pair of rank 0 first. Throws an Error if a pair occurs twice, or if too many pairs collide. */
   constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
     // The table is at most half full, so that look-ups are short.
@@ -52,7 +52,7 @@ export class MergeTable {
     return this.#pairs[2 * slot] === free;
   }
 
-  /** Bounds runs of occupied slots, because a look-up visits such a run until it finds its pair or a free slot. */
+  /** Bounds runs of occupied slots, because a look-up may visit a whole run. */
   #requireShortRun(slot: number): void {
     const last = this.#ranks.length - 1;
     let run = 1;

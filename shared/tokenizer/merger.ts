@@ -1,16 +1,16 @@
-/** Byte-pair merging in O(n log n) by a list and a heap, lowest rank first. Without the heap, 100,000 equal letters would take 10 s. */
+/** Byte-pair merging in O(n log n), lowest rank first. Without a heap, 100,000 equal letters would take 10 s. */
 import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
-/** Scratch arrays for pre-tokens of up to this many bytes are kept between calls. */
+/** Scratch arrays of up to this length are kept between calls. */
 const scratchLength = 4096;
 
 export class Merger {
   readonly #table: MergeTable;
-  /** Token id that the merge of each rank makes, [M]. */
+  /** Token id that each merge makes, by rank, [M]. */
   readonly #mergedIds: Uint32Array;
   #ids = new Int32Array(0);
-  /** Next and previous node of each node in the list, or `none`. Entries of removed nodes are not read again. */
+  /** Next and previous node of each node in a linked list, or `none`. */
   #next = new Int32Array(0);
   #previous = new Int32Array(0);
   /** Rank of the merge of node i with the next node, or `none`. Heap entries with another rank are stale. */
@@ -25,7 +25,7 @@ export class Merger {
     this.#allocate(scratchLength);
   }
 
-  /** Merges the first `length` of `byteIds`, and appends the token ids to `out`. */
+  /** Merges the first `length` of `byteIds`. Appends the token ids to `out`. */
   merge(byteIds: ArrayLike<number>, length: number, out: number[]): void {
     if (length > scratchLength) this.#allocate(length);
     for (let i = 0; i < length; i++) {
@@ -52,7 +52,6 @@ export class Merger {
     if (length > scratchLength) this.#allocate(scratchLength);
   }
 
-  /** Looks up the merge of `node` with the next node and queues it. */
   #rank(node: number): void {
     const next = this.#next[node];
     const rank = next === none ? none : this.#table.rankOf(this.#ids[node], this.#ids[next]);

@@ -27,11 +27,11 @@ export interface VocabularySource {
   merges: readonly string[];
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
-  /** Whether a pre-token that is a piece gets that piece's id, even if merging would not make it. */
+  /** Whether a pre-token that is a piece is encoded as this piece, even if merging would not make the piece. */
   looksUpWhole: boolean;
 }
 
-/** Content of tokenizer.safetensors. Throws an Error that names a missing entry, or one that is no byte, merge or special token. */
+/** Returns the tensors of tokenizer.safetensors. Throws an Error that names a missing or invalid entry. */
 export function packTokenizer(source: VocabularySource): TensorFile {
   const { preTokenizer, ids, merges, specials, roles, looksUpWhole } = source;
   const unexplained = new Map([...ids].map(([spelling, id]) => [id, spelling]));

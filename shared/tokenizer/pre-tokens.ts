@@ -1,7 +1,7 @@
 /**
- * Pre-tokenisers cut text into pre-tokens, which merges never cross. Each gives the same result as its model's regular expression, but as a
- * scanner, because a long run could overflow the stack of a backtracking expression. Here \s means Unicode's White_Space; JavaScript's own
- * \s lacks U+0085 and includes U+FEFF.
+ * Pre-tokenisers cut text into pre-tokens, which merges never cross. Each is a scanner that gives the result of its model's regular
+ * expression, because a long run could overflow the stack of a backtracking expression. Here \s means Unicode's White_Space, which includes
+ * U+0085 and not U+FEFF.
  */
 
 const whitespace = 1;
@@ -9,7 +9,7 @@ const letter = 2;
 const number = 3;
 const other = 4;
 
-/** Cached results of `classify` for code units; 0: not classified yet. */
+/** Results of `classify` by code unit; 0: not classified yet. */
 const classes = new Uint8Array(0x10000);
 
 const space = 0x20;
@@ -47,13 +47,13 @@ function gpt2End(text: string, start: number): number {
   return kind === whitespace ? lastLeft(text, start, end) : end;
 }
 
-/** Each number character is a pre-token. GPT-2's pattern cuts the text between numbers. */
+/** Each number character is a pre-token. GPT-2's pattern cuts the text between. */
 function smollmEnd(text: string, start: number): number {
   const kind = classAt(text, start);
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // All whitespace before a number is one pre-token, because the text that GPT-2's pattern cuts ends at the number.
+  // GPT-2's pattern ends at the number, so all whitespace before a number is one pre-token.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
@@ -81,7 +81,7 @@ function llama3End(text: string, start: number, digits: number): number {
   return lastLeft(text, start, end);
 }
 
-/** Ends a run of several whitespace characters before its last one, which belongs to the next pre-token. */
+/** Leaves the last whitespace character of a run to the next pre-token. */
 function lastLeft(text: string, start: number, end: number): number {
   return end < text.length && end - start > 1 ? end - 1 : end;
 }
@@ -103,7 +103,7 @@ function contractionEnd(text: string, start: number): number {
   }
 }
 
-/** End of the run of at most `most` characters of one class from `start` on. */
+/** End of a run of at most `most` characters of one class. */
 function runEnd(text: string, start: number, kind: number, most = Number.POSITIVE_INFINITY): number {
   let i = start;
   for (let count = 0; count < most && i < text.length && classAt(text, i) === kind; count++) {

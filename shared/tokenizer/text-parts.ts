@@ -1,6 +1,6 @@
 /** Cuts long texts into parts, so that other work of the process can run between the encodings of parts. */
 
-/** Maximum characters of a part, which take some milliseconds to encode. */
+/** A part takes some milliseconds to encode. */
 export const partCharacters = 16_384;
 
 /** Each part ends after a line or, failing that, before a space, so that few tokens are cut. */

@@ -1,4 +1,7 @@
-/** Decodes token ids one by one; holds back incomplete characters and stop strings. Edge and backend use it, to stop at the same token. */
+/**
+ * Decodes token ids one by one. Holds back incomplete characters and stop strings. Edge and backend use this class, to stop at the same
+ * token.
+ */
 
 export class TextStream {
   readonly #textPieceOf: (id: number) => Uint8Array;
@@ -11,7 +14,7 @@ export class TextStream {
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `textPieceOf`: bytes of a token id. `stops`: no empty strings; a stop string complete before `minTokens` tokens is ordinary text. */
+  /** `textPieceOf`: bytes of a token id. `stops`: no empty strings. A stop string within the first `minTokens` tokens is ordinary text. */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
@@ -19,14 +22,13 @@ export class TextStream {
     this.#stops = stops.map((stop) => stop.toWellFormed());
   }
 
-  /** Unicode code points emitted so far. */
   get emittedCharacters(): number {
     return this.#emittedCharacters;
   }
 
   /**
-   * Returns the text that is certain after the next token. The stop string that is complete first ends the text, whatever the token
-   * boundaries; of two stop strings that are complete at once, the longer one does. From then on `stopped` is true.
+   * Returns the text that is certain after this token. The stop string that is complete first ends the text; of two at once, the longer one
+   * does.
    */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
@@ -34,7 +36,7 @@ export class TextStream {
     return this.#take(this.#decoder.decode(this.#textPieceOf(id), { stream: true }));
   }
 
-  /** Ends the text and returns the text held back, with U+FFFD for an incomplete character. */
+  /** Returns the text held back, with U+FFFD for an incomplete character. */
   end(): string {
     if (this.#stopped) return "";
     const { text } = this.#take(this.#decoder.decode());
@@ -63,7 +65,7 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string that ends first after the first `known` characters, the longest if several end there. null without one. */
+/** Start of the stop string that is complete first after `known` characters; of several, the longest. null without a stop string. */
 function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;

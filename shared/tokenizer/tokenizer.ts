@@ -1,4 +1,4 @@
-/** Byte-level BPE as in GPT-2, Llama 3 and Qwen, for any vocabulary of bytes, merges and special tokens. Shapes: V ids, M merges. */
+/** Byte-level BPE as in GPT-2, Llama 3 and Qwen. Shapes: V ids, M merges. */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";
@@ -8,7 +8,7 @@ import { Merger } from "./merger.ts";
 import { isPairAt, type PreTokenizer, preTokenizers } from "./pre-tokens.ts";
 import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Vocabulary } from "./vocabulary.ts";
 
-/** Maximum entries of the cache, which pays because words repeat. It is cleared when it is full. */
+/** Maximum entries of the cache. A full cache is cleared. */
 const maxCachedPreTokens = 8192;
 /** Maximum characters of a cached pre-token. From 13 on, V8's slices are views that keep the whole text alive. */
 const maxCachedLength = 12;
@@ -30,14 +30,14 @@ export class Tokenizer {
   readonly #specialById: ReadonlyMap<number, SpecialToken>;
   /** Ids of pre-tokens that merging does not make (`wholeIds`), by text. */
   readonly #wholes: ReadonlyMap<string, number>;
-  /** Bytes of the longest piece that each id is a part of, [V]. */
+  /** For each id, the bytes of the longest piece that contains the id's piece, [V]. */
   readonly #longestWith: Uint16Array;
   readonly #longestPiece: number;
   /** Whether some byte has no token. */
   readonly #losesBytes: boolean;
   #scratch = new Int32Array(256);
 
-  /** `file` has the tensors of pack.ts. Throws an Error that names a tensor that is missing, misshapen or inconsistent. */
+  /** `file`: the tensors of pack.ts. Throws an Error that names a bad tensor. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(readVocabulary(file));
   }
@@ -63,26 +63,24 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Ids with which a prompt that is no conversation begins. */
+  /** Ids before a prompt that is no conversation. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
     return addsBos && bosId !== null ? [bosId] : [];
   }
 
   /**
-   * The spelling of a special token is ordinary text. Bytes that the vocabulary lacks are dropped. If the text has more than `maxTokens`
-   * tokens, returns the first `maxTokens + 1` ids, which may be wrong within a pre-token that crosses the limit. The cost then depends on
-   * `maxTokens` instead of the length of the text, unless bytes are dropped.
+   * Encodes spellings of special tokens as ordinary text. Drops bytes that the vocabulary lacks. Of a text with more than `maxTokens`
+   * tokens, encodes only the beginning: the result has `maxTokens + 1` ids, the last of which may be wrong.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    // A code unit has at least one byte, so `length` units make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens.
+    // `length` code units make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens the text.
     for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
       const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
       if (ids.length > maxTokens || length >= text.length) return ids;
     }
   }
 
-  /** As `encode`, but the cost depends on the length of the text. */
   #encodeBeginning(text: string, maxTokens: number): number[] {
     const ids: number[] = [];
     const read = this.#preTokenizer.isNormalised ? text.normalize("NFC") : text;
@@ -127,7 +125,6 @@ export class Tokenizer {
     return piece;
   }
 
-  /** Text is never encoded to a special token. */
   isSpecial(id: number): boolean {
     return this.#specialById.has(id);
   }
@@ -138,7 +135,7 @@ export class Tokenizer {
     if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
   }
 
-  /** Bytes of a token in a text; none for a special token that is not shown. Throws a RangeError as `pieceOf` does. */
+  /** Bytes of a token in an answer; none for a special token that is not shown. Throws a RangeError as `pieceOf` does. */
   textPieceOf(id: number): Uint8Array {
     return this.#specialById.get(id)?.isShown === false ? noBytes : this.pieceOf(id);
   }
@@ -153,7 +150,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Appends the ids of a pre-token. If they are more than `maxTokens`, appends the ids of its beginning, which also exceed `maxTokens`. */
+  /** Appends the ids of a pre-token. Encodes only a beginning if that has more than `maxTokens` ids. */
   #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
     if (this.#wholes.size > 0 && end - start <= setLimits.pieceBytes) {
       const whole = this.#wholes.get(text.slice(start, end));
@@ -170,9 +167,8 @@ export class Tokenizer {
   }
 
   /**
-   * The smallest n such that the first n byte ids in scratch make more than `maxTokens` tokens, however they merge; at most `length`. The
-   * tokens of n bytes are at least Σ 1 / longest(byte), where longest(byte) is the length of the longest piece that contains the byte (in
-   * GPT-2 32 bytes for "a", 17 for "z").
+   * The smallest n such that the first n bytes make more than `maxTokens` tokens, however they merge; at most `length`. n bytes make at
+   * least Σ 1 / longest(byte) tokens, where longest(byte) is the length of the longest piece with this byte.
    */
   #lengthExceeding(maxTokens: number, length: number): number {
     let tokens = 0;
@@ -212,7 +208,7 @@ export class Tokenizer {
   }
 }
 
-/** Digits are not cached, because V8 hashes strings of digits by value, without a seed: a caller could choose many that collide. */
+/** Digits are not cached: V8 hashes strings of digits without a seed, so a caller could choose many that collide. */
 function isDigit(codeUnit: number): boolean {
   return codeUnit >= 0x30 && codeUnit <= 0x39;
 }
@@ -228,10 +224,10 @@ function withoutLost(ids: Int32Array, length: number): number {
   return kept;
 }
 
-/** For each id: bytes of the longest piece that has the id's piece as a part, or else of its own piece, [V]. */
+/** For each id, the bytes of the longest piece that contains the id's piece, [V]. */
 function longestPieces({ pairs, mergedIds, lengths }: Vocabulary): Uint16Array {
   const longest = lengths.slice();
-  // From long to short pieces, because a piece passes its maximum on to its shorter parts only after all longer pieces have reached it.
+  // Longest pieces first, so that a piece's maximum is final before its parts take it over.
   const byLength: number[][] = Array.from({ length: setLimits.pieceBytes + 1 }, () => []);
   for (let rank = 0; rank < mergedIds.length; rank++) byLength[lengths[mergedIds[rank]]].push(rank);
   for (const rank of byLength.reverse().flat()) {

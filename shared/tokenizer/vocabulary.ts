@@ -4,7 +4,7 @@ import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
 import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 
-/** A special token. Text is never encoded to one; only chat templates and the model write special tokens. */
+/** Only chat templates and the model write special tokens. Text is never encoded to one. */
 export interface SpecialToken {
   id: number;
   text: string;
@@ -21,9 +21,9 @@ export interface Vocabulary {
   mergedIds: Uint32Array; // [M], token id that each pair makes
   /** Bytes of each id's piece; 0 for a special token. */
   lengths: Uint16Array; // [V]
-  /** Rank of the first merge that makes the id from bytes or from pieces of merges of lower rank. */
+  /** Rank of the first merge that makes the id from bytes or from pieces of lower merges. */
   rankById: Uint32Array; // [V]
-  /** Pieces that merging does not make. Whole pre-tokens are looked up among them. */
+  /** Pieces that merging does not make. Pre-tokens are looked up among them. */
   wholeIds: Uint32Array;
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
@@ -91,7 +91,7 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
     lengths[id] = length;
     rankById[id] = rank;
   }
-  // A second pass, because several merges may make one piece, and a merge may join pieces that later merges make.
+  // A second pass, because a merge may join pieces that later merges make.
   for (const [rank, id] of mergedIds.entries()) {
     const length = sum(rank);
     const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];
