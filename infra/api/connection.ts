@@ -66,7 +66,7 @@ export function adminConnection({ url }: AdminOptions): Connection {
 }
 
 /** Milliseconds to wait by a `retry-after` header, within `retrySeconds`. A header that holds a date counts as absent. */
-export function retryDelayMs(header: string | null): number {
+function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
   if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
   return 1000 * Math.min(retrySeconds.max, Math.max(retrySeconds.min, seconds));

@@ -126,7 +126,7 @@ function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
 }
 
 /** Results of a group (`groupOf`). `suggested` in the result has, for each comparison, the mean `suggestedTokens` of its first method. */
-export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
+function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   const comparisons = comparisonsOf(sources[0]);
   const suggested = comparisons.map((of) => {
     const [method] = of.split(" over ");

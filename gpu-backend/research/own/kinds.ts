@@ -11,7 +11,7 @@ import { cutTexts, type Text, type TextTokenizer, tokensOf } from "../texts.ts";
 export const groups = ["development", "fresh"] as const;
 export type Group = (typeof groups)[number];
 
-export const developmentKinds = [
+const developmentKinds = [
   ...["gsm8k", "httpd-manual-turkish", "postgresql-manual", "webster-dictionary", "go-programs", "moby-dick"],
   ...["jargon-file", "german-fortunes", "anarchist-faq", "licences"],
 ];

@@ -71,7 +71,7 @@ export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[]
 }
 
 /** Puts before each text the excerpt whose mean hidden state is nearest to that of the text's prompt. */
-export function afterPassages(
+function afterPassages(
   texts: readonly Omit<StatedText, "states">[],
   excerpts: readonly Omit<StatedText, "states">[],
   D: number,

@@ -30,7 +30,7 @@ interface Score {
   calibrationError: number;
 }
 
-export interface TaskRow {
+interface TaskRow {
   set: string;
   examples: number;
   seed: number;
@@ -210,7 +210,7 @@ type Way = "zeroShot" | "fewShot" | "own";
 type Draw = { row: TaskRow; texts: readonly number[] }[];
 
 /** Returns a mean and its interval, which resamples the draws of examples and the texts. All draws have the same texts. */
-export function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
+function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));
   return resampled((drawn) => draw(drawn(rows), drawn(texts)), draw(rows, texts));

@@ -9,7 +9,7 @@ import { seededRandom } from "../../support/steps.ts";
  * Patel et al., "Splitwise: Efficient generative LLM inference using phase splitting", ISCA 2024): tokens at every twentieth of
  * the requests, from the shortest to the longest.
  */
-export const traceQuantiles = {
+const traceQuantiles = {
   prompt: [
     2, 181, 207, 372, 387, 396, 403, 414, 703, 984, 1020, 1045, 1071, 1097, 1130, 1189, 1315, 1876, 2734, 4083, 14050,
   ],
@@ -26,7 +26,7 @@ export interface Arrival {
 }
 
 /** The value at `share` of a distribution with these equidistant quantiles, by linear interpolation. */
-export function quantileOf(quantiles: readonly number[], share: number): number {
+function quantileOf(quantiles: readonly number[], share: number): number {
   const at = share * (quantiles.length - 1);
   const below = Math.min(Math.floor(at), quantiles.length - 2);
   return quantiles[below] + (at - below) * (quantiles[below + 1] - quantiles[below]);

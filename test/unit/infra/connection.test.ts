@@ -3,7 +3,7 @@ import { rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { z } from "zod";
-import { adminConnection, Connection, retryDelayMs } from "../../../infra/api/connection.ts";
+import { adminConnection, Connection } from "../../../infra/api/connection.ts";
 import { localKey } from "../../../infra/local-edge.ts";
 import { serve } from "../../support/loopback.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
@@ -72,12 +72,6 @@ test("the admin key of a checked local start goes there alone, that of CHAMELEON
   expect(() => adminConnection({ url })).toThrow(`set CHAMELEON_ADMIN_KEY to the admin key of ${url}`);
 });
 
-test("without a running start, EDGE_PORT says where one would be", async () => {
-  vi.stubEnv("EDGE_PORT", "9");
-  const call = new Connection({}).call(z.object({}), "GET", "/v1/models");
-  await expect(call).rejects.toThrow("nothing answers at http://127.0.0.1:9;");
-});
-
 test.each(["кл", "a b", "line\nend"])("the error says that no header can carry the key %j", (key) => {
   const message = "the API key holds a character that no header can carry";
   expect(() => new Connection({ url: "http://127.0.0.1:9", key })).toThrow(message);
@@ -104,14 +98,3 @@ test.each(["<html>Welcome</html>", '{"data":3}'])(
     await expect(call).rejects.toThrow(new Error(`${url} does not answer as Chameleon Edge does`));
   },
 );
-
-test.each([
-  [null, 1000],
-  ["0", 1000],
-  ["7", 7000],
-  ["1e9", 60_000],
-  ["Infinity", 1000],
-  ["Wed, 21 Oct 2026 07:28:00 GMT", 1000],
-])("retry-after %j waits %i ms", (header, delayMs) => {
-  expect(retryDelayMs(header)).toBe(delayMs);
-});

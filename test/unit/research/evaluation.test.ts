@@ -1,7 +1,7 @@
-/** Evaluation: how documents are cut into texts, statistics with a known answer, tables, and how texts are scored. */
+/** How documents are cut into texts, statistics with a known answer, and how texts are scored. */
 import { expect, test } from "vitest";
-import { type Evaluation, evaluationTables, measureSources } from "../../../gpu-backend/research/evaluate.ts";
-import { gainOf, overSources, rounded, worstOf } from "../../../gpu-backend/research/statistics.ts";
+import { type Evaluation, measureSources } from "../../../gpu-backend/research/evaluate.ts";
+import { gainOf, overSources } from "../../../gpu-backend/research/statistics.ts";
 import { cutTexts, longestPrompt, type Source, scoredTokens, withPrompt } from "../../../gpu-backend/research/texts.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
@@ -46,12 +46,6 @@ test("the interval resamples documents: many texts of two documents are two obse
   expect(apart.ci95[1]).toBeLessThan(0.6);
 });
 
-test("the worst 5% are the lowest a token, their number rounded down but one at least", () => {
-  const texts = (sums: number[]) => sums.map((sum) => ({ document: "", sum: 2 * sum, tokens: 2 }));
-  expect(worstOf(texts(Array.from({ length: 59 }, (_, i) => i - 10)))).toBe(-9.5);
-  expect(worstOf(texts([3, 1, 2]))).toBe(1);
-});
-
 test("each document gives a text before any gives a second, and texts do not overlap", () => {
   const documents = [
     { name: "long", text: "abcdefg".repeat(size) },
@@ -66,13 +60,6 @@ test("each document gives a text before any gives a second, and texts do not ove
   const ofLong = cutTexts([documents[0]], letters, 100).map(({ ids }) => ids.join());
   expect(ofLong).toHaveLength(7);
   expect(cutTexts(documents, letters, 4)).toEqual(texts);
-});
-
-test("whole documents are cut only where their beginnings give too few texts", () => {
-  const documents = ["a", "b"].map((name) => ({ name, text: name.repeat(200 * size) }));
-  const ofBeginnings = 2 * Math.floor(20_000 / size);
-  expect(cutTexts(documents, letters, ofBeginnings + 1).length).toBe(ofBeginnings + 1);
-  expect(cutTexts(documents, letters, 1_000).length).toBe(400);
 });
 
 /** Over a base at −4 nats every scored token gains 1 under the static adapter, 2 under the nearest and 3 under the mixture. */
@@ -109,21 +96,4 @@ test("gains, bits a byte and classes of tokens are what the scores say, and fini
     expect(parts["in the prompt"].mean).toBe(3);
     expect(parts["not in the prompt"]).toBeUndefined();
   }
-});
-
-test("every table has rows as wide as its head", async () => {
-  const prompts = "abcdefghijklmnopqrstuvwxyz".repeat(size);
-  const evaluation = await measured(prompts.replaceAll(/(.{26})(?=.)/g, "$1é"));
-  const tables = evaluationTables(evaluation);
-  expect(tables).toHaveLength(3);
-  for (const table of tables) {
-    const widths = table.split("\n").map((line) => line.split("|").length);
-    expect(new Set(widths).size).toBe(1);
-    expect(table).not.toMatch(/undefined|NaN/);
-  }
-  expect(tables[1]).toContain("| no white space | in the prompt | not in the prompt |");
-});
-
-test("rounding leaves whole numbers, names and nothing else alone", () => {
-  expect(rounded({ a: 0.12345, b: [1, 2.0004], c: null, d: "x" })).toEqual({ a: 0.123, b: [1, 2], c: null, d: "x" });
 });

@@ -1,7 +1,7 @@
-/** The page's calls: a stream is read however its bytes are cut, and a failure is shown in words. */
+/** The page's calls: a stream is read however its bytes are cut. */
 import type { ServerResponse } from "node:http";
 import { expect, test } from "vitest";
-import { Api, failureText, isAbort } from "../../../../edge/page/api.ts";
+import { Api } from "../../../../edge/page/api.ts";
 import { Catalog } from "../../../../edge/page/catalog.ts";
 import { serve } from "../../../support/loopback.ts";
 
@@ -39,28 +39,6 @@ test("a stream that is cut short is a failure, and so is an error in it", async 
   await expect(chunksOf(`data: ${JSON.stringify(error)}\n\ndata: [DONE]\n\n`)).rejects.toThrow(
     "The answer broke off: The backend failed.",
   );
-});
-
-test.each([
-  [401, "invalid_api_key", /API key is wrong.*Why\./],
-  [503, "backend_unavailable", /No backend answers.*Try again in 2 s.*Why\./],
-  [429, "insufficient_quota", /Too much.*Try again in 2 s.*Why\./],
-  [400, "context_length_exceeded", /longer than the model can read.*Why\./],
-  [400, "other", /^Why\.$/],
-])("%i %s is explained in words", async (status, code, words) => {
-  answer = refusal(status, code, "Why.");
-  await expect(api().json("/")).rejects.toThrow(words);
-});
-
-test("an answer that is no JSON, a closed port and an end by the reader have words of their own", async () => {
-  answer = (response) => response.writeHead(502).end("<html>");
-  await expect(api().json("/")).rejects.toThrow("The edge answered with status 502.");
-  const nowhere = new Api("http://127.0.0.1:1", () => "");
-  await expect(nowhere.json("/")).rejects.toThrow(/The edge at http:\/\/127.0.0.1:1 does not answer/);
-  const asked = api().json("/", undefined, { signal: AbortSignal.abort() });
-  const stopped = await asked.catch((error: unknown) => error);
-  expect(isAbort(stopped)).toBe(true);
-  expect(failureText(stopped)).toBe("");
 });
 
 test("a key that no header can carry is refused before anything is sent, and the character is named", async () => {

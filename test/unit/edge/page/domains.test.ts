@@ -18,10 +18,3 @@ test("the page knows the kinds of the embedded model, each by a name of its own,
   expect(withExample.length).toBeGreaterThan(0);
   expect(examplesOf(served)).toHaveLength(withExample.length);
 });
-
-test("kinds of other artifacts are named by their typical tokens, and still have an example", () => {
-  const other = { ...served[0], label: [" reef", "", " coral", " tide", " kelp"] };
-  expect(domainOf(other)).toEqual({ name: "reef, coral, tide", example: null });
-  expect(examplesOf([other])).toHaveLength(1);
-  expect(domainOf({ label: ["constructor"] })).toEqual({ name: "constructor", example: null });
-});

@@ -1,6 +1,6 @@
 /** Tokens as the page shows them: those of a stream, and those of an echoed prompt. */
 import { expect, test } from "vitest";
-import { beginningsOf, piecesOf, spansOf } from "../../../../edge/page/pieces.ts";
+import { piecesOf, spansOf } from "../../../../edge/page/pieces.ts";
 import type { CompletionChoice } from "../../../../shared/contracts/responses.ts";
 
 function choiceOf(text: string, tokens: string[], text_offset: number[], token_logprobs: number[]): CompletionChoice {
@@ -34,31 +34,4 @@ test("an echo falls into spans whose texts are the whole text", () => {
     { text: " ", start: 3, end: 4 },
     { text: "😀", start: 4, end: 6 },
   ]);
-});
-
-test("a chunk of a chat, which has no log-probabilities of its own, is read from its comparison and its sources", () => {
-  const compare = { tokens: [" a", "b"].map((token) => ({ token, logprob: -1, base_logprob: -2 })) };
-  const sources = [" a", "b"].map((token, i) => ({ token, share: i / 2, passages: [] }));
-  const pieces = piecesOf({ text: " ab", logprobs: null, chameleon: { compare, sources } }, "adapted");
-  expect(pieces).toMatchObject([
-    { text: " a", adapted: -1, base: -2, source: { token: " a", share: 0 } },
-    { text: "b", adapted: -1, base: -2, source: { token: "b", share: 0.5 } },
-  ]);
-  expect(piecesOf({ text: "x", logprobs: null }, "adapted")).toMatchObject([{ text: "x", tokens: 1, adapted: null }]);
-});
-
-test("beginnings of a prompt end between words, are spread over it, end with all of it, and have few tokens together", () => {
-  expect(beginningsOf("a  bc d \n", 4)).toEqual(["a", "a  bc", "a  bc d \n"]);
-  expect(beginningsOf("", 1)).toEqual([]);
-  expect(beginningsOf("読".repeat(50), 50).map(({ length }) => length)).toEqual([20, 40, 50]);
-  for (const words of [20, 100, 500, 1000, 2000]) {
-    const prompt = Array.from({ length: words }, (_, i) => `w${i}`).join(" ");
-    const beginnings = beginningsOf(prompt, words);
-    expect(new Set(beginnings).size).toBe(beginnings.length);
-    expect(beginnings.at(-1) ?? prompt).toBe(prompt);
-    expect(beginnings.every((one) => one === prompt || prompt.startsWith(`${one} `))).toBe(true);
-    const tokens = beginnings.reduce((sum, one) => sum + one.split(" ").length, 0);
-    expect(tokens).toBeLessThanOrEqual(1024 + words);
-  }
-  expect(beginningsOf("word ".repeat(5000), 5000)).toEqual([]);
 });

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { curlCommand, samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
+import { curlCommand, samplingFields, samplingOf } from "../../../../edge/page/request.ts";
 import { completionRequestSchema } from "../../../../shared/contracts/openai.ts";
 
 test("the drawer has every sampling field of the API", () => {
@@ -20,19 +20,6 @@ test("texts of fields become the values that the API takes; a blank field is lef
   const sampling = samplingOf({ temperature: "0.5", stop: "\\n\\n\nEND\n" });
   expect(sampling).toEqual({ temperature: 0.5, stop: ["\n\n", "END"] });
   expect(completionRequestSchema.safeParse({ prompt: "a", ...sampling }).success).toBe(true);
-});
-
-test.each([
-  ["temperature", "3", /Temperature is “3”.*from 0 to 2/],
-  ["temperature", "hot", /Temperature is “hot”/],
-  ["max_tokens", "1.5", /Tokens is “1.5”.*whole/],
-])("%s %s is refused by its name and value", (name, text, message) => {
-  expect(() => samplingOf({ [name]: text })).toThrow(message);
-});
-
-test("an expert is asked for by name, with the chosen number of evidence tokens", () => {
-  expect(wishOf("c3", 4)).toEqual({ chameleon: { adapter: "c3", compare: true, evidence_tokens: 4 } });
-  expect(wishOf("auto", null, {})).toEqual({ chameleon: { adapter: "auto" } });
 });
 
 test("the curl command holds no key but the local one, and its body survives a shell's quotes", async () => {
