@@ -1,4 +1,4 @@
-/** Reads the Worker's variables; no other file does. Throws an Error that names the variable. */
+/** The only file that reads the Worker's variables. Throws an Error that names the variable. */
 import * as z from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
@@ -19,25 +19,24 @@ const aliasesRule = `MODEL_ALIASES must be a JSON object of names and models, as
 
 export interface Variables {
   BACKEND_URLS: string;
-  /** A secret that signs calls to backends. The backends have the same secret. During a rotation: NEW,OLD. */
+  /** Secret that signs calls to backends, which have the same secret. During a rotation: NEW,OLD. */
   BACKEND_SECRETS?: string;
-  /** A client certificate (`[[mtls_certificates]]`) for calls to backends. */
+  /** Client certificate (`[[mtls_certificates]]`) for calls to backends. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
-  /** A private network (`[[vpc_services]]`, `[[vpc_networks]]`) through which backends are called. */
+  /** Private network (`[[vpc_services]]`, `[[vpc_networks]]`) for calls to backends. */
   BACKEND_VPC?: { fetch: BackendFetch };
   /** Backends in containers (`[[containers]]`): the URL http://NAME.container calls the object NAME. */
   CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
-  /** A secret: the key of the admin API. Without it the admin API refuses every call. */
+  /** Secret: the key of the admin API. Without it the admin API refuses every call. */
   ADMIN_KEY?: string;
   CELLS_PER_REGION: string;
-  /** JSON object: each alias → the name of its model. */
+  /** JSON object from aliases to names of models. */
   MODEL_ALIASES?: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
-  /** A secret: headers for the collector, as name=value,name=value. */
+  /** Secret: headers for the collector, as name=value,name=value. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
-  /** The platform's version of the Worker (`[version_metadata]`), which `/healthz` names. */
   VERSION?: { id: string };
 }
 
@@ -58,23 +57,19 @@ export function readConfig(env: Variables) {
   }
   return {
     backends,
-    /** Calls a backend through its container's object, a private network or with a client certificate, if one of these is bound. */
     backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
-    /** The first secret signs calls to backends; without secrets, calls are unsigned. */
+    /** The first secret signs calls to backends. Without secrets, calls are unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: parsed(tenantKeysSchema, env.TENANT_KEYS, tenantKeysRule),
     adminKey: readAdminKey(env.ADMIN_KEY || null),
     aliases: parsed(aliasesSchema, env.MODEL_ALIASES || "{}", aliasesRule),
     cellsPerRegion,
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
-    /** Share of the traces begun here that are sampled, 0 to 1. */
     traceRatio,
-    /** null in a bare workerd */
     version: env.VERSION?.id ?? null,
   };
 }
 
-/** The NAME in http://NAME.container; null for other URLs. */
 function containerName(url: string): string | null {
   return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
 }
@@ -90,10 +85,7 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 
-/**
- * Returns a function that derives a value from the configuration, and derives it again after a variable has changed. So a long-lived object
- * uses a new secret or new backends from its next call on. Throws if the first configuration is invalid; a later one is logged and ignored.
- */
+/** Returns a function that derives a value again after a watched variable has changed. Only the first invalid configuration throws. */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
   return () => {
@@ -110,10 +102,8 @@ export function configured<T>(env: Variables, make: (config: Config) => T): () =
   };
 }
 
-/** Variables whose change `configured` notices. */
 const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "TENANT_KEYS"];
 
-/** Throws an Error with `rule` if the JSON is malformed. */
 function parsed<T extends z.ZodType>(schema: T, json: string, rule: string): z.output<T> {
   try {
     return schema.parse(JSON.parse(json));
@@ -122,7 +112,7 @@ function parsed<T extends z.ZodType>(schema: T, json: string, rule: string): z.o
   }
 }
 
-/** The error never repeats the key. */
+/** Security: the error never contains the key. */
 function readAdminKey(key: string | null): string | null {
   if (key === null || adminKeyPattern.test(key)) return key;
   throw new Error(`ADMIN_KEY has ${key.length} characters; it must have 32 to 512, of printable ASCII without blanks`);

@@ -1,6 +1,6 @@
 /**
- * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses. Each is a folder with a file for each record or
- * object; workerd replaces a file atomically. workerd makes bindings of this module ("wrapped bindings").
+ * A KV namespace and an R2 bucket for a local start: folders with one file per record or object. workerd replaces files atomically, and
+ * makes bindings of this module ("wrapped bindings").
  */
 import { hexOf, sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
@@ -8,7 +8,7 @@ import { type PublishBucket, wrongHash } from "./artifacts/publish.ts";
 import type { RecordStore } from "./tenants/key-records.ts";
 import type { Namespace } from "./tenants/records.ts";
 
-/** workerd's disk service: it answers with a file's bytes, or with a JSON list of a folder's files. */
+/** workerd's disk service. It answers with a file's bytes, or with a JSON list of a folder's files. */
 interface Folder {
   folder: { fetch(url: string, init?: RequestInit): Promise<Response> };
 }
@@ -33,12 +33,12 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** Time after which a conditional replacement that still runs counts as failed, in milliseconds since 1970; 0: none runs. */
+/** Milliseconds since 1970 until which another conditional replacement may run; 0: none runs. */
 let replacedUntilMs = 0;
-/** Duration after which a replacement counts as failed, in milliseconds. */
+/** Duration after which a replacement counts as failed. */
 const replaceMs = 10_000;
 
-/** Names of objects are paths below the folder. Metadata are not stored, because the edge uses them only as hints. */
+/** Object names are paths below the folder. Metadata are not stored, because the edge uses them only as hints. */
 export function bucket({ folder }: Folder): Bucket & PublishBucket {
   const find = async (name: string) => {
     const found = await read(folder, name);
@@ -62,7 +62,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
       const body = await new Response(value).arrayBuffer();
       if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
       if (!onlyIf) return write(folder, name, { method: "PUT", body });
-      // Another request is replacing an object. `replacedUntilMs` also expires, because a request that ended half-way does not reset it.
+      // Another request is replacing an object. A request that ended half-way does not reset `replacedUntilMs`.
       if (Date.now() < replacedUntilMs) return null;
       replacedUntilMs = Date.now() + replaceMs;
       try {
@@ -76,7 +76,6 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
   };
 }
 
-/** null if there is no such file. Throws an Error if it cannot be read. */
 async function read(folder: Folder["folder"], path: string): Promise<Response | null> {
   const response = await folder.fetch(`http://folder/${path}`);
   if (response.status === 404) return null;
@@ -84,7 +83,7 @@ async function read(folder: Folder["folder"], path: string): Promise<Response | 
   return response;
 }
 
-/** Writes or deletes a file. Throws an Error if that fails; deleting a missing file does not fail. */
+/** Deleting a missing file does not fail. */
 async function write(folder: Folder["folder"], path: string, init: RequestInit): Promise<void> {
   const response = await folder.fetch(`http://folder/${path}`, init);
   if (response.ok || (response.status === 404 && init.method === "DELETE")) return;

@@ -1,7 +1,6 @@
 /**
- * The Worker's entry in `chameleon start`. Adds what the platform adds for a deployed Worker: each client's address. Also checks the Host
- * header, because a web page could reach the loopback address under a name of its own (DNS rebinding), and answers `/readyz` with 503 while
- * the server ends.
+ * The Worker's entry in `chameleon start`, with what the platform adds for a deployed Worker.
+ * Security: checks the Host header, because a web page could reach the loopback address under its own name (DNS rebinding).
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
@@ -12,11 +11,10 @@ import worker from "./worker.ts";
 
 export * from "./worker.ts";
 
-/** Maximum bytes and milliseconds for which `drain` reads. */
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
 interface LocalVariables {
-  /** Allowed Host names in addition to loopback names, separated by commas; `*` allows any name. */
+  /** Host names allowed in addition to loopback names, separated by commas; `*` allows any name. */
   EDGE_HOSTS?: string;
   /** Set if every connection comes from a trusted proxy. */
   TRUST_PROXY?: string;
@@ -46,7 +44,7 @@ function refusal(error: ServiceError): Response {
   return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
 }
 
-/** Sets `cf-connecting-ip` to the client's address, and the URL's scheme to the one that a trusted proxy names. */
+/** Sets `cf-connecting-ip` to the client's address, and the URL's scheme to a trusted proxy's scheme. */
 function withClient(received: Request): Request {
   const { address, scheme } = clientOf(received.cf, received.headers, TRUST_PROXY !== undefined);
   // workerd sets the header to 127.0.0.1 itself (infra/workerd/config.ts).
@@ -56,7 +54,7 @@ function withClient(received: Request): Request {
   return request;
 }
 
-/** The 503 of /readyz while the server drains: then the assets have a file `draining` (infra/serve-edge.ts). null otherwise. */
+/** While the server drains, the assets have a file `draining` (infra/serve-edge.ts). */
 async function drainingAnswer({ url }: Request): Promise<Response | null> {
   if (new URL(url).pathname !== "/readyz") return null;
   const file = await env.ASSETS.fetch("https://assets/draining");
@@ -64,10 +62,7 @@ async function drainingAnswer({ url }: Request): Promise<Response | null> {
   return file.ok ? refusal(new ServiceError("backend_unavailable", "The server is ending.")) : null;
 }
 
-/**
- * Reads and discards the rest of a body: workerd closes a connection with unread input, and a client that is still sending would get an
- * error instead of the response. For a deployed Worker the platform does this.
- */
+/** workerd closes a connection with unread input, so a client that is still sending would get an error instead of the response. */
 async function drain({ body }: Request): Promise<void> {
   if (!body || body.locked) return;
   const reader = body.getReader();

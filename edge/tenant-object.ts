@@ -1,4 +1,4 @@
-/** A tenant's Durable Object as the Worker exports it. It loads artifacts to make own adapters again for a new set. */
+/** A tenant's Durable Object, with the artifacts from which own adapters are made again for a new set. */
 import { artifactsMissing } from "./artifacts/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets, servedHash } from "./artifacts/deployed.ts";
 import { readConfig } from "./config.ts";

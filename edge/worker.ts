@@ -49,7 +49,7 @@ if (backendSecrets.length === 0 && backends.some(({ url }) => !isLoopback(new UR
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   logEvent("warn", "unsigned_calls", { message });
 }
-/** Makes new clients for each request, because in workerd a request must not await work of another one. */
+/** Makes new clients for each request, because workerd forbids a request to await another request's work. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, now);
   return (jurisdiction: Jurisdiction | null) =>

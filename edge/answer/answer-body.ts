@@ -1,7 +1,4 @@
-/**
- * Response bodies with a limit on the bytes they hold. The runtime's streams queue without a limit, so each body queues its text itself and
- * writes one piece at a time.
- */
+/** Response bodies with a limit on held bytes. A body queues its text itself, because the runtime's streams queue without a limit. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -42,7 +39,6 @@ interface BodyEvents {
   settled(reason: EndReason): void;
   /** Returns the text that ends the body with `error`; null if the body must be cut off instead. */
   errorText(error: ServiceError): string | null;
-  /** Called once, when the body no longer holds any bytes. */
   ended?(reason: EndReason): void;
 }
 
@@ -53,10 +49,7 @@ export class AnswerBodies {
   #heldBytes = 0;
   #timer: ReturnType<typeof setInterval> | null = null;
 
-  /**
-   * `ofRequests`: each body belongs to another request of a Worker, so each body has its own timer. workerd forbids a request to use the
-   * timers and streams of another request.
-   */
+  /** `ofRequests`: bodies belong to different requests. workerd forbids a request to use another request's timers and streams. */
   constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
     this.#ofRequests = ofRequests;
@@ -209,14 +202,11 @@ export class AnswerBody {
     if (this.#end.apply("complete")) this.#close(text);
   }
 
-  /** Completes an answer that was sent without this body. */
   completeUnused(): void {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
-  /**
-   * Ends the answer with the error's text. A partly written text is completed first, so that no event is cut; later texts are discarded.
-   */
+  /** Ends the answer with the error's text. A partly written text is completed, so that no event is cut; later texts are discarded. */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;
@@ -261,7 +251,6 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Returns whether the answer was ended. */
   #failIfAbove(bytes: number): boolean {
     const { maximumBytes } = this.#options;
     if (bytes <= maximumBytes) return false;

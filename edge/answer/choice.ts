@@ -78,7 +78,6 @@ export class Choice {
   readonly #text: TextStream;
   readonly #calls: CallReader | null;
   readonly #offsetOf: OffsetOf | null;
-  /** The echoed prompt; empty after it was put into a part. */
   #prompt: string;
   readonly #promptCharacters: number;
   /** Tokens held back because their text may begin a stop string. */
@@ -130,7 +129,6 @@ export class Choice {
     return text;
   }
 
-  /** Removes and returns the held tokens that start in emitted text. */
   #emitted(): ReportedToken[] {
     const emitted = this.#promptCharacters + this.#text.emittedCharacters;
     const certain = this.#held.findIndex(({ offset }) => offset >= emitted);

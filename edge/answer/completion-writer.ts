@@ -41,10 +41,8 @@ export interface CompletionWriterParts {
   submit: Dispatcher["submit"];
   bodies: AnswerBodies;
   admission: Admission;
-  /** Aborts when the client disconnects. */
   signal: AbortSignal;
   now(): number;
-  /** Logs a server failure after the response has begun. */
   log(error: ServiceError): void;
 }
 
@@ -168,10 +166,7 @@ class CompletionWriter {
     if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
-  /**
-   * Turns frames into events while the client reads. Frames of an unread answer stay pending, because a frame takes fewer bytes than its
-   * events.
-   */
+  /** Turns frames into events while the client reads. Other frames stay pending, because a frame takes fewer bytes than its events. */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
     while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();

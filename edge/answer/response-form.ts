@@ -83,7 +83,6 @@ export const responseForm: Form = {
     emit(last as Unnumbered<ResponseEvent>, true);
     return events;
   },
-  // The last event has the usage.
   usageChunk: () => null,
   failure(envelope, error, sequence) {
     // OpenAI's API reference puts the error's fields into the event, but OpenAI's servers put them into `error`.

@@ -15,7 +15,6 @@ export interface Envelope {
   model: string;
   /** Identifies the artifacts. With other artifacts, the same seed may give another text. */
   fingerprint: string;
-  /** Only for the Responses API, whose answers repeat the request's settings. */
   settings?: ResponseSettings;
 }
 
@@ -59,9 +58,7 @@ export interface Form {
   repeatsText: boolean;
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
   events(envelope: Envelope, next: NextPart): ChoiceEvent[];
-  /** The usage chunk after all choices; null if the form has no usage chunk. */
   usageChunk(envelope: Envelope, usage: Usage): object | null;
-  /** Events that end a stream with an error. `sequence`: number of events before the error. */
   failure(envelope: Envelope, error: ServiceError, sequence: number): NamedEvent[];
 }
 
@@ -89,9 +86,7 @@ export class ResponseBuilder {
   // Token counts by prompt index: prompt tokens that no choice had to compute, and tokens of passages put into the prompt.
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
-  /** Milliseconds of each phase: the maximum over all choices. */
   readonly timings: Timings;
-  /** Approximate bytes of the joined parts in RAM. */
   heldBytes = 0;
 
   constructor(form: Form, envelope: Envelope, plan: Plan, options: BuilderOptions) {

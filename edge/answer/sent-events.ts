@@ -107,7 +107,6 @@ function chunkOf(event: Uint8Array): Chunk | null {
   return text === sseDone ? null : (JSON.parse(text.slice(text.indexOf(data) + data.length)) as Chunk);
 }
 
-/** Advances a client's cursor with each event that the client receives. */
 export class SentEvents {
   isDone = false;
   hasFailed = false;
@@ -152,7 +151,6 @@ export class SentEvents {
 /** Finds the event of a resumed stream whose first bytes the client has already received. */
 export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** All events that have arrived, except comments. */
   readonly #held: Uint8Array[] = [];
   /** Choices that have had an event; null: the usage chunk. Only a choice's first event can begin with the client's bytes. */
   readonly #choices = new Set<number | null>();

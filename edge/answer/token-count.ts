@@ -86,10 +86,7 @@ export class TokenCount {
     return this.#tokens.size === this.#choices.length;
   }
 
-  /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: also counts prompts without a frame, because backends
-   * may have begun them. These prompts count with their maximum of passage tokens.
-   */
+  /** A mixture counts under its first adapter. `everyPrompt`: also counts prompts without a frame, because backends may have begun them. */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
     const prompts = new Set<number>();

@@ -1,8 +1,6 @@
 /**
- * Who may call /v1 and /admin.
- * A CORS preflight carries no key, so every preflight is accepted. The later call needs an allowed origin of the key's tenant, or the
- * edge's own origin.
- * Security: the own origin comes from the request's URL, so the platform or edge/local-worker.ts must check the request's host.
+ * Who may call /v1 and /admin. A CORS preflight has no key, so every preflight is accepted; the later call needs an allowed origin.
+ * Security: the edge takes its own origin from the request's URL, so the platform or edge/local-worker.ts must check the request's host.
  */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -80,10 +78,7 @@ function allowOrigin(c: AppContext, { tenant, origins }: Access): void {
   c.set("allowedOrigin", origin);
 }
 
-/**
- * Every POST counts towards the requests per minute, even an invalid one. The route begins the ledger's decision. If the route does not,
- * `pending.end` does, and a refusal by the ledger replaces the route's response.
- */
+/** Every POST counts towards the requests per minute, even an invalid one. `pending.end` counts a request that the route did not count. */
 export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {
     await next();

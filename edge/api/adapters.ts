@@ -49,8 +49,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // `otherwise`: the charge if the memory cannot be built. A request that waits for its memory then loses the fitted parts, too, and
-      // costs nothing.
+      // The charge if the memory cannot be built. A request that waits for its memory then loses the fitted parts, too, and costs nothing.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };

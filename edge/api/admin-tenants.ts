@@ -90,7 +90,6 @@ function newKeyOf(made: NewKey, nowMs: number): admin.NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** From a limit's name in the API to its name in a tenant's record. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",

@@ -1,7 +1,4 @@
-/**
- * Answers that the Worker itself makes. A large answer is sent as the client reads it, and counts as a concurrent request until it has
- * ended.
- */
+/** Answers that the Worker itself makes. A large answer counts as a concurrent request until it has ended. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -87,7 +84,6 @@ export async function answer(
   return new Response(body.readable, { headers });
 }
 
-/** Log texts for answers that broke off; null if an answer did not break off. */
 const endings: Record<EndReason, string | null> = {
   complete: null,
   failed: "the answer broke off",

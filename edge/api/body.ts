@@ -34,8 +34,8 @@ export async function readAdminBody<T extends z.ZodType>(c: AppContext, schema: 
 }
 
 /**
- * Receives a body of at most `maxBytes` bytes, parses it with `read`, and claims the request's idempotency key for the body's bytes.
- * `digested` replaces these bytes by bytes made from the parsed value. A large body is read only after the request's admission.
+ * Receives a body, parses it with `read`, and claims the idempotency key for its bytes or, with `digested`, for bytes made from the parsed
+ * value. A large body is read only after admission.
  */
 export async function receiveBody<T>(
   c: AppContext,
@@ -47,7 +47,7 @@ export async function receiveBody<T>(
   const { declaredBytes } = c.env;
   const bytes = expectedBytes(declaredBytes, maxBytes);
   if (bytes > smallBodyBytes) await c.get("admission").admit();
-  // All keys share one limit for large bodies, because an isolate has RAM for only a few. Small bodies have a limit per key.
+  // All keys share one limit for large bodies, because an isolate has RAM for few large bodies. Small bodies have a limit per key.
   const isLarge = bytes > limits.bodyBytes;
   const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
   return reads.during(keyId, bytes, async () => {

@@ -57,7 +57,7 @@ interface Generation {
 const maxReplans = 2;
 
 /**
- * Plans a request with the set that its adapters were made for. This is an older set until the adapters are made again for the served set.
+ * Plans a request with the set that its adapters were made for.
  * Throws backend_unavailable, adapter_outdated or invalid_request if a named adapter cannot answer; invalid_request for a wrong deadline.
  */
 export async function planned<T>(

@@ -50,7 +50,6 @@ export interface AppEnvironment {
     allowedOrigin?: string;
     /** Region of the cell and backends: the client's region, or one in the tenant's jurisdiction. */
     region: Region;
-    /** Set for POST requests. */
     admission: PendingAdmission;
     /** Set for POST requests: hex SHA-256 of tenant and Idempotency-Key; null without that header. */
     idempotencyKey: string | null;
@@ -67,7 +66,6 @@ export type RouteHandler = (c: AppContext, dependencies: Dependencies) => Respon
 export type Middleware = (c: AppContext, next: Next, dependencies: Dependencies) => Promise<Response | undefined>;
 
 export interface Dependencies {
-  /** The served set. Rejects with a ServiceError while none is loaded. */
   artifacts(): Promise<Artifacts>;
   /** The set with this manifest hash; null if it cannot be loaded. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;

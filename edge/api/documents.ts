@@ -1,7 +1,4 @@
-/**
- * Documents for browsers: playground, API document and documentation site. Security: each document's content security policy allows only
- * its own inline scripts, by hash, and calls of this API.
- */
+/** Documents for browsers. Security: a document's content security policy allows only its own inline scripts, and calls of this API. */
 import { ServiceError } from "../../shared/errors.ts";
 import { answer, chunksOf } from "./answer.ts";
 import type { AppContext, Dependencies, RouteHandler } from "./dependencies.ts";

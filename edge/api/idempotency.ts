@@ -1,6 +1,6 @@
 /**
- * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07). A repeated request has the same id, time and seed, so its tokens are
- * equal. They are computed again and charged once (tenants/ledger-store.ts).
+ * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07). A repeated request has the same id, time and seed. Its tokens are
+ * computed again and charged once (tenants/ledger-store.ts).
  */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -23,10 +23,7 @@ export async function idempotencyKeyOf(c: AppContext, tenant: string): Promise<s
   return sha256Hex(utf8.encode(`${tenant}\n${key}`));
 }
 
-/**
- * Claims the request's idempotency key for its path and body. Throws idempotency_conflict if an earlier request used the key with another
- * path or body.
- */
+/** Claims the idempotency key for path and body. Throws idempotency_conflict if an earlier request used it with another path or body. */
 export async function claimKey(c: AppContext, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;
@@ -50,8 +47,8 @@ export function originOf(
 const otherEvents = 64;
 
 /**
- * Place from which `Last-Event-ID` resumes a stream (WHATWG HTML, "Server-sent events"); null without that header. Throws invalid_request
- * if `maxTokens` is null (the request cannot be resumed), or if no event of the stream has the id.
+ * Place from which `Last-Event-ID` resumes a stream (WHATWG HTML, "Server-sent events"). Throws invalid_request if `maxTokens` is null (the
+ * request cannot be resumed), or if no event of the stream has the id.
  */
 export function resumptionOf(c: AppContext, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");

@@ -52,10 +52,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
   return adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
 };
 
-/**
- * The adapter whose documents the request changes. If its fitted parts are of another manifest, starts to make them again and throws a
- * ServiceError: backend_unavailable, or adapter_outdated if that has failed.
- */
+/** The adapter whose documents the request changes. Throws adapter_outdated or backend_unavailable for fitted parts of another manifest. */
 async function changeable(c: AppContext, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
   const { tenant } = c.get("access");
@@ -78,8 +75,8 @@ interface MemoryWork {
 }
 
 /**
- * Changes an adapter's documents. Resolves to 201 when the memory is built, or to 202 when a job builds it. If the build fails or the
- * client disconnects, throws a ServiceError and the adapter stays as before.
+ * Resolves to 201 when the memory is built, or to 202 when a job builds it. Throws a ServiceError if the build fails or the client
+ * disconnects; the adapter then stays as before.
  * Do not use `own` afterwards: once its Durable Object is lost, all further calls of the stub fail.
  */
 export async function makeMemory(

@@ -1,8 +1,4 @@
-/**
- * Reads published artifacts from R2, which is strongly consistent. An object is named by its hash, so each Cloudflare location can cache it
- * for ever. The pointer's metadata name the objects of the served set. So a set takes two reads in sequence: the pointer, then all objects
- * at once.
- */
+/** Reads published artifacts from R2, which is strongly consistent. An object is named by its hash, so caches may keep it for ever. */
 import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
@@ -27,7 +23,6 @@ interface Found extends Unchanged {
   arrayBuffer(): Promise<ArrayBuffer>;
 }
 
-/** The methods of `caches.default` that are used. */
 export interface ObjectCache {
   match(url: string): Promise<Response | undefined>;
   put(url: string, response: Response): Promise<void>;
@@ -47,7 +42,7 @@ interface Opened {
   bytes(what: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
-/** The cache key of an object. No host has a name in `.invalid`. */
+/** No real host has a name in `.invalid`. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
 /** Number of a set's files that the edge reads. */
 const maxHintedFiles = 3;
@@ -66,7 +61,7 @@ export class ArtifactBucket {
     this.#caching = caching;
   }
 
-  /** The pointer; null if nothing was published. */
+  /** null if nothing was published. */
   async pointer(): Promise<Pointer | null> {
     const known = this.#known;
     const found = known
@@ -83,8 +78,7 @@ export class ArtifactBucket {
   }
 
   /**
-   * Loads a set by its manifest's hash; rejects unless the whole set is valid. `files`: hashes of the set's files, if known. `damaged`:
-   * hashes of objects whose cached copies are damaged; these objects are read from the bucket.
+   * Rejects unless the whole set is valid. `files`: hashes of the set's files, if known. `damaged`: hashes whose cached copies are invalid.
    */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
@@ -104,7 +98,7 @@ export class ArtifactBucket {
         if (!object) throw new Error(`${what} is not in the bucket`);
         const bytes = await object.bytes(what, maxBytes);
         read.set(sha256, { isCached: object.isCached, bytes });
-        // The manifest is checked against its hash here, and `loadArtifacts` checks the other files against the manifest.
+        // `loadArtifacts` checks the other files against the manifest.
         if (name === manifestFile) await requireManifest(bytes, manifestHash);
         return bytes;
       });
@@ -122,12 +116,12 @@ export class ArtifactBucket {
     }
   }
 
-  /** Opens an object in the cache or the bucket; null if neither has it. */
+  /** Returns null if neither cache nor bucket has the object. */
   async #open(sha256: string): Promise<Opened | null> {
     const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
     if (!cached?.body) return this.#openInBucket(sha256);
     const { body } = cached;
-    // A body that breaks off is read as an empty one, which fails its check.
+    // An incomplete body is read as an empty body, which fails its check.
     const bytes = (_: string, maxBytes: number) => readAtMost(body, maxBytes).catch(() => new Uint8Array());
     return { isCached: true, bytes };
   }

@@ -1,8 +1,7 @@
 /**
- * The set of artifacts that this isolate serves. The isolate also holds the set before or after it. A request uses the same set to its end.
- * The pointer, which names the published set, is read in the background every few seconds. The isolate switches to a new set once the set
- * is loaded and all ready backends serve it; after `spreadMs` one backend is enough. After a failure, the isolate serves the same set as
- * before.
+ * The set of artifacts that this isolate serves. A request uses one set to its end.
+ * The isolate switches to a published set once the set is loaded and all ready backends serve it. After a failure, the isolate continues
+ * with its current set.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -13,19 +12,19 @@ import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet } from "./artifacts.ts";
 
 export const artifactLimits = {
-  /** A request starts a check of the pointer in the background if the last check is this old. */
+  /** Age of the last pointer check at which a request starts a new check in the background. */
   refreshMs: 3000,
-  /** A request waits for the next check if the last check is this old, for example after an idle time. */
+  /** Age of the last pointer check at which a request waits for a new check. */
   staleMs: 10_000,
-  /** Timeout of that wait; then the request uses the served set. */
+  /** Timeout of a request's wait for a check. The request then uses the served set. */
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
-  /** A switch to a new set needs the set on all ready backends; after this time, one backend is enough. */
+  /** Time for which a switch waits until all ready backends have the set. Later, one backend is enough. */
   spreadMs: 30_000,
-  /** Timeout for a backend's answer about its sets; a backend that exceeds it counts as not ready. */
+  /** Timeout for a backend's answer about its sets. A slower backend counts as not ready. */
   holdingMs: 500,
-  /** After this time another check may start, because the request that ran the first check may have died. */
+  /** Age of a running check at which another check may start, because the first check's request may have died. */
   checkMs: 20_000,
   openMs: 10_000,
 };
@@ -45,7 +44,7 @@ export interface ArtifactEvent {
 interface ArtifactSetsParts extends RefreshedParts {
   /** null: the deployment has no bucket, and serves the set in its static assets. */
   source: ArtifactSource | null;
-  /** The set in the static assets, served if none was published or none can be loaded. */
+  /** The set in the static assets. Served if no set was published or can be loaded. */
   assets(): Promise<Artifacts>;
   holding(manifestHash: string): Promise<Holding>;
   observe(event: ArtifactEvent): void;
@@ -59,7 +58,7 @@ export class ArtifactSets {
   readonly #checking: Refreshed<void>;
   #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
-  /** The new set that only some backends have, and the time at which this isolate first found that. */
+  /** A new set that only some backends have, and the time at which this isolate noticed the set. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {
@@ -72,7 +71,7 @@ export class ArtifactSets {
     return this.#served !== null;
   }
 
-  /** The set to begin a request with. Rejects if none could be loaded; the next caller tries again. */
+  /** The set to begin a request with. Rejects if no set could be loaded; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;
     if (!this.#served) return await this.#opening.get(() => this.#firstSet());
@@ -85,7 +84,7 @@ export class ArtifactSets {
     return this.#served;
   };
 
-  /** The published set or the one before it, by its manifest's hash; null for any other, or if it cannot be loaded. */
+  /** The published set or its predecessor, by manifest hash. null for any other set, or if it cannot be loaded. */
   readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
     const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
     if (held) return held;
@@ -101,10 +100,7 @@ export class ArtifactSets {
     return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
-  /**
-   * Loads the first set to serve. The candidates are the published set, the previous one and that of the assets, in this order. Chooses the
-   * first candidate that all ready backends serve, else the first that some serve, else the first valid one.
-   */
+  /** Loads the first set to serve. Prefers a set that all ready backends serve, then a set that some serve, then any valid set. */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
     const pointer =
@@ -124,14 +120,14 @@ export class ArtifactSets {
         return null;
       });
       if (!set) continue;
-      // If nothing was published, there is only one candidate, so the backends are not called.
+      // Without published sets there is only one candidate, so the backends are not called.
       const backends = published.length === 0 ? "all" : await (checking ?? holding(set.manifestHash));
       valid[backends] ??= set;
       if (backends === "all") break;
     }
     const chosen = valid.all ?? valid.some ?? valid.none;
     if (!chosen) throw failure;
-    // If this load took long, another request may have loaded a set meanwhile; that set stays.
+    // Another request may have loaded a set meanwhile. That set stays.
     if (this.#served) return this.#served;
     this.#served = chosen;
     this.#checkedMs = now();
@@ -172,7 +168,7 @@ export class ArtifactSets {
     return nowMs - this.#spreading.sinceMs >= artifactLimits.spreadMs;
   }
 
-  /** Rejects with RefusedSet if the set is invalid, or was found to be so within the last `refusedMs`. */
+  /** Rejects with RefusedSet if the set is invalid, or was invalid within the last `refusedMs`. */
   async #load(source: ArtifactSource, manifestHash: string): Promise<Artifacts> {
     const { now, observe } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) throw new RefusedSet();
@@ -188,5 +184,5 @@ export class ArtifactSets {
   }
 }
 
-/** An invalid set, which has been reported already. */
+/** An invalid set that has already been reported. */
 class RefusedSet extends Error {}

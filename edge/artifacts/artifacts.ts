@@ -26,12 +26,12 @@ export interface Artifacts {
   centroids: CentroidVectors;
 }
 
-/** Reads at most `maxBytes + 1` bytes of a file. `sha256`: the file's hash in the manifest. The name never comes from a request. */
+/** Reads at most `maxBytes + 1` bytes of a file. `sha256`: the file's hash in the manifest. Security: `name` never comes from a request. */
 export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => Promise<Uint8Array>;
 
-/** Maximum number of sets that are held: the served set, and the one before or after it. */
+/** The served set, and its predecessor or successor. */
 const maxHeldSets = 2;
-/** Sets by manifest hash. They are not promises of sets, because in workerd a request must not await a promise of another request. */
+/** Holds no promises, because workerd forbids a request to await another request's promise. */
 const held = new Map<string, Artifacts>();
 
 /** Throws an Error that names the file and its fault. */
@@ -66,7 +66,6 @@ function chatTemplateOf(source: string | null, tokenizer: Tokenizer): ChatTempla
   }
 }
 
-/** A set that this isolate has loaded and not dropped, else null. */
 export function heldSet(manifestHash: string): Artifacts | null {
   return held.get(manifestHash) ?? null;
 }

@@ -31,7 +31,7 @@ export async function servedHash(bindings: Bindings): Promise<string> {
   return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
-/** The sets that a Durable Object's requests were planned with. Unlike a Worker's requests, those of one object may share a load. */
+/** Sets for a Durable Object's requests. One object's requests may share a load; requests of a Worker may not. */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
   readonly #deployed: () => Promise<Artifacts>;
@@ -49,7 +49,6 @@ export class PlannedSets {
     return this.#held(manifestHash) ?? this.#once(manifestHash, () => this.#load(manifestHash, files));
   }
 
-  /** Loads the served set, before the first request arrives. */
   prepare(): Promise<Artifacts> {
     return this.#once("served", async () => {
       const pointer = await this.#source?.pointer();

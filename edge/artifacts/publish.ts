@@ -1,7 +1,4 @@
-/**
- * Publishes sets to the bucket that edge and backends read: first the files, named by their hashes, then the pointer, which switches to the
- * set. A publication may be interrupted anywhere and started again.
- */
+/** Publishes sets: first the files, named by their hashes, then the pointer. An interrupted publication can be started again. */
 import {
   currentOf,
   edgeFilesOfSet,
@@ -44,14 +41,13 @@ interface PutOptions {
 /** Message of `put`'s error for bytes with another hash. R2's own error has the same code. */
 export const wrongHash = "the bytes have another SHA-256 (10037)";
 
-/** Size of the stored file with this hash; null if there is none. */
 export async function storedBytes(bucket: PublishBucket, sha256: string): Promise<number | null> {
   const found = await bucket.head(objectName(sha256)).catch(bucketAway);
   const checksum = found?.checksums.sha256;
   return found && checksum && hexOf(checksum) === sha256 ? found.size : null;
 }
 
-/** Streams a file to the bucket. Throws invalid_request, and stores nothing, if its bytes have another hash. */
+/** Throws invalid_request, and stores nothing, if the bytes have another hash. */
 export async function putFile(bucket: PublishBucket, sha256: string, body: ReadableStream<Uint8Array>): Promise<void> {
   await bucket.put(objectName(sha256), body, { sha256 }).catch((cause) => {
     if (!/\(10037\)/.test(String(cause))) bucketAway(cause);
@@ -59,15 +55,14 @@ export async function putFile(bucket: PublishBucket, sha256: string, body: Reada
   });
 }
 
-/** All switches, newest first: the first one's manifest is served. */
+/** All switches, newest first. The first switch names the served set. */
 export async function switchesIn(bucket: PublishBucket): Promise<Pointer["switches"]> {
   return (await readPointer(bucket)).pointer?.switches ?? [];
 }
 
 /**
- * Switches to the set of `manifest`: the set's hash, the first digits of the hash of a set that was served before, or "previous". Throws a
- * ServiceError, and switches nothing, if a file is missing, if the weights are not the served set's (unless `otherModel`), or if another
- * publisher has switched meanwhile.
+ * Switches to the set that `manifest` names: a hash, the first digits of an earlier set's hash, or "previous". Throws a ServiceError, and
+ * switches nothing, if a file is missing, another publisher has switched meanwhile, or the set has other weights and `otherModel` is false.
  */
 export async function switchTo(
   bucket: PublishBucket,

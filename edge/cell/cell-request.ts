@@ -1,7 +1,4 @@
-/**
- * The Worker's message to a cell, and the cell's refusal. During a deploy, versions may differ: the cell then refuses, and the Worker calls
- * the next cell.
- */
+/** The Worker's message to a cell, and the cell's refusal. A cell refuses a message of another version, as during a deploy. */
 import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
 import type { AnswerRequest } from "../answer/completion-writer.ts";

@@ -1,7 +1,4 @@
-/**
- * A Durable Object that answers requests of one region and sends sequences of several requests to a backend together. An idle cell costs
- * nothing: it stores only failed settlements, and has a timer only while bodies are open.
- */
+/** A Durable Object that answers requests of one region. An idle cell costs nothing, because it has a timer only while bodies are open. */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -30,13 +27,11 @@ const now = () => Date.now();
 
 export class Cell extends DurableObject<Env> {
   readonly dispatcher: Dispatcher;
-  /** Tests replace this function. */
   report: ReportUse;
   readonly #metrics: EdgeMetrics;
   readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** The jurisdiction of all the cell's tenants; null: none. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {

@@ -1,6 +1,6 @@
 /**
- * The Worker's calls to cells. Rendezvous hashing gives a tenant's requests the same cell, so that they share micro-batches. If that cell
- * refuses or is lost, the next cell in the tenant's order is called. Not here: resuming an answer (resumable-answer.ts).
+ * The Worker's calls to cells. A tenant's requests go to the same cell, so that they share micro-batches. If a cell refuses or is lost, the
+ * tenant's next cell is called. Not here: resuming an answer (resumable-answer.ts).
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
@@ -14,14 +14,10 @@ export interface CellsParts {
   namespace: CellNamespace;
   cellsPerRegion: number;
   now(): number;
-  /** `error` is the platform's error. */
   lost(requestId: string, error: unknown): void;
 }
 
-/**
- * Pauses after the first, second and third loss; after the fourth, the request fails. A deploy resets an object once or twice, and a
- * request that crashes cells must not crash many.
- */
+/** Pauses after the first, second and third loss; after the fourth, the request fails, so that it cannot crash many cells. */
 const restartPausesMs = [0, 250, 1000];
 
 export class CellCall {
@@ -44,10 +40,7 @@ export class CellCall {
     this.#startedMs = parts.now();
   }
 
-  /**
-   * Resolves to the response of the first cell that takes the request. Rejects with a refusal's ServiceError, or an Error after too many
-   * losses.
-   */
+  /** Resolves to the response of the first cell that accepts. Rejects with a refusal's ServiceError, or an Error after too many losses. */
   async begin(): Promise<Response> {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }

@@ -12,10 +12,7 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /**
-   * Pipes a stream to its end and resolves to its bytes. `failure` is null unless the stream failed. Must precede any `write`. If the
-   * client disconnects, cancels the stream and rejects.
-   */
+  /** Must precede any `write`. `failure` is null unless the stream failed. If the client disconnects, cancels the stream and rejects. */
   async pipe(stream: ReadableStream<Uint8Array>) {
     // The copy is read only afterwards: reading it now would read the stream faster than the client does.
     const [piped, copy] = stream.tee();
@@ -40,7 +37,6 @@ export class ClientBody {
     });
   }
 
-  /** Calls `onGone` when a write finds that the client has disconnected. */
   whenGone(onGone: () => void): void {
     this.#writer.closed.catch(onGone);
   }

@@ -1,7 +1,4 @@
-/**
- * Copies a cell's answer to the client. If the cell is lost, another cell computes the answer again, and the copy continues after the bytes
- * that the client has (answer/sent-events.ts).
- */
+/** Copies a cell's answer to the client. If the cell is lost, another cell computes the answer again (answer/sent-events.ts). */
 import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -17,16 +14,13 @@ import { ClientBody } from "./client-body.ts";
 
 interface CellAnswer {
   response: Response;
-  /**
-   * Settles when the body has ended; null for a complete `response`. Rejects with `cancelled` after a disconnect, else with the error that
-   * ended the answer.
-   */
+  /** null for a complete `response`. Rejects with `cancelled` after a disconnect, else with the error that ended the answer. */
   completed: Promise<void> | null;
 }
 
 /**
- * Resolves when the answer begins. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. The cell settles
- * the admission, also after a refusal, unless the error is a NotTaken.
+ * Rejects with a refusal's ServiceError, or another Error if too many cells were lost. Except after NotTaken, the cell settles the
+ * admission.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 

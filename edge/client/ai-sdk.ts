@@ -1,7 +1,4 @@
-/**
- * `@chameleon-edge/client/ai-sdk`: the `chameleon` extension for the Vercel AI SDK, with a provider that `createOpenAICompatible` makes
- * under the name "chameleon".
- */
+/** The `chameleon` extension for the Vercel AI SDK. The provider must come from `createOpenAICompatible`, named "chameleon". */
 import type { ChameleonBlock, ChameleonRequest, ChameleonRequestFields } from "./extension.ts";
 
 export type { ChameleonBlock, ChameleonRequest, Expert } from "./extension.ts";
@@ -19,11 +16,10 @@ export function chameleonOptions(
   chameleon: ChameleonRequest,
   others: Omit<ChameleonRequestFields, "chameleon"> = {},
 ): { [providerName]: JsonObject } {
-  // JSON has no undefined fields.
+  // Drops undefined fields, which JSON does not have.
   return { [providerName]: JSON.parse(JSON.stringify({ ...others, chameleon })) as JsonObject };
 }
 
-/** The object `chameleon` of a result's `providerMetadata`; undefined if the provider has no `metadataExtractor`. */
 export function chameleonOf(
   providerMetadata: Record<string, unknown> | undefined,
 ): Partial<ChameleonBlock> | undefined {
@@ -51,7 +47,6 @@ function metadata(block: JsonObject | undefined): { [providerName]: JsonObject }
   return block && { [providerName]: block };
 }
 
-/** The object `chameleon` of the first choice. The AI SDK requests only one. */
 function blockOf(answer: unknown): JsonObject | undefined {
   const { choices } = (answer ?? {}) as { choices?: { chameleon?: JsonObject }[] };
   return choices?.[0]?.chameleon;

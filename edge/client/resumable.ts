@@ -13,9 +13,9 @@ export interface ResumableOptions {
   fetch?: typeof fetch;
   /** Maximum retries in a row that bring no new event. Default: 5. */
   attempts?: number;
-  /** Milliseconds before the first such retry; each further retry waits twice as long. Default: 250. */
+  /** Milliseconds before the first retry; each further retry without a new event waits twice as long. Default: 250. */
   delayMs?: number;
-  /** Milliseconds without a byte after which a connection counts as lost; the edge sends a heartbeat every second. Default: 15,000. */
+  /** Silence in milliseconds after which a connection counts as lost. The edge sends a heartbeat every second. Default: 15,000. */
   silenceMs?: number;
 }
 
@@ -34,7 +34,7 @@ export function resumableFetch({
     let failures = 0;
     const pause = () => sleep(delayMs * 2 ** failures++, signal);
 
-    /** Sends the request until it is answered. Throws the connection's error once no attempts are left. */
+    /** Sends the request until it is answered. Throws the connection's error when no attempts are left. */
     const ask = async (): Promise<Response> => {
       for (;;) {
         try {
@@ -66,7 +66,7 @@ export function resumableFetch({
           if (isOver) return;
           throw new TypeError("the stream ended before its last event");
         } catch (error) {
-          // A stream that ended in an error event is complete, and one without event ids cannot be resumed.
+          // A stream is complete after an error event. A stream without event ids cannot be resumed.
           if (isOver || signal.aborted || failures === attempts) throw error;
           if (hasBegun && !headers.has("last-event-id")) throw error;
           await pause();
@@ -100,13 +100,13 @@ export function resumableFetch({
 interface StreamEvent {
   bytes: Uint8Array;
   id: string | null;
-  /** False for a comment, which is a heartbeat. */
+  /** False for a comment. Heartbeats are comments. */
   isData: boolean;
-  /** The stream's end or an error event; nothing follows. */
+  /** The stream's end or an error event. No event follows. */
   isEnd: boolean;
 }
 
-/** The complete events of one connection, each with the empty line that ends it. Throws if nothing arrives for `silenceMs`. */
+/** The complete events of one connection, each with the empty line that ends it. Throws after `silenceMs` without bytes. */
 async function* splitEvents(
   body: ReadableStream<Uint8Array>,
   silenceMs: number,
@@ -139,7 +139,6 @@ async function* splitEvents(
   }
 }
 
-/** Rejects with the signal's reason if the signal aborts first. */
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();

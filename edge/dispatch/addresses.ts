@@ -1,16 +1,15 @@
 /**
- * Addresses of backends: `URL` or `REGION=URL`, separated by commas. `{name}` in a URL stands for the name of one of several processes:
- * as the first label of the host, as a segment of the path, or after `#` if only the header `nameHeader` selects the process. So
+ * Addresses of backends: `URL` or `REGION=URL`, separated by commas. A URL without `{name}` is one process.
  * `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process at
- * `http://backends.svc:8788`. A URL without `{name}` is one process.
+ * `http://backends.svc:8788`. `{name}` may also be a segment of the path. After `#`, only the header `nameHeader` selects the process.
  */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
-  /** Ends without a slash. No two addresses have the same URL. */
+  /** Without a slash at the end. No two addresses have the same URL. */
   url: string;
-  /** Where the address's processes run; null: the address counts as near to every region. */
+  /** Region of the address's processes; null: near to every region. */
   region: Region | null;
 }
 
@@ -40,14 +39,13 @@ export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readon
   );
 }
 
-/** The URL of an address's process `name`; if `name` is null, a URL that leads to any of the address's processes. */
+/** `name` null: a URL that leads to any of the address's processes. */
 export function urlOf(address: string, name: string | null): string {
   const url = address.replace(/\/*#\{name\}$/, "");
   if (name !== null) return url.replace(placeholder, name);
   return url.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
 }
 
-/** Whether an address leads to several processes. */
 export function hasProcesses(address: string): boolean {
   return address.includes(placeholder);
 }

@@ -1,4 +1,4 @@
-/** One address and its processes. It discovers a process by the name in an answer, and drops a process that is silent for long. Pure. */
+/** One address and its processes. A process is discovered by the name in an answer, and dropped after a long silence. Pure. */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { type BackendAddress, hasProcesses } from "./addresses.ts";
 import { addLoads, BackendHealth, LoadEstimate } from "./backend-state.ts";
@@ -9,7 +9,7 @@ export class Backend {
   readonly id: string;
   readonly group: BackendGroup;
   readonly address: BackendAddress;
-  /** Name of the process; null if the address has only one process, or if any of its processes may answer. */
+  /** Name of the process. null if the address has only one process, or if any of its processes may answer. */
   readonly name: string | null;
   readonly health = new BackendHealth();
   readonly load = new LoadEstimate();
@@ -22,7 +22,7 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts the sequences as running and, until `recordAnswered`, as unanswered. */
+  /** `load.unanswered` counts these sequences until `recordAnswered`. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
@@ -61,8 +61,8 @@ export class BackendGroup {
   }
 
   /**
-   * Backends of this address that a call may go to next. If several processes are known, a first call names one, because the router then
-   * chooses a process with a warm cache. A retry names a process that was not tried. It names none only if an unknown process may answer.
+   * Backends of this address that a call may go to next. A first call names a process if several are known, because the router then prefers
+   * a warm cache. A retry names an untried process, or none if an unknown process may answer.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
@@ -78,7 +78,7 @@ export class BackendGroup {
     return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
   }
 
-  /** Whether a first call must name no process, so that it may reach processes that are still unknown. */
+  /** Whether a first call must name no process, so that a process that is still unknown may answer. */
   mustDiscover(tried: ReadonlySet<string>): boolean {
     return this.#namedCalls >= routingLimits.namedCallsInRow && !this.wasTried(tried);
   }
@@ -87,7 +87,7 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process that answered, which the answer names; `called` if the address has only one process or the answer has no name. */
+  /** Returns the process that the answer names. Returns `called` if the address has only one process or the answer has no name. */
   recordAnswer(called: Backend, name: string | null, nowMs: number): Backend {
     if (name === null || !hasProcesses(called.address.url)) return called;
     const process = this.#processes.get(name) ?? this.#addProcess(name, nowMs);
@@ -100,7 +100,6 @@ export class BackendGroup {
     if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.forget(backend);
   }
 
-  /** Drops a process. If the process answers again, it is added again. */
   forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
   }
@@ -109,7 +108,7 @@ export class BackendGroup {
     return load.own === 0 && nowMs - lastAnswerMs > routingLimits.processTtlMs;
   }
 
-  /** Adds a process. Drops old processes, and the longest silent ones beyond `processesPerAddress`. */
+  /** Drops old processes, and the longest silent ones beyond `processesPerAddress`. */
   #addProcess(name: string, nowMs: number): Backend {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {

@@ -2,17 +2,14 @@
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
-/**
- * Consecutive errors eject a backend until a probe succeeds. Each ejection lasts twice as long as the one before it; a completed sequence
- * resets the duration.
- */
+/** Consecutive errors eject a backend until a probe succeeds. Each ejection lasts twice as long, until a sequence completes. */
 export class BackendHealth {
   #errors = 0;
   #ejections = 0;
-  /** When the ejection ends and a probe is due, in milliseconds; null if the backend is not ejected. */
+  /** End of the ejection, when a probe is due, in milliseconds; null if the backend is not ejected. */
   ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** Hashes of manifests and numerics fingerprints that the backend refused → the time until which it counts as not serving that hash. */
+  /** From hashes that the backend refused (manifests, numerics fingerprints) to the end of the refusal's effect, in milliseconds. */
   readonly #refuses = new Map<string, number>();
 
   recordSuccess(): void {
@@ -20,10 +17,10 @@ export class BackendHealth {
     if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** If `isCertain`, one failure ejects the backend; otherwise several in a row do. Returns whether this failure ejected it. */
+  /** `isCertain`: one failure ejects the backend; otherwise several in a row do. Returns whether the backend was ejected. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way at the ejection fail as well. Their failures say nothing new about the backend.
+    // Calls that were open at the ejection fail, too. Their failures say nothing new about the backend.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
@@ -64,7 +61,7 @@ export class BackendHealth {
   }
 }
 
-/** Sequences under way at one process: this router's, counted, and other routers', estimated from the process's last report. */
+/** Open sequences at one process: this router's are counted, other routers' are estimated from the process's last report. */
 export class LoadEstimate {
   own = 0;
   /** Sequences among `own` whose call has no answer yet. */
@@ -81,12 +78,12 @@ export class LoadEstimate {
     this.#reportedMs = nowMs;
   }
 
-  /** Estimated sequences of other routers. The estimate decays with the report's age, so that a backend that was full is tried again. */
+  /** Decays with the report's age, so that a backend that was full is tried again. */
   othersAt(nowMs: number): number {
     return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
-  /** The load, if each of `senders` routers (this router included) has as many unanswered sequences as this router. */
+  /** The load if each of `senders` routers (this router included) has as many unanswered sequences as this router. */
   at(nowMs: number, senders: number): BackendLoad {
     const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
     return { sequences, slots: this.#slots };

@@ -10,16 +10,16 @@ interface BatchRunEvents {
 }
 
 export class BatchRun implements SequenceCall {
-  /** The backend that was called; after `markAccepted`, the process that answered. */
+  /** The called backend; after `markAccepted`, the process that answered. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];
-  /** The backend's numerics fingerprint; null before the backend accepts the call, or if its answer has no fingerprint. */
+  /** The backend's numerics fingerprint. null before the backend accepts the call, or if its answer has no fingerprint. */
   numerics: string | null = null;
   readonly #abort = new AbortController();
   readonly #sequences = new Map<string, PendingSequence>();
   readonly #open = new Map<PendingSequence, string>();
   readonly #events: BatchRunEvents;
-  /** Ids, in this call, of sequences that were cancelled before the backend accepted the call; null afterwards. */
+  /** Call ids of sequences that were cancelled before the backend accepted the call; null afterwards. */
   #cancelledEarly: string[] | null = [];
 
   constructor(backend: Backend, sequences: readonly PendingSequence[], nowMs: number, events: BatchRunEvents) {
@@ -39,7 +39,6 @@ export class BatchRun implements SequenceCall {
     return this.#abort.signal;
   }
 
-  /** The sequences that are neither ended by a frame nor removed. */
   get sequences(): PendingSequence[] {
     return [...this.#open.keys()];
   }
@@ -48,7 +47,7 @@ export class BatchRun implements SequenceCall {
     return this.#open.size === 0;
   }
 
-  /** Moves the load of the sequences to the process that accepted them. */
+  /** Moves the sequences' load to the process that accepted them. */
   markAccepted(process: Backend, numerics: string | null): void {
     this.backend.load.own -= this.#open.size;
     process.load.own += this.#open.size;
@@ -59,14 +58,13 @@ export class BatchRun implements SequenceCall {
     if (cancelled.length > 0 && !this.isOver) this.#events.cancelled(cancelled);
   }
 
-  /** Closes a sequence that got its last frame, or whose call failed. */
   remove(sequence: PendingSequence): void {
     if (!this.#open.delete(sequence)) return;
     sequence.run = null;
     this.backend.load.own--;
   }
 
-  /** Closes a sequence and cancels it at the backend; aborts the call if no sequence is left. */
+  /** Also cancels the sequence at the backend. Aborts the call if no sequence is left. */
   cancel(sequence: PendingSequence): void {
     const id = this.#open.get(sequence);
     if (id === undefined) return;
@@ -76,7 +74,7 @@ export class BatchRun implements SequenceCall {
     else this.#events.cancelled([id]);
   }
 
-  /** Delivers the frames of a chunk. Returns the sequences that failed. Throws an Error for an unknown sequence. */
+  /** Delivers frames and returns the sequences that failed. Throws an Error for an unknown sequence. */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
     const invalid: PendingSequence[] = [];

@@ -7,11 +7,10 @@ import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 export const retryAfterSeconds = 2;
 
 interface Consequence {
-  /** Effect on the backend's health: "doubtful" counts an error, "unfit" ejects at once. */
+  /** "doubtful" counts an error, "unfit" ejects the backend at once. */
   health: "fit" | "doubtful" | "unfit";
-  /** Whether another backend is tried. */
   retryElsewhere: boolean;
-  /** Whether the next round of retries may call this backend again. "after another": only if another backend failed after it. */
+  /** Whether the next round of retries may call this backend again. "after another": only if another backend failed later. */
   retrySame: "soon" | "after another" | "never";
   /** Whether sequences that a backend had accepted are tried again after a pause. */
   isTemporary: boolean;
@@ -25,20 +24,20 @@ const failureTable = {
   silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The backend reported a failure, or its frames violate the contract. */
   failing: { health: "doubtful", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The backend is starting or stopping. In a rolling restart, this backend has returned by the time the next one stops. */
+  /** The backend is starting or stopping. In a rolling restart, it has returned by the time the next backend stops. */
   unavailable: { health: "unfit", retryElsewhere: true, retrySame: "after another", isTemporary: true },
-  /** The backend serves another manifest: a roll-out is in progress. */
+  /** The backend serves another manifest, because a roll-out is in progress. */
   mismatched: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The backend has another numerics fingerprint than the one that began a sequence, so it would compute other bits. */
+  /** The backend's numerics fingerprint differs from the sequence's, so it would compute other bits. */
   diverging: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The call named a process, but another process answered: the named process is gone. */
+  /** The call named a process that is gone, and another process answered. */
   misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
   /** The backend cannot read its stored file of an own adapter or memory. The next call uploads the file again. */
   damaged: { health: "fit", retryElsewhere: true, retrySame: "soon", isTemporary: false },
-  /** The backend lacks an own adapter or memory, and the edge has no copy to upload. Another backend may have one. */
+  /** The backend lacks an own adapter or memory that the edge cannot upload. Another backend may have it. */
   lacking: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The call is invalid for every backend, perhaps because of the sequences of one tenant. */
+  /** The call is invalid for every backend, perhaps because of one tenant's sequences. */
   refused: { health: "fit", retryElsewhere: false, retrySame: "never", isTemporary: false },
 } as const satisfies Record<string, Consequence>;
 
@@ -46,9 +45,8 @@ export type FailureKind = keyof typeof failureTable;
 
 export class CallFailure extends Error {
   readonly kind: FailureKind;
-  /** What the client gets if no retry succeeds. */
   readonly error: ServiceError;
-  /** Name of the process that answered; null if none answered, or the answer has no name. */
+  /** Name of the process that answered. null if no process answered, or the answer has no name. */
   readonly process: string | null;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
@@ -88,7 +86,7 @@ export function divergence(cause: unknown, process: string | null = null): CallF
   return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
-/** Error kinds of frames that count as failures of the backend. All other kinds concern the sequence alone. */
+/** Error kinds of frames that count as failures of the backend. Other kinds concern the sequence alone. */
 const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
@@ -99,18 +97,16 @@ const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
 
 type ReportedError = Pick<ErrorFrame, "kind" | "message" | "retryAfterSeconds">;
 
-/** The failure that an error frame reports; null if the error concerns only the sequence. */
 export function failureOf(reported: ReportedError): CallFailure | null {
   return reported.kind in kindsOfFrames ? failureOfOutcome(reported) : null;
 }
 
-/** The failure that a backend reports when it cannot make an adapter or a memory. */
 export function failureOfOutcome({ kind, message, retryAfterSeconds: seconds }: ReportedError): CallFailure {
   const error = new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined });
   return new CallFailure(kindsOfFrames[kind] ?? "refused", error);
 }
 
-/** Returns a CallFailure unchanged. Any other error comes from reading frames, so it becomes the failure of a broken stream. */
+/** Any error that is no CallFailure comes from reading frames, so it means a broken stream. */
 export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }

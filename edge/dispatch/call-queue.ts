@@ -1,35 +1,30 @@
 /**
- * Decides which entries (sequences or control calls) go in a cell's next call to a backend. Pure. Entries of one group may share a call (a
- * micro-batch): they need the same backend and model. A group sends at once while fewer than `maxCalls` of its calls await an answer, so a
- * lone request never waits. Otherwise its entries gather until a backend accepts or refuses one of these calls: the busier the backend, the
- * larger the calls. Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due
- * first. So a tenant's only sequence waits for at most one sequence of each other tenant in its group, and for one call of each other
- * tenant in other groups.
+ * Decides which entries (sequences or control calls) go in a cell's next call to a backend. Pure.
+ * Entries of one group share calls (micro-batches), because they need the same backend and model. A group sends at once while fewer than
+ * `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries gather until an answer comes: the busier
+ * the backend, the larger the calls.
+ * Tenants take turns, one entry a turn. The tenant with the oldest last turn is next, with its entry that is due first.
  */
 import { queueLimits } from "./routing-limits.ts";
 
 export type QueueLimits = typeof queueLimits;
 
 export interface CallGroup {
-  /** Entries with equal keys may share a call. */
   key: string;
-  /** Id of the backend that the call probably goes to. */
   backend: string;
-  /** Calls of the group that may await an answer at once. Default: `callsPerGroup`. */
+  /** Maximum calls of the group that await an answer. Default: `callsPerGroup`. */
   maxCalls?: number;
 }
 
 export interface QueueEntry {
   tenant: string;
-  /** Time at which the entry is due, in milliseconds. A tenant's entries are sent in the order of these times. */
+  /** Time at which the entry is due, in milliseconds. A tenant's entries are sent in order of `dueMs`. */
   dueMs: number;
 }
 
 export interface QueuedCall<T> {
   group: CallGroup;
-  /** Id of the called backend: the group's backend, unless the Dispatcher chooses another. */
   backend: string;
-  /** Entries in the order of their tenants' turns. */
   entries: T[];
 }
 
@@ -39,7 +34,6 @@ interface Waiting<T> {
 }
 
 interface Tenant<T> {
-  /** The tenant's entries of all groups, in the order of `dueMs`. */
   waiting: Waiting<T>[];
   lastTurn: number;
 }
@@ -59,7 +53,7 @@ export class CallQueue<T extends QueueEntry> {
     return this.#tenants.get(tenant)?.waiting.length ?? 0;
   }
 
-  /** Maximum of the tenant's waiting entries: half of the room that the other tenants' entries leave. */
+  /** Maximum of the tenant's waiting entries: half of the room that other tenants' entries leave. */
   roomOf(tenant: string): number {
     const free = this.#limits.entries - this.waiting;
     return Math.max(0, Math.floor((free + this.waitingOf(tenant)) / 2));
@@ -69,10 +63,10 @@ export class CallQueue<T extends QueueEntry> {
     return this.waiting === 0 && this.#awaiting.size === 0;
   }
 
-  /** Adds entries even beyond `roomOf`, so that a sequence that has begun is not refused later. */
+  /** Adds entries even beyond `roomOf`, so that a sequence that has begun is never refused. */
   add(group: CallGroup, entries: readonly T[]): void {
     for (const entry of entries) {
-      // A new tenant is last in turn: otherwise a tenant that comes and goes would always be first.
+      // A new tenant has the last turn. With the first turn, a tenant that comes and goes would always be first.
       const tenant = this.#tenants.get(entry.tenant) ?? { waiting: [], lastTurn: ++this.#turns };
       this.#tenants.set(entry.tenant, tenant);
       const before = tenant.waiting.findLastIndex((other) => other.entry.dueMs <= entry.dueMs);
@@ -90,7 +84,6 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** The call to make now; null if no group may send. Of the groups that may send, it takes the group of the tenant whose turn it is. */
   take(): QueuedCall<T> | null {
     if (this.waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
@@ -111,7 +104,6 @@ export class CallQueue<T extends QueueEntry> {
     this.#awaiting.delete(call);
   }
 
-  /** Tenants with entries for which `isWanted` is true, and these entries, in the order of the tenants' turns. */
   #inTurn(isWanted: (one: Waiting<T>) => boolean): { tenant: Tenant<T>; wanted: Waiting<T>[] }[] {
     const all = Array.from(this.#tenants.values(), (tenant) => ({ tenant, wanted: tenant.waiting.filter(isWanted) }));
     return all.filter(({ wanted }) => wanted.length > 0).sort((a, b) => a.tenant.lastTurn - b.tenant.lastTurn);

@@ -40,18 +40,16 @@ import { frameGroupsOf, linesOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 
 export interface OpenBatch {
-  /** Name of the process that answered; null if the answer has no name. */
+  /** These three fields are null if the answer lacks them. */
   process: string | null;
-  /** Numerics fingerprint of the backend; null if the answer has none. */
   numerics: string | null;
-  /** Load of the process, with this batch; null if the answer has no load. */
   load: BackendLoad | null;
   frames: AsyncIterable<Frame[]>;
 }
 
 export interface BatchCall {
   signal: AbortSignal;
-  /** Numerics fingerprint of the backend that computed the sequences' tokens; null if it is unknown, or if there are no tokens yet. */
+  /** Numerics fingerprint that computed the sequences' tokens; null if unknown, or without tokens. */
   numerics: string | null;
   /** Name of the process to call; null: any process of the address. */
   process: string | null;
@@ -64,7 +62,6 @@ export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>
 /** A process that may have a copy of a tenant's own adapter or memory. */
 export interface AdapterCopy {
   address: string;
-  /** Name of the process; null if the address has only one process. */
   process: string | null;
 }
 
@@ -72,10 +69,10 @@ export interface MadeAdapter extends AdapterAnswer {
   copy: AdapterCopy;
 }
 
-/** Reads the bytes of a tenant's own adapter; null if the tenant has none of that hash. `copy`: the process that will store them. */
+/** Reads the bytes of a tenant's own adapter; null if no adapter has that hash. `copy`: the process that will store the bytes. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
-/** Makes the body of PUT /v1/memories/TENANT/HASH; null if the tenant has no memory of that hash. */
+/** Makes the body of PUT /v1/memories/TENANT/HASH; null if the tenant has no memory with that hash. */
 export type MemoryFiles = (
   tenant: string,
   hash: string,
@@ -86,9 +83,9 @@ export type MemoryFiles = (
 interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
-  /** Called before the memory is sent to a process, because that process may then have a copy. */
+  /** Called before a process gets the memory, because the process may then have a copy. */
   begun?(copy: AdapterCopy): void;
-  /** Called with the number of tokens whose keys are stored by now. */
+  /** `tokens`: number of tokens whose keys are stored so far. */
   progress?(tokens: number): void;
 }
 
@@ -110,7 +107,7 @@ interface Init {
   process?: string | null;
 }
 
-/** The making of a memory fails after this many reports in a row without progress, one each `heartbeatMs`. */
+/** Consecutive reports without progress after which making a memory fails. A backend reports every `heartbeatMs`. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -118,7 +115,7 @@ const json = { "content-type": "application/json" };
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** In all methods, the parameter `process` is the name of a process, or null for any. */
+/** The parameter `process` of all methods is the name of a process, or null for any. */
 export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
@@ -134,14 +131,14 @@ export class BackendClient {
     };
   }
 
-  /** Resolves when the backend accepts the batch. Rejects with a CallFailure; iteration of the frames rejects with a CallFailure, too. */
+  /** Resolves when the backend accepts the batch. Rejects with a CallFailure, as does iteration of the frames. */
   async openBatch(batch: BatchRequest, { signal, numerics, process }: BatchCall): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(batch));
     const send = (to: string | null) => this.#post("/v1/batches", body, { signal, headers, process: to });
     let response = await send(process);
     const lacking = ownAdaptersOf(batch).length + memoriesOf(batch).length > 0;
-    // A backend that lacks an own adapter answers 404. If it also lacks a memory, it answers 404 once more after the adapter's upload.
+    // A 404 names one missing file at a time: first an own adapter, then a memory.
     const brought = new Set<string>();
     while (lacking && response.status === 404) {
       const receiver = this.#processOf(response);
@@ -164,21 +161,20 @@ export class BackendClient {
     };
   }
 
-  /** Cancels at most `sequencesPerBatch` sequences. `ids`: their ids in the calls to this process. */
+  /** Cancels at most `sequencesPerBatch` sequences. `ids`: their ids in calls to this process. */
   async cancel(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
     const response = await this.#post("/v1/cancellations", body, { process });
     await response.body?.cancel();
   }
 
-  /** Asks the backend what it serves; null if it is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
-  /** Asks the backend to make an adapter. `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
+  /** `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in RAM until it fires.
     const late = new AbortController();
@@ -197,7 +193,7 @@ export class BackendClient {
     }
   }
 
-  /** Deletes one adapter or memory of a tenant, or all if `hash` is null. Rejects with a CallFailure unless the process confirms it. */
+  /** Deletes one adapter or memory, or all if `hash` is null. Rejects with a CallFailure unless the process confirms the deletion. */
   async remove(
     what: "adapters" | "memories",
     tenant: string,
@@ -208,7 +204,7 @@ export class BackendClient {
     await this.#confirm(path, { method: "DELETE", process });
   }
 
-  /** Has a process compute the part of a memory that it lacks. Rejects with a CallFailure, also if the process makes no more progress. */
+  /** The process computes the part of the memory that it lacks. Rejects with a CallFailure, also if progress stops. */
   async putMemory(tenant: string, hash: string, body: Uint8Array, call: MemoryCall): Promise<void> {
     const { signal, process, begun, progress } = call;
     const put = { method: "PUT", headers: json, body, signal, process };
@@ -254,7 +250,6 @@ export class BackendClient {
     }
   }
 
-  /** Name of the process that answered; null if the address has only one process. */
   #processOf(response: Response): string | null {
     return hasProcesses(this.#url) ? processOf(response) : null;
   }
@@ -263,7 +258,7 @@ export class BackendClient {
     return this.#fetch(path, { ...init, method: "POST", headers: { ...init.headers, ...json }, body }, limitMs);
   }
 
-  /** Makes a call. Rejects with a CallFailure unless the backend answers with success. */
+  /** Rejects with a CallFailure unless the backend answers with success. */
   async #confirm(path: string, init: Init): Promise<void> {
     const response = await this.#fetch(path, init);
     if (!response.ok) throw await failureOfResponse(response);
@@ -288,7 +283,7 @@ export class BackendClient {
     signal?.addEventListener("abort", () => abort.abort(signal.reason));
     if (signal?.aborted) abort.abort(signal.reason);
     try {
-      // A redirect would send prompts to an address that is not configured.
+      // Security: a redirect would send prompts to an address that is not configured.
       const redirect = "manual" as const;
       const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: abort.signal, redirect };
       return await withoutRedirect(await call(urlOf(this.#url, process) + path, init));
@@ -332,7 +327,7 @@ async function withoutRedirect(response: Response): Promise<Response> {
 }
 
 const kindsOfStatuses: Record<number, FailureKind> = {
-  // 401 means that the backend has another secret. Every other 4xx status concerns the request.
+  // 401: the backend has another secret. Every other 4xx status concerns the request.
   401: "failing",
   409: "mismatched",
   421: "misdirected",

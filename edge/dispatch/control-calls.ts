@@ -8,18 +8,18 @@ const controlTenant = "";
 
 export interface ControlCall extends QueueEntry {
   group: CallGroup;
-  /** Id of the sequence to cancel; empty for a probe. */
+  /** The id to cancel; empty for a probe. */
   ids: string[];
-  /** Makes the call. `ids`: those of all control calls that share the call. Never rejects. */
+  /** `ids`: ids of all control calls that share the call. Never rejects. */
   send(ids: string[]): Promise<void>;
 }
 
-/** A group with at most one call at a time, so that a process that hangs occupies only one connection. */
+/** At most one call at a time, so that a process that hangs occupies only one connection. */
 function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** Calls that cancel sequences. If such a call fails, its sequences run to their end. */
+/** If the cancelling call fails, the sequences run to their end. */
 export function cancellations(backend: Backend, client: BackendCalls, ids: string[], dueMs: number): ControlCall[] {
   const send = (all: string[]) => client.cancel(all, backend.name).catch(() => undefined);
   const group = groupOf("cancel", backend);

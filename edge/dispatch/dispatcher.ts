@@ -1,4 +1,4 @@
-/** Sends sequences of many requests to backends. If a backend fails, another with the same numerics fingerprint continues them. */
+/** Sends sequences to backends. If a backend fails, another backend with the same numerics fingerprint continues its sequences. */
 import {
   type BatchRequest,
   contractVersion,
@@ -19,13 +19,12 @@ import type { Routing, RoutingEvent } from "./routing.ts";
 import { maxLosses } from "./routing-limits.ts";
 
 export interface DispatcherParts {
-  /** The current configuration. If it changes, calls that are under way keep the old one. */
+  /** The current configuration. Open calls keep an older configuration. */
   routing(): Routing;
   observe(event: RoutingEvent): void;
   now(): number;
   after(ms: number, work: () => void): void;
   keepAlive(work: Promise<void>): void;
-  /** For metrics: the milliseconds that each sequence waited in the queue before its first call. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
@@ -33,7 +32,7 @@ export interface DispatcherParts {
 
 type Entry = PendingSequence | ControlCall;
 
-/** The cell refuses the request before any of it begins or is charged, so another cell may answer it. */
+/** The cell refuses the request before any part of it begins or is charged, so another cell may answer. */
 export class NotTaken extends ServiceError {
   constructor(kind: ErrorKind, message: string) {
     // After one second a full queue has most likely drained.
@@ -61,7 +60,6 @@ export class Dispatcher {
     return this.#open === 0 && this.#queue.idle;
   }
 
-  /** Throws NotTaken if the queue has no room for `sequences` more sequences of the tenant. */
   checkRoom(tenant: string, sequences: number): void {
     const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
     if (queued + sequences <= room) return;
@@ -69,7 +67,7 @@ export class Dispatcher {
     throw new NotTaken("overloaded", message);
   }
 
-  /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken if the queue has no room for them. */
+  /** Queues one tenant's sequences. Returns a function that cancels them. Throws NotTaken if the queue has no room. */
   submit(batch: BatchRequest, receiver: Receiver): () => void {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
@@ -86,7 +84,7 @@ export class Dispatcher {
     };
   }
 
-  /** Queues sequences of one retry round, numerics and model for their next backend. If no backend is left, they end in an error. */
+  /** The sequences have one retry round, numerics and model. If no backend is left, they end in an error. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();
@@ -130,7 +128,6 @@ export class Dispatcher {
     }
   }
 
-  /** Makes one call for all `controls`. Never rejects. */
   async #sendControl(call: QueuedCall<Entry>, controls: readonly ControlCall[]): Promise<void> {
     await controls[0].send(controls.flatMap(({ ids }) => ids));
     this.#release(call);
@@ -141,13 +138,13 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Calls a backend with sequences of one group and delivers its frames. Never rejects. */
+  /** Never rejects. */
   async #send(call: QueuedCall<Entry>, queued: readonly PendingSequence[]): Promise<void> {
     const { now, routing } = this.#parts;
     const { router, clients } = routing();
     for (const sequence of queued) sequence.isQueued = false;
     const [first] = queued;
-    // The backend is chosen again, because the one that the sequences were queued for may have been ejected meanwhile.
+    // The backend is chosen again, because the queued one may have been ejected meanwhile.
     const choose = (tried: ReadonlySet<string>) => router.choose(first.route, tried, now());
     const forAll = choose(new Set(queued.flatMap(({ round }) => [...round.tried])));
     const backend = (forAll?.isFit ? forAll : choose(first.round.tried))?.backend;
@@ -177,7 +174,7 @@ export class Dispatcher {
     if (answer && isAccepted) await this.#readFrames(run, answer.frames);
   }
 
-  /** Accepts the answer to a call. Returns false if the backend has another numerics fingerprint than the sequences need. */
+  /** Returns false if the backend's numerics fingerprint is not the sequences'. */
   #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
     const { now, observe } = this.#parts;
     const called = run.backend;
@@ -203,8 +200,8 @@ export class Dispatcher {
   }
 
   /**
-   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault. Then a call
-   * of several tenants is sent again as one call for each tenant, and sequences of a call of one tenant end in an error.
+   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault: each tenant
+   * then gets a call of its own, and the sequences of a refused one-tenant call end in an error.
    */
   #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;
@@ -245,7 +242,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends sequences to another backend, because their backend accepted them and then failed. */
+  /** Resends sequences that a backend accepted before it failed. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);
@@ -263,7 +260,6 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Queues sequences again. Sequences that may share a call form one group. */
   #enqueueGroups(sequences: readonly PendingSequence[]): void {
     const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
       JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
@@ -283,7 +279,7 @@ export class Dispatcher {
     }
   }
 
-  /** Records a failure of the process that answered, or of `called` if none is named. */
+  /** Records a failure of the process that answered, or of `called` if the answer names no process. */
   #recordFailure(called: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
     const { observe, now } = this.#parts;
     const { kind, consequence } = failure;
@@ -299,7 +295,6 @@ export class Dispatcher {
     return { backend, failure };
   }
 
-  /** Ends a sequence: removes it from the queue, or cancels it at its backend. */
   #end(sequence: PendingSequence): void {
     if (sequence.isEnded) return;
     sequence.isEnded = true;

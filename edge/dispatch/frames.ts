@@ -3,15 +3,15 @@ import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** Ticks of the timer within `silenceMs`. So a stream fails after 4/5 of `silenceMs` at the earliest, after `silenceMs` at the latest. */
+/** Timer ticks within `silenceMs`. A silent stream fails after 4/5 of `silenceMs` at the earliest. */
 const ticks = 5;
 
-/** Yields the frames of each chunk. Throws a CallFailure for an invalid frame, or if the caller waits for `silenceMs` without a byte. */
+/** Yields the frames of each chunk. Throws a CallFailure for an invalid frame, or after a wait of `silenceMs` without a byte. */
 export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   return groupsOf(body, silenceMs, new FrameReader());
 }
 
-/** Yields the lines of each chunk that are not blank. Throws as `frameGroupsOf` does. Drops a last line that has no line end. */
+/** Yields the lines of each chunk that are not blank. Throws as `frameGroupsOf` does. Drops an unfinished last line. */
 export function linesOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<string[]> {
   const lines = new LineSplitter();
   const push = (chunk: Uint8Array) => lines.push(chunk).filter((line) => line.trim() !== "");
@@ -27,7 +27,7 @@ async function* groupsOf<T>(
   const silent = new Error(`nothing came for ${silenceMs} ms`);
   let isReading = false;
   let silentTicks = 0;
-  // Cancelling ends the pending read. `source.cancel` rejects if the body has failed; ignored, because the read reports the failure.
+  // Cancelling ends the pending read. `source.cancel` rejects if the body has failed, but the read already reports that failure.
   const cancel = () => void source.cancel(silent).catch(() => undefined);
   const timer = setInterval(() => {
     if (isReading && ++silentTicks === ticks) cancel();

@@ -1,4 +1,4 @@
-/** Asks backends to make a tenant's own adapter; the first backend that accepts the request makes it. */
+/** The first backend that accepts the request makes the tenant's own adapter. */
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";

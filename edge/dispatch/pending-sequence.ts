@@ -1,4 +1,4 @@
-/** One sequence over all its calls. The frames of these calls become one unbroken series under the sequence's id. Pure. */
+/** One sequence over all its calls. The frames of all calls become one series under the sequence's id. Pure. */
 import {
   type BatchRequest,
   type DoneFrame,
@@ -14,7 +14,6 @@ import type { Route } from "./router.ts";
 export interface Receiver {
   /** Called at most once for each sequence, when a backend has accepted it. */
   accepted(): void;
-  /** Receives frames that arrived together. Frames of one sequence are in order. */
   receive(frames: Frame[]): void;
 }
 
@@ -24,7 +23,7 @@ export interface SequenceCall {
 
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** A sequence without a deadline counts as due this many milliseconds after its arrival. The backend assumes the same. */
+/** A sequence without a deadline is due this long after its arrival. The backend assumes the same. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {
@@ -32,7 +31,6 @@ export class PendingSequence {
   readonly model: Model;
   readonly receiver: Receiver;
   readonly arrivedMs: number;
-  /** A key. Sequences with equal keys may share a call (`sharingOf`). */
   sharing: string;
   isQueued = false;
   isAccepted = false;
@@ -40,9 +38,8 @@ export class PendingSequence {
   run: SequenceCall | null = null;
   sentAtMs: number | null = null;
   attempts = 0;
-  /** How often a backend failed after it had accepted the sequence. */
+  /** Number of backends that failed after they had accepted the sequence. */
   losses = 0;
-  /** The latest failure of a backend that had accepted the sequence. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
   /** Numerics fingerprint of the backend that computed the sequence's tokens; null if unknown. */
@@ -87,7 +84,7 @@ export class PendingSequence {
     return !this.isEnded && !this.isQueued && this.run === null;
   }
 
-  /** The request for the rest of the sequence. Each call has a new id, because an earlier call may still run. */
+  /** The request for the remaining tokens. Each call has a new id, because an earlier call may still run. */
   nextRequest(nowMs: number): SequenceRequest {
     const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
     const attempt = this.attempts++;
@@ -97,12 +94,12 @@ export class PendingSequence {
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
-      // A sequence with tokens has met its deadline, so it needs none. If a sequence misses its deadline, completion-writer.ts ends it.
+      // A sequence with tokens has met its deadline. completion-writer.ts ends a sequence that misses its deadline.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(this.arrivedMs + deadlineMs - nowMs)) }),
     };
   }
 
-  /** Checks a call's next frame and returns it with the sequence's id. Throws an Error for a frame that is out of place. */
+  /** Checks a call's frame and returns it with the sequence's id. Throws an Error for a frame that is out of place. */
   deliver(frame: Frame, numerics: string | null = null): Frame {
     const { id } = this;
     if (frame.type === "prompt") this.#deliverPrompt();
@@ -111,7 +108,7 @@ export class PendingSequence {
       this.numerics = numerics ?? this.numerics;
     } else if (frame.type === "done") {
       this.#checkCounts(frame);
-      // The frame's queue time is the backend's. This adds the time in the edge's queue.
+      // The frame has the backend's queue time, to which the edge's queue time is added.
       const queueMs = frame.timings.queueMs + (this.sentAtMs ?? this.arrivedMs) - this.arrivedMs;
       return { ...frame, id, timings: { ...frame.timings, queueMs } };
     }
@@ -155,8 +152,8 @@ export class PendingSequence {
 }
 
 /**
- * Key of the sequences that may share a call. Mixtures share calls by manifest, because each names its adapters itself; other sequences
- * share them by adapter. Sequences with own adapters or memories share calls only within their tenant.
+ * Key of the sequences that may share a call. Own adapters and memories are shared only within their tenant. A mixture names its adapters
+ * itself, so mixtures share calls by manifest.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;

@@ -10,14 +10,13 @@ export interface BackendFailure {
 }
 
 /**
- * The retries of a sequence since its last progress, in rounds that try every backend once. The second round follows at once, without
- * backends that would fail in the same way again. Further rounds follow after pauses, as long as failures are temporary, and only for a
- * sequence that a backend had accepted. Immutable; the sequences of a call share it.
+ * A sequence's retries since its last progress, in rounds that try every backend once. Immutable, because the sequences of a call share it.
+ * The second round follows at once, without backends that would fail in the same way. Further rounds follow after pauses while failures are
+ * temporary, and only for a sequence that a backend had accepted.
  */
 export interface RetryRound {
   tried: ReadonlySet<string>;
   failures: readonly BackendFailure[];
-  /** The latest failure, of this round or an earlier one. */
   last: BackendFailure | null;
   isSecondRound: boolean;
   pausesMs: readonly number[];
@@ -31,20 +30,20 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/** Marks `answering`, which answered, as tried, and `called`, unless that is any process of an address and `answering` was untried. */
+/** Marks `answering` as tried. Also marks `called`, unless `called` is any process of an address and `answering` was untried. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
 }
 
-/** The round after a backend accepted sequences and failed. `isBegun`: one of them has tokens, so all other backends are tried again. */
+/** The round after a backend accepted sequences and failed. `isBegun`: a sequence has tokens, so all other backends are tried again. */
 export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: boolean): RetryRound {
   const tried = isBegun ? new Set([last.backend.id]) : round.tried;
   const isSecondRound = round.isSecondRound && !isBegun;
   return { tried, failures: [last], last, isSecondRound, pausesMs: roundPausesMs };
 }
 
-/** The next backend, or the pause before the next round; both null if neither is left. `choose` returns a backend outside `tried`. */
+/** Returns the next backend, or the pause before the next round, or neither. `choose` returns a backend outside `tried`. */
 export function nextStep(
   round: RetryRound,
   choose: (tried: RetryRound["tried"]) => Choice | null,
@@ -70,7 +69,7 @@ function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<strin
   return new Set(certain.map(({ backend }) => backend.id));
 }
 
-/** Bounds repeated calls, because they delay other callers. A token bucket: it starts full, and each accepted call refills a part. */
+/** A token bucket that bounds repeated calls, because they delay other callers. Each accepted call refills a part. */
 export class Budget {
   readonly #limits: typeof retryBudget;
   #left: number;

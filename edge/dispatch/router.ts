@@ -1,11 +1,12 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: the Dispatcher records the results of calls. First by distance: the nearest backends
- * are used until the estimated wait there exceeds the additional round trip to the next ones. Then, among equally near ones, by rendezvous
- * hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own adapter or memory stays with one process, whose caches are
- * warm, unless that process has more than its share of the load. A backend is unfit if it is ejected, serves another manifest or has other
- * numerics. Unfit backends are used only if no other is left. Load is a backend's last report plus what this router has sent since. If all
- * routers chose the least loaded backend, it would soon be the fullest, because they use the same old reports (Mitzenmacher, "How useful is
- * old information?", IEEE TPDS 11:1, 2000). So each unanswered sequence counts once for each router that probably sends, too.
+ * Decides which backend a micro-batch goes to. Pure: the Dispatcher records the results of calls.
+ * - Distance: the nearest backends are used until the estimated wait exceeds the additional round trip to the next ones.
+ * - Among equally near backends: rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350), so that a centroid, own adapter
+ *   or memory stays with one process, whose caches are warm.
+ * - A backend is unfit if it is ejected, serves another manifest or has other numerics. Unfit backends are used only if no other is left.
+ * - Load is a backend's last report plus what was sent since. Routers with the same old reports would all choose the same backend
+ *   (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1, 2000), so each unanswered sequence counts once for each router that
+ *   probably sends.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
@@ -22,7 +23,6 @@ export interface Route {
   /** Hash of a tenant's own adapter that answers in place of the centroid's adapter. */
   adapterHash?: string;
   memoryHash?: string;
-  /** Numerics fingerprint that the backend must have; null or absent: any. */
   numerics?: string | null;
 }
 
@@ -47,7 +47,7 @@ export class Router {
     const candidates = this.#groups.flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
-      // A call that names no process may reach a process that was tried already, so backends that avoid this are preferred.
+      // A call without a named process may reach a process that was tried already, so other backends are preferred.
       const others = fit.filter((one) => one.name !== null || !one.group.wasTried(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = backend.group;
@@ -55,7 +55,7 @@ export class Router {
     }
     const unfit = candidates.filter((one) => !tried.has(one.id));
     if (unfit.length === 0) return null;
-    // The backend whose ejection ends first is the likeliest to work again. A backend that serves another manifest would surely refuse.
+    // The backend whose ejection ends first is the likeliest to work again. A backend that serves another manifest would refuse.
     const backAtMs = (one: Backend) => this.#backAtMs(one) ?? Number.POSITIVE_INFINITY;
     const order = inOrder(key, unfit);
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
@@ -66,7 +66,7 @@ export class Router {
     return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** The ejected backends to probe now. Pass each result to `group.recordProbe`. */
+  /** Pass each probe's result to `group.recordProbe`. */
   takeProbes(nowMs: number): Backend[] {
     const all = this.#groups.flatMap(({ any, processes }) => [any, ...processes]);
     return all.filter(({ health }) => health.takeProbe(nowMs));
@@ -82,10 +82,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /**
-   * When the backend's ejection ends; null if it is not ejected. If the backend is any process of an address and not ejected itself: when
-   * the first ejection among its processes ends.
-   */
+  /** End of the backend's ejection; null if it is not ejected. For any process of an address: the first end among its processes. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -93,7 +90,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** Chooses, at the distance with the least round trip + wait, `key`'s first backend that has less than its share of the load. */
+  /** Chooses the distance with the least round trip + wait, and there `key`'s first backend with less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
@@ -117,7 +114,7 @@ export class Router {
       backend.name === null ? backend.group.loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
   }
 
-  /** Estimated number of routers that send to these backends: the total load divided by the part that this router causes. */
+  /** Estimated number of routers that send to these backends: the total load divided by this router's part. */
   #sendersAt(nowMs: number): number {
     let [own, others] = [1, 0];
     for (const { any, processes } of this.#groups) {
@@ -134,7 +131,7 @@ function share({ sequences, slots }: BackendLoad): number {
   return sequences / slots;
 }
 
-/** Rendezvous hashing: the names in the order that `key` prefers. If a name is added or removed, only keys that prefer this name move. */
+/** Rendezvous hashing: names in the order that `key` prefers. Adding or removing a name moves only the keys that prefer it. */
 export function rendezvousOrder(key: string, names: readonly string[]): string[] {
   const hash = fnv1a(key);
   // FNV-1a alone mixes key and name too weakly, so Philox mixes their hashes.
@@ -149,10 +146,9 @@ function inOrder(key: string, backends: readonly Backend[]): Backend[] {
 }
 
 /**
- * Round trips between regions, in milliseconds. An approximation, not a measurement: 1.5 x the great-circle length of the
- * main cable routes (wnam-enam, enam-weur, enam-sam, weur-eeur, weur-me, weur-afr, me-apac, apac-oc, wnam-apac, wnam-oc)
- * between one large site a region, at 200 km a millisecond each way, + 5 ms inside a region. Only the order of the regions
- * and the rough size of a detour are used. Rows and columns are in the order of `regions`.
+ * Round trips between regions in milliseconds, rows and columns in the order of `regions`. Estimated, not measured: 1.5 x the great-circle
+ * length of the main cable routes (wnam-enam, enam-weur, enam-sam, weur-eeur, weur-me, weur-afr, me-apac, apac-oc, wnam-apac, wnam-oc)
+ * between one large site per region, at 200 km per millisecond each way, + 5 ms within a region.
  */
 const roundTripsMs = [
   /*          wnam enam  sam weur eeur apac   oc  afr   me */

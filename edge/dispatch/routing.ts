@@ -10,7 +10,6 @@ import { probeMs } from "./routing-limits.ts";
 
 export interface Routing {
   router: Router;
-  /** Clients by the addresses of their backends. */
   clients: ReadonlyMap<string, BackendCalls>;
   /** Jurisdiction of the called backends; null: backends anywhere are called. */
   jurisdiction: Jurisdiction | null;
@@ -19,7 +18,6 @@ export interface Routing {
 interface RoutingParts extends Partial<Pick<Routing, "jurisdiction">> {
   addresses: readonly BackendAddress[];
   clientOf(address: BackendAddress): BackendCalls;
-  /** Where this router runs; null: all backends are equally near. */
   region: Region | null;
 }
 
@@ -32,16 +30,14 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** After `backend` failed, another backend has accepted its sequences that have tokens: one event for each accepted call. */
+    /** Another backend has accepted sequences with tokens from the failed `backend`. One event for each accepted call. */
     | "resumed"
-    /** Sequences with tokens end in an error, because `backend` failed and no other backend has the same numerics fingerprint. */
+    /** Sequences with tokens end in an error, because no other backend has the numerics fingerprint of the failed `backend`. */
     | "not_resumed"
     | "ejected"
-    /** A probe of an ejected backend succeeded. */
     | "returned"
     | "call_failed";
   backend: string;
-  /** Number of sequences, for the events "retried", "resumed" and "not_resumed". */
   sequences?: number;
   failure?: Error;
 }
@@ -59,7 +55,6 @@ export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: numb
 
 export type Holding = "all" | "some" | "none";
 
-/** Whether all, some or none of the ready backends serve a manifest. */
 export function holdingOf(ready: readonly Readiness[], manifestHash: string): Holding {
   const holding = ready.filter((one) => holds(one, manifestHash)).length;
   if (holding === 0) return "none";

@@ -5,7 +5,7 @@ export class Api {
   readonly #origin: string;
   readonly #key: () => string;
 
-  /** `origin`: origin of the edge's URL. `key`: returns the API key; it is called for each request. */
+  /** `origin`: origin of the edge's URL. `key`: called for each request. */
   constructor(origin: string, key: () => string) {
     this.#origin = origin;
     this.#key = key;
@@ -72,7 +72,7 @@ export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-/** The sentence for any thrown value; "" if the user stopped the call. */
+/** "" if the user stopped the call. */
 export function failureText(error: unknown): string {
   if (isAbort(error)) return "";
   return error instanceof CallFailure ? error.message : `The page failed: ${String(error)}`;
@@ -98,7 +98,7 @@ function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | 
   }
 }
 
-/** Throws a CallFailure for a key that no header can carry. `fetch` would fail for such a key as if no server answered. */
+/** Throws a CallFailure for a key that no header can carry. `fetch` would fail as if no server answered. */
 function refuseUnsendable(key: string): void {
   const at = key.search(/[^\x21-\x7e]/);
   if (at < 0) return;

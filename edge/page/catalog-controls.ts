@@ -6,10 +6,7 @@ import { surpriseChange } from "./words.ts";
 
 type Choices = readonly (readonly [string, string])[];
 
-/**
- * After each load of the catalog, fills `select` with `first` (pairs of value and name), own adapters and domains. Keeps the chosen value
- * if it still exists.
- */
+/** Fills `select` after each load of the catalog, and keeps the chosen value if it still exists. `first`: pairs of value and name. */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
   const draw = () => {
     const chosen = select.dataset.wanted ?? select.value;
@@ -25,7 +22,6 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
   draw();
 }
 
-/** The measured gain of a domain's adapter, in parentheses. */
 function gainOf({ auto_off, gain }: Centroid): string {
   if (auto_off) return " (off: the base)";
   return gain ? ` (${surpriseChange(gain.nats)})` : "";
@@ -36,7 +32,7 @@ export interface Example {
   text: string;
 }
 
-/** Draws a button for each example. The Tab key reaches them as one group; arrow keys move among them. */
+/** The Tab key reaches the examples as one group; arrow keys move among them. */
 export function drawExamples<E extends Example>(
   container: HTMLElement,
   examples: readonly E[],
@@ -52,7 +48,6 @@ export function drawExamples<E extends Example>(
   container.dataset.roves = "";
 }
 
-/** Adds a list of the latest sent texts. Choosing a text puts it into `input`. */
 export function offerRecent(input: HTMLTextAreaElement, settings: SettingsStore): void {
   const select = make("select", { class: "recent", "aria-label": "Recent texts" });
   const draw = () => {

@@ -19,17 +19,15 @@ export class Catalog {
     this.#api = api;
   }
 
-  /** The base's name, such as `gpt2`. */
   get baseModel(): string {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
-  /** Own adapters that can answer: they are fitted to examples, or their documents are ready. */
+  /** Own adapters that are fitted to examples, or whose documents are ready. */
   get usableAdapters(): readonly Adapter[] {
     return this.adapters.filter(({ hash, memory }) => (hash ?? memory?.hash ?? null) !== null);
   }
 
-  /** Loads the lists of centroids and own adapters. Throws a CallFailure. */
   async load(): Promise<void> {
     const [centroids, adapters] = await Promise.all([this.#api.json<CentroidList>("/v1/centroids"), this.#adapters()]);
     this.centroids = centroids.data;

@@ -20,7 +20,7 @@ const examples = [
 
 export class Chat {
   readonly #page: Page;
-  /** Seed of the first reply; null: the server draws one. */
+  /** Seed of the first reply; null: the server draws a seed. */
   #seed: number | null;
   readonly #input = byId("chat-input", HTMLTextAreaElement);
   readonly #answerer = byId("chat-answerer", HTMLSelectElement);
@@ -94,7 +94,7 @@ export class Chat {
     const status = byId("chat-status");
     const system = byId("chat-system", HTMLInputElement).value;
     const asked = this.#input.value;
-    // Weights, panel and messages of an earlier reply are removed, so that they do not appear to belong to the new reply.
+    // Weights, panel and messages of an earlier reply would appear to belong to the new reply.
     for (const element of [this.#weights, this.#panel, this.#failure, status]) element.replaceChildren();
     if (asked.trim() === "") {
       this.#failure.textContent = "Write a message first.";
@@ -129,7 +129,6 @@ export class Chat {
       }
       status.textContent = "The reply is complete.";
     } catch (error) {
-      // The user has begun a new conversation.
       if (isAbort(error) && this.#running !== running) return;
       if (isAbort(error)) status.textContent = "Stopped; what was written is kept.";
       else this.#failure.textContent = failureText(error);

@@ -13,7 +13,7 @@ export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, with those in dropped folders. Must be called during the drop event, because the browser then clears `data`. */
+/** Includes files in dropped folders. Must be called during the drop event, because the browser then clears `data`. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());
@@ -26,7 +26,7 @@ async function filesOf(entry: FileSystemEntry): Promise<FoundFile[]> {
   }
   const reader = (entry as FileSystemDirectoryEntry).createReader();
   const found: FoundFile[] = [];
-  // Each call of `readEntries` gives at most a hundred entries, so it is repeated until there are no more.
+  // A call of `readEntries` gives at most a hundred entries.
   for (;;) {
     const entries = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
     if (entries.length === 0) return found;

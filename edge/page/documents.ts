@@ -1,11 +1,11 @@
-/** The user's documents before their upload: a name for the adapter, and a part that is held back to measure the gain. Pure. */
+/** The user's documents before their upload: a name for the adapter, and a held-back part that measures the gain. Pure. */
 
 export interface NamedText {
   name: string;
   text: string;
 }
 
-/** A free name for an adapter, made from the documents' folder, the first file's name, or the first words of a pasted text. */
+/** A free name, made from the documents' folder, the first file's name, or the first words of a pasted text. */
 export function nameFor(documents: readonly NamedText[], isTaken: (name: string) => boolean): string {
   const [first] = documents;
   if (!first) return "";
@@ -29,7 +29,7 @@ export const pastedName = "pasted text";
 
 const minHeldCharacters = 600;
 
-/** Holds back the last document that is long enough or, of a single long document, the last tenth. `held` is null if none is long. */
+/** Holds back the last document that is long enough or, of a single long document, the last tenth. `held`: null if no document is long. */
 export function divide(documents: readonly NamedText[]): { uploaded: NamedText[]; held: NamedText | null } {
   if (documents.length > 1) {
     const at = documents.findLastIndex(({ text }) => text.length >= minHeldCharacters);
@@ -44,14 +44,13 @@ export function divide(documents: readonly NamedText[]): { uploaded: NamedText[]
   return { uploaded: [{ name, text: text.slice(0, at) }], held: { name: `${name}, the end`, text: text.slice(at) } };
 }
 
-/** The last end of a word at or shortly before `index`. If there is none, an index near it that does not cut a character. */
+/** The last end of a word at or shortly before `index`; else a nearby index that does not cut a character. */
 function cutAt(text: string, index: number): number {
   if (index >= text.length) return text.length;
   for (let at = index; at > Math.max(index / 2, index - 200); at--) if (/\s/.test(text[at])) return at;
   return /[\uDC00-\uDFFF]/.test(text[index]) ? index - 1 : index;
 }
 
-/** Cuts a text into stretches of at most `characters` characters. Returns the first `most` stretches. */
 export function stretchesOf(text: string, characters: number, most: number): string[] {
   const stretches: string[] = [];
   for (let start = 0; start < text.length && stretches.length < most; ) {

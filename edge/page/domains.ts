@@ -1,4 +1,4 @@
-/** “Domain” is the page's word for a centroid. domains.json names the project's centroids; others are named by their typical tokens. */
+/** “Domain” is the page's word for a centroid. A centroid that domains.json does not name is named by its typical tokens. */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };
 
@@ -9,7 +9,7 @@ export interface Domain {
   example: string | null;
 }
 
-/** Domains by their centroids' `label`, joined by spaces. Domains with the most obvious examples come first. */
+/** Domains by their centroid's `label`, joined by spaces. Domains with the most obvious examples come first. */
 const known: Record<string, Domain> = domains;
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {

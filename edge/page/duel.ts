@@ -15,10 +15,10 @@ export interface Question {
 export interface Outcome {
   tokens: number;
   ms: number;
-  /** How the answer ended; null while it is written. */
+  /** null while the answer is written. */
   end: "stop" | "length" | "stopped" | "failed" | null;
   failure: string;
-  /** The answer's `chameleon` field; null until the last chunk, and for a stopped answer. */
+  /** null until the last chunk, and for a stopped answer. */
   block: ChameleonBlock | null;
 }
 
@@ -27,7 +27,6 @@ export interface DuelParts {
   elements: Record<Side, HTMLElement>;
   baseModel(): string;
   now(): number;
-  /** Called when the user points at a token or chooses it. `isChosen`: the user has chosen it. */
   onTell(piece: Piece, isChosen: boolean): void;
   onOutcome(side: Side, outcome: Outcome): void;
   onRunning(isRunning: boolean): void;
@@ -84,7 +83,7 @@ export class Duel {
         if (choice.finish_reason) report({ end: choice.finish_reason, block: choice.chameleon as ChameleonBlock });
       }
     } catch (error) {
-      // Another run has begun meanwhile, and the page shows its answers.
+      // Another run has begun, and the page shows its answers.
       if (this.#running?.signal !== signal) return;
       if (isAbort(error)) report({ end: "stopped" });
       else report({ end: "failed", failure: failureText(error) });

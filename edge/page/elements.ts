@@ -1,6 +1,6 @@
 import { failureText } from "./api.ts";
 
-/** The element of this id. Throws an Error if there is none, or if it has another type. */
+/** Throws an Error if the page has no such element, or if the element has another type. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof (type ?? HTMLElement))) throw new Error(`the page has no ${type?.name ?? ""} #${id}`);
@@ -9,7 +9,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new
 
 type Attributes = Record<string, string | number | boolean | null>;
 
-/** Makes an element. Attributes whose value is null or false are left out. */
+/** Attributes whose value is null or false are left out. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -29,7 +29,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** Makes an HTML table. The first element of each list in `rows` heads its line. */
+/** The first element of each list in `rows` heads its line. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>
@@ -58,7 +58,7 @@ export function roveFocus(container: HTMLElement, selector: string): void {
   });
 }
 
-/** Starts the tabs in `list`. Returns a function that opens a tab by its id. `onOpen` gets the id of each tab that opens. */
+/** Returns a function that opens a tab by its id. `onOpen` gets the id of each tab that opens. */
 export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id: string) => void {
   const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
   const open = (chosen: HTMLElement) => {

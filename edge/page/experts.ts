@@ -1,11 +1,10 @@
-/** Shows the weights of an answer's experts, and legends of colours. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
 import { count, legend, percent, shareLegend, surpriseBeside } from "./words.ts";
 
 export type Experts = ChameleonBlock["experts"];
 
-/** Ids of adapters in the order in which they were first drawn. This order gives each adapter the same colour everywhere. */
+/** Adapter ids in the order of their first drawing, which gives each adapter the same colour everywhere. */
 const drawn: string[] = [];
 const colours = 4;
 
@@ -34,7 +33,7 @@ export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: st
   list.replaceChildren(...items);
 }
 
-/** Experts and their weights as text, such as "90% French, 10% Base". */
+/** For example "90% French, 10% Base". */
 export function expertsText(experts: Experts, nameOf: (id: string) => string): string {
   const parts = heaviestFirst(experts).map(({ id, weight }) => `${percent(weight)} ${nameOf(id)}`);
   return parts.join(", ");
@@ -44,7 +43,6 @@ function heaviestFirst(experts: Experts): Experts {
   return experts.filter(({ weight }) => weight > 0).sort((a, b) => b.weight - a.weight);
 }
 
-/** A text about how the weights came about, and what they gain on the prompt. */
 export function evidenceText(evidence: ChameleonBlock["evidence"], mode: ChameleonBlock["mode"]): string {
   if (mode === "auto-off") return "The adapter did not help where it was measured, so it stays out.";
   if (mode === "adapted") return "This adapter answers alone, at full strength; the prompt does not decide.";
@@ -54,12 +52,10 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   return `Together they are ${surpriseBeside(evidence.nats)} by the prompt itself, over ${count(evidence.tokens, "token")}.`;
 }
 
-/** The legend of the colours for tokens that are likelier or less likely with adapters. */
 export function legendRow(): HTMLElement {
   return rowOf("With the adapters a token is", "data-step", legend);
 }
 
-/** The legend of the colours for the part of a token's probability that came from the user's text. */
 export function sourcesLegendRow(): HTMLElement {
   return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
 }
@@ -69,7 +65,7 @@ function rowOf(text: string, attribute: string, entries: readonly (readonly [str
   return make("div", { class: "legend-row" }, text, make("ul", { class: "legend" }, ...steps));
 }
 
-/** An entry of a comparison, drawn with a bar. `share`: length of the bar, as a part of the width. */
+/** `share`: length of the entry's bar, as a part of the width. */
 export interface Contestant {
   id: string;
   name: string;

@@ -1,4 +1,3 @@
-/** Starts the page: makes its parts and connects them. */
 import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
 import { offerRecent } from "./catalog-controls.ts";
@@ -16,7 +15,7 @@ import { Writer } from "./writer.ts";
 import { YourText } from "./your-text.ts";
 
 const settings = new SettingsStore();
-// This comes first, so that a reset works even if a later part of the page fails to start.
+// First, so that a reset works even if a later part of the page fails to start.
 byId("reset", HTMLButtonElement).addEventListener("click", () => {
   settings.reset();
   location.replace(location.pathname);
@@ -31,7 +30,6 @@ if (isSharedPrompt) {
   const seed = shared.seed === null ? sampling.seed : String(shared.seed);
   settings.change({ prompt: shared.text, sampling: { ...sampling, seed } });
 }
-// The user has opened a link to another state of this page.
 addEventListener("hashchange", () => {
   if (readShared(location.hash).tab !== "") location.reload();
 });
@@ -58,7 +56,7 @@ const page: Page = {
     chat.answerWith(adapter);
   },
   writeWith(adapter) {
-    // Without this line, opening the tab would run the first example.
+    // Prevents `openTab` from running the first example.
     hasWritten = true;
     openTab("tab-write");
     writer.answerWith(adapter);
@@ -93,7 +91,7 @@ byId("retry", HTMLButtonElement).addEventListener("click", () => {
 let loaded = start();
 if (Object.hasOwn(ids, shared.tab)) openTab(`tab-${shared.tab}`);
 
-/** Loads the catalog, or shows why it cannot be loaded. Resolves to whether it is loaded. */
+/** Shows why the catalog cannot be loaded. Resolves to whether it is loaded. */
 async function start(): Promise<boolean> {
   const reason = await catalog.load().then(() => "", failureText);
   byId("page-failure").textContent = reason;
@@ -101,7 +99,7 @@ async function start(): Promise<boolean> {
   return reason === "";
 }
 
-/** When “Continue” is first opened, runs the prompt in the address. If there is none, begins as `Writer.begin` does. */
+/** When “Continue” is first opened, runs the prompt in the address; without a prompt, `Writer.begin`. */
 async function writeFirst(): Promise<void> {
   if (hasWritten || !(await loaded)) return;
   hasWritten = true;

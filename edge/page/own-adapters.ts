@@ -1,4 +1,3 @@
-/** Lists the own adapters of the key's tenant, with buttons to use or delete them. */
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { failureText } from "./api.ts";
 import { button, byId, make } from "./elements.ts";
@@ -6,7 +5,6 @@ import type { Page } from "./page.ts";
 import { pathOf } from "./uploads.ts";
 import { count, percent, surpriseBeside } from "./words.ts";
 
-/** Interval at which the list is loaded again while a backend reads documents. */
 const pollMs = 2000;
 
 export function startOwnAdapters({ api, catalog, texts, chatWith, writeWith }: Page): void {
@@ -50,7 +48,6 @@ export function startOwnAdapters({ api, catalog, texts, chatWith, writeWith }: P
   });
 }
 
-/** The state of an adapter's documents; "" if it has none. */
 function memoryText({ memory }: Adapter): string {
   if (!memory) return "";
   const { status, error, documents, tokens, built_tokens } = memory;
@@ -63,7 +60,7 @@ function memoryText({ memory }: Adapter): string {
   return `${count(documents, "document")}, ${count(tokens, "token")}; ${state[status]}`;
 }
 
-/** The gain of an adapter that was fitted to examples, or the state of its refit; "" if it has neither. */
+/** The gain of an adapter that was fitted to examples, or the state of its refit; else "". */
 export function gainText({ gain, message, refit, examples }: Adapter): string {
   if (refit?.status === "failed") return `It cannot be made for the artifacts that are served now: ${refit.error}`;
   if (refit) return "It answers with the artifacts before; it is being made again for those that are served now.";

@@ -9,7 +9,7 @@ type Passage = SourcedToken["passages"][number];
 
 const bytesAfter = 60;
 
-/** Texts of the documents that were uploaded from this page. The API gives only the places of passages, not their texts. */
+/** Texts of documents that were uploaded from this page. The API gives only the places of passages, not their texts. */
 export class UploadedTexts {
   readonly #texts = new Map<string, Map<string, Uint8Array>>();
 
@@ -23,7 +23,7 @@ export class UploadedTexts {
     this.#texts.delete(adapter);
   }
 
-  /** A passage's text before its last token, that token, and some text after it; null if the document was not uploaded from this page. */
+  /** A passage's text before its last token, that token, and some later text; null if the document was not uploaded from this page. */
   read({ adapter, document, start, end }: Passage, token: string): [string, string, string] | null {
     const bytes = this.#texts.get(adapter)?.get(document);
     if (!bytes) return null;
@@ -62,7 +62,6 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   return [heading, make("p", {}, origin), list, ...(difference === null ? [] : [sentence])];
 }
 
-/** A table of the likeliest tokens at a piece's position; empty if they are unknown. */
 export function alternativesOf({ alternatives }: Piece): Node[] {
   if (alternatives.length === 0) return [];
   const rows = alternatives.map(([token, logprob]) => [

@@ -3,15 +3,15 @@ import type { CompletionChoice, SourcedToken } from "../../shared/contracts/resp
 
 export type Side = "base" | "adapted";
 
-/** A part of an answer. `adapted` and `base`: its log-probabilities with and without adapters; null if unknown. */
+/** `adapted` and `base`: log-probabilities with and without adapters; null if unknown. */
 export interface Piece {
   text: string;
   tokens: number;
   adapted: number | null;
   base: number | null;
-  /** The likeliest tokens at the position of the piece's first token, with log-probabilities, the likeliest first. */
+  /** The likeliest tokens at the piece's first token, with log-probabilities, the likeliest first. */
   alternatives: [string, number][];
-  /** How the user's text took part in the piece; null if the answer reads none of it. */
+  /** How the user's text took part in the piece; null if the answer reads none of the text. */
   source: SourcedToken | null;
 }
 
@@ -56,14 +56,14 @@ export function differenceOf({ adapted, base }: Piece): number | null {
   return adapted === null || base === null ? null : adapted - base;
 }
 
-/** A stretch of a text, and the tokens [start, end) that make it. */
+/** A part of a text, and the tokens [start, end) that make it. */
 export interface Span {
   text: string;
   start: number;
   end: number;
 }
 
-/** Divides an echoed text into spans: one for each token, or for several tokens that make one character together. */
+/** One span for each token, or for several tokens that make one character together. */
 export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   const characters = [...text];
   const offsets = logprobs?.text_offset ?? [];
@@ -78,7 +78,7 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   return spans;
 }
 
-/** Maximum number of beginnings to weigh, and of their tokens in sum. The server reads each beginning as a prompt. */
+/** Maximum number of beginnings, and of their tokens in sum. The server reads each beginning as a prompt. */
 const mostBeginnings = 16;
 const mostTokens = 1024;
 

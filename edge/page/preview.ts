@@ -9,7 +9,6 @@ export interface Reading {
   block: ChameleonBlock;
 }
 
-/** Pause in typing before a prompt is read, in milliseconds. */
 const pauseMs = 350;
 
 type Wanted = { prompt: string; adapter: string };
@@ -18,7 +17,7 @@ export function startPreview(api: Api, show: (reading: Reading | null, failure: 
   let timer: ReturnType<typeof setTimeout> | undefined;
   let running = new AbortController();
 
-  /** Has the server read a prompt. Shows and returns the result, or shows the failure. Aborts an earlier request. */
+  /** Aborts an earlier request. Shows and returns the result, or shows the failure. */
   async function now({ prompt, adapter }: Wanted): Promise<Reading> {
     clearTimeout(timer);
     running.abort();

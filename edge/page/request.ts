@@ -17,7 +17,7 @@ const heat = { min: 0, max: limits.temperature };
 const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
 const stops = `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`;
 
-/** The fields of the sampling parameters. A blank field is left out of the request, so the API's default holds. */
+/** A blank field is left out of the request, so the API's default holds. */
 export const samplingFields: readonly SamplingField[] = [
   { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
   { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", range: heat, initial: "0.7" },
@@ -63,7 +63,7 @@ export function wishOf(adapter: string, evidenceTokens: number | null, more: obj
 
 export const localKey = "sk-chameleon-local";
 
-/** A curl command for a request. It reads a secret key from the environment. */
+/** Security: the command reads a secret key from the environment. */
 export function curlCommand({ url, key, body }: { url: string; key: string; body: object }): string {
   const header =
     key === localKey ? `'authorization: Bearer ${localKey}'` : `"authorization: Bearer $CHAMELEON_API_KEY"`;

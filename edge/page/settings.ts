@@ -8,7 +8,6 @@ const recentCharacters = 2000;
 
 export interface Settings {
   prompt: string | null;
-  /** The adapter that answers under “Continue”: a value for `wishOf`. */
   answerer: string;
   sampling: FieldTexts;
   recent: readonly string[];
@@ -30,7 +29,6 @@ export class SettingsStore {
     for (const changed of this.#listeners) changed();
   }
 
-  /** Adds a text to `recent`, unless it is blank or longer than `recentCharacters`. */
   remember(text: string): void {
     if (text.trim() === "" || text.length > recentCharacters) return;
     const others = this.#current.recent.filter((one) => one !== text);
@@ -56,7 +54,7 @@ export class SettingsStore {
   }
 }
 
-/** Reads the settings. A field that is missing or has the wrong type gets its initial value. */
+/** A field that is missing or has the wrong type gets its initial value. */
 function read(): Settings {
   const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
   const sampling = recordOf(kept.sampling);
@@ -73,7 +71,7 @@ function recordOf(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
-/** The result of `action`; null if it throws, as when the browser stores nothing for pages. */
+/** null if `action` throws, as when the browser stores nothing for pages. */
 function attempt<T>(action: () => T): T | null {
   try {
     return action();

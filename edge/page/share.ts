@@ -1,4 +1,4 @@
-/** The page's state in the part of its address after the #, which browsers do not send to the server. Pure. */
+/** The page's state in the fragment of its address, which browsers do not send to the server. Pure. */
 
 export interface Shared {
   tab: string;
@@ -6,7 +6,6 @@ export interface Shared {
   seed: number | null;
 }
 
-/** A longer text is not put into the address. */
 const mostCharacters = 2000;
 
 export function readShared(hash: string): Shared {

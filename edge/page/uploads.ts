@@ -1,23 +1,21 @@
-/** Uploads documents, and measures the adapter's gain on a held-back text. */
 import type { Adapter, ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import { type NamedText, stretchesOf } from "./documents.ts";
 import { wishOf } from "./request.ts";
 import { count, surpriseBeside } from "./words.ts";
 
-/** Interval of requests for the state of an upload, in milliseconds. */
 const pollMs = 400;
-/** Characters of a scored stretch. In most scripts, this many fit the context of small models. */
+/** In most scripts, this many characters fit the context of small models. */
 const stretchCharacters = 1000;
 const mostStretches = 6;
-/** This many first tokens of each stretch weigh base and adapter; only later tokens are scored. */
+/** This many first tokens of each stretch weigh base and adapter. Only later tokens are scored. */
 const evidenceTokens = 64;
 /** A gain from fewer scored tokens is called a hint. */
 const fewTokens = 200;
 
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
 
-/** Makes an adapter from documents. Throws a CallFailure. On abort, deletes the adapter and throws an AbortError. */
+/** Throws a CallFailure. On abort, deletes the adapter and throws an AbortError. */
 export async function upload(
   api: Api,
   adapter: { name: string; documents: readonly NamedText[] },
@@ -62,7 +60,7 @@ export async function gainOn(
     const caution = scored.length < fewTokens ? " That is little text: take it as a hint." : "";
     return `With your text the model is ${surpriseBeside(gain, "without it")} by “${name}”, which it had not seen (${count(scored.length, "token")}).${caution}`;
   } catch (error) {
-    // In some scripts, a character takes several tokens. So half as many characters are tried.
+    // In some scripts, a character takes several tokens.
     const isTooLong = error instanceof CallFailure && error.code === "context_length_exceeded";
     if (!isTooLong || characters < 200) throw error;
     return gainOn({ name, text }, adapter, api, characters / 2);

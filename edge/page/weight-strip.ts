@@ -1,4 +1,4 @@
-/** The experts' weights for the prompt, and a strip that shows how they change along it. */
+/** The experts' weights for the prompt, and a strip that shows how the weights change along the prompt. */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, isAbort } from "./api.ts";
 import { byId } from "./elements.ts";
@@ -22,7 +22,6 @@ export class WeightStrip {
     this.#range.addEventListener("input", () => this.#showStep(this.#range.valueAsNumber));
   }
 
-  /** Hides the strip and shows the weights for a whole prompt; with null, shows no weights. */
   show(reading: Reading | null): void {
     this.#running.abort();
     this.#range.hidden = true;
@@ -33,7 +32,7 @@ export class WeightStrip {
     byId("evidence").textContent = mode ? evidenceText(evidence ?? null, mode) : "";
   }
 
-  /** Shows the strip with the weights after several beginnings of the prompt. Hides it if the weights cannot be loaded. */
+  /** Shows the weights after several beginnings of the prompt. Hides the strip if the weights cannot be loaded. */
   async trace({ prompt, promptTokens, block }: Reading, adapter: string): Promise<void> {
     this.#running.abort();
     this.#running = new AbortController();
@@ -52,7 +51,6 @@ export class WeightStrip {
       this.#range.hidden = false;
       this.#showStep(last);
     } catch (error) {
-      // The weights for the whole prompt are shown already.
       if (!isAbort(error)) this.#range.hidden = true;
     }
   }

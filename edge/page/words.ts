@@ -1,13 +1,13 @@
 /** Turns the API's numbers into words. A gain in nats becomes a change of perplexity in per cent, called surprise. Pure. */
 
-/** A share as a percentage: 0.22 → "22%"; below 10% with a decimal. */
+/** 0.22 → "22%"; below 10% with a decimal. */
 export function percent(share: number): string {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "below 0.1%";
   return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
 }
 
-/** A gain in words: 0.25 nats a token → "22% less surprised". */
+/** 0.25 nats per token → "22% less surprised". */
 export function surpriseChange(gainNats: number): string {
   const change = Math.exp(-gainNats) - 1;
   const rounded = Math.round(Math.abs(change) * 100);
@@ -15,13 +15,13 @@ export function surpriseChange(gainNats: number): string {
   return change < 0 ? `${Math.min(rounded, 99)}% less surprised` : `${rounded}% more surprised`;
 }
 
-/** A change with what it is compared to, such as "22% less surprised than the base". */
+/** For example "22% less surprised than the base". */
 export function surpriseBeside(gainNats: number, other = "the base"): string {
   const change = surpriseChange(gainNats);
   return `${change} ${change.startsWith("as ") ? "as" : "than"} ${other}`;
 }
 
-/** A difference of log-probabilities in words, such as "3.2 times likelier with the base". */
+/** For example "3.2 times likelier with the base". */
 export function likelier(difference: number, one: string, other: string): string {
   const times = Math.exp(Math.abs(difference));
   if (times < 1.05) return `as likely as with ${other}`;
@@ -29,7 +29,6 @@ export function likelier(difference: number, one: string, other: string): string
   return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
 }
 
-/** A log-probability as a percentage; "–" for null, which means unknown. */
 export function probabilityText(logprob: number | null): string {
   return logprob === null ? "–" : percent(Math.exp(logprob));
 }
@@ -38,7 +37,6 @@ export function count(number: number, noun: string): string {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A token in readable form, also if it is white space or a part of a character. */
 export function readableToken(token: string): string {
   if (token === "") return "nothing";
   if (/^\n+$/.test(token)) return token.length === 1 ? "line break" : `${token.length} line breaks`;
@@ -47,7 +45,7 @@ export function readableToken(token: string): string {
   return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-/** Steps of the colour scale for how many times likelier a token is with the adapters. */
+/** Colour steps for how many times likelier a token is with the adapters. */
 export type Step = "much-more" | "more" | "alike" | "less" | "much-less";
 
 const mildTimes = 1.5;
@@ -68,7 +66,7 @@ export const legend: readonly (readonly [Step, string])[] = [
   ["much-less", `${strongTimes}× less or more`],
 ];
 
-/** Steps of the colour scale for how much of a token's probability came from the user's text. */
+/** Colour steps for how much of a token's probability came from the user's text. */
 export type ShareStep = "none" | "some" | "much" | "most";
 
 export function shareStepOf(share: number): ShareStep {
@@ -84,7 +82,7 @@ export const shareLegend: readonly (readonly [ShareStep, string])[] = [
   ["none", "less"],
 ];
 
-/** A size in words: 12_345 bytes → "12 kB". */
+/** 12_345 bytes → "12 kB". */
 export function sizeText(bytes: number): string {
   if (bytes < 1000) return count(bytes, "byte");
   return bytes < 1_000_000 ? `${Math.round(bytes / 1000)} kB` : `${(bytes / 1_000_000).toFixed(1)} MB`;

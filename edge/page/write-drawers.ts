@@ -23,7 +23,7 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return max >= 4096 ? `From ${min}` : `${min} to ${max}`.replaceAll("-", "−");
 }
 
-/** Starts the part with the curl command. Returns a function that draws it again. `body` throws a CallFailure for an invalid field. */
+/** Returns a function that draws the command again. `body` throws a CallFailure for an invalid field. */
 export function startCodeDrawer(body: () => object, key: () => string): () => void {
   const code = byId("code");
   const copy = byId("copy", HTMLButtonElement);

@@ -68,7 +68,7 @@ export class Writer {
     this.#listen();
   }
 
-  /** Shows the weights for the stored prompt. If there is none, runs the first example. */
+  /** Shows the weights for the stored prompt. Without a stored prompt, runs the first example. */
   async begin(): Promise<void> {
     const { catalog, settings } = this.#page;
     const { prompt } = settings.current;
@@ -159,7 +159,6 @@ export class Writer {
     this.#page.settings.change({ answerer: this.#answerer.value });
   }
 
-  /** Shows a result or a failure. Figures of an earlier prompt are removed when a failure is shown. */
   #showReading(reading: Reading | null, failure: string): void {
     this.#failure.textContent = failure;
     if (failure !== "") {
@@ -174,7 +173,7 @@ export class Writer {
     byId(`${side}-facts`).textContent = end === "failed" ? "" : `${count(tokens, "token")}${pace}${state}`;
     byId(`${side}-failure`).textContent = failure;
     if (side === "base") return;
-    // The prompt alone decides the weights, so those of its reading (`#answered`) are shown until the answer ends, or if it was stopped.
+    // The prompt alone decides the weights, so the prompt's reading (`#answered`) serves until the answer ends, or if it was stopped.
     const experts = block?.experts ?? this.#answered?.block.experts ?? [];
     byId("adapted-by").textContent = expertsText(experts, (id) => this.#page.catalog.nameOf(id));
     if (!end) byId("legend").replaceChildren(legendRow());

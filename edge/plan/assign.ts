@@ -29,28 +29,26 @@ interface SelectedExpert {
 }
 
 export interface Assignment {
-  /** The nearest centroid. If the request names an adapter other than `static`, that adapter; for a list, the first of `experts`. */
+  /** The nearest centroid. If the request names an adapter other than `static`: that adapter, or the first of a list. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
   similarity: number;
-  /** The first adapter of the mixture; null if only the base answers. It decides micro-batch and routing, and use is counted for it. */
+  /** The mixture's first adapter; null if only the base answers. Decides micro-batch and routing, and is charged for the tokens. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
-  /** null if only `adapter` answers, or only the base. */
+  /** null if only `adapter` or only the base answers. */
   mixture: MixtureRequest | null;
-  /** Ids of the adapters that answer, in the order of `mixture`. */
   experts: string[];
   memories: AssignedMemory[];
 }
 
 interface AssignedMemory {
-  /** Name of the own adapter whose documents make the memory. */
   id: string;
   hash: string;
 }
 
 /**
- * What the request selects. `model` is `<base>`, or `<base>:` and one of `auto` (the default), `static`, a centroid or an own adapter.
- * `adapter` overrides it, but `model` must exist even then, because answers and usage repeat it. Throws model_not_found or invalid_request.
+ * `model` is `<base>`, or `<base>:` and one of `auto` (the default), `static`, a centroid or an own adapter. `adapter` overrides `model`,
+ * but `model` must exist, because answers and usage repeat it. Throws model_not_found or invalid_request.
  */
 export function selectionOf(
   model: string | null,
@@ -70,7 +68,7 @@ export function selectionOf(
   return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
 }
 
-/** The adapter of an id. Throws invalid_request for an unknown id; its message names the field `at` and the allowed `keywords`. */
+/** Throws invalid_request for an unknown id. The message names the field `at` and the allowed `keywords`. */
 function namedAdapter(id: string, at: string, keywords: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
   const adapter = adapterOf(id, manifest, own);
   if (adapter !== null) return adapter;
@@ -102,8 +100,8 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
 }
 
 /**
- * Own adapters that join the mixture of "auto": the nearest ones. If the request names an own adapter with a ready memory, that adapter
- * joins such a mixture, too, so text unlike its documents is answered as well as by the base.
+ * Own adapters that join a mixture of "auto". A named own adapter with a ready memory also joins such a mixture, so that text unlike its
+ * documents is answered as well as by the base.
  */
 export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
   if (selection === "auto") return "nearest";
@@ -114,7 +112,7 @@ function isOwn(selection: Selection): selection is OwnAdapter {
   return typeof selection === "object" && !Array.isArray(selection);
 }
 
-/** Assigns a prompt to its experts. `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join it. */
+/** `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join the mixture. */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,
@@ -159,7 +157,6 @@ export function assign(
   return assignmentOf(at, one.isOff ? "auto-off" : "adapted", served ? [served] : [], null);
 }
 
-/** The assignment of a prompt to `experts`. The first parameter gives the assignment's `centroid` and `similarity`. */
 function assignmentOf(
   { id, gain, similarity }: Candidate,
   mode: Assignment["mode"],
@@ -175,7 +172,7 @@ function assignmentOf(
 
 function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
   const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
-  // Adapters with the same documents have the same memory. It is searched once, under the name of the first of these adapters.
+  // Adapters with the same documents have the same memory, which is searched once, under the first adapter's name.
   const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
   return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
 }

@@ -1,4 +1,4 @@
-/** Turns a conversation into a prompt, and a chat's request into a completion's fields. Pure. */
+/** Turns a conversation into a prompt, and a chat request into a completion's fields. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { hasAnyText } from "../../shared/contracts/tools.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -17,8 +17,7 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Adds the texts that end this model's messages to `stop`, unless the request ignores the end of text, or wants JSON, where such texts
-    // are ordinary text.
+    // `stop` gets the texts that end this model's messages, except for JSON (where they are ordinary text) or `ignore_eos`.
     sampling:
       sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
@@ -28,11 +27,10 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
 
 export interface Conversation {
   messages: readonly ChatMessage[];
-  /** Text about the tools, which is added to the system message; null or absent: no tools. */
+  /** Text about the tools, appended to the system message; null or absent: no tools. */
   toolsText?: string | null;
 }
 
-/** `param`: for errors, the request's field that has the messages. */
 export function planChat(
   conversation: Conversation,
   request: GenerationRequest,
@@ -58,7 +56,7 @@ export function tokenizedChat(
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
 }
 
-/** The tokens that decide the nearest centroids: only the messages' contents, because the template's text is the same in all chats. */
+/** The tokens that decide the nearest centroids. The template's text is left out, because it is the same in all chats. */
 export function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
   const text = messages
     .map(({ content }) => content)
@@ -75,15 +73,15 @@ function withTools(messages: readonly ChatMessage[], toolsText: string | null): 
 }
 
 /**
- * For each message, the span of the prompt's tokens that end within its trimmed content. The search starts after the previous message's
- * content. null if the content is not found, as when the template changes it. A very short one may be found in the template's own text.
+ * For each message, the span of the prompt's tokens that end within its trimmed content; null if the template has changed the content. A
+ * very short content may be found in the template's own text.
  */
 function contentSpans(
   messages: readonly ChatMessage[],
   promptIds: readonly number[],
   tokenizer: Tokenizer,
 ): (Span | null)[] {
-  // `text` is the prompt with one character for each byte. Special tokens, which no message contains, become a character that no byte has.
+  // One character for each byte. No message contains a special token, so a special token becomes a character that no byte has.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");

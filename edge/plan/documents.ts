@@ -7,13 +7,10 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Encoding yields after a number of characters. Each document counts as this many more, because many short ones take time, too. */
+/** Each document counts as this many more characters when encoding yields, because many short documents take time, too. */
 const documentCharacters = 64;
 
-/**
- * Encodes the documents of an own adapter: counts their tokens and computes their prompt embeddings. Yields to other requests after each
- * part of a text. Throws invalid_request if a document has no tokens, or all of them together have too many.
- */
+/** Yields to other requests after each part of a text. Throws invalid_request for a document without tokens, or too many tokens in sum. */
 export async function encodeDocuments(
   documents: readonly DocumentField[],
   { tokenizer, manifest, table }: Artifacts,

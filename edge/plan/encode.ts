@@ -22,11 +22,11 @@ export interface TokenBound {
   maxTokens: number;
   /** Ids that stand before each text, such as a model's BOS. */
   begin: readonly number[];
-  /** The text after "has 1030 tokens; " in errors. null: tokens past the limit are dropped without an error. */
+  /** End of the error message for too many tokens. null: surplus tokens are dropped without an error. */
   limitText: string | null;
 }
 
-/** Throws context_length_exceeded for the first prompt that is too long, and invalid_request for an id outside the vocabulary. */
+/** Throws context_length_exceeded for a prompt that is too long, and invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
   const { param, single, maxTokens, begin, limitText } = bound;
   return prompts.map((prompt, p) => {
@@ -42,7 +42,7 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
   });
 }
 
-/** The error for a prompt that is too long. `tokens`: its number of tokens; null if encoding stopped one token past the limit. */
+/** `tokens`: null if encoding stopped one token past the limit. */
 export function overlong({ param, maxTokens, limitText }: TokenBound, at: string, tokens: number | null): ServiceError {
   const message = `${at} has ${tokens ?? `at least ${maxTokens + 1}`} tokens; ${limitText}.`;
   return new ServiceError("context_length_exceeded", message, { param });

@@ -1,4 +1,4 @@
-/** Encodes the examples that an own adapter is fitted to, as requests are encoded. Pure. */
+/** Encodes the examples that an own adapter is fitted to, in the same way as requests. Pure. */
 import type { Example } from "../../shared/contracts/examples.ts";
 import type { EncodedExample } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -10,8 +10,8 @@ import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
 /**
- * Encodes examples. `centroid` in the result: the mean of all examples' prompt embeddings, scaled to length 1, [P]. `param`: the list's
- * name in errors. `nowMs`: the time that a chat template may show. Throws invalid_request.
+ * `centroid` of the result: mean prompt embedding of the examples, of length 1, [P]. `param`: the list's name in errors. `nowMs`: the time
+ * that a chat template may show. Throws invalid_request.
  */
 export function encodeExamples(examples: readonly Example[], artifacts: Artifacts, nowMs: number, param = "examples") {
   const refuse = (message: string, at = param) => invalidRequest(message, at);
@@ -72,7 +72,6 @@ function encodeExample(
   return answered(promptIds, example.messages.at(-1)!.content, subjectOf(asked, artifacts));
 }
 
-/** The id of the token that ends an answer. */
 export function answerEnd({ tokenizer, manifest: { model } }: Artifacts): number {
   const { eosId } = tokenizer.roles;
   return model.stopIds.includes(eosId) ? eosId : model.stopIds[0];

@@ -1,7 +1,6 @@
 /**
- * A classification's labels as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among these
- * tokens alone, so the labels' probabilities add up to 1. The labels of most requests differ in their first token, so one pass over the
- * prompt is enough. Pure.
+ * A classification's labels as a tree of tokens. At a branch, labels have different next tokens, and the model chooses among these tokens
+ * alone, so the labels' probabilities sum to 1. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -9,13 +8,13 @@ import { invalidRequest } from "../../shared/errors.ts";
 export interface Branch {
   /** The tokens that all labels of the branch share. */
   prefixIds: number[];
-  /** The different next tokens. `labels`: indices of the labels that continue with this token. */
+  /** `labels`: indices of the labels that continue with the token `id`. */
   next: { id: number; labels: number[] }[];
 }
 
 /**
- * Makes the branches of the tree. `labels`: the token ids of each label. A label that is the beginning of another label continues with
- * `endId`. Throws invalid_request if two labels have the same tokens, or if a branch has too many different next tokens.
+ * `labels`: token ids. A label that is the beginning of another label continues with `endId`. Throws invalid_request for two equal labels,
+ * or for a branch with too many next tokens.
  */
 export function branchesOf(labels: readonly (readonly number[])[], endId: number): Branch[] {
   const branches: Branch[] = [];

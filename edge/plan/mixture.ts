@@ -4,7 +4,6 @@ import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { defaultCalibration, priorsOf, type Span } from "../../shared/math/evidence.ts";
 
-/** An adapter that may become an expert. */
 export interface Candidate {
   id: string;
   /** Hash of an own adapter's fitted parts; null for a centroid's adapter. */
@@ -12,48 +11,47 @@ export interface Candidate {
   /** Cosine similarity of the prompt's embedding and the adapter's centroid. */
   similarity: number;
   gain: CentroidRecord["gain"];
-  /** The adapter did not gain on held-out text, so the static adapter answers in its place, or the base. */
+  /** True if the adapter did not gain on held-out text. The static adapter or the base answers in its place. */
   isOff: boolean;
 }
 
 export interface Listed {
-  /** The listed adapter; null: the base. */
+  /** null: the base. */
   candidate: Candidate | null;
-  /** Weight that the request gives to the expert; null: evidence weighs it. Either all entries of a list have a weight, or none has. */
+  /** The expert's weight in the request; null: evidence weighs the expert. Either all entries of a list have a weight, or none. */
   weight: number | null;
 }
 
 export interface EvidenceTokens {
-  /** Number of the prompt's first tokens that may count as evidence. */
   tokens: number;
-  /** Only for chats: spans of the messages' contents. Tokens outside them do not count as evidence. */
+  /** Only for chats: spans of the messages' contents. Tokens outside the spans do not count as evidence. */
   spans?: Span[];
 }
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** The experts without the base, in the order of `request.adapters` (see Assignment.adapter). */
+  /** The experts without the base, in the order of `request.adapters`. */
   experts: Candidate[];
   request: MixtureRequest;
 }
 
 type Set = Pick<Manifest, "evidence" | "static">;
 
-/** Minimum prior of the base in a chat: adapters are trained on plain text, so they make the end of a message less likely. */
+/** Minimum prior of the base in a chat. Adapters are trained on plain text, so they make the end of a message less likely. */
 const chatBasePrior = 0.9;
 
 function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
 
-/** The static adapter as a candidate; null if the set has none. It has no centroid, so its similarity is 0. */
+/** null if the set has no static adapter. The similarity is 0, because the static adapter has no centroid. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
 /**
- * The mixture of `auto`: the base, `own` adapters, the nearest centroids' adapters, and the static adapter. `nearest`: all centroids'
- * adapters, the nearest first. The number of adapters is limited; own adapters are taken before centroids' adapters.
+ * The mixture of `auto`: the base, `own` adapters, the nearest centroids' adapters, and the static adapter. The number of adapters is
+ * limited; own adapters come first. `nearest`: sorted, the nearest first.
  */
 export function automaticMixture(
   nearest: readonly Candidate[],
@@ -78,10 +76,7 @@ export function automaticMixture(
   return { mode: "evidence", experts, request };
 }
 
-/**
- * The mixture of the experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts:
- * the base, if listed, has its calibrated prior, and the adapters share the rest equally.
- */
+/** The mixture of listed experts. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts. */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
   const isFixed = listed[0].weight !== null;
@@ -100,7 +95,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const ofAdapters = [...active.values()].flatMap(({ candidate, weight }) =>
     candidate ? [{ candidate, weight }] : [],
   );
-  // Own adapters come first, so that no other tenant shares the micro-batch. Then the order is by similarity.
+  // Own adapters come first, so that no other tenant shares the micro-batch.
   const isOwn = ({ ownHash }: Candidate) => Number(ownHash !== null);
   ofAdapters.sort(({ candidate: a }, { candidate: b }) => isOwn(b) - isOwn(a) || b.similarity - a.similarity);
   const experts = ofAdapters.map(({ candidate }) => candidate);
@@ -116,7 +111,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** The candidate, unless it is off. Then the static adapter answers for a centroid's adapter, and the base (null) for an own adapter. */
+/** A centroid's adapter that is off is replaced by the static adapter, an own adapter that is off by the base (null). */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;

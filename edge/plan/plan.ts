@@ -1,4 +1,4 @@
-/** Turns a checked request into choices and their sequences. Pure, except that it calls `nearest` of the caller. */
+/** Turns a checked request into choices and their sequences. Pure, except for the caller's `nearest`. */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -18,9 +18,8 @@ export type GenerationRequest = Omit<CompletionRequest, "prompt" | "stream" | "s
 
 export interface PlannedChoice {
   index: number;
-  /** Index of the choice's prompt in the request. */
   prompt: number;
-  /** The assignment without its mixture, which is part of the sequence. */
+  /** The mixture is in `sequence`. */
   assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }
@@ -42,7 +41,6 @@ export interface Plan {
 export interface Caller {
   requestId: string;
   tenant: string;
-  /** Own adapters that the request names. */
   own?: NamedAdapters;
   /** For each of S prompt embeddings [S, P], the nearest own adapters. */
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
@@ -70,7 +68,6 @@ export function contextBound(param: string, single: string, { manifest, tokenize
   return { param, single, maxTokens: contextTokens, begin: tokenizer.textStart, limitText };
 }
 
-/** Plans a generation for the prompts that `read` returns. Throws as `planCompletion` does. */
 export async function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
@@ -121,14 +118,14 @@ export async function planGeneration(
         promptIds,
         continuedIds: [],
         maxTokens,
-        // The seed depends on the choice's index within its prompt, so the answers to a prompt do not depend on other prompts.
+        // The seed depends on the choice's index within its prompt, so a prompt's answers do not depend on other prompts.
         sampling: {
           ...sampling,
           seed: deriveSeed(seed, i),
           ...(minTokens !== undefined && { min_tokens: Math.min(minTokens, maxTokens) }),
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
-        // Only a prompt's first choice asks for the prompt's scores; the other choices get a copy (answer/prompt-scores.ts).
+        // A prompt's other choices get a copy of its scores (answer/prompt-scores.ts).
         promptLogprobs: ((request.echo && request.logprobs !== null) || promptLogprobs !== null) && i === 0,
         compare,
         ...(mixture && { mixture }),
@@ -149,7 +146,7 @@ export async function planGeneration(
   };
 }
 
-/** The number of tokens that may weigh the experts. Throws invalid_request if the request wants more than the context holds. */
+/** Throws invalid_request if the request wants more evidence tokens than the context holds. */
 function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
   if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
   const message = `chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}`;
@@ -175,7 +172,7 @@ function checkSampling(sampling: SamplingChanges, model: Manifest["model"]): voi
   throw invalidRequest(message, "min_tokens");
 }
 
-/** Groups sequences into micro-batches by `Assignment.adapter`. Sequences that only the base answers form a micro-batch, too. */
+/** Groups sequences into micro-batches by `Assignment.adapter`; the key null is the base alone. */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
@@ -191,16 +188,12 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
   return [...batches.values()];
 }
 
-/**
- * How long backends may hold tokens back to send several together. A cell has one thread, and to read and write a token costs as much as
- * all its other work for that token. So a tenant's unstreamed answers, and all but its first streams, get several tokens at a time.
- */
+/** Backends send several tokens together, because each token costs a cell as much to read and write as all other work for it. */
 export const gatheringLimits = {
-  /** The number of a tenant's streams in one cell whose tokens are sent at once. */
+  /** Number of a tenant's streams in one cell whose tokens are sent at once. */
   ungatheredStreams: 2,
   /** Maximum wait of a token in the tenant's further streams. First and last tokens never wait. */
   streamMs: 25,
-  /** Maximum wait of a token of an unstreamed answer. */
   wholeMs: 250,
 };
 

@@ -10,12 +10,12 @@ import type { TokenizedPrompt } from "./encode.ts";
 /** Text before the passages in a chat. Without it, the model takes the passages for the user's own words. */
 const chatPrefix = "Answer by this text:\n\n";
 const separator = "\n\n";
-/** Maximum tokens of the search query. The query is the end of the question. */
+/** Maximum tokens of the search query, which is the end of the question. */
 const queryTokens = 256;
 
 /**
- * Plans the search for passages. Passages leave room for the answer's `max_tokens`, but may always take half of the context that the prompt
- * leaves. Throws invalid_request if there is no memory to search, or no place in the prompt for passages.
+ * Passages leave room for the answer's `max_tokens`, but may always take half of the context that the prompt leaves. Throws invalid_request
+ * without a memory to search, or without a place for passages.
  */
 export function retrievalOf(
   {
@@ -50,7 +50,7 @@ export function retrievalOf(
   };
 }
 
-/** The tokens of the question: the user's last message of a chat, or a whole prompt without the ids that begin every text. */
+/** The user's last message of a chat, or a whole prompt without the ids that begin every text. */
 function questionOf({ promptIds, spans, question }: TokenizedPrompt, { textStart }: Tokenizer) {
   if (spans) return question;
   const begins = promptIds.length > textStart.length && textStart.every((id, i) => promptIds[i] === id);

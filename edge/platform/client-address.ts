@@ -1,4 +1,4 @@
-/** The client's address in a local start. A deployed Worker gets it from the platform, in `cf-connecting-ip`. */
+/** The client's address in a local start. For a deployed Worker, the platform sets `cf-connecting-ip`. */
 
 interface Client {
   address: string;
@@ -7,8 +7,8 @@ interface Client {
 }
 
 /**
- * The client of a request. `cf.clientIp` is the address and port that connected to this server. A trusted proxy appends to
- * `x-forwarded-for` the address that connected to the proxy; the client may have forged the entries before it.
+ * `cf.clientIp`: address and port that connected to this server. A trusted proxy appends its client's address to `x-forwarded-for`.
+ * Security: the client may have forged the earlier entries.
  */
 export function clientOf(cf: object | undefined, headers: Headers, isProxyTrusted: boolean): Client {
   const { clientIp } = (cf ?? {}) as { clientIp?: unknown };
@@ -22,7 +22,7 @@ export function clientOf(cf: object | undefined, headers: Headers, isProxyTruste
   };
 }
 
-/** The address in `1.2.3.4`, `1.2.3.4:5`, `::ffff:1.2.3.4`, `a::b` or `[a::b]:5`; null for anything else. */
+/** The address in `1.2.3.4`, `1.2.3.4:5`, `::ffff:1.2.3.4`, `a::b` or `[a::b]:5`; null for any other text. */
 function addressIn(text: string): string | null {
   const [, v4] = /^\[?(?:::ffff:)?(\d{1,3}(?:\.\d{1,3}){3})\]?(?::\d+)?$/i.exec(text) ?? [];
   if (v4) return v4;

@@ -1,8 +1,8 @@
-/** A clock and alarms that work even if the system's clock is set forward or back, and `pause`. */
+/** Time that stays valid if the system's clock is set forward or back. */
 
 /**
- * A monotonic clock in milliseconds, for ages and timeouts. If the system's clock is set forward or back, the change counts as time that
- * passed, so that caches expire. Workers have no monotonic clock: their `performance.now()` follows the system's clock.
+ * A monotonic clock in milliseconds. A step of the system's clock counts as elapsed time, so that caches expire. Workers have no monotonic
+ * clock: their `performance.now()` follows the system's clock.
  */
 export function steadyClock(now: () => number): () => number {
   let lastMs = now();
@@ -15,7 +15,7 @@ export function steadyClock(now: () => number): () => number {
   };
 }
 
-/** Sets an alarm `delayMs` from now, unless one is due within `maxDelayMs`. A later one, set before the clock was set back, is replaced. */
+/** Sets an alarm `delayMs` from now, unless one is due within `maxDelayMs`. Replaces a later alarm, as after the clock was set back. */
 export async function ensureAlarm(
   storage: { getAlarm(): Promise<number | null>; setAlarm(atMs: number): Promise<void> },
   nowMs: number,

@@ -1,6 +1,6 @@
 /**
- * A backend in a Cloudflare Container. The first call starts the container. Until it runs, this Durable Object answers 503, so that the
- * caller uses another backend. https://developers.cloudflare.com/containers/api/durable-object-container/
+ * A backend in a Cloudflare Container, started by the first call. Until the container runs, this Durable Object answers 503.
+ * https://developers.cloudflare.com/containers/api/durable-object-container/
  */
 import { DurableObject } from "cloudflare:workers";
 
@@ -9,7 +9,6 @@ const idleMs = 10 * 60_000;
 
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
-/** Bindings that the container gets as the backend's settings. */
 const forwardedSettings = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 export class BackendContainer extends DurableObject {
@@ -20,7 +19,6 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Starts the container unless it runs, and forwards a call to it. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,
@@ -48,7 +46,7 @@ export function settingsOf(bindings: object): Record<string, string> {
   return Object.fromEntries(given);
 }
 
-/** Waits until the container stops; the next call then starts it again. Never rejects. */
+/** Waits until the container stops, so that the next call starts it again. Never rejects. */
 async function monitored(container: BackendProcess): Promise<void> {
   try {
     await container.setInactivityTimeout(idleMs);

@@ -3,16 +3,12 @@ import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import { post, service } from "./otlp-export.ts";
 
-/**
- * Fields of a request's log line. `assignMsField`: milliseconds that assignment took. `pacedMsField`: milliseconds by which the key's pace
- * (pace.ts) delayed the request. `refusedByField`: the refusing limit. `coloField`: the platform's data centre, such as `FRA`.
- */
+/** Fields of a request's log line. `pacedMsField`: delay by per-key pacing (pace.ts). `coloField`: the data centre, such as `FRA`. */
 export const assignMsField = "chameleon.assign_ms";
 export const pacedMsField = "chameleon.paced_ms";
 export const refusedByField = "chameleon.refused_by";
 export const coloField = "chameleon.colo";
 
-/** Descriptions of all metrics, for the documentation. */
 export const edgeMetricHelp = {
   "chameleon.edge.requests": "Requests that ended, by status and data centre",
   "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
@@ -51,19 +47,18 @@ const artifactMetrics = {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Histograms, each with the field of the log line that has its value in milliseconds. */
+/** Histograms, each with the log field that has its value in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Minimum interval between reports, in milliseconds. No timer sends reports, because it would keep an idle object alive. */
+/** Minimum interval between reports, in milliseconds. Reports have no timer, because a timer would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
   readonly #buffer = new MetricsBuffer();
   readonly #target: OtlpTarget | null;
   readonly #now: () => number;
-  /** When the buffer began to collect metrics, in milliseconds since 1970. */
   #sinceMs: number;
   #reportedMs = Number.NEGATIVE_INFINITY;
 
@@ -73,7 +68,7 @@ export class EdgeMetrics {
     this.#sinceMs = now();
   }
 
-  /** Counts a request that ended, by the fields of its log line. Durations lack pure computing, which a Worker's clock does not count. */
+  /** `fields`: the request's log line. Durations exclude pure computing, which a Worker's clock does not count. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -88,7 +83,7 @@ export class EdgeMetrics {
     }
   }
 
-  /** Counts a micro-batch that was sent. `waitsMs`: how long each of its sequences was queued. */
+  /** `waitsMs`: time that each sequence of the micro-batch was queued. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
@@ -115,10 +110,10 @@ export class EdgeMetrics {
     this.#buffer.observe(name, unit, buckets, value, attributes);
   }
 
-  /** Reports the buffer, unless the last report was less than `reportMs` ago. Never rejects. */
+  /** Does nothing within `reportMs` of the last report. Never rejects. */
   async report(): Promise<void> {
     const endMs = this.#now();
-    // `endMs - this.#reportedMs` is negative if the clock was set back.
+    // The difference is negative if the clock was set back.
     if (!this.#target || Math.abs(endMs - this.#reportedMs) < reportMs) return;
     const metrics = this.#buffer.take();
     if (metrics.length === 0) return;

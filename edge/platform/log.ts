@@ -1,4 +1,3 @@
-/** Writes the log line of a request that failed in the Worker or in a Durable Object. */
 import type { ServiceError } from "../../shared/errors.ts";
 
 export function logFailure(requestId: string, error: ServiceError): void {

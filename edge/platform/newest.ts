@@ -1,4 +1,4 @@
-/** Sets an entry of a bounded map as the newest one, and deletes the oldest beyond `maxEntries`. */
+/** Sets an entry as the newest one, and deletes the oldest entries beyond `maxEntries`. */
 export function setNewest<Key, Value>(map: Map<Key, Value>, key: Key, value: Value, maxEntries: number): void {
   map.delete(key);
   map.set(key, value);

@@ -11,14 +11,14 @@ export interface ObjectNamespace<Stub> {
   getByName(name: string, options: { locationHint?: Region }): Stub;
 }
 
-/** The object of that name; if there is none, it is created in `region`. Throws if its jurisdiction cannot be guaranteed. */
+/** A new object is created in `region`. Throws if the name's jurisdiction cannot be guaranteed. */
 export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string, region: Region | null = null): Stub {
   const jurisdiction = jurisdictionOf(name);
   const within = jurisdiction === null ? namespace : restricted(namespace, jurisdiction);
   return within.getByName(name, region === null ? {} : { locationHint: region });
 }
 
-/** The part of `namespace` in a jurisdiction. Throws in a bare workerd, which `npm start` runs, because it has no jurisdictions. */
+/** Throws in a bare workerd (`npm start`), which has no jurisdictions. */
 function restricted<Stub>(namespace: ObjectNamespace<Stub>, jurisdiction: Jurisdiction): ObjectNamespace<Stub> {
   try {
     return namespace.jurisdiction(jurisdiction);

@@ -1,10 +1,10 @@
-/** Sends spans and metrics to an OpenTelemetry collector. A report that cannot be delivered is logged and dropped. */
+/** Sends spans and metrics to an OpenTelemetry collector. */
 import type { OtlpTarget } from "../../shared/observability/otlp.ts";
 
 export const service = "chameleon-edge";
 const timeoutMs = 5000;
 
-/** Sends `body` to the collector, or logs why that failed. Never rejects. */
+/** Failures are logged, and the report is dropped. Never rejects. */
 export async function post({ endpoint, headers }: OtlpTarget, path: string, body: string): Promise<void> {
   try {
     const response = await fetch(endpoint + path, {

@@ -1,4 +1,4 @@
-/** Limits the events of a key. The platform's binding (`[[ratelimits]]`) counts them or, if there is none, this isolate. */
+/** Limits the events of a key. The platform's binding (`[[ratelimits]]`) counts events; without the binding, this isolate does. */
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 

@@ -1,7 +1,4 @@
-/**
- * A cached value that requests load again when it is old. A request that waits for another request's load polls for its result, because
- * workerd may fail a request that awaits another request's promise.
- */
+/** A cached value. A request polls for another request's load, because workerd may fail a request that awaits another request's promise. */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
 
@@ -9,7 +6,7 @@ const pollMs = 20;
 
 export interface RefreshedParts {
   now(): number;
-  /** Keeps the Worker alive until `work` settles (the platform's waitUntil), so that a load continues after its request. */
+  /** Keeps the Worker alive until `work` settles (waitUntil), so that a load continues after its request. */
   background(work: Promise<void>): void;
 }
 
@@ -18,14 +15,11 @@ interface RefreshTimes {
   refreshMs?: number;
   /** Age in milliseconds from which a request waits for its own load. Default: 0. */
   expireMs?: number;
-  /**
-   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If this age is above 0, a request
-   * whose own load fails also uses the old value, at any age. Default: 0.
-   */
+  /** Maximum age of a value that is used while another request loads. Default: 0. Above 0, any old value replaces a failed load. */
   usableMs?: number;
-  /** Timeout of a load in milliseconds. After it, the next request begins a load of its own. */
+  /** Timeout of a load in milliseconds. Afterwards, the next request begins its own load. */
   limitMs: number;
-  /** true: a request without a usable value waits for a load that another request began. false: it begins its own. */
+  /** If true, a request without a usable value waits for another request's load. If false, it begins its own load. */
   isShared: boolean;
 }
 
@@ -45,7 +39,7 @@ export class Refreshed<T> {
     this.#times = { refreshMs: 0, expireMs: 0, usableMs: 0, ...times };
   }
 
-  /** The last loaded value, however old; null if none was loaded. */
+  /** Any age; null if no value was loaded. */
   get last(): T | null {
     return this.#loaded?.value ?? null;
   }
@@ -54,7 +48,7 @@ export class Refreshed<T> {
     return this.#last !== null && this.#runs(this.#last);
   }
 
-  /** The value, loaded again if it is too old. Rejects if the load fails and an old value must not be used. */
+  /** Loads the value again if it is too old. Rejects if the load fails and an old value must not be used. */
   async get(load: () => Promise<T>): Promise<T> {
     const { refreshMs, expireMs, usableMs, isShared } = this.#times;
     const loaded = this.#loaded;

@@ -1,4 +1,4 @@
-/** A tenant's own adapters in SQLite: for each, a record with its fitted parts, its memory and the state of its refit (refits.ts). */
+/** A tenant's own adapters in SQLite, one record each. */
 import { RankedAdapters } from "./nearest-adapters.ts";
 import type { FailedRefit, FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
 
@@ -6,20 +6,19 @@ const schema = `
   CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 `;
 
-/** Precedes a memory's hash in names of copies and of sealed texts, because other such names may be hashes of fitted parts. */
+/** Precedes a memory's hash in names of copies and of sealed texts. Names without the prefix are hashes of fitted parts. */
 export const memoryPrefix = "memory:";
 
 interface Refit extends Omit<FailedRefit, "error"> {
-  /** Why the latest try failed; null if it did not. */
   error: string | null;
-  /** Parts that were fitted for the new artifacts. They are used once the memory is built for these artifacts, too. */
+  /** Parts fitted for the new artifacts, unused until the memory is built for these artifacts, too. */
   made: FittedParts | null;
 }
 
-/** An adapter as it is stored. It has fitted parts, a memory or both. */
+/** Has fitted parts, a memory or both. */
 export interface AdapterRecord {
   name: string;
-  /** Time of creation: Unix time in seconds. */
+  /** Unix time in seconds. */
   created: number;
   /** false: the adapter's examples and documents are deleted once it is made. */
   keep?: boolean;
@@ -44,7 +43,6 @@ export class AdapterRecords {
     return [...rows].map(({ record }) => JSON.parse(record) as AdapterRecord);
   }
 
-  /** Records whose memory is still to be built. */
   withJobs(): AdapterRecord[] {
     const isQueued = "record ->> '$.memory.job.status' = 'queued'";
     const rows = this.#sql.exec<Row>(`SELECT record FROM ownAdapters WHERE ${isQueued} ORDER BY name`);
@@ -80,13 +78,13 @@ export class AdapterRecords {
     this.#sql.exec("DELETE FROM ownAdapters");
   }
 
-  /** The adapters' centroids, kept in the object's RAM, so that a search reads only the nearest adapters' records from SQLite. */
+  /** Centroids stay in RAM, so that a search reads only the nearest adapters' records from SQLite. */
   get ranked(): RankedAdapters {
     this.#ranked ??= new RankedAdapters(this.list().map(adapterOf));
     return this.#ranked;
   }
 
-  /** Whether no adapter has this copy (`copiesOf`). Only records with the hash in their text are parsed, because a record has kilobytes. */
+  /** Whether no adapter has this copy (`copiesOf`). Parses only records whose text contains the hash, because a record has kilobytes. */
   isUnused(copy: string): boolean {
     const hash = copy.replace(memoryPrefix, "");
     const rows = this.#sql.exec<{ record: string }>("SELECT record FROM ownAdapters WHERE instr(record, ?) > 0", hash);
@@ -94,7 +92,7 @@ export class AdapterRecords {
   }
 }
 
-/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories, except a failed job's, whose texts are deleted. */
+/** Hashes of fitted parts and, after `memoryPrefix`, of memories. A failed job has no copies, because its texts are deleted. */
 export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
   const job = memory?.job?.status === "failed" ? null : memory?.job;
   return [

@@ -1,6 +1,6 @@
 /**
- * Admission by a tenant's ledger. One call counts a request and reserves its tokens, another settles the request. A request with a large
- * body is counted by a further call before its body is read. A cached refusal needs no call. Without limits, only use is counted.
+ * Admission by a tenant's ledger. One call counts a request and reserves its tokens, another settles the request. A large body needs a
+ * third call before it is read. A cached refusal needs no call.
  */
 import { ServiceError, unavailable } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -24,38 +24,37 @@ interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** Requests with the same idempotency key are charged once (ledger-store.ts). */
   idempotencyKey: string | null;
   /** Called with each decision of the ledger. For a tenant without limits, the ledger makes no decision. */
   onDecision(decision: Decision): void;
 }
 
-/** Begins the admission of a request, before its body is read. Throws rate_limited or quota_exceeded for a cached refusal. */
+/** Begins the admission before the body is read. Throws rate_limited or quota_exceeded for a cached refusal. */
 export type BeginAdmission = (request: AdmissionRequest) => PendingAdmission;
 
 export interface PendingAdmission {
-  /** Claims the idempotency key for the digest of a body. Throws idempotency_conflict if the key came with another body before. */
+  /** Claims the idempotency key for a body's digest. Throws idempotency_conflict if an earlier request used it with another body. */
   claim(digest: string): Promise<Claim>;
-  /** Counts the request before its body is read, so before its tokens are known. Throws as `reserve` does. */
+  /** Counts the request before its body is read and its tokens are known. Throws as `reserve` does. */
   admit(): Promise<void>;
-  /** Counts the request unless `admit` did, and reserves `tokens`, the most that it can use. Throws rate_limited or quota_exceeded. */
+  /** Counts the request unless `admit` did. Reserves `tokens`, the most that the request can use. Throws rate_limited or quota_exceeded. */
   reserve(tokens: number): Promise<Admission>;
-  /** Called after the route. Counts the request if nothing did; ends it if it reserved no tokens. Throws as `reserve` does. */
+  /** Called after the route. Counts a request that was not counted; ends a request that reserved no tokens. Throws as `reserve` does. */
   end(): Promise<void>;
 }
 
 export interface Admission {
   readonly request: AdmittedRequest;
-  /** Called often while the request runs. Extends the lease of its reservation. */
+  /** Extends the reservation's lease. Called often while the request runs. */
   renew(): void;
   /**
-   * Ends the request and frees the unused part of its reservation. Only the first call has an effect. Never rejects. Resolves when the use
-   * is counted, or stored for another try. An answer ends only after this, so that no crash loses a charge.
+   * Only the first call has an effect. Never rejects. Resolves when the use is counted or stored; an answer must end later, so that no
+   * crash loses a charge.
    */
   settle(consumed: readonly Consumption[]): Promise<void>;
 }
 
-/** Handler for `catch`: refuses a request if its ledger cannot be called, because limits are exact. */
+/** Refuses a request if its ledger cannot be called, because limits are exact. */
 const ledgerAway = unavailable("The tenant's limits and keys cannot be checked now");
 
 export function createAdmissions(dependencies: SettlementDependencies): BeginAdmission {
@@ -76,7 +75,7 @@ export function createAdmissions(dependencies: SettlementDependencies): BeginAdm
     const known = knownRefusals.decisionFor(tenant, limits);
     if (known) apply(known, onDecision);
     let isCounted = false;
-    /** True while the ledger may count the request as running, but the route has no Admission to settle it. */
+    /** True while the ledger may count the request as running, but the route has no Admission to settle. */
     let isOpen = false;
     const count = async (tokens?: number) => {
       [isCounted, isOpen] = [true, true];
@@ -111,10 +110,9 @@ export function createAdmissions(dependencies: SettlementDependencies): BeginAdm
   };
 }
 
-/** How long an answer waits for its charge, in milliseconds: longer than all tries of `workerRecorder` take. */
+/** Timeout of an answer's wait for its charge: longer than all tries of `workerRecorder`. */
 const chargeWaitMs = 3000;
 
-/** The Admission of a request that this isolate or another one has admitted. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
   const { ledgers, recorder, background, log } = dependencies;
@@ -126,7 +124,6 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
     renew() {
       if (!isLimited || now() - renewedMs < reservationMs / 4) return;
       renewedMs = now();
-      // If this renewal fails, a later one may succeed; otherwise the lease expires.
       const ignore = () => undefined;
       background(ledgerOf(ledgers, tenant).renew(requestId).then(ignore, ignore));
     },
@@ -143,7 +140,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   };
 }
 
-/** Whether a request is settled or its lease has expired. False if its tenant has no limits, or if the ledger does not answer. */
+/** Whether a request is settled or its lease has expired. False for a tenant without limits, or if the ledger does not answer. */
 export async function hasEnded(
   { requestId, tenant, isLimited }: AdmittedRequest,
   ledgers: DurableObjectNamespace<Ledger>,
@@ -175,7 +172,7 @@ function limitError({ limit, maximum, used, requested, retryAfterMs }: Refusal):
   return new ServiceError(kind, message, { retryAfterSeconds });
 }
 
-/** The headers with which OpenAI's API tells limits. OpenAI's SDKs do not retry a response with `x-should-retry: false`. */
+/** Headers as in OpenAI's API. OpenAI's SDKs do not retry a response with `x-should-retry: false`. */
 export function decisionHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),

@@ -1,6 +1,6 @@
 /**
- * Which backends may have copies of a tenant's adapters and memories. A deletion is stored, and the alarm repeats it until all these
- * backends have confirmed it. If one of them was removed from the configuration, it is called within an hour after it is configured again.
+ * Which backends may have copies of a tenant's adapters and memories. An alarm repeats a stored deletion until all these backends have
+ * confirmed the deletion. A backend that left the configuration is called within an hour after its return.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { hasProcesses } from "../dispatch/addresses.ts";
@@ -17,16 +17,16 @@ const schema = `
   CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
-/** Stands in place of a hash in the deletion of all adapters and memories of an erased tenant. */
+/** Replaces the hash when all copies of an erased tenant are deleted. */
 const allHashes = "";
-/** First and longest pause before a deletion is tried again, in milliseconds. Each pause is twice as long as the one before it. */
+/** First and longest pause before a deletion is tried again, in milliseconds. Each pause doubles the previous one. */
 export const firstRetryMs = 5000;
 export const maxRetryMs = 3_600_000;
-/** How long a request waits for backends to confirm a deletion, in milliseconds. Then it reports the deletion as pending. */
+/** Timeout of a request's wait for backends. The request then reports the deletion as pending. */
 const answerMs = 3000;
-/** Longest duration of an upload, in milliseconds. A deletion that may have run before the end of an upload is repeated. */
+/** Longest duration of an upload. A deletion that may have run before the end of an upload is repeated. */
 const uploadMs = 10_000;
-/** Milliseconds after an erasure in which no adapter is added, because a backend may have begun to make it before the erasure. */
+/** Time after an erasure in which no adapter is added, because a backend may have begun to make it before the erasure. */
 const makingMs = 300_000;
 
 export interface PendingDeletion {
@@ -36,11 +36,9 @@ export interface PendingDeletion {
 }
 
 export interface ErasedCopies {
-  /** Backends that have confirmed the erasure: their addresses, each with the name of the process if it has one. */
   confirmed: string[];
-  /** Backends that have not confirmed the erasure. The alarm calls them again. */
   pending: string[];
-  /** Called addresses that have several processes: only the processes with a known copy were called or, if none is known, any one. */
+  /** Called addresses with several processes. Only processes with a known copy were called; without a known copy, any one process. */
   partlyAsked: string[];
 }
 
@@ -48,7 +46,7 @@ interface CopyRow extends Record<string, SqlStorageValue> {
   id: number;
   hash: string;
   address: string;
-  /** Name of the process; empty if it has none. */
+  /** Name of the process; empty if the process has no name. */
   process: string;
   /** When the uploaded bytes were read, in milliseconds since 1970; 0: nothing was uploaded. */
   sentMs: number;
@@ -69,7 +67,7 @@ export class BackendCopies {
     this.#sql.exec(schema);
   }
 
-  /** Records that a backend may have a copy. The record gets a new id, so a deletion under way, which has the old id, cannot delete it. */
+  /** Records that a backend may have a copy. The new id protects the record from a running deletion, which has the old id. */
   note(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
@@ -80,7 +78,6 @@ export class BackendCopies {
     this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
   }
 
-  /** The deletions that are due, as one entry for each adapter, the oldest first. */
   pendingDeletions(): PendingDeletion[] {
     const rows = this.#sql.exec<CopyRow & { name: string; deletedMs: number }>(
       "SELECT * FROM deletions JOIN copies USING (hash) WHERE hash <> ? AND deletedMs <= ? ORDER BY deletedMs",
@@ -92,7 +89,7 @@ export class BackendCopies {
     });
   }
 
-  /** Deletes copies. Resolves to the number of backends that have not confirmed the deletion yet. */
+  /** Resolves to the number of backends that have not confirmed the deletion yet. */
   async deleteNow(hashes: readonly string[], name: string): Promise<number> {
     for (const hash of hashes) this.#noteDeletion(hash, name);
     await this.#deleteNoted();
@@ -113,7 +110,7 @@ export class BackendCopies {
     await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });
   }
 
-  /** Deletes all copies of the tenant. `forget` deletes what the object itself stores, in the transaction that stores this deletion. */
+  /** Deletes all copies of the tenant. `forget` deletes the object's own data, in the transaction that stores this deletion. */
   async erase(forget: () => void): Promise<ErasedCopies> {
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
@@ -189,13 +186,12 @@ export class BackendCopies {
     await settlesWithin(this.deleteDue(), answerMs);
   }
 
-  /** Copies whose deletion is due, also those at backends that are not in the configuration any more. */
+  /** Includes copies at backends that are no longer configured. */
   #due(): CopyRow[] {
     const select = "SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions WHERE deletedMs <= ?)";
     return this.#sql.exec<CopyRow>(select, this.#context.now()).toArray();
   }
 
-  /** Names of the backends that have not confirmed the deletion of one of these hashes. */
   #pending(hashes: readonly string[]): string[] {
     return [...new Set(this.#due().flatMap((copy) => (hashes.includes(copy.hash) ? nameOf(copy) : [])))];
   }

@@ -1,4 +1,4 @@
-/** Limits the bytes of bodies that an isolate reads at once for a key. Refuses the rest, because a Worker's request cannot wake another. */
+/** Limits the bytes of bodies that an isolate reads at once for a key. Refuses further bodies, because requests cannot wake each other. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
@@ -7,14 +7,14 @@ const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #maxBytes: number;
-  /** Bytes that are being read, by key id; under "", those of all keys together. */
+  /** Bytes being read, by key id. The id "" stands for all keys together. */
   readonly #reading = new Map<string, number>();
 
   constructor(maxBytes: number = limits.bodyBytesAtOnce) {
     this.#maxBytes = maxBytes;
   }
 
-  /** Counts `bytes` for the key until `read` settles. Throws rate_limited if the key's bytes together would exceed the limit. */
+  /** Counts `bytes` for the key until `read` settles. Throws rate_limited if the key's bytes would exceed the limit. */
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
     if (before + bytes > this.#maxBytes) {

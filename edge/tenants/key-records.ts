@@ -24,13 +24,13 @@ export interface RecordStore {
   list: Namespace["list"];
   put(name: string, value: string, options: { metadata?: { tenant: string } }): Promise<void>;
   delete(name: string): Promise<void>;
-  /** Seconds for which a read may still give an old record; absent: `cacheSeconds`, as with KV. */
+  /** Seconds for which a read may give an old record; absent: `cacheSeconds`, as with KV. */
   staleSeconds?: number;
 }
 
 const storeAway = unavailable("Keys and tenants cannot be read or written now");
 
-/** A new key. `key` is the key itself, which is returned only once: its record has only its hash. */
+/** `key` is returned only once, because its record has only its hash. */
 export interface NewKey extends ListedKey {
   key: string;
 }
@@ -42,7 +42,7 @@ export interface ListedKey {
 
 export type KeyState = "active" | "expires" | "expired" | "revoked";
 
-/** Changed fields of a tenant's record. The value null means that there is no limit; "plan" restores the limit of the tenant's plan. */
+/** null: no limit. "plan": the limit of the tenant's plan. */
 interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
@@ -53,7 +53,7 @@ interface TenantChange {
 
 /** KV's maximum of names for one operation. A request may make 1,000 operations. */
 const namesPerRead = 100;
-/** Options of a read. `cacheTtl` is KV's shortest, in seconds. The location that wrote a record reads the new record at once. */
+/** `cacheTtl` is KV's minimum, in seconds. A location reads its own writes at once. */
 const readOptions = { type: "json", cacheTtl: 30 } as const;
 
 export class KeyRecords {
@@ -79,7 +79,7 @@ export class KeyRecords {
     return made;
   }
 
-  /** Lists keys, in the order of tenant and creation. Throws invalid_request if there are more than `limits.listedKeys`. */
+  /** Keys in the order of tenant and creation. Throws invalid_request for more than `limits.listedKeys` keys. */
   async list(tenant?: string): Promise<ListedKey[]> {
     const ids: string[] = [];
     const list: RecordStore["list"] = (page) => this.#store.list(page).catch(storeAway);
@@ -104,7 +104,7 @@ export class KeyRecords {
     return { id, record: { ...record, revokedAt } };
   }
 
-  /** Creates a key like an old one, which stays valid until `oldExpiresAt`. Throws invalid_request if the old one is revoked or expired. */
+  /** Creates a key like an old key, which stays valid until `oldExpiresAt`. Throws invalid_request if the old key is revoked or expired. */
   async rotate(
     id: string,
     ends: { oldExpiresAt: string; expiresAt: string | null },
@@ -119,14 +119,14 @@ export class KeyRecords {
     return { made, old: { id, record: old } };
   }
 
-  /** A tenant's record. A tenant without a record has the standard plan, or is unlimited if its key is in TENANT_KEYS (keys.ts). */
+  /** Without a record, a tenant has the standard plan, or is unlimited if its key is in TENANT_KEYS (keys.ts). */
   async tenant(tenant: string): Promise<TenantRecord> {
     const name = tenantPrefix + tenant;
     const stored = (await this.#get([name])).get(name);
     return tenantRecordSchema.parse(stored ?? { plan: "standard", limits: {}, origins: [] });
   }
 
-  /** Changes a tenant's record, and the copies of this record in the records of the tenant's valid keys. */
+  /** Also changes the copies of the tenant's record in the records of its valid keys. */
   async change(tenant: string, change: TenantChange): Promise<TenantRecord> {
     const before = await this.tenant(tenant);
     const keys = await this.list(tenant);
@@ -149,7 +149,7 @@ export class KeyRecords {
     return record;
   }
 
-  /** Revokes all keys of a tenant. `waitMs` in the result: milliseconds for which a location may still accept one of them. */
+  /** `waitMs` of the result: milliseconds for which a location may still accept one of the keys. */
   async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
     const keys = await this.list(tenant);
     const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;
@@ -157,13 +157,13 @@ export class KeyRecords {
     for (const { id, record } of keys) {
       const { revokedAt } = record.revokedAt === null ? (await this.revoke(id)).record : record;
       const ageMs = this.#now() - Date.parse(revokedAt!);
-      // If the clock was set back, the revocation lies in the future. This must not delay the erasure for hours.
+      // The age is negative if the clock was set back. The erasure must not wait for hours then.
       if (Math.abs(ageMs) < staleMs) waitMs = Math.max(waitMs, staleMs - ageMs);
     }
     return { ids: keys.map(({ id }) => id), waitMs };
   }
 
-  /** Deletes the records of a tenant and of its keys. The records of revocations stay, because caches may still hold a key's record. */
+  /** Deletes the records of a tenant and of its keys. Records of revocations stay, because caches may still hold a key's record. */
   async forget(tenant: string, ids: readonly string[]): Promise<void> {
     const names = ids.flatMap((id) => [endPrefix + id, keyPrefix + id]);
     for (const name of [...names, tenantPrefix + tenant]) await this.#store.delete(name).catch(storeAway);
@@ -190,7 +190,6 @@ export class KeyRecords {
     return records;
   }
 
-  /** Writes a key's record without `revokedAt`, because a revocation is a record of its own. */
   #putKey({ id, record: { revokedAt, ...record } }: ListedKey): Promise<void> {
     return this.#put(keyPrefix + id, record, { tenant: record.tenant });
   }

@@ -1,4 +1,4 @@
-/** Looks up API keys, and the scope of each route. Only the SHA-256 hash of a key is stored; 64 bits of this hash name the key's record. */
+/** Looks up API keys and each route's scope. Only a key's SHA-256 hash is stored; 64 bits of the hash name the key's record. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -32,19 +32,17 @@ export interface Access {
   memoryTokens: number | null;
   fileBytes: number | null;
   origins: readonly string[];
-  /** Aliases of models: those of the tenant and those of the deployment. */
   aliases?: Aliases;
 }
 
-/** The model that an alias stands for. A name that is no alias is returned unchanged. */
 export function modelOf({ aliases = {} }: Pick<Access, "aliases">, name: string): string {
   return Object.hasOwn(aliases, name) ? aliases[name] : name;
 }
 
 export interface KeyStore {
   /**
-   * What a key may do. Throws unauthorized for a key that is unknown, expired or revoked. Throws rate_limited for a key that is neither
-   * cached nor in the listing of keys (records.ts), if its network (that of `address`) has used up its `keyLookupsPerMinute`.
+   * Throws unauthorized for an unknown, expired or revoked key. Throws rate_limited for an unknown key if the network of `address` has used
+   * up its `keyLookupsPerMinute`.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
@@ -56,10 +54,7 @@ export interface AdminKey {
 
 const minuteMs = 60_000;
 
-/**
- * Looks up a key in the configuration, then in the records. Many clients may share an address (NAT). So when an address exceeds the limit
- * `lookups`, a key is still looked up if the cached listing of all keys has it.
- */
+/** Many clients may share an address (NAT). Beyond the limit `lookups`, only keys in the cached listing of all keys are looked up. */
 export function createKeyStore(
   configured: readonly TenantKey[],
   records: Records,
@@ -86,7 +81,7 @@ export function createKeyStore(
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
-      // This check comes first, so that the admin key is never accepted as a tenant's key.
+      // Security: checked first, so that the admin key is never accepted as a tenant's key.
       if (await isAdmin(hash)) throw new ServiceError("unauthorized", "The admin key opens /admin alone.");
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
@@ -114,7 +109,7 @@ export function createKeyStore(
   };
 }
 
-/** The network of an address: an IPv4 address itself, or the first 64 bits of an IPv6 address. */
+/** An IPv4 address itself, or the first 64 bits of an IPv6 address. */
 function networkOf(address: string): string {
   if (address.includes(".")) return address;
   const [start, end] = address.split("::").map((part) => (part === "" ? [] : part.split(":")));
@@ -134,7 +129,7 @@ function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): A
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-/** The record of a tenant that has no record, but whose key is in the configuration. */
+/** For a tenant without a record whose key is in the configuration. */
 const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
@@ -149,7 +144,7 @@ function equals(a: string, b: string): boolean {
   return difference === 0;
 }
 
-/** The scope that a key needs for a path and for all paths below it; null: any scope is enough. */
+/** Scope that a key needs for a path and for all paths below it; null: any scope is enough. */
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
@@ -165,7 +160,7 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** The scope that a path needs; null: any scope is enough; undefined: the path is no route. */
+/** null: any scope is enough. undefined: the path is no route. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];

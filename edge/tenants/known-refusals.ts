@@ -1,7 +1,4 @@
-/**
- * Caches those refusals of a ledger that hold for every request until a known time: no requests are left in the minute, or no tokens in the
- * month. Such a refusal then needs no call. Pure.
- */
+/** Caches refusals that hold for every request until a known time: no requests left in the minute, or no tokens in the month. Pure. */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { setNewest } from "../platform/newest.ts";
@@ -14,7 +11,7 @@ interface KnownRefusal extends Pick<Decision, "requests"> {
 
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const maxTenants = 4096;
-/** Maximum time in the cache, in milliseconds, because the ledger's clock may differ from this isolate's. */
+/** Maximum time in the cache, because the ledger's clock may differ from this isolate's clock. */
 const maxCacheMs = 60_000;
 
 export class KnownRefusals {
@@ -31,7 +28,7 @@ export class KnownRefusals {
     setNewest(this.#known, tenant, { refusal, requests: gauge, atMs: this.#now() }, maxTenants);
   }
 
-  /** The cached refusal; null: the ledger must be called. A refusal by a limit that has changed since is dropped. */
+  /** null: the ledger must be called. A refusal by a limit that has changed is dropped. */
   decisionFor(tenant: string, limits: TenantLimits): Decision | null {
     const known = this.#known.get(tenant);
     if (!known) return null;

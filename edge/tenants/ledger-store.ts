@@ -1,4 +1,4 @@
-/** A ledger's tables: the counts for limits, the use by day, model and centroid, and idempotency keys with their charges. */
+/** A ledger's tables: counts for limits, use by day, model and centroid, and idempotency keys with their charges. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
@@ -9,11 +9,11 @@ export interface UsageRow extends Consumption {
 }
 
 export interface Claim {
-  /** Time of the first request with the key, in milliseconds since 1970. */
+  /** Time of the key's first request, in milliseconds since 1970. */
   createdMs: number;
 }
 
-/** What was charged under an idempotency key in its latest `state` (`keyIn`). */
+/** The charge under an idempotency key in its latest `state` (`keyIn`). */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
@@ -33,11 +33,10 @@ const schema = `
   CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** Value of `model` in the table row that sums a day's use of further models and centroids once the day has the maximum of rows. */
+/** `model` of the row that sums a day's remaining use once the day has the maximum of rows. */
 export const otherModels = "(others)";
-/** How long an idempotency key is kept, in milliseconds: 24 hours. */
 const keptMs = 24 * 3_600_000;
-/** Maximum of stored keys; the oldest key is deleted first. A stored key takes about 200 bytes. */
+/** Maximum of stored keys; the oldest is deleted first. A stored key takes about 200 bytes. */
 const maxKeys = 10_000;
 const counts = ["requests", "promptTokens", "completionTokens"] as const;
 
@@ -69,7 +68,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Settled ids do not age in the time since the last settlement: whatever settles requests again may have been down for all of it.
+    // Settled ids do not age since the last settlement, because settlements may have failed for all this time.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
@@ -79,7 +78,7 @@ export class LedgerStore {
     });
   }
 
-  /** Time of the last erasure, in milliseconds since 1970; null if there was none. */
+  /** Milliseconds since 1970; null without an erasure. */
   get erasedMs(): number | null {
     const [row] = this.#sql.exec<{ atMs: number }>("SELECT atMs FROM erasures").toArray();
     return row?.atMs ?? null;
@@ -95,7 +94,7 @@ export class LedgerStore {
     });
   }
 
-  /** Claims an idempotency key for the digest of a body; null if the key came with another digest before. */
+  /** Claims an idempotency key for the digest of a body; null if the key has another digest. */
   claim(key: string, digest: string, nowMs: number): Claim | null {
     this.#keys -= this.#sql.exec("DELETE FROM keys WHERE createdMs < ? RETURNING key", nowMs - keptMs).toArray().length;
     const [known] = this.#sql
@@ -110,7 +109,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /** Charges the part of `consumed` beyond the key's earlier charges in the same state. Returns this part. `name`: key or `keyIn(…)`. */
+  /** Charges only what exceeds the key's earlier charges in the same state, and returns this part. `name`: key or `keyIn(…)`. */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql
@@ -146,7 +145,7 @@ export class LedgerStore {
     return this.#use.size > 0;
   }
 
-  /** Writes all changes in one transaction. If it throws, use and charges stay for the next call. */
+  /** One transaction. If it throws, use and charges stay for the next call. */
   write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
       for (const { kind, key, value } of changes) {
@@ -187,7 +186,7 @@ export class LedgerStore {
     return isKnown === 1 || rows < limits.usageRowsPerDay;
   }
 
-  /** Use of the days `from` to `to`, both included, in the order of days. Returns at most one row more than `limits.usageRows`. */
+  /** `from` and `to` are days, both inclusive. Returns at most one row more than `limits.usageRows`. */
   usage(from: string, to: string): UsageRow[] {
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
       `SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid LIMIT ${limits.usageRows + 1}`,

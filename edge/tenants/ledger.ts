@@ -1,7 +1,6 @@
 /**
- * The Durable Object that counts a tenant's use and admits its requests. It decides in RAM and writes its changes in one commit every
- * `commitMs`, so that no request waits for a disk before its first token. If the object is lost, uncommitted reservations are lost, but no
- * use: an answer ends only after its use is committed.
+ * The Durable Object that counts a tenant's use and admits its requests. It decides in RAM and commits changes every `commitMs`. A lost
+ * object loses uncommitted reservations but no use, because an answer ends only after its use is committed.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
@@ -13,15 +12,12 @@ import { type Consumption, type Settlement, tokensOf } from "./consumption.ts";
 import { type Claim, LedgerStore, type UsageRow } from "./ledger-store.ts";
 import { type Decision, type Quota, settledMs } from "./quota.ts";
 
-/** Minimum interval between commits, in milliseconds. */
 const commitMs = 20;
-/** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
-/** Maximum of ids in `#recent`. So many suffice, because a lost cell is replaced within seconds. An id takes about 100 bytes. */
+/** Maximum of ids in `#recent`. An id takes about 100 bytes. A lost cell is replaced within seconds, so few ids are needed. */
 const maxRecent = 4096;
 
 export class Ledger extends DurableObject<Env> {
-  /** The clock. A test may set another one. */
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
@@ -37,14 +33,14 @@ export class Ledger extends DurableObject<Env> {
     this.quota = this.#store.quota(this.now());
   }
 
-  /** Admits a request and reserves `tokens`. If `tokens` is absent, a call of `reserve` must follow. */
+  /** Admits a request and reserves `tokens`. Without `tokens`, a call of `reserve` must follow. */
   admit(id: string, limits: TenantLimits, tokens?: number): Decision {
     const admitted = this.quota.admit(id, limits, this.now());
     if (admitted.refusal) return admitted;
     this.#commitSoon().catch(() => undefined);
     if (tokens === undefined) return admitted;
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    // The refused request still counts in the requests per minute, but no longer as a running one.
+    // The refused request still counts in the requests per minute, but not as running.
     if (decision.refusal) this.#settle(id, []);
     return { ...decision, isOfTokens: true };
   }
@@ -62,10 +58,9 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Settles requests; drops requests that began before an erasure. The use of a request is counted once, however often it is settled. For
-   * this, the ids of requests with a limit or an idempotency key are stored. For other requests only `group`, the id of this call, is
-   * stored, so that busy tenants without limits do not fill the ledger; the ids of these requests stay in RAM, because a second cell may
-   * settle a request again. Resolves to what was charged, once it is written; under an idempotency key, only what exceeds earlier charges.
+   * Settles requests, each at most once. Drops requests that began before an erasure. Resolves to the charge, once it is written.
+   * Ids of requests with a limit or an idempotency key are stored. For other requests only `group`, the id of this call, is stored, so that
+   * busy tenants do not fill the ledger.
    */
   async settleAll(group: string, settlements: readonly Settlement[]): Promise<Consumption[]> {
     const charged: Consumption[] = [];
@@ -97,7 +92,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.claim(key, digest, this.now());
   }
 
-  /** Deletes all counts. For `settledMs` from now, settlements of requests that began before the erasure are dropped. */
+  /** Deletes all counts. For `settledMs`, settlements of requests that began before the erasure are dropped. */
   erase(): void {
     this.#store.erase(this.now());
     this.quota = this.#store.quota(this.now());
@@ -113,7 +108,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.usage(from, to);
   }
 
-  /** Commits at once, because answers wait for it; soon, if the last such commit was less than `commitMs` ago or a commit failed. */
+  /** Commits at once, because answers wait. Commits soon if the last such commit was less than `commitMs` ago, or a commit failed. */
   async #commitSettled(): Promise<void> {
     const sinceMs = Math.abs(this.now() - this.#settledMs);
     if (sinceMs < commitMs || this.#failedCommits > 0) return this.#commitSoon();
@@ -121,7 +116,7 @@ export class Ledger extends DurableObject<Env> {
     this.#commitNow();
   }
 
-  /** Resolves when all changes up to now are written. Rejects if a commit fails; the changes are then written by a later commit. */
+  /** Resolves when all changes so far are written. Rejects if a commit fails; a later commit then writes the changes. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(maxCommitMs, commitMs * 2 ** this.#failedCommits);
     this.#commit ??= pause(delayMs).then(() => {
@@ -147,7 +142,7 @@ export class Ledger extends DurableObject<Env> {
   }
 }
 
-/** A tenant's ledger. If there is none yet, it is created in `region`, where the request comes from. */
+/** A new ledger is created in `region`, where the request comes from. */
 export function ledgerOf(
   ledgers: DurableObjectNamespace<Ledger>,
   tenant: string,

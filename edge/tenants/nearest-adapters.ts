@@ -5,9 +5,9 @@ import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 const nearestAdapters = 3;
 
 export interface NearestAdapters {
-  /** Whether the tenant has any adapters, of whatever manifest. */
+  /** True if the tenant has any adapter, whatever its manifest. */
   hasAny: boolean;
-  /** The requested manifest. If all usable adapters wait to be made again for it, the manifest that they were made for. */
+  /** The requested manifest or, while all usable adapters wait to be made again for it, the manifest that they were made for. */
   manifestHash: string;
   /** For each prompt, its nearest usable adapters of the requested manifest, the nearest first; at most `nearestAdapters`. */
   nearest: OwnAdapter[][];
@@ -27,7 +27,7 @@ export class RankedAdapters {
     return this.#all.some(({ adapter }) => isWaiting(adapter, manifestHash));
   }
 
-  /** Finds the adapters nearest to prompts. `embeddings`: the prompts' embeddings, [S, P]. `find` reads the adapter of a name. */
+  /** `embeddings`: the prompts' embeddings, [S, P]. `find` reads the adapter of a name. */
   nearest(embeddings: Float32Array[], manifestHash: string, find: (name: string) => OwnAdapter): NearestAdapters {
     const all = this.#all.filter(({ isUsable }) => isUsable);
     const usable = all.filter(({ adapter }) => adapter.manifestHash === manifestHash);

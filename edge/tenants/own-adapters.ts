@@ -5,7 +5,6 @@ import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Charge } from "./consumption.ts";
 
-/** What a backend fitted to an adapter's examples. */
 export interface FittedParts {
   /** SHA-256 of the tenant's name and the file, so that two tenants never have the same hash. */
   hash: string;
@@ -13,7 +12,7 @@ export interface FittedParts {
   manifestHash: string;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** The gain on held-out examples; null if there was no gain, so that the base answers in place of the parts. */
+  /** The gain on held-out examples. null: no gain, so the base answers instead of the parts. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -24,11 +23,10 @@ export interface OwnAdapter extends Omit<FittedParts, "hash"> {
   name: string;
   /** Hash of the fitted parts; null if the adapter has only a memory. */
   hash: string | null;
-  /** Mean prompt embedding of the adapter's documents or, if it has none, of its examples; of length 1, [P]. */
+  /** Mean prompt embedding of the documents or, without documents, of the examples; of length 1, [P]. */
   centroid: number[];
-  /** Time of creation: Unix time in seconds. */
+  /** Unix time in seconds. */
   created: number;
-  /** null or absent if the adapter has no documents. */
   memory?: OwnMemory | null;
   /** false: the adapter's examples and documents are deleted once it is made. */
   keep?: boolean;
@@ -43,10 +41,8 @@ export interface FailedRefit {
 }
 
 export interface MemorySet {
-  /** Hash of the documents, as `memoryHash` computes it. */
   hash: string;
   manifestHash: string;
-  /** Number of documents, and tokens and bytes of their texts in sum. */
   documents: number;
   tokens: number;
   bytes: number;
@@ -55,30 +51,28 @@ export interface MemorySet {
 }
 
 export interface MemoryJob extends MemorySet {
-  /** `failed`: the job's documents are deleted, and there are no further tries. */
+  /** `failed`: the job's documents are deleted, and no further try follows. */
   status: "queued" | "building" | "failed";
   /** Tokens whose keys the backend has computed. */
   builtTokens: number;
   error: string | null;
-  /** Charges of the requests that added the job's documents. */
   charges: Charge[];
 }
 
-/** The memory of an own adapter. At least one of the two fields is not null. */
+/** At least one of the two fields is not null. */
 export interface OwnMemory {
-  /** The set of documents whose memory answers use. */
+  /** The documents whose memory answers use. */
   ready: MemorySet | null;
-  /** The job that builds the memory of a new set. When the memory is built, the set replaces `ready`. */
+  /** The job that builds the memory of new documents. Once built, these documents replace `ready`. */
   job: MemoryJob | null;
 }
 
-/** The set of documents that the adapter is to have: the job's set or, if the job failed or there is none, the ready set. */
+/** The documents that the adapter is to have: the job's, or the ready set if the job failed or is missing. */
 export function wantedOf(memory: OwnMemory | null): MemorySet | null {
   if (memory?.job && memory.job.status !== "failed") return memory.job;
   return memory?.ready ?? null;
 }
 
-/** An adapter's examples, kept to make the adapter again for other artifacts. */
 export interface KeptExamples {
   examples: readonly Example[];
   /** The examples on which the gain is measured; null: a held-out part of `examples`. */
@@ -123,7 +117,7 @@ export function throwRefusal(refusal: Refused | null): void {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names that mean something else in `model: "<base>:…"`. A name such as `c12` may be a centroid's in other artifacts. */
+/** Names with another meaning in `model: "<base>:…"`. A name such as `c12` may be a centroid's in other artifacts. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 export function requireFreeName(name: string, manifest: Manifest, param = "name"): void {
@@ -135,20 +129,19 @@ export function requireFreeName(name: string, manifest: Manifest, param = "name"
 }
 
 export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
-  /** Names of all adapters of the tenant; present only if the request names an adapter that does not exist. */
+  /** Names of all the tenant's adapters. Present only if the request names an adapter that does not exist. */
   readonly others?: readonly string[];
   readonly aliases?: readonly string[];
 }
 
 const shownNames = 8;
 
-/** The names of the tenant's adapters, for error messages; empty if there are none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
   const names = others.map((name) => prefix + name);
   return shownText("your own", names, "GET /v1/adapters");
 }
 
-/** A list of names for error messages, cut after `shownNames` names; empty if there are none. `where`: the route that lists all of them. */
+/** Names for error messages, cut after `shownNames` names; empty without names. `where`: the route that lists all of them. */
 export function shownText(what: string, names: readonly string[], where: string): string {
   if (names.length === 0) return "";
   const more = names.length > shownNames ? ` and more (${where})` : "";
@@ -159,7 +152,6 @@ export function suffixOf(model: string | null, { model: { servedAs } }: Manifest
   return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
 }
 
-/** Returns `name` if an own adapter can have it; otherwise null. */
 export function ownNameOf(name: string, manifest: Manifest): string | null {
   const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
   return namePattern.test(name) && !isKnown ? name : null;
@@ -177,7 +169,7 @@ export function requireMade({ name, hash, memory }: OwnAdapter): void {
   throw new ServiceError("backend_unavailable", message, { retryAfterSeconds });
 }
 
-/** The latest try to make an adapter again for the manifest `served`, if it failed; otherwise null. */
+/** The latest try to make an adapter again for the manifest `served`, if that try failed. */
 export function failedRefit({ refit }: OwnAdapter, served: string): FailedRefit | null {
   return refit?.manifestHash === served ? refit : null;
 }
@@ -186,7 +178,7 @@ export function isWaiting(adapter: OwnAdapter, served: string): boolean {
   return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
 }
 
-/** The error for an adapter that was made for other artifacts: it is being made again for the manifest `served`, or it cannot be. */
+/** The error for an adapter of other artifacts: the adapter is being made again for the manifest `served`, or cannot be. */
 export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   const { name, manifestHash } = adapter;
   const failed = failedRefit(adapter, served);

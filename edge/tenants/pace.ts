@@ -1,21 +1,17 @@
-/**
- * Decides how long a key's requests wait when they come faster than the isolate's only thread can work. Refusing them would not help,
- * because a refusal occupies this thread, too. Pure.
- */
+/** Delays a key's requests that come faster than the isolate's one thread can work. Refusals would occupy the thread, too. Pure. */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
 export const paceLimits = {
   burst: 16,
-  /** Milliseconds between the starts of requests after the burst: about as long as a small request occupies the thread. */
+  /** Milliseconds between the starts of requests after the burst: about the time that a small request occupies the thread. */
   intervalMs: 2,
   /** Milliseconds added to `intervalMs` for each MiB of a body, because the thread receives, parses and encodes it. */
   bodyMsPerMebibyte: 60,
-  /** Longest delay of a small request, in milliseconds. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
+  /** Longest delay of a small request. A large body's delay grows in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,
-  /** Longest time for which a refusal has an effect, in milliseconds, whatever its Retry-After. */
+  /** Longest time for which a refusal has an effect, whatever its Retry-After. */
   refusedMs: 60_000,
-  /** Maximum of stored keys. The least recently used key is dropped first. */
   maxKeys: 1024,
 };
 
@@ -24,7 +20,7 @@ const mebibyte = 2 ** 20;
 interface KeyPace {
   /** End of the time that is reserved for the key's requests, in milliseconds. */
   freeMs: number;
-  /** When the Retry-After of the key's last refusal ends, in milliseconds. Until then, the key has no burst. */
+  /** End of the Retry-After of the key's last refusal, in milliseconds. Until then, the key has no burst. */
   refusedUntilMs: number;
 }
 
@@ -38,7 +34,7 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** Reserves time for a request whose headers declare a body of `bodyBytes`. Returns the request's delay in whole milliseconds. */
+  /** Reserves time for a request whose headers declare a body of `bodyBytes`. Returns its delay in whole milliseconds. */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { burst, intervalMs, bodyMsPerMebibyte, maxDelayMs, maxKeys } = this.#limits;
     const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
@@ -56,7 +52,7 @@ export class Pace {
   }
 }
 
-/** A hash of the key, so that no key itself is kept in RAM. Keys with the same hash share one pace. */
+/** Security: a hash, so that no key is kept in RAM. Keys with the same hash share one pace. */
 export function paceKeyOf(key: string): number {
   return fnv1a(key);
 }

@@ -1,28 +1,26 @@
 /**
- * Decides whether a tenant's next request may run, by what its ledger has counted. Pure. Requests and tokens per minute are counted by
- * second. The count of a second is kept until 60 whole seconds have passed after it. So no 60 seconds exceed a limit, and 61 counts are
- * always enough. An admitted request reserves all the tokens that it may use; settling frees the unused ones. The clock is the
- * system's, because tokens per month follow the calendar. If it is set back, counts of later seconds move to the present second,
- * reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
+ * Decides whether a tenant's next request may run, by what its ledger has counted. Pure.
+ * A second's count is kept for 60 more whole seconds, so that no 60 seconds exceed a limit. An admitted request reserves all the tokens
+ * that it may use; settling frees the unused ones.
+ * The system's clock is used, because tokens per month follow the calendar. It may be set back.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** Lease of a reservation, in milliseconds. If an isolate does not renew it by then, the isolate counts as lost. */
+/** Lease of a reservation, in milliseconds. An isolate that does not renew it in time counts as lost. */
 export const reservationMs = 120_000;
-/** Retry-After, in milliseconds, of a refusal because of concurrent requests. Nobody can tell when one of them ends. */
+/** Retry-After, in milliseconds, of a refusal because of concurrent requests, whose end nobody knows. */
 const concurrencyRetryMs = 1000;
-/** How long the id of a settled request is stored, in milliseconds: longer than the longest pause between two tries to settle. */
+/** Time for which the id of a settled request is stored: longer than the longest pause between two tries to settle. */
 export const settledMs = 15 * 60_000;
-/** Counts of several months are stored, so that a clock that is wrong for a while does not reset this month's use. */
+/** Several months, so that a clock that is wrong for a while does not reset this month's use. */
 const maxMonths = 4;
 
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** How much of the limit other requests use. */
   used: number;
   requested: number;
   /** Milliseconds until this request fits if no other request comes; null: it never fits. */
@@ -38,10 +36,10 @@ export interface Gauge {
 
 export interface Decision {
   refusal: Refusal | null;
-  /** State of the limit of requests per minute after this request; null: the tenant has no such limit. */
+  /** The limit of requests per minute after this request; null: the tenant has no such limit. */
   requests: Gauge | null;
   tokens: Gauge | null;
-  /** true: the request itself is counted already, and this decision is about its tokens. */
+  /** True if the request is already counted, and this decision is about its tokens. */
   isOfTokens?: true;
 }
 
@@ -53,7 +51,6 @@ interface Second {
 interface Reservation {
   /** The second (since 1970) in which the request's tokens were reserved. */
   second: number;
-  /** Reserved tokens; 0 until they are reserved. */
   tokens: number;
   leaseUntilMs: number;
 }
@@ -66,7 +63,7 @@ export interface QuotaState {
   settled: [string, number][];
 }
 
-/** A changed entry. If `value` is undefined, the entry was deleted. */
+/** `value` undefined: the entry was deleted. */
 export interface QuotaChange {
   kind: keyof QuotaState;
   key: string | number;
@@ -98,7 +95,7 @@ export class Quota {
   /** Counts by whole seconds since 1970, in order of time. */
   readonly #seconds: TrackedMap<number, Second>;
   readonly #open: TrackedMap<string, Reservation>;
-  /** Ids of settled requests → the time at which the id is dropped, in order of time. */
+  /** From ids of settled requests to the time at which the id is dropped, in order of time. */
   readonly #settled: TrackedMap<string, number>;
   readonly #months: TrackedMap<string, number>;
   #lastMs = Number.POSITIVE_INFINITY;
@@ -131,7 +128,6 @@ export class Quota {
     for (const kind of kinds) maps[kind].changed.clear();
   }
 
-  /** Whether the request is admitted and not settled yet. */
   isOpen(id: string): boolean {
     return this.#open.has(id);
   }
@@ -140,7 +136,7 @@ export class Quota {
     return this.#settled.has(id);
   }
 
-  /** Admits a request. A request that a limit refuses is not counted. If the month has no tokens left, every request is refused. */
+  /** A refused request is not counted. If the month has no tokens left, every request is refused. */
   admit(id: string, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
     const month = this.#monthTokens(nowMs);
@@ -187,7 +183,7 @@ export class Quota {
     };
   }
 
-  /** Extends the lease of a request's reservation. Returns false if the request is settled or unknown. */
+  /** Extends the lease of a reservation. Returns false if the request is settled or unknown. */
   renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
     if (!reservation) return false;
@@ -200,8 +196,8 @@ export class Quota {
   }
 
   /**
-   * Ends a request that used `tokens`; `monthTokens` of them count in the month. Without a reservation, they count in the present second.
-   * Returns false, without an effect, if it was settled before. If `isFinal` is false, a later call may settle it again with its use.
+   * Without a reservation, `tokens` count in the present second. `monthTokens` of them count in the month. Returns false, without an
+   * effect, after an earlier settlement. `isFinal` false: a later call may settle the request again with its use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true, monthTokens = tokens): boolean {
     this.#expire(nowMs);
@@ -278,8 +274,7 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
-    // Settled ids are dropped in order of time, so an id with a time too far in the future would keep all ids after it. There may be many
-    // ids, so this runs only after the clock was set back.
+    // Ids are dropped in order of time, so an id far in the future would keep all later ids.
     if (nowMs < this.#lastMs) {
       const maxMs = nowMs + settledMs;
       for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);
@@ -288,7 +283,7 @@ export class Quota {
   }
 }
 
-/** The refusal by a limit; null if `used` and `requested` together fit. `retryMs` gets the limit's maximum and returns `retryAfterMs`. */
+/** null if `used` and `requested` together fit. `retryMs` gets the limit's maximum and returns `retryAfterMs`. */
 function refusalOf(
   limit: keyof TenantLimits,
   limits: TenantLimits,
@@ -305,7 +300,6 @@ function endMs(second: number): number {
   return second * secondMs + windowMs;
 }
 
-/** The month in UTC, such as `2026-11`. */
 function monthOf(ms: number): string {
   return new Date(ms).toISOString().slice(0, 7);
 }

@@ -9,7 +9,7 @@ const schema = `
 
 export interface PageRequest {
   limit: number;
-  /** Id of the record before the page's first record; null: the page begins with the list's first record. */
+  /** Id of the record before the page; null: the page begins with the list's first record. */
   after: string | null;
   order: "asc" | "desc";
 }
@@ -19,7 +19,7 @@ export interface Page<T> {
   hasMore: boolean;
 }
 
-/** Names of lists. The list of a job's events has the job's id as its name. */
+/** The list of a job's events is named by the job's id. */
 export const filesList = "files";
 export const jobsList = "jobs";
 
@@ -51,7 +51,7 @@ export class RecordLists {
     return [...rows].map(({ record }) => JSON.parse(record) as T);
   }
 
-  /** A page of a list; null if the list has no record of the id `after`. */
+  /** null if the list has no record with the id `after`. */
   page<T>(list: string, { limit, after, order }: PageRequest): Page<T> | null {
     const select = "SELECT number FROM records WHERE list = ? AND id = ?";
     const [start] = after === null ? [] : this.#sql.exec<{ number: number }>(select, list, after);

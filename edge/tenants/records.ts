@@ -1,4 +1,3 @@
-/** Reads records from the KV namespace and caches them in the isolate. */
 import * as z from "zod";
 import {
   endPrefix,
@@ -29,7 +28,6 @@ export const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
 
-/** All names of records that begin with `prefix`. They are read page by page. */
 export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: string): AsyncGenerator<RecordName> {
   let cursor: string | undefined;
   do {
@@ -39,26 +37,24 @@ export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: stri
   } while (cursor !== undefined);
 }
 
-/** How long a Cloudflare location caches a record, in seconds: KV's default. */
+/** Time for which a Cloudflare location caches a record, in seconds: KV's default. */
 export const cacheSeconds = 60;
 /** With these times, an isolate accepts a revoked key for up to 2 s after `cacheSeconds`, and for longer while KV cannot be read. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** Times of the cached listing. A new key from a network that has used up its look-ups is accepted only after the next listing. */
+/** A new key from a network that has used up its look-ups is accepted only after the next listing. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },
 };
-/** Maximum of cached records, and of names without a record. Such names have a cache of their own, because anybody can invent them. */
+/** Maximum of cached records, and of names without a record. These names have their own cache, because anybody can invent names. */
 const maxNames = 1000;
-/** Maximum of listed names: ten pages. A key whose record is beyond them counts as unknown. */
+/** A key beyond this number of listed names counts as unknown. */
 const maxListedNames = 10_000;
 
-/** Reads and caches records. `background`: the platform's waitUntil. */
 export function createRecords(namespace: Namespace, now: () => number, background: (read: Promise<void>) => void) {
   const parts = { now, background };
   const found = new Map<string, Refreshed<unknown>>();
   const missing = new Map<string, Refreshed<unknown>>();
-  /** The names of all key records; null if they could not be listed. */
   const listing = new Refreshed<Set<string> | null>(parts, listingTimes);
 
   async function stored(name: string): Promise<unknown> {
@@ -78,7 +74,7 @@ export function createRecords(namespace: Namespace, now: () => number, backgroun
   }
 
   return {
-    /** Whether a record is cached, however old. A name that is cached as absent does not count. */
+    /** True for a cached record of any age. A name that is cached as absent does not count. */
     isCached: (name: string) => found.has(name),
     /** Whether the listing of key records has the name; true without a listing. The listing is made at most once in 10 s. */
     async mayHaveKey(name: string): Promise<boolean> {
@@ -87,7 +83,7 @@ export function createRecords(namespace: Namespace, now: () => number, backgroun
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
     },
-    /** A record, as `parse` makes it of the stored value, or of null if none is stored. Rejects if nothing is readable or cached. */
+    /** `parse` makes the record from the stored value, or from null if none is stored. Rejects if nothing is readable or cached. */
     async get<T>(name: string, parse: (stored: unknown) => T): Promise<T> {
       const cached = found.get(name) ?? missing.get(name) ?? new Refreshed<unknown>(parts, recordTimes);
       const record = await cached.get(async () => parse(await stored(name)));

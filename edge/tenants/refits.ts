@@ -1,7 +1,6 @@
 /**
- * Makes a tenant's own adapters again ("refits" them) when other artifacts are served: fitted parts from the kept examples, a memory from
- * the kept documents. When both are made, one write replaces the adapter; until then it answers with its old artifacts. Refits are not
- * charged.
+ * Makes own adapters again ("refits" them) from kept examples and documents when other artifacts are served. One write replaces the
+ * adapter; until then it answers with its old artifacts. Refits are not charged.
  */
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -36,7 +35,7 @@ export class Refits {
     this.#options = options;
   }
 
-  /** Refits all adapters of other artifacts in turn, the last used first. Resolves to whether some are left. Never rejects. */
+  /** One after another, the most recently used first. Resolves to whether some are left. Never rejects. */
   async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
@@ -62,7 +61,7 @@ export class Refits {
     this.#options.report("begun");
   }
 
-  /** Refits an adapter. Resolves to true when it is made, or when it cannot be made; to false if another try must follow. */
+  /** Resolves to false if another try must follow. */
   async #refit(record: AdapterRecord, manifestHash: string): Promise<boolean> {
     const { name, fitted, memory } = record;
     let isFinal = false;
@@ -87,7 +86,6 @@ export class Refits {
         console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
       }
       const now = this.#parts.records.find(name);
-      // The adapter was deleted while it was made.
       if (!now) return true;
       const before = now.refit ?? { manifestHash, made: null };
       this.#parts.records.change(name, { refit: { ...before, error: message, isFinal } });
@@ -96,7 +94,7 @@ export class Refits {
     }
   }
 
-  /** Fits an adapter's examples. The fitted parts stay in the record's `refit` until the memory is built, too. */
+  /** The fitted parts stay in the record's `refit` until the memory is built, too. */
   async #fit({ name, fitted: before, refit }: AdapterRecord, manifestHash: string): Promise<void> {
     const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
     if (refit?.made) {
@@ -120,7 +118,7 @@ export class Refits {
     await copies.deleteUnused(made.hash, name);
   }
 
-  /** Called when the whole adapter is made. In the present transaction, its new fitted parts replace the old ones. */
+  /** Called when the whole adapter is made. In the present transaction, the new fitted parts replace the old ones. */
   finish(name: string, manifestHash: string): void {
     const { records, copies, background } = this.#parts;
     const { fitted = null, refit = null } = records.find(name) ?? {};
@@ -133,7 +131,6 @@ export class Refits {
     if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 
-  /** Cancels the fit that is running, because the tenant is erased. */
   abort(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
@@ -161,7 +158,7 @@ async function jobContent(
   };
 }
 
-/** The content of a stored job. If other artifacts were published after it was stored, its examples are encoded again. */
+/** If other artifacts were published after a job was stored, its examples are encoded again. */
 export async function currentContent(encoder: Encoder, content: JobContent, nowMs: number): Promise<JobContent> {
   const manifestHash = await encoder.served();
   const { request, examples } = content;

@@ -1,7 +1,6 @@
 /**
- * A tenant's uploads. They are compressed, and encrypted with AES-GCM under the tenant's own key, which is in the same Durable Object. An
- * erasure destroys the key, so that no copy of the bytes can be read. The platform can restore an object, with its key, to any time of the
- * last 30 days, but does so only if the account's owner asks.
+ * A tenant's uploads, gzipped and encrypted with AES-GCM under the tenant's own key. Security: an erasure destroys the key, so that no copy
+ * of the bytes can be read. For 30 days, the platform can restore the key if the account's owner asks.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 
@@ -13,7 +12,7 @@ const schema = `
   );
 `;
 
-/** Maximum bytes of a part. Each part is a row of the table, and such a row has at most 2 MB in a Durable Object. */
+/** Maximum bytes of a part. A part is a table row, which has at most 2 MB in a Durable Object. */
 const partBytes = 2 ** 20;
 
 interface PartRow extends Record<string, SqlStorageValue> {
@@ -36,7 +35,7 @@ export class SealedStore {
     storage.sql.exec(schema);
   }
 
-  /** Encrypts bytes, given by kind. Resolves to a function that stores them under `hash`, to be called if they are still wanted. */
+  /** Encrypts bytes, given by kind. Resolves to a function that stores them under `hash`; call it if they are still wanted. */
   async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
     const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];
@@ -58,7 +57,7 @@ export class SealedStore {
       });
   }
 
-  /** Bytes of a kind, compressed by gzip; null if there are none under this hash. */
+  /** Gzipped bytes of a kind; null if none are stored under this hash. */
   async compressed(hash: string, kind: string): Promise<Uint8Array | null> {
     const select = "SELECT part, parts, iv, bytes FROM documentParts WHERE hash = ? AND kind = ? ORDER BY part";
     const rows = this.#storage.sql.exec<PartRow>(select, hash, kind).toArray();
@@ -102,7 +101,7 @@ export class SealedStore {
   }
 }
 
-/** Parameters of AES-GCM. The additional data authenticate a part's place, so that no part can be swapped for another. */
+/** Security: the additional data authenticate a part's place, so that no part can be swapped for another. */
 function cipher(iv: Uint8Array, hash: string, kind: string, part: number, parts: number) {
   return { name: "AES-GCM", iv, additionalData: encoder.encode(JSON.stringify([hash, kind, part, parts])) };
 }
@@ -115,7 +114,6 @@ export function gzip(bytes: Uint8Array): Promise<Uint8Array> {
   return piped(bytes, new CompressionStream("gzip"));
 }
 
-/** Rejects with a TypeError if `bytes` are not gzip's. */
 export function gunzip(bytes: Uint8Array): Promise<Uint8Array> {
   return piped(bytes, new DecompressionStream("gzip"));
 }

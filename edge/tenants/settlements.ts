@@ -1,7 +1,7 @@
 /**
- * Counts the use of requests with their ledgers, and reports it. While a call to a ledger is under way, further settlements form a group
- * for the next call, because each call and commit costs about as much CPU as a short answer. If the ledger does not confirm a group, a
- * Durable Object stores it, and its alarm sends it again. Ledgers count each settlement once.
+ * Counts the use of requests with their ledgers, and reports it. During a call to a ledger, further settlements form a group, because a
+ * call costs as much CPU as a short answer. A Durable Object stores a group that the ledger does not confirm, and sends it again. Ledgers
+ * count each settlement once.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause } from "../platform/clock.ts";
@@ -15,15 +15,15 @@ import {
 } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
-/** How long a ledger may take to confirm, in milliseconds. After that, the settlement is stored for another try. */
+/** Timeout for a ledger's confirmation. The settlement is then stored for another try. */
 const confirmMs = 1000;
 const firstRetryMs = 1000;
-/** Longest pause between two tries, in milliseconds. A ledger keeps a settled id for longer (`settledMs`). */
+/** Longest pause between two tries. A ledger keeps a settled id for longer (`settledMs`). */
 const maxRetryMs = 120_000;
-/** Delays before a Worker's second and third try, in milliseconds. Within them, the platform restarts a lost object elsewhere. */
+/** Delays before a Worker's second and third try, in milliseconds. The platform restarts a lost object elsewhere within them. */
 const workerRetryMs = [200, 2000];
 
-/** A recorder for Workers. A Worker has no storage, so it tries three times. */
+/** A Worker has no storage, so it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
     async record(request, consumed) {
@@ -42,7 +42,6 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** The settlements that one call to a ledger brings. */
 interface Group {
   id: string;
   settlements: Settlement[];
@@ -60,7 +59,7 @@ interface SettlementParts {
 
 export class Settlements implements UseRecorder {
   readonly #parts: SettlementParts;
-  /** By tenant, the group that is being sent, or the next group. */
+  /** By tenant: the group that is being sent, or the next group. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
@@ -91,7 +90,7 @@ export class Settlements implements UseRecorder {
     return group;
   }
 
-  /** Sends a group. Resolves when the ledger has confirmed it, or when it is stored for another try. */
+  /** Resolves when the ledger has confirmed the group, or when the group is stored for another try. */
   async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
@@ -99,7 +98,7 @@ export class Settlements implements UseRecorder {
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
-      // If the ledger confirms late, the use is reported here. The stored group is sent again, but the ledger then charges nothing for it.
+      // A late confirmation is reported here. The stored group is sent again, but the ledger then charges nothing.
       const ignore = () => undefined;
       charged.then((late) => this.#reportDue(tenant, late), ignore);
       await this.#ensureRetry();
@@ -156,7 +155,6 @@ export class Settlements implements UseRecorder {
   }
 }
 
-/** Returns a function that writes an event for each model and centroid, if the deployment has a dataset for events. */
 export function usageReport({ USAGE_EVENTS }: { USAGE_EVENTS?: AnalyticsEngineDataset }): ReportUse {
   return (tenant, consumed) => {
     for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {

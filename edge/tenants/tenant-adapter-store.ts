@@ -1,7 +1,4 @@
-/**
- * The Durable Object with a tenant's own adapters, their examples and documents, files and fine-tuning jobs. It uploads adapters to
- * backends that lack them; its alarm runs jobs and deletions.
- */
+/** The Durable Object with a tenant's own adapters, examples, documents, files and fine-tuning jobs. Its alarm runs jobs and deletions. */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -32,17 +29,16 @@ import { TenantFiles } from "./tenant-files.ts";
 import { type Changed, type DocumentChange, type JobOutcome, TenantMemories } from "./tenant-memories.ts";
 import { type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
-/** Longest pause before a job is tried again, in milliseconds. A backend that restarts accepts jobs again soon. */
+/** Longest pause before a job is tried again. A backend that restarts accepts jobs again soon. */
 const maxJobRetryMs = 60_000;
-/** Interval between checks for other artifacts, in milliseconds: less than ARTIFACT_GRACE_MS, the time for which backends keep old ones. */
+/** Interval between checks for other artifacts. Must be less than ARTIFACT_GRACE_MS, for which backends keep old artifacts. */
 const servedCheckMs = 600_000;
-/** How long an alarm waits for jobs, in milliseconds. The platform ends an alarm after 15 minutes; the next alarm continues the jobs. */
+/** Timeout of an alarm's wait for jobs. The platform ends an alarm after 15 minutes; the next alarm continues the jobs. */
 const alarmMs = 600_000;
-/** Delay of the alarm, in milliseconds, that continues a job if the object is lost while a request waits for the job. */
+/** Delay of the alarm that continues a job if the object is lost while a request waits for the job. */
 const jobAlarmMs = 60_000;
 
 export abstract class TenantAdapterStore extends DurableObject<Env> {
-  /** The clock. A test may set another one. */
   now = () => Date.now();
   protected abstract readonly encoder: Encoder;
   protected abstract readonly refitted: (outcome: RefitOutcome) => void;
@@ -55,7 +51,6 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   readonly #usedMs = new Map<string, number>();
   readonly #passes = new Map<TuningJobs | Refits, Promise<boolean>>();
   #failures = 0;
-  /** True while an alarm waits for jobs. */
   #isAlarm = false;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -88,16 +83,14 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       usedMs: (name) => this.#usedMs.get(name) ?? 0,
       report: (outcome) => this.refitted(outcome),
     });
-    // Jobs that were interrupted when the object was lost continue at once.
+    // Jobs that were interrupted by the object's loss continue at once.
     if (parts.records.withJobs().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
-  /** A record of a list (record-lists.ts); null if the list has no such record. */
   record(list: string, id: string): object | null {
     return this.#parts.lists.find<object>(list, id);
   }
 
-  /** A page of a list; null if the list has no record `after`. */
   page(list: string, request: PageRequest): Page<object> | null {
     return this.#parts.lists.page<object>(list, request);
   }
@@ -136,7 +129,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return adapterOf(this.#memories.withProgress(record));
   }
 
-  /** The adapters nearest to prompts. `embeddings`: the prompts' embeddings, [S, P]. */
+  /** `embeddings`: the prompts' embeddings, [S, P]. */
   nearest(embeddings: Float32Array[], manifestHash: string): NearestAdapters {
     this.ctx.waitUntil(this.refitLater(manifestHash));
     return this.#parts.records.ranked.nearest(embeddings, manifestHash, (name) => this.find(name)!);
@@ -157,20 +150,18 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   async changeDocuments(name: string, change: DocumentChange, isNew: boolean): Promise<Changed | Refused> {
     const absent = refused("adapter_not_found", `You have no adapter ${name}.`);
     const refusal = () => (isNew ? this.roomFor(name) : this.#parts.records.find(name) ? null : absent);
-    // The alarm is set first, so that the job is continued whenever the object is lost.
+    // The alarm is set first, so that it continues the job if the object is lost.
     await ensureAlarm(this.ctx.storage, this.now(), { delayMs: jobAlarmMs, maxDelayMs: jobAlarmMs });
     return this.#memories.change(name, change, refusal);
   }
 
-  /** Runs the job of an adapter's memory. Resolves to its outcome. */
   build(name: string): Promise<JobOutcome> {
     return this.#memories.build(name);
   }
 
-  /** Sets the alarm, which runs all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
-    // The new alarm waits until the present alarm ends, which may take minutes. So the jobs are started here.
+    // The new alarm waits for the end of the present alarm, which may take minutes, so the jobs start here.
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
@@ -210,7 +201,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has the backend delete it. */
+  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has the backend delete the adapter. */
   async add(
     { name, keep }: Pick<AdapterRecord, "name" | "keep">,
     content: FitContent,
@@ -235,7 +226,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /** Removes an adapter and copies that only it uses. Resolves to the number of backends that must yet confirm; null: no such adapter. */
+  /** Removes an adapter and its unshared copies. Resolves to the number of backends that must still confirm; null: no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);

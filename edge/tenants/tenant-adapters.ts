@@ -14,7 +14,7 @@ import type { NearestAdapters } from "./nearest-adapters.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, suffixOf } from "./own-adapters.ts";
 import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-/** The methods of a tenant's store as its callers see them. The platform's own type of the stub does not keep tuple types. */
+/** The store's methods as callers see them. The platform's own type of the stub does not keep tuple types. */
 export type OwnAdapters = {
   [Name in keyof TenantAdapterStore]: TenantAdapterStore[Name] extends (...parameters: infer P) => infer R
     ? (...parameters: P) => Promise<Awaited<R>>
@@ -25,20 +25,17 @@ type Viewer = Pick<Access, "tenant" | "scopes" | "aliases">;
 
 export interface TenantAdapters {
   of(tenant: string): OwnAdapters;
-  /** The own adapters that the key may see, in the order of their names. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
-  /** The own adapters that `model` and `adapter` name, if the key may see them. */
   named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
-  /** The adapters that `auto` may use for each embedding [S, P]. That a tenant has no adapters is cached for `noneMs`. */
+  /** The adapters that `auto` may use for each embedding [S, P]. The absence of adapters is cached for `noneMs`. */
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
   refit(tenant: string, served: string): void;
-  /** Drops the cached fact that the tenant has no adapters. */
   noteNew(tenant: string): void;
-  /** Makes an adapter. `begun` is called when a backend begins. Throws a ServiceError. */
+  /** `begun` is called when a backend begins. Throws a ServiceError. */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
-/** Handler for `catch`: fails a request, because its answer without the tenant's adapters would differ from later answers with them. */
+/** Fails a request, because its answer without the tenant's adapters would differ from later answers with them. */
 const storeAway = unavailable("Your own adapters cannot be looked up now");
 const noneMs = 10_000;
 const lookMs = 5000;
@@ -52,7 +49,7 @@ interface TenantAdapterParts extends RefreshedParts {
 export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
-  /** Tenants that had no adapters at the last look-up → whether they have some now. */
+  /** From tenants that had no adapters at the last look-up to whether they have some now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   const ignore = () => undefined;

@@ -7,9 +7,7 @@ import type { NewDocument } from "./memory-documents.ts";
 import type { RecordLists } from "./record-lists.ts";
 import type { SealedStore } from "./sealed-store.ts";
 
-/** Encodes texts with the artifacts of a manifest. */
 export interface Encoder {
-  /** Hash of the manifest that is served. */
   served(): Promise<string>;
   documents(manifestHash: string, documents: Documents): Promise<Pick<NewDocument, "tokens" | "embedding">[]>;
   examples(

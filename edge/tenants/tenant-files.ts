@@ -1,4 +1,4 @@
-/** A tenant's files. Their bytes are encrypted by the SealedStore. */
+/** A tenant's files. The SealedStore encrypts their bytes. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { TenantParts } from "./backend-copies.ts";
 import { type Refused, refused } from "./own-adapters.ts";
@@ -8,7 +8,7 @@ export interface FileRecord {
   id: string;
   filename: string;
   bytes: number;
-  /** Time of creation: Unix time in seconds. */
+  /** Unix time in seconds. */
   created: number;
 }
 
@@ -21,13 +21,13 @@ export class TenantFiles {
     this.#parts = parts;
   }
 
-  /** Stores a file, or returns a refusal. `maxTenantBytes`: maximum bytes of all files of the tenant; null: no limit. */
+  /** Stores a file, or returns a refusal. `maxTenantBytes`: maximum bytes of all the tenant's files; null: no limit. */
   async add(file: FileRecord, content: Uint8Array, maxTenantBytes: number | null): Promise<Refused | null> {
     const { lists, sealed } = this.#parts;
     const refusedFirst = this.#refusal(file, maxTenantBytes);
     if (refusedFirst) return refusedFirst;
     const store = await sealed.seal(file.id, { [kind]: content });
-    // While the content was encrypted, other files may have been stored, or a repeated request may have stored this file.
+    // Meanwhile, other files, or a repeated request's same file, may have been stored.
     if (lists.find(filesList, file.id)) return null;
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;
@@ -50,7 +50,7 @@ export class TenantFiles {
     return refuse(`Your files would have ${all} bytes together, the maximum is ${maxTenantBytes}; delete some first.`);
   }
 
-  /** Content of a file, compressed by gzip; null if there is no file of this id. */
+  /** Gzipped content of a file; null if no file has this id. */
   async content(id: string): Promise<Uint8Array | null> {
     const { lists, sealed } = this.#parts;
     return lists.find<FileRecord>(filesList, id) && sealed.compressed(id, kind);

@@ -1,7 +1,6 @@
 /**
- * The memories of a tenant's own adapters: their documents, and the jobs in which a backend builds a memory of them. A job is stored until
- * it is done, and an alarm continues it. So it survives the loss of the object, and of the backend, which resumes what it had begun. A
- * change makes a new set of documents with a new hash; the old set answers until the memory of the new one is built.
+ * The memories of a tenant's own adapters: their documents, and the jobs in which a backend builds a memory. A stored job survives the loss
+ * of the object or the backend. A change makes a new set of documents; the old set answers until the new memory is built.
  */
 import type { Documents } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -16,13 +15,11 @@ import { gunzippedText, jsonBytes } from "./sealed-store.ts";
 
 export interface DocumentChange {
   manifestHash: string;
-  /** Added documents: gzipped JSON of NewDocument[], because a message between objects has at most 32 MiB. */
+  /** Gzipped JSON of NewDocument[], because a message between objects has at most 32 MiB. */
   added?: Uint8Array | null;
-  /** Name of the removed document. */
   removed?: string;
   /** Maximum tokens of all memories of the tenant; null or absent: no limit. */
   maxTenantTokens?: number | null;
-  /** The charge for the added documents. */
   charge?: Charge;
   /** Only for a new adapter. false: its documents are deleted once the memory is built. */
   keep?: boolean;
@@ -30,7 +27,7 @@ export interface DocumentChange {
 
 export interface Changed {
   hash: string;
-  /** Whether the new job replaces a job that was not done. The new job then includes the documents of the old one. */
+  /** True if the new job replaces an unfinished job and includes its documents. */
   joinsJob: boolean;
 }
 
@@ -40,7 +37,7 @@ export interface JobOutcome {
   error: Refused | null;
 }
 
-/** How long a replaced set is kept, in milliseconds, because answers that began with it still read it. */
+/** Time for which a replaced set is kept, because answers that began with it still read it. */
 export const replacedMs = 600_000;
 
 interface RunningJob {
@@ -53,7 +50,7 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
-  /** Settles when the last change has taken effect. The next change waits for this. */
+  /** Settles when the last change has taken effect. The next change waits for it. */
   #changes: Promise<unknown> = Promise.resolve();
   readonly #running = new Map<string, RunningJob>();
 
@@ -63,7 +60,6 @@ export class TenantMemories {
     this.#ready = ready;
   }
 
-  /** Adds the progress of the adapter's job to its record, if the job is running. */
   withProgress(record: AdapterRecord): AdapterRecord {
     const job = record.memory?.job;
     const running = this.#running.get(record.name);
@@ -72,7 +68,7 @@ export class TenantMemories {
     return { ...record, memory: { ...record.memory!, job: shown } };
   }
 
-  /** The documents that answers use; if there are none, those of the job. */
+  /** The documents that answers use; without such documents, the job's. */
   async documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
     const memory = this.#memoryOf(name);
     const set = memory?.ready ?? memory?.job ?? null;
@@ -80,7 +76,6 @@ export class TenantMemories {
     return records.map(({ embedding, ...record }) => record);
   }
 
-  /** A memory's documents as gzipped JSON; null if there are none. */
   texts(hash: string): Promise<Uint8Array | null> {
     return this.#parts.sealed.compressed(memoryPrefix + hash, "texts");
   }
@@ -170,7 +165,7 @@ export class TenantMemories {
     const now = adapters.find(name);
     const memory = now?.memory ?? null;
     const refusedLast = refusal();
-    // The adapter was deleted, or its documents changed meanwhile. If they changed, this change begins again.
+    // The adapter was deleted, or its documents changed meanwhile. After a change of documents, this change begins again.
     if (refusedLast !== null || wantedOf(memory)?.hash !== current?.hash) {
       if (adapters.isUnused(copy)) sealed.delete(copy);
       return refusedLast ?? this.#change(name, change, refusal);
@@ -312,7 +307,6 @@ export class TenantMemories {
     this.#running.get(record.name)?.abort.abort();
   }
 
-  /** Cancels the running jobs, because the tenant is erased. */
   abort(): void {
     for (const { abort } of this.#running.values()) abort.abort();
   }

@@ -1,6 +1,6 @@
 /**
- * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until the job ends. The object's alarm runs it, so
- * it survives the loss of the object. If its backend is lost, the job starts anew. A job is charged once, at its end.
+ * A tenant's fine-tuning jobs. Each makes an own adapter from examples, which are stored until the job ends. A job survives the loss of the
+ * object. If its backend is lost, the job starts anew. A job is charged once, at its end.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
@@ -15,13 +15,12 @@ import { jsonBytes } from "./sealed-store.ts";
 
 export interface TuningJob {
   id: string;
-  /** Times of the job's creation and end: Unix times in seconds. */
+  /** Unix times in seconds. */
   created: number;
   finished: number | null;
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   error: Pick<Refused, "kind" | "message" | "param"> | null;
   model: string;
-  /** Name of the adapter that the job makes. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
@@ -32,7 +31,6 @@ export interface TuningJob {
   examples: number;
   /** Tokens of all examples, with those of the validation file. */
   tokens: number;
-  /** The request that created the job; the job's tokens are charged to it. */
   request: AdmittedRequest;
   /** Charged tokens; null if none were charged, or none yet. */
   trainedTokens: number | null;
@@ -43,7 +41,6 @@ export interface JobEvent {
   created: number;
   level: "info" | "warn" | "error";
   message: string;
-  /** The figures of the message; null if it has none. */
   data: Record<string, unknown> | null;
 }
 
@@ -54,7 +51,7 @@ interface AdapterStore {
   buildLater(): Promise<void>;
 }
 
-/** A job fails if no backend accepts it within this many seconds. */
+/** A job fails if no backend accepts it within this time. */
 const maxJobSeconds = 86_400;
 const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
 
@@ -113,17 +110,15 @@ export class TuningJobs {
     return refused("invalid_request", message, "suffix");
   }
 
-  /** Cancels a job and returns it; null if the job has ended, or if there is none of this id. */
   cancel(id: string): TuningJob | null {
     const job = this.#open(id);
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // The job is charged if a backend has begun it, just as a request is charged if its client disconnects.
+    // A job that a backend has begun is charged, just as a request is charged if its client disconnects.
     return this.#end(job, "cancelled", job.status === "running");
   }
 
-  /** Cancels the job that is running, because the tenant is erased. */
   abort(): void {
     this.#running?.abort.abort();
   }
@@ -208,7 +203,6 @@ export class TuningJobs {
     return ended;
   }
 
-  /** Adds an event to a job, unless the job's latest event has the same message. */
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
     const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;
