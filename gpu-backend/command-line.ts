@@ -1,4 +1,4 @@
-/** Common parts of all `chameleon` commands: help with examples, the version, and for every failure one sentence and an exit code. */
+/** Common parts of all `chameleon` commands: help, the version, and one sentence and an exit code for every failure. */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { Command, type CommanderError, InvalidArgumentError } from "commander";
@@ -24,7 +24,7 @@ export function createCommand(name: string, description: string, examples: reado
     .addHelpText("after", `\nExample${examples.length > 1 ? "s" : ""}:\n${shown}${notes && `\n\n${notes}`}`);
 }
 
-/** Parses the arguments of this process and runs the action that they name. Any failure ends the process with one sentence. */
+/** Runs the chosen action. Any failure ends the process with one sentence. */
 export async function runCommand(command: Command): Promise<void> {
   process.on("uncaughtException", (error) => fail(command, error));
   const names = command.commands.map((one) => one.name());
@@ -32,13 +32,12 @@ export async function runCommand(command: Command): Promise<void> {
   await command.parseAsync();
 }
 
-/** Parses the arguments of a command without subcommands, and returns its options. */
 export function parsedOptions<Options extends object>(command: Command): Options {
   process.on("uncaughtException", (error) => fail(command, error));
   return command.parse().opts<Options>();
 }
 
-/** Signals within this many milliseconds count as one: infra/bootstrap.mjs may pass on a signal that this process has received directly. */
+/** Signals within this many milliseconds count as one: infra/bootstrap.mjs may pass on a signal that this process received directly. */
 const sameRequestMs = 500;
 
 /** Calls `stop` at each request to end this process. `now` is a clock in milliseconds. */
@@ -53,7 +52,6 @@ export function onStopRequest(now: () => number, stop: (signal: NodeJS.Signals) 
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, request);
 }
 
-/** Turns commander's "error: … \n(Did you mean …?)" into one sentence. */
 function inOneSentence(text: string): string {
   return text
     .trim()
@@ -65,7 +63,6 @@ function inOneSentence(text: string): string {
 function fail(command: Command, error: unknown): never {
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(`${command.name()}: ${message}\n`);
-  // An action throws InvalidArgumentError if it checks its arguments itself.
   if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
@@ -75,7 +72,7 @@ function endOfReader({ code }: NodeJS.ErrnoException): void {
   process.exit(code === "EPIPE" ? exitCodes.brokenPipe : exitCodes.failed);
 }
 
-/** Parses the value of an option, a whole number of 1 or more. Throws InvalidArgumentError. */
+/** Parses a whole number of 1 or more. Throws InvalidArgumentError. */
 export function count(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
@@ -88,14 +85,13 @@ export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
 }
 
-/** Reads a file as text. If it cannot be read, rejects with an Error that names the file. */
 export async function readText(file: string): Promise<string> {
   return readFile(file, "utf8").catch((cause: Error) => {
     throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
   });
 }
 
-/** A URL as the value of an option, without a slash at its end. Throws InvalidArgumentError. */
+/** Parses an http(s) URL and removes slashes at its end. Throws InvalidArgumentError. */
 export function httpUrl(text: string): string {
   if (!/^https?:$/.test(URL.parse(text)?.protocol ?? "")) throw new InvalidArgumentError("must be an http(s) URL");
   return text.replace(/\/+$/, "");

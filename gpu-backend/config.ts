@@ -1,4 +1,4 @@
-/** The settings of the backend and of the import of models. No other file of gpu-backend/ reads the environment. */
+/** The settings of the backend. No other file of gpu-backend/ reads the environment. */
 import http from "node:http";
 import { availableParallelism } from "node:os";
 import { z } from "zod";
@@ -9,16 +9,13 @@ import { choice, integer, optionalInteger, optionalText, secret, text } from "./
 
 const MiB = 2 ** 20;
 
-/**
- * Prompt tokens that a sequence prefills in a step, and tokens of a block of the prefix cache. This is no setting, because it
- * changes results. Half as many would cost a lone prompt a tenth more time; twice as many would pause other sequences longer.
- */
+/** Tokens of a prefill chunk and of a block of the prefix cache. Not a setting, because the number changes results. */
 export const chunkTokens = 128;
 
 const storedBytes = (mebibytes: number, what: string) =>
   integer(1, 2 ** 50, mebibytes * MiB, `Bytes of ${what} in DATA_DIR, at most; beyond, what was used longest ago goes`);
 
-/** All settings, by environment variable. Each setting, except the secrets, is a flag, too. */
+/** All settings, by environment variable. Each setting that is no secret is a flag, too. */
 export const environmentSchema = z.object({
   BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
   BACKEND_PORT: integer(0, 65_535, 8788, "Port to listen on; 0 lets the system choose"),
@@ -39,7 +36,7 @@ export const environmentSchema = z.object({
     "int8",
     "How weights are stored: int8 rounded, and fastest at many sequences and long prompts; exact as the file has them",
   ),
-  // The CPU is the default, because only on the CPU do results never depend on the batch.
+  // Only on the CPU do results never depend on the batch.
   DEVICE: choice(
     ["cpu", "webgpu", "software"],
     "cpu",
@@ -101,7 +98,7 @@ export const environmentSchema = z.object({
 
 export type BackendConfig = ReturnType<typeof readConfig>;
 
-/** Reads the settings; those in `given` take precedence over `environment`. Throws an Error that names each variable at fault. */
+/** Settings in `given` take precedence over `environment`. Throws an Error that names each faulty variable. */
 export function readConfig(
   environment: Record<string, string | undefined> = process.env,
   given: Record<string, string | undefined> = {},
@@ -119,7 +116,6 @@ export function readConfig(
   return {
     host: values.BACKEND_HOST,
     port: values.BACKEND_PORT,
-    /** null: a name is made at the start. */
     name: values.BACKEND_NAME || null,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
@@ -144,28 +140,23 @@ export function readConfig(
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
     stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,
-    /** A call must be signed with one of these secrets. If there are none, calls need no signature. */
+    /** If there are no secrets, calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
   };
 }
 
-/**
- * Environment variables that child processes of the backend inherit: those of the dynamic loader, the memory allocator, Node, threads and
- * GPU drivers. Settings reach a child in its first message. Secrets stay in the parent, because a native fault may write a child's memory
- * to a core dump.
- */
+/** Variables that children inherit. Secrets stay in the parent, because a native fault may write a child's memory to a core dump. */
 const childVariables = [
   /^(PATH|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|SYSTEMROOT|WINDIR|TMPDIR|TEMP|TMP|TZ|LANG|LC_\w+)$/i,
   /^(LD|DYLD|MALLOC|OMP|ORT|UV|VK|MESA|LIBGL|CUDA|NVIDIA|XDG)_\w+$/,
   /^(GLIBC_TUNABLES|DISPLAY|WAYLAND_DISPLAY)$/,
-  // Not every NODE_ variable: NODE_AUTH_TOKEN is a secret of npm.
+  // NODE_AUTH_TOKEN, a secret of npm, must not match.
   /^NODE_(OPTIONS|V8_COVERAGE|COMPILE_CACHE|DISABLE_COMPILE_CACHE|NO_WARNINGS|ENV|ICU_DATA)$/,
 ];
 
 /**
- * Settings of glibc's allocator for processes that run a model; other C libraries ignore them. A step reads every weight once, which takes
- * a seventh less time in huge pages (GPT-2 124M in int8, 2 cores of a Xeon). Blocks of 1 MiB and more get pages of their own, which
- * are returned to the system when they are freed: otherwise some 100 MB that loading this model frees would stay with the process.
+ * Settings of glibc's allocator. A step reads every weight once, which takes a seventh less time in huge pages (GPT-2 124M in int8, 2
+ * cores of a Xeon). Blocks of 1 MiB and more return to the system when freed; otherwise some 100 MB would stay with the process.
  */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
@@ -181,7 +172,7 @@ function credentialsOf(values: { AWS_ACCESS_KEY_ID?: string; AWS_SECRET_ACCESS_K
 
 export type HubConfig = ReturnType<typeof readHubConfig>;
 
-/** The hub that models are imported from. `endpoint` has no slash at its end. Throws an Error that names the faulty variable. */
+/** In the result, `endpoint` has no slash at its end. Throws an Error that names the faulty variable. */
 export function readHubConfig(environment: Record<string, string | undefined> = process.env) {
   const endpoint = (environment.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:$/.test(URL.parse(endpoint)?.protocol ?? "")) {

@@ -1,8 +1,7 @@
-/** Reads files up to a size limit, and replaces them atomically: new bytes are first written to a folder beside the file. */
 import * as fs from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
-/** Returns at most `maxBytes + 1` bytes, to detect an oversized file. Rejects if it is no regular file; does not block on a pipe. */
+/** Returns at most `maxBytes + 1` bytes, to detect an oversized file. Rejects for a file that is not regular, such as a pipe. */
 export async function readFileAtMost(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   // Windows has no O_NONBLOCK.
   const file = await fs.open(path, fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0));
@@ -22,18 +21,16 @@ export async function readFileAtMost(path: string, maxBytes: number): Promise<Ui
   }
 }
 
-/** Handler for `catch`: returns null if the file does not exist, and throws any other error. */
 export function nullIfMissing(error: NodeJS.ErrnoException): null {
   if (error.code === "ENOENT") return null;
   throw error;
 }
 
-/** The functions of the file system that a test can replace. */
 export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
 
 export const unfinishedPrefix = ".unfinished-";
 
-/** Replaces a file as a whole. Creates its folder if it is missing. If it rejects with the system's error, the old file is unchanged. */
+/** Replaces a file as a whole. If the write fails, the old file is unchanged. */
 export async function writeWhole(
   path: string,
   content: Uint8Array | string,
@@ -57,14 +54,13 @@ export async function writeWhole(
   }
 }
 
-/** Writes the file unless it has these bytes already. Resolves to whether it was written. */
 export async function writeIfDifferent(path: string, content: Uint8Array): Promise<boolean> {
   if ((await fs.readFile(path).catch(() => null))?.equals(content)) return false;
   await writeWhole(path, content);
   return true;
 }
 
-/** Removes unfinished writes of killed processes: those that began before `beforeMs` (Unix milliseconds). Ignores errors. */
+/** Removes what killed processes began to write before `beforeMs` (Unix milliseconds). Ignores errors. */
 export async function removeUnfinished(folder: string, beforeMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {
     if (!name.startsWith(unfinishedPrefix)) continue;

@@ -1,7 +1,6 @@
 /** A cache with a bound on its bytes. Drops the least recently used entries first. */
 export class LruCache<Value> {
   readonly #maximumBytes: number;
-  /** In order of use, oldest first. */
   readonly #entries = new Map<string, { value: Value; bytes: number }>();
   #bytes = 0;
 
@@ -17,12 +16,10 @@ export class LruCache<Value> {
     return this.#entries.size;
   }
 
-  /** The keys, the least recently used first. */
   get keys(): string[] {
     return [...this.#entries.keys()];
   }
 
-  /** Marks the entry as just used. */
   get(key: string): Value | undefined {
     const entry = this.#entries.get(key);
     if (!entry) return undefined;
@@ -31,7 +28,7 @@ export class LruCache<Value> {
     return entry.value;
   }
 
-  /** Adds or replaces an entry, and returns how many were dropped. An entry that exceeds the bound is dropped itself. */
+  /** Returns how many entries were dropped. An entry that exceeds the bound is dropped itself. */
   set(key: string, value: Value, bytes: number): number {
     this.delete(key);
     this.#entries.set(key, { value, bytes });

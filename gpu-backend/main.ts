@@ -1,4 +1,4 @@
-/** The backend: serves HTTP and starts an engine process for each set. Prints one JSON line when ready. A second signal ends it at once. */
+/** The backend: serves HTTP and starts an engine process for each set. */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
@@ -25,9 +25,7 @@ import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
 import { TenantStore } from "./tenant-files/tenant-store.ts";
 
-/** Timeout for the last frames to be written when the backend ends, in milliseconds. */
 const closeMs = 1000;
-/** Interval at which old files of unfinished adapters and memories are removed, in milliseconds. */
 const leftoverCheckMs = 3_600_000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL, AND REPLACE OR DELETE TENANTS' ADAPTERS AND MEMORIES: set BACKEND_SECRETS here and at the edge.";
@@ -82,7 +80,7 @@ async function run(config: BackendConfig): Promise<void> {
     });
   const store = storeOf("adapters", config.tenantAdapterBytes, config.adaptersBytes);
   const memoryStore = storeOf("memories", config.tenantMemoryBytes, config.memoriesBytes);
-  // Errors of the disk are ignored here, because they are reported when a tenant's files are used.
+  // Errors are ignored here, because they are reported when a tenant's files are used.
   const removeLeftovers = () => {
     for (const one of [store, memoryStore]) void one.removeLeftovers().catch(() => undefined);
   };
@@ -98,7 +96,7 @@ async function run(config: BackendConfig): Promise<void> {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
     const observer = { ...metrics, ...engineLog(log, metrics, config.weightFormat) };
-    // Secrets stay in this process: see `childEnvironment`.
+    // Secrets stay in this process (see `childEnvironment`).
     const { secrets, artifactStore, ...open } = config;
     const settings = { ...open, device, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) =>
@@ -144,16 +142,15 @@ async function run(config: BackendConfig): Promise<void> {
     leave(0);
   };
   onStopRequest(now, (signal) => void shutDown(signal));
-  // If another process forked the backend, the backend ends with that process.
   process.once("disconnect", () => leave(0));
   process.channel?.unref();
 
-  // Published artifacts are preferred to those of the model folder.
+  // Artifacts of the model folder are served only if none are published.
   try {
     await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
   } catch (error) {
-    // The signal that closes the backend may also have ended an engine during its start. Then the error is expected.
+    // The signal that closes the backend may also have ended an engine during its start.
     if (isClosing) return;
     throw error;
   }
@@ -165,7 +162,7 @@ async function run(config: BackendConfig): Promise<void> {
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
 }
 
-/** A name for this process: the host's name in allowed characters, and a random ending, because a host may run several backends. */
+/** The name has a random ending, because a host may run several backends. */
 function newName(): string {
   const host = hostname()
     .toLowerCase()

@@ -1,13 +1,10 @@
-/** Schemas of settings with their help, and a command's flags for them. config.ts has the settings. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
 
 export interface SettingHelp {
-  /** Description without a full stop. */
   help: string;
-  /** Allowed values: continues the sentence "must be". */
+  /** Continues the sentence "must be". */
   range: string;
-  /** The default as text. */
   preset: string;
   /** A secret has no flag, because other users of the machine can read command lines. */
   isSecret: boolean;
@@ -20,7 +17,7 @@ function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHel
   return schema;
 }
 
-/** A setting that is a whole number. `presetText` describes a default that depends on the machine. */
+/** `presetText` describes a default that depends on the machine. */
 export function integer(minimum: number, maximum: number, value: number, help: string, presetText = String(value)) {
   const { schema, range } = wholeNumber(minimum, maximum);
   return setting(schema.default(value), { help, range, preset: presetText });
@@ -44,7 +41,7 @@ export function choice<const Names extends readonly string[]>(names: Names, pres
   return setting(schema, { help, range, preset });
 }
 
-/** A setting that is a text. `presetText` describes a default that depends on the installation. */
+/** `presetText` describes a default that depends on the installation. */
 export function text(preset: string, range: string, help: string, presetText = preset) {
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }
@@ -59,7 +56,7 @@ export function secret(range: string, help: string) {
   return setting(z.string().optional(), { help, range, preset: "none" }, true);
 }
 
-/** Returns the help of each variable. Throws an Error for a schema without help. */
+/** Throws an Error for a schema without help. */
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {
@@ -74,7 +71,7 @@ export function flagOf(name: string): string {
   return `--${name.toLowerCase().replaceAll("_", "-")}`;
 }
 
-/** Adds a flag for each setting that is no secret. The returned function gives the parsed values by variable. */
+/** Returns a function that gives the parsed values by variable. */
 export function addFlags(command: Command, schemas: Record<string, z.ZodType>): () => Record<string, string> {
   const names = new Map<string, string>();
   for (const [name, { help, range, preset, isSecret }] of helpOf(schemas)) {

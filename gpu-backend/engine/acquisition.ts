@@ -1,4 +1,4 @@
-/** Acquires what a sequence needs before it waits for a slot: adapters, memories and a grammar. */
+/** A sequence acquires its adapters, memories and grammar before it waits for a slot. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
@@ -6,13 +6,13 @@ import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Ids of the adapters that a sequence needs: its mixture's adapters or, without a mixture, its micro-batch's adapter. */
+/** Adapters of the sequence's mixture. Without a mixture, the micro-batch's adapter. */
 export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/** Opens a sequence's memories and, if the request wants passages, their passage indexes. Throws a ServiceError for a missing memory. */
+/** Opens passage indexes if the request wants passages. Throws a ServiceError for a missing memory. */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,
@@ -27,7 +27,7 @@ export async function acquireMemories(
   }
 }
 
-/** Opens the grammar that a sequence's text must follow, if there is one. `changed` is as in Grammars.open. Throws a ServiceError. */
+/** `changed` is passed to Grammars.open. Throws a ServiceError. */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

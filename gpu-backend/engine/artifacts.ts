@@ -1,4 +1,3 @@
-/** Reads and checks a model folder's weights, and the tokenizer, hyper-network and manifest of a folder of artifacts. */
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -24,7 +23,7 @@ export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/** The caller must close the returned model. Throws an Error that names the faulty file, with the found and the expected value. */
+/** The caller must close the returned model. Throws an Error that names the faulty file. */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
@@ -35,7 +34,7 @@ export async function readArtifacts(
     const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
     const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
     checkModel(manifest, base);
-    // Stop ids come from the manifest, because the model's own file may lack some of them.
+    // The manifest has all stop ids, the model's own file may lack some.
     const model: Base = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
     const tokenizer = await readTokenizer(directory, manifest);
     const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
@@ -54,7 +53,7 @@ export async function readTokenizer(directory: string, manifest: Manifest): Prom
   return tokenizer;
 }
 
-/** Throws an Error if the manifest was made for another model. The manifest may have a shorter context, and more stop ids. */
+/** The manifest may have a shorter context than the model, and more stop ids. */
 function checkModel({ model: wanted }: Manifest, { config, weightsFile, weightsHash }: Base): void {
   requireEqual(`${weightsFile}: SHA-256`, weightsHash, wanted.weights);
   requireEqual("the model's vocabulary size", config.vocabularySize, wanted.vocabularySize);

@@ -1,9 +1,8 @@
 /**
- * Continuous batching over one model runner. The owner calls `step` while the engine is busy. A step has two phases, prefill and decode,
- * and `emit` gets the frames after each. Sequences enter and leave between phases.
+ * Continuous batching over one model runner. A step has two phases, prefill and decode. Sequences enter and leave between phases.
  *
- * A fault of one sequence (a result that is not finite, or anything thrown while only this sequence is handled) ends it in one error frame
- * and frees what it holds; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
+ * A fault of one sequence ends only this sequence, and the bits of other sequences do not change. If a whole step fails, `step` rejects
+ * and the engine is unusable.
  */
 import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -29,28 +28,27 @@ import { SharedPrefixes } from "./shared-prefixes.ts";
 import { readKeys, type Traced, type TracedValues, tracedValues } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Maximum milliseconds that a step waits for grammars. A grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
+/** Time that a step waits for grammars. A grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
 const grammarGraceMs = 1;
 
 export interface EngineParts {
   runner: Runner;
   adapters: AdapterCache;
-  /** Absent: sequences with memories are refused. */
+  /** Without `memories`, sequences with memories are refused. */
   memories?: { cache: MemoryCache; rule: MemoryRule };
   /** null: no keys and values of prompts are reused. */
   prefixCache: PrefixCache | null;
-  /** Absent: sequences whose text is held to a form (a JSON Schema or tool calls) are refused. */
+  /** Without `grammars`, sequences with a JSON Schema or tool calls are refused. */
   grammars?: Grammars;
   limits: PlanLimits;
   textPieceOf: Vocabulary["textPieceOf"];
   /** A monotonic clock, in milliseconds. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
-  /** Called when `step` has something to do. */
   queued?(): void;
-  /** Called when a pass has finished. More passes of its phase may follow before `emit`. */
+  /** Called after each pass. More passes of the phase may follow before `emit`. */
   progressed?(): void;
-  /** Called when a sequence has ended because it cannot be computed. `error.cause` is the thrown value. */
+  /** Called when a sequence ends because it cannot be computed. `error.cause` is what was thrown. */
   faulted?(error: ServiceError): void;
 }
 
@@ -59,13 +57,11 @@ export class Engine {
   readonly #vocabulary: Vocabulary;
   readonly #planner: Planner<Sequence>;
   readonly #prefixes: SharedPrefixes | null;
-  /** Sequences that have not ended, by id. */
   readonly #open = new Map<string, Sequence>();
   /** Errors of sequences that end before the next phase, by id. */
   readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
-  /** True while all sequences wait for something other than a step. */
   #stalled = false;
 
   constructor(parts: EngineParts) {
@@ -100,9 +96,9 @@ export class Engine {
   }
 
   /**
-   * Accepts a micro-batch. `adapterId` is a centroid's or a tenant's own adapter; null is the base. Sequences with a mixture name their
-   * adapters themselves. A sequence that cannot be served ends in an error frame. For traced prompts (traces.ts), `take` is called before
-   * the last frame of each. Throws an Error if a sequence of the same id is open.
+   * If `adapterId` is null, the base answers. Sequences with a mixture name their own adapters. A sequence that cannot be served ends in
+   * an error frame. `take` is called before the last frame of each traced prompt (traces.ts). Throws an Error if a sequence of the same
+   * id is open.
    */
   async submit(
     adapterId: string | null,
@@ -131,13 +127,13 @@ export class Engine {
     await Promise.all(accepted.map((sequence) => this.#enqueueWithAdapters(sequence, adapterId)));
   }
 
-  /** Ends sequences in `cancelled` before the next phase; ignores unknown ids. */
+  /** Ends the sequences before the next phase. Unknown ids are ignored. */
   cancel(ids: readonly string[]): void {
     const error = new ServiceError("cancelled", "The request was cancelled.");
     for (const id of ids) if (this.#open.has(id)) this.#ending.set(id, error);
   }
 
-  /** Drops a tenant's memory `hash` or, if it is null, all the tenant's memories. Ends sequences that read them in `memory_deleted`. */
+  /** If `hash` is null, all memories of the tenant are dropped. Sequences that read a dropped memory end in `memory_deleted`. */
   dropMemory(tenant: string, hash: string | null): void {
     this.#parts.memories?.cache.delete(tenant, hash);
     for (const { id, request } of this.#open.values()) {
@@ -152,7 +148,7 @@ export class Engine {
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // If nothing can run, all running sequences await their grammars, and waiting ones need slots or KV memory that running ones hold.
+    // If nothing can run, running sequences await their grammars, and waiting sequences await the memory of running ones.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
@@ -169,7 +165,7 @@ export class Engine {
     this.#flush(null);
   }
 
-  /** Computes the next chunk of each prompt, in a pass of its own: joining prompts gains nothing, and would need padding. */
+  /** Each prompt has a pass of its own, because joining prompts gains nothing and needs padding. */
   async #prefill(sequences: readonly Sequence[]): Promise<void> {
     const startedMs = this.#parts.now();
     const { chunkTokens } = this.#parts.limits;
@@ -202,7 +198,7 @@ export class Engine {
     this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
   }
 
-  /** Runs one pass. Ends sequences whose results are not finite. Returns the number of sampled tokens. */
+  /** Returns the number of sampled tokens. */
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[]): Promise<number> {
     const { pass, heads } = composePass(phase, chunks, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(pass);
@@ -213,7 +209,7 @@ export class Engine {
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
-  /** Weighs the mixture and the brakes (memory-steps.ts), scores the rest of the prompt, samples. Returns the number of sampled tokens. */
+  /** Returns the number of sampled tokens. */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
     const fault = await weighMixture(sequence, runner, memories?.rule ?? null);
@@ -238,7 +234,6 @@ export class Engine {
     if (fault) this.#fail(sequence, this.#reportFault(fault));
   }
 
-  /** Gives a new sequence the cached keys and values of its prompt. */
   #start(sequence: Sequence): void {
     sequence.admittedMs ??= this.#parts.now();
     if (!this.#prefixes || sequence.cachedTokens > 0) return;
@@ -249,14 +244,13 @@ export class Engine {
     sequence.reusedTokens = sequence.cachedTokens;
   }
 
-  /** Offers the chunk that was just computed to the prefix cache. */
   #keepChunk(sequence: Sequence): void {
     const { cachedTokens: end, row } = sequence;
     const start = end - 1 - ((end - 1) % this.#parts.limits.chunkTokens);
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
-  /** Of a prompt that is computed: puts the wanted passages into the prompt and restarts the sequence or, without passages, reads its keys. */
+  /** Inserts the wanted passages and restarts the sequence. If no passages are wanted, reads the keys of a traced prompt. */
   async #readStates(sequence: Sequence): Promise<void> {
     if (sequence.ended || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
@@ -280,14 +274,14 @@ export class Engine {
     }
   }
 
-  /** Ends the prefill of a sequence whose whole prompt is computed. Also ends the sequence if it needs no token. */
+  /** Also ends the sequence if it needs no token. */
   #endPrefill(sequence: Sequence): void {
     sequence.decodingMs = this.#parts.now();
     this.#prefixes?.leave(sequence);
     this.#endIfFinished(sequence);
   }
 
-  /** Sends the remaining frames of a sequence that has nothing more to compute. Returns whether it has ended. */
+  /** Returns whether the sequence has ended. */
   #endIfFinished(sequence: Sequence): boolean {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
@@ -312,7 +306,7 @@ export class Engine {
     this.#flush(null);
   }
 
-  /** Waits up to `grammarGraceMs`, so that a sequence whose allowed tokens come soon does not miss the step. */
+  /** Waits briefly, so that a sequence whose allowed tokens come soon does not miss the step. */
   async #awaitGrammars(): Promise<void> {
     const awaits = () => this.#planner.state.running.values().some(({ awaitsGrammar }) => awaitsGrammar);
     const untilMs = this.#parts.now() + grammarGraceMs;
@@ -349,7 +343,7 @@ export class Engine {
     }
   }
 
-  /** Runs `work` unless the sequence has ended. If `work` throws, the sequence ends in an error. */
+  /** If `work` throws, the sequence ends in an error. */
   #guard(sequence: Sequence, work: () => void): void {
     if (sequence.ended) return;
     try {
@@ -359,7 +353,7 @@ export class Engine {
     }
   }
 
-  /** Ends a sequence in the error that its own work threw. If it has ended, `#end` threw: shared state may be inconsistent, so throws on. */
+  /** Ends the sequence. If it has ended already, rethrows, because shared state may be inconsistent. */
   #failBy(sequence: Sequence, thrown: unknown): void {
     if (sequence.ended) throw thrown;
     this.#fail(sequence, this.#reportFault(thrown));

@@ -1,4 +1,4 @@
-/** Compiles grammars with XGrammar, and finds the tokens that may come next. grammars.ts ends this thread if a call hangs or throws. */
+/** grammars.ts ends this thread if a call hangs or throws. */
 import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import type * as XGrammar from "@mlc-ai/web-xgrammar";
@@ -8,7 +8,7 @@ import { grammarOf } from "./grammar.ts";
 import { GrammarFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
-  /** The bytes of all token ids, one after the other. A special token has none. */
+  /** The bytes of all token ids, one after the other. A special token has no bytes. */
   bytes: Uint8Array<SharedArrayBuffer>;
   /** Offset after the bytes of each id, [V]. */
   ends: Uint32Array<SharedArrayBuffer>;
@@ -18,25 +18,22 @@ export interface ThreadData {
 
 export type ThreadCall =
   | { type: "compile"; form: string }
-  /** Adds tokens to a row. The first call for a row opens it with the grammar of `form`. */
+  /** The first call for a row opens it with the grammar of `form`. */
   | { type: "advance"; row: number; form: string; tokens: number[] }
   | { type: "close"; row: number };
 
-/**
- * `allowed`: a bit for each token id, [⌈V / 32⌉]; null for `compile` and `close`. `isRefusal`: the form or its tokens are refused; any
- * other fault ends the thread. `isOver`: the thread ended before this call's turn.
- */
+/** `allowed` has a bit for each token id, [⌈V / 32⌉]. `isRefusal`: the form or its tokens are refused. `isOver`: the thread has ended. */
 export type ThreadAnswer =
   | { allowed: Uint32Array<ArrayBuffer> | null }
   | { fault: string; isRefusal?: boolean; isOver?: boolean };
 
-/** Maximum bytes of the forms whose compiled grammars are kept. A compiled grammar is up to 100 times as large. */
+/** Bound on forms, in bytes. A compiled grammar is up to 100 times as large as its form. */
 const keptFormBytes = 2 ** 18;
 
-/** Matches the bytes of a token if they can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
+/** Matches a part of valid UTF-8: the end of a character, whole characters, or the beginning of a character. */
 const utf8 =
   /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
-/** First bytes of characters whose second byte UTF-8 restricts more than XGrammar does, and the second byte's least and greatest value. */
+/** Range of the second byte by first byte, where UTF-8 restricts the second byte more than XGrammar does. */
 const seconds = new Map([
   [0xe0, [0xa0, 0xbf]],
   [0xed, [0x80, 0x9f]],
@@ -46,15 +43,15 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
-/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and XGrammar has no class that excludes just these two. */
+/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and XGrammar cannot exclude just these two. */
 const separator = /\xe2\x80[\xa8\xa9]/;
-// On Linux this lowers the priority of this thread alone. On a core that another thread keeps busy, it gets about a quarter of the time.
+// On Linux only this thread's priority becomes lower. The thread gets about a quarter of a busy core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
 /** The package is a browser script, which reads the global `location` and sets the global `xgrammar`. */
 const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
-/** `last`: the end of the row's text, with at least its last two bytes. */
+/** `last` has at least the last two bytes of the row's text. */
 const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; last: Buffer }>();
 
 let done = Promise.resolve();
@@ -96,7 +93,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   let row = rows.get(call.row);
   if (!row) {
     const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));
-    // A matcher holds its grammar, so a grammar that leaves the cache lives as long as its rows.
+    // A matcher keeps its grammar alive after the cache has dropped the grammar.
     compiled.set(call.form, grammar, call.form.length);
     row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), last: Buffer.alloc(0) };
     rows.set(call.row, row);
@@ -112,7 +109,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   if (greatest < 255 || isFirst || isSecond) {
     pieces.forEach((piece, id) => {
       const isOut = piece[0] < least || piece[0] > greatest;
-      // The byte of the piece that would complete a separator, if the text ends with the first one or two bytes of a separator.
+      // The byte that would complete a separator (U+2028 or U+2029).
       const third = isSecond ? piece[0] : isFirst && piece[0] === 0x80 ? piece[1] : 0;
       if (isOut || third === 0xa8 || third === 0xa9) allowed[id >>> 5] &= ~(1 << (id & 31));
     });

@@ -1,8 +1,4 @@
-/**
- * The grammar of the texts that a form allows, in XGrammar's EBNF. A form comes from a JSON Schema (shared/contracts/json-schema.ts) or
- * from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it.
- * Numbers have a maximum of digits, so that neither white space nor a number can go on without end. No escape has the form \uXXXX. Pure.
- */
+/** The grammar of the texts that a form allows, in XGrammar's EBNF. Texts are JSON in one line, as Python's `json.dumps` writes it. */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
 import { GrammarFault, hex, patternRules } from "./pattern-rules.ts";
@@ -30,10 +26,10 @@ export function grammarOf(form: string): string {
   return `${rules.text}${shared}`;
 }
 
-/** The root rule of tool calls: calls alone, calls after any text, or either calls or a text of another form. */
+/** Allows calls alone, calls after any text, or either calls or a text of another form. */
 function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
   const { start, beforeName, beforeArguments, end } = callFormat;
-  // The common beginning of all calls is written before the alternatives, which begin with the tools' names.
+  // All calls begin alike. The common beginning is written once, before the alternatives.
   const called = Object.entries(calls).map(
     ([name, form], i) => `${literal(name + beforeArguments)} ${rules.ofRoot(form, `f${i}_`)}`,
   );
@@ -46,13 +42,13 @@ function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
 
 class Rules {
   text = "";
-  /** Prefix of the names of definitions, so that two forms do not share them. */
+  /** Prefix of definitions' names, because two forms may have definitions of the same name. */
   #prefix = "";
   #names = 0;
-  /** Names of the rules that `#once` has made, by key. */
+  /** Names of the rules made by `#once`, by key. */
   readonly #known = new Map<string, string>();
 
-  /** Adds the definitions of a form, and returns its expression. */
+  /** Adds the form's definitions. Returns the form's expression. */
   ofRoot({ $defs = {}, ...root }: Root, prefix: string): string {
     this.#prefix = prefix;
     for (const [name, definition] of Object.entries($defs)) this.add(prefix + name, this.of(definition));
@@ -94,7 +90,7 @@ class Rules {
     }
   }
 
-  /** Returns the name of a rule for an expression. Equal expressions share a rule, which makes compilation faster. */
+  /** Equal expressions share a rule, which makes compilation faster. */
   #named(expression: string): string {
     return this.#once(expression, (name) => {
       this.add(name, expression);
@@ -108,7 +104,7 @@ class Rules {
     return known;
   }
 
-  /** Returns the rule of a string after its first quote. Each number of remaining characters has a rule: `{n,m}` compiles slowly. */
+  /** The rule of a string after its first quote. XGrammar compiles `{n,m}` slowly, so each number of remaining characters has a rule. */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -152,7 +148,7 @@ class Rules {
     });
   }
 
-  /** Properties in the schema's order. Each rule is the rest of the object after one property, and may skip optional properties. */
+  /** Each rule is the object's text after one property. Optional properties may be skipped. */
   #object({ properties, required = [], propertyNames = {}, additionalProperties = {} }: Form): string {
     if (!properties) {
       const name = propertyNames.type || propertyNames.anyOf ? this.of(propertyNames) : "string";
@@ -163,7 +159,7 @@ class Rules {
       text: `${literal(`${JSON.stringify(name)}: `)} ${this.of(form)}`,
       isRequired: required.includes(name),
     }));
-    // `tail` follows a member; `head` begins with the first member. Both consist of named rules, because XGrammar's stack is small.
+    // `head` begins with the object's first member, `tail` follows a member. XGrammar's stack is small, so both are named rules.
     let [tail, head] = [`""`, `""`];
     for (const { text, isRequired } of members.reverse()) {
       const after = this.#named(tail);
@@ -196,7 +192,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** Bound of integers where the schema gives none. If the schema's other bound is beyond it, the largest safe integer is used instead. */
+/** Bound of integers for a schema without a bound. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -209,11 +205,11 @@ function integersFrom({ minimum, maximum }: Form): string {
   ]);
 }
 
-/** Numbers from `low` ≥ 0 to `high`. No two alternatives begin alike: if they did, XGrammar 0.1.27 would allow wrong numbers. */
+/** Numbers from `low` ≥ 0 to `high`. XGrammar 0.1.27 would allow wrong numbers if two alternatives began alike. */
 function digitsBetween(low: number, high: number): string[] {
   const [least, most] = [String(low), String(high)];
   const between = (text: string) => low <= Number(text) && Number(text) <= high;
-  /** What may follow the digits `first` in a number; null if no number begins with them. */
+  /** What may follow the digits `first` in a number; null if no number begins with these digits. */
   const after = (first: string): string | null => {
     const { length } = first;
     if (!least.startsWith(first) && !most.startsWith(first)) {
@@ -225,7 +221,7 @@ function digitsBetween(low: number, high: number): string[] {
     const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
     return parts.length > 0 ? anyOf(parts) : null;
   };
-  /** Alternatives for the next digit, at least `from`, with all that may follow. Neighbouring digits with equal continuations share one. */
+  /** Alternatives for the next digit, at least `from`. Neighbouring digits with equal continuations share an alternative. */
   const digits = (first: string, from: number): string[] => {
     const parts: string[] = [];
     const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));

@@ -1,8 +1,7 @@
 /**
- * Finds the tokens that may come next in rows (sequences) whose text is held to a form: a JSON Schema or tool calls. Compiling a form's
- * grammar may take long, so three threads beside the engine's do the work. The trial thread compiles each new form once, to measure the
- * time, and is ended if it takes too long. Then the quick thread serves the rows of forms that compiled quickly, and the slow thread all
- * others. So rows of quick forms wait only for each other. The tenant whose trials took the least time has its trial next.
+ * Finds the tokens that may come next in rows (sequences) whose text must have a form: a JSON Schema or tool calls. Compiling a form's
+ * grammar may take long. A trial thread compiles each new form once to measure the time. Then a quick thread serves rows of forms that
+ * compiled quickly, and a slow thread serves all other rows.
  */
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
@@ -13,13 +12,12 @@ import { LruCache } from "../lru.ts";
 import type { ThreadAnswer, ThreadCall, ThreadData } from "./grammar-thread.ts";
 
 export const grammarLimits = {
-  /** Timeout of a trial, in milliseconds. */
   compileMs: 2000,
-  /** Maximum milliseconds of a quick form's trial. */
+  /** Maximum time of a quick form's trial. */
   quickMs: 50,
-  /** Timeout for a row's allowed tokens in the slow thread, in milliseconds, a compilation included. */
+  /** Timeout of the slow thread's answer, including a compilation. */
   answerMs: 5000,
-  /** `answerMs` of the quick thread. A form that takes longer moves to the slow thread. */
+  /** Timeout of the quick thread's answer. A form that takes longer moves to the slow thread. */
   quickAnswerMs: 250,
   /** Maximum waiting trials of one tenant. */
   waitingTrials: 16,
@@ -29,7 +27,7 @@ export const grammarLimits = {
 
 export type GrammarRow = Pick<Row, "allowed" | "advance" | "close">;
 
-/** The thread that serves a form. After a late answer, `slower` replaces it. */
+/** `slower` replaces `thread` after a late answer. */
 interface Served {
   thread: Thread;
   slower: Thread | null;
@@ -48,14 +46,14 @@ export class Grammars {
   readonly #quick: Thread;
   readonly #slow: Thread;
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
-  /** The first trial runs, the others wait. */
+  /** The first trial is running, the later trials wait. */
   readonly #trials: Trial[] = [];
-  /** Milliseconds that trials took, by tenant; cleared when no trial waits. */
+  /** Time of trials by tenant. Cleared when no trial waits. */
   readonly #spentMs = new Map<string, number>();
   #isTrying = false;
   #rows = 0;
 
-  /** `now`: a monotonic clock, in milliseconds. Threads start when they are first needed. */
+  /** `now` is a monotonic clock, in milliseconds. Threads start when first needed. */
   constructor(data: () => ThreadData, now: () => number) {
     this.#now = now;
     let known: ThreadData | null = null;
@@ -63,7 +61,7 @@ export class Grammars {
     [this.#trial, this.#quick, this.#slow] = [open(true), open(false), open(true)];
   }
 
-  /** Opens a row whose text is `tokens` so far. `changed` is called when `allowed` is known or the row fails. Throws `invalid_request`. */
+  /** The row's text is `tokens` so far. `changed` is called when `allowed` is known or the row fails. Throws `invalid_request`. */
   async open(
     { tenant, form, tokens }: { tenant: string; form: string; tokens: readonly number[] },
     changed: Changed,
@@ -113,14 +111,14 @@ export class Grammars {
       }
       this.#trials.shift();
       next.resolve(known);
-      // After a long trial, pauses for as long as the trial took, so that the engine has the cores.
+      // Pauses for as long as the trial took, so that the engine gets the cores.
       if (tookMs > grammarLimits.quickMs && this.#trials.length > 0) await setTimeout(tookMs, null, { ref: false });
     }
     this.#spentMs.clear();
     this.#isTrying = false;
   }
 
-  /** Moves the first trial of the tenant whose trials have taken the least time to the front, and returns the trial. */
+  /** The tenant whose trials have taken the least time is next. The trial moves to the front. */
   #nextTrial(): Trial | undefined {
     const spent = ({ tenant }: Trial) => this.#spentMs.get(tenant) ?? 0;
     this.#trials.sort((a, b) => spent(a) - spent(b));
@@ -143,12 +141,12 @@ interface RowText {
 }
 
 class Row {
-  /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
+  /** [⌈V / 32⌉], a bit for each token id; null while unknown. */
   allowed: Uint32Array | null = null;
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row is open, how often that thread had been started by then, and the number of tokens sent to it. */
+  /** The thread in which the row is open, that thread's number of starts, and the number of tokens sent to the thread. */
   #thread: Thread | null = null;
   #start = 0;
   #sent = 0;
@@ -181,11 +179,10 @@ class Row {
     void this.#thread.call({ type: "close", row: this.#text.id }, grammarLimits.answerMs);
   }
 
-  /** Sends the row's new tokens to the thread, and waits for `allowed`. Returns the fault, or null. */
   async #learn(): Promise<string | null> {
     const { id: row, form, tokens: all } = this.#text;
     let fault = "";
-    // Sends all tokens again if the thread was restarted. Tries again if the thread ends before it answers, because of another row.
+    // The thread may restart because of another row. A restarted thread gets all tokens again.
     for (let attempt = 0; attempt < 3; attempt++) {
       const { thread, slower } = this.#served;
       const starts = thread.start();
@@ -200,14 +197,12 @@ class Row {
       }
       fault = answer.fault;
       if (answer.isRefusal || (!answer.isOver && !slower)) break;
-      // All rows of the form move to the slower thread.
       if (!answer.isOver) Object.assign(this.#served, { thread: slower, slower: null });
     }
     return fault;
   }
 }
 
-/** A worker thread. Starts when it is needed, and ends if it fails or a call takes too long. */
 class Thread {
   readonly #data: () => ThreadData;
   readonly #isPatient: boolean;
@@ -218,17 +213,17 @@ class Thread {
   #ids = 0;
   starts = 0;
 
-  /** `isPatient`: the thread has a lower priority than other threads. */
+  /** `isPatient` lowers the thread's priority. */
   constructor(data: () => ThreadData, isPatient: boolean) {
     this.#data = data;
     this.#isPatient = isPatient;
   }
 
-  /** Starts the thread if it is not running. Returns how often it has been started. */
+  /** Returns how often the thread has been started. */
   start(): number {
     if (this.#worker) return this.starts;
     const workerData = { ...this.#data(), isPatient: this.#isPatient };
-    // XGrammar's output may contain text of a schema, so it is kept out of this process's output.
+    // XGrammar may print text of a schema, which must not reach this process's output.
     const options = { workerData, stdout: true, stderr: true };
     const worker = new Worker(new URL("./grammar-thread.ts", import.meta.url), options);
     worker.unref();
@@ -251,14 +246,14 @@ class Thread {
     return ++this.starts;
   }
 
-  /** Makes the thread answer a call. Never rejects. If the answer takes more than `withinMs`, the thread is ended. */
+  /** Never rejects. A thread that takes longer than `withinMs` is ended. */
   async call(call: ThreadCall, withinMs: number): Promise<ThreadAnswer> {
     const starts = this.start();
     await this.#isReady;
     if (this.starts !== starts || !this.#worker) return { fault: "its thread ended", isOver: true };
     const id = this.#ids++;
     const { promise, resolve } = Promise.withResolvers<ThreadAnswer>();
-    // The thread handles calls in order, so a call's time begins when the call before it has ended.
+    // The thread handles calls in order, so a call's time begins when the previous call has ended.
     let timer: NodeJS.Timeout | undefined;
     void this.#latest.then(() => {
       if (!this.#calls.has(id)) return;
@@ -276,7 +271,7 @@ class Thread {
     return answer;
   }
 
-  /** Ends the thread. Calls in progress are answered with `fault`. */
+  /** Calls in progress get `fault` as their answer. */
   end(fault: string): void {
     void this.#worker?.terminate();
     this.#worker = null;

@@ -1,4 +1,4 @@
-/** Collects the rows of the head for one run. Pure. Shapes: Q gates, N rows, M positions whose hidden states the head reads. */
+/** Collects the rows of the head for one run. Pure. Shapes: Q gates, N rows, M positions that the head reads. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../kv/runner.ts";
@@ -6,22 +6,19 @@ import type { HeadInput, HiddenChange } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The head row for a sequence's next token, or for the score of a prompt token. */
+/** The head's row for a sequence's next token, or for the score of a prompt token. */
 export interface Head {
   sequence: Sequence;
-  /** Index among the N rows. */
   row: number;
-  /** Index among the M positions. */
   hiddenRow: number;
-  /** Index of the base's row; null without a comparison. */
+  /** Index of the base's row; null if the request has no comparison with the base. */
   baseRow: number | null;
-  /** The prompt token to score; null: the next token is sampled. */
+  /** The prompt token to score; null if the next token is sampled. */
   scoredId: number | null;
   readsMemories: boolean;
 }
 
 interface Row {
-  /** Index among the M positions. */
   at: number;
   adapter: RowAdapter | null;
   inverseTemperature: number;
@@ -33,29 +30,28 @@ export class HeadRows {
   readonly #gates: number;
   readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
-  /** Logit changes of all rows, with an array for each field, because a row with a repetition penalty has hundreds of changes. */
+  /** Each field has one array, because a row with a repetition penalty has hundreds of changes. */
   readonly #changes = { rows: [] as number[], ids: [] as number[], penalties: [] as number[], values: [] as number[] };
 
   constructor(gates: number) {
     this.#gates = gates;
   }
 
-  /** Adds a position of a sequence and returns its index. */
   at({ row }: Sequence, position: number): number {
     return this.states.push({ kv: row, position }) - 1;
   }
 
-  /** Adds a row of the adapter that answers and, for a comparison, a row of the base. */
+  /** Adds a row for the answer. A comparison adds a second row, for the base. */
   add(sequence: Sequence, at: number, scoredId: number | null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
     const readsMemories = sequence.readsMemories(scoredId !== null);
-    // Without an adapter and memories the base itself answers, so there is nothing to compare.
+    // Without adapter and memories the base itself answers, so there is nothing to compare.
     const compares = sequence.request.compare && (sequence.answering !== null || readsMemories);
     const baseRow = compares ? this.#addRow(sequence, at, null, scoredId) : null;
     this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, readsMemories });
   }
 
-  /** Adds a row that scores a prompt token under one expert; null is the base. */
+  /** If `expert` is null, the base scores the token. */
   addExpert(expert: RowAdapter | null, at: number, targetId: number): void {
     this.#rows.push({ at, adapter: expert, inverseTemperature: 1, targetId });
   }
@@ -101,7 +97,7 @@ export class HeadRows {
   }
 }
 
-/** Lists own adapters for each row: 1 entry or, if any row has several, `mixtureAdapters` entries. A row's sum is the same either way. */
+/** If a row has several own adapters, every row gets `mixtureAdapters` entries, else 1. A row's sum is the same either way. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -127,26 +123,23 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   };
 }
 
-/** Which results of the rows are needed; undefined: all results. */
 function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
   if (heads.every(readsLikeliestOnly)) return "likeliest";
   return heads.every(readsOneCandidate) ? "sums" : undefined;
 }
 
-/** Whether, of the row's candidates, only the likeliest one is needed. */
 function readsOneCandidate({ sequence: { sampling, grammar }, scoredId }: Head): boolean {
   if (scoredId === null && grammar) return false;
   return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
-/** Whether only the id of the likeliest token is needed. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
   if (readsMemories || sequence.grammar) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Whether scores outside the top K may be needed: for drawing a token, the base's token in a comparison, a grammar or a memory. */
+/** Drawing a token, a comparison with the base, a grammar or a memory may need scores outside the top K. */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;

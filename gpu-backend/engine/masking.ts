@@ -1,9 +1,8 @@
-/** Restricts a head row to the tokens that a grammar allows. Pure. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type HeadResult, isGreedy } from "./sampler.ts";
 
-/** Sets the probability of forbidden tokens to 0. Changes the row's scores [V] in place. Throws a ServiceError if all are forbidden. */
+/** Changes the row's scores [V] in place. Throws a ServiceError if all tokens are forbidden. */
 export function maskedRow(
   row: HeadResult,
   { allowed }: { allowed: Uint32Array | null },
@@ -39,7 +38,7 @@ export function maskedRow(
   };
 }
 
-/** The row's allowed candidates or, if they are fewer than `count`, the `count` best of all allowed tokens. Best first, equals by id. */
+/** The row's candidates if at least `count` of them are allowed, else the best of all allowed tokens. Best first, ties by id. */
 function bestOf(row: HeadResult, scores: Float32Array, count: number): Int32Array {
   const left = row.topIds.filter((id) => scores[id] > Number.NEGATIVE_INFINITY);
   if (left.length >= count) return left;

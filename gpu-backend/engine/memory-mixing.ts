@@ -1,8 +1,4 @@
-/**
- * Mixes the distribution of a head row with those of memories (shared/math/memory.ts). The mixture is exact: only the logits of the
- * memories' tokens are raised, and everything that is computed from logits later follows the mixture. Pure.
- * Shapes: V vocabulary, K candidates.
- */
+/** Mixes a head row's distribution with the distributions of memories (shared/math/memory.ts). Shapes: V vocabulary, K candidates. */
 import type { TokenSources } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -20,24 +16,23 @@ import { forbidden, type LogitChange } from "./sequence.ts";
 
 export type MemorySays = ReturnType<typeof saysOf>;
 
-/** A memory's prediction at one position: the probability of each next token by id, and the greatest of these probabilities. */
+/** A memory's prediction at one position. `greatest` is its greatest probability. */
 export function saysOf(found: Found, rule: MemoryRule) {
   const probabilities = memoryProbabilities(found, rule);
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
 
-/** The weight λ of a memory before its brake (shared/math/memory.ts); 0 without keys. `model`: the model's greatest probability. */
+/** The memory's weight λ, without its brake (shared/math/memory.ts). `model` is the model's greatest probability. */
 export function weightOf({ found, greatest }: MemorySays, model: number, rule: MemoryRule): number {
   if (found.cosines.length === 0) return 0;
   return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });
 }
 
-/** The greatest probability in a head row. */
 export function greatestOf({ topScores, logSumExp }: Pick<HeadResult, "topScores" | "logSumExp">): number {
   return Math.exp(topScores[0] - logSumExp);
 }
 
-/** The greatest score and logSumExp that a row had before the request's logit changes. Forbidden tokens do not count. */
+/** The row before the request's logit changes. Forbidden tokens do not count. */
 function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadResult, "topScores" | "logSumExp"> {
   if (changes.length === 0) return row;
   const scores = row.scores!.slice();
@@ -51,10 +46,8 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
 }
 
 /**
- * Mixes a head row with the prediction of each memory. The row already has the request's logit changes. This function applies the changes
- * to the memories' probabilities, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place. If the row has
- * no scores, mixes only the target's score and the sums. Returns, by memory and token id, what is `added` to the probability before the
- * division by `total`, the sum of the mixed distribution.
+ * Mixes in place. A forbidden token stays forbidden, because the request's logit changes also scale the memories' probabilities. Returns,
+ * by memory and token id, what was `added` to the probability, and `total`, by which the sum was divided.
  */
 export function mixMemories(
   row: HeadResult,
@@ -67,7 +60,7 @@ export function mixMemories(
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
-  // The factor by which changes of other tokens' logits scale the probability of an unchanged token.
+  // Factor by which the logit changes of other tokens scale the probability of an unchanged token.
   const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>
@@ -86,7 +79,7 @@ export function mixMemories(
   return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
 }
 
-/** Raises logits. `sums`: the probability added to each token. `left`: the model's share. `total`: `left` plus all of `sums`. */
+/** `sums` has the probability added to each token, `left` is the model's share, and `total` is the sum of both. */
 function raised(
   row: HeadResult,
   sums: ReadonlyMap<number, number>,
@@ -120,7 +113,7 @@ function raised(
   };
 }
 
-/** Updates `sum`, that is log Σ exp(score · scale), after some scores rose from `before` to `after`. */
+/** `sum` is log Σ exp(score · scale). Some scores rose from `before` to `after`. */
 function replacedSum(sum: number, before: readonly number[], after: readonly number[], scale: number): number {
   const highest = Math.max(sum, ...after.map((score) => score * scale));
   const risen = after.reduce(
@@ -130,7 +123,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
-/** The memories' shares of a token's probability. `logprob`: the token's in the mixed row. `passageOf` returns a memory key's passage. */
+/** `logprob` is the token's in the mixed row. `passageOf` returns a memory key's passage. */
 export function sourcesOf(
   { added, total }: Pick<ReturnType<typeof mixMemories>, "added" | "total">,
   says: readonly MemorySays[],
@@ -150,7 +143,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The neighbours whose next token is `tokenId`, and each neighbour's part of the token's probability. The parts add up to 1. */
+/** Each neighbour's part of the token's probability. The parts add up to 1. */
 function partsOf(
   { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
   tokenId: number,

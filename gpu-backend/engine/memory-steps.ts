@@ -1,4 +1,4 @@
-/** Searches memories for sequences' positions, and weighs the brakes (factors of λ, shared/math/memory.ts) of each sequence's memories. */
+/** Searches memories, and weighs each memory's brake, a factor of its weight (shared/math/memory.ts). */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
@@ -12,7 +12,7 @@ import { notFinite } from "./refusals.ts";
 import { logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The memories' predictions for each head whose sequence reads memories, in the order of the sequence's memories. */
+/** Predictions for each head whose sequence reads memories, in the order of the sequence's memories. */
 export async function memoriesOfHeads(
   heads: readonly Head[],
   states: Pass["states"],
@@ -27,7 +27,7 @@ export async function memoriesOfHeads(
   return new Map(readers.map((head, i) => [head, says[i]]));
 }
 
-/** Weighs the brakes by the memories' predictions of the prompt's tokens. Returns an error if a probability of the model is not finite. */
+/** Returns an error if a probability is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
   runner: Pick<Runner, "run" | "gates" | "kv">,
@@ -45,13 +45,13 @@ export async function chooseBrakes(
   return null;
 }
 
-/** The positions of a sequence whose hidden states are the query in a search for passages. */
+/** Positions whose hidden states are the query in a search for passages. */
 export function queryOf({ row, request }: Sequence): KvPosition[] {
   const [start, end] = request.retrieval!.query;
   return Array.from({ length: end - start }, (_, i) => ({ kv: row, position: start + i }));
 }
 
-/** The passages to put into a sequence's prompt. Prompt, passages and the longest answer fit into the context together. */
+/** Prompt, passages and the longest answer fit into the context together. */
 export function passagesFor(
   { request, memories, indexes }: Sequence,
   query: readonly Float32Array[],
@@ -64,7 +64,7 @@ export function passagesFor(
   return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }
 
-/** Returns a function of x and the model's greatest probability at `positions[x]`: the memories' evidence for the next prompt token. */
+/** Returns a function of x and the model's greatest probability at `positions[x]`. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
@@ -80,7 +80,7 @@ export async function memoriesAt(
     }));
 }
 
-/** Searches each memory once, with the states of all positions that ask for it. */
+/** Searches each memory once, with the states of all positions that need the memory. */
 async function searchAll(
   asked: readonly (KvPosition & { memories: readonly OpenMemory[] })[],
   kv: Pick<KvStore, "states">,

@@ -1,4 +1,4 @@
-/** Runs of the head alone, after the prefill of a mixture's prompt, over states that the prefill computed. */
+/** Runs of the head alone, over states that the prefill of a mixture's prompt computed. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";
@@ -11,14 +11,14 @@ import { notFinite } from "./refusals.ts";
 import { logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Maximum positions of one run, because each row of its output is as wide as the vocabulary. */
+/** Bounded, because each output row is as wide as the vocabulary. */
 const runPositions = 32;
 
 type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
- * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. An own adapter may have learnt the text of
- * the memories; so with an own adapter, memories are mixed into all experts' predictions. Returns an error for evidence that is not finite.
+ * Weighs the experts of a mixture by the logprobs of the prompt's own tokens. An own adapter may have learnt the memories' text. If the
+ * mixture has one, memories are mixed into all experts' predictions. Returns an error for evidence that is not finite.
  */
 export async function weighMixture(
   sequence: Sequence,

@@ -1,4 +1,4 @@
-/** Opens runners over a model. Drops files, matrices and graph once they are read, so only the sessions remain in RAM. */
+/** Files, matrices and graph are dropped once read, so that only the sessions remain in RAM. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { openDeviceRunner } from "../kv/device-runner.ts";
@@ -19,10 +19,10 @@ import { readSmoothing, smoothingFile } from "./smoothing-file.ts";
 type OpenSettings = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat"> &
   Partial<Pick<EngineSettings, "dataDirectory">>;
 
-/** Graphs of models with fewer parameters are not kept, because building one takes no longer than the rest of a start. */
+/** Minimum parameters of a model whose graph is kept. A smaller graph is built quickly. */
 const preparedParameters = 2 ** 25;
 
-/** Opens the runner that serves. The result's `warnings` are EngineInfo's. `now`: a monotonic clock, in ms. Throws as `openModel` does. */
+/** For `warnings`, see EngineInfo. `now` is a monotonic clock, in milliseconds. */
 export async function openRunner(settings: EngineSettings, now: () => number) {
   const { kvBytes, limits } = settings;
   if (settings.device.name === "webgpu") return { ...(await openOnDevice(settings)), warnings: [] };
@@ -31,7 +31,6 @@ export async function openRunner(settings: EngineSettings, now: () => number) {
   return { ...opened, runner };
 }
 
-/** Opens a runner whose keys and values are on a device. */
 async function openOnDevice(settings: EngineSettings) {
   const { modelDirectory, artifactsDirectory, threads, kvBytes, limits } = settings;
   const { runTokens } = settings.device;
@@ -47,7 +46,7 @@ async function openOnDevice(settings: EngineSettings) {
   }
 }
 
-/** Opens a runner with keys and values in the host's memory. Throws an Error that names the file or setting at fault. */
+/** Throws an Error that names the file or setting at fault. */
 export async function openModel(settings: OpenSettings, now: () => number) {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
@@ -57,7 +56,7 @@ export async function openModel(settings: OpenSettings, now: () => number) {
   return { ...artifacts, runner, warnings: built.warnings };
 }
 
-/** A function of its own, so that the weights are garbage when it returns. */
+/** A separate function, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
   const { modelDirectory, artifactsDirectory, dataDirectory: folder, threads, weightFormat: format } = settings;
   const unixNow = () => performance.timeOrigin + now();

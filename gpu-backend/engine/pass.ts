@@ -1,4 +1,3 @@
-/** Composes one pass (the trunk's tokens and the head's rows), and finds sequences whose results are not finite. Pure. */
 import type { ServiceError } from "../../shared/errors.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass, PassOutput, Runner } from "../kv/runner.ts";
@@ -12,7 +11,7 @@ export interface Chunk {
   tokens: number;
 }
 
-/** Composes a pass. The first token of a mixture that awaits its weights is sampled in mixture-steps.ts instead. */
+/** mixture-steps.ts samples the first token of a mixture that awaits its weights. */
 export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gates: number) {
   const head = new HeadRows(gates);
   const rows = chunks.map(({ sequence, tokens }) => {
@@ -34,7 +33,7 @@ export function composeHead(head: HeadRows): Pass {
   return { phase: "decode", rows: [], states: head.states, head: head.tensors() };
 }
 
-/** Scores the prompt token after each position under each expert (null: the base). For each position, returns a result for each expert. */
+/** For each position, returns a result for each expert. Expert null is the base. */
 export async function scorePrompt(
   sequence: Sequence,
   positions: readonly number[],
@@ -53,7 +52,7 @@ export async function scorePrompt(
   return positions.map((_, x) => experts.map((_, e) => headResult(output, x * experts.length + e)));
 }
 
-/** The prompt token to score after a position, or null. While a mixture awaits its weights, only tokens of the evidence are scored here. */
+/** The prompt token to score, or null. If a mixture awaits its weights, only tokens of the evidence are scored. */
 function scoredAfter(sequence: Sequence, position: number): number | null {
   const end = sequence.awaitsMixture ? sequence.evidenceTokens.tokens : sequence.promptTokens;
   return sequence.scoresPrompt && position + 1 >= sequence.scoredFrom && position + 1 < end
@@ -61,7 +60,7 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
     : null;
 }
 
-/** The error of each sequence whose results are not finite. `chunks` is empty for a run of the head alone. */
+/** `chunks` is empty for a run of the head alone. */
 export function faultsOf(
   chunks: readonly Chunk[],
   heads: readonly Head[],

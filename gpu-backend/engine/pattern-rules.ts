@@ -1,19 +1,18 @@
-/** Turns regular expressions into rules of XGrammar's EBNF, one for each state of an automaton. No two alternatives begin alike. Pure. */
+/** Turns regular expressions into rules of XGrammar's EBNF, one for each state of an automaton. Pure. */
 import { DFA, JS, NFA } from "refa";
 
-/** Thrown if a form has no grammar: an expression is not supported or matches nothing, or the grammar would be too long. */
+/** A form has no grammar if an expression is not supported or matches nothing, or if the grammar would be too long. */
 export class GrammarFault extends Error {}
 
 const maxCharacter = 0x10ffff;
 /** Matches texts without characters that need an escape in JSON, and without U+2028 and U+2029 (grammar-thread.ts). */
 const writable = String.raw`^[^\x00-\x1f"\\\u2028\u2029\ud800-\udfff]*$`;
-/** Number of writable characters beyond ASCII. */
 const beyondAscii = maxCharacter - 0x7f - 0x800 - 2;
 const ascii = Array.from({ length: 0x80 }, (_, code) => code);
-/** Maximum states of the automaton. XGrammar would take too long to compile more. */
+/** XGrammar takes too long to compile more states. */
 const statesAtMost = 256;
 
-/** The rules' names begin with `prefix`. `start` in the result names the rule of a string after its first quote. Throws GrammarFault. */
+/** In the result, `start` names the rule of a string after its first quote. Throws GrammarFault. */
 export function patternRules(patterns: readonly string[], prefix: string): { text: string; start: string } {
   const automaton = [writable, ...patterns].map(languageOf).reduce((all, one) => DFA.fromIntersection(all, one));
   automaton.minimize();
@@ -34,7 +33,7 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
           .map(hex)
           .join("");
       const alone = isIn(maxCharacter) ? [] : entries.filter(([{ min }]) => min > 0x7f);
-      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII. A class that is not negated contains none of them.
+      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII, and any other class contains none.
       if (isIn(maxCharacter)) parts.push(`[^${classOf(false)}] ${nameOf(next)}`);
       else if (ascii.some(isIn)) parts.push(`[${classOf(true)}] ${nameOf(next)}`);
       for (const [{ min }] of alone) parts.push(`"${hex(min)}" ${nameOf(next)}`);
@@ -44,12 +43,11 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
   return { text: rules.join(""), start: nameOf(automaton.initial) };
 }
 
-/** Escapes a character for a string or a class of a grammar. */
 export function hex(code: number): string {
   return `\\U${code.toString(16).padStart(8, "0")}`;
 }
 
-/** Drops transitions by several but not all characters beyond ASCII: a grammar can express a single such character or all of them. */
+/** A grammar can express a single character beyond ASCII or all of them, but not a range. */
 function dropPartial(out: DFA.Node["out"]): void {
   for (const entries of [...Map.groupBy(out, ([, one]) => one).values()]) {
     const ranges = entries
@@ -71,7 +69,7 @@ function languageOf(pattern: string): DFA {
 
 type Alternatives = JS.Parser["ast"]["pattern"]["alternatives"];
 
-/** The texts in which an alternative finds a match, as an automaton. `isAtStart`: the match must begin at the start of the text. */
+/** `isAtStart`: the match must begin at the start of the text. */
 function foundBy(parser: JS.Parser, alternatives: Alternatives, isAtStart: boolean): NFA {
   const all = NFA.empty({ maxCharacter });
   for (const { elements } of alternatives) {

@@ -1,51 +1,53 @@
 /**
- * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences, which Planner (planner.ts) keeps from
- * step to step. The engine executes each StepPlan.
+ * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences. Planner (planner.ts) keeps these, and the
+ * engine executes each StepPlan.
  *
- * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end at
- * fixed prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens. Several
- * chunks also have at most `stepTokens`² pairs of a token and a cached token, because attention makes a chunk late in a long prompt take
- * nearly three times as long as its first. A sequence starts only in a step that has tokens left for its first chunk.
+ * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end at fixed
+ * prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens. Several chunks
+ * also have at most `stepTokens`² pairs of a token and a cached token, because attention makes a chunk late in a long prompt take nearly
+ * three times as long as the first chunk. A sequence starts only if the step has tokens left for its first chunk.
  *
- * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's counter is
- * its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest counter is next. A
- * tenant that had nothing waiting is lifted to the lowest counter of the tenants that wait, so being idle earns no credit; if no tenant
- * waits, it is lifted to the highest counter, so unused capacity is not charged. Within a tenant, prompts with the fewest chunks left
- * go first, which gives the median prompt its token soonest. Among equals, running sequences come first, in the order of their start,
- * then waiting ones, the earliest due first.
+ * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's counter is its
+ * service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest counter is next. A tenant
+ * that had nothing waiting is lifted to the lowest counter of the waiting tenants, so being idle earns no credit. If no tenant waits, it
+ * is lifted to the highest counter, so unused capacity is not charged. Within a tenant, prompts with the fewest chunks left go first,
+ * which gives the median prompt its token soonest. Among equals, running sequences come first, in the order of their start, then waiting
+ * sequences, the earliest due first.
  *
- * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. In its tenant's order it then counts one
- * chunk less for each `passLead` of service that its tenant gets. What a waiting sequence lacks is reserved against later sequences of its
- * tenant, and against tenants whose counter is more than `passLead` above its tenant's counter when it was first passed. What a running
- * sequence lacks is reserved only against waiting sequences of its tenant, unless a prompt of the tenant is computed before it in the step.
- * With R slots and a context of C tokens, these bounds hold, except for sequences that wait for another one to compute their prefix:
- * 1. Service: of tenants with waiting sequences, none starts one with a counter more than `passLead` above another's. So while two
+ * A sequence that lacks tokens of the step or memory (slots included) is passed: other sequences run first. In its tenant's order, a
+ * passed sequence counts one chunk less for each `passLead` of service that its tenant gets. What a waiting sequence lacks is reserved
+ * against later sequences of its tenant, and against tenants whose counter is more than `passLead` above its tenant's counter when it was
+ * first passed. What a running sequence lacks is reserved only against waiting sequences of its tenant, unless a prompt of the tenant is
+ * computed before it in the step.
+ * With R slots and a context of C tokens, these bounds hold, except for sequences that wait for another sequence to compute their prefix:
+ * 1. Service: of tenants with waiting sequences, none starts a sequence with a counter more than `passLead` above another's. So while two
  *    tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's bound.
  * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been served U
  *    since the sequence was first passed.
  * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences that
  *    arrive later start only in steps that compute a chunk of the prompt, or park it.
  *
- * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without room, the
- * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more sequences than the waiting sequence's
- * tenant, and its counter is not lower. A parked sequence keeps its keys and values and resumes from them, so parking changes no result.
+ * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts the memory. Without room,
+ * the youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more sequences than the waiting
+ * sequence's tenant, and its counter is not lower. A parked sequence keeps its keys and values and resumes from them, so parking changes
+ * no result.
  */
 import type { KvStore } from "../kv/runner.ts";
 
-/** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
+/** Service of a generated token, in prompt tokens: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
-/** How far the service of others may get ahead of a passed sequence: the service of 1,024 generated tokens. */
+/** Equals the service of 1,024 generated tokens. */
 export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** When the sequence is due, on the engine's clock. This time orders the sequences of a tenant. */
+  /** Time on the engine's clock. Orders the sequences of a tenant. */
   readonly dueMs: number;
-  /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
+  /** 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
-  /** True while the allowed next tokens of its grammar are unknown; then it does not decode. */
+  /** If true, the grammar's allowed tokens are unknown, and the sequence does not decode. */
   readonly awaitsGrammar?: boolean;
-  /** Tokens whose keys and values are cached. A waiting sequence has some if it was parked. */
+  /** Above 0 in a waiting sequence only if the sequence was parked. */
   readonly cachedTokens: number;
   /** Maximum tokens of prompt and completion together. */
   readonly maxPositions: number;
@@ -53,9 +55,9 @@ export interface Plannable {
 
 export interface PlanLimits {
   maxSequences: number;
-  /** Maximum waiting sequences. A tenant may have at most as many waiting as there are free places in the queue. */
+  /** A tenant may have at most as many waiting sequences as the queue has free places. */
   maxQueue: number;
-  /** Maximum prompt tokens computed in a step. */
+  /** Maximum prompt tokens in a step. */
   stepTokens: number;
   /** A chunk ends at a multiple of this many prompt tokens, or at the end of the prompt. */
   chunkTokens: number;
@@ -63,9 +65,8 @@ export interface PlanLimits {
 
 export interface PlanResources<S> {
   kv: Pick<KvStore, "holds">;
-  /** Prefixes that sequences share (SharedPrefixes); null if no prefixes are shared. */
   prefixes: {
-    /** Prompt tokens in whole chunks that are cached already. */
+    /** Number of prompt tokens in whole chunks that are cached. */
     reusableTokens(sequence: S): number;
     /** Whether another sequence, or one of `starting`, computes a chunk that `sequence` can reuse. */
     mustWait(sequence: S, starting: readonly S[]): boolean;
@@ -73,31 +74,25 @@ export interface PlanResources<S> {
 }
 
 export interface PlanState<S> {
-  /** Waiting sequences, the earliest due first. */
   waiting: readonly S[];
-  /** Running sequences, in the order of their start. */
   running: ReadonlySet<S>;
   service: ReadonlyMap<string, number>; // counters by tenant
-  /** The tenant's counter when a sequence was first passed, by sequence. */
+  /** Counter of the tenant when a sequence was first passed, by sequence. */
   passedSince: ReadonlyMap<S, number>;
 }
 
-/** The parts of a step, in this order. */
+/** Fields are in the order of execution. */
 export interface StepPlan<S> {
-  /** Running sequences that lose their slots. */
   parked: S[];
-  /** Sequences that get a slot: new ones, and parked ones that resume. */
+  /** New sequences, and parked sequences that resume. */
   started: S[];
-  /** Prompts whose next chunk is computed. */
   prefill: S[];
-  /** Sequences that decode a token, unless they end in the prefill phase. */
+  /** A sequence that ends in the prefill phase does not decode. */
   decode: S[];
-  /** Counters by tenant after the step. */
   service: Map<string, number>;
   passedSince: Map<S, number>;
 }
 
-/** Tokens of the next chunk of a prompt that has `cachedTokens` cached tokens and `pendingTokens` tokens that are not cached. */
 export function nextChunk(cachedTokens: number, pendingTokens: number, chunkTokens: number): number {
   return Math.min(chunkTokens - (cachedTokens % chunkTokens), pendingTokens);
 }
@@ -113,7 +108,7 @@ export function plan<S extends Plannable>(
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
-  /** What passed sequences lack. Waiting sequences of the tenant, and of tenants with a counter above `maxCounter`, may not take it. */
+  /** Waiting sequences of the tenant, and of tenants with a counter above `maxCounter`, may not take what a passed sequence lacks. */
   const passed: { tenant: string; lack: Lack; maxCounter: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
@@ -165,18 +160,17 @@ export function plan<S extends Plannable>(
 
 const decodes = (one: Plannable) => one.pendingPromptTokens === 0 && !one.awaitsGrammar;
 
-/** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {
   sequence: S;
-  /** Tokens of the sequence's next chunk; 0 if the sequence was parked while decoding. */
+  /** Number of tokens of the next chunk; 0 if the sequence was parked while decoding. */
   tokens: number;
   /** Pairs of a token of the chunk and a cached token. */
   pairs: number;
-  /** True if the chunk is the last one, so that the sequence decodes in this step. */
+  /** If true, the prompt ends in this step and the sequence decodes. */
   finishes: boolean;
 }
 
-/** What a sequence lacks to run. A missing slot counts as missing memory. */
+/** A missing slot counts as missing memory. */
 type Lack = "tokens" | "memory";
 
 /** Candidates by tenant, in the order in which the plan considers them. */
@@ -196,12 +190,11 @@ function candidatesOf<S extends Plannable>(
     const rank = Math.ceil(pending / chunkTokens) - age;
     return { sequence, tokens, pairs: tokens * cached, finishes: tokens === pending, rank };
   });
-  // The sort is stable, so equals keep their order.
   candidates.sort((a, b) => a.rank - b.rank);
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** Yields, again and again, the first candidate of the tenant with the lowest counter; of equals, with the fewest running sequences. */
+/** Yields repeatedly from the tenant with the lowest counter. Ties go to the tenant with the fewest running sequences. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -216,7 +209,7 @@ function* inTurn<S extends Plannable>(
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
-    // The order of the other tenants has changed only if a sequence of one of them was parked.
+    // Parking a sequence changes the order of the waiting tenants.
     if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
@@ -233,13 +226,11 @@ function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): 
   return low;
 }
 
-/** Keeps account of slots and memory while a plan is made. */
 class Room<S extends Plannable> {
   readonly running: Set<S>;
   readonly #maxSequences: number;
   readonly #resources: PlanResources<S>;
   readonly #parked: Set<S>;
-  /** Number of running sequences by tenant. */
   readonly #rows = new Map<string, number>();
   parkings = 0;
 
@@ -268,7 +259,7 @@ class Room<S extends Plannable> {
     return this.#rows.get(tenant) ?? 0;
   }
 
-  /** The sequence to park for `next`, one that `mayPark` allows; undefined if parking would be unfair or would not make room. */
+  /** Returns undefined if parking would be unfair or make no room. */
   victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
     const [own, counter] = [this.rowsOf(next.tenant), service.get(next.tenant)!];
     if (this.#rows.values().every((rows) => rows < own + 2)) return undefined;
@@ -277,7 +268,7 @@ class Room<S extends Plannable> {
       .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
     const victim = richest?.[1].findLast(mayPark);
     if (!victim || !this.holds(next, victim)) return undefined;
-    // Beside all parked sequences, there must be memory for one sequence as long as the context.
+    // Memory must also hold a sequence as long as the context beside all parked sequences.
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedLengths(next, victim)) ? victim : undefined;
   }
 
@@ -285,7 +276,6 @@ class Room<S extends Plannable> {
     this.#rows.set(tenant, this.rowsOf(tenant) + change);
   }
 
-  /** Whether there are a slot and memory for `next`, if `victim` is parked. */
   holds(next: S, victim?: S): boolean {
     if (this.running.size === this.#maxSequences && !victim) return false;
     const rows = [...this.running].filter((one) => one !== victim);

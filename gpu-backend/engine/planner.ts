@@ -1,4 +1,3 @@
-/** Keeps the state of `plan` from step to step. */
 import { ServiceError } from "../../shared/errors.ts";
 import { type PlanLimits, type Plannable, type PlanResources, type PlanState, plan, type StepPlan } from "./plan.ts";
 
@@ -22,7 +21,7 @@ export class Planner<S extends Plannable> {
     return { waiting: this.#waiting, running: this.#running, service: this.#service, passedSince: this.#passedSince };
   }
 
-  /** Adds a waiting sequence. Throws `overloaded` if its tenant's part of the queue is full. */
+  /** Throws `overloaded` if the tenant's part of the queue is full. */
   enqueue(sequence: S): void {
     const { maxQueue, maxSequences } = this.#limits;
     const { tenant } = sequence;
@@ -39,7 +38,7 @@ export class Planner<S extends Plannable> {
     this.#insert(sequence);
   }
 
-  /** Plans the next step, and assumes that it will be executed. */
+  /** The caller must execute the step. */
   nextStep(): StepPlan<S> {
     const step = plan(this.state, this.#limits, this.#resources);
     for (const sequence of step.parked) {
@@ -53,7 +52,7 @@ export class Planner<S extends Plannable> {
     return step;
   }
 
-  /** Puts a running sequence back into the queue, to start again from its first token. */
+  /** The sequence starts again from its first token. */
   restart(sequence: S): void {
     this.#running.delete(sequence);
     this.#passedSince.delete(sequence);
@@ -63,7 +62,6 @@ export class Planner<S extends Plannable> {
   remove(sequence: S): void {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
     this.#passedSince.delete(sequence);
-    // When no sequence is left, all tenants begin again with equal counters.
     if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
   }
 
@@ -72,7 +70,7 @@ export class Planner<S extends Plannable> {
     this.#waiting.splice(after + 1, 0, sequence);
   }
 
-  /** Raises a tenant's counter to the lowest counter of the waiting tenants or, if none waits, to the highest of all. */
+  /** Raises to the lowest counter of waiting tenants. If no tenant waits, raises to the highest counter. */
   #lift(tenant: string): void {
     const waiting = new Set(this.#waiting.map((one) => one.tenant));
     const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);

@@ -1,8 +1,4 @@
-/**
- * Keeps the graph that was built from a model, so that the next start opens it without reading the weights. Each graph has a folder named
- * by its key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and the sizes of both files. A folder gets its
- * name only when it is complete, and is built again if a file is missing or has another size. If the disk fails, the graph is built in memory.
- */
+/** Keeps a built graph, so that the next start need not read the weights. A folder gets its name only when complete. */
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, fsyncSync, mkdirSync, mkdtempSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
@@ -12,21 +8,21 @@ import type { ConstantFile } from "../runtime/graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 
-/** Number of kept folders: one for the served set, and one for a set before or beside it. */
+/** Number of kept folders: one for the served set, one for the previous or next set. */
 const kept = 2;
-/** Milliseconds after which an unfinished folder must belong to a killed process. */
+/** Age after which an unfinished folder must belong to a killed process. */
 const oldUnfinishedMs = 3_600_000;
-/** Each constant begins at a multiple of this many bytes, a page of memory, because constants are mapped into memory one by one. */
+/** The size of a memory page, because constants are mapped into memory one by one. */
 const alignment = 4096;
 const graphFile = "graph.onnx";
 const constantsFile = "constants.bin";
-/** Bytes of both files, written last. */
+/** Holds the sizes of both files. Written last. */
 const sizesFile = "sizes.txt";
 
-/** Builds a graph and returns its bytes. If `file` is given, the constants are written to `file` and are not among the bytes. */
+/** With `file`, constants are written there and not into the result. */
 type BuildGraph = (file?: ConstantFile) => Uint8Array;
 
-/** The path of the kept or newly built graph of `key`, or its bytes and a warning if the disk cannot keep it. Throws as `build` does. */
+/** Returns the graph's path, or the graph's bytes and a warning if the disk cannot keep the graph. */
 export async function preparedGraph(
   folder: string,
   key: string,
@@ -43,7 +39,7 @@ export async function preparedGraph(
       unfinished = mkdtempSync(join(folder, unfinishedPrefix));
       writeGraph(unfinished, build);
       await rename(unfinished, path).catch(async (error) => {
-        // Another process has written the same graph meanwhile.
+        // Another process has written the same graph in the meantime.
         if (!(await isWhole(path))) throw error;
       });
     }
@@ -53,13 +49,12 @@ export async function preparedGraph(
   } finally {
     if (unfinished) await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
   }
-  // Marks the graph as just used. `removeOthers` removes the graphs that were used longest ago.
+  // Marks the graph as used, because `removeOthers` removes the least recently used graphs.
   await utimes(graph, new Date(now()), new Date(now())).catch(() => undefined);
   if (unfinished) await removeOthers(folder, now()).catch(() => undefined);
   return { graph, warning: null };
 }
 
-/** Whether both files have their written sizes. Throws errors of the file system other than a missing file. */
 async function isWhole(path: string): Promise<boolean> {
   try {
     return (await readFile(join(path, sizesFile), "utf8")) === (await sizesOf(path));
@@ -95,7 +90,6 @@ function writeGraph(folder: string, build: BuildGraph): void {
   }
 }
 
-/** Removes all but the last used folders, and unfinished folders of killed processes. */
 async function removeOthers(folder: string, nowMs: number): Promise<void> {
   const names = (await readdir(folder)).filter((name) => !name.startsWith("."));
   const used = new Map<string, number>();
@@ -105,10 +99,9 @@ async function removeOthers(folder: string, nowMs: number): Promise<void> {
   await removeUnfinished(folder, nowMs - oldUnfinishedMs);
 }
 
-/** Everything that a graph depends on, except the code. */
 export interface GraphSource {
   config: ModelConfig;
-  /** SHA-256 of the weights. `manifest` and `smoothing` are hashes, too: of manifest.json and of smoothing.safetensors. */
+  /** SHA-256 of the weights. `manifest` and `smoothing` are hashes, too. */
   weights: string;
   manifest: string;
   smoothing: string | undefined;
@@ -127,7 +120,7 @@ const codeFolders = [
   ...["shared", "shared/math", "shared/artifacts"],
 ];
 
-/** SHA-256 of the code in `codeFolders`, because other code may build another graph of the same weights. */
+/** A part of the graph's key, because other code may build another graph of the same weights. */
 export async function graphCodeHash(code = join(import.meta.dirname, "../..")): Promise<string> {
   const hash = createHash("sha256");
   for (const folder of codeFolders) {

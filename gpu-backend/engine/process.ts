@@ -1,8 +1,4 @@
-/**
- * The engine's process. It is apart from HTTP, because a step blocks its thread and a native fault ends its process. Any error here
- * concerns all sequences (for example a failed run of the session) and ends the process. Then EngineClient ends every open sequence in
- * `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
- */
+/** The engine's process. A step blocks its thread, and a native fault ends its process. Any error here also ends the process. */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
 import { defaultMemoryRule } from "../../shared/math/memory.ts";
@@ -23,7 +19,7 @@ import { sharedPieces } from "./vocabulary.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// These signals are ignored: a terminal or a service manager sends them to the parent, too, and the parent ends this process.
+// Signals are ignored, because a terminal or service manager also sends them to the parent, and the parent ends this process.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 process.on("uncaughtException", fail);
@@ -42,7 +38,7 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters and memories that are not on disk, by id. An entry may be dropped, because each batch comes with those that it needs. */
+/** Own adapters and memories that are not on disk, by id. Entries may be evicted, because every batch brings what it needs. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
@@ -64,7 +60,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
-  // The device and the weight format precede the hash, so that a log shows why two fingerprints differ.
+  // Device and weight format precede the hash, so that a log shows why two fingerprints differ.
   const { name: device, rowsAreIndependent } = settings.device;
   const kind = rowsAreIndependent ? device : `${device}-by-batch`;
   const numerics = `${kind}-${settings.weightFormat}-${answer}`;
@@ -111,7 +107,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Lets this process handle messages that came during the step.
+      // Lets messages that came during the step be handled.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {
@@ -121,7 +117,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** A description of a fault for the log. An unknown error's message may contain tokens, so only its name and stack frames are used. */
+/** An unknown error's message may contain tokens, so only its name and stack frames are used. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));

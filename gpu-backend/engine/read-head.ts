@@ -1,4 +1,3 @@
-/** Reads the results of one head row: scores a prompt token, or samples the next one. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
@@ -19,7 +18,7 @@ import {
 import type { Score } from "./sequence.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Returns the frames to send. First mixes the memories' predictions `says` into the row, by `rule`; then a grammar masks it. */
+/** First mixes the memories' predictions `says` into the row, then applies the grammar's mask. */
 export function readHead(
   head: Head,
   output: PassOutput,

@@ -1,4 +1,3 @@
-/** Errors that refuse calls and end sequences. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -48,7 +47,7 @@ function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: Se
   return `The prompt has ${tokens} tokens; the query is [${query.join(", ")}) of them and passages come before token ${at}.`;
 }
 
-/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint, `begun`, does not agree with `own`. */
+/** Throws `numerics_mismatch` if the batch continues tokens of a backend with another numerics fingerprint (`begun`). */
 export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
   if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;
   throw new ServiceError(
@@ -61,7 +60,7 @@ export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
-/** Throws `manifest_mismatch` if a call was made for another manifest than the engine's. */
+/** Throws `manifest_mismatch` for another manifest than the engine's. */
 export function requireManifest(info: EngineInfo | null, wanted: string): EngineInfo {
   if (!info) throw unavailable("The engine is not ready.");
   if (info.manifestHash === wanted) return info;
@@ -76,7 +75,7 @@ export function notFinite(what: string): ServiceError {
   );
 }
 
-/** An unknown error becomes `generation_failed`, which the edge does not retry, because the error would recur elsewhere. */
+/** The edge does not retry `generation_failed`, because an unknown error would recur elsewhere. */
 export function faultOf(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("generation_failed", "The engine failed on this sequence; the others go on.", {

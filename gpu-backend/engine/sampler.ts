@@ -1,4 +1,4 @@
-/** Samples the next token over the whole vocabulary. Scores already include adapter, penalties and logit_bias. Pure. */
+/** Scores already include adapter, penalties and logit_bias. Pure. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
@@ -11,7 +11,7 @@ const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
 /** Tokens outside the top K are sorted in bands of scores, each `bandWidth` · temperature wide. */
 const bandWidth = 2;
 
-/** The result of head row `n`: views of [K] candidates, best first, and of [V] scores, which are null if they were not requested. */
+/** Returns [K] candidates, best first, and [V] scores, or null for scores that were not requested. */
 export function headResult(output: RowOutput, n: number) {
   const { topCount: K, scores } = output;
   const V = scores ? scores.length / output.logSumExp.length : 0;
@@ -31,14 +31,13 @@ export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "
   return temperature < minTemperature || top_k === 1;
 }
 
-/** Whether only the top K can be drawn, so that the scores of others are not needed. */
 export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return isGreedy({ temperature, top_k }) || (top_k > 0 && top_k <= topCandidates);
 }
 
 /**
- * Returns a token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equal ones by id). Of these, `top_p`
- * leaves the likeliest whose probabilities sum to `top_p`. Then `uniform` in [0, 1) draws one by inverse cumulative probability.
+ * Returns a token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (ties by id). Of these, `top_p` leaves
+ * the likeliest whose probabilities sum to `top_p`. Then `uniform` in [0, 1) draws one by inverse cumulative probability.
  */
 export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {
   if (isGreedy(sampling)) return row.topIds[0];
@@ -58,7 +57,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
       total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
-      // Without top_k and min_p, `total` grows to 1, so the loop can stop at top_p or, without top_p, at the drawn token.
+      // Without top_k and min_p, `total` grows to 1, so the loop can stop at top_p or at the drawn token.
       isWhole = isCut ? ranked.length === top_k : top_p < 1 ? total >= top_p : total > uniform;
     }
     if (isWhole) break;
@@ -67,7 +66,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
     cumulative.length = cumulative.findIndex((sum) => sum >= top_p * total) + 1;
     total = cumulative[cumulative.length - 1];
   }
-  // Scales `uniform` to the sum if tokens were cut, or if rounding makes the sum of all too small.
+  // Scales `uniform` to the sum if tokens were cut, or if rounding makes the sum too small.
   const target = isCut || top_p < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
@@ -88,12 +87,11 @@ function logprob({ logSumExp }: HeadResult, score: number): number {
   return Math.max(minLogprob, score - logSumExp);
 }
 
-/** The `count` likeliest token ids with their logprobs, best first. */
 export function alternativesOf(row: HeadResult, count: number): [number, number][] {
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
 }
 
-/** All scores in falling order: first the top K, then sorted bands of the others, so that a draw need not sort the whole vocabulary. */
+/** Yields scores in falling order: the top K, then sorted bands. A draw then need not sort the whole vocabulary. */
 function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Array> {
   const { topScores, scores } = row;
   yield topScores;
@@ -119,7 +117,7 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
   }
 }
 
-/** The token id at a rank of `ranked`. Tokens with equal scores are ordered by id. */
+/** Tokens with equal scores are ordered by id. */
 function idAtRank({ topIds, scores }: HeadResult, ranked: readonly number[], rank: number): number {
   if (rank < topIds.length) return topIds[rank];
   let equalBefore = 0;

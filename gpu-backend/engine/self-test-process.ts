@@ -1,7 +1,4 @@
-/**
- * Runs the self-test in a process of its own, because a fault of a driver may end the process. Started by host/device-check.ts: node
- * self-test-process.ts SETTINGS. Prints the result as a line of JSON on stdout.
- */
+/** Runs the self-test. A fault of a driver may end this process. Usage: node self-test-process.ts SETTINGS. Prints a line of JSON. */
 import { readFileSync } from "node:fs";
 import { openDeviceRunner } from "../kv/device-runner.ts";
 import { HostRunner } from "../kv/host-runner.ts";
@@ -18,11 +15,10 @@ export type SelfTestSettings = Pick<EngineSettings, "modelDirectory" | "weightFo
 
 /** Two layers, because the second layer reads the output of the first. */
 const layers = 2;
-/** A row on a device takes memory for the whole context. */
+/** Short, because a row on a device takes memory for the whole context. */
 const contextTokens = 256;
 const gates = 8;
 const kvBytes = 2 ** 31;
-/** Maximum prompt tokens of one pass. */
 const longestRun = 128;
 
 const { modelDirectory, weightFormat: format, threads } = JSON.parse(process.argv[2]) as SelfTestSettings;

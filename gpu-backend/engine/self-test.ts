@@ -1,7 +1,4 @@
-/**
- * The self-test of a device: runs the same passes on the device and on the CPU, and compares the results. Some graphics adapters compute
- * wrong values without any error, for example in attention over 32 or more tokens if a subgroup has 8 lanes.
- */
+/** Compares passes on a device with the same passes on the CPU, because some graphics adapters compute wrong values without any error. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { safeRunTokens } from "../kv/device-runner.ts";
@@ -9,24 +6,21 @@ import type { Kv, Pass, PassOutput, Runner } from "../kv/runner.ts";
 import type { SelfTest } from "../runtime/device.ts";
 import type { Bank, ModelShape, OwnChanges } from "../runtime/step.ts";
 
-/** Largest allowed difference from the CPU's numbers, relative to the largest number. Another order of summation causes a tenth of this. */
+/** Allowed difference from the CPU's numbers, relative to the largest number. Another order of summation causes a tenth of this. */
 export const tolerance = 1e-4;
-/** Batch sizes at which the same rows are compared, in ascending order. The last row of the largest batch also runs alone. */
+/** In ascending order. The last row of the largest batch also runs alone. */
 const batches = [4, 8, 32];
 export const testRows = batches.at(-1)! + 1;
-/** More tokens than a vector register has lanes, and not a multiple of the number of lanes. */
+/** More than the lanes of a vector register, and not a multiple of them. */
 const promptTokens = 90;
 const decodedTokens = 3;
-/** Size of the batch in which all rows but two are closed, so that `trim` moves these two. */
+/** Batch in which all rows but two are closed, so that `trim` moves these two. */
 const movingBatch = 8;
 
-/** The compared numbers, by the name of the test case. */
+/** Outputs by the name of the test case. */
 type Cases = Map<string, Float32Array>;
 
-/**
- * `open("host")` opens a runner on the CPU. `open(n)` opens a runner on the device with at most n tokens of a row in a run. n is
- * `longest` first, and `safeRunTokens` if a case was wrong.
- */
+/** `open(n)` opens a runner on the device with at most n tokens of a row in a run. `open("host")` opens a runner on the CPU. */
 export async function runSelfTest(
   open: (runTokens: number | "host") => Promise<Runner>,
   longest: number,
@@ -84,7 +78,7 @@ async function runCases(runner: Runner): Promise<Cases> {
     joinArrays(Float32Array, await kv.states([0, length].map((position) => ({ kv: row, position })))),
   );
 
-  /** Opens copies of the first row. The copy at index n lacks the last `missing[n]` positions of that row. */
+  /** The copy at index n lacks the last `missing[n]` positions of the first row. */
   const copies = (...missing: number[]) => {
     const rows = missing.map((less) => ({ kv: kv.open(row.positions), positions: row.positions - less }));
     kv.place(rows);
@@ -123,7 +117,7 @@ async function runCases(runner: Runner): Promise<Cases> {
   return cases;
 }
 
-/** Runs a pass with the head at each row's last token. The settings of a head row depend only on its position. */
+/** Runs the head at each row's last token, with settings that depend only on the token's position. */
 async function runPass(
   runner: Runner,
   phase: Pass["phase"],
@@ -150,7 +144,6 @@ async function runPass(
   );
 }
 
-/** Joins all outputs of the pass for row `n`. */
 function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelShape): Float32Array {
   const { topCount: K, topScores, topIds, logSumExp, scaledLogSumExp, targetScores } = output;
   const scores = output.scores!.subarray(n * V, (n + 1) * V);
@@ -176,7 +169,7 @@ function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "di
   };
 }
 
-/** Largest difference divided by the largest expected magnitude; NaN if any value is NaN. */
+/** Returns NaN if any value is NaN. */
 function differenceOf(actual: Float32Array, expected: Float32Array): number {
   const scale = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
   return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;

@@ -1,4 +1,3 @@
-/** One sequence from its request to its last frame: ids, logit changes, stops and times. Pure. */
 import type {
   DoneFrame,
   FinishReason,
@@ -30,25 +29,24 @@ import type { Vocabulary } from "./vocabulary.ts";
 
 export interface Score {
   logprob: number;
-  /** The likeliest token ids at the token's position, with logprobs. */
   alternatives: [number, number][];
-  /** null without a comparison with the base. */
+  /** null if the request has no comparison with the base. */
   baseLogprob: number | null;
   sources?: TokenSources;
 }
 
 export interface LogitChange {
   id: number;
-  /** Repetition penalty, applied first; 1: none. */
+  /** Repetition penalty. 1 has no effect. */
   penalty: number;
   /** Added to the logit after the penalty. */
   value: number;
 }
 
-/** Added to the logit of a forbidden token, whose probability becomes 0. Finite, because some devices cannot compute with infinity. */
+/** Finite, because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
-/** Milliseconds after which a sequence without a deadline counts as due. The due time orders the sequences of a tenant. */
+/** A sequence without a deadline counts as due after this time. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
@@ -57,39 +55,34 @@ export class Sequence implements Plannable {
   readonly tenant: string;
   readonly trace: Trace | null;
   readonly sampling: Sampling;
-  /** Prompt, continued and generated token ids. */
   readonly ids: number[];
   /** null before the sequence's start and after its end. */
   kv: Kv | null = null;
-  /** Tokens found in the prefix cache. */
   reusedTokens = 0;
-  /** Acquired memories, in the request's order. */
   readonly memories: OpenMemory[] = [];
-  /** The passage indexes of `memories`, if passages are to go into the prompt. */
+  /** Empty unless passages are to go into the prompt. */
   readonly indexes: PassageIndex[] = [];
   grammar: GrammarRow | null = null;
   ended = false;
-  /** The sequence's adapter, or the adapters of its mixture; empty: the base. */
   adapters: readonly AcquiredAdapter[] = [];
-  /** The sequence's only adapter, or the mean of its mixture. null: the base, which also answers until a mixture has weights. */
+  /** null if the base answers. A mixture's base answers until the mixture has weights. */
   answering: RowAdapter | null = null;
-  /** Weights of the memories' brakes (shared/math/memory.ts); null until the prompt has chosen them. */
+  /** null until the prompt has set the brakes (shared/math/memory.ts). */
   brakes: BrakeWeights | null = null;
   evidenceTokens: EvidenceTokens;
-  /** null until the weights are known. */
   #mixture: MixtureWeights | null = null;
-  /** The evidence that set the mixture's weights; null before, and if the request gives the weights. */
+  /** null if the request itself gives the mixture's weights. */
   #evidence: PromptEvidence | null = null;
-  /** The passages in the prompt, nearest first; null until they are found. */
+  /** Passages, nearest first; null until they are found. */
   #retrieved: RetrievedPassage[] | null = null;
   #retrievedTokens = 0;
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
   readonly #stopIds: Set<number>;
-  /** The sum of logit bias, presence and frequency penalty, by token id. */
+  /** Sum of logit bias, presence penalty and frequency penalty, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
-  /** Token ids under the repetition penalty; empty if there is no penalty. */
+  /** Token ids under the repetition penalty. */
   readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
@@ -141,7 +134,6 @@ export class Sequence implements Plannable {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
   }
 
-  /** Maximum positions after the next step. */
   get nextPositions(): number {
     return Math.min(this.cachedTokens + this.pendingPromptTokens + 1, this.maxPositions);
   }
@@ -176,22 +168,21 @@ export class Sequence implements Plannable {
     return this.grammar?.allowed === null;
   }
 
-  /** Whether every prompt position is computed, to score it. If so, no cached prefix is reused. */
+  /** If true, every prompt position is computed, and no cached prefix is reused. */
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
 
-  /** Index of the first prompt token that may be scored. The prompt's first token has no context, so it has no score. */
+  /** At least 1, because the prompt's first token has no context. */
   get scoredFrom(): number {
     return this.trace?.from ?? 1;
   }
 
-  /** Whether the prompt's keys and values are kept for later prompts. A traced prompt, such as an adapter's example, is not repeated. */
+  /** Traced prompts, such as an adapter's examples, are not repeated. */
   get keepsPrefix(): boolean {
     return this.trace === null;
   }
 
-  /** The request's changes of the next token's logits, one for each token id. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const forbiddenIds = this.completionTokens >= min_tokens ? null : this.#stopIds;
@@ -204,33 +195,29 @@ export class Sequence implements Plannable {
     }
   }
 
-  /** Whether the next token is sampled once all `ids` are cached. */
   get wantsToken(): boolean {
     return this.#finish === null;
   }
 
-  /** Whether its mixture still needs weights from the prompt. */
   get awaitsMixture(): boolean {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
   }
 
-  /** Whether the brakes of its memories are not chosen yet and can be chosen now. */
   get awaitsBrakes(): boolean {
     if (this.memories.length === 0 || this.brakes || this.awaitsMixture || this.awaitsPassages) return false;
     return this.pendingPromptTokens === 0;
   }
 
-  /** Whether passages have yet to be put into its prompt. */
   get awaitsPassages(): boolean {
     return this.request.retrieval !== undefined && this.#retrieved === null;
   }
 
-  /** Whether memories are mixed into the next token or, if `isScore`, into a prompt token's score, for which brakes must be chosen. */
+  /** `isScore`: for a prompt token's score, which needs chosen brakes. */
   readsMemories(isScore: boolean): boolean {
     return this.request.memories !== undefined && (this.brakes !== null || !isScore);
   }
 
-  /** null until everything is sampled and scored. */
+  /** null until every token is sampled and scored. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
     if (this.awaitsPassages || (this.trace && this.pendingPromptTokens > 0)) return null;
@@ -261,7 +248,7 @@ export class Sequence implements Plannable {
     this.answering = meanAdapter(adapters, weights.adapters);
   }
 
-  /** Puts passages into the prompt, whose keys and values must then be computed again. Passages do not count as evidence. */
+  /** The prompt must then be computed again. Passages do not count as evidence. */
   insertPassages({ ids, passages }: InsertedPassages): void {
     const { at } = this.request.retrieval!;
     this.ids.splice(at, 0, ...ids);
@@ -277,14 +264,13 @@ export class Sequence implements Plannable {
     this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
   }
 
-  /** Returns the prompt frame once, if it is requested and every prompt token is scored. */
   takePromptFrame(): PromptFrame | null {
     if (!this.request.promptLogprobs || !this.promptScored || this.#promptSent) return null;
     this.#promptSent = true;
     return { type: "prompt", id: this.id, ...this.#prompt };
   }
 
-  /** Adds a token and returns its frame; null for a stop token. Like OpenAI's, logprobs are at temperature 1, after all logit changes. */
+  /** Returns null for a stop token. Like OpenAI's, logprobs are at temperature 1, after all logit changes. */
   addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";

@@ -1,8 +1,4 @@
-/**
- * Lets sequences that share a prompt prefix compute it only once. A sequence whose first blocks are cached starts after these blocks. While
- * another sequence, its leader, computes its next block, the sequence waits. Each sequence computes the rest of its prompt itself, at least
- * the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
- */
+/** Sequences with a common prompt prefix compute it once: each waits while another sequence, its leader, computes the next block. */
 
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 import type { KvBlock } from "../kv/runner.ts";
@@ -12,12 +8,12 @@ export class SharedPrefixes {
   readonly #cache: PrefixCache;
   readonly #blockTokens: number;
   readonly #sharesParts: boolean;
-  /** The `blockNames` of each sequence whose prompt is not cached yet. */
+  /** Block names of each sequence whose prompt is not cached yet. */
   readonly #chains = new Map<Sequence, string[]>();
-  /** The sequence that computes a block, by the block's name. */
+  /** The leader of each block, by the block's name. */
   readonly #leaders = new Map<string, Sequence>();
 
-  /** `sharesParts`: whether parts of blocks are reused, too (KvStore.continuesChunks). */
+  /** `sharesParts`: parts of blocks are reused, too (KvStore.continuesChunks). */
   constructor(cache: PrefixCache, blockTokens: number, sharesParts = true) {
     this.#cache = cache;
     this.#blockTokens = blockTokens;
@@ -29,7 +25,6 @@ export class SharedPrefixes {
     this.#chains.set(sequence, blockNames(tenant, ids.slice(0, promptTokens), this.#blockTokens));
   }
 
-  /** Prompt tokens in whole blocks that are cached, counted from the beginning of the prompt to the first block that is not cached. */
   reusableTokens(sequence: Sequence): number {
     const chain = this.#reusable(sequence);
     const missing = chain.findIndex((name) => !this.#cache.has(name));
@@ -43,7 +38,7 @@ export class SharedPrefixes {
     return this.#leaders.has(next) || starting.some((other) => this.#chains.get(other)?.includes(next));
   }
 
-  /** Makes a starting sequence the leader of its blocks that are neither cached nor computed by another sequence. */
+  /** Leaves out blocks that are cached or computed by another sequence. */
   lead(sequence: Sequence): void {
     if (!sequence.keepsPrefix) return;
     for (const name of this.#chainOf(sequence)) {
@@ -51,19 +46,18 @@ export class SharedPrefixes {
     }
   }
 
-  /** The cached blocks that a sequence starts after. */
   take(sequence: Sequence): FoundBlock[] {
     if (sequence.scoresPrompt) return [];
     const { tenant, ids, promptTokens } = sequence;
     return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1), this.#sharesParts);
   }
 
-  /** Caches the positions [start, end), a block or the end of the prompt. `copy` copies their keys and values. */
+  /** The positions [start, end) are a block or the end of the prompt. */
   computed(sequence: Sequence, start: number, end: number, copy: () => KvBlock): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
-    // `name` is undefined at the end of a prompt that does not fill its last block.
+    // undefined at the end of a prompt that does not fill its last block.
     const name = chain.at(at);
     if (name === undefined ? this.#sharesParts : !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
@@ -72,7 +66,6 @@ export class SharedPrefixes {
     if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }
 
-  /** Unregisters a sequence that has ended or whose prompt is cached. */
   leave(sequence: Sequence): void {
     for (const name of this.#chains.get(sequence) ?? []) {
       if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);
@@ -80,7 +73,7 @@ export class SharedPrefixes {
     this.#chains.delete(sequence);
   }
 
-  /** Names of the blocks that a sequence may skip. The last token is always computed, for its logits. */
+  /** Leaves out the last token, which is always computed for its logits. */
   #reusable(sequence: Sequence): string[] {
     if (sequence.scoresPrompt) return [];
     return this.#chainOf(sequence).slice(0, Math.floor((sequence.promptTokens - 1) / this.#blockTokens));

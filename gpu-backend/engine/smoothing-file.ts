@@ -1,14 +1,14 @@
-/** Reads a model folder's magnitudes of activations, by which int8 is smoothed (runtime/smoothing.ts). The import writes their file. */
+/** Reads the file of activations' magnitudes (runtime/smoothing.ts), which the import writes. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { nullIfMissing, readFileAtMost } from "../files.ts";
 
 export const smoothingFile = "smoothing.safetensors";
-/** Maximum bytes of the file. SmolLM2-135M's file has 390 kB; a model of 80 layers with 8,192 channels would have one of 6 MB. */
+/** SmolLM2-135M's file has 390 kB. A model of 80 layers with 8,192 channels would have a file of 6 MB. */
 const maxBytes = 2 ** 25;
 
-/** null if the folder has no such file. Throws an Error that names the file if it cannot be read. */
+/** Returns null if the folder has no such file. */
 export async function readSmoothing(modelDirectory: string): Promise<{ magnitudes: TensorFile; hash: string } | null> {
   const path = join(modelDirectory, smoothingFile);
   const bytes = await readFileAtMost(path, maxBytes).catch(nullIfMissing);

@@ -1,9 +1,8 @@
 /**
- * The fixed prompt that an engine answers before it takes traffic. It shows that the engine works, and the hash of the answer's numbers is
- * the numerics fingerprint: backends with equal fingerprints continue each other's sequences bit for bit. The numbers are logprobs of the
- * base for the prompt and generated tokens, and tokens, weights and evidence of a mixture. So the hash depends on weights, weight format,
- * device, driver, instruction set, ONNX Runtime's version and the graph, but not on the number of threads. A difference that rounding hides
- * in all these numbers is not detected.
+ * An engine answers this fixed prompt before it takes traffic. The hash of the answer's numbers is the numerics fingerprint: backends
+ * with equal fingerprints continue each other's sequences bit for bit. The hash depends on weights, weight format, device, driver,
+ * instruction set, ONNX Runtime's version and the graph, but not on the number of threads. A difference that rounding hides is not
+ * detected.
  */
 import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -11,12 +10,12 @@ import type { AdapterSource } from "../adapters/adapter.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 
-/** More tokens than a chunk has, and than a vector register has lanes; a multiple of neither number. */
+/** More than the tokens of a chunk or the lanes of a vector register, and not a multiple of either. */
 const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;
 
-/** Answers the prompt by the base and, with a centroid, by a mixture. Returns the hash. Throws an Error if no token can be generated. */
+/** Returns the hash. Throws an Error if no token can be generated. */
 export async function answerStartPrompt(
   parts: Pick<EngineParts, "runner" | "limits" | "textPieceOf" | "now">,
   source: AdapterSource,
@@ -55,7 +54,6 @@ function requestsOf(promptIds: number[], stopId: number, centroidId: string | nu
   return [token, base, { ...base, id: "mixture", promptLogprobs: false, compare: true, mixture }];
 }
 
-/** The part of a frame that depends on computed numbers alone. */
 function numbersOf(frame: Frame): unknown {
   if (frame.type === "error") return frame.kind;
   return frame.type === "done" ? (frame.mixture ?? null) : frame;

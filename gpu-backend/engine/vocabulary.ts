@@ -1,13 +1,11 @@
-/** Properties of the model that a sequence reads. */
-
 export interface Vocabulary {
   contextTokens: number;
   stopIds: readonly number[];
-  /** The bytes that a token id adds to a text. A special token adds none. */
+  /** A special token adds no bytes. */
   textPieceOf(id: number): Uint8Array;
 }
 
-/** The bytes of all token ids, in memory that threads share (ThreadData). */
+/** The bytes are in memory that threads share. */
 export function sharedPieces(vocabularySize: number, textPieceOf: Vocabulary["textPieceOf"]) {
   const pieces = Array.from({ length: vocabularySize }, (_, id) => textPieceOf(id));
   const ends = new Uint32Array(new SharedArrayBuffer(4 * vocabularySize));

@@ -18,7 +18,6 @@ import type { Traced, TracedValues } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver, type SupervisorParts } from "./supervisor.ts";
 
-/** The request of a traced prompt (engine/traces.ts). */
 export function tracedPrompt(id: string, tenant: string, promptIds: number[]): SequenceRequest {
   return {
     ...{ id, tenant, promptIds, continuedIds: [], maxTokens: 0 },
@@ -30,9 +29,9 @@ export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
-  /** The engine's latest stats and the previous ones; `before` is null for the first stats of a process. */
+  /** `before` is null for the first stats of a process. */
   statsChanged(after: EngineStats, before: EngineStats | null): void;
-  /** "first": `ms` after the sequence's submission. "next": `ms` after the sequence's previous token. */
+  /** `ms` after the sequence's submission ("first") or previous token ("next"). */
   tokenArrived(which: "first" | "next", ms: number): void;
   sequenceEnded(last: DoneFrame | ErrorFrame): void;
   /** A sequence ended because it cannot be computed. `description` contains no tokens. */
@@ -41,14 +40,14 @@ export interface EngineObserver extends SupervisorObserver {
 
 /** Interval of the hang check, in milliseconds; small compared with `stallMs`. */
 const watchMs = 500;
-/** Timeout for the hidden states of an adapter's examples, in milliseconds: half of what the edge waits for the whole adapter. */
+/** Half of the edge's timeout for an adapter. */
 const hiddenStatesMs = 300_000;
 
 export interface EngineClientParts extends Pick<SupervisorParts, "now" | "environment" | "script"> {
   observer: EngineObserver;
-  /** Milliseconds without a finished pass, while a sequence is open, after which the engine's process is killed. */
+  /** The engine's process is killed after this time without a finished pass, if a sequence is open. */
   stallMs: number;
-  /** The bytes of an own adapter or memory that is not on disk; null for any other. */
+  /** The bytes of an adapter or memory that the disk refused; null for a file on disk. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
 }
 
@@ -63,12 +62,10 @@ interface OpenSequence {
 export class EngineClient {
   readonly #supervisor: EngineSupervisor;
   readonly #parts: EngineClientParts;
-  /** Sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
   /** Values of traced prompts whose last frame has not come, by id. */
   readonly #traced = new Map<string, TracedValues>();
   readonly #watch: NodeJS.Timeout;
-  /** null before the first stats of a process. */
   stats: EngineStats | null = null;
   #isClosing = false;
   #allEnded: (() => void) | null = null;
@@ -81,7 +78,7 @@ export class EngineClient {
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });
-    // `setImmediate` first lets reports be handled that came while this process was busy.
+    // First handles reports that came while this process was busy.
     this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
@@ -89,12 +86,11 @@ export class EngineClient {
     return this.#supervisor.first;
   }
 
-  /** The info of the engine, also while the engine restarts; null before `ready`. */
+  /** Kept while the engine restarts. null before the first `ready`. */
   get info(): EngineInfo | null {
     return this.#supervisor.info;
   }
 
-  /** Whether a batch would be accepted now. */
   get isServing(): boolean {
     return !this.#isClosing && this.#supervisor.isRunning;
   }
@@ -109,7 +105,7 @@ export class EngineClient {
     return this.#supervisor.requireRunning();
   }
 
-  /** Submits a micro-batch, whose frames go to `sink`. Throws a ServiceError if the batch is refused as a whole. */
+  /** Throws a ServiceError if the whole batch is refused. */
   submit(batch: BatchRequest, sink: FrameSink): void {
     const { manifest } = requireManifest(this.requireServing(), batch.manifestHash);
     const { centroidId } = batch;
@@ -142,7 +138,7 @@ export class EngineClient {
     return (await this.#trace({ kind: "hidden", from }, sequences, signal, hiddenStatesMs)) as Float32Array[];
   }
 
-  /** A memory's key (memory/keys.ts) for each token of each prompt, [n, D]. Rejects as `hiddenStates` does, but has no timeout. */
+  /** A key for each token of each prompt, [n, D]. Has no timeout. */
   async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
     return (await this.#trace({ kind: "keys" }, sequences, signal)) as Int8Array[];
   }
@@ -186,19 +182,19 @@ export class EngineClient {
     }
   }
 
-  /** Cancels the open sequences among `ids`, and returns their ids. Each sequence still gets its last frame. */
+  /** Returns the ids among `ids` that were open. Each sequence still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
   }
 
-  /** Drops the engine's copy of a memory or, if `hash` is null, of all memories of a tenant. Ends the sequences that read them. */
+  /** If `hash` is null, drops all memories of the tenant. Sequences that read a dropped memory end in an error. */
   dropMemory(tenant: string, hash: string | null): void {
     if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }
 
-  /** Accepts no more batches, waits up to `limitMs` for open sequences, fails the rest, and ends the process. */
+  /** Waits up to `limitMs` for open sequences, then fails them and ends the process. */
   async close(limitMs: number): Promise<void> {
     this.#isClosing = true;
     if (this.#open.size > 0) {
@@ -245,7 +241,6 @@ export class EngineClient {
     }
   }
 
-  /** Calls each sink once with its frames. Drops frames of sequences that have ended. */
   #deliver(frames: readonly Frame[]): void {
     const bySink = new Map<FrameSink, Frame[]>();
     for (const frame of frames) {
@@ -283,7 +278,6 @@ export class EngineClient {
   }
 }
 
-/** The memories that a batch names, each once. */
 export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
   const named = sequences.flatMap(({ tenant, memories = [] }) => memories.map(({ hash }) => ({ tenant, hash })));
   return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];

@@ -10,10 +10,9 @@ import {
   type SelfTestRun,
 } from "../runtime/device.ts";
 
-/** Timeout for the self-test, in milliseconds. A graphics adapter in software takes half a minute. */
+/** A graphics adapter in software takes half a minute. */
 const selfTestMs = 300_000;
 const signals = ["SIGINT", "SIGTERM"] as const;
-/** Maximum bytes that the process of the self-test may print. */
 const maxLogBytes = 2 ** 26;
 
 export interface DeviceSettings extends SelfTestSettings {
@@ -52,7 +51,7 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
         : `was ended by ${error?.signal ?? error?.code ?? "nothing, without a result"}`;
       resolve({ result: null, libraries: [], failure: `${ended}: ${reasonIn(log)}`, log });
     });
-    // If this process ends, the self-test must end too: it may hang in the driver.
+    // If this process ends, the self-test must end too, because it may hang in the driver.
     const end = () => {
       child.kill("SIGKILL");
       process.exit(1);
@@ -61,7 +60,7 @@ function runSelfTest(settings: SelfTestSettings, environment: NodeJS.ProcessEnv)
   });
 }
 
-/** The result that the process printed, or null. Drivers print on stdout too. A printed result counts even if the process crashed later. */
+/** Finds the result among lines that drivers print. A printed result counts even if the process crashed later. */
 function resultIn(stdout: string): Pick<SelfTestRun, "result" | "libraries"> | null {
   const line = stdout.split("\n").findLast((one) => one.startsWith('{"result":'));
   try {
@@ -71,7 +70,7 @@ function resultIn(stdout: string): Pick<SelfTestRun, "result" | "libraries"> | n
   }
 }
 
-/** The message of the last error in the log, without the source file and condition that ONNX Runtime puts before a message. */
+/** The log's last error, without the source file and condition that ONNX Runtime puts before a message. */
 function reasonIn(log: string): string {
   const line = log.split("\n").findLast((one) => /^\w*Error\b/.test(one)) ?? "no error was printed";
   return line.slice(line.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");

@@ -1,12 +1,12 @@
-/** A child process that never outlives the backend: messages both ways, and the cause of its end. Restarts are in supervisor.ts. */
+/** A child process that never outlives the backend. */
 import { type ChildProcess, fork, type Serializable } from "node:child_process";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Timeout for a killed process to end, in milliseconds. It may have to wait for a device or a disk. */
+/** A killed process may wait for a device or a disk. */
 export const stopMs = 2000;
 
 export interface EndCause {
-  /** The end of the process in a phrase without request data, such as "was ended by SIGSEGV". */
+  /** How the process ended, without request data, such as "was ended by SIGSEGV". */
   how: string;
   /** For the log only, because it may contain request data. */
   error: Error | null;
@@ -14,11 +14,11 @@ export interface EndCause {
 
 interface ForkedProcessParts<Received> {
   script: URL;
-  /** The only argument of the process. Other users of the machine can see it. */
+  /** Other users of the machine can see the argument. */
   argument: string;
   environment: NodeJS.ProcessEnv;
   onMessage(message: Received): void;
-  /** Called once, when the process has ended or could not be started: after the last message, and never by the constructor. */
+  /** Called once, after the last message, even if the process could not be started. */
   onEnd(cause: EndCause): void;
 }
 
@@ -45,17 +45,15 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child.on("close", (code, signal) => this.#end(signal ? `was ended by ${signal}` : `ended with code ${code}`));
   }
 
-  /** undefined if no process could be created. */
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** null while the process runs. */
   get cause(): EndCause | null {
     return this.#cause;
   }
 
-  /** Does nothing if the process has ended or was not created; `onEnd` then follows. */
+  /** Does nothing if the process has ended. `onEnd` then follows. */
   send(message: Sent): void {
     if (this.#child?.connected) this.#child.send(message as Serializable, () => {});
   }
@@ -66,7 +64,7 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child?.channel?.unref();
   }
 
-  /** Records the cause of the process's end before it ends. An earlier cause is kept. */
+  /** Sets the cause of the process's end. An earlier cause is kept. */
   blame(how: string, error: Error | null): void {
     this.#cause ??= { how, error };
   }
@@ -76,13 +74,12 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child?.kill("SIGKILL");
   }
 
-  /** Kills the process. Resolves when it has ended, or after `stopMs`. */
+  /** Resolves when the process has ended, or after `stopMs`. */
   async close(): Promise<void> {
     this.kill("was closed");
     await settlesWithin(this.#ended.promise, stopMs);
   }
 
-  /** null if fork itself throws, for example for lack of memory. */
   #fork(): ChildProcess | null {
     const { script, argument, environment } = this.#parts;
     try {

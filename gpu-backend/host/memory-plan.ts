@@ -1,4 +1,4 @@
-/** Plans the RAM of the backend's processes. If KV_BYTES is not set, also chooses the bytes for keys and values. Pure. */
+/** Plans the RAM of the backend's processes. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, deviceContextBytes, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
@@ -6,38 +6,36 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes of RAM for each parameter of the model. `session`: an open session with its working storage. `loading`: the peak of a start, when
- * model file, graph and session are in RAM. The values are rounded up from measurements (`npm run bench -- --memory`): fp32 and int8
- * with GPT-2 124M, `exact` with SmolLM2-135M in 4-bit blocks, whose process takes 490 MB to start. `exact` has room for 8-bit blocks, too.
+ * Bytes of RAM for each parameter of the model. `session`: an open session with its working storage. `loading`: the peak of a start.
+ * Rounded up from measurements (`npm run bench -- --memory`): fp32 and int8 with GPT-2 124M, `exact` with SmolLM2-135M in 4-bit blocks.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
   int8: { session: 4, loading: 13 },
   exact: { session: 4, loading: 5 },
 };
-/** Bytes for each parameter of the model, in the process that fits adapters. It holds the head in fp32, and ends when it is idle. */
+/** The process that fits adapters holds the head in fp32. */
 const fitterBytesPerParameter = 10;
-/** Bytes of each process without a model: the HTTP process, an engine for each set, and one fitter. */
+/** Bytes of a process without a model. */
 const processBytes = 120e6;
-/** Keys and values get this share of the RAM that the other parts leave. The rest is for garbage and for copies within a step. */
+/** Keys and values get this share of the remaining RAM. Garbage and copies within a step need RAM, too. */
 const kvShare = 0.8;
-/** Bytes for keys and values of a set on a device, whose memory is not known. */
+/** The memory of a device is not known, so keys and values get this number of bytes. */
 const deviceKvBytes = 4e9;
 
-/** Maximum sets of artifacts side by side, while one replaces another. */
+/** One set of artifacts is served while another replaces it. */
 export const maxSets = 2;
 
 export interface MemorySettings {
-  /** Limit of all processes together: the container's limit or the machine's RAM. */
+  /** The container's limit or the machine's RAM. */
   limitBytes: number;
   model: ModelConfig;
   weightFormat: WeightFormat;
-  /** Whether the model's file has quantized matrices. The format `exact` keeps floats as they are. */
   isInBlocks: boolean;
   /** 1 if no published artifacts are followed, else `maxSets`. */
   sets: number;
   maxSequences: number;
-  /** Whether keys and values are on a device, and so take none of the limit. */
+  /** On a device, keys and values take none of the limit. */
   isOnDevice: boolean;
   /** null: chosen from the RAM that is left, or `deviceKvBytes`. */
   kvBytes: number | null;
@@ -45,7 +43,7 @@ export interface MemorySettings {
   memoryCacheBytes: number;
 }
 
-/** Plans all parts. `kvBytes` of the result, for one set, holds at least one sequence as long as the context unless KV_BYTES is set. */
+/** The result's `kvBytes` holds at least one sequence as long as the context, unless KV_BYTES is set. */
 export function planMemory(settings: MemorySettings) {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, isOnDevice } = settings;
   const parameters = parametersOf(model);
@@ -53,7 +51,7 @@ export function planMemory(settings: MemorySettings) {
   const taken = {
     processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
-    // RAM for the start of one set or for a fitter, whichever needs more. If both run at the same time, the plan is exceeded.
+    // The plan is exceeded if a set starts while a fitter runs.
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: isOnDevice ? 0 : sets * settings.prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,
@@ -71,7 +69,7 @@ export function planMemory(settings: MemorySettings) {
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 
-/** `constrained`: the limit of the process's control group, which may be 0 (none) or more than the machine's RAM, `total`. */
+/** `constrained` is the limit of the process's control group: 0 means none. `total` is the machine's RAM. */
 export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }

@@ -1,29 +1,25 @@
-/** Keeps an engine running in a child process. Restarts it with a growing delay if it fails. */
+/** Keeps an engine running in a child process. */
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
 import { type EndCause, ForkedProcess } from "./forked-process.ts";
 
-/** Timeout for an engine to load its model and generate a token, in milliseconds. A slow disk takes minutes. */
+/** Timeout of an engine's start. A slow disk takes minutes. */
 export const startMs = 600_000;
-/** Delay of the first restart, in milliseconds: short, because most faults do not recur. It doubles with each failure in a row. */
+/** Short, because most faults do not recur. The delay doubles with each failure in a row. */
 export const firstRestartMs = 250;
 const maxRestartMs = 30_000;
-/** A failure after this many milliseconds of running counts as the first in a row. */
+/** A failure after more running time than this counts as the first in a row. */
 export const stableMs = 60_000;
 
 export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
-/** An unexpected end of an engine's process. */
 export interface EngineFailure extends EndCause {
   manifestHash: string;
-  /** Failures in a row, this one included. */
   failures: number;
-  /** Milliseconds until the process is started again. */
   restartMs: number;
 }
 
 export interface SupervisorObserver {
-  /** Called at the first start and after each restart. */
   engineReady(info: EngineInfo, pid: number): void;
   engineFailed(failure: EngineFailure): void;
 }
@@ -43,25 +39,23 @@ export class EngineSupervisor {
   readonly #parts: SupervisorParts;
   readonly #first = Promise.withResolvers<EngineInfo>();
   #process: ForkedProcess<ToEngine, FromEngine>;
-  /** Info of the last process that served; null before the first process serves. */
+  /** Info of the last process that served. */
   info: EngineInfo | null = null;
   isRunning = false;
-  /** When the current process became ready. */
   #readyMs: number | null = null;
   #failure: EngineFailure | null = null;
   #isClosed = false;
-  /** Timeout of a start, or delay of a restart. */
   #timer: NodeJS.Timeout | undefined;
 
   constructor(settings: EngineSettings, parts: SupervisorParts) {
     this.#settings = settings;
     this.#parts = parts;
-    // Prevents an unhandled rejection if nothing awaits `first`. Later failures are reported to the observer.
+    // Prevents an unhandled rejection. Failures are also reported to the observer.
     this.#first.promise.catch(() => {});
     this.#process = this.#start();
   }
 
-  /** Resolves when the first process serves. If that process ends before it serves, rejects, and no other process is started. */
+  /** Resolves when the first process serves. Rejects if that process fails before, and no other process is started. */
   get first(): Promise<EngineInfo> {
     return this.#first.promise;
   }
@@ -77,13 +71,13 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Kills the process. `how` becomes the cause (EndCause) of its end. The supervisor's `onEnd` is called when it has ended. */
+  /** `how` becomes the cause (EndCause) of the process's end. */
   kill(how: string): void {
     this.isRunning = false;
     this.#process.kill(how);
   }
 
-  /** Kills the process without a restart. Resolves when it has ended, or after a timeout. */
+  /** Resolves when the process has ended, or after a timeout. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.isRunning = false;

@@ -1,4 +1,3 @@
-/** Tenants' own adapters over HTTP: make, upload, delete. */
 import type { Hono } from "hono";
 import {
   adapterRequestSchema,
@@ -19,7 +18,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
     hash === null ? adapters.store.removeAll(tenant) : adapters.store.remove(tenant, hash),
   );
 
-  /** If the caller does not receive the answer, the adapter is removed, because the edge does not know of it. */
+  /** If the caller leaves before the answer, the adapter is removed, because the edge does not know of it. */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
     const { signal } = context.req.raw;
@@ -52,14 +51,13 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   });
 }
 
-/** Throws a ServiceError "adapter_not_found" if the store lacks an own adapter of the batch. */
 export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {
   for (const hash of ownAdaptersOf(batch)) {
     if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing("adapters", hash);
   }
 }
 
-/** A line feed precedes the JSON, so that the response's head is sent at once, before `value` is there. */
+/** A line feed precedes the JSON, so that the response's head is sent before `value` is there. */
 async function* jsonAfterHead(value: Promise<unknown>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new TextEncoder();
   yield encoder.encode("\n");

@@ -1,4 +1,4 @@
-/** The backend's HTTP interface, which only the edge calls. */
+/** Only the edge calls this interface. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
@@ -36,7 +36,7 @@ import {
   type VerifyCall,
 } from "./middleware.ts";
 
-/** Maximum bytes of a body: `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
+/** Room for `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
 const batchBodyBytes = 8 * 2 ** 20;
 
 type Sets = Pick<ServingSets, "cancel" | "requireServing" | "serving"> & {
@@ -52,7 +52,7 @@ export interface AppParts {
   memories: Pick<MemoryService, "begin" | "remove" | "store">;
   metrics: Metrics;
   log: Log;
-  /** null without a secret: anybody may call. */
+  /** If null, anybody may call. */
   verifyCall: VerifyCall | null;
   /** A monotonic clock, in milliseconds. */
   now(): number;
@@ -73,7 +73,7 @@ export function createApp(parts: AppParts): Hono {
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
     const { engine } = sets.of(batch.manifestHash);
-    // If the engine serves another manifest, it refuses the batch itself, so its fingerprint is not compared here.
+    // An engine with another manifest refuses the batch itself.
     const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
     requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
@@ -104,12 +104,11 @@ export function createApp(parts: AppParts): Hono {
   /** Always live, because the supervisor restarts an engine that fails or hangs. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
-  /** Ready if the backend would now accept a batch of the manifest that the answer names. */
   app.get("/readyz", (context) => {
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;
     const diskFault = adapters.store.disk.fault ?? memories.store.disk.fault;
-    // An error of the self-test may name folders, and anybody may read this.
+    // The answer is public, and the text of a failed self-test may name folders.
     const { name: device, adapter, driver, selfTest } = parts.device;
     const found = selfTest === "refused" ? "the backend's log says why" : parts.device.found;
     const readiness: Readiness = {
@@ -142,7 +141,7 @@ export function createApp(parts: AppParts): Hono {
   return app;
 }
 
-/** If a frame reports an unreadable adapter or memory, the batch's files are checked before their next use. */
+/** If a frame reports an unreadable file, the batch's files are checked before their next use. */
 function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories }: AppParts): void {
   if (frame.type !== "error") return;
   const [{ tenant }] = batch.sequences;

@@ -1,7 +1,4 @@
-/**
- * The NDJSON answer to one micro-batch. A token may wait for others up to its sequence's `gatherMs`. Blank lines (heartbeats) show that
- * the process lives.
- */
+/** The NDJSON answer to one micro-batch. Blank lines are heartbeats. A token may wait up to its sequence's `gatherMs`. */
 import {
   type BatchRequest,
   type Frame,
@@ -12,19 +9,18 @@ import {
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
 
-/** Maximum unread bytes of one answer: the bytes of a full micro-batch's prompt frames with five alternatives for each token. */
+/** Bound on unread bytes: a full micro-batch's prompt frames with five alternatives for each token. */
 export const unreadFrameBytes = 16 * 2 ** 20;
 
-/** Counts of a micro-batch that has ended, for the log. */
 export interface BatchOutcome {
   tokens: number;
-  /** Sequences that ended in a done frame. `failed` counts sequences that ended in an error frame. */
+  /** Sequences that ended in a done frame, and in an error frame. */
   done: number;
   failed: number;
   clientGone: boolean;
 }
 
-/** Submits a micro-batch, and cancels it if the client stops reading. Throws a ServiceError if the engine refuses it. */
+/** Throws a ServiceError if the engine refuses the batch. */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,
@@ -92,12 +88,12 @@ function count({ type }: Frame, outcome: BatchOutcome): void {
 export class FrameGathering {
   readonly #send: (frames: Frame[]) => void;
   readonly #gatherMs: ReadonlyMap<string, number>;
-  /** `gatherMs` of each sequence that has sent its first token but not yet its last frame, by id. */
+  /** `gatherMs` of each sequence that has sent its first token, by id. */
   readonly #waitsMs = new Map<string, number>();
   #waiting: Frame[] = [];
   #timer: NodeJS.Timeout | undefined;
 
-  /** `send` gets every frame once, in order; the frames of a call are to be sent together. */
+  /** `send` gets every frame once, in order. */
   constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
     this.#send = send;
     this.#gatherMs = new Map(sequences.map(({ id, gatherMs = 0 }) => [id, gatherMs]));
@@ -106,7 +102,6 @@ export class FrameGathering {
   push(frames: readonly Frame[]): void {
     let isUrgent = false;
     for (const frame of frames) {
-      // Only tokens after a sequence's first may wait.
       isUrgent ||= frame.type !== "token" || !this.#waitsMs.has(frame.id);
       if (isLast(frame)) this.#waitsMs.delete(frame.id);
       else if (frame.type === "token") this.#waitsMs.set(frame.id, this.#gatherMs.get(frame.id)!);

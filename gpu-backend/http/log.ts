@@ -1,4 +1,4 @@
-/** JSON log lines with ids, counts, times and errors; never the text or token ids of a request. */
+/** Log lines never contain the text or token ids of a request. */
 import type { BatchRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 
 type Fields = Record<string, string | number | boolean | null>;
@@ -10,7 +10,7 @@ export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   };
 }
 
-/** A sequence's adapter in metrics and the log. A mixture counts as its first adapter: an own one or else the nearest centroid's. */
+/** A mixture counts as its first adapter. */
 export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
   const [nearest] = mixture?.adapters ?? [];
   if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";

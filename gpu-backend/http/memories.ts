@@ -1,4 +1,3 @@
-/** Tenants' memories over HTTP: make, delete. */
 import type { Hono } from "hono";
 import {
   type BatchRequest,
@@ -23,7 +22,7 @@ export function addMemoryRoutes(
 ): void {
   addTenantPaths(app, "memories", (tenant, hash) => memories.remove(tenant, hash));
 
-  /** Responds with lines of `memoryProgressSchema`. The work ends when the caller leaves; keys that are computed by then stay. */
+  /** The work ends when the caller leaves. Keys computed by then stay. */
   app.put("/v1/memories/:tenant/:hash", async (context) => {
     const { tenant, hash } = context.req.param();
     const request = await readBody(context, memoryRequestSchema);
@@ -53,14 +52,13 @@ export function addMemoryRoutes(
   });
 }
 
-/** Throws a ServiceError "memory_not_found" if the store lacks a memory of the batch. */
 export async function requireMemories(batch: BatchRequest, store: Memories["store"]): Promise<void> {
   for (const { tenant, hash } of memoriesByTenant(batch)) {
     if (!(await store.has(tenant, hash))) throw missing("memories", hash);
   }
 }
 
-/** Sends progress at once and every `heartbeatMs`, then the outcome. Aborts `left` when the caller leaves. */
+/** Sends progress every `heartbeatMs`. Aborts `left` when the caller leaves. */
 function progressStream(
   { build }: RunningBuild,
   outcome: Promise<MemoryProgress>,

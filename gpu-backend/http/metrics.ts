@@ -1,4 +1,4 @@
-/** Prometheus metrics. A metric that means the same as one of vLLM has vLLM's name, so that dashboards and alerts for vLLM fit. */
+/** Prometheus metrics. A metric that vLLM has, too, has vLLM's name. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema, type ServingDevice } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
@@ -7,9 +7,9 @@ import type { EngineObserver } from "../host/client.ts";
 import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
-/** Bounds of histogram buckets for phases, in seconds: from a small model's decode step to a large model's long prefill. */
+/** Histogram buckets in seconds, from a small model's decode step to a large model's long prefill. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
-/** Bounds of histogram buckets for parts of a request, in seconds. A request may wait in the queue as long as the edge waits for it. */
+/** Histogram buckets in seconds, up to the time that the edge waits for an answer. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
 /** Counters by centroid change only after this many sequences, so that frequent scrapes do not reveal single requests. */
@@ -18,17 +18,16 @@ export const sequencesPerStep = 50;
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   batchAccepted(batch: BatchRequest): void;
-  /** Called when a memory was made or failed. `computedTokens`: the number of tokens whose keys were computed for it. */
+  /** `computedTokens`: number of tokens whose keys were computed. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   setRefused(): void;
-  /** Returns all metrics in Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }
 
 export interface MetricsView {
   stats(): readonly EngineStats[];
-  /** Manifest hashes of all served sets (`all`) and of the preferred set (`first`). */
+  /** `first` is the preferred set. */
   manifests(): { all: readonly string[]; first: string | null };
   device: ServingDevice;
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
@@ -163,7 +162,6 @@ export function createMetrics({ stats, manifests, device, memory, disk }: Metric
   };
 }
 
-/** A metric read from an engine's stats. */
 type Entry = [name: string, help: string, read: (stats: EngineStats) => number];
 
 const gauges: Entry[] = [

@@ -1,4 +1,3 @@
-/** Checks of a call before its handler runs, and headers of every answer. */
 import type { Context, MiddlewareHandler } from "hono";
 import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -8,7 +7,7 @@ import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Sends this process's name and load with every answer, refusals included. The load is read after the call was handled. */
+/** Sends name and load with every answer, even a refusal. The load is read after the call was handled. */
 export function sendState(name: string, load: () => BackendLoad): MiddlewareHandler {
   return async (context, next) => {
     await next();
@@ -28,12 +27,12 @@ export function requireOwnName(name: string): MiddlewareHandler {
   };
 }
 
-/** Maximum milliseconds between a signature's time, by the edge's clock, and this process's clock. */
+/** Maximum difference between a signature's time and this process's clock. */
 export const clockToleranceMs = 60_000;
 
 export type VerifyCall = ReturnType<typeof callVerifier>;
 
-/** Returns a function that checks a call's signature, or throws a ServiceError "bad_signature". `now` returns Unix milliseconds. */
+/** Returns a function that checks a call's signature and throws a ServiceError "bad_signature". `now` returns Unix milliseconds. */
 export function callVerifier(secrets: readonly string[], now: () => number) {
   const known = Promise.all(secrets.map(signingKey));
   return async (method: string, path: string, header: string | undefined, backendName: string | null = null) => {
@@ -51,7 +50,7 @@ export function callVerifier(secrets: readonly string[], now: () => number) {
   };
 }
 
-/** Checks the signature of a call before its body is read. */
+/** Checks the signature before the body is read. */
 export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   return async ({ req }, next) => {
     await verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
@@ -59,7 +58,7 @@ export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   };
 }
 
-/** Checks the body against the signed hash. Runs after `requireSignature` and the limit on bodies. */
+/** Must run after `requireSignature` and the limit on bodies. */
 export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   const signed = parseSignature(req.header("authorization") ?? "", req.method, pathOf(req));
   if (signed?.bodySha256 !== (await sha256Hex(new Uint8Array(await req.arrayBuffer())))) {
@@ -68,7 +67,7 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   await next();
 };
 
-/** Checks the signature of a call that has one, so that the edge learns of a wrong secret when it asks whether the backend is ready. */
+/** Checks the signature of a call that has one, so that the edge's readiness check detects a wrong secret. */
 export function checkSignature(verify: VerifyCall): MiddlewareHandler {
   const check = requireSignature(verify);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));
@@ -83,7 +82,7 @@ function refused(why: string): ServiceError {
   return new ServiceError("bad_signature", `The call's signature is not accepted: ${why}.`);
 }
 
-/** Reads and checks the JSON body. Throws a ServiceError that names the faulty field. */
+/** Throws a ServiceError that names the faulty field. */
 export async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
   const value = parseCallerJson(await context.req.text());
   const { version } = (value ?? {}) as { version?: unknown };

@@ -1,24 +1,22 @@
-/** The backend's HTTP server, with limits on connections. */
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Limits on connections. They also hold for clients without a secret. */
+/** Limits that also hold for clients without a secret. */
 export const connectionLimits = {
   headMs: 10_000,
-  /** Timeout for a whole request, in milliseconds. The largest request is the upload of an adapter's file. */
+  /** Timeout for a whole request, such as the upload of an adapter's file. */
   requestMs: 120_000,
-  /** Interval at which `headMs` and `requestMs` are checked, in milliseconds. */
+  /** Interval at which Node checks `headMs` and `requestMs`. */
   checkMs: 1000,
-  /** Maximum connections without the complete head of a first request. One more closes the oldest. */
+  /** Maximum connections without a complete head. One more closes the oldest. */
   waiting: 1024,
   open: 8192,
 };
 
 export type ConnectionLimits = typeof connectionLimits;
 
-/** Rejects with an Error that names host and port if they cannot be listened on. */
 export function listen(
   fetch: Parameters<typeof serve>[0]["fetch"],
   { host, port }: { host: string; port: number },
@@ -30,7 +28,6 @@ export function listen(
       requestTimeout: limits.requestMs,
       connectionsCheckingInterval: limits.checkMs,
     };
-    // `serve` returns an HTTP/1.1 server unless another kind is configured.
     const server = serve({ fetch, hostname: host, port, serverOptions }, () => resolve(server)) as Server;
     server.maxConnections = limits.open;
     boundWaiting(server, limits.waiting);
@@ -41,7 +38,6 @@ export function listen(
   });
 }
 
-/** Bounds the connections that have not sent a complete head. */
 function boundWaiting(server: Server, max: number): void {
   const waiting = new Set<Socket>();
   server.on("connection", (socket) => {
@@ -55,7 +51,7 @@ function boundWaiting(server: Server, max: number): void {
   server.on("request", ({ socket }) => waiting.delete(socket));
 }
 
-/** Accepts no more connections. Resolves when every open answer is written, or after `limitMs`. */
+/** Resolves when every open answer is written, or after `limitMs`. */
 export async function close(server: Server, limitMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeIdleConnections();

@@ -1,4 +1,3 @@
-/** Common parts of the paths of tenants' adapters and memories: checked names, and deletion. */
 import type { Hono } from "hono";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
@@ -11,7 +10,7 @@ export function missing(kind: keyof typeof kinds, name: string): ServiceError {
   return new ServiceError(`${one}_not_found`, `There is no ${one} ${name.slice(0, 64)} of this tenant.`);
 }
 
-/** Adds DELETE of one file or of all files of a tenant (`hash` null). Refuses invalid names, also on routes that are added later. */
+/** Without a hash, deletes all files of a tenant. Refuses invalid names, also on routes added later. */
 export function addTenantPaths(
   app: Hono,
   kind: keyof typeof kinds,

@@ -1,24 +1,22 @@
 /**
- * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d]. A step takes views of the arrays,
- * without a copy. Attention reads all P positions of every row. P depends on the longest row and has few different values (`positionsFor`).
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d]. Attention reads all P positions
+ * of every row, so P fits the longest row.
  *
  * Rows have places 0, 1, 2, … without gaps. Decoding rows have the first places, so that a decode pass takes one contiguous block. In one
- * arena, place p is row number p from the start of the arrays; in the other, it is row number -1 - p from their end. Row number r begins at
- * element r·H·P·d, counted from that start or end.
+ * arena, place p is row number p from the start of the arrays; in the other, row number -1 - p from the end.
  * Shapes: H heads, d floats of a head (both differ between arrays), P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
 import { positionsFor } from "./kv-budget.ts";
 import type { KvArray, KvCopy, KvMemory, KvMemoryShape, ParkedKv, Side } from "./kv-memory.ts";
 
-/** `trim` lowers P only if the longest row fills at most this share of the lower P, so that P does not alternate between two values. */
+/** A lower P must leave spare room, so that P does not alternate between two values. */
 const fullShare = 0.75;
 
-/** Where one sequence's keys and values are: at a place in an arena, or in `parked`. A new row has neither. */
+/** A sequence's place in an arena, or its parked values. A new row has neither. */
 export class KvRow {
-  /** Positions with keys and values. */
   positions = 0;
-  /** Positions that the sequence is expected to need soon. */
+  /** Number of positions to have room for. */
   wanted: number;
   arena: KvArena | null = null;
   place = -1;
@@ -36,9 +34,9 @@ export class KvArena {
   /** P, the positions that each row has room for. */
   positions: number;
   readonly #rows: KvRow[] = [];
-  /** Number of decoding rows. They have the first places. */
+  /** Number of decoding rows. These have the first places. */
   #decoding = 0;
-  /** Buffer for one head of a row, [contextTokens, d], while `#move` swaps two rows. */
+  /** Buffer for one head of a row, [contextTokens, d], while two rows are swapped. */
   readonly #replaced: Float32Array;
 
   constructor(shape: KvMemoryShape, memory: KvMemory, side: Side) {
@@ -50,7 +48,6 @@ export class KvArena {
     memory.join(this, side);
   }
 
-  /** Positions that the rows take in the arrays. */
   get span(): number {
     return this.#rows.length * this.positions;
   }
@@ -59,12 +56,12 @@ export class KvArena {
     return this.#rows.reduce((sum, { positions }) => sum + positions, 0);
   }
 
-  /** Returns those of `rows` that are in this arena, in the order of memory. */
+  /** The arena's rows among `rows`, in the order of memory. */
   inOrder(rows: ReadonlySet<KvRow>): KvRow[] {
     return this.#rows.filter((row) => rows.has(row)).sort((a, b) => this.#indexOf(a.place) - this.#indexOf(b.place));
   }
 
-  /** Adds an empty row after the others, as not decoding, with room for `row.wanted` positions. */
+  /** Adds an empty row, not decoding, with room for `row.wanted` positions. */
   open(row: KvRow): void {
     const { maximumRows } = this.#shape;
     if (this.#rows.length === maximumRows) throw new Error(`KV arena: all ${maximumRows} rows are taken`);
@@ -74,7 +71,7 @@ export class KvArena {
     this.#fit(this.#rows.length > 1 ? Math.max(this.positions, least) : least, least);
   }
 
-  /** Removes a row. If it was decoding, the last decoding row takes its place. The last row takes the place that is then empty. */
+  /** The last decoding row takes the place of a decoding row. The last row takes the place that is then empty. */
   close(row: KvRow): void {
     let gap = row.place;
     const fillFrom = (from: number) => {
@@ -89,13 +86,13 @@ export class KvArena {
     row.arena = null;
   }
 
-  /** Marks the arena's rows that are in `rows` as decoding, and the rest as not: a row sits a step out if its grammar's mask is late. */
+  /** Makes exactly the rows in `rows` decode. A row sits a step out if its grammar's mask is late. */
   decodeOnly(rows: ReadonlySet<KvRow>): void {
     for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
     for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);
   }
 
-  /** Returns the input of a step for rows that are adjacent in memory: `past` [S, H, P, d], P, and the rows' lengths. */
+  /** `rows` must be adjacent in memory. `past` is [S, H, P, d]. */
   feed(rows: readonly KvRow[]): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
     const first = this.#firstOf(rows);
     return {
@@ -107,10 +104,7 @@ export class KvArena {
     };
   }
 
-  /**
-   * Appends a step's new keys and values to rows that are adjacent in memory. `fresh` has an array [S, H, T, d] for each array of the
-   * memory. `rows[s]` gets the first `counts[s]` tokens of sequence `begin + s`.
-   */
+  /** `rows` must be adjacent in memory. `fresh` has arrays [S, H, T, d]. `rows[s]` gets the first `counts[s]` tokens of `begin + s`. */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
     const { contextTokens, arrays } = this.#shape;
     const longest = rows.reduce((max, { positions }, s) => Math.max(max, positions + counts[s]), 0);
@@ -141,7 +135,7 @@ export class KvArena {
     });
   }
 
-  /** Copies positions [from, to) of a row, as arrays that `append` accepts. */
+  /** Copies the positions [from, to), as arrays for `append`. */
   read(row: KvRow, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
       const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
@@ -154,7 +148,7 @@ export class KvArena {
     });
   }
 
-  /** Returns a view of the state at a position of a row: D floats, the hidden size. */
+  /** Returns a view of D floats. */
   state(row: KvRow, position: number): Float32Array {
     const last = this.#memory.arrays.length - 1;
     const { width: D } = this.#shape.arrays[last];
@@ -162,7 +156,7 @@ export class KvArena {
     return this.#memory.arrays[last].subarray(start, start + D) as Float32Array;
   }
 
-  /** Moves rows closer together if a smaller P suffices and leaves spare room (`fullShare`). */
+  /** Moves rows together if a smaller P leaves spare room (`fullShare`). */
   trim(): void {
     if (this.#rows.length > 0) {
       this.#spread(Math.min(this.positions, positionsFor(this.#longest / fullShare, this.#shape)));
@@ -174,7 +168,6 @@ export class KvArena {
     this.#spread(Math.min(this.positions, positionsFor(this.#longest, this.#shape)));
   }
 
-  /** Copies the rows of array i to another array. */
   copyRows(i: number, to: KvArray): void {
     const { heads: H, width: d } = this.#shape.arrays[i];
     for (const row of this.#rows) {
@@ -185,12 +178,12 @@ export class KvArena {
     }
   }
 
-  /** The number of the row at a place: 0, 1, … from the start of the arrays, or -1, -2, … from their end. */
+  /** Row number of a place: 0, 1, … from the start of the arrays, or -1, -2, … from their end. */
   #indexOf(place: number): number {
     return this.#side === "end" ? -1 - place : place;
   }
 
-  /** Returns the row number of the first of these rows. Throws an Error if the rows are not adjacent in memory. */
+  /** Row number of the first row. Throws an Error if the rows are not adjacent in memory. */
   #firstOf(rows: readonly KvRow[]): number {
     const first = this.#indexOf(rows[0].place);
     const gap = rows.findIndex((row, s) => row.arena !== this || this.#indexOf(row.place) !== first + s);
@@ -211,12 +204,12 @@ export class KvArena {
     this.#put(row, place);
   }
 
-  /** Copies the row at place `from` to place `to`. With `isSwap`, it also copies the row at place `to` to place `from`. */
+  /** Copies the row at place `from` to place `to`. If `isSwap`, copies the other row back. */
   #move(from: number, to: number, isSwap: boolean): void {
     const lengths = [from, to].map((place) => this.#rows[place].positions);
     this.#memory.arrays.forEach((array, i) => {
       const { heads: H, width: d } = this.#shape.arrays[i];
-      // Positions past a row's length hold stale data and are not moved.
+      // Positions past a row's length hold stale data, so they are not copied.
       const [moved, replaced] = [lengths[0] * d, lengths[1] * d];
       for (let h = 0; h < H; h++) {
         const [source, target] = [this.#startOf(i, this.#indexOf(from), h), this.#startOf(i, this.#indexOf(to), h)];
@@ -227,18 +220,17 @@ export class KvArena {
     });
   }
 
-  /** Index in array i at which a head of row number `index` begins, if every row has P positions. */
+  /** Index in array i at which a head of row number `index` begins. */
   #startOf(i: number, index: number, head = 0, P = this.positions): number {
     const { heads: H, width: d } = this.#shape.arrays[i];
     return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (index * H + head) * P * d;
   }
 
-  /** Positions that the longest row holds or wants. */
   get #longest(): number {
     return this.#rows.reduce((longest, { positions, wanted }) => Math.max(longest, positions, wanted), 0);
   }
 
-  /** Makes room for P positions in every row or, if memory does not suffice for P, for `least` positions in every row. */
+  /** Gives every row P positions, or `least` positions if memory does not suffice for P. */
   #fit(P: number, least: number): void {
     const rows = this.#rows.length;
     const positions = rows * P <= this.#memory.roomFor(this.#side) ? P : least;
@@ -246,7 +238,6 @@ export class KvArena {
     this.#spread(positions);
   }
 
-  /** Moves rows apart, or together, so that every row has P positions. */
   #spread(P: number): void {
     const oldP = this.positions;
     if (P === oldP) return;
@@ -254,7 +245,7 @@ export class KvArena {
       const { heads: H, width: d } = this.#shape.arrays[i];
       const rows = [...this.#rows];
       const heads = Array.from({ length: H }, (_, head) => head);
-      // If rows move apart, the row that moves farthest moves first; if they move together, it moves last. So no row overwrites another.
+      // No row overwrites another: the row that moves farthest moves first if rows move apart, last if they move together.
       if (this.#side === "end") heads.reverse();
       if (P > oldP) for (const order of [rows, heads]) order.reverse();
       for (const row of rows) {

@@ -76,7 +76,7 @@ export class DeviceKv implements KvStore {
   readonly #copyOne: Session;
   readonly #copyKv: Session;
   #arrays: Arrays = { places: 0, room: 0, buffers: [] };
-  /** Keys and values of one row for prefill passes: the attention operator takes several tokens only from arrays of a single row. */
+  /** Arrays of a single row, for prefill passes: the attention operator does not take several tokens of several rows. */
   #staging: Arrays = { places: 1, room: 0, buffers: [] };
   #staged: { row: DeviceRow; positions: number } | null = null;
   #rows: (DeviceRow | undefined)[] = [];
@@ -92,7 +92,7 @@ export class DeviceKv implements KvStore {
     this.capacityBytes = Math.min(limits.maximumBytes, usable);
   }
 
-  /** Throws an Error if `maximumBytes` do not hold two rows of the whole context: one at its place and one in `#staging`. */
+  /** Throws an Error if `maximumBytes` do not hold two rows of the whole context. */
   static async open(config: ModelShape, memory: DeviceMemory, limits: Limits): Promise<DeviceKv> {
     const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
     const sessions: Session[] = [];
@@ -114,24 +114,24 @@ export class DeviceKv implements KvStore {
     return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * bytesPerPosition(this.#shape);
   }
 
-  /** Number of places up to the last of these rows, rounded up to a power of two so that few array sizes occur. */
+  /** Number of places up to the last row, rounded up so that few array sizes occur. */
   placesFor(rows: readonly Kv[]): number {
     return Math.min(this.#arrays.places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
   }
 
-  /** Keys and values of the first places, and how many positions the row at each place holds. */
+  /** Keys and values of the first places, and the length of each of their rows. */
   first(places: number) {
     const arrays = this.#kvViews({ ...this.#arrays, places });
     return { arrays, positions: Array.from({ length: places }, (_, place) => this.#rows[place]?.positions ?? 0) };
   }
 
-  /** All states, [places × P, D]. */
+  /** [places × P, D] */
   get allStates(): Tensor {
     const { places, room, buffers } = this.#arrays;
     return view(buffers.at(-1)!, places * room, this.#shape.arrays.at(-1)!.width);
   }
 
-  /** Index of a position's state in `allStates`. Throws an Error if the row has no room for the position. */
+  /** Index in `allStates`. Throws an Error if the row has no room for the position. */
   stateIndex(place: number, position: number): number {
     const { places, room } = this.#arrays;
     if (place >= places || position >= room) throw new Error(`the row has no room for position ${position}`);
@@ -161,7 +161,7 @@ export class DeviceKv implements KvStore {
     if (this.#staged?.row === row) this.#staged = null;
   }
 
-  /** Keeps the row's place, but room only for the positions that the row holds. */
+  /** A parked row keeps its place, but takes no more room than it fills. */
   park(row: Kv): void {
     const own = asRow(row);
     own.isParked = true;
@@ -184,7 +184,7 @@ export class DeviceKv implements KvStore {
     asRow(row).positions += tokens;
   }
 
-  /** Copies a row's keys and values to `#staging` for a prefill and returns views. `unstage` copies the prefill's new positions back. */
+  /** Copies a row's keys and values to `#staging` for a prefill. `unstage` copies the new positions back. */
   async stage(row: Kv): Promise<Tensor[]> {
     const own = asRow(row);
     if (this.#staged?.row !== own || this.#staged.positions !== own.positions) {
@@ -256,7 +256,7 @@ export class DeviceKv implements KvStore {
     this.#queue.catch(() => undefined);
   }
 
-  /** P for rows of at most `longest` positions. One more position is added for the writes of passes that do not include the row. */
+  /** One position is added, because a pass may write to the next position of a row that is not in the pass. */
   #roomFor(longest: number): number {
     return positionsFor(longest, this.#shape) + 1;
   }
@@ -266,7 +266,7 @@ export class DeviceKv implements KvStore {
     return this.#maximumRows;
   }
 
-  /** Moves all open rows to the first places of new arrays. Arrays are replaced one by one, so that only one array is in memory twice. */
+  /** Moves all rows. Arrays are replaced one by one, so that only one array is in memory twice. */
   #resize(rows: readonly DeviceRow[], room: number): void {
     const { arrays: shapes } = this.#shape;
     const most = Math.floor(this.capacityBytes / bytesPerPosition(this.#shape) / room) - 1;
@@ -314,7 +314,7 @@ export class DeviceKv implements KvStore {
     return arrays.slice(0, -1).map(({ heads, width }, i) => view(buffers[i], places, heads, room, width));
   }
 
-  /** Copies keys and values of `count` positions. Copies their states if both spans have an array of states. */
+  /** Copies states, too, if both spans have an array of states. */
   async #copy(from: Span, to: Span, count: number): Promise<void> {
     if (count === 0) return;
     const both = [from.arrays, to.arrays] as const;
@@ -325,7 +325,7 @@ export class DeviceKv implements KvStore {
     if (both.every(({ buffers }) => buffers.length > last)) await copy(this.#copyOne, [last], 1);
   }
 
-  /** Copies vectors between the arrays with the given numbers. All these arrays must have the same width. */
+  /** Copies between arrays with the given numbers, which must all have the same width. */
   async #copyArrays(
     session: Session,
     [from, to]: readonly [Arrays, Arrays],
@@ -357,7 +357,6 @@ function indexFeeds(moves: readonly Move[], heads: number): ReturnType<typeof co
   return copyFeeds(taken, put);
 }
 
-/** Indexes of the vectors of `count` positions in every head. */
 function indexesOf({ arrays: { room }, place, start }: Span, count: number, heads: number): number[] {
   return Array.from({ length: heads * count }, (_, i) => {
     const head = Math.floor(i / count);

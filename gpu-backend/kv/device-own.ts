@@ -1,6 +1,6 @@
 /**
- * Tenants' own adapters on the device, in a pool of places with one adapter each. If no place is free, a new adapter replaces the least
- * recently used one. Place 0 holds zeros, for rows without an own adapter.
+ * A pool of tenants' own adapters on the device. If no place is free, a new adapter replaces the least recently used one. Place 0 holds
+ * zeros, for rows without an own adapter.
  * Shapes: D hidden, R rank, E places, N rows of the head, U adapters that a row uses at most.
  */
 import { ownRank as R } from "../../shared/artifacts/limits.ts";
@@ -20,7 +20,7 @@ export class DeviceOwn {
   #places = 0;
   #a: DeviceBuffer | null = null;
   #b: DeviceBuffer | null = null;
-  /** Place of each adapter, least recently used first. */
+  /** Places of adapters, least recently used first. */
   readonly #placeOf = new Map<HiddenChange, number>();
 
   private constructor({ hiddenSize }: ModelShape, memory: DeviceMemory, write: Session) {
@@ -70,7 +70,7 @@ export class DeviceOwn {
     this.#placeOf.set(change, place);
   }
 
-  /** Writes `values` to a place, as rows of `width` elements. */
+  /** Writes `values` as rows of `width` elements. */
   async #writePlace(pool: DeviceBuffer, place: number, values: Float32Array, width: number): Promise<void> {
     const rows = values.length / width;
     const kept = view(pool, pool.elements / width, width);

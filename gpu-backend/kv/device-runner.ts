@@ -1,6 +1,6 @@
 /**
- * Runs passes of the model on a WebGPU device that keeps weights, keys, values and states. Hidden states and logits stay on the device
- * unless a pass asks for them.
+ * A runner whose weights, keys, values and states stay on a WebGPU device. Hidden states and logits stay there, too, unless a pass wants
+ * them.
  * Shapes: S rows of a run, T tokens, M positions that the head is computed at, N rows of the head, K candidates, V vocabulary, D hidden.
  */
 import { buildDeviceHead, buildDeviceTrunk } from "../runtime/device-graph.ts";
@@ -15,7 +15,7 @@ import { DeviceKv } from "./device-kv.ts";
 import { DeviceOwn } from "./device-own.ts";
 import type { Pass, PassOutput, Runner } from "./runner.ts";
 
-/** Maximum safe tokens of a row in a run. For 32 or more, ONNX Runtime 1.30 has a kernel that is wrong if a subgroup has 8 lanes. */
+/** Maximum tokens of a row in a run. For more, ONNX Runtime 1.30 has a kernel that is wrong if a subgroup has 8 lanes. */
 export const safeRunTokens = 31;
 
 export interface DeviceModel {
@@ -26,7 +26,7 @@ export interface DeviceModel {
 
 interface DeviceLimits {
   maxSequences: number;
-  /** Maximum bytes of keys and values, including those of parked rows. */
+  /** Maximum bytes of running and parked rows. */
   kvBytes: number;
   /** Maximum tokens of a row in a run. Default: `safeRunTokens`. */
   runTokens?: number;
@@ -36,11 +36,11 @@ interface DeviceLimits {
 interface Sessions {
   trunk: Session;
   head: Session;
-  /** Head for passes in which a row has a tenant's own adapter. */
+  /** Used if a row has a tenant's own adapter. */
   mixedHead: Session;
 }
 
-/** Rejects if there is no WebGPU device, if the device has no kernel for a node of a graph, or if memory is too small. */
+/** Rejects if there is no WebGPU device, if the device lacks a kernel, or if memory is too small. */
 export async function openDeviceRunner(
   { config, weights, bank }: DeviceModel,
   limits: DeviceLimits,
@@ -82,7 +82,7 @@ export class DeviceRunner implements Runner {
   readonly #parts: Parts;
   readonly #embedding: Tensor;
   readonly #hasLearnedPositions: boolean;
-  /** Gates of the last pass, on the device. Most decode passes have the same gates as the pass before. */
+  /** Kept on the device, because most decode passes have the same gates as the pass before. */
   #gates: { values: Float32Array; buffer: DeviceBuffer } | null = null;
 
   constructor(parts: Parts) {
@@ -93,12 +93,11 @@ export class DeviceRunner implements Runner {
     this.#hasLearnedPositions = config.positions === "learned";
   }
 
-  /** Bytes moved to the device and back, and the number of runs, since the start. */
   get traffic(): DeviceMemory["traffic"] {
     return this.#parts.memory.traffic;
   }
 
-  /** Buffers on the device and their bytes, without the weights of sessions. */
+  /** Buffers and bytes on the device, without the weights of sessions. */
   get allocated(): { buffers: number; bytes: number } {
     const { buffers, bytes } = this.#parts.memory;
     return { buffers, bytes };
@@ -145,7 +144,7 @@ export class DeviceRunner implements Runner {
     });
   }
 
-  /** Runs the trunk. All rows must have the same number of tokens. Returns whether the states of each row are finite. */
+  /** All rows must have the same number of tokens. Returns whether the states of each row are finite. */
   async #trunk(arrays: readonly Tensor[], rows: readonly RowTokens[]): Promise<boolean[]> {
     const { heads, kvHeads, headWidth, contextTokens } = this.config;
     const [S, T] = [rows.length, rows[0].ids.length];
@@ -165,8 +164,7 @@ export class DeviceRunner implements Runner {
       ),
     };
     if (this.#hasLearnedPositions) {
-      // A full row that is not in the pass runs at a position past the context, for which no embedding exists. The last position replaces
-      // it.
+      // A full row that is not in the pass runs at a position past the context, for which no embedding exists.
       const known = positions.map((position) => Math.min(position, contextTokens - 1));
       feeds[names.positions] = tensor(Int32Array.from(known), [S, T]);
     }
@@ -224,7 +222,7 @@ export class DeviceRunner implements Runner {
   }
 }
 
-/** The next tokens of the row at `place`, starting at `position`. */
+/** Tokens of the row at `place`. The first token is at `position`. */
 interface RowTokens {
   place: number;
   position: number;

@@ -1,7 +1,4 @@
-/**
- * Keys and values of sequences, in the host's memory. Each running row is in one of two length classes, and each class has its own arena. A
- * row moves to the other class where that lowers the cost (kv-budget.ts). A parked row keeps its values but has no place in an arena.
- */
+/** Each running row is in one of two length classes with an arena each. A row changes its class if that lowers the cost (kv-budget.ts). */
 import type { StepInput, StepRunner } from "../runtime/step.ts";
 import { KvArena, KvRow } from "./arena.ts";
 import { bytesPerPosition, KvBudget, kvShapeOf } from "./kv-budget.ts";
@@ -32,17 +29,17 @@ export class HostKv implements KvStore {
   readonly #positionBytes: number;
   readonly #short: KvArena;
   readonly #long: KvArena;
-  /** The arrays that the last pass appended, if it had one row without padding. `copy` then returns them instead of copying the row. */
+  /** Arrays that `copy` returns without copying, if the last pass had one row without padding. */
   #fresh: { row: KvRow; block: HostBlock } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
-    // With int8, a continued chunk would read its earlier tokens as int8; a chunk that is computed at once reads them as floats.
+    // A continued chunk would read its earlier tokens as int8, but a chunk computed at once reads floats.
     this.continuesChunks = kvFormat !== "int8";
     const shape = kvShapeOf(config, kvFormat);
     const { maximumRows } = options;
     this.#positionBytes = bytesPerPosition(shape);
-    // The factor 2 is for parked rows, which need at most as much memory as running ones.
+    // Doubled, because parked rows need at most as much memory as running rows.
     const usable = 2 * maximumRows * shape.contextTokens * this.#positionBytes;
     this.capacityBytes = Math.min(options.maximumBytes, usable);
     this.#budget = new KvBudget(shape, this.capacityBytes, { classBytes });
@@ -66,7 +63,7 @@ export class HostKv implements KvStore {
     return this.#budget.holds(lengths, positions);
   }
 
-  /** An empty row, for which nothing is allocated yet. */
+  /** Allocates no memory yet. */
   open(wanted: number): KvRow {
     return new KvRow(wanted);
   }
@@ -77,13 +74,11 @@ export class HostKv implements KvStore {
     row.parked = null;
   }
 
-  /** Removes a row from its arena, so that another row can run, and keeps the row's positions. */
   park(row: KvRow): void {
     row.parked = this.#memory.store(this.#arenaOf(row).read(row, 0, row.positions), row.positions);
     row.arena?.close(row);
   }
 
-  /** Gives a place in an arena to every row that the next step runs. */
   place(rows: readonly { kv: KvRow; positions: number }[]): void {
     const running = rows.map(({ kv: row, positions }) => {
       const isLong = row.arena && row.arena === this.#long;
@@ -91,7 +86,7 @@ export class HostKv implements KvStore {
     });
     const resumed = running.reduce((sum, { row }) => sum + (row.parked?.positions ?? 0), 0);
     const boundary = this.#budget.boundaryFor(running, this.#memory.parkedPositions - resumed);
-    // All rows that change their class are parked before any of them enters the other class, so that memory never holds a row twice.
+    // Rows that change their class are parked first, so that memory never holds a row twice.
     for (const { row, positions, isLong } of running) {
       if (isLong !== null && isLong !== positions > boundary) this.park(row);
     }
@@ -113,7 +108,7 @@ export class HostKv implements KvStore {
     return positions.map(({ kv, position }) => this.state(kv as KvRow, position));
   }
 
-  /** The state at a position of a row, [D]: a view that is valid until the next pass. */
+  /** Returns [D], valid until the next pass. */
   state(row: KvRow, position: number): Float32Array {
     return this.#arenaOf(row).state(row, position);
   }
@@ -128,10 +123,7 @@ export class HostKv implements KvStore {
     this.#memory.trim();
   }
 
-  /**
-   * Returns the rows of a pass in the order of their memory, rows of the short class first; `feed` and `append` take them in this order.
-   * The rows of a decode pass become the decoding rows of their arenas, and so may move in memory.
-   */
+  /** Sorts the rows of a pass by their place in memory. For a decode pass, rows may move in memory. */
   inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
     const named = new Set(rows);
     for (const row of named) this.#arenaOf(row);
@@ -141,7 +133,7 @@ export class HostKv implements KvStore {
     });
   }
 
-  /** Returns the input of a step for rows that `inOrder` has ordered. */
+  /** `rows` must be in the order of `inOrder`. */
   feed(rows: readonly KvRow[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
     const [first, long] = this.#byArena(rows).map(({ arena, own }) => arena.feed(own));
     if (!long) return first;
@@ -152,10 +144,7 @@ export class HostKv implements KvStore {
     };
   }
 
-  /**
-   * Appends the keys and values of a pass, [S, H, T, d] for each array, to rows that `inOrder` has ordered. Row s gets the first
-   * `counts[s]` of its T tokens. Takes ownership of the arrays.
-   */
+  /** `rows` must be in the order of `inOrder`. Row s gets the first `counts[s]` of its T tokens. Takes ownership of `fresh`. */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
     for (const { arena, own, begin } of this.#byArena(rows)) {
       arena.append(own, counts.slice(begin, begin + own.length), fresh, tokens, begin);
@@ -164,11 +153,10 @@ export class HostKv implements KvStore {
     const block = new HostBlock(fresh, tokens);
     const isWhole = rows.length === 1 && counts[0] === tokens;
     this.#fresh = isWhole ? { row: rows[0], block } : null;
-    // The block is freed at once. If it waited for the garbage collector, the operating system would have to clear new pages for each run.
+    // Garbage collection would be too late: the operating system would have to clear new pages for each run.
     if (!isWhole) block.free();
   }
 
-  /** Gives a new or parked row a place in an arena. */
   #enter(row: KvRow, arena: KvArena): void {
     const { parked, positions } = row;
     const copy = parked && this.#memory.restore(parked);
@@ -183,7 +171,7 @@ export class HostKv implements KvStore {
     return arena;
   }
 
-  /** Splits `rows` by arena. `begin` is the index in `rows` of the arena's first row. */
+  /** `begin` is the index in `rows` of the arena's first row. */
   #byArena(rows: readonly KvRow[]) {
     const parts = [this.#short, this.#long].map((arena) => ({ arena, own: rows.filter((row) => row.arena === arena) }));
     return parts

@@ -1,8 +1,6 @@
 /**
- * Runs passes of the model. It makes tensors of the rows of a pass, in the order of their memory (host-kv.ts), for a step runner, which
- * keeps nothing between steps. Then it appends the keys and values that the step computes.
- * Shapes: S rows of a pass, T tokens (right-padded), M positions that the head is computed at, L layers, H heads of keys and values, d head
- * width, D hidden.
+ * Shapes: S rows of a pass, T tokens (right-padded), M positions that the head is computed at, L layers, H heads of keys and values, d
+ * head width, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
@@ -15,7 +13,7 @@ interface HostLimits {
   maxSequences: number;
   /** Tokens of a prefill chunk. Chunks begin at multiples of this number. */
   chunkTokens: number;
-  /** Maximum bytes of the keys and values of running and parked rows. */
+  /** Maximum bytes of running and parked rows. */
   kvBytes: number;
 }
 
@@ -53,7 +51,7 @@ export class HostRunner implements Runner {
       .filter(isNew)
       .map(({ kv, position }) => order.indexOf(kv as KvRow) * T + position - kv.positions);
     const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv as KvRow, position));
-    // Tokens of this prompt chunk that earlier passes have computed.
+    // Number of tokens of this chunk that earlier passes have computed.
     const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
     const {
       present,
@@ -76,7 +74,7 @@ export class HostRunner implements Runner {
   }
 }
 
-/** Whether a row's states are finite. Then its keys and values are, too: infinite ones or NaN would have spread to the states. */
+/** Tests the states, because infinite or NaN keys or values would have spread to the states. */
 function isFiniteRow(states: Float32Array): boolean {
   // x − x is 0 for a finite x and NaN otherwise, so one sum tests all values without branches.
   return states.reduce((sum, x) => sum + (x - x), 0) === 0;

@@ -1,27 +1,19 @@
 /**
- * Decides whether keys and values fit in memory, and which rows are in which length class. Pure.
- *
- * Every row of an arena takes as many positions, P, as the longest row, and attention reads all of them. So rows are divided by length into
- * two classes, each with its own arena, if that saves more than the second class costs.
+ * Every row of an arena takes as many positions as the longest row. So rows are divided by length into two classes with an arena each, if
+ * that saves more than the second class costs. Pure.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
-  /**
-   * For each array, its heads, and the elements of a head for one position. The arrays are each layer's keys, then its values; if these are
-   * int8, the scales of each; last the states, from which the head is computed. Without `isInt8` an array is float32.
-   */
+  /** Arrays of each layer's keys, then values; for int8 their scales; last the states. Without `isInt8`, an array is float32. */
   arrays: readonly { heads: number; width: number; isInt8?: boolean }[];
   contextTokens: number;
 }
 
-/** P is a multiple of this number, so that a row fills whole vector registers: then padding does not change any sum. */
+/** P is a multiple of this number. A row then fills whole vector registers, so that padding changes no sum. */
 export const positionUnit = 64;
-/**
- * Cost of moving one position to the other class. The unit is the cost of attention to one position in a step. Copying a position costs
- * four units and should pay off within 16 steps.
- */
+/** Cost of moving a position to the other class; attention to a position costs 1. Copying costs 4 and should pay off within 16 steps. */
 const moveShare = 1 / 4;
 
 export function kvShapeOf(
@@ -38,31 +30,30 @@ export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/** P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P changes rarely. */
+/** Rounds up to a multiple of an eighth of the next power of two, so that P changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
   return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
-/** Bytes on a device of one sequence as long as the context, and of the row that a prefill runs on. Each has one position more. */
+/** Bytes of one sequence as long as the context, and of the row that a prefill runs on. Each has one position more. */
 export function deviceContextBytes(shape: KvShape): number {
   return 2 * (shape.contextTokens + 1) * bytesPerPosition(shape);
 }
 
 export interface RunningRow {
-  /** Maximum positions of the row after the next step. */
+  /** Maximum positions after the next step. */
   positions: number;
-  /** Positions that a move to the other class copies. */
   cachedTokens: number;
-  /** Whether the row is in the long class now; null if it is in no class yet. */
+  /** null if the row is in no class yet. */
   isLong: boolean | null;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
   readonly #capacityPositions: number;
-  /** Cost of a second class for a step: how many positions attention reads in that time. Infinity if there may be only one class. */
+  /** Cost of a second class, in positions that attention reads in the same time. Infinity allows only one class. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
@@ -77,13 +68,13 @@ export class KvBudget {
     );
   }
 
-  /** Whether memory holds rows of these lengths and `parked` further positions, with the best boundary between the classes. */
+  /** Whether memory suffices with the best boundary between the classes. `parked` counts positions. */
   holds(lengths: readonly number[], parked: number): boolean {
     const sizes = lengths.map((length) => positionsFor(length, this.#shape));
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
 
-  /** The boundary between the classes with the lowest cost that memory allows. Rows that need more positions than it are long. */
+  /** Returns the cheapest boundary that fits in memory. Rows that need more positions than the boundary are long. */
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);
@@ -101,7 +92,7 @@ export class KvBudget {
     return best;
   }
 
-  /** The boundaries to choose from: one that makes all rows short, one that makes all rows long, and each row's size. */
+  /** Boundaries to try. The longest size makes all rows short, 0 makes all rows long. */
   #boundaries(sizes: readonly number[]): number[] {
     const longest = sizes.reduce((a, b) => Math.max(a, b), 0);
     return Number.isFinite(this.#classPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];
@@ -112,7 +103,7 @@ export class KvBudget {
   }
 }
 
-/** Positions that rows of these sizes take. Rows of sizes up to `boundary` take `boundary` each, other rows as many as the largest size. */
+/** Sizes up to `boundary` take `boundary` positions each. Larger sizes each take as many as the largest. */
 function positionsOf(sizes: readonly number[], boundary: number): number {
   let [short, longest] = [0, 0];
   for (const size of sizes) {

@@ -1,13 +1,9 @@
-/** Converts keys and values from the graph's format to the stored one. Pure. */
 import type { KvFormat, ModelShape } from "../runtime/step.ts";
 import { free, type KvCopy } from "./kv-memory.ts";
 
 const greatest = 127;
 
-/**
- * Splits `present`, [2L, S, H, T, d], into an array per layer's keys and values. As int8, each vector of d elements is scaled so that its
- * largest magnitude is 127, and arrays of the scales, [S, H, T, 1], follow. Takes ownership of `present`.
- */
+/** `present` is [2L, S, H, T, d]. For int8, arrays of scales, [S, H, T, 1], come last. Takes ownership of `present`. */
 export function storedAs(
   format: KvFormat = "fp32",
   present: Float32Array<ArrayBuffer>,
@@ -31,7 +27,7 @@ export function storedAs(
     }
     most = Math.max(most, -least);
     const inverse = most > 0 ? greatest / most : 0;
-    // Adding 127.5 makes the number positive, so that truncation rounds it. That is one instruction; Math.round takes ten times as long.
+    // Adding 127.5 makes the number positive, so that truncation rounds. Math.round would take ten times as long.
     for (let e = start; e < start + d; e++) values[e] = ((present[e] * inverse + greatest + 0.5) | 0) - greatest;
     scales[v] = most / greatest;
   }

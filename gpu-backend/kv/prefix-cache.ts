@@ -1,33 +1,27 @@
 /**
- * Caches keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A block's name is a
- * hash of the tenant and of every token id up to the block's end, so that any prompt of the tenant with the same prefix finds it. After
- * whole blocks, a prompt can also reuse the first tokens of one more block, as far as they equal its own. Reused values have the same bits
- * as computed ones, because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found
- * values are copied into a row at once.
+ * Caches keys and values of prompt prefixes, in blocks of one prefill chunk. A block's name is a hash of the tenant and of every token id
+ * up to the block's end. After whole blocks, a prompt can also reuse the first tokens of one more block. Reused values have the same bits
+ * as computed ones, because chunks begin at fixed positions and a row's bits do not depend on its batch.
  *
- * If the cache exceeds its bound, the tenant with the most bytes loses its least recently used block. A tenant's share is the bound divided
- * by the number of tenants with blocks; within it, a tenant loses nothing to others. How a sequence waits for another sequence's prefix is
- * in engine/shared-prefixes.ts.
+ * If the cache exceeds its bound, the tenant with the most bytes loses its least recently used block. So a tenant never loses its equal
+ * share of the bound to another tenant.
  */
 import { createHash } from "node:crypto";
 import type { KvBlock } from "./runner.ts";
 
-/** Keys and values of t tokens; read only. */
 export interface Block {
   ids: Int32Array; // [t]
   kv: KvBlock;
 }
 
-/** The first `tokens` tokens of a block. */
 export interface FoundBlock {
   block: Block;
   tokens: number;
 }
 
-/** Minimum tokens of a block, and of a part of a block that is reused. Fewer are not worth a pass of their own. */
+/** Minimum tokens of a block. Fewer tokens are not worth a pass. */
 export const minTokens = 8;
 
-/** The names of the whole blocks at the start of `ids`. */
 export function blockNames(tenant: string, ids: readonly number[], blockTokens: number): string[] {
   const names: string[] = [];
   let before = beginningOf(tenant);
@@ -38,7 +32,7 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/** Stands for the name of the previous block where there is none. Names of blocks have no slash, so this never equals a block's name. */
+/** Stands before a prompt's first block. No block has this name, because names of blocks have no slash. */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
@@ -50,11 +44,10 @@ function blockName(before: string, ids: Int32Array): string {
 export class PrefixCache {
   readonly #maximumBytes: number;
   #bytes = 0;
-  /** Bytes of each tenant that has blocks. */
   readonly #bytesOf = new Map<string, number>();
-  /** Blocks by name, least recently used first. `before` is the name of the previous block in the prompt. */
+  /** By name, least recently used first. `before` is the name of the previous block in the prompt. */
   readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();
-  /** Names of the blocks that follow a block, by that block's name. Blocks that begin a prompt are under `beginningOf`. */
+  /** Names of the next blocks, by the previous block's name. First blocks of prompts are under `beginningOf`. */
   readonly #following = new Map<string, Set<string>>();
   #queriedTokens = 0;
   #reusedTokens = 0;
@@ -79,7 +72,7 @@ export class PrefixCache {
     return this.#blocks.has(name);
   }
 
-  /** Finds the cached blocks at the start of `ids` and, with `sharesParts`, a part of the next block. All of them count as used. */
+  /** Finds whole blocks at the start of `ids`. With `sharesParts`, also finds a part of the next block. Marks blocks as used. */
   take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
     const names = missing < 0 ? [...chain] : chain.slice(0, missing);
@@ -99,10 +92,7 @@ export class PrefixCache {
     return found;
   }
 
-  /**
-   * Caches the tokens `ids` as a block after the blocks named `chain`, unless they are fewer than `minTokens` or a cached block after
-   * `chain` begins with them. Drops blocks after `chain` with which `ids` begins, and old blocks beyond the cache's bound.
-   */
+  /** Adds a block after the blocks in `chain`, unless it is too short or a cached block begins with it. */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, ids);
@@ -127,7 +117,7 @@ export class PrefixCache {
     }
   }
 
-  /** Finds the block after `before` that has the most first tokens in common with `ids`; null if none has `minTokens` in common. */
+  /** The block with the most first tokens in common with `ids`; null if none has `minTokens` in common. */
   #partAfter(before: string, ids: readonly number[]): (FoundBlock & { name: string }) | null {
     let best: (FoundBlock & { name: string }) | null = null;
     for (const name of this.#following.get(before) ?? []) {
@@ -148,7 +138,7 @@ export class PrefixCache {
     if (following?.size === 0) this.#following.delete(before);
   }
 
-  /** Marks blocks as used, the last one first, so that a block is never evicted before the blocks that can be found only after it. */
+  /** Marks the last block first, so that a block is never evicted before the blocks after it. */
   #used(chain: readonly string[]): void {
     for (const name of chain.toReversed()) {
       const block = this.#blocks.get(name)!;

@@ -1,4 +1,4 @@
-/** Keeps memories open for search. Sequences pin memories that they read. Above a bound on bytes, closes the least recently used others. */
+/** Keeps memories open for search, up to a number of bytes. Sequences pin the memories that they read. */
 import { ServiceError } from "../../shared/errors.ts";
 import { type MemoryShape, unpackMemory } from "./memory.ts";
 import { type MemorySearch, openMemorySearch } from "./search.ts";
@@ -8,7 +8,7 @@ export interface MemoryCacheParts {
   shape: MemoryShape;
   neighbours: number;
   threads: number;
-  /** Maximum bytes of all open memories together. A single memory may exceed it. */
+  /** Bound on all open memories. A single memory may exceed the bound. */
   maximumBytes: number;
 }
 
@@ -21,25 +21,24 @@ export interface OpenMemory {
 interface Entry {
   readonly tenant: string;
   readonly hash: string;
-  /** null until the memory is open. */
   search: MemorySearch | null;
   /** 0 until the size is known. */
   bytes: number;
-  /** How many sequences read the memory or wait for it. */
+  /** Number of sequences that read the memory or wait for it. */
   pins: number;
   isDeleted: boolean;
-  /** Settles when the memory is open, or cannot be opened. */
+  /** Resolves even if the memory cannot be opened. */
   opened: Promise<void>;
 }
 
-/** Number of copies of an open memory's keys: one in the session that searches, one in an array for exact cosines. */
+/** Keys are in memory twice: in a session, and in an array for exact cosines. */
 const copies = 2;
 
 export class MemoryCache {
   readonly #parts: MemoryCacheParts;
   /** By tenant and hash, least recently used first. */
   readonly #entries = new Map<string, Entry>();
-  /** Settles when the last opening has ended, because memories are opened one by one. */
+  /** The last opening, because memories are opened one by one. */
   #last: Promise<unknown> = Promise.resolve();
   readonly #counts = { opened: 0, evictions: 0 };
 
@@ -77,7 +76,7 @@ export class MemoryCache {
     this.#evict();
   }
 
-  /** Deletes one or (null) all memories of a tenant. A pinned memory is closed when its last sequence ends. */
+  /** If `hash` is null, deletes all memories of the tenant. A pinned memory is closed when its last sequence ends. */
   delete(tenant: string, hash: string | null): void {
     for (const [key, entry] of this.#entries) {
       if (entry.tenant === tenant && (hash === null || entry.hash === hash)) this.#forget(key, entry);
@@ -119,7 +118,6 @@ export class MemoryCache {
     entry.search = search;
   }
 
-  /** Closes memories without a pin until the open ones have at most `maximumBytes`. */
   #evict(): void {
     let total = this.#bytes;
     for (const [key, entry] of this.#entries) {

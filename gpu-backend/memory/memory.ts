@@ -1,4 +1,4 @@
-/** A memory (shared/math/memory.ts) as arrays and as a safetensors file. Pure. Shapes: N keys, D hidden, C documents, V vocabulary. */
+/** See shared/math/memory.ts. Shapes: N keys, D hidden, C documents, V vocabulary. */
 import {
   alignedCopy,
   readTensorFile,
@@ -11,11 +11,11 @@ import { joinArrays } from "../../shared/bytes.ts";
 
 /** A document of n tokens has n − 1 keys, one before each token but the first. */
 export interface Memory {
-  /** Keys (keys.ts), [N, D]. */
+  /** [N, D] */
   keys: Int8Array;
   /** The token after each key, [N]. */
   nextIds: Int32Array;
-  /** `starts` and `ends`: byte range of the token after each key, in the text of the token's document, [N]. */
+  /** Byte range of the token after each key, in the document's text, [N]. */
   starts: Int32Array;
   ends: Int32Array;
   documents: MemoryDocument[]; // [C], in the order of their keys
@@ -23,9 +23,8 @@ export interface Memory {
 
 export interface MemoryDocument {
   name: string;
-  /** The document's first token, which has no key before it. `nextIds` holds the document's other tokens. */
+  /** The document's first token, which has no key. `nextIds` has the later tokens. */
   firstId: number;
-  /** Index after the document's last key. The document's first key follows the last key of the document before. */
   end: number;
 }
 
@@ -43,7 +42,7 @@ export interface DocumentTokens {
   ends: Int32Array; // [n], byte offset of each token's end
 }
 
-/** The beginning of a memory's file. The keys of each document follow it: [n − 1, D] for a document of n tokens. */
+/** The file's beginning. The caller appends the keys of each document, [n − 1, D] for n tokens. */
 export function packMemoryHead(
   documents: readonly DocumentTokens[],
   hiddenSize: number,
@@ -69,7 +68,7 @@ export function packMemoryHead(
   return writeTensorFile(file, { name: "keys", dtype: "I8", shape: [end, hiddenSize] });
 }
 
-/** Reads a memory; its keys are a view of `bytes`. Throws an Error for another manifest or shape, and for invalid bytes. */
+/** In the result, `keys` is a view of `bytes`. Throws an Error for another manifest or shape, and for invalid bytes. */
 export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, vocabularySize }: MemoryShape): Memory {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");

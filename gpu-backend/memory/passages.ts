@@ -1,14 +1,14 @@
-/** Finds the passage of a document that ends with a given token, to show the passage as the token's source. Pure. */
+/** Finds passages to show as the source of a token. Pure. */
 import type { Memory } from "./memory.ts";
 
-/** Maximum words before the token. */
+/** Maximum words of a passage before the token. */
 const passageWords = 12;
 /** Maximum tokens of a passage, for text without spaces. */
 const passageTokens = 48;
 
 export type Passage = ReturnType<typeof passageOf>;
 
-/** The byte range [start, end) of the passage that ends with the token after the key at `position`. */
+/** The passage ends with the token after the key at `position`. Returns a byte range [start, end). */
 export function passageOf(
   { documents, nextIds, starts, ends }: Memory,
   position: number,
@@ -23,7 +23,7 @@ export function passageOf(
   return { document: documents[c].name, start: at === first ? 0 : starts[at], end: ends[position] };
 }
 
-/** Binary search for the first index below `count` at which `holds` is true. `holds` must be true at all later indexes, too. */
+/** Binary search. If `holds` is true at an index, it must be true at all later indexes. */
 function firstThat(count: number, holds: (i: number) => boolean): number {
   let [low, high] = [0, count];
   while (low < high) {
@@ -34,7 +34,6 @@ function firstThat(count: number, holds: (i: number) => boolean): number {
   return low;
 }
 
-/** Whether a token begins with white space, as words do. */
 function beginsWord([byte]: Uint8Array): boolean {
   return byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
 }

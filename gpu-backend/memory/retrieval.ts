@@ -1,17 +1,16 @@
-/** Finds the passages nearest to a prompt. Depends only on the memories' bytes and the prompt. Shapes: P passages, D hidden. */
+/** Finds passages for a prompt. The result depends only on the memories' bytes and the prompt. Shapes: P passages, D hidden. */
 import { setImmediate } from "node:timers/promises";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retrieval.ts";
 import { inverseLength, writeKey } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 
-/** Maximum tokens of a passage. `limits.passageTokens` includes 16 tokens for the text around the passage. */
+/** `limits.passageTokens` includes 16 tokens for the text around the passage. */
 export const passageTokens = limits.passageTokens - 16;
 
-/** Keys that are read at a time, in about 10 ms. Then other work of the thread may run. */
+/** After this many keys, in about 10 ms, other work of the thread may run. */
 const keysAtOnce = 16_384;
 
-/** Tokens [from, to) of a document. */
 interface Place {
   document: number;
   from: number;
@@ -21,7 +20,7 @@ interface Place {
 export type PassageIndex = Awaited<ReturnType<typeof indexPassages>>;
 export type InsertedPassages = ReturnType<typeof retrievePassages>;
 
-/** Cuts documents into passages, at line ends if possible. Also returns a key for each passage, the mean of the passage's keys, [P, D]. */
+/** Cuts documents at line ends if possible. A passage's key is the mean of its keys; all passages' keys are [P, D]. */
 export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array) {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
@@ -51,7 +50,7 @@ export async function indexPassages(memory: Memory, textPieceOf: (id: number) =>
   return { places, vectors };
 }
 
-/** The sum of states [D], each scaled to length 1. It has the direction of their mean. */
+/** The sum of states [D], each scaled to length 1. The mean has the same direction. */
 export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   const mean = new Float32Array(states[0].length);
   for (const state of states) {
@@ -61,7 +60,7 @@ export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   return mean;
 }
 
-/** The passages of all memories that are nearest to `query` [D], nearest first, in at most `room` tokens with the text around them. */
+/** Nearest first. The passages and the text around them have at most `room` tokens. */
 export function retrievePassages(
   memories: readonly { memory: Memory; index: PassageIndex }[],
   query: Float32Array,
@@ -89,7 +88,7 @@ export function retrievePassages(
   return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
 }
 
-/** Index after the passage that begins at `from`: after the last line end in its second half or, without one, after `passageTokens`. */
+/** Ends after the last line end in the second half of `passageTokens`, or after `passageTokens`. */
 function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
   const longest = Math.min(ids.length, from + passageTokens);
   if (longest === ids.length) return longest;
@@ -112,16 +111,15 @@ function idsOf(memory: Memory, document: number): Int32Array {
   return ids;
 }
 
-/** The byte range [start, end) of a passage's tokens in the document's text. */
 function bytesOf(memory: Memory, { document, from, to }: Place) {
   const before = firstKeyOf(memory, document) - 1;
   const start = from === 0 ? 0 : memory.starts[before + from];
-  // The document's first token has no key, and so no entry in `ends`. It ends where the second token starts.
+  // The document's first token has no entry in `ends`, but ends where the second token starts.
   const end = to === 1 ? memory.starts[before + 1] : memory.ends[before + to - 1];
   return { document: memory.documents[document].name, start, end };
 }
 
-/** Dot product of `query` with vector p scaled to length 1. */
+/** Dot product with vector p scaled to length 1. */
 function projectionOf(query: Float32Array, vectors: Int8Array, p: number): number {
   const D = query.length;
   let [dot, squares] = [0, 0];

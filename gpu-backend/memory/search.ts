@@ -1,4 +1,4 @@
-/** Finds the keys nearest to each state: candidates by int8 dot products, then by exact cosines. Shapes: S states, D hidden, N keys. */
+/** Finds candidates by int8 dot products, then the nearest keys by exact cosines. Shapes: S states, D hidden, N keys. */
 import type { Neighbours } from "../../shared/math/memory.ts";
 import { blockKeys, type KeyBlock, openKeyBlock, writeQuery } from "../runtime/key-search.ts";
 import { inverseLength, keyScale } from "./keys.ts";
@@ -8,7 +8,6 @@ import { indexPassages, type PassageIndex } from "./retrieval.ts";
 const candidatesPerNeighbour = 2;
 
 export interface Found extends Neighbours {
-  /** Indexes of the found keys among the memory's keys. */
   positions: Int32Array;
 }
 
@@ -27,7 +26,7 @@ export async function openMemorySearch(
   let index: Promise<PassageIndex> | null = null;
   return {
     memory,
-    /** The nearest keys of each state [D], nearest first; equally near ones by position. */
+    /** The nearest keys of each state, nearest first, ties in order of position. */
     async nearest(states: readonly Float32Array[]): Promise<Found[]> {
       const queries = new Uint8Array(states.length * D);
       states.forEach((state, s) => {
@@ -37,7 +36,7 @@ export async function openMemorySearch(
       for (const block of blocks) results.push(await block.search(queries));
       return states.map((state, s) => keepNearest(memory, state, candidatesOf(results, s, best), neighbours));
     },
-    /** Indexes the memory's passages at the first call. `textPieceOf` returns the bytes of a token. */
+    /** The memory's passages are indexed at the first call. */
     passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
       index ??= indexPassages(memory, textPieceOf);
       return index;
@@ -50,14 +49,13 @@ export async function openMemorySearch(
 
 type BlockResult = Awaited<ReturnType<KeyBlock["search"]>>;
 
-/** Positions of the `count` keys with the largest dot products with state s. */
 function candidatesOf(results: readonly BlockResult[], s: number, count: number): ArrayLike<number> {
   const rows = results.map(({ dots, indices, best }) => ({
     dots: dots.subarray(s * best, (s + 1) * best),
     indices: indices.subarray(s * best, (s + 1) * best),
   }));
   if (rows.length === 1) return rows[0].indices;
-  // Blocks are in the order of positions and the sort is stable, so equal dot products stay in that order.
+  // The sort is stable, so equal dot products stay in order of position.
   const found = rows.flatMap(({ dots, indices }, b) =>
     Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
   );
@@ -66,7 +64,7 @@ function candidatesOf(results: readonly BlockResult[], s: number, count: number)
   return best.slice(0, count).map(({ position }) => position);
 }
 
-/** Of the keys at these positions, returns the `neighbours` keys with the largest exact cosines. */
+/** Keeps the nearest keys by exact cosines. */
 function keepNearest(
   { keys, nextIds }: Memory,
   state: Float32Array,
@@ -87,7 +85,7 @@ function keepNearest(
   };
 }
 
-/** Dot product of a state [D] with a key, in double precision. There are four sums, so that a processor can add to them in parallel. */
+/** Four sums, because a processor can add to them in parallel. */
 function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
   const D = state.length;
   const start = position * D;

@@ -1,4 +1,3 @@
-/** Reads a base model from a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json and model.safetensors. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -17,7 +16,7 @@ const chunkBytes = 1 << 20;
 
 export interface Base {
   config: ModelConfig;
-  /** Weights. A GGUF file is read when their bytes are accessed, which is possible until `close`. */
+  /** A GGUF file's bytes are read on access, which is possible until `close`. */
   weights: ModelWeights;
   weightsFile: string;
   /** SHA-256 of `weightsFile`, or of its parts one after the other. */
@@ -25,7 +24,7 @@ export interface Base {
   close(): void;
 }
 
-/** Opens a base. With `record`, GGUF weights are hashed only once. Throws an Error that names the file and the faulty field or tensor. */
+/** With `record`, weights of a GGUF file are hashed only once. */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))
@@ -40,7 +39,6 @@ export async function openBase(directory: string, record?: HashRecord): Promise<
   }
 }
 
-/** Opens a base without a hash record, calls `use` with it, and closes it afterwards. */
 export async function withBase<T>(directory: string, use: (base: Base) => T | Promise<T>): Promise<T> {
   const base = await openBase(directory);
   try {
@@ -50,12 +48,12 @@ export async function withBase<T>(directory: string, use: (base: Base) => T | Pr
   }
 }
 
-/** A copy of the token embedding, [V, D], which is also the head if that is tied; with the configuration and the hash of its model. */
+/** In the result, the token embedding [V, D] is a copy. */
 export function headOf({ config, weights, weightsHash }: Base) {
   return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
 }
 
-/** Reads a base's configuration, but no weights. `isInBlocks` in the result is true if all matrices are stored in GGUF's blocks. */
+/** `isInBlocks`: all matrices are stored in GGUF's blocks. */
 export async function readBaseConfig(directory: string): Promise<{ model: ModelConfig; isInBlocks: boolean }> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path)) return { model: await readModelConfig(directory), isInBlocks: false };
@@ -65,17 +63,16 @@ export async function readBaseConfig(directory: string): Promise<{ model: ModelC
   return { model: config, isInBlocks };
 }
 
-/** Tokenizer and settings from the base's own files. */
 export interface BaseText {
   tokenizer: TensorFile;
   stopIds: number[];
-  /** The Jinja template in a GGUF file. */
+  /** Jinja template in a GGUF file. */
   chatTemplate: string | undefined;
-  /** Sampling parameters that generation_config.json proposes. Each applies to requests that do not set it. */
+  /** Defaults from generation_config.json. */
   sampling: Awaited<ReturnType<typeof readSampling>>;
 }
 
-/** Throws an Error of one line. It names the file and the first faulty entry, or the sizes of two vocabularies that should be equal. */
+/** Throws an Error that names the file, and the faulty entry or two unequal vocabulary sizes. */
 export async function readBaseText(directory: string, config: ModelConfig): Promise<BaseText> {
   const path = join(directory, ggufFile);
   const sampling = await readSampling(directory);
@@ -105,7 +102,7 @@ export function hashOfGguf(path: string): string {
   }
 }
 
-/** SHA-256 of the open files, one after the other, even if another file takes the name of one of them meanwhile. */
+/** Hashes the opened files, even if another file takes one of their names in the meantime. */
 export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));

@@ -1,4 +1,3 @@
-/** Reads the tokenizer of a Hugging Face model folder, its stop ids, and the sampling that its authors propose. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -22,10 +21,7 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/**
- * `tokenizer` in the result is the content of tokenizer.safetensors. Throws an Error that names the file and the faulty entry, or unequal
- * vocabulary sizes.
- */
+/** `tokenizer` is the content of tokenizer.safetensors. Throws an Error that names the faulty file and entry. */
 export async function readTokenizerFiles(
   folder: string,
   config: ModelConfig,
@@ -42,7 +38,6 @@ export async function readTokenizerFiles(
   throw new Error(`${folder}/${tokenizerJsonFile} has ${found} entries, config.json says ${vocabularySize}`);
 }
 
-/** Sampling parameters that generation_config.json proposes; undefined if it proposes none. */
 export async function readSampling(folder: string) {
   const { do_sample, eos_token_id: _, ...sampling } = await readGeneration(folder);
   return do_sample && Object.keys(sampling).length > 0 ? sampling : undefined;

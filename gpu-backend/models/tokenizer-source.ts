@@ -1,4 +1,4 @@
-/** Reads a vocabulary from GGUF metadata or Hugging Face's tokenizer.json. Refuses tokenizers other than byte-level BPE. */
+/** Reads the vocabularies of byte-level BPE tokenizers. */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -15,18 +15,14 @@ export interface TokenizerSource {
 
 export type GgufMetadata = Pick<GgufHeader, "number" | "text" | "scalar" | "texts" | "numbers">;
 
-/** llama.cpp's names of pre-tokenisers. */
 const ggufPreTokenizers: Record<string, PreTokenizerName> = {
   ...{ "gpt-2": "gpt2", smollm: "smollm", "llama-bpe": "llama3", qwen2: "qwen2" },
 };
-/** llama.cpp's token types. */
 const tokenTypes = { normal: 1, control: 3, userDefined: 4 };
 
-/** Special tokens that end a text or a turn, besides those that a file's own fields name. */
 const endTexts = new Set(["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>"]);
 const endOfTextTexts = ["<|endoftext|>", "<|end_of_text|>"];
 
-/** Throws an Error of one line that names the faulty key and its value. */
 export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
   const key = (name: string) => `tokenizer.ggml.${name}`;
   const required = <T>(name: string, value: T | null): T => {
@@ -91,7 +87,7 @@ const tokenizerJson = z.object({
     .default(null),
   added_tokens: z.array(z.object({ id: z.int().min(0), content: z.string().min(1), special: z.boolean() })),
   model: z.object({
-    /** Missing in the oldest files, such as GPT-2's. */
+    /** Missing in old files, such as GPT-2's. */
     type: z.literal("BPE").default("BPE"),
     continuing_subword_prefix: z.literal("").nullish(),
     end_of_word_suffix: z.literal("").nullish(),
@@ -103,7 +99,7 @@ const tokenizerJson = z.object({
 });
 
 const llama3Pattern = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-/** Supported pre-tokenisers. Each key lists the parts of `normalizer` and `pre_tokenizer`, as `describePart` spells them. */
+/** Each key lists the parts of `normalizer` and `pre_tokenizer`, as `describePart` spells them. */
 const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   "ByteLevel(true)": "gpt2",
   "Digits ByteLevel(true)": "smollm",
@@ -111,7 +107,7 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   [`NFC Split(${llama3Pattern.replace("{1,3}", "")}) ByteLevel(false)`]: "qwen2",
 };
 
-/** Reads `text`, tokenizer.json; `eosIds` and `bosId` are from other files. Throws a one-line Error that names the first faulty field. */
+/** `text` is tokenizer.json. `eosIds` and `bosId` are from other files. */
 export function tokenizerOfJson(
   text: string,
   { vocabularySize, eosIds, bosId }: { vocabularySize: number; eosIds: readonly number[]; bosId: number | null },
@@ -149,7 +145,6 @@ function describePart(one: z.infer<typeof part>): string {
   return one.type === "ByteLevel" ? `ByteLevel(${one.use_regex})` : one.type;
 }
 
-/** Whether a template processor puts this special token before a text. */
 function beginsWith(processor: z.infer<typeof tokenizerJson>["post_processor"], text: string | undefined): boolean {
   const steps = (processor?.type === "Sequence" ? processor.processors : [processor]) as Record<string, unknown>[];
   return steps.some((step) => {

@@ -1,21 +1,20 @@
-/** Stores the SHA-256 of weights for the next start. The record is invalid if a file's device, inode, size or times changed. */
+/** A record of the weights' hash, valid while the files' device, inode, size and times are unchanged. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../files.ts";
 import type { PartFiles } from "./gguf/part-files.ts";
 
-/** The first line is the hash. A line of `identityOf` follows for each weights file. */
+/** Its first line is the hash. A line of `identityOf` follows for each weights file. */
 const recordFile = "weights.sha256";
-/** The coarsest time stamp of file systems, in milliseconds. A newer file may change again without a new time stamp. */
+/** Time stamps of file systems may be this coarse, so a file that changed just now may change again without a new time stamp. */
 const timestampMs = 2000;
 
 export interface HashRecord {
   folder: string;
-  /** Unix milliseconds. */
   now(): number;
 }
 
-/** The hash of `file`: from a valid record, else from `hash`. A record that cannot be read or written costs only time. */
+/** Reads the hash from the record if possible. A record that cannot be read or written costs only time. */
 export async function recordedHash(
   file: PartFiles,
   { folder, now }: HashRecord,

@@ -1,4 +1,4 @@
-/** `chameleon eval`, `eval:own`, `eval:tasks` and `paper`, by the first argument. Each writes figures to a file and prints tables. */
+/** The first argument chooses `chameleon eval`, `eval:own`, `eval:tasks` or `paper`. Each writes figures to a file and prints tables. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";

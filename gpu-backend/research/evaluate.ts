@@ -20,22 +20,21 @@ import { kinds, measuredCorpora, promptLengths, readTexts, type Source, scoredTo
 export interface EvalOptions {
   model: string;
   artifacts: string;
-  /** Corpora whose test documents are measured; null: the corpora of the lock. */
+  /** null: all measured corpora of the lock. */
   corpora: readonly CorpusSource[] | null;
   corpusFolder: string;
   texts: number;
 }
 
-/** `nearest`: the nearest centroid's adapter. `mixture`: the mixture that `auto` serves. */
+/** `mixture` is the mixture that the model `auto` serves. */
 const methods = ["base", "static", "nearest", "mixture"] as const;
-/** By method: log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
+/** By method, log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
-/** Compared methods. A single name compares that method with the base. */
+/** "A over B" compares A with B, a single name compares with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
 export type Evaluation = Awaited<ReturnType<typeof evaluate>>;
 
-/** Scores text under the adapters and the evidence rule of `artifacts`. */
 export async function evaluate(options: EvalOptions, run: Run) {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
   const { lock, hash } = await readLock();
@@ -53,7 +52,7 @@ export async function evaluate(options: EvalOptions, run: Run) {
   }
 }
 
-/** Scores every source after prompts of each length. Kept scores are used again if `key`, the texts and the length are the same. */
+/** Reuses scores of an earlier run if `key`, the texts and the length are the same. */
 export async function measureSources(
   sources: readonly Source[],
   score: (source: Source, prompt: number) => Promise<Scores>,
@@ -80,7 +79,6 @@ export async function measureSources(
   });
 }
 
-/** Parts of the scored tokens for which gains are also shown. */
 const partNames = ["no white space", "in the prompt", "not in the prompt"] as const;
 
 function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames)[number], TokenTest> {
@@ -122,10 +120,9 @@ const titles: Record<string, string> = {
   "left-out": "families that were left out",
   new: "unknown sources",
 };
-/** Length of the prompts, in tokens, in the tables by source and by part of the tokens. */
+/** Prompt length of the detailed tables, in tokens. */
 const comparedPrompt = 64;
 
-/** Tables of gains: by group of sources, by part of the tokens, and by source. */
 export function evaluationTables({ prompts }: Evaluation): string[] {
   const { rows, groups } = prompts.find(({ prompt }) => prompt === comparedPrompt)!;
   const ofGroups = kinds.flatMap((kind) =>

@@ -1,4 +1,4 @@
-/** The mixture that `auto` serves for a prompt, computed offline: planned as the edge plans it, and weighed as the engine weighs it. */
+/** Computes offline the mixture that the model `auto` serves for a prompt. */
 import { isAutoOff } from "../../shared/artifacts/manifest.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
@@ -23,14 +23,14 @@ export interface OwnAdapter {
 }
 
 export interface Mixed {
-  /** Gates of the generated adapters, [Q]. `own`: weight of the own adapter. */
+  /** `gates` are those of the generated adapters, [Q]. `own` is the weight of the own adapter. */
   gates: Float32Array;
   own: number;
 }
 
 interface HiddenText {
   ids: readonly number[]; // [T]
-  /** Final hidden states, [T, D]. */
+  /** Hidden states after the last layer norm, [T, D]. */
   hidden: Float32Array;
 }
 
@@ -41,7 +41,7 @@ interface EvidentMemory {
   rule: MemoryRule;
 }
 
-/** Experts of a prompt: base, static adapter, own adapter if there is one, and the adapters of the nearest centroids that are not off. */
+/** Experts: base, static adapter, own adapter if given, and the adapters of the nearest centroids that are not off. */
 export function expertsOf(
   promptIds: readonly number[],
   { manifest, table, adapters, scales }: ServedBank,
@@ -68,11 +68,10 @@ export function expertsOf(
     { gates: staticGates, own: 0 },
     ...near.filter(({ isOff }) => !isOff),
   ];
-  // `priors` has a value for each expert. `nearest` has the gates of the nearest centroid's adapter.
   return { all, priors: [priors.base, priors.fixed, ...priors.adapters], nearest, calibration };
 }
 
-/** The mixture of `auto` after the first `promptTokens` of a text, and the gates of the nearest centroid's adapter. */
+/** The prompt is the first `promptTokens` of the text. `nearest` has the gates of the nearest centroid's adapter. */
 export async function mixtureOf(
   reader: Pick<Reader, "read">,
   served: ServedBank,
@@ -132,10 +131,7 @@ export async function logprobsUnder(
 
 export type Observation = ReturnType<typeof observationAt>;
 
-/**
- * What a memory and the model predict at position `at`, where `found` are the memory's nearest keys. `ofMemory` and `ofModel` in the result
- * are the memory's and the model's probability of `target`, the text's own next token.
- */
+/** `found` has the memory's nearest keys. `ofMemory` and `ofModel` are probabilities of `target`, the text's own next token. */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,

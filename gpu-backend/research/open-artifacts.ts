@@ -1,4 +1,4 @@
-/** Opens a base and artifacts for measurements, with the scales at which they are served. */
+/** Opens a base and artifacts for measurements, at the scales that are served. */
 import { withBase } from "../models/base.ts";
 import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
 import { type Head, openReader } from "../training/bank/reader.ts";
@@ -7,7 +7,7 @@ import { readBase } from "../training/base.ts";
 
 export type OpenArtifacts = Awaited<ReturnType<typeof openArtifacts>>;
 
-/** `reader` in the result computes log-likelihoods by the base's head with the artifacts' adapters. */
+/** In the result, `reader` computes log-likelihoods by the base's head with the artifacts' adapters. */
 export async function openArtifacts(
   model: string,
   artifacts: string,

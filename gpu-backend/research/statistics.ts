@@ -1,4 +1,4 @@
-/** Gains of methods on the same tokens, their means over documents and sources with bootstrap intervals, and Markdown tables. Pure. */
+/** Gains of methods on the same tokens, with bootstrap intervals over documents and sources, and Markdown tables. Pure. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bootstrap, documentMean, type Redraw, sumsByDocument, type WindowSum } from "../training/bank/gain.ts";
 import { Random, streams } from "../training/random.ts";
@@ -10,26 +10,24 @@ export interface Estimate {
 }
 
 export type Pieces = Pick<Tokenizer, "pieceOf">;
-/** By method: a value for each scored token, [texts][tokens]. The scored tokens are the last tokens of a text. */
+/** By method, a value for each scored token, [texts][tokens]. A text's scored tokens are its last tokens. */
 export type Values = Record<string, readonly ArrayLike<number>[]>;
 /** Whether the token `ids[at]` of a text counts. */
 export type TokenTest = (ids: readonly number[], at: number) => boolean;
 
-/** A corpus whose texts every method has scored. */
 export interface ScoredSource {
-  /** Results are averaged over all sources of a group. */
   group: string;
   name: string;
   texts: readonly Text[];
   /** Log-likelihoods in nats, by method. One method is `base`. */
   logprobs: Values;
-  /** 1 where the likeliest token is the text's own, else 0. */
+  /** 1 where the likeliest token equals the text's token, else 0. */
   correct?: Values;
 }
 
 const worstShare = 0.05;
 
-/** Results of one source, by comparison (`gainsOf`): gains in nats per token, with intervals over documents. */
+/** Gains in nats per token, by comparison (`gainsOf`), with intervals over documents. */
 export function rowOf(source: ScoredSource, comparisons: readonly string[], tokenizer: Pieces) {
   const { group, name, texts, logprobs } = source;
   const documents = new Set(texts.map(({ document }) => document)).size;
@@ -41,11 +39,7 @@ export function rowOf(source: ScoredSource, comparisons: readonly string[], toke
   };
 }
 
-/**
- * Results of the sources of one group, by comparison. Sources weigh the same. Intervals are over sources and their documents. `parts` says
- * which tokens are in each named part; a part without tokens has no gain. `accuracy` in the result is the gain in the share of tokens
- * predicted right.
- */
+/** All sources have the same weight. `parts` selects the tokens of each part. `accuracy` is the gain in the share of right tokens. */
 export function groupOf(
   sources: readonly ScoredSource[],
   comparisons: readonly string[],
@@ -87,7 +81,7 @@ function record<T>(keys: readonly string[], of: (key: string) => T): Record<stri
   return Object.fromEntries(keys.map((key) => [key, of(key)]));
 }
 
-/** The counted tokens of each text and the sum of their gains. A comparison is "A" (method A with the base) or "A over B". */
+/** The comparison "A" compares method A with the base, "A over B" with method B. */
 export function gainsOf(
   texts: readonly Text[],
   values: Values,
@@ -107,12 +101,11 @@ export function gainsOf(
   });
 }
 
-/** Whether a token is more than white space. */
 export function hasInk(tokenizer: Pieces): TokenTest {
   return (ids, at) => new TextDecoder().decode(tokenizer.pieceOf(ids[at])).trim().length > 0;
 }
 
-/** Mean loss of the scored tokens under the base: in nats per token, and in bits per byte of their text. */
+/** Loss in nats per token, and in bits per byte of the text. */
 function baseLossOf({ texts, logprobs: { base } }: ScoredSource, tokenizer: Pieces) {
   const scored = texts.flatMap(({ ids }, s) => ids.slice(-base[s].length));
   const nats = -sumOf(base.map((own) => sumOf(Array.from(own))));
@@ -126,13 +119,13 @@ export function gainOf(texts: readonly WindowSum[]): Estimate {
   return { mean, ci95 };
 }
 
-/** Mean gain per token of the 5% of texts that gain least; at least one text. */
+/** Mean over the 5% of texts that gain least; at least one text. */
 export function worstOf(texts: readonly WindowSum[]): number {
   const rising = texts.map(({ sum, tokens }) => sum / tokens).sort((a, b) => a - b);
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
-/** Mean gain per token over sources with counted tokens; null if there is none. The 95% interval resamples sources and documents. */
+/** Returns null if no source has counted tokens. The 95% interval resamples sources and documents. */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
     .map((texts) => sumsByDocument(texts).filter(({ tokens }) => tokens > 0))
@@ -145,12 +138,12 @@ export function overSources(sources: readonly (readonly WindowSum[])[]): Estimat
   return resampled((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
 }
 
-/** A mean with its 95% interval. `draw` computes the mean again from items that it resamples with `drawn`. */
+/** `draw` computes the mean from items that it resamples with `drawn`. */
 export function resampled(draw: (drawn: Redraw) => number, mean: number): Estimate {
   return { mean, ci95: bootstrap(draw, new Random(1, streams.bootstrap)) };
 }
 
-/** The value below which this share of the values lies, linearly interpolated. */
+/** Interpolates linearly. */
 export function quantile(values: readonly number[], share: number): number {
   const rising = values.toSorted((a, b) => a - b);
   const at = share * (rising.length - 1);
@@ -166,7 +159,6 @@ function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
 }
 
-/** Rounds every number to three decimals. */
 export function rounded<T>(value: T): T {
   return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
 }

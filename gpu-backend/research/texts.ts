@@ -1,16 +1,15 @@
-/** The texts of `eval`: a prompt, then the scored tokens. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type Document, splitDocuments } from "../training/corpus/documents.ts";
 import { type CorpusLock, lockedSources } from "../training/corpus/lock.ts";
 import { type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
 import { Random } from "../training/random.ts";
 
-/** Lengths of prompts in tokens. After each length, the same tokens are scored. */
+/** Lengths in tokens. The same tokens are scored after each length. */
 export const promptLengths = [8, 32, 64, 128] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
 export const scoredTokens = 64;
 const textTokens = longestPrompt + scoredTokens;
-/** Texts are cut from this many characters of each document, or from the whole documents if that gives too few texts. */
+/** Texts are cut from this many characters of a document, or from the whole document if there are too few texts. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 
@@ -18,11 +17,10 @@ export type TextTokenizer = Pick<Tokenizer, "encode">;
 
 export interface Text {
   document: string;
-  /** In `eval`, the longest prompt and then the scored tokens. */
   ids: number[];
 }
 
-/** "trained": held-out documents of training corpora. "left-out": families of training text that were left out. "new": other text. */
+/** "trained": test documents of training corpora. "left-out": families of text that training left out. "new": any other text. */
 export const kinds = ["trained", "left-out", "new"] as const;
 type Kind = (typeof kinds)[number];
 
@@ -32,7 +30,6 @@ export interface Source {
   texts: Text[];
 }
 
-/** Returns the lock's measured corpora, whose files are in `folder`. */
 export function measuredCorpora({ corpora }: CorpusLock, folder: string): (CorpusSource & { group: Kind })[] {
   return kinds.flatMap((group) => {
     const role = group === "trained" ? "training" : group;
@@ -41,7 +38,7 @@ export function measuredCorpora({ corpora }: CorpusLock, folder: string): (Corpu
   });
 }
 
-/** Up to `count` texts of each corpus. Corpora of the group "trained" give texts of test documents only. */
+/** The group "trained" gives texts of test documents only. */
 export async function readTexts(
   corpora: readonly (CorpusSource & { group: Kind })[],
   tokenizer: TextTokenizer,
@@ -57,7 +54,7 @@ export async function readTexts(
   return sources;
 }
 
-/** Cuts up to `count` texts: one from each document in random order, then a second, and so on. All have at least `least` tokens. */
+/** Takes one text of each document in random order, then a second, and so on. Every text has at least `least` tokens. */
 export function cutTexts(
   documents: readonly Document[],
   tokenizer: TextTokenizer,
@@ -96,7 +93,6 @@ export function tokensOf(texts: readonly Text[]): number {
   return texts.reduce((sum, { ids }) => sum + ids.length, 0);
 }
 
-/** The scored tokens, after the last `promptTokens` tokens of the prompt. */
 export function withPrompt({ ids }: Text, promptTokens: number): number[] {
   return ids.slice(ids.length - scoredTokens - promptTokens);
 }

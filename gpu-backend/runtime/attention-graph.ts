@@ -13,7 +13,7 @@ export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   kv: KvFormat;
-  /** null for learned positions: the factor 1/√d is then part of the weights of the queries. */
+  /** null for learned positions. */
   rotary: RotaryTables | null;
 }
 
@@ -28,17 +28,17 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, if `has` is true. The outer fields are then for the rows before these. */
+  /** The past of the step's last rows if `has` is true. The fields next to `long` are then for the rows before. */
   long: PastRows & { has: string };
   /** True if the step has one row with T ≥ 2 and `hasChunkOperator` is true. Masks and `begun` are then not read. */
   isChunk: string;
-  /** If `isChunk`: number of valid positions of the past plus the number of the step's tokens, int32. */
+  /** Used if `isChunk`: valid positions of the past plus tokens of the step, int32. */
   positionCount: string;
   /** Keys, then values, of each layer for tokens of the chunk that earlier steps have computed: 2L × [S, K, G, d]. */
   begun: string[];
 }
 
-/** Adds the inputs of the past: for SS rows with P positions each, and for SL rows with PL positions each (`longPast` of step.ts). */
+/** Adds inputs for SS rows with P positions each, and for SL rows with PL positions each (`longPast` of step.ts). */
 export function pastInputs(target: Target) {
   const { g, config } = target;
   const { kvHeads: K, headWidth: d } = config;
@@ -65,10 +65,7 @@ function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: strin
   };
 }
 
-/**
- * Attention of one layer. Takes queries, keys and values, [S × T, (H + 2K) · d]. Returns the result, [S × T, H · d], and the step's keys
- * and values, each [S, K, T, d].
- */
+/** Queries, keys and values [S × T, (H + 2K) · d] → the result [S × T, H · d], then the step's keys and values, each [S, K, T, d]. */
 export type Attention = (layer: number, qkv: string) => string[];
 
 export interface StepTokens {
@@ -100,13 +97,13 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // A decode step whose rows have one P is the most frequent kind. Branches are nested so that such a step enters only one.
+    // Nested branches: decoding of rows with one P, the most frequent kind of step, enters only one.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
 }
 
-/** Splits a layer's queries, keys and values into heads and rotates them. `attend` gets [S, heads, T, d] of each. */
+/** `attend` gets queries, keys and values, [S, heads, T, d] each. */
 function addByHeads(
   { g, config, rotary }: Target,
   { rowCount, tokenCount }: StepTokens,
@@ -133,15 +130,14 @@ function addByHeads(
   };
 }
 
-/** Whether the operator of `addChunkAttention` accepts heads of this width. */
 export function hasChunkOperator({ headWidth }: ModelShape): boolean {
   return headWidth % 16 === 0;
 }
 
 /**
- * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which applies the causal mask itself. The operator
- * sums over positions in order from 0, in parts that do not depend on T. So a token gets the same bits however its chunk is divided into
- * steps. Other steps do not use the operator: with a past, it takes only one row and copies the past.
+ * Attention of one prompt's chunk, T ≥ 2. ONNX Runtime's `GroupQueryAttention` sums over positions in order from 0, in parts that do not
+ * depend on T. So a token gets the same bits however its chunk is divided into steps. With a past, the operator takes only one row and
+ * copies the past, so other steps do not use it.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,
@@ -175,22 +171,18 @@ function addChunkAttention(
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past and the chunk. One sum runs over the whole chunk (`begun` and the step's own tokens), so that the bits do not
- * depend on how the chunk was divided into steps. Returns `short` for a step whose rows have one P, and `apart` for a step with
- * `past.long`. `apart` attends to each P separately, which is cheaper than padding all rows to the larger P.
+ * One sum runs over the whole chunk, so that the bits do not depend on how the chunk was divided into steps. `short` is for a step whose
+ * rows have one P. `apart` attends to each P separately, which is cheaper than padding all rows to the larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  /**
-   * `toOwn` is the product of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the past's part of the result, and the
-   * attention weights of the chunk.
-   */
+  /** `toOwn` is the product of the queries with the chunk's keys, [S, K, H / K · T, G + T]. `toChunk` has the chunk's attention weights. */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
-    // Scores and weights are scaled instead of keys and values, because keys and values have far more elements.
+    // Scales multiply scores and weights, because keys and values have far more elements.
     const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });

@@ -62,12 +62,12 @@ export function dequantise(type: BlockType, bytes: Uint8Array): Float32Array<Arr
 }
 
 const readers: Record<BlockType, (view: DataView, at: number, block: Block) => void> = {
-  /** A float16 scale, then 32 int8. */
+  /** Block: a float16 scale, then 32 int8. */
   Q8_0(view, at, { integers, scales }) {
     scales[0] = float16(view, at);
     for (let i = 0; i < 32; i++) integers[i] = view.getInt8(at + 2 + i);
   },
-  /** A float16 scale, then 16 bytes. Byte i holds values i and i + 16, with 8 added to each. */
+  /** Block: a float16 scale, then 16 bytes. Byte i holds values i and i + 16, with 8 added to each. */
   Q4_0(view, at, { integers, scales }) {
     scales[0] = float16(view, at);
     for (let i = 0; i < 16; i++) {
@@ -76,7 +76,7 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
       integers[i + 16] = (pair >> 4) - 8;
     }
   },
-  /** A float16 scale and offset, then 16 bytes. Byte i holds values i and i + 16. */
+  /** Block: a float16 scale and offset, then 16 bytes. Byte i holds values i and i + 16. */
   Q4_1(view, at, { integers, scales, offsets }) {
     scales[0] = float16(view, at);
     offsets[0] = float16(view, at + 2);
@@ -86,20 +86,20 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
       integers[i + 16] = pair >> 4;
     }
   },
-  /** Scales as in `readGroups`, then 128 bytes of integers as in `readHalves`. */
+  /** Block: scales as in `readGroups`, then 128 bytes of integers as in `readHalves`. */
   Q4_K(view, at, block) {
     readGroups(view, at, block);
     readHalves(view, at + 16, block.integers);
   },
-  /** As Q4_K, with 32 bytes of fifth bits between scales and integers: bit g of byte i belongs to value i of group g. */
+  /** Block: as Q4_K, with 32 bytes of fifth bits between scales and integers. Bit g of byte i belongs to value i of group g. */
   Q5_K(view, at, block) {
     readGroups(view, at, block);
     readHalves(view, at + 48, block.integers);
     for (let i = 0; i < 256; i++) block.integers[i] |= ((view.getUint8(at + 16 + (i & 31)) >> (i >> 5)) & 1) << 4;
   },
   /**
-   * The low four bits of the integers (128 bytes), their upper two bits (64 bytes), an int8 scale for each group, and a float16 factor of
-   * the scales. 32 is added to each integer. Each half of the 256 values is stored as four runs of 32 values.
+   * Block: the low four bits of the integers (128 bytes), their upper two bits (64 bytes), an int8 scale for each group, and a float16
+   * factor of the scales. 32 is added to each integer. Each half of the 256 values is stored as four runs of 32 values.
    */
   Q6_K(view, at, { integers, scales }) {
     const scale = float16(view, at + 208);

@@ -1,4 +1,3 @@
-/** Measures a model's activations for smoothing.ts. */
 import { type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -8,13 +7,10 @@ import { openSession } from "./session.ts";
 import { smoothedInputs } from "./smoothing.ts";
 import { trunkFeeds } from "./trunk-runner.ts";
 
-/** Each text is one pass, from position 0. */
+/** A text is one pass, from position 0. */
 const textTokens = 256;
 
-/**
- * Root mean squares of the input channels of the products that `smoothedInputs` names, over `tokenIds` cut into texts. Takes about as
- * much memory as serving with the weight format `exact`. Throws an Error if there are no tokens.
- */
+/** Measures the inputs of the products in `smoothedInputs`. Takes about as much memory as serving with the weight format `exact`. */
 export async function measureMagnitudes(
   options: { config: ModelConfig; weights: ModelWeights; threads: number },
   tokenIds: readonly number[],

@@ -19,7 +19,7 @@ import { type Bank, topCandidates } from "./step.ts";
 
 const options = { format: "fp32", kv: "fp32" } as const;
 
-/** Builds the trunk. The graph appends keys and values of S × T tokens to their rows, and writes the tokens' states at `states_at`. */
+/** The trunk appends keys and values of S × T tokens to their rows, and writes the tokens' states at `states_at`. */
 export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Uint8Array {
   const { vocabularySize: V, hiddenSize: D } = config;
   const build = startBuild("trunk", { config, weights, ...options });
@@ -40,7 +40,7 @@ export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Ui
   return g.bytes();
 }
 
-/** Attention by an operator that also rotates queries and keys and appends keys and values to the rows. For T > 1 it takes one row. */
+/** The attention operator also rotates queries and keys and appends keys and values. For T > 1 it takes one row. */
 function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   const { heads: H, kvHeads: K, headWidth: d, layers } = config;
   const shape = g.input(names.packedShape, "int64", [3]);
@@ -58,7 +58,7 @@ function addAttentionInPlace({ g, config, rotary }: Build): Attention {
   };
 }
 
-/** Builds the head, computed from the states at `states_at`. `hasOwn`: rows may have tenants' own adapters. */
+/** The head reads the states at `states_at`. `hasOwn`: rows may have tenants' own adapters. */
 export function buildDeviceHead(
   config: ModelConfig,
   weights: ModelWeights,
@@ -111,7 +111,7 @@ function addOwn(g: GraphBuilder, D: number, states: string): string {
   return g.node("ReduceSum", [changes, g.integers(1, 2)], { keepdims: 0 });
 }
 
-/** Graph that fills y [n] with x [n], or with the only element of x. */
+/** The graph fills y [n] with x [n], or with the only element of x. */
 export function buildFill(): Uint8Array {
   const g = new GraphBuilder("fill");
   const shape = g.input("shape", "int64", [1]);
@@ -119,7 +119,7 @@ export function buildFill(): Uint8Array {
   return g.bytes();
 }
 
-/** Graph that gathers rows: y [n, w] are the rows `from` [n] of x [m, w]. */
+/** The graph copies rows `from` [n] of x [m, w] to y [n, w]. */
 export function buildRead(): Uint8Array {
   const g = new GraphBuilder("read");
   const x = g.input("x", "float32", ["m", "w"]);
@@ -127,7 +127,7 @@ export function buildRead(): Uint8Array {
   return g.bytes();
 }
 
-/** Graph that copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs of x and y, even of one buffer. */
+/** The graph copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs of x and y. */
 export function buildCopy(arrays: number): Uint8Array {
   const g = new GraphBuilder("copy");
   const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];

@@ -1,7 +1,4 @@
-/**
- * Buffers of a WebGPU device, and sessions that read and write them. A run may write an output into a buffer that the run also reads, so
- * that keys and values grow in place. ONNX Runtime does not document this; the self-test checks it.
- */
+/** ONNX Runtime does not document that an output may be written into a buffer that the run also reads. The self-test checks it. */
 import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
 import {
@@ -24,7 +21,6 @@ export class DeviceMemory {
   readonly #fill: Session;
   readonly #sessions: Session[] = [];
   readonly #buffers = new Set<DeviceBuffer>();
-  /** Bytes moved to the device and back, and the number of runs. */
   readonly traffic = { upBytes: 0, downBytes: 0, runs: 0 };
 
   private constructor(threads: number, fill: Session) {
@@ -45,7 +41,7 @@ export class DeviceMemory {
     return this.#buffers.size;
   }
 
-  /** Allocates a buffer of zeros, or with the given values. */
+  /** Without `values`, the buffer is filled with zeros. */
   async allocate(elements: number, values: Float32Array = Float32Array.of(0)): Promise<DeviceBuffer> {
     const feeds = { x: tensor(values, [values.length]), shape: tensor(BigInt64Array.of(BigInt(elements)), [1]) };
     const buffer = { tensor: (await this.run(this.#fill, feeds, ["y"])).y, elements };
@@ -57,7 +53,7 @@ export class DeviceMemory {
     if (this.#buffers.delete(buffer)) buffer.tensor.dispose();
   }
 
-  /** Opens a session whose nodes all run on the device. Throws an Error that names the nodes without a kernel. */
+  /** Throws an Error that names the nodes for which the device has no kernel. */
   async session(graph: Uint8Array): Promise<Session> {
     const options = { threads: this.#threads, device: "webgpu", onDeviceOnly: true } as const;
     const session = await openSession(graph, options).catch(async (cause: unknown) => {
@@ -68,7 +64,7 @@ export class DeviceMemory {
     return session;
   }
 
-  /** Runs a session. `fetched` outputs move to the host. `written` names the device buffers that other outputs are written to. */
+  /** `fetched` outputs move to the host. `written` names the device buffers that other outputs are written to. */
   async run(
     session: Session,
     feeds: Readonly<Record<string, Tensor>>,
@@ -90,12 +86,10 @@ export class DeviceMemory {
   }
 }
 
-/** The first elements of a buffer, as a tensor of this shape. */
 export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tensor {
   return deviceView(whole, shape);
 }
 
-/** Inputs of `buildCopy` that copy rows `from` to rows `to`. */
 export function copyFeeds(from: readonly number[], to: readonly number[]): { from: Tensor; to: Tensor } {
   return {
     from: tensor(Int32Array.from(from), [from.length]),

@@ -4,21 +4,20 @@ import type { WeightFormat } from "./products.ts";
 /** "software" is WebGPU on a graphics adapter that computes on the CPU, for tests. The setting "webgpu" rejects such adapters. */
 export type DeviceSetting = "cpu" | "webgpu" | "software";
 
-/** Weight formats that WebGPU supports. */
 export const deviceFormats: readonly WeightFormat[] = ["fp32"];
 
-/** A graphics adapter, with the names that the Vulkan loader logs. */
+/** Names from the Vulkan loader's log. */
 interface Adapter {
   name: string;
-  /** File name of the driver, with the version if the file name has one. */
+  /** File of the driver, with the version if the file name has one. */
   driver: string;
 }
 
-/** Results of the self-test. All fields can be serialized as JSON. */
+/** All fields can be serialized as JSON. */
 export interface SelfTest {
-  /** A phrase for each case that differs from the CPU. The device serves only if the list is empty. */
+  /** Failed cases in words. The device serves only if the list is empty. */
   failures: string[];
-  /** A phrase for each feature that failed and that the device can serve without. */
+  /** Failed features in words. The device serves without these features. */
   switchedOff: string[];
   /** Largest number of a row's tokens in one run whose results are right. */
   runTokens: number;
@@ -28,10 +27,9 @@ export interface SelfTest {
   difference: number;
 }
 
-/** How the process of the self-test ended: with `result`, or with the phrase `failure`. `log` is its stderr. */
+/** `result` is null if the process failed. `failure` says how, `log` is stderr. */
 export interface SelfTestRun {
   result: SelfTest | null;
-  /** Paths of the libraries that the process had loaded. */
   libraries: readonly string[];
   failure: string;
   log: string;
@@ -44,7 +42,6 @@ export const cpuReport: DeviceReport = {
   ...{ runTokens: Number.POSITIVE_INFINITY, rowsAreIndependent: true },
 };
 
-/** Decides whether the graphics adapter of a self-test serves. Pure. */
 export function judgeDevice(setting: "webgpu" | "software", run: SelfTestRun, isLinux: boolean): DeviceReport {
   const adapter = isLinux ? adapterOf(run) : { name: "the system's default", driver: "the system's" };
   const named = { adapter: adapter?.name ?? null, driver: adapter?.driver ?? null };
@@ -81,7 +78,7 @@ function isSoftware({ name, driver }: Adapter): boolean {
   return /llvmpipe|lavapipe|swiftshader|libvulkan_lvp/i.test(`${name} ${driver}`);
 }
 
-/** The graphics adapter that was opened, from the loader's log with VK_LOADER_DEBUG; null if none was opened. */
+/** Reads the log of a loader with VK_LOADER_DEBUG. Returns null if no adapter was opened. */
 function adapterOf({ log, libraries }: SelfTestRun): Adapter | null {
   const [, name, driver] = /Using "(.*?)" with driver: "(.*?)"/.exec(log) ?? [];
   if (name === undefined) return null;

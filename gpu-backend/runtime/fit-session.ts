@@ -1,6 +1,5 @@
 /**
- * Graphs that fit a tenant's own adapter. One computes the head over whole texts, one the logits of candidate tokens, and one the loss
- * and gradients of a training step over the candidates. The head is an input, so that its fp32 rows are in memory once.
+ * The head is an input of the graphs, so that its fp32 rows are in memory once.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank, K likeliest tokens.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -8,7 +7,7 @@ import { addBank } from "./head-graph.ts";
 import { openSession, type Session, type SessionResults, tensor } from "./session.ts";
 import type { Bank } from "./step.ts";
 
-/** An own adapter, on top of the static adapter: h' = h + Bᵀ·(A·h) + c, where h is the model's hidden state without any adapter. */
+/** An own adapter: h' = h + Bᵀ·(A·h) + c on top of the static adapter, where h is the hidden state without any adapter. */
 export interface Delta {
   a: Float32Array; // [R, D]
   b: Float32Array; // [R, D]
@@ -18,14 +17,14 @@ export interface Delta {
 interface FitStepInput extends Delta {
   hidden: Float32Array; // [N, D]
   logits: Float32Array; // of the candidates without the own adapter, [N, C]
-  /** Index of each position's target among the candidates, [N]. */
+  /** Index of each target among the candidates, [N]. */
   targets: Int32Array;
   rows: Float32Array; // of the head, [C, D]
 }
 
 export type FitSession = Awaited<ReturnType<typeof openFitSession>>;
 
-/** Number of positions in one run. Their logits take 26 MB at a vocabulary of 50,257. */
+/** Positions of one run, whose logits take 26 MB at a vocabulary of 50,257. */
 const runPositions = 128;
 const likeliest = 16;
 
@@ -46,9 +45,8 @@ export async function openFitSession(
     hiddenSize,
     embedding,
     /**
-     * Computes the head on `hidden` plus the static adapter plus `change` ([N, D] or null). Returns `adapted` [N, D], the sums;
-     * `logprobs` of the targets and `logSumExp`, both [N]; `topIds` of the likeliest tokens, [N, K]; and `expected` [V], the probability
-     * of each token summed over the positions.
+     * `change` is [N, D] or null. Returns `adapted` [N, D], `logprobs` of the targets and `logSumExp`, both [N], `topIds` of the
+     * likeliest tokens, [N, K], and `expected` [V], the probability of each token summed over the positions.
      */
     async survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array) {
       const N = targets.length;
@@ -75,7 +73,7 @@ export async function openFitSession(
       }
       return result;
     },
-    /** Logits of the states for C rows of the head, [N, C]. */
+    /** Returns [N, C] for C rows of the head. */
     async logits(states: Float32Array, rows: Float32Array) {
       const feeds = { states: tensor(states, [states.length / D, D]), rows: tensor(rows, [rows.length / D, D]) };
       return floatsOf(await products.run(feeds), "logits");

@@ -1,4 +1,4 @@
-/** Collects garbage after a model is loaded. V8 would keep hundreds of megabytes, because a process that waits triggers no collection. */
+/** V8 would keep hundreds of megabytes after a model is loaded, because a process that waits triggers no collection. */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 

@@ -2,42 +2,38 @@ const pastNames = (rows: "past" | "long") => ({
   mask: `${rows}_mask`,
   keys: (layer: number) => `${rows}_key.${layer}`,
   values: (layer: number) => `${rows}_value.${layer}`,
-  /** Scale of each position and head, only if keys and values are int8. */
+  /** Used for int8 keys and values. */
   keyScales: (layer: number) => `${rows}_key_scale.${layer}`,
   valueScales: (layer: number) => `${rows}_value_scale.${layer}`,
 });
 
-/** Names of the serving graph's inputs and outputs. Shapes are in model-graph.ts, attention-graph.ts and head-graph.ts. */
+/** attention-graph.ts, model-graph.ts and head-graph.ts have the shapes of these inputs and outputs. */
 export const names = {
   tokenIds: "token_ids",
   positions: "positions",
   causalMask: "causal_mask",
   begun: "begun",
   past: pastNames("past"),
-  /** The past of the rows in `longPast` (step.ts), and whether the step has such rows. */
+  /** The past of the rows in `longPast` (step.ts). */
   long: pastNames("long"),
   hasLong: "has_long",
-  /** `isChunk`: the step is a chunk of one prompt. `positionCount`: positions of the prompt's row after the step. */
+  /** True if the step is a chunk of one prompt. Its row then has `positionCount` positions after the step. */
   isChunk: "is_chunk",
   positionCount: "position_count",
   wantsTrunk: "wants_trunk",
-  /** The head is computed at positions of the step (`headRows`), then at states of earlier steps. */
+  /** The head is computed at `headRows` of the step, then at `fedStates` of earlier steps. */
   headRows: "head_rows",
   fedStates: "fed_states",
-  /** Whether the last feed-forward part is computed at the head's positions. */
   wantsHidden: "wants_hidden",
-  /**
-   * `rows`: index of each head row's position among the head's positions. `wanted`: whether rows are computed. `scaled`: whether a row
-   * has a temperature other than 1.
-   */
+  /** `rows` are indexes among the head's positions. `scaled`: a row has a temperature other than 1. */
   rows: "rows",
   wanted: "wanted",
   scaled: "scaled",
-  /** `ranked`: whether a row needs more than one candidate. `summed`, if not `ranked`: whether a row needs `logSumExp`. */
+  /** `ranked`: a row needs more than one candidate. `summed` is read only if `ranked` is false: a row needs `logSumExp`. */
   ranked: "ranked",
   summed: "summed",
   gates: "gates",
-  /** Tenants' own adapters: whether a row has one, which rows, index and weight of each adapter of such a row, and the adapters. */
+  /** Tenants' own adapters, and which rows have them at which weight. */
   hasOwn: "has_own",
   ownRows: "own_rows",
   ownIndexes: "own_indexes",
@@ -58,21 +54,21 @@ export const names = {
   present: "present",
   states: "states",
   hidden: "hidden",
-  /** The names from here on are only for graphs of device-graph.ts. `embedding` is the token embedding, [V, D]. */
+  /** Names from here on are only for device-graph.ts. */
   embedding: "embedding",
-  /** Keys and values of all rows: `kept` before a run, `grown` after the run, in the same buffers. */
+  /** The same buffers before a run (`kept`) and after it (`grown`). */
   kept: (array: number) => `kept.${array}`,
   grown: (array: number) => `grown.${array}`,
-  /** Index of each row's last position after the run, and the number of positions of the longest row. */
+  /** `longest` is the number of positions of the longest row after the run. */
   lastPositions: "last_positions",
   longest: "longest",
   packedShape: "packed_shape",
-  /** States of all positions before and after a run, and the indexes of the states that the trunk writes or the head reads. */
+  /** States of all rows. The trunk writes them, the head reads them. */
   keptStates: "kept_states",
   grownStates: "grown_states",
   statesAt: "states_at",
-  /** Sum of the magnitudes of each new state's elements. The sum is finite only if every element is. */
+  /** Sum of magnitudes of each state. The sum is finite only if every element is. */
   magnitudes: "magnitudes",
-  /** For calibration: sum of squares of each of a product's input channels over the tokens of a step. */
+  /** Sum of squares of each of a product's input channels, for calibration. */
   inputSquares: (product: string) => `input_squares.${product}`,
 } as const;

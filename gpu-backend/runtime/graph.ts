@@ -1,11 +1,11 @@
-/** Builds an ONNX graph (a ModelProto) node by node. This file knows ONNX's encoding, not what a graph computes. */
+/** Builds an ONNX graph node by node. This file knows ONNX's encoding, not what a graph computes. */
 import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 
 const schema = protobuf.parse(readFileSync(new URL("./onnx.proto", import.meta.url), "utf8"), { keepCase: true });
 const ModelProto = schema.root.lookupType("onnx.ModelProto");
 
-/** Version of the operator set ai.onnx, and the matching IR version. `com.microsoft` is at version 1. */
+/** Version of ai.onnx and the matching IR version. `com.microsoft` is at version 1. */
 const operatorSet = 21;
 const irVersion = 10;
 
@@ -18,17 +18,17 @@ export type Dimension = number | string;
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/** A file for the bytes of large constants, next to the graph's file, so that not all constants are in memory at once. */
+/** A file for large constants, so that not all constants are in memory at once. */
 export interface ConstantFile {
-  /** Relative to the graph's folder. */
+  /** Path relative to the graph's folder. */
   readonly name: string;
   append(bytes: Uint8Array): number;
 }
-/** Smaller constants stay in the graph, because ONNX Runtime reads shapes from there. */
+/** Minimum bytes of a constant in the file. ONNX Runtime reads shapes only from the graph itself. */
 const smallestFiled = 4096;
-/** Maximum bytes of a serialised graph: protobuf counts them in 31 bits. */
+/** protobuf counts the bytes of a serialised graph in 31 bits. */
 const maxGraphBytes = 2 ** 31 - 1;
-/** `data_location` of a tensor whose bytes are in a `ConstantFile`. */
+/** ONNX's `data_location` of a constant in a `ConstantFile`. */
 const external = 1;
 
 interface Node {
@@ -56,10 +56,9 @@ interface Branch {
   output: object[];
 }
 
-/** Methods that add a value return the value's name. */
+/** A value is represented by its name. Methods that add a value return the name. */
 export class GraphBuilder {
   readonly #name: string;
-  /** Nodes of the branch under construction, or of the graph itself. */
   #nodes: Node[] = [];
   readonly #initializers: object[] = [];
   readonly #inputs: object[] = [];
@@ -67,9 +66,8 @@ export class GraphBuilder {
   readonly #shared = new Map<string, string>();
   readonly #constants = new WeakMap<Constant, { name: string; shape: readonly number[] }>();
   readonly #file: ConstantFile | null;
-  /** Bytes of constants in the graph itself. */
   #storedBytes = 0;
-  /** Name of a value in the nodes → its name as an output of the graph. */
+  /** Name of a value in the nodes → name of the graph output. */
   readonly #renamed = new Map<string, string>();
   #next = 0;
 
@@ -83,13 +81,13 @@ export class GraphBuilder {
     return name;
   }
 
-  /** Makes `value` a graph output called `name`, by renaming the value. An Identity node would copy the value at every run. */
+  /** Renames the value, because an Identity node would copy the value at every run. */
   output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
     this.#renamed.set(value, name);
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
-  /** Adds a copy of the array. The same array in the same shape is stored once. Throws an Error if shape and length disagree. */
+  /** Stores the same array in the same shape once. Throws an Error if shape and length disagree. */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
     const known = this.#constants.get(array);
     if (known && `${known.shape}` === `${shape}`) return known.name;
@@ -109,17 +107,17 @@ export class GraphBuilder {
     return name;
   }
 
-  /** A small int64 vector, such as a shape or a list of axes. Equal vectors are stored once. */
+  /** Equal vectors are stored once. */
   integers(...values: number[]): string {
     return this.#share(`integers ${values}`, () => this.constant(BigInt64Array.from(values, BigInt), [values.length]));
   }
 
-  /** A float32 scalar. Equal scalars are stored once. */
+  /** Equal scalars are stored once. */
   scalar(value: number): string {
     return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
   }
 
-  /** Adds a node with one output. `op` may begin with a domain: `com.microsoft:FastGelu`. */
+  /** `op` may begin with a domain: `com.microsoft:FastGelu`. */
   node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
     return this.nodes(op, inputs, 1, attributes)[0];
   }
@@ -140,10 +138,7 @@ export class GraphBuilder {
     return outputs;
   }
 
-  /**
-   * Adds an If node: the values of `then` if `condition` (a bool scalar) is true, else those of `otherwise`. Only one branch runs.
-   * Without `otherwise`, a false `condition` gives empty values: their varying dimensions are 0.
-   */
+  /** Only one branch runs. `condition` is a bool scalar. Without `otherwise`, a false `condition` gives empty values. */
   when(
     condition: string,
     outputs: readonly { type: "float32" | "int32"; shape: readonly Dimension[] }[],
@@ -175,7 +170,7 @@ export class GraphBuilder {
     return output;
   }
 
-  /** The serialised ModelProto. Throws an Error if a field has the wrong type, or if the constants are too large for a graph. */
+  /** Throws an Error if a field has the wrong type, or if the constants are too large for a graph. */
   bytes(): Uint8Array {
     if (this.#storedBytes > maxGraphBytes) {
       throw new Error(

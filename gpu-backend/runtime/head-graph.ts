@@ -1,6 +1,6 @@
 /**
- * The head of the serving graph: from hidden states to the numbers that the sampler reads. Adapters change a row's hidden state, then the
- * base's head computes the logits. A mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
+ * Adapters change a row's hidden state, then the base's head computes the logits. A mixture of adapters is one adapter with averaged
+ * gates. A row's bits do not depend on other rows.
  * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E own adapters of rank R; X rows with own adapters, at
  * most P each.
  */
@@ -10,10 +10,9 @@ import { names } from "./graph-names.ts";
 import type { Embedding } from "./products.ts";
 import { type Bank, type ModelShape, topCandidates } from "./step.ts";
 
-/** The lowest finite float32. */
 const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
 
-/** Adds the head: applies adapters, changes single logits (`LogitChanges`) and ranks the likeliest tokens of each row. */
+/** Applies adapters, changes single logits (`LogitChanges`) and ranks the likeliest tokens of each row. */
 export function addHead(
   { g, config, bank, baseLogits }: { g: GraphBuilder; config: ModelShape; bank: Bank } & Pick<Embedding, "baseLogits">,
   hidden: string,
@@ -66,7 +65,7 @@ export function addHead(
   });
 }
 
-/** Adds the bank's directions to hidden states [N, D], scaled by gates [N, Q]. */
+/** The returned function adds the bank's directions to hidden states [N, D], scaled by gates [N, Q]. */
 export function addBank(
   g: GraphBuilder,
   { hiddenSize: D }: Pick<ModelShape, "hiddenSize">,
@@ -96,8 +95,8 @@ function ownInputs(g: GraphBuilder, { hiddenSize: D }: ModelShape) {
 }
 
 /**
- * Adds tenants' own adapters to `adapted` [N, D]: the sum of w·(B(A·h) + c) over a row's adapters, where h is the row of `hidden` [N, D].
- * Each row has its own matrix products, so that a row's bits do not depend on other rows.
+ * Adds the sum of w·(B(A·h) + c) over a row's adapters, where h is the row of `hidden` [N, D]. Each row has its own matrix products, so
+ * that a row's bits do not depend on other rows.
  */
 function withOwn(
   g: GraphBuilder,
@@ -120,7 +119,7 @@ function withOwn(
   return result;
 }
 
-/** Returns each row's K likeliest tokens, their logits, and the first token's probability at temperature 1 and at the row's temperature. */
+/** Returns K tokens of each row, their logits, and the first token's probability at temperature 1 and at the row's temperature. */
 function rankedScores(
   g: GraphBuilder,
   scores: string,
@@ -137,10 +136,7 @@ function rankedScores(
   return [topScores, g.node("Cast", [topIds], { to: 6 }), topProbability(scores), scaledTop];
 }
 
-/**
- * Returns the likeliest token of each row. Its probability would take a softmax over the vocabulary, so 1 is returned instead, or NaN if
- * the softmax would be NaN. A logit of -Infinity is valid: probability 0.
- */
+/** Returns 1 instead of the likeliest token's probability; NaN if the softmax would be NaN. A logit of -Infinity is valid. */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
   const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
@@ -151,7 +147,7 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Applies `LogitChanges` to A logits at `indices`, int64. A step without changes needs no branch, because a small A costs little. */
+/** `indices` is int64 [A, 2]. A step without changes needs no branch, because a small A costs little. */
 export function changedLogits(
   g: GraphBuilder,
   logits: string,

@@ -1,7 +1,6 @@
 /**
- * Finds the keys of a memory with the largest dot products with a query. Keys are a constant of the session, because ONNX Runtime would
- * pack an input again at every run, which is six times slower. Integer sums are exact, so a query's results do not depend on other
- * queries, on threads or on the processor.
+ * Keys are a constant of the session, because ONNX Runtime would pack an input again at every run, which is six times slower. Integer
+ * sums are exact, so a query's results do not depend on other queries, on threads or on the processor.
  * Shapes: S queries, D hidden, N keys of the block, K best.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -28,7 +27,7 @@ export function writeQuery(state: Float32Array, query: Uint8Array): void {
   for (let d = 0; d < state.length; d++) query[d] = zeroPoint + Math.round(state[d] * factor);
 }
 
-/** Opens a block over a copy of keys [N, D]. K is `best`, or N if N is smaller. */
+/** The block has a copy of `keys` [N, D]. K is `best`, or N if N is smaller. */
 export async function openKeyBlock(
   keys: Int8Array,
   { hiddenSize: D, best, threads }: { hiddenSize: number; best: number; threads: number },
@@ -37,7 +36,7 @@ export async function openKeyBlock(
   const K = Math.min(best, N);
   const session = await openSession(buildSearchGraph(keys, { D, N, K }), { threads });
   return {
-    /** The K largest dot products of each query and the indexes of their keys, both [S, K], by falling product, then by rising index. */
+    /** Returns dot products and indexes, both [S, K], by falling product, then by rising index. */
     async search(queries: Uint8Array) {
       const results = await session.run({ queries: tensor(queries, [queries.length / D, D]) });
       return { dots: results.dots.data as Float32Array, indices: results.indices.data as Int32Array, best: K };

@@ -11,7 +11,7 @@ export interface ModelConfig extends ModelShape {
   /** gelu: down(gelu(up(x))), with GELU's tanh form; swiglu: down(silu(gate(x)) · up(x)) (arXiv 2002.05202). */
   activation: "gelu" | "swiglu";
   positions: "learned" | Rotary;
-  /** Whether each head's queries and keys are RMS-normalised before rotation. */
+  /** Whether each head's queries and keys are normalised before rotation. */
   queryKeyNorm: boolean;
   biases: { queryKeyValue: boolean; attentionOutput: boolean; feedForward: boolean };
   tiedHead: boolean;

@@ -1,7 +1,4 @@
-/**
- * Builds a language model as ONNX graphs. In every family, a block consists of norm, attention, norm and feed-forward part. The past is a
- * read-only input; the graph outputs only new keys and values. Adapters are in head-graph.ts (arXiv 2502.04315).
- */
+/** The past is a read-only input; the graph outputs only new keys and values. Adapters are in head-graph.ts (arXiv 2502.04315). */
 import { type Attention, addAttention, pastInputs, type StepTokens, type Target } from "./attention-graph.ts";
 import { type ConstantFile, GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
@@ -36,10 +33,7 @@ export function startBuild(name: string, { config, weights, file, ...rest }: Bui
   return { g, config, weights, rotary, ...rest };
 }
 
-/**
- * The graph that serves. The trunk runs if the step has tokens (`wants_trunk`). The head runs on positions of this step (`head_rows`) and
- * on states of earlier steps (`fed_states`). Large constants go to `file`, if given.
- */
+/** The head runs on positions of this step (`head_rows`) and on states of earlier steps (`fed_states`). */
 export function buildServingGraph(
   config: ModelConfig,
   weights: ModelWeights,
@@ -63,10 +57,7 @@ export function buildServingGraph(
   return g.bytes();
 }
 
-/**
- * The trunk without past and head, for training: from token ids [S, T] to states before the last feed-forward part and hidden states,
- * both [S × T, D]. `withSquares` adds `names.inputSquares`.
- */
+/** Token ids [S, T] → states before the last feed-forward part and hidden states, both [S × T, D]. `withSquares`: for calibration. */
 export function buildTrunkGraph(
   config: ModelConfig,
   weights: ModelWeights,
@@ -108,7 +99,6 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   return { present, states };
 }
 
-/** `shape` holds the two numbers S and T. */
 function tokenInputs({ g }: Build) {
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
@@ -121,8 +111,8 @@ function stepTokens({ g }: Build, positions: string, shape: string): StepTokens 
 }
 
 /**
- * Adds embeddings and blocks without the last block's feed-forward part, which is computed only at the head's positions. Returns the
- * input of that part, [S × T, D], and the keys, then values, that `attention` returns for each layer.
+ * Omits the last block's feed-forward part, which is computed only at the head's positions. Returns the input of that part, [S × T, D],
+ * and the keys, then values, that `attention` returns for each layer.
  */
 export function addTrunk(
   build: Build,
@@ -152,7 +142,7 @@ export function addTrunk(
   return { states, fresh };
 }
 
-/** Adds queries, keys and values of block l as one value, [M, (H + 2K) · d]. */
+/** Returns one value, [M, (H + 2K) · d]. */
 function addQueriesKeysValues(build: Build, l: number, normed: string, product: AddProduct): string {
   const { g, config } = build;
   const { heads: H, kvHeads: K, headWidth: d } = config;
@@ -170,7 +160,6 @@ function addQueriesKeysValues(build: Build, l: number, normed: string, product: 
   return g.node("Reshape", [g.node("Concat", ofHeads, { axis: 1 }), g.integers(-1, (H + 2 * K) * d)]);
 }
 
-/** Adds the feed-forward part of block l. Returns the states after it. */
 function addFeedForward(build: Build, l: number, states: string, product: AddProduct): string {
   const { g } = build;
   const normed = addNorm(build, `${block(l)}.post_attention_layernorm`, states);

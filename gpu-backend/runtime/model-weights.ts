@@ -1,7 +1,4 @@
-/**
- * A model's weights. All families use the tensor names that Hugging Face has for Llama (q_proj, gate_proj, …). Matrices are [out, in]. A
- * tensor has a dtype of safetensors or a block type of GGUF; blocks lie along a row.
- */
+/** Matrices are [out, in] and have the names that Hugging Face uses for Llama. Blocks of GGUF lie along a row. */
 import { type Dtype, isFloat, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { type BlockType, blockLayouts, dequantise } from "./block-types.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -14,14 +11,13 @@ export interface Weight {
 }
 export type ModelWeights = ReadonlyMap<string, Weight>;
 
-/** Throws an Error if the weight is missing. */
 export function weightOf(weights: ModelWeights, name: string): Weight {
   const weight = weights.get(name);
   if (!weight) throw new Error(`the model has no tensor ${name}`);
   return weight;
 }
 
-/** A copy of a weight's values, row-major. Throws an Error if the values are not floats. */
+/** Values are row-major. Throws an Error if the weight does not hold floats. */
 export function floatsOf({ dtype, shape, bytes }: Weight): Float32Array<ArrayBuffer> {
   if (isBlockType(dtype)) return dequantise(dtype, bytes);
   return toFloat32({ dtype, shape: [...shape], bytes });
@@ -68,7 +64,7 @@ export function parametersOf(config: ModelConfig): number {
   return elements;
 }
 
-/** Throws an Error for a tensor that is missing, has a wrong shape or holds no floats. The message begins with `what`, the file's name. */
+/** Throws an Error for a missing or wrong tensor. The message begins with `what`, the file's name. */
 export function checkWeights(what: string, config: ModelConfig, weights: ModelWeights): void {
   for (const [name, shape] of weightShapes(config)) {
     const found = weights.get(name);

@@ -1,4 +1,3 @@
-/** Runs steps on ONNX Runtime: makes feeds of the serving graph from a step's input, and the step's output from the graph's outputs. */
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -14,10 +13,10 @@ import {
   type StepRunner,
 } from "./step.ts";
 
-/** Added to the score of a masked position. Finite, because the softmax of a row with only masked positions must not be NaN. */
+/** Score of a masked position. Finite, because the softmax of a row with only masked positions must not be NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
-/** `classBytes` of one layer. `longPast` costs a layer some 40 µs, in which attention reads about this many bytes at 45 GB/s. */
+/** `longPast` costs a layer some 40 µs, in which attention reads about this many bytes at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
@@ -32,7 +31,7 @@ export interface RunnerOptions {
   kv?: KvFormat;
 }
 
-/** Opens the session of a graph of `buildServingGraph`, given as bytes or as path. `options` must be those of the graph. */
+/** `graph` comes from `buildServingGraph` with the same options, as bytes or as path. */
 export async function openStepRunner(graph: Uint8Array | string, options: RunnerOptions): Promise<StepRunner> {
   return new OnnxRunner(await openSession(graph, options), options);
 }
@@ -76,7 +75,7 @@ class OnnxRunner implements StepRunner {
 
   #feeds(input: StepInput, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
-    // `addChunkAttention` reads neither masks nor `begun`, so these are as small as possible.
+    // The attention operator of a chunk reads neither masks nor `begun`, so these are as small as possible.
     const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
@@ -132,7 +131,7 @@ class OnnxRunner implements StepRunner {
     return feeds;
   }
 
-  /** Whether the step is a chunk of one prompt, for which attention-graph.ts has an operator of its own. */
+  /** Whether attention-graph.ts has its own operator for the step, a chunk of one prompt. */
   #isChunk({ sequences, tokens, longPast }: StepInput): boolean {
     const isOne = sequences === 1 && tokens >= minPrefillTokens && !longPast;
     return isOne && hasChunkOperator(this.config);
@@ -143,7 +142,7 @@ class OnnxRunner implements StepRunner {
     let mask = this.#causalMasks.get(key);
     if (!mask) {
       mask = causalMask(T, G);
-      // There may be thousands of combinations of T and G.
+      // Bounded, because there may be thousands of combinations of T and G.
       if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
@@ -151,12 +150,11 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** Drops the position that `withEnoughRows` may have added. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** The graph requires at least one position of the head and one row. If a step has none, one is added whose results are not read. */
+/** Adds a position of the head and a row if the step has none, because the graph requires them. Their results are not read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
@@ -166,14 +164,14 @@ function withEnoughRows(input: StepInput, gates: number): StepInput {
   return { ...input, headRows, ...oneRow(gates) };
 }
 
-/** The causal mask, [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */
+/** Returns [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */
 export function causalMask(T: number, G = 0): Tensor {
   const mask = new Float32Array(T * (G + T));
   for (let row = 0; row < T; row++) mask.fill(hiddenScore, row * (G + T) + G + row + 1, (row + 1) * (G + T));
   return tensor(mask, [1, 1, T, G + T]);
 }
 
-/** Masks positions past each row's length, and the last G positions, which attention reads as `begun`. */
+/** Also masks the last G positions, because attention reads these as `begun`. */
 function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   const mask = new Float32Array(pastLengths.length * P);
   pastLengths.forEach((length, row) => {
@@ -182,7 +180,7 @@ function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   return mask;
 }
 
-/** Keys and values of the last G positions of each row's past, [2L, S, H, G, d]. */
+/** Keys and values of each row's last G positions, [2L, S, H, G, d]. */
 function begunChunks(input: StepInput, { layers, kvHeads: H, headWidth: d }: ModelShape): Float32Array {
   const { sequences: S, pastTokens: P, pastLengths, begunTokens: G = 0 } = input;
   const chunks = new Float32Array(2 * layers * S * H * G * d);

@@ -1,13 +1,10 @@
-/**
- * Converts GGUF's blocks to the layout of ONNX Runtime's MatMulNBits without rounding weights again. MatMulNBits has no offsets, so a
- * second product multiplies the offsets by sums of the activations.
- */
+/** GGUF's blocks in the layout of MatMulNBits. A second product multiplies offsets by sums of activations, because MatMulNBits has none. */
 import { blockLayouts, forEachBlock } from "./block-types.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { isBlockType, type Weight } from "./model-weights.ts";
 import { transpose } from "./transpose.ts";
 
-/** A matrix [out, in] in blocks along its rows: value = scale × (stored − 2^(bits − 1)) + offset, with one scale and offset per block. */
+/** A matrix [out, in] in blocks along its rows: value = scale × (stored − 2^(bits − 1)) + offset. */
 export interface PackedMatrix {
   bits: 4 | 8;
   block: number;
@@ -15,13 +12,12 @@ export interface PackedMatrix {
   columns: number; // in
   /** Stored integers, [out, in / block, block × bits / 8]. In a byte with two 4-bit values, the first is in the low half. */
   values: Uint8Array;
-  /** Scale of each block, [out, in / block]. */
   scales: Float32Array;
-  /** Offset of each block, [out, in / block]; null if all are 0. */
+  /** [out, in / block]; null if all offsets are 0. */
   offsets: Float32Array | null;
 }
 
-/** Packs the rows of matrices, one matrix after the other. Returns null unless all have GGUF blocks of equal bits, size and offsets. */
+/** Joins the rows of matrices. Returns null unless all have GGUF blocks of equal bits, size and offsets. */
 export function packRows(matrices: readonly Weight[]): PackedMatrix | null {
   const kinds = matrices.map(packingOf);
   const [kind] = kinds;
@@ -51,7 +47,7 @@ function packingOf({ dtype }: Weight) {
   return { bits: bits === 4 ? (4 as const) : (8 as const), block: group, hasOffsets };
 }
 
-/** Writes a matrix's blocks. Its first value becomes value number `start` of the packed matrix. */
+/** `start` is the index of the matrix's first value in the packed matrix. */
 function packInto(
   { bits, block: size, values, scales, offsets }: PackedMatrix,
   { dtype, bytes }: Weight,
@@ -60,7 +56,7 @@ function packInto(
   if (!isBlockType(dtype)) return;
   const layout = blockLayouts[dtype];
   const middle = 2 ** (bits - 1);
-  // The middle of the integers' range becomes the middle of the stored range.
+  // Moves the middle of the integers' range to the middle of the stored range.
   const shift = middle - layout.least - 2 ** (layout.bits - 1);
   forEachBlock(dtype, bytes, (block, index) => {
     const at = start + index * layout.values;
@@ -77,10 +73,9 @@ function packInto(
   });
 }
 
-/** Number of values along a row that share a scale in `roundToBlocks`. */
 const roundedBlock = 32;
 
-/** Rounds [out, in] to 8 bits with one scale per block of a row. Rows are padded with zeros to whole blocks. */
+/** The matrix [out, in] gets one scale per block of a row. Rows are padded with zeros to whole blocks. */
 export function roundToBlocks(matrix: Float32Array, rows: number, columns: number): PackedMatrix {
   const blocks = Math.ceil(columns / roundedBlock);
   const scales = new Float32Array(rows * blocks);
@@ -108,10 +103,7 @@ export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, row
   }
 }
 
-/**
- * Returns a function that adds x·Wᵀ to the graph: x [M, in] float32 → [M, out] float32. The kernel rounds activations to int8 per block,
- * so x is multiplied in two parts (`inTwoParts`). Products of the same x share the nodes made from x alone.
- */
+/** x [M, in] float32 → x·Wᵀ [M, out] float32. The kernel rounds activations to int8, so x is multiplied in two parts (`inTwoParts`). */
 export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix) => string {
   const made = new Map<string, string>();
   const once = (key: string, make: () => string): string => {
@@ -136,8 +128,8 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
 }
 
 /**
- * Splits x [M, in] into x rounded to int8 steps per block and the remainder, one below the other, [2M, in]. The product rounds each part
- * again, so the error of their sum is 1/127² of the block's maximum instead of 1/127.
+ * Puts x rounded to int8 steps above the remainder: [M, in] → [2M, in]. The product rounds each part again, so the error of the sum is
+ * 1/127² of the block's maximum instead of 1/127.
  */
 function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
@@ -149,7 +141,7 @@ function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number):
   return g.node("Concat", [first, g.node("Sub", [x, first])], { axis: 0 });
 }
 
-/** Adds the products of the two parts from `inTwoParts`: [2M, out] → [M, out]. */
+/** Adds the results of the two parts: [2M, out] → [M, out]. */
 function sumOfParts(g: GraphBuilder, product: string): string {
   return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }
@@ -158,7 +150,7 @@ function byBlock(g: GraphBuilder, x: string, columns: number, block: number): st
   return g.node("Reshape", [x, g.integers(-1, columns / block, block)]);
 }
 
-/** Adds a look-up of rows by index: ids [S, T] → [S, T, in] float32. */
+/** Looks up rows: ids [S, T] → [S, T, in] float32. */
 export function addBlockRows(g: GraphBuilder, ids: string, matrix: PackedMatrix): string {
   const { bits, block, rows, columns, values, scales, offsets } = matrix;
   const blocks = Math.ceil(columns / block);
@@ -173,7 +165,7 @@ export function addBlockRows(g: GraphBuilder, ids: string, matrix: PackedMatrix)
   return g.node("Slice", [whole, g.integers(0), g.integers(columns), g.integers(2)]);
 }
 
-/** Splits bytes into two 4-bit values each: [S, T, blocks, block / 2] → [S, T, blocks, block]. */
+/** Splits bytes into two 4-bit values: [S, T, blocks, block / 2] → [S, T, blocks, block]. */
 function halves(g: GraphBuilder, bytes: string, block: number): string {
   const low = g.node("BitwiseAnd", [bytes, g.constant(Uint8Array.of(15), [])]);
   const high = g.node("BitShift", [bytes, g.constant(Uint8Array.of(4), [])], { direction: "RIGHT" });

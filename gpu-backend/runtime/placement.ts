@@ -1,4 +1,4 @@
-/** Finds the nodes of a graph for which a device has no kernel, by a process that makes ONNX Runtime log these nodes. */
+/** Finds the nodes for which a device has no kernel. Only ONNX Runtime's log has this list, so a process is started to write the log. */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,12 +7,11 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const script = fileURLToPath(new URL("./placement-process.ts", import.meta.url));
-/** Maximum bytes of the log, which has a few lines for each node. */
 const maxLogBytes = 2 ** 28;
-/** Timeout in milliseconds, because a driver may hang. */
+/** Timeout, because a driver may hang. */
 const timeoutMs = 60_000;
 
-/** Operator and name of each node that runs on the CPU. Rejects if the graph cannot be opened. */
+/** Returns operator and name of each node. Rejects if the graph cannot be opened. */
 export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   const folder = await mkdtemp(join(tmpdir(), "placement-"));
   try {
@@ -26,7 +25,7 @@ export async function nodesOnCpu(graph: Uint8Array): Promise<string[]> {
   }
 }
 
-/** ONNX Runtime logs the number of nodes on the CPU, then one line for each node. */
+/** The log has the number of nodes on the CPU, then one line for each node. */
 function nodesPlacedOnCpu(log: string): string[] {
   const lines = log.split("\n");
   const at = lines.findIndex((line) => line.includes("placed on [CPUExecutionProvider]"));

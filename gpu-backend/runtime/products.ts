@@ -1,7 +1,4 @@
-/**
- * Adds matrix products with a model's weights to graphs, stored in the chosen weight format. Weights are [out, in]. Shapes: M rows, V
- * vocabulary, D hidden.
- */
+/** Adds matrix products with a model's weights [out, in] to graphs. Shapes: M rows, V vocabulary, D hidden. */
 import { joinArrays } from "../../shared/bytes.ts";
 import type { GraphBuilder } from "./graph.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -18,10 +15,7 @@ import { addQuantizedMatMuls, quantizeColumns } from "./quantizer.ts";
 import type { KvFormat } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
-/**
- * How the base's matrices are stored. fp32: as float32. int8: trunk and head as int8 with a scale per row, the embedding in the file's
- * blocks or else in 8-bit blocks. exact: in the file's blocks or as float32. Adapters are always fp32.
- */
+/** fp32: as float32. int8: as int8 with a scale per row, the embedding in blocks. exact: as in the file. Adapters are always fp32. */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
@@ -34,30 +28,27 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
-  /** Called for each product with the name of its (first) weights and of its input tensor. */
+  /** Called for each product with the names of its (first) weights and of its input tensor. */
   observe?: (name: string, x: string) => void;
 }
 
-/** x·Wᵀ and its bias. The caller adds the bias, because some operators that follow can include it. */
+/** A product and its bias. The caller adds the bias, because some operators that follow can include it. */
 export interface Product {
   product: string;
   /** null if there is no bias, or if `product` includes it. */
   bias: string | null;
 }
 
-/** Multiplies the first `rows` outputs by a factor, which is applied to the weights when the graph is built. */
+/** A factor of the first `rows` outputs. It is applied to the weights when the graph is built. */
 interface Scaled {
   rows: number;
   by: number;
 }
 
-/**
- * Adds x·Wᵀ for x [M, in]. W has the rows of the named matrices (names without `.weight`), one matrix after the other: [M, Σ out]. Either
- * all matrices have a bias or none.
- */
+/** x [M, in] → x·Wᵀ [M, Σ out]. W joins the rows of the named matrices (names without `.weight`). All have a bias or none. */
 export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) => Product;
 
-/** Returns a function that adds products. Every x has as many rows M as `like`. In int8 all products share zero points. */
+/** Products take any x with as many rows M as `like`. In int8 all products share zero points. */
 export function addProducts(target: ProductTarget, like: string): AddProduct {
   const { g, weights, format, observe } = target;
   const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
@@ -106,13 +97,13 @@ export function biased(g: GraphBuilder, { product, bias }: Product): string {
 }
 
 export interface Embedding {
-  /** Embeddings, [S, T, D], of token ids [S, T]. */
+  /** ids [S, T] → [S, T, D]. */
   embed(ids: string): string;
-  /** The base's logits, [N, V], of hidden states [N, D]. */
+  /** hidden [N, D] → [N, V]. */
   baseLogits(hidden: string): string;
 }
 
-/** The token embedding and the head; with a tied head both are one matrix [V, D]. */
+/** With a tied head, embedding and head are one matrix [V, D]. */
 export function addEmbedding({ g, config, weights, format }: ProductTarget): Embedding {
   const name = "model.embed_tokens.weight";
   const matrix = weightOf(weights, name);
@@ -134,17 +125,17 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
   };
 }
 
-/** Rows of the head in one int8 product. A product of all rows would take four times the memory of the logits. */
+/** Rows of the head in one product. A product of all rows would take four times the memory of the logits. */
 const headRows = 8192;
 
 /**
- * The columns with the greatest weights would set the scale of every row, so one of this many columns stays float32. With the embedded
+ * One of this many columns stays float32: those with the greatest weights, which would set the scale of every row. With the embedded
  * base, the head then costs 0.0002 nats a token (Kullback-Leibler divergence) instead of 0.0014. Blocks would cost no nats, but take
  * three times as long for 8 rows.
  */
 const columnsForEachFloat = 32;
 
-/** x·Wᵀ for a head W [V, D] in int8 with a scale per row, and some columns in float32. */
+/** The head W [V, D] is int8 with a scale per row, but some columns are float32. */
 function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string {
   const [V, D] = head.shape;
   const floatColumns = greatestColumns(head, Math.ceil(D / columnsForEachFloat));
@@ -166,7 +157,7 @@ function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string 
   return g.node("Add", [logits.length > 1 ? g.node("Concat", logits, { axis: 1 }) : logits[0], rest]);
 }
 
-/** The `count` columns with the greatest sums of squares. */
+/** Ranks columns by their sums of squares. */
 function greatestColumns(matrix: Weight, count: number): number[] {
   const sums = new Float64Array(matrix.shape[1]);
   for (const { values } of rowsOf(matrix)) {
@@ -175,7 +166,7 @@ function greatestColumns(matrix: Weight, count: number): number[] {
   return [...sums.keys()].sort((a, b) => sums[b] - sums[a]).slice(0, count);
 }
 
-/** The rows of a matrix as float32, at most `headRows` at a time: all rows of the embedded base are 113 MB. */
+/** Yields at most `headRows` rows at a time, because all rows of the embedded base are 113 MB. */
 function* rowsOf({ dtype, shape: [rows, columns], bytes }: Weight): Generator<{ first: number; values: Float32Array }> {
   for (let first = 0; first < rows; first += headRows) {
     const count = Math.min(headRows, rows - first);
@@ -184,7 +175,6 @@ function* rowsOf({ dtype, shape: [rows, columns], bytes }: Weight): Generator<{ 
   }
 }
 
-/** The matrix [V, D] of the embedding or the head, as the format stores it. */
 function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuffer> | PackedMatrix {
   if (format === "fp32") return floatsOf(matrix);
   const packed = packRows([matrix]);
@@ -193,7 +183,7 @@ function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuf
   return format === "exact" ? values : roundToBlocks(values, matrix.shape[0], matrix.shape[1]);
 }
 
-/** A copy of the matrices' biases, one after the other; null if the matrices have no biases. */
+/** Joined copies, or null if the matrices have no biases. */
 function biasesOf(weights: ModelWeights, names: readonly string[]): Float32Array<ArrayBuffer> | null {
   if (!weights.has(`${names[0]}.bias`)) return null;
   const biases = names.map((name) => floatsOf(weightOf(weights, `${name}.bias`)));

@@ -14,16 +14,15 @@ import type { GraphBuilder } from "./graph.ts";
  */
 const zeroPoint = 64;
 const steps = 63;
-/** Number of steps of the second part in one step of the first part. */
 const fineSteps = 2 * steps;
 
 export interface QuantizedMatrix {
-  /** The rounded matrix, [rows, columns]: each column divided by its scale. */
+  /** The rounded matrix [rows, columns]: each column divided by its scale. */
   values: Int8Array;
   scales: Float32Array;
 }
 
-/** Rounds [rows, columns] to int8, -127 to 127, with one symmetric scale per column. A column of zeros has scale 1. */
+/** Rounds to -127 to 127 with one symmetric scale per column. A column of zeros has scale 1. */
 export function quantizeColumns(matrix: Float32Array, rows: number, columns: number): QuantizedMatrix {
   const scales = new Float32Array(columns);
   for (let i = 0; i < rows; i++) {
@@ -37,17 +36,14 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
   return { values, scales };
 }
 
-/**
- * Returns a function that adds x·W to the graph: x [M, rows] float32 → [M, columns] float32. Every x has as many rows M as `like`.
- * Products share one tensor of zero points; products of the same x share its two parts.
- */
+/** The returned function computes x·W: x [M, rows] float32 → [M, columns] float32. Every x has as many rows M as `like`. */
 export function addQuantizedMatMuls(g: GraphBuilder, like: string): (x: string, w: QuantizedMatrix) => string {
   const zero = g.constant(Uint8Array.of(zeroPoint), []);
   const zeroPoints = g.node("Expand", [zero, g.node("Shape", [like], { start: 0, end: 1 })]); // [M]
   const byRow = { axis: 0 };
   const split = (x: string) => {
     const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 0 });
-    // [M]. In a row of zeros, 0 / 0 below rounds to some integer, but the scale 0 makes its products 0.
+    // In a row of zeros, 0 / 0 below rounds to some integer, but the scale 0 makes its products 0.
     const scale = g.node("Mul", [rowMaximum, g.scalar(1 / steps)]);
     const coarse = g.node("QuantizeLinear", [x, scale, zeroPoints], byRow);
     const rest = g.node("Sub", [x, g.node("DequantizeLinear", [coarse, scale, zeroPoints], byRow)]);

@@ -9,7 +9,7 @@ import { minPrefillTokens } from "./step.ts";
 
 export type RotaryTables = ReturnType<typeof addRotaryTables>;
 
-/** Adds cosines and sines of all positions, [positions, d / 2]. The copy for queries contains 1/√d, the scale of attention's scores. */
+/** Adds tables [positions, d / 2]. The copy for queries contains 1/√d, the scale of attention's scores. */
 export function addRotaryTables(
   g: GraphBuilder,
   { headWidth, contextTokens }: ModelConfig,
@@ -19,7 +19,7 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
-  // More rows than the context: the last chunk may be padded, and the operator also reads the rows of padded positions.
+  // More positions than the context, because the last chunk may be padded and the operator reads the rows of padded positions.
   const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
     const values = new Float32Array(positions * half);
@@ -35,7 +35,7 @@ export function addRotaryTables(
   };
 }
 
-/** f of each pair of dimensions, [d / 2], in radians per position, divided by a GGUF file's `factors` [d / 2] if given. */
+/** Radians per position, [d / 2], divided by a GGUF file's `factors` [d / 2] if given. */
 export function rotaryFrequencies(
   headWidth: number,
   { theta, scaling }: Rotary,

@@ -1,4 +1,3 @@
-/** Inputs and outputs for the head's rows, on the host and on a device. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
@@ -7,7 +6,7 @@ import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** GatherND needs at least one entry, so this entry without effect is fed if no logit is changed. */
+/** An entry without effect, fed if no logit is changed, because GatherND needs at least one entry. */
 const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
@@ -30,7 +29,7 @@ export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string,
   };
 }
 
-/** The graphs require a row. The results of this row are not read. */
+/** A row whose results are not read, because the graphs require a row. */
 export function oneRow(gates: number) {
   const [rows, targetIds] = [Int32Array.of(0), Int32Array.of(0)];
   return { rows, targetIds, gates: new Float32Array(gates), inverseTemperatures: Float32Array.of(1) };
@@ -62,7 +61,7 @@ export function rowFeeds({ inverseTemperatures, bias, want }: HeadRows, wanted: 
   };
 }
 
-/** Feeds of changed logits. `typed` converts the (row, id) pairs, [A, 2], to the graph's type. */
+/** `typed` converts the (row, id) pairs, [A, 2], to the graph's type. */
 export function biasFeeds(
   bias: LogitChanges,
   typed: (pairs: Int32Array<ArrayBuffer>) => Int32Array | BigInt64Array,

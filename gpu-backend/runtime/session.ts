@@ -1,7 +1,6 @@
-/** Loads graphs into ONNX Runtime. No other file imports the package. */
+/** Loads graphs into ONNX Runtime. No other file imports onnxruntime-node. */
 import ort from "onnxruntime-node";
 
-/** An execution provider of ONNX Runtime. */
 export type Device = "cpu" | "webgpu";
 export type Session = ort.InferenceSession;
 export type SessionResults = ort.InferenceSession.ReturnType;
@@ -9,19 +8,18 @@ export type Tensor = ort.Tensor;
 export type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
 interface SessionOptions {
-  /** Threads of an operator on the CPU. */
+  /** Threads for operators on the CPU. */
   threads: number;
-  /** Default: "cpu". */
   device?: Device;
-  /** If true, opening a graph with an operator that the device lacks fails. If false, such operators run on the CPU. */
+  /** Rejects a graph with an operator that the device lacks. If false, the operator runs on the CPU. */
   onDeviceOnly?: boolean;
-  /** Leaves all outputs on the device. The session then ignores output tensors that a run names. */
+  /** Outputs stay on the device. The session then ignores output tensors that a run names. */
   outputsStay?: boolean;
-  /** Logs everything on stderr, not only errors. */
+  /** Logs everything, not only errors. */
   isVerbose?: boolean;
 }
 
-/** Opens a session over a serialised ModelProto or the path of one. Rejects if the device is not available. */
+/** `model`: a serialised ModelProto or the path of one. Rejects if the device is not available. */
 export function openSession(model: Uint8Array | string, options: SessionOptions): Promise<Session> {
   const settings: ort.InferenceSession.SessionOptions = {
     executionProviders: [options.device ?? "cpu"],
@@ -47,12 +45,12 @@ export function openSession(model: Uint8Array | string, options: SessionOptions)
   return ort.InferenceSession.create(model as string, settings);
 }
 
-/** A tensor that shares the array's memory. */
+/** The tensor shares the array's memory. */
 export function tensor(elements: Elements, shape: readonly number[], type?: "bool"): Tensor {
   return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
 }
 
-/** The first elements of a tensor's device buffer, in another shape. The buffer is freed with `whole`, not with the view. */
+/** The first elements in another shape. The buffer is freed with `whole`, not with the view. */
 export function deviceView(whole: Tensor, shape: readonly number[]): Tensor {
   return ort.Tensor.fromGpuBuffer(whole.gpuBuffer, { dataType: "float32", dims: shape });
 }

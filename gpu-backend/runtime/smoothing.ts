@@ -15,11 +15,11 @@ import { floatsOf, type ModelWeights, type Weight, weightOf } from "./model-weig
 const alpha = 0.4;
 
 interface Smoothed {
-  /** Matrices that read the input, without `.weight`. */
+  /** Names of matrices, without `.weight`. */
   readers: string[];
-  /** The matrix or norm that makes the input. Its rows or entries are divided. */
+  /** Name of the matrix or norm whose rows or entries are divided. */
   maker: string;
-  /** Row of the maker for an input channel. Several channels may share a row. */
+  /** Row of the maker for a channel. Several channels may share a row. */
   rowOf: (channel: number) => number;
   rows: number;
 }
@@ -47,16 +47,13 @@ function smoothedProducts(config: ModelConfig): Smoothed[] {
   return products;
 }
 
-/** Number of channels of each smoothed input, by the name of the first matrix that reads the input. */
+/** Number of channels, by the name of the first matrix that reads the input. */
 export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<string, number> {
   const products = smoothedProducts(config).map(({ readers }) => readers[0]);
   return new Map(products.map((name) => [name, weightOf(weights, `${name}.weight`).shape[1]]));
 }
 
-/**
- * The smoothed weights, computed when their bytes are read. `magnitudes` (calibration.ts) has a magnitude for each input channel of each
- * product of `smoothedInputs`. Throws an Error if a product's magnitudes are missing or too few or many.
- */
+/** Weights are computed when their bytes are read. Throws an Error if `magnitudes` has not one number for each smoothed channel. */
 export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes: TensorFile): ModelWeights {
   const factors = new Map<string, { rows?: Float32Array; columns?: Float32Array }>();
   for (const { readers, maker, rowOf, rows } of smoothedProducts(config)) {
@@ -78,7 +75,7 @@ export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes:
   return result;
 }
 
-/** Divisor of each row of the maker; 1 for channels whose activations or weights are all 0. */
+/** Divisors, 1 for channels whose activations or weights are all 0. */
 function scalesOf(inputs: Float32Array, weights: Float32Array, rowOf: Smoothed["rowOf"], rows: number): Float32Array {
   const greatest = { inputs: new Float32Array(rows), weights: new Float32Array(rows) };
   inputs.forEach((value, channel) => {
@@ -92,7 +89,7 @@ function scalesOf(inputs: Float32Array, weights: Float32Array, rowOf: Smoothed["
   });
 }
 
-/** Greatest magnitude in each column, over matrices [out, in] with the same number of columns. */
+/** Greatest magnitudes over matrices [out, in] with the same number of columns. */
 function columnMaxima(weights: ModelWeights, names: readonly string[]): Float32Array {
   const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
   const maxima = new Float32Array(matrices[0].shape[1]);

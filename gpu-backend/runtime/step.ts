@@ -12,62 +12,49 @@
 
 export const minPrefillTokens = 2;
 
-/** Number of candidates of a row of the head; V if V is smaller. */
+/** Number of candidates of a row; V if V is smaller. */
 export const topCandidates = 64;
 
 export interface StepInput extends HeadInput {
-  /** S. If S is 0, the run computes the head alone, on `fedStates`. */
+  /** S. If S is 0, only the head runs, on `fedStates`. */
   sequences: number;
-  /** T, tokens of each sequence. */
+  /** T, tokens of a sequence. */
   tokens: number;
-  /** P, number of positions of every array in `past`. */
+  /** P, positions of a past. */
   pastTokens: number;
   /** [S, T]; any valid id at padding. */
   tokenIds: Int32Array;
   /** [S, T]; any valid position at padding. */
   positions: Int32Array;
   pastLengths: Int32Array; // [S], valid positions of each row's past
-  /**
-   * G: the last G positions of every row's past belong to the prompt chunk that the step continues. Attention sums over them together
-   * with the new tokens, so that the bits equal those of a chunk computed at once. Default: 0.
-   */
+  /** G: attention sums over the last G positions of the past with the new tokens, so that the bits equal those of a whole chunk. */
   begunTokens?: number;
-  /**
-   * Keys, then values, of each layer, [S, H, P, d] each. If these are int8, their scales follow, [S, H, P, 1] each. Positions past a
-   * row's length and further arrays are ignored.
-   */
+  /** Keys, then values, of each layer, [S, H, P, d]; for int8 then the scales, [S, H, P, 1]. Positions past a row's length are ignored. */
   past: (Float32Array | Int8Array)[];
-  /**
-   * A second past with its own P for the last n of the S sequences, where n is `sequences`. `past` and `pastTokens` are then for the
-   * first S − n. A step with `longPast` has no `begunTokens`.
-   */
+  /** A past with its own P for the last `sequences` rows. `past` is then for the rows before these. Excludes `begunTokens`. */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
-  /** Positions of this step (row × T + column) that the head is computed at: the first of the M positions. */
+  /** The first of the M positions, each given as row × T + column. */
   headRows: Int32Array;
-  /** States of earlier steps that the head is computed at, [·, D]: the last of the M positions. */
+  /** The last of the M positions, given as states of earlier steps, [·, D]. */
   fedStates?: Float32Array;
 }
 
 export interface HeadInput {
-  /** Each row's index among the M positions, [N]. Rows may share a position and differ in adapters. Default: one row for each position. */
+  /** Index of each row among the M positions, [N]. Rows may share a position and differ in adapters. Default: one row for each position. */
   rows?: Int32Array;
-  /** Gates of each row, [N, Q]. Zeros give the base. */
+  /** [N, Q]. Rows of zeros give the base. */
   gates: Float32Array;
-  /** Tenants' own adapters. Absent if no row has one. */
   own?: OwnChanges | undefined;
-  /** Reciprocal temperature of each row for `scaledLogSumExp`, [N]. */
+  /** Used for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
-  /** A token id for each row, [N], whose logit is returned even if the token is not among the candidates. */
+  /** One token for each row, [N]. Its logit is returned even if the token is not a candidate. */
   targetIds: Int32Array;
   bias: LogitChanges;
-  /**
-   * Optional outputs. `only` saves time. "likeliest": each row needs only its likeliest token, and `logSumExp` is merely finite if and
-   * only if the true value is. "sums": `logSumExp` is computed, too.
-   */
+  /** With `only`, rows need just their likeliest token. "likeliest": `logSumExp` is any number, but finite only if its true value is. */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
 
-/** A tenant's own adapter: it adds Bᵀ·(A·h) + c to a hidden state h. */
+/** Adds Bᵀ·(A·h) + c to a hidden state h. */
 export interface HiddenChange {
   /** Aᵀ, [D, R] */
   a: Float32Array;
@@ -79,7 +66,7 @@ export interface WeightedChange {
   weight: number;
 }
 
-/** The own adapters of X rows. Each row has K of the E `changes`, given by index and weight. */
+/** Own adapters of X rows. Each row has K of the E `changes`, given by index and weight. */
 export interface OwnChanges {
   rows: Int32Array; // [X]
   changes: readonly HiddenChange[]; // [E]
@@ -87,7 +74,7 @@ export interface OwnChanges {
   weights: Float32Array; // [X, K]
 }
 
-/** The token fields of a run without tokens, which computes the head alone, on `fedStates`. */
+/** Fields of a run of the head alone, on `fedStates`. */
 export function noTokens() {
   const none = new Int32Array(0);
   const tokens = { sequences: 0, tokens: 1, tokenIds: none, positions: none, headRows: none };
@@ -95,8 +82,8 @@ export function noTokens() {
 }
 
 /**
- * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no pair (row, id) may occur twice. A logit above 0 is divided
- * by its penalty, another logit is multiplied by it (the repetition penalty of CTRL, arXiv 1909.05858). Then the value is added.
+ * Entry i is for logit `ids[i]` of row `rows[i]`; no pair (row, id) may occur twice. A logit above 0 is divided by its penalty, another
+ * logit is multiplied by it (the repetition penalty of CTRL, arXiv 1909.05858). Then the value is added.
  */
 export interface LogitChanges {
   rows: Int32Array;
@@ -109,16 +96,16 @@ export interface LogitChanges {
 export interface StepOutput extends RowOutput {
   /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
   present: Float32Array<ArrayBuffer>;
-  /** Inputs of the last feed-forward part, [S, T, D], from which a later run can compute the head (`fedStates`). */
+  /** Inputs of the last feed-forward part, [S, T, D], for a later run's `fedStates`. */
   states: Float32Array<ArrayBuffer>;
-  /** Hidden states after the last layer norm, [M, D]; null unless `want.hidden`. */
+  /** States after the last layer norm, [M, D]; null unless `want.hidden`. */
   hidden: Float32Array | null;
 }
 
 export interface RowOutput {
-  /** K: 1 with `want.only`; otherwise `topCandidates`, or V if V is smaller. */
+  /** K: 1 if `want.only` is set, else `topCandidates`, or V if V is smaller. */
   topCount: number;
-  /** Highest logits of each row, [N, K], descending, ties by lower id. */
+  /** The highest logits, [N, K], descending, ties by lower id. */
   topScores: Float32Array;
   topIds: Int32Array;
   /** log Σ exp(logits), [N]. A log-probability is logit − logSumExp. */
@@ -131,18 +118,14 @@ export interface RowOutput {
   scores: Float32Array | null;
 }
 
-/** How keys and values are stored: as float32, or as int8 with a scale for each position and head. */
+/** Keys and values in int8 have a scale for each position and head. */
 export type KvFormat = "fp32" | "int8";
 
-/** Runs steps: ONNX Runtime in onnx-runner.ts, or a fake in tests. */
 export interface StepRunner {
   readonly config: ModelShape;
   /** Q, gates of a row. */
   readonly gates: number;
-  /**
-   * Cost of `longPast`, as the bytes of keys and values that attention reads in the same time. Infinity if the runner does not accept
-   * `longPast`.
-   */
+  /** Cost of `longPast`, in bytes of keys and values that attention reads in the same time. Infinity if `longPast` is not accepted. */
   readonly classBytes: number;
   /** Format of the past. Default: fp32. */
   readonly kvFormat?: KvFormat;
@@ -150,7 +133,6 @@ export interface StepRunner {
   release(): Promise<void>;
 }
 
-/** Sizes of a model, and the ids that end its text. */
 export interface ModelShape {
   vocabularySize: number; // V
   hiddenSize: number; // D
@@ -162,7 +144,7 @@ export interface ModelShape {
   stopIds: readonly number[]; // end a text
 }
 
-/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. R directions depend on h, M are bias directions. */
+/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B. R directions depend on h, M are bias directions. */
 export interface Bank {
   gates: number; // Q = R + M
   a: Float32Array; // [Q, D]; zero rows for the M bias directions

@@ -1,4 +1,3 @@
-/** Computes hidden states of whole texts, for training. */
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { buildTrunkGraph } from "./model-graph.ts";
@@ -23,12 +22,12 @@ export async function createTrunkRunner(options: {
     return session.run(trunkFeeds(tokenIds, sequences, tokens), fetches);
   };
   return {
-    /** Hidden states after the last layer norm, [S, T, D], of `tokenIds` [S, T] from position 0. */
+    /** States after the last layer norm, [S, T, D], of `tokenIds` [S, T] from position 0. */
     async hidden(tokenIds: Int32Array, sequences: number, tokens: number) {
       const results = await run(tokenIds, sequences, tokens, [names.hidden]);
       return results[names.hidden].data as Float32Array;
     },
-    /** Hidden states after the last layer norm, and the states before the last feed-forward part, both [S, T, D]. */
+    /** States after the last layer norm (`hidden`) and before the last feed-forward part (`states`), both [S, T, D]. */
     async states(tokenIds: Int32Array, sequences: number, tokens: number) {
       const results = await run(tokenIds, sequences, tokens, [names.states, names.hidden]);
       return { states: results[names.states].data as Float32Array, hidden: results[names.hidden].data as Float32Array };

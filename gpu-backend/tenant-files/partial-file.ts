@@ -1,19 +1,17 @@
-/** Writes a file record by record; a later write can continue it. If the disk refuses a record, a small file continues in RAM. */
+/** A file in the making, which a later write can continue. If the disk refuses a record, a small file continues in RAM. */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { ServiceError } from "../../shared/errors.ts";
 import type { WriteSystem } from "../files.ts";
 import { endAt, recordAt, type SealedRecords, seal, sealedBytes } from "./sealed-records.ts";
 
-/** Maximum bytes of all files that are in RAM because the disk refused them. */
 export const unwrittenBytes = 64 * 2 ** 20;
 
 export interface FilePlan {
-  /** Describes the file, and can be read without the rest. Not part of the content. */
+  /** Readable without the content, and not part of the content. */
   label: Uint8Array;
   /** The first record of the content. */
   head: Uint8Array;
-  /** Size of each record after the head. */
   recordBytes: readonly number[];
 }
 
@@ -27,9 +25,9 @@ export interface PartialFileParts {
   path: string;
   partialPath: string;
   system: WriteSystem;
-  /** Runs a write. Resolves to false if the disk refuses it. */
+  /** Resolves to false if the disk refuses the write. */
   onDisk(write: () => Promise<void>): Promise<boolean>;
-  /** Called when the file is complete: on disk (null), or in RAM with this content. */
+  /** `unwritten` is null if the file is on disk, else the content. */
   finished(unwritten: Uint8Array | null): void;
   closed(): Promise<void>;
 }
@@ -39,9 +37,9 @@ export class PartialFile {
   #key: Uint8Array | null = null;
   /** null once the disk has refused a write. */
   #file: FileHandle | null = null;
-  /** The content so far; null if the whole file would exceed `unwrittenBytes`. */
+  /** null if the whole file would exceed `unwrittenBytes`. */
   #content: Uint8Array[] | null;
-  /** Records so far, label and head included. */
+  /** Number of records so far, with label and head. */
   #records = 0;
 
   constructor(parts: PartialFileParts) {
@@ -49,12 +47,12 @@ export class PartialFile {
     this.#content = plannedBytes(parts.plan) <= unwrittenBytes ? [] : null;
   }
 
-  /** Records after the head so far. */
+  /** Number of records so far, without label and head. */
   get length(): number {
     return this.#records - 2;
   }
 
-  /** Opens the file. Continues the records on disk, `found`, if they have the plan's label and head. */
+  /** Continues the records on disk, `found`, if their label and head match the plan. */
   async open(found: SealedRecords | null, requireKey: () => Promise<Uint8Array>): Promise<void> {
     const { plan, system, partialPath } = this.#parts;
     const isContinued = found?.at(0)?.equals(plan.label) && found.at(1)?.equals(plan.head);
@@ -66,7 +64,6 @@ export class PartialFile {
       if (content?.length !== plan.recordBytes[this.length]) break;
       this.#content?.push(content);
       this.#records++;
-      // Lets other work run after each decrypted record.
       await setImmediate();
     }
     await this.#write(async () => {
@@ -78,7 +75,7 @@ export class PartialFile {
     });
   }
 
-  /** Appends records. Throws a ServiceError if the disk refuses them and the file exceeds `unwrittenBytes`. */
+  /** Throws a ServiceError if the disk refuses the records and the file exceeds `unwrittenBytes`. */
   async append(contents: readonly Uint8Array[]): Promise<void> {
     this.#content?.push(...contents);
     const place = this.#records;
@@ -86,7 +83,7 @@ export class PartialFile {
     if (this.#file) await this.#write(() => this.#file!.appendFile(this.#sealed(place, contents)));
   }
 
-  /** Completes the file and gives it its name. Resolves to its size in bytes. */
+  /** Gives the file its name. Resolves to the size in bytes. */
   async finish(): Promise<number> {
     const { hash, plan, path, partialPath, system, finished } = this.#parts;
     if (this.#file) {
@@ -106,7 +103,7 @@ export class PartialFile {
     return plannedBytes(plan);
   }
 
-  /** Ends the write. An unfinished file stays on disk and can be continued. */
+  /** An unfinished file stays on disk and can be continued. */
   async close(): Promise<void> {
     await this.#closeFile();
     await this.#parts.closed();

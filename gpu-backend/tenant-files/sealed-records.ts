@@ -1,8 +1,8 @@
 /**
- * The layout of a tenant's file: records sealed with AES-256-GCM. A record is the length of the rest (U32, little-endian), the IV, the
- * encrypted bytes and the tag. The tag also covers the file's name and the record's number, so records cannot be moved or swapped. The
- * first record is a label; the others joined are the content. A complete file ends with an empty end record, so a file that was cut
- * between two records does not count as complete.
+ * The layout of a tenant's file: records sealed with AES-256-GCM. A record is a length (U32, little-endian), the IV, the encrypted bytes
+ * and the tag. The tag also covers the file's name and the record's number, so that records cannot be moved or swapped. The first record
+ * is a label; the next records joined are the content. An empty end record marks a complete file, so a file cut between two records is
+ * incomplete.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
@@ -11,12 +11,12 @@ const cipher = "aes-256-gcm";
 const [lengthBytes, ivBytes, tagBytes] = [4, 12, 16];
 const overheadBytes = lengthBytes + ivBytes + tagBytes;
 
-/** Bytes of a complete file with records of these sizes, the label included. */
+/** Bytes of a file with these records and the end record, label included. */
 export function sealedBytes(recordBytes: readonly number[]): number {
   return recordBytes.reduce((sum, bytes) => sum + bytes + overheadBytes, overheadBytes);
 }
 
-/** Seals a record. `boundTo` is authenticated with the content, but not stored: `recordAt` or, for the end record, `endAt`. */
+/** Seals a record. `boundTo` (`recordAt`, or `endAt` for the end record) is authenticated with the content, but not stored. */
 export function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array): Uint8Array {
   const iv = randomBytes(ivBytes);
   const sealing = createCipheriv(cipher, key, iv).setAAD(boundTo);
@@ -27,7 +27,7 @@ export function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array):
   return Buffer.concat([length, iv, sealed, sealing.getAuthTag()]);
 }
 
-/** The bytes to which record number `place` of a file is bound when it is sealed. The label is number 0. */
+/** What a record's tag covers besides the content. The label is record 0. */
 export function recordAt(name: string, place: number): Uint8Array {
   return Buffer.from(`${name} record ${place}`);
 }
@@ -36,12 +36,11 @@ export function endAt(name: string, records: number): Uint8Array {
   return Buffer.from(`${name} end ${records}`);
 }
 
-/** Reads the records of a file that may be damaged. */
 export class SealedRecords {
   readonly #key: Uint8Array;
   readonly #name: string;
   readonly #bytes: Uint8Array;
-  /** Start and end of each record in `#bytes`, without the record's length field. */
+  /** Start and end of each record, without its length field. */
   readonly #spans: [start: number, end: number][] = [];
 
   constructor(key: Uint8Array, name: string, bytes: Uint8Array) {
@@ -62,7 +61,6 @@ export class SealedRecords {
     return this.#spans.length;
   }
 
-  /** Whether the file ends with an end record of the right number. */
   get isFinished(): boolean {
     const last = this.length - 1;
     return (
@@ -70,7 +68,7 @@ export class SealedRecords {
     );
   }
 
-  /** The content of a record; null if there is none, or if it was not sealed with this key, name and number. */
+  /** Returns null if there is no record, or if it was not sealed with this key, name and number. */
   at(place: number): Buffer | null {
     return this.#open(place, recordAt(this.#name, place));
   }

@@ -1,8 +1,4 @@
-/**
- * Reads tenants' files, in any process. Each tenant has a folder, named by the SHA-256 of the tenant's name so that file systems which
- * ignore case keep tenants apart. The folder holds a random key and files that are sealed with it (sealed-records.ts), each named by a
- * hash. A damaged file counts as missing.
- */
+/** A tenant's folder is named by a hash, because some file systems ignore case. A damaged file counts as missing. */
 import { createHash } from "node:crypto";
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +8,7 @@ import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
-/** Bytes that are decrypted at a time, in some milliseconds. Then other work of the process may run. */
+/** After this many decrypted bytes, other work of the process may run. */
 const yieldBytes = 8 * 2 ** 20;
 
 const keyFile = "key";
@@ -20,7 +16,7 @@ export const partialSuffix = ".partial";
 
 export interface TenantFilesSettings {
   directory: string;
-  /** Maximum bytes of a tenant's files together, so no file may be larger. */
+  /** Maximum bytes of a tenant's files together, and so of a single file. */
   tenantBytes: number;
 }
 
@@ -35,7 +31,7 @@ export class TenantFiles {
     this.#settings = settings;
   }
 
-  /** The content of a file; null if it is missing or damaged. */
+  /** Returns null if the file is missing or damaged. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     const records = await this.records(tenant, hash);
     if (!records?.isFinished || !records.at(0)) return null;
@@ -53,9 +49,9 @@ export class TenantFiles {
     return contents.length === 1 ? contents[0] : Buffer.concat(contents);
   }
 
-  /** The records of a file, each of which is decrypted when it is read; null if the file cannot be read. */
+  /** Returns null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
-    // After any error the file counts as missing; the edge then has it made or uploaded again.
+    // A file that cannot be read counts as missing. The edge then has it made or uploaded again.
     const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#settings.tenantBytes).catch(
       () => null,
     );
@@ -63,7 +59,7 @@ export class TenantFiles {
     return bytes && key && new SealedRecords(key, hash, bytes);
   }
 
-  /** Reads only the label of a file; null if it is missing or damaged. */
+  /** Returns null if the file is missing or damaged. */
   async label(tenant: string, hash: string, suffix = ""): Promise<Buffer | null> {
     const key = await this.keyOf(tenant);
     const file = key && (await open(this.pathOf(tenant, hash) + suffix).catch(() => null));

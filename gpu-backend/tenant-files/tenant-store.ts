@@ -1,8 +1,4 @@
-/**
- * Writes and removes tenants' files of one kind, such as memories. Their bytes are bounded per tenant and in all. At a bound, the least
- * recently used files are removed, which is safe because the edge can have them made again. A file that the disk refuses is kept in RAM.
- * Only one process may write to a folder.
- */
+/** Above a bound, the least recently used files are removed: the edge can have them made again. Only one process may write to a folder. */
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs/promises";
 import { readdir, rm, stat, utimes } from "node:fs/promises";
@@ -14,7 +10,6 @@ import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./part
 import { keyBytes } from "./sealed-records.ts";
 import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
-/** Milliseconds after the last write until a partial file is removed. */
 export const leftoverMs = 86_400_000;
 
 export interface TenantStoreSettings extends TenantFilesSettings {
@@ -29,18 +24,16 @@ export type DiskState = TenantStore["disk"];
 
 interface Entry {
   bytes: number;
-  /** Whether this process has written the file or checked that it decrypts. */
+  /** True if this process has written the file or checked that it decrypts. */
   isIntact: boolean;
-  /** Whether this process is writing the file. It is then not removed for room. */
+  /** If true, the file is not removed for room. */
   isWriting?: boolean;
 }
 
-/** Entries by path, least recently used first. */
 type Index = Map<string, Entry>;
 
 const planOf = (content: Uint8Array): FilePlan => ({ label: new Uint8Array(0), head: content, recordBytes: [] });
 
-/** Bytes of a file that `keep` writes. */
 export function fileBytes(content: Uint8Array): number {
   return plannedBytes(planOf(content));
 }
@@ -53,7 +46,7 @@ export class TenantStore {
   #index: Index = new Map();
   /** Contents that the disk refused, by path. */
   readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
-  /** By folder: settles when its last queued change has ended, because changes of a folder run one by one. */
+  /** The last change of each folder, because changes of a folder run one by one. */
   readonly #turns = new Map<string, Promise<unknown>>();
   #fault: string | null = null;
   #failures = 0;
@@ -64,7 +57,7 @@ export class TenantStore {
     this.files = new TenantFiles(settings);
   }
 
-  /** `fault`: error code of the last write, such as `ENOSPC`, or null. `files` and `bytes` count what is on disk, with partial files. */
+  /** `fault` is the error code of the last write, such as `ENOSPC`, or null. Partial files are counted, too. */
   get disk() {
     const bytes = this.#index.values().reduce((sum, entry) => sum + entry.bytes, 0);
     const [fault, failures] = [this.#fault, this.#failures];
@@ -75,7 +68,7 @@ export class TenantStore {
     return this.#settings.tenantBytes;
   }
 
-  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure, the next call tries again. */
+  /** Lists the files, once, and removes unfinished writes of killed processes. After a failure, the next call tries again. */
   load(): Promise<Index> {
     this.#indexing ??= this.#readIndex().catch((error) => {
       this.#indexing = null;
@@ -84,7 +77,7 @@ export class TenantStore {
     return this.#indexing;
   }
 
-  /** Stores a file. Its `fileBytes` must be at most `tenantBytes`. */
+  /** The file must have at most `tenantBytes` bytes (`fileBytes`). */
   async keep(tenant: string, hash: string, content: Uint8Array): Promise<void> {
     await this.#inTurn(tenant, async () => {
       const file = await this.#begin(tenant, hash, planOf(content));
@@ -96,7 +89,7 @@ export class TenantStore {
     });
   }
 
-  /** Begins a file, or continues one with the same label and head. Until it is closed, the file is not removed for room. */
+  /** Continues a partial file with the same label and head. Until closed, the file is not removed for room. */
   async begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
     await this.removeLeftovers();
     return this.#inTurn(tenant, () => this.#begin(tenant, hash, plan));
@@ -135,12 +128,12 @@ export class TenantStore {
     return file;
   }
 
-  /** The content of a file in RAM, which no other process can read; null for any other file. */
+  /** Content of a file in RAM, which no other process can read. Returns null for a file on disk. */
   unwritten(tenant: string, hash: string): Uint8Array | null {
     return this.#unwritten.get(this.files.pathOf(tenant, hash)) ?? null;
   }
 
-  /** Bytes of a file; null if it is missing. Removes a damaged file, which counts as missing. Counts as a use of the file. */
+  /** Returns null if the file is missing. Removes a damaged file. Marks the file as used. */
   async bytesOf(tenant: string, hash: string): Promise<number | null> {
     const path = this.files.pathOf(tenant, hash);
     const unwritten = this.#unwritten.get(path);
@@ -165,7 +158,7 @@ export class TenantStore {
     return about.size;
   }
 
-  /** Makes the next `bytesOf` check a file that a reader in another process found missing or damaged. */
+  /** Makes the next `bytesOf` check the file. */
   doubt(tenant: string, hash: string): void {
     const known = this.#index.get(this.files.pathOf(tenant, hash));
     if (known) known.isIntact = false;
@@ -175,7 +168,7 @@ export class TenantStore {
     return (await this.bytesOf(tenant, hash)) !== null;
   }
 
-  /** Files on disk, most recently used first. `suffix` is `partialSuffix` or "". */
+  /** The most recently used file comes first. `suffix` is `partialSuffix` or "". */
   async list(tenant: string): Promise<{ hash: string; suffix: string }[]> {
     const folder = this.files.folderOf(tenant) + sep;
     const own = [...(await this.load()).keys()].filter((path) => path.startsWith(folder)).reverse();
@@ -185,7 +178,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes all files of a tenant. First overwrites its key, so that copies of the files cannot be decrypted. */
+  /** Overwrites the tenant's key first, so that copies of the files cannot be decrypted. */
   async removeAll(tenant: string): Promise<void> {
     await this.#inTurn(tenant, async () => {
       await this.#destroyKey(this.files.keyPathOf(tenant));
@@ -200,7 +193,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes partial files older than `leftoverMs` that are not being written. */
+  /** Removes old partial files that are not being written. */
   async removeLeftovers(): Promise<void> {
     for (const [path, { isWriting }] of await this.load()) {
       if (!path.endsWith(partialSuffix) || isWriting) continue;
@@ -211,10 +204,10 @@ export class TenantStore {
     }
   }
 
-  /** Whether a file decrypts. Removes it if it does not. */
+  /** Whether the file decrypts. A file that does not decrypt is removed. */
   async #check(tenant: string, hash: string, size: number): Promise<boolean> {
     const path = this.files.pathOf(tenant, hash);
-    // Another call may have checked the file before this call's turn.
+    // Another call may have checked the file in the meantime.
     const known = this.#index.get(path);
     if (known?.isIntact && known.bytes === size) return true;
     if (await this.files.read(tenant, hash)) return true;
@@ -223,7 +216,7 @@ export class TenantStore {
     return false;
   }
 
-  /** Runs a write. If the file system refuses it, records the fault and resolves to false. */
+  /** Resolves to false if the file system refuses the write. */
   async #onDisk(write: () => Promise<void>): Promise<boolean> {
     try {
       await write();
@@ -238,7 +231,6 @@ export class TenantStore {
     }
   }
 
-  /** Makes the tenant's key if it has none. */
   async #requireKey(tenant: string): Promise<Uint8Array> {
     const known = await this.files.keyOf(tenant);
     if (known) return known;
@@ -261,14 +253,14 @@ export class TenantStore {
     await rm(path);
   }
 
-  /** Removes files until there is room for a file of `bytes` bytes at `path`, where the file replaces any older one. */
+  /** Removes other files. The new file replaces any older file at `path`. */
   async #makeRoom(path: string, bytes: number): Promise<void> {
     const { tenantBytes, totalBytes } = this.#settings;
     await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
     await this.#dropOldest("", totalBytes - bytes, path);
   }
 
-  /** Removes the least recently used files below `folder` until they have at most `maxBytes`. `kept` and its partial file do not count. */
+  /** Removes files until `maxBytes` suffice. `kept` and its partial file are not counted. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
     const own = [...index].filter(([path]) => path.startsWith(folder) && !path.startsWith(kept));
@@ -296,7 +288,6 @@ export class TenantStore {
     await rm(path, { recursive: true, force: true }).catch(nullIfNowhere);
   }
 
-  /** Runs `work` after the earlier changes of the tenant's folder. */
   async #inTurn<T>(tenant: string, work: () => Promise<T>): Promise<T> {
     const folder = this.files.folderOf(tenant);
     await this.load();
@@ -312,7 +303,7 @@ export class TenantStore {
   async #readIndex(): Promise<Index> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.files.folders()) {
-      // Unfinished writes are old: this process has not begun one, and no other process writes here.
+      // Only this process writes here, so every unfinished write is stale.
       await removeUnfinished(folder, Number.POSITIVE_INFINITY, this.#system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);

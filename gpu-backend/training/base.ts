@@ -1,4 +1,3 @@
-/** Reads a base model for training: its tokenizer, trunk and tied head. */
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
@@ -14,7 +13,7 @@ import { servedModel } from "./publish.ts";
 
 export type TrainingBase = Awaited<ReturnType<typeof readBase>>;
 
-/** The parts of a base's artifacts that new artifacts keep. */
+/** Parts of a base's old artifacts that new artifacts keep. */
 async function formerlyServed(
   directory: string,
 ): Promise<Pick<Manifest, "memory"> & { model: Partial<Manifest["model"]> }> {
@@ -25,7 +24,7 @@ async function formerlyServed(
   return { model: { name, servedAs, contextTokens, ...(sampling && { sampling }) }, memory };
 }
 
-/** Reads a base. `served` in the result is the manifest's `model` without the hash of the weights. Throws an Error that names the faulty file. */
+/** `served` is the manifest's `model` without the hash of the weights. */
 export async function readBase(directory: string) {
   const { config, weightsHash, tokenEmbedding } = await withBase(directory, headOf);
   const text = await readBaseText(directory, config);
@@ -33,7 +32,7 @@ export async function readBase(directory: string) {
   const former = await formerlyServed(directory);
   return {
     name,
-    // The rule by which memories are mixed with the model was fitted to the base, so new artifacts keep it.
+    // New artifacts keep the rule of memories, because it was fitted to the base.
     memory: former.memory,
     served: {
       ...servedModel(name, config, text),
@@ -45,13 +44,13 @@ export async function readBase(directory: string) {
     tokenEmbedding,
     tokenizer: Tokenizer.fromTensors(text.tokenizer),
     tokenizerFile: text.tokenizer,
-    /** int8 weights are smoothed, as for serving. */
+    /** Smooths int8 weights, as serving does. */
     openTrunk: (threads: number, format: WeightFormat = "fp32") =>
       openTrunk(directory, weightsHash, { threads, format }),
   };
 }
 
-/** Opens the weights only when called: a resumed training may have its hidden states already. Throws an Error if the weights changed. */
+/** Throws an Error if the weights have changed since `readBase`. */
 function openTrunk(directory: string, wantedHash: string, options: { threads: number; format: WeightFormat }) {
   return withBase(directory, async ({ config, weights, weightsFile, weightsHash }) => {
     if (weightsHash !== wantedHash) {

@@ -1,4 +1,4 @@
-/** The lines of `chameleon train` about each centroid: its gain, or why it is off and the static adapter is served instead. */
+/** What `chameleon train` prints about each centroid: its gain, or why it is off. */
 import { type CentroidRecord, isAutoOff } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { documentsPerCentroid, minMeasuredDocuments } from "./bank/gain.ts";

@@ -1,4 +1,4 @@
-/** Reads a Hugging Face model folder's chat template, from its own file or from tokenizer_config.json. */
+/** A model folder has its chat template in a file of its own or in tokenizer_config.json. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -26,7 +26,7 @@ const turns = (count: number, content: string): ChatMessage[] =>
 const { chatMessages, bodyBytes } = limits;
 const most = chatMessages - 1;
 
-/** Conversations to try a template on. It must render the first and may refuse others. The last ones are as large as requests may be. */
+/** A template must render the first conversation and may refuse any other. The last conversations are as large as requests may be. */
 const conversations: [name: string, messages: ChatMessage[]][] = [
   ["a user's message", [user("Hello")]],
   ["a system message and a user's", [{ role: "system", content: "Be brief." }, user("Why is the sky blue?")]],
@@ -40,7 +40,7 @@ const conversations: [name: string, messages: ChatMessage[]][] = [
   [`${most} messages of ${bodyBytes} characters together`, turns(most, "four ".repeat(bodyBytes / chatMessages / 5))],
 ];
 
-/** Reads and tries a chat template: of the weights file (`ofWeights`) or else the folder; undefined without one. Errors name the folder. */
+/** Prefers the template of the weights file (`ofWeights`). Returns undefined without a template. Errors name the folder. */
 export async function readChatTemplate(
   folder: string,
   { tokenizer, chatTemplate: ofWeights }: { tokenizer: TensorFile; chatTemplate?: string | undefined },
@@ -67,7 +67,6 @@ async function configuredIn(file: string): Promise<string | undefined> {
   }
 }
 
-/** Throws an Error that names the first conversation on which the template fails. */
 function tryTemplate(template: ChatTemplate): void {
   for (const [i, [name, messages]] of conversations.entries()) {
     try {

@@ -1,4 +1,3 @@
-/** The command `chameleon train`. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

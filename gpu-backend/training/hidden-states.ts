@@ -1,10 +1,10 @@
 /// <reference lib="esnext.float16" />
-/** Computes, once, the hidden states that predict windows' scored tokens: no adapter changes these states. Keeps them as float16. */
+/** Hidden states that predict windows' scored tokens are computed once and kept as float16, because no adapter changes them. */
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window } from "./corpus/windows.ts";
 import { type Run, resultsOf } from "./run.ts";
 
-/** Windows per pass. Fixed, because another number may change the last bit, and a resumed run must give the same bytes. */
+/** Fixed, because another number may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
 
 export interface WindowSet {
@@ -18,7 +18,7 @@ export interface PlacedSet extends WindowSet {
 
 type Trunk = Pick<TrunkRunner, "hidden" | "release">;
 
-/** Computes the windows' hidden states, or reads them from `run.folder`. Opens the trunk only if some are missing there. */
+/** Reads states from `run.folder` if they are there. Opens the trunk only if some are missing. */
 export async function hiddenStatesOf(
   windows: readonly Window[],
   weightsHash: string,
@@ -46,7 +46,7 @@ export async function hiddenStatesOf(
   }
 }
 
-/** Returns the bits of each window's float16 values, [scoredTokens, D]. */
+/** Returns float16 bits, [scoredTokens, D], for each window. */
 async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16Array[]> {
   const { tokenIds, T } = rightPadded(windows.map((window) => window.tokenIds));
   const hidden = await trunk.hidden(tokenIds, windows.length, T); // [S, T, D]
@@ -58,7 +58,7 @@ async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16A
   });
 }
 
-/** Token ids of S texts, [S, T], where T is the length of the longest text. Shorter texts are padded with id 0. */
+/** `tokenIds` are [S, T], where T is the length of the longest of S texts. Padding is id 0. */
 export function rightPadded(texts: readonly ArrayLike<number>[]): { tokenIds: Int32Array; T: number } {
   const T = Math.max(...texts.map(({ length }) => length));
   const tokenIds = new Int32Array(texts.length * T);

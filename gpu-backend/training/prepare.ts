@@ -1,4 +1,3 @@
-/** Prepares corpora for training: token ids, windows by split, hidden states, and clusters. */
 import type { TextSettings } from "./bank/settings.ts";
 import type { TrainingBase } from "./base.ts";
 import { embedWindows, placeText } from "./clustering/placement.ts";
@@ -13,14 +12,13 @@ import { keyOf, type Run } from "./run.ts";
 
 interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  /** Seed of the draw among windows, if there are more windows than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }
 
 export type Prepared = Awaited<ReturnType<typeof prepare>>;
 
-/** In the result, `rows` [V, P] is what the edge's table starts from, and an equal `key` means the same model and windows. */
+/** The edge's table starts from `rows` [V, P]. An equal `key` means the same model and windows. */
 export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run) {
   const { hiddenSize: D, vocabularySize: V } = base.config;
   const { corpora, chosen } = await readWindows(base, options, run.progress);
@@ -44,7 +42,7 @@ function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
 
 export type Placed = ReturnType<typeof place>;
 
-/** Clusters the training windows and embeds all windows. The same seed gives the same result. */
+/** The same seed gives the same result. */
 export function place({ head, sets, rows }: Prepared, clusters: number, seed: number) {
   const { windows } = sets.train;
   const dimensions = rows.length / head.vocabularySize;
@@ -53,11 +51,11 @@ export function place({ head, sets, rows }: Prepared, clusters: number, seed: nu
   return { ...placement, sets: bySplit((split): PlacedSet => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
-/** This multiple of an equal share of windows is read of each corpus, because another corpus may have less than its share. */
+/** Each corpus gives this multiple of an equal share, because another corpus may have less than its share. */
 const spareWindows = 4;
-/** Characters that are read of each document. More are read if a corpus has too few documents. */
+/** Characters of a document that are read. More are read if a corpus has too few documents. */
 const documentCharacters = 20_000;
-/** Upper bound on the mean number of characters of a token. */
+/** Upper bound on a token's mean number of characters. */
 const tokenCharacters = 8;
 
 async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {

@@ -1,17 +1,16 @@
-/** Shows the progress of long commands, and lets them be interrupted. */
 import { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
-  /** Ends the previous stage and begins this one. */
+  /** Ends the previous stage, too. */
   stage(name: string, total: number): void;
-  /** `remark`: short, such as the loss. */
+  /** `remark` is short, such as the loss. */
   advance(done: number, remark?: string): void;
   note(line: string): void;
   end(): void;
 }
 
-/** Shows progress on stderr: a bar on a terminal, else a line every ten seconds. */
+/** Writes to stderr: a bar on a terminal, else a line every ten seconds. */
 export function commandProgress(): Progress {
   const stream = process.stderr;
   let current = { name: "", total: 0 };
@@ -20,7 +19,7 @@ export function commandProgress(): Progress {
     bar?.stop();
     bar = null;
   };
-  // A bar hides the terminal's cursor until it ends.
+  // A bar hides the terminal's cursor until the bar ends.
   if (stream.isTTY) process.once("exit", end);
   return {
     stage(name, total) {
@@ -44,7 +43,7 @@ export function commandProgress(): Progress {
   };
 }
 
-/** Aborts with `Interrupted` at a request to end this process, so that work can be saved. A second request exits. `now`: milliseconds. */
+/** Aborts with `Interrupted`, so that work can be saved. A second request exits. `now` is in milliseconds. */
 export function interruptionSignal(now: () => number): AbortSignal {
   const interruption = new AbortController();
   onStopRequest(now, () => {

@@ -1,4 +1,4 @@
-/** Writes a set of artifacts: three tensor files and the manifest that names them. Layout: FORMAT.md. */
+/** A set of artifacts has three tensor files and a manifest. Layout: FORMAT.md. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import {
@@ -21,7 +21,6 @@ import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Adapters } from "./bank/measure.ts";
 
-/** Content of hyper-network.safetensors. */
 interface TrainedBank extends Adapters {
   scales: Float32Array; // [K]
 }
@@ -51,17 +50,17 @@ function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorF
   ]);
 }
 
-/** Maximum tokens of the served context: the keys and values of a longer one would not fit in a small machine's RAM. */
+/** Keys and values of a longer context would not fit in a small machine's RAM. */
 const maxContextTokens = 2048;
 
-/** Returns the manifest's `model`, without the hash of the weights, for a base that has no artifacts. */
+/** For a base without artifacts. Leaves out the hash of the weights. */
 export function servedModel(
   name: string,
   config: ModelShape,
   { stopIds, sampling }: Pick<BaseText, "stopIds" | "sampling">,
 ) {
   const { vocabularySize, hiddenSize, contextTokens } = config;
-  // The last part of the name, in the characters that are allowed in a request's `model`.
+  // The name's last part, in the characters that a request's `model` allows.
   const written = name
     .split("/")
     .at(-1)!

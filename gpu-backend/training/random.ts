@@ -1,7 +1,6 @@
-/** Seeded random draws for training, by the same counter-based generator as serving. */
 import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
 
-/** Each purpose has a random stream of its own, so that a change in one stream does not change the draws of others. */
+/** Separate streams: a change in one stream does not change draws from another. */
 export const streams = {
   windows: 2,
   kMeans: 3,
@@ -21,28 +20,26 @@ export class Random {
     this.#seed = deriveSeed(seed, stream);
   }
 
-  /** A number in [0, 1). */
+  /** Returns a number in [0, 1). */
   uniform(): number {
     return uniformAt(this.#seed, this.#position++);
   }
 
-  /** A whole number in [0, below). */
+  /** Returns a whole number in [0, below). */
   integer(below: number): number {
     return Math.floor(this.uniform() * below);
   }
 
-  /** A standard normal number (Box–Muller). */
   normal(): number {
     const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** `count` different whole numbers in [0, below), or all if there are fewer, in ascending order. */
+  /** Different whole numbers in [0, below), ascending. */
   subset(below: number, count: number): Int32Array {
     return Int32Array.from(this.shuffled([...Array(below).keys()]).slice(0, count)).sort();
   }
 
-  /** Returns a copy in random order (Fisher–Yates). */
   shuffled<T>(items: readonly T[]): T[] {
     const result = [...items];
     for (let i = result.length - 1; i > 0; i--) {

@@ -1,4 +1,4 @@
-/** Trainings and measurements keep finished parts in a folder, so that an interrupted run resumes. */
+/** A run keeps finished parts in a folder, so that an interrupted run resumes. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -8,20 +8,18 @@ import type { Progress } from "./progress.ts";
 
 export interface Run {
   threads: number;
-  /** Folder of the finished parts. */
   folder: string;
   progress: Progress;
   signal?: AbortSignal;
 }
 
 export interface Part {
-  /** Shown with the progress. */
   name: string;
   /** Everything that the result depends on, as JSON. */
   key: unknown;
 }
 
-/** Computes the results of the parts, or reads results that an earlier run kept. Throws the signal's reason when aborted. */
+/** Reads results that an earlier run kept. Throws the signal's reason when aborted. */
 export async function resultsOf<P extends Part, T>(
   stage: string,
   parts: readonly P[],
@@ -42,7 +40,6 @@ export async function resultsOf<P extends Part, T>(
   return results;
 }
 
-/** A short hash, for file names. */
 export function keyOf(...choices: unknown[]): string {
   return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
 }

@@ -1,4 +1,4 @@
-/** Trains artifacts. The same command resumes an interrupted run from `<out>/cache`, to the same bytes. */
+/** The same command resumes an interrupted run from `<out>/cache`, to the same bytes. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -23,10 +23,10 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  /** K; null: as many as the test documents can measure, at most `maxCentroids`. */
+  /** K. null: as many as the test documents can measure, at most `maxCentroids`. */
   clusters: number | null;
   threads: number;
-  /** undefined: the default of `shared/math/evidence.ts`. */
+  /** Default: the rule in `shared/math/evidence.ts`. */
   evidence?: Manifest["evidence"];
 }
 
@@ -52,7 +52,6 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   return manifest;
 }
 
-/** Throws an Error if a size exceeds the limits of a manifest. */
 function requirePublishable(options: TrainOptions): void {
   const { clusters, staticRank, rank, biases, hidden, dimensions, corpora } = options;
   const sizes = {
@@ -66,7 +65,7 @@ function requirePublishable(options: TrainOptions): void {
   }
 }
 
-/** The wanted number of clusters; without one, as many as the test documents can measure, at most `maxCentroids`. */
+/** Default: as many as the test documents can measure, at most `maxCentroids`. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
@@ -75,7 +74,7 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
 
 type Measured = Awaited<ReturnType<typeof measure>>;
 
-/** Chooses scales and measures gains. In the result, `centroids` [K] has the scale and the gain of each centroid. */
+/** In the result, `centroids` [K] has the scale and the gain of each centroid. */
 async function measure(
   { head }: Prepared,
   { sets }: Placed,
@@ -86,7 +85,6 @@ async function measure(
   const reader = await openReader(plainHead(head), adapters.bank, threads);
   progress.stage("measuring", 2);
   const chosen = await chooseScales(reader, sets.validation, adapters);
-  // Centroids with too few test documents are off.
   const documents = documentsByCentroid(sets.test, adapters.centroids);
   const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");

@@ -1,21 +1,20 @@
-/** Caches adapters up to a number of bytes. Makes an adapter once for all callers that want it at the same time. */
 import { LruCache } from "../../lru.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** "generated" also if the call has waited for another caller's generation of the adapter. */
+  /** The value is "generated", too, if the call waited for another caller's generation. */
   cache: "hit" | "generated";
 }
 
-/** Maximum bytes of the cache. Adapters that sequences use stay in RAM even after the cache has dropped them. */
+/** Adapters in use are not freed, even if the cache has dropped them. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {
   readonly #source: AdapterSource;
   readonly #now: () => number;
   readonly #adapters: LruCache<Adapter>;
-  /** Generations that have not ended, by the adapter's hash. */
+  /** Running generations, by the adapter's hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
   readonly #counts = { hits: 0, generated: 0, evictions: 0, generationMs: 0 };
 

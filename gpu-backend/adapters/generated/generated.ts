@@ -1,4 +1,4 @@
-/** Makes the adapters of centroids with the hyper-network, and the static adapter, whose gates are added to those of every centroid. */
+/** Makes the adapters of centroids and the static adapter. Every centroid's gates include the static gates. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
@@ -13,7 +13,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** `file`: hyper-network.safetensors. Throws an Error if the file's centroids or scales differ from the manifest's. */
+/** `file` is hyper-network.safetensors. Throws an Error if its centroids or scales differ from the manifest's. */
 export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
   const network = readHyperNetwork(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
@@ -42,7 +42,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
   };
 }
 
-/** The `hash` of a centroid's manifest record: SHA-256 of its vector [P] and scale as little-endian float32. */
+/** SHA-256 of a centroid's vector [P] and scale as little-endian float32. */
 export function centroidHash(vector: Float32Array, scale: number): string {
   const bytes = new DataView(new ArrayBuffer(4 * (vector.length + 1)));
   vector.forEach((value, p) => {
@@ -52,7 +52,6 @@ export function centroidHash(vector: Float32Array, scale: number): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
-/** Throws a ServiceError that names the adapter and the first gate that is NaN or beyond the limit. */
 function requireUsable(gates: Float32Array, id: string): void {
   const bad = gates.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;

@@ -1,11 +1,11 @@
-/** Computes the gates of centroids' adapters. Shapes: P prompt embedding, H hidden units, Q gates, D hidden size, K centroids. */
+/** Shapes: P prompt embedding, H hidden units, Q gates, D hidden size, K centroids. */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import { requireFloats, requireTensor, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import type { Bank } from "../../runtime/step.ts";
 
 export type HyperNetwork = ReturnType<typeof readHyperNetwork>;
 
-/** `file`: hyper-network.safetensors. The gates of every centroid are added to `staticGates`. Throws an Error that names the faulty tensor. */
+/** `file` is hyper-network.safetensors. Throws an Error that names the faulty tensor. */
 export function readHyperNetwork(file: TensorFile) {
   const [hidden, dimensions] = tensorOf(file, "w1").shape;
   const [gates] = tensorOf(file, "w2").shape;
@@ -21,7 +21,6 @@ export function readHyperNetwork(file: TensorFile) {
   };
 }
 
-/** Reads the bank of directions. Throws an Error as `readHyperNetwork` does. */
 export function bankOf(file: TensorFile): Bank {
   const [gates, hiddenSize] = tensorOf(file, "a").shape;
   return {
@@ -32,7 +31,7 @@ export function bankOf(file: TensorFile): Bank {
   };
 }
 
-/** The gates [Q] of a centroid c [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), with s the static adapter's gates. */
+/** The gates [Q] of a centroid c [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), where s are the static adapter's gates. */
 export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: number): Float32Array<ArrayBuffer> {
   const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2, staticGates } = network;
   if (centroid.length !== P) throw new Error(`centroid of ${centroid.length} dimensions, the hyper-network takes ${P}`);
@@ -52,17 +51,14 @@ export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: nu
   return result;
 }
 
-/** GELU in its tanh form ("gelu_new"). */
 function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/** Throws an Error for a missing tensor, a wrong shape, or a value beyond the limit. */
 function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }
 
-/** Throws an Error if a tensor's shape does not fit the manifest. The Error names the tensor, its shape and the expected shape. */
 export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
   const [K, P, D] = [manifest.centroids.length, manifest.embedding.dimensions, manifest.model.hiddenSize];
   const { hidden: H, rank, biases } = manifest.hyperNetwork;

@@ -1,4 +1,3 @@
-/** Converts an own adapter to a safetensors file and back, and to an adapter as the engine applies it. */
 import { createHash } from "node:crypto";
 import { ownRank } from "../../../shared/artifacts/limits.ts";
 import { staticId } from "../../../shared/artifacts/manifest.ts";
@@ -16,7 +15,6 @@ import type { Delta } from "../../runtime/fit-session.ts";
 import type { HiddenChange } from "../../runtime/step.ts";
 import { type Adapter, type AdapterSource, recordBytes } from "../adapter.ts";
 
-/** The hash of the manifest and the hidden size of the model that an own adapter must have been made for. */
 interface OwnAdapterShape {
   manifestHash: string;
   hiddenSize: number;
@@ -24,7 +22,7 @@ interface OwnAdapterShape {
 
 const what = "own adapter";
 
-/** The file of an own adapter. `delta` is null for an adapter that changes nothing. */
+/** `delta` is null for an adapter that changes nothing. */
 export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (delta) {
@@ -50,17 +48,17 @@ export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): Del
   return { a, b, c: requireFloats(file, "c", [D], what) };
 }
 
-/** SHA-256 of the tenant's name, a line feed and the file, so that equal files of two tenants have different hashes. */
+/** The hash covers the tenant's name, so that equal files of two tenants have different hashes. */
 export function ownAdapterHash(tenant: string, bytes: Uint8Array): string {
   return createHash("sha256").update(`${tenant}\n`).update(bytes).digest("hex");
 }
 
-/** The id of a tenant's adapter in the engine. Ids of centroids have no slash. */
+/** Ids of centroids have no slash, so no centroid has this id. */
 export function ownAdapterId(tenant: string, hash: string): string {
   return `${tenant}/${hash}`;
 }
 
-/** Adds own adapters to a source. An own adapter also has the static adapter's gates. An own adapter that changes nothing is the base. */
+/** An own adapter also has the static adapter's gates. */
 export function withOwnAdapters(
   generated: AdapterSource,
   store: { read(tenant: string, hash: string): Promise<Uint8Array | null> },
@@ -88,7 +86,7 @@ export function withOwnAdapters(
   };
 }
 
-/** Converts an adapter to the layout of the serving graph: `a` is transposed, and `c` follows `b`. */
+/** The served layout has `a` transposed, and `c` after `b`. */
 function servedChange({ a, b, c }: Delta): HiddenChange {
   const D = c.length;
   const turned = a.map((_, i) => a[(i % ownRank) * D + Math.floor(i / ownRank)]);

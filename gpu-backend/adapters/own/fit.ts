@@ -1,7 +1,5 @@
 /**
- * Fits an own adapter to examples. The adapter is a change of the hidden state in addition to the static adapter's. It is trained on the
- * tokens that the examples teach. Cross-validation over folds of the examples decides when to stop, and measures the gain on examples that
- * an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure, except for the session.
+ * Fits an own adapter to examples by cross-validation. Without a significant gain, no adapter is kept.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank.
  */
 import { ownRank } from "../../../shared/artifacts/limits.ts";
@@ -10,14 +8,13 @@ import { deriveSeed, uniformAt } from "../../../shared/math/sampling.ts";
 import type { Delta, FitSession } from "../../runtime/fit-session.ts";
 import { type ExampleGain, type Gain, gainOver } from "./held-out-gain.ts";
 
-/** The tokens that one example teaches, and the hidden state before each. */
 export interface Example {
   hidden: Float32Array; // [N, D]
   targets: Int32Array; // [N]
 }
 
 export interface OwnAdapterFit {
-  /** null if no adapter is kept; then the base is served. */
+  /** null if no adapter is kept. */
   delta: Delta | null;
   /** Gain over the static adapter on held-out examples; null if only one example was held out. */
   gain: Gain | null;
@@ -25,26 +22,26 @@ export interface OwnAdapterFit {
 }
 
 const maxFolds = 5;
-/** If the examples have more positions, only one fold is held out: it is large enough, and holding out the others would take too long. */
+/** With more positions, only one fold is held out, to save time. Otherwise every fold is held out in turn. */
 const crossedPositions = 4096;
-/** Numbers of steps after which the held-out loss is measured. Training ends when the last `patience` measurements have not lowered it. */
+/** Numbers of steps after which the held-out loss is measured. Training ends if `patience` measurements bring no new minimum. */
 const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
 const patience = 3;
-/** Maximum positions of a training step. If the examples have more positions, each step draws this many of them. */
+/** Maximum positions of a training step, drawn at random if the examples have more. */
 const stepPositions = 1024;
 /** Bound on N · C, the logits of the candidates at all positions: 64 MB. */
 const maxLogits = 2 ** 24;
 const maxCandidates = 2048;
-/** Roughly how much one training step changes a logit, if the step's changes of all D values of a hidden state add up. */
+/** About how much one training step changes a logit. */
 const learningRate = 0.12;
-/** Weight decay: the share of each parameter that a step removes. */
+/** The share of each parameter that a step removes. */
 const decay = 0.004;
-/** Positions in one call of `survey`, which computes the probabilities of the whole vocabulary. */
+/** Positions in one call of `survey`, which computes the whole vocabulary. */
 const surveyPositions = 128;
 /** Training steps of the adapter that finds candidates (`prepare`). */
 const miningSteps = 32;
 
-/** Fits an own adapter. Holds out `validation` or, if it is null, each fold of the examples in turn. */
+/** If `validation` is null, each fold of the examples is held out in turn. */
 export async function fitOwnAdapter(
   examples: readonly Example[],
   validation: readonly Example[] | null,
@@ -73,7 +70,7 @@ export async function fitOwnAdapter(
     const best = losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
     if (losses.indexOf(best) <= losses.length - 1 - patience) break;
   }
-  // The step at which a fold's gain is measured is chosen without that fold's loss, so that the gain is not biased.
+  // The fold's own loss does not choose the step, so that the fold's gain is not biased.
   const bestFor = (fold: number) =>
     kept.reduce((least, one) => (lossWithout(one.heldOut, fold) < lossWithout(least.heldOut, fold) ? one : least));
   const gains: ExampleGain[] = [];
@@ -89,14 +86,14 @@ export async function fitOwnAdapter(
   return { delta: whole.delta, gain, losses };
 }
 
-/** Sum of the held-out losses of all folds but `fold`. If there is only one fold, its held-out loss. */
+/** Sum of the held-out losses of all folds but `fold`. If there is only one fold, the sum is its own loss. */
 function lossWithout(heldOut: readonly number[], fold: number): number {
   return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
 }
 
-/** All positions of the examples. The loss is over candidate tokens; the last candidate stands for all other tokens of the vocabulary. */
+/** The loss is over candidate tokens. The last candidate stands for all tokens that are not candidates. */
 interface FitData {
-  /** The first position of each example, and N as the last entry. */
+  /** Index of each example's first position, then N. */
   offsets: number[];
   hidden: Float32Array; // [N, D]
   targetIds: Int32Array; // [N]
@@ -105,13 +102,12 @@ interface FitData {
   /** Logits of the candidates under the static adapter, [N, C]. */
   logits: Float32Array;
   targets: Int32Array; // indexes of candidates, [N]
-  /** The rows of the LM head for the candidates, [C, D]. */
+  /** The candidates' rows of the LM head, [C, D]. */
   rows: Float32Array;
-  /** Root mean squares of `hidden` and of `rows`. */
+  /** Root mean squares of `hidden` and `rows`. */
   scales: { hidden: number; rows: number };
 }
 
-/** All positions under the static adapter, before candidates are chosen. */
 interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
   adapted: Float32Array; // [N, D]
   logSumExp: Float32Array; // [N]
@@ -121,11 +117,11 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
   wanted: Map<number, number>;
 }
 
-/** Chooses candidates for all examples. The first `learnt` examples are for training, the others are held out. */
+/** The first `learnt` examples are for training, the later ones are held out. */
 async function prepare(all: readonly Example[], learnt: number, session: FitSession): Promise<FitData> {
   const base = await surveyAll(all, session);
   for (const id of base.targetIds) want(base, id, all.length);
-  // A first adapter may make tokens likely that are no candidates. The loss would ignore these tokens, so they become candidates.
+  // The loss ignores tokens that are not candidates, so a first adapter shows which tokens training makes likely.
   const data = await withCandidates(base, session);
   const pilot = new Training(data, (i) => i < learnt);
   await pilot.trainTo(miningSteps, session);
@@ -201,7 +197,7 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
   return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
 }
 
-/** Mean of the LM head's rows [D] for all tokens, weighted by the tokens' expected counts. */
+/** Mean [D] of the LM head's rows, weighted by the tokens' expected counts. */
 function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
   const total = expected.reduce((sum, mass) => sum + mass, 0);
@@ -219,7 +215,7 @@ function rms(values: Float32Array): number {
 
 class Training {
   readonly delta: Delta;
-  /** Mean losses at the last measurement, in nats per token. */
+  /** Mean losses in nats per token. */
   heldOut = 0;
   train = 0;
   readonly #data: FitData;
@@ -267,7 +263,7 @@ class Training {
     this.heldOut = await this.#meanLoss(this.#held, session);
   }
 
-  /** The mean loss over the positions or, if there are more than fit in a step, over every n-th position. */
+  /** Uses every n-th position if the positions do not fit in a step. */
   async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);
@@ -290,7 +286,7 @@ class Training {
   }
 }
 
-/** Training loss and held-out loss after `step` steps, in nats per token. Each is the mean over the folds. */
+/** Losses in nats per token, averaged over the folds. */
 async function lossAt(step: number, runs: readonly Training[], session: FitSession) {
   for (const one of runs) await one.measure(session);
   const mean = (of: (one: Training) => number) => runs.reduce((sum, one) => sum + of(one), 0) / runs.length;
@@ -317,7 +313,7 @@ function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolea
   return Int32Array.from(positions);
 }
 
-/** The gain on each example, computed over the whole vocabulary. */
+/** Gains over the whole vocabulary, not only over candidates. */
 async function exactGains(
   examples: readonly number[],
   { offsets, hidden, targetIds, logprobs }: FitData,
@@ -337,7 +333,7 @@ async function exactGains(
   return gains;
 }
 
-/** The change B(Ah) + c for states h [N, D]. */
+/** Returns B(Ah) + c for states h [N, D]. */
 export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array {
   const D = c.length;
   const change = new Float32Array(states.length);
@@ -352,14 +348,14 @@ export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array
   return change;
 }
 
-/** Shuffles the numbers below `length`, because examples may be sorted by label. The seed is fixed. */
+/** Shuffles, because examples may be sorted by label. The seed is fixed. */
 function shuffled(length: number): number[] {
   const keys = Array.from({ length }, (_, i) => uniformAt(deriveSeed(3, 0), i));
   const ranks = new Map(keys.toSorted((x, y) => x - y).map((key, rank) => [key, rank]));
   return keys.map((key) => ranks.get(key)!);
 }
 
-/** The i-th draw of a standard normal distribution (Box–Muller). The seed is fixed. */
+/** A standard normal number (Box–Muller). The seed is fixed. */
 function normalAt(i: number): number {
   const seed = deriveSeed(1, 0);
   const radius = Math.sqrt(-2 * Math.log(1 - uniformAt(seed, 2 * i)));

@@ -17,14 +17,14 @@ export interface BuildParts {
   contextTokens: number;
   hiddenSize: number; // D
   store: TenantStore;
-  /** Computes the key of each token of each prompt, [n, D]. */
+  /** Returns keys [n, D] for each prompt. */
   keysOf(prompts: readonly number[][], signal: AbortSignal): Promise<Int8Array[]>;
 }
 
 export class MemoryBuild {
   readonly totalTokens: number;
   tokens: number;
-  /** Tokens whose keys this build has computed. Keys that were found in another memory do not count. */
+  /** Tokens whose keys this build computed. Keys found in another memory do not count. */
   computedTokens = 0;
   readonly #parts: BuildParts;
   readonly #windows: Window[];
@@ -37,7 +37,7 @@ export class MemoryBuild {
     const lengths = documents.map(({ ids }) => ids.length);
     this.#parts = parts;
     this.totalTokens = lengths.reduce((sum, length) => sum + length, 0);
-    // The tokens of documents of one token are complete from the start, because they need no keys.
+    // Documents of one token need no keys, so their tokens are complete from the start.
     this.tokens = lengths.filter((length) => length === 1).length;
     this.#windows = windowsOf(lengths, contextTokens);
     this.#label = memoryLabel(manifestHash, documents);
@@ -53,7 +53,6 @@ export class MemoryBuild {
     }
   }
 
-  /** Bytes of the memory if it is finished, else null. */
   async find(): Promise<number | null> {
     const { tenant, hash, store } = this.#parts;
     const bytes = await store.bytesOf(tenant, hash);
@@ -61,10 +60,10 @@ export class MemoryBuild {
     return bytes;
   }
 
-  /** Resolves to the bytes of the memory. Rejects with a ServiceError; keys that are computed by then stay on disk. */
+  /** Resolves to the memory's bytes. Rejects with a ServiceError; keys computed by then stay on disk. */
   async run(signal: AbortSignal): Promise<number> {
     const { tenant, hash, store, contextTokens } = this.#parts;
-    // Another build may have made the memory meanwhile.
+    // Another build may have made the memory in the meantime.
     const found = await this.find();
     if (found !== null) return found;
     const file = await store.begin(tenant, hash, this.#plan);
@@ -106,7 +105,7 @@ export class MemoryBuild {
   }
 }
 
-/** Tokens that a window completes: one for each of its keys. A first window also completes the document's last token, without a key. */
+/** A window completes a token for each key. A first window also completes the document's last token, which has no key. */
 function tokensOf({ part, from, end }: Window): number {
   return end - from + (part === 0 ? 1 : 0);
 }

@@ -1,4 +1,4 @@
-/** Encodes documents, and cuts them into windows of tokens. Pure. */
+/** Cuts documents into windows of tokens. Pure. */
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { Documents } from "../../../shared/contracts/inference.ts";
@@ -50,21 +50,21 @@ function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentToken
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
 }
 
-/** Maximum tokens of a window, and how many of its first tokens repeat the end of the window before, as context. */
+/** Maximum tokens of a window, and how many of its tokens repeat the end of the previous window. */
 const [windowTokens, overlapTokens] = [512, 64];
 
-/** Tokens of a document that are computed as one prompt. Their keys are one record of a memory's file. */
+/** Tokens of a document that are computed as one prompt. */
 export interface Window {
   document: number;
-  /** Index among the windows of the document. `document` is an index, too, among the documents. */
+  /** Index among the windows of the document. */
   part: number;
-  /** Tokens [start, end) are the prompt; the keys of [from, end) are kept. The document's last token has no key. */
+  /** Tokens [start, end) are the prompt. The keys of tokens [from, end) are kept. */
   start: number;
   from: number;
   end: number;
 }
 
-/** Windows of documents with these numbers of tokens. A document of one token has none. */
+/** A document of one token has no window. */
 export function windowsOf(documentTokens: readonly number[], contextTokens: number): Window[] {
   // The engine needs room for another token after the prompt.
   const length = Math.min(windowTokens, contextTokens - 1);

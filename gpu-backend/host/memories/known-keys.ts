@@ -1,10 +1,9 @@
-/** Finds a document's keys in other memories by their labels: the manifest's hash, then each document's hash and number of tokens (U32). */
+/** Finds a document's keys in other memories of the tenant. */
 import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, windowsOf } from "./document-windows.ts";
 
 const [hashBytes, countBytes] = [32, 4];
-/** Number of the record with the first window. The label and the head are the records before it. */
 const firstWindow = 2;
 
 export function memoryLabel(manifestHash: string, documents: readonly Pick<EncodedDocument, "hash" | "ids">[]): Buffer {
@@ -16,7 +15,7 @@ export function memoryLabel(manifestHash: string, documents: readonly Pick<Encod
   return Buffer.concat([Buffer.from(manifestHash, "hex"), ...entries]);
 }
 
-/** Returns the keys of window `part` of a document; null if they are unknown. */
+/** Returns null if the keys are unknown. */
 export type KnownKeys = (document: EncodedDocument, part: number) => Promise<Uint8Array | null>;
 
 export async function findKnownKeys(
@@ -25,7 +24,7 @@ export async function findKnownKeys(
 ): Promise<KnownKeys> {
   const wanted = new Set(documentsIn(label).map((document) => document.hash));
   const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
-  /** For the hash of each document: a file with the document's keys, and the number of the record with the document's first window. */
+  /** By document hash: a memory's file, and the number of the document's first record in that file. */
   const known = new Map<string, { file: (typeof files)[number]; place: number }>();
   // Finished files come first, because they have all keys.
   for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {

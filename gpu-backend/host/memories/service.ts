@@ -1,4 +1,3 @@
-/** Makes and removes tenants' memories. The engine computes the keys. */
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -10,7 +9,6 @@ import { MemoryBuild } from "./build.ts";
 import { type DocumentTokenizer, encodeDocuments } from "./document-windows.ts";
 
 export interface MemoryServiceParts {
-  /** Returns the serving set of a manifest: ServingSets.of. */
   setOf(hash: string): { engine: Pick<EngineClient, "keysOf" | "info">; tokenizer(): Promise<DocumentTokenizer> };
   store: TenantStore;
   dropMemory(tenant: string, hash: string | null): void;
@@ -33,7 +31,7 @@ export class MemoryService {
     this.store = parts.store;
   }
 
-  /** Begins to make a memory or its missing part. `ready` rejects with `cancelled` on abort, with `memory_deleted` after `remove`. */
+  /** `ready` rejects with `cancelled` on abort, with `memory_deleted` after `remove`. */
   async begin(tenant: string, hash: string, request: MemoryRequest, signal: AbortSignal): Promise<RunningBuild> {
     const { manifestHash, documents } = request;
     const { engine, tokenizer } = this.#parts.setOf(manifestHash);
@@ -57,7 +55,7 @@ export class MemoryService {
         keysOf: (prompts, stop) => {
           const batch = this.#parts.newId();
           const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
-          // The manifest's set may have been replaced meanwhile.
+          // Another set may have replaced the manifest's set in the meantime.
           const { engine } = this.#parts.setOf(manifestHash);
           requireManifest(engine.info, manifestHash);
           return engine.keysOf(sequences, stop);
@@ -71,7 +69,7 @@ export class MemoryService {
     }
   }
 
-  /** Removes a memory or, if `hash` is null, all memories of a tenant: first on disk, then in every engine. */
+  /** If `hash` is null, removes all memories of the tenant. */
   async remove(tenant: string, hash: string | null): Promise<void> {
     const meant = [...this.#running].filter((one) => one.tenant === tenant && (hash === null || one.hash === hash));
     const deleted = new ServiceError("memory_deleted", "The memory was deleted while it was made.");

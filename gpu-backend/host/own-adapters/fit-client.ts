@@ -1,4 +1,4 @@
-/** Interface to the process that fits own adapters. It is no thread, because ending a thread in native code would end the backend. */
+/** Fits own adapters in a process, because ending a thread in native code would end the backend. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { ForkedProcess } from "../forked-process.ts";
@@ -6,9 +6,9 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Timeout for the next answer in milliseconds, the process's start included. The longest fit takes a minute, and two may run at once. */
+/** The longest fit takes a minute, and two may run at once. */
 const fitMs = 240_000;
-/** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32. */
+/** An idle process ends after this time, because it holds the model's head in fp32. */
 export const idleMs = 60_000;
 
 interface FitClientParts {
@@ -25,7 +25,6 @@ export class FitClient {
   #process: FitterProcess | null = null;
   readonly #pending = new Map<number, PromiseWithResolvers<FitResult>>();
   #fits = 0;
-  /** Timeout of the next answer or, while no fit is pending, of the idle process. */
   #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
@@ -38,7 +37,7 @@ export class FitClient {
     return this.#process?.pid ?? null;
   }
 
-  /** Rejects with `cancelled` on abort, with `backend_unavailable` after a timeout, the end of the process or a shutdown. */
+  /** Rejects with `cancelled` on abort, with `backend_unavailable` after a timeout or the end of the process. */
   async fit(request: FitRequest, signal: AbortSignal): Promise<FitResult> {
     if (this.#isClosed) throw closed();
     if (signal.aborted) throw cancelled(signal);
@@ -60,7 +59,6 @@ export class FitClient {
     }
   }
 
-  /** Fails all fits, refuses new ones and kills the process. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#drop(closed());
@@ -82,7 +80,6 @@ export class FitClient {
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
 
-  /** Fails all fits and kills the process. The next fit starts another one. */
   async #drop(error: ServiceError): Promise<void> {
     clearTimeout(this.#timer);
     const dropped = this.#process;
@@ -97,7 +94,7 @@ export class FitClient {
       script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       argument: JSON.stringify(this.#folders),
       environment: this.#parts.environment,
-      // Answers of a dropped process are ignored, because `#drop` has rejected its fits.
+      // Fits of a dropped process have been rejected by `#drop`.
       onMessage: (answer) => {
         const pending = started === this.#process ? this.#remove(answer.id) : undefined;
         if (answer.ok) pending?.resolve(answer.result);

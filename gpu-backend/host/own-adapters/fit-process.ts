@@ -1,15 +1,13 @@
-/** The process that fits own adapters, because a fit computes for seconds and would block HTTP or the engine. */
+/** Fits own adapters in a process, because a fit computes for seconds and would block HTTP or the engine. */
 import { readArtifacts } from "../../engine/artifacts.ts";
 import type { EngineSettings } from "../../engine/messages.ts";
 import { collectGarbage } from "../../runtime/garbage.ts";
 import { type FitRequest, type FitResult, FitTurns, openFitter } from "./fitter.ts";
 
-/** The argument of the process, as JSON. */
 export type FitFolders = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory">;
 
 export interface ToFitter {
   id: number;
-  /** null cancels the fit of this id. */
   request: FitRequest | null;
 }
 
@@ -17,11 +15,11 @@ export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok
 
 if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// These signals are ignored: a terminal or a service manager sends them to the parent, too, and the parent ends this process.
+// Signals are ignored, because a terminal or service manager also sends them to the parent, and the parent ends this process.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));
-// The answer to every fit reports a failure of `opening`, so its rejection needs no other handler.
+// A failure of `opening` is reported by the answer to every fit.
 opening.catch(() => {});
 const turns = new FitTurns();
 

@@ -1,4 +1,3 @@
-/** Fits own adapters over the model's head. Fits that run at the same time take turns. */
 import { setImmediate } from "node:timers/promises";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
@@ -18,7 +17,6 @@ export interface FitResult extends Pick<OwnAdapterFit, "gain" | "losses"> {
   kept: boolean;
 }
 
-/** Runs a step of a fit, over a number of positions, at its turn. */
 type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
 /** Returns the function that fits an adapter. The model may be closed afterwards. */
@@ -46,20 +44,19 @@ interface Step {
   reject(error: Error): void;
 }
 
-/** Runs the steps of all fits one by one. The fit with the lowest count of computed positions is next. */
+/** Runs the steps of all fits in turn. The fit with the lowest count of computed positions is next. */
 export class FitTurns {
-  /** The count of each open fit: the positions that the fit has computed, plus the count at which it began. */
+  /** Positions that each open fit has computed, plus its count at the beginning. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;
 
-  /** Begins a fit at the lowest count, so that a series of small fits does not delay a long one. */
+  /** A fit begins at the lowest count, so that a series of small fits does not delay a long one. */
   open(id: number): void {
     const others = [...this.#computed.values()];
     this.#computed.set(id, others.length === 0 ? 0 : Math.min(...others));
   }
 
-  /** Ends a fit. Its next step is rejected. */
   cancel(id: number): void {
     this.#computed.delete(id);
   }
@@ -86,7 +83,7 @@ export class FitTurns {
     this.#isRunning = false;
   }
 
-  /** The count of the step's fit. It is 0 for a cancelled fit, whose step is then next and is rejected. */
+  /** A cancelled fit counts 0, so that its step is next and is rejected. */
   #of({ id }: Step): number {
     return this.#computed.get(id) ?? 0;
   }

@@ -1,16 +1,16 @@
-/** A bounded queue for requests that make own adapters or memories. Tenants take turns; each has at most one running request. */
+/** A bounded queue for requests that make own adapters or memories. A tenant has at most one running request. */
 import { ServiceError } from "../../../shared/errors.ts";
 
-/** Maximum running requests. Each holds up to .2 GB of examples' states and logits. */
+/** Each running request holds up to .2 GB of examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests. Each takes up to 1 minute, the edge waits 10. A tenant may have at most as many as there are free places. */
+/** Maximum waiting requests. A tenant may have at most as many as there are free places. */
 export const maxWaiting = 16;
 /** Estimated seconds of one request, for Retry-After. */
 const requestSeconds = 2;
 
 export class MakingQueue {
   readonly #what: "adapters" | "memories";
-  /** Waiting requests by tenant, in the order of the tenants' turns. */
+  /** Tenants are in the order of their turns. */
   readonly #waiting = new Map<string, (() => void)[]>();
   readonly #running = new Set<string>();
 
@@ -22,7 +22,7 @@ export class MakingQueue {
     return this.#waiting.values().reduce((sum, { length }) => sum + length, 0);
   }
 
-  /** Resolves at the request's turn to a function that ends the request. Throws `overloaded` if the queue is full, `cancelled` on abort. */
+  /** Waits for a turn. Returns a function that ends the request. Throws `overloaded` if the queue is full, `cancelled` on abort. */
   async enter(tenant: string, signal: AbortSignal): Promise<() => void> {
     if (signal.aborted) throw cancelled(signal);
     const own = this.#waiting.get(tenant) ?? [];
@@ -67,7 +67,6 @@ export class MakingQueue {
   }
 }
 
-/** The error of a request whose caller has left. */
 export function cancelled(signal: AbortSignal): ServiceError {
   return new ServiceError("cancelled", "The request was cancelled.", { cause: signal.reason });
 }

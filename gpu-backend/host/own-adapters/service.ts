@@ -1,4 +1,4 @@
-/** Makes and stores own adapters. The engine computes hidden states, another process fits. */
+/** Makes own adapters. The engine computes hidden states, another process fits. */
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -32,7 +32,7 @@ export class OwnAdapterService {
     this.store = parts.store;
   }
 
-  /** Resolves when the work begins. Throws a ServiceError if it is refused; `answer` rejects with `cancelled` on abort. */
+  /** Resolves when the work begins. `answer` rejects with `cancelled` on abort. */
   async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
     const set = this.#parts.setOf(request.manifestHash);
     const prompts = this.#promptsOf(request, set.engine.info);
@@ -65,7 +65,7 @@ export class OwnAdapterService {
     };
   }
 
-  /** Stores an adapter that another backend has made. Throws a ServiceError if its hash differs. */
+  /** Throws a ServiceError if the bytes have another hash. */
   async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
@@ -74,7 +74,7 @@ export class OwnAdapterService {
     await this.#keep(tenant, bytes);
   }
 
-  /** Stores an adapter and returns its hash. Throws a ServiceError if the adapter alone exceeds the tenant's bound. */
+  /** Throws a ServiceError if the adapter alone exceeds the tenant's bound. */
   async #keep(tenant: string, file: Uint8Array): Promise<string> {
     const { store } = this.#parts;
     const bytes = fileBytes(file);

@@ -1,12 +1,12 @@
-/** Follows the pointer to the published artifacts: downloads, starts and ends sets. Reports a set that cannot be served. */
+/** Downloads, starts and ends sets as the pointer to the published artifacts says. */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
 import type { ReadObject, setDownloads } from "./set-folder.ts";
 
-/** Milliseconds until an incomplete set is tried again, because its upload may go on. */
+/** An incomplete set is tried again after this time, because its upload may continue. */
 export const refusedMs = 30_000;
-/** Milliseconds until a set whose engine did not start is tried again. The cause rarely disappears soon. */
+/** A set whose engine did not start is tried again after this time. */
 export const failedMs = 600_000;
 
 export interface FollowerParts {
@@ -19,7 +19,6 @@ export interface FollowerParts {
   now(): number;
   observer: {
     adopted(manifestHash: string): void;
-    /** null: the pointer was refused. */
     refused(manifestHash: string | null, cause: unknown): void;
     retired(manifestHash: string): void;
   };
@@ -48,7 +47,6 @@ export class Follower {
     if (this.#timer) clearTimeout(this.#timer);
   }
 
-  /** Reads the pointer, then starts and ends sets accordingly. Never rejects. */
   async applyPointer(): Promise<void> {
     const { sets, limits, now, observer } = this.#parts;
     const pointer = await this.#pointer();
@@ -60,7 +58,7 @@ export class Follower {
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const folder = plan.start ? await this.#download(wanted) : null;
-    // Sets end only after the wanted set is downloaded.
+    // Old sets end only after the new set is downloaded.
     if (plan.start && !folder) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;
@@ -79,7 +77,7 @@ export class Follower {
     }
   }
 
-  /** Returns the set's folder; null if the set was refused. */
+  /** Returns the folder, or null if the set was refused. */
   async #download(manifestHash: string): Promise<string | null> {
     const { download, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;

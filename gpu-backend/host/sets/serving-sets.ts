@@ -1,4 +1,3 @@
-/** The sets of artifacts that this backend serves side by side, and the choice of sets to start and end. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { readTokenizer } from "../../engine/artifacts.ts";
 import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
@@ -12,15 +11,15 @@ export interface ServingSet {
   engine: Omit<EngineClient, "ready" | "close">;
   fitter: Pick<FitClient, "fit">;
   tokenizer(): Promise<DocumentTokenizer>;
-  /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */
+  /** Waits up to `limitMs` for open sequences. */
   close(limitMs: number): Promise<void>;
 }
 
 export class ServingSets {
-  /** Sets by the hash of their manifest. HeldSet explains `usedMs`. */
+  /** Sets by manifest hash. For `usedMs`, see HeldSet. */
   readonly #held = new Map<string, { set: ServingSet; usedMs: number }>();
   readonly #now: () => number;
-  /** Manifest hash of the preferred set, which `adopt` and `prefer` choose. */
+  /** Manifest hash of the preferred set. */
   #first: string | null = null;
   #isClosing = false;
 
@@ -32,7 +31,7 @@ export class ServingSets {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
-  /** Info of the preferred set or, while its engine restarts, of the newest set that runs. Throws `backend_unavailable` if no set runs. */
+  /** Returns another running set's info while the preferred set's engine restarts. Throws `backend_unavailable` if no set runs. */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
     if (!first || this.#isClosing) throw this.#unavailable();
@@ -63,7 +62,7 @@ export class ServingSets {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
   }
 
-  /** The set of a manifest; for an unknown manifest the preferred set, whose engine refuses it. Throws a ServiceError if there is none. */
+  /** Returns the preferred set for an unknown manifest. Its engine refuses the batch. */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
     if (!set) throw this.#unavailable();
@@ -94,7 +93,7 @@ export class ServingSets {
     if (held) held.usedMs = this.#now();
   }
 
-  /** Ends a set. Returns false instead if it has an open sequence. */
+  /** Ends the set. Returns false if the set has an open sequence. */
   async retire(manifestHash: string): Promise<boolean> {
     const set = this.#set(manifestHash);
     if (!set || set.engine.openSequences > 0) return false;
@@ -123,18 +122,17 @@ export interface HeldSet {
   openSequences: number;
   /** When the set last got a batch or was the published set. */
   usedMs: number;
-  /** false while its engine restarts. */
   isServing: boolean;
 }
 
 export interface SetLimits {
-  /** Maximum sets; each takes the RAM of a model. */
+  /** Maximum sets. Each takes the RAM of a model. */
   sets: number;
-  /** Milliseconds from the last use of an idle set to its end, if it is no longer published. */
+  /** Time from the last use of a replaced set to its end. */
   graceMs: number;
 }
 
-/** In the result, `retire`: manifest hashes of sets to end; `start`: whether to start the wanted set after they have ended. */
+/** The sets to end, and whether to start the wanted set afterwards. */
 export function planSets(
   held: readonly HeldSet[],
   wanted: string,
@@ -148,13 +146,13 @@ export function planSets(
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  // An idle set ends to make room. The only set does not end, because it serves until the new set does.
+  // The only set continues, because it serves until the new set does.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
   const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
 }
 
-/** Starts a set. Resolves when its engine serves. Rejects if the folder is invalid or the engine does not start in time. */
+/** Resolves when the engine serves. Rejects if the folder is invalid or the engine does not start in time. */
 export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<ServingSet> {
   const { modelDirectory, artifactsDirectory } = settings;
   const engine = new EngineClient(settings, parts);
@@ -164,7 +162,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
     let tokenizer: Promise<DocumentTokenizer> | null = null;
     return {
       ...{ info, engine, fitter },
-      // The tokenizer is read for the first documents, because nothing else in this process needs it.
+      // Read late, because only documents need the tokenizer in this process.
       tokenizer() {
         tokenizer ??= readTokenizer(artifactsDirectory, info.manifest).catch((error) => {
           tokenizer = null;

@@ -1,8 +1,4 @@
-/**
- * Reads the bucket of published artifacts (shared/artifacts/bucket.ts), and downloads a set into a folder in training's layout. Checks the
- * size and hash of every file, also of those for the edge. The manifest is checked before anything is written, and written last, so a
- * folder with a manifest is complete. An interrupted download resumes.
- */
+/** Downloads a published set (shared/artifacts/bucket.ts). The manifest is written last, so a folder with a manifest is complete. */
 import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,7 +10,7 @@ import { readAtMost, requireFile, requireManifest } from "../../../shared/artifa
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
-/** Reads an object: at most `maxBytes + 1` bytes, to detect an oversized one; null if there is none. Rejects with the cause. */
+/** Reads at most `maxBytes + 1` bytes, to detect an oversized object. Resolves to null if the object is missing. */
 export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
@@ -22,10 +18,10 @@ export interface StoreSettings {
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Timeouts in milliseconds for the pointer and for a file. The pointer's timeout is short, because it delays the start. */
+/** Timeouts for the pointer and for a file. The pointer's timeout is short, because it delays the start. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
-/** Milliseconds after which an unfinished write must belong to a killed process. */
+/** An older unfinished write must belong to a killed process. */
 const abandonedMs = 600_000;
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
@@ -51,10 +47,9 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
   };
 }
 
-/** Maximum kept folders of sets, unfinished downloads included. */
 const maxFolders = 8;
 
-/** Returns the function that downloads a set into a folder of `directory`, which backends of a machine may share. */
+/** Several backends of a machine may share `directory`. */
 export function setDownloads(directory: string, read: ReadObject, now: () => Date) {
   const fetchObject = async (hash: string, name: string, maxBytes: number, check: Check) => {
     const bytes = await read(objectName(hash), maxBytes);
@@ -68,7 +63,7 @@ export function setDownloads(directory: string, read: ReadObject, now: () => Dat
     if (await presentFile(path, record.bytes, isWhole)) return;
     await writeWhole(path, await fetchObject(record.sha256, name, record.bytes, isWhole));
   };
-  /** Rejects with an Error that names the faulty object. Keeps the folders of the manifests in `inUse`. */
+  /** Downloads a set. Rejects with an Error that names the faulty object. */
   return async (manifestHash: string, inUse: readonly string[]) => {
     const folder = join(directory, manifestHash);
     const path = join(folder, manifestFile);
@@ -89,10 +84,9 @@ export function setDownloads(directory: string, read: ReadObject, now: () => Dat
   };
 }
 
-/** Removes the folders that were used longest ago, so that `maxFolders` remain, but none that `kept` names. */
 async function tidy(directory: string, kept: readonly string[]): Promise<void> {
   const names = (await readdir(directory)).filter((name) => hashPattern.test(name));
-  // Another backend may remove a folder meanwhile.
+  // Another backend may have removed the folder in the meantime.
   const timeOf = async (name: string) => (await stat(join(directory, name)).catch(() => null))?.mtimeMs ?? 0;
   const folders = await Promise.all(names.map(async (name) => ({ name, usedMs: await timeOf(name) })));
   const newestFirst = folders.toSorted((a, b) => b.usedMs - a.usedMs);
@@ -101,10 +95,8 @@ async function tidy(directory: string, kept: readonly string[]): Promise<void> {
   }
 }
 
-/** Rejects if these are not the bytes that the file must have. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
-/** The file's bytes; null if it is missing, cannot be read or fails the check. */
 async function presentFile(path: string, maxBytes: number, check: Check): Promise<Uint8Array | null> {
   try {
     const bytes = await readFileAtMost(path, maxBytes);

@@ -1,8 +1,4 @@
-/**
- * Reads the header of a GGUF file, versions 2 and 3: metadata, and the offset and shape of each tensor. Layout: docs/gguf.md of ggml. The
- * file is not trusted: every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded on
- * demand. Arrays of arrays, which no supported model has, are refused.
- */
+/** Reads a GGUF header (docs/gguf.md of ggml). The file is not trusted: every length is checked before memory is allocated. */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import { powerOfTwo } from "../../../shared/math/power-of-two.ts";
@@ -10,25 +6,25 @@ import { type BlockType, blockLayouts } from "../../runtime/block-types.ts";
 import type { PartFiles } from "./part-files.ts";
 
 export const ggufLimits = {
-  /** Maximum of the whole header. Vocabulary and merges of 256,000 ids take 9 MB. */
+  /** Bytes of the header. Vocabulary and merges of 256,000 ids take 9 MB. */
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** Maximum bytes of one text. The longest text is a chat template. */
+  /** Bytes of a text. The longest text is a chat template. */
   textBytes: 2 ** 20,
-  /** Maximum elements of all arrays together. Llama 3's tokens, types and merges are 536,000 together. */
+  /** Elements of all arrays together. Llama 3's tokens, types and merges are 536,000. */
   arrayElements: 2 ** 20,
   alignment: 65_536,
   dimensions: 4,
 } as const;
 
-/** Number of values and bytes of the smallest part of a tensor that can be decoded by itself. */
+/** Values and bytes of the smallest part of a tensor that can be decoded by itself. */
 const tensorLayouts = {
   ...{ F32: { values: 1, bytes: 4 }, F16: { values: 1, bytes: 2 }, BF16: { values: 1, bytes: 2 } },
   ...blockLayouts,
 } as const;
 export type TensorType = "F32" | "F16" | "BF16" | BlockType;
-/** ggml's tensor types, by their number in the file; null if a number is no longer used. */
+/** Tensor types by their number in the file. null for numbers no longer used. */
 const typeNames: readonly (string | null)[] = [
   ...["F32", "F16", "Q4_0", "Q4_1", null, null, "Q5_0", "Q5_1", "Q8_0", "Q8_1"],
   ...["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"],
@@ -42,20 +38,18 @@ const windowBytes = 2 ** 16;
 export interface TensorInfo {
   name: string;
   type: TensorType;
-  /** Outermost dimension first. The file stores dimensions in the reverse order. */
+  /** Outermost dimension first. The file stores dimensions in reverse order. */
   shape: readonly number[];
-  /** Offset in the file. */
   at: number;
   bytes: number;
 }
 
-/** An array is an object until it is decoded: its element type, number of elements and offset in the file. */
+/** An array's element type, number of elements and offset in the file, until the array is decoded. */
 type MetadataValue = number | bigint | boolean | string | { elementType: number; count: number; at: number };
 
 const boolType = 7;
 const textType = 8;
 const arrayType = 9;
-/** Bytes of each scalar type, and the method of DataView that reads it. */
 const scalarTypes: Record<number, readonly [bytes: number, read: ScalarReader]> = {
   ...{ 0: [1, "getUint8"], 1: [1, "getInt8"], 2: [2, "getUint16"], 3: [2, "getInt16"] },
   ...{ 4: [4, "getUint32"], 5: [4, "getInt32"], 6: [4, "getFloat32"], 7: [1, "getUint8"] },
@@ -68,7 +62,6 @@ export class GgufHeader {
   readonly #file: PartFiles;
   readonly #metadata: ReadonlyMap<string, MetadataValue>;
 
-  /** Throws an Error of one line that names the file and the fault. */
   constructor(file: PartFiles) {
     const cursor = new Cursor(file);
     const { tensorCount, metadataCount } = readPreamble(cursor);
@@ -81,7 +74,7 @@ export class GgufHeader {
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);
   }
 
-  /** null if the key is missing. Throws an Error if its value is no number, or an integer that a double cannot hold exactly. */
+  /** Returns null if the key is missing. Throws an Error for an integer that a double cannot hold exactly. */
   number(key: string): number | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -90,14 +83,12 @@ export class GgufHeader {
     throw this.#wrongType(key, value, "a number");
   }
 
-  /** null if the key is missing. Throws an Error if its value is not a text. */
   text(key: string): string | null {
     const value = this.#metadata.get(key);
     if (value === undefined || typeof value === "string") return value ?? null;
     throw this.#wrongType(key, value, "text");
   }
 
-  /** null if the key is missing. Throws an Error if its value is an array. */
   scalar(key: string): number | boolean | string | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -105,13 +96,11 @@ export class GgufHeader {
     return typeof value === "bigint" ? Number(value) : value;
   }
 
-  /** null if the key is missing. Throws an Error if its value is not an array of texts, or has more than `maxElements`. */
   texts(key: string, maxElements: number): string[] | null {
     const cursor = this.#array(key, maxElements, (type) => type === textType, "an array of texts");
     return cursor && Array.from({ length: cursor.count }, () => cursor.cursor.text(ggufLimits.textBytes, key));
   }
 
-  /** null if the key is missing. Throws an Error if its value is not an array of numbers, or has more than `maxElements`. */
   numbers(key: string, maxElements: number): number[] | null {
     const isNumber = (type: number) => type in scalarTypes && type !== boolType;
     const array = this.#array(key, maxElements, isNumber, "an array of numbers");
@@ -210,7 +199,7 @@ function readTensorInfo(cursor: Cursor, name: string) {
   if (dimensions < 1 || dimensions > ggufLimits.dimensions) {
     throw cursor.error(`${shown} has ${dimensions} dimensions, 1 to ${ggufLimits.dimensions} are supported`);
   }
-  // This is twice the number of the file's bits. No block type stores two elements in a bit.
+  // Twice the number of the file's bits: no block type stores two elements in a bit.
   const maxElements = Math.min(Number.MAX_SAFE_INTEGER, cursor.file.bytes * 16);
   const sizes = Array.from({ length: dimensions }, () => cursor.size(`a dimension of ${shown}`, maxElements));
   const elements = sizes.reduce((a, b) => a * b, 1);
@@ -237,7 +226,6 @@ class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));
   #windowAt: number;
-  /** Offset of the next byte in the file. */
   at: number;
 
   constructor(file: PartFiles, at = 0) {
@@ -268,7 +256,7 @@ class Cursor {
     return this.#window.getUint32(this.#take(4), true);
   }
 
-  /** Reads a count, length or offset of 64 bits. */
+  /** Reads a 64-bit count or offset. */
   size(what: string, max: number): number {
     const from = this.#take(8);
     const size = this.#window.getUint32(from, true) + 2 ** 32 * this.#window.getUint32(from + 4, true);
@@ -287,7 +275,7 @@ class Cursor {
     return type === boolType ? value !== 0 : value;
   }
 
-  /** Skips `length` bytes. Loads them into the window if they are not in it, and returns their offset in the window. */
+  /** Skips bytes and returns their offset in the window. */
   #take(length: number): number {
     const from = this.at;
     this.skip(length);

@@ -1,4 +1,4 @@
-/** Reads a GGUF file as a model. Source of llama.cpp's keys and tensor names: gguf-py/gguf/constants.py. */
+/** llama.cpp's keys and tensor names are from gguf-py/gguf/constants.py. */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
@@ -13,7 +13,7 @@ import {
 import { GgufHeader, type TensorInfo } from "./header.ts";
 import { openPartFiles, type PartFiles } from "./part-files.ts";
 
-/** Opens and checks a model; the caller closes `file`. Throws an Error of one line that names the file and the key or tensor at fault. */
+/** The caller closes `file`. Throws an Error that names the faulty key or tensor. */
 export function openGgufModel(path: string) {
   const file = openPartFiles(path);
   try {
@@ -29,7 +29,7 @@ export function openGgufModel(path: string) {
   }
 }
 
-/** Supported architectures, by llama.cpp's names. `pairsInterleave`: see `interleavedRow`. */
+/** Architectures by llama.cpp's names. For `pairsInterleave`, see `interleavedRow`. */
 const architectures = {
   llama: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: true },
   qwen2: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: false },
@@ -38,7 +38,7 @@ const architectures = {
 } as const;
 type Architecture = keyof typeof architectures;
 
-/** Keys with their allowed values. The graphs do not compute models with other values. */
+/** Metadata keys and their allowed values. The graphs do not compute models with other values. */
 const refused: [key: string, allowed: (value: number | boolean | string) => boolean][] = [
   ["expert_count", (count) => count === 0],
   ["attention.sliding_window", (width) => width === 0],
@@ -123,14 +123,14 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   };
 }
 
-/** `scaling` in the result is always null: Llama 3's scaling is not in the metadata but in the tensor `rope_freqs.weight`. */
+/** `scaling` is null, because Llama 3's scaling is in the tensor `rope_freqs.weight`. */
 function readRotary(path: string, header: GgufHeader, architecture: Architecture): Rotary {
   const theta = header.number(`${architecture}.rope.freq_base`) ?? 10_000;
   if (theta >= 1 && theta <= 1e12) return { theta, scaling: null };
   throw new Error(`${path}: ${architecture}.rope.freq_base is ${theta}, not between 1 and 1e12`);
 }
 
-/** Ids that end a text, a turn or a message; a file need not have all three. */
+/** Ids that end a text, a turn or a message. A file need not have all three. */
 function readStopIds(path: string, header: GgufHeader, vocabularySize: number): number[] {
   const keys = ["eos", "eot", "eom"].map((end) => `tokenizer.ggml.${end}_token_id`);
   const ids = new Set<number>();
@@ -167,10 +167,10 @@ const layerNames: Record<string, string> = {
   ffn_down: "mlp.down_proj",
 };
 const fused = "attn_qkv";
-/** Llama 3's scaling: divisors of the rotary frequencies, [d / 2]. */
+/** Tensor with Llama 3's divisors of the rotary frequencies, [d / 2]. */
 const frequencyFactors = "rope_freqs.weight";
 
-/** Throws an Error that names a tensor if the model has no such tensor, or if its number of rows is wrong. */
+/** Throws an Error for an unknown tensor or a wrong number of rows. */
 function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): ModelWeights {
   const weights = new Map<string, Weight>();
   const shapes = weightShapes(config);
@@ -182,7 +182,7 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
     if (shape && !weights.has(name)) return shape;
     throw refuse(info, "has no place in the model that the metadata describe");
   };
-  /** Adds a weight that has the tensor's rows from row `from` on. The tensor must have `allRows` rows. */
+  /** Adds a weight that begins at row `from` of the tensor. The tensor must have `allRows` rows. */
   const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
     const shape = shapeOf(info, name);
     const wanted = [allRows, ...shape.slice(1)];
@@ -215,7 +215,6 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
   return weights;
 }
 
-/** Throws an Error unless `rope_freqs.weight` has a finite number above 0 for each pair of dimensions. */
 function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights: ModelWeights): void {
   const factors = weights.get(frequencyFactors);
   if (!factors) return;
@@ -232,13 +231,12 @@ function wholeOf(file: PartFiles, info: TensorInfo): Weight {
 
 interface Rows {
   shape: readonly number[]; // of the weight
-  /** The weight's first row in the tensor. */
   from: number;
-  /** Head width if llama.cpp has reordered the rows of each head (`interleavedRow`), else null. */
+  /** null unless llama.cpp has reordered the rows of each head (`interleavedRow`). */
   turnedBy: number | null;
 }
 
-/** A weight that has consecutive rows of a tensor. Its bytes are read at each access, so that only one tensor need be in memory. */
+/** Bytes are read at each access, so that only one tensor at a time is in memory. */
 function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
   const { shape, from, turnedBy } = rows;
   const rowBytes = size / all[0];
@@ -258,7 +256,7 @@ function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorIn
   };
 }
 
-/** Index in the file of a weight's row `row`: llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
+/** llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. */
 function interleavedRow(row: number, headWidth: number): number {
   const half = headWidth / 2;
   const i = row % headWidth;

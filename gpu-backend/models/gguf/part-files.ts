@@ -1,4 +1,4 @@
-/** Reads a large file, or its parts `model.gguf.part-1`, `model.gguf.part-2` and so on. Synchronous: nothing else runs meanwhile. */
+/** Reads a large file, or its parts `model.gguf.part-1`, `model.gguf.part-2` and so on. Synchronous. */
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
 const maxParts = 1000;
@@ -9,7 +9,7 @@ export function existsInParts(path: string): boolean {
   return existsSync(path) || existsSync(partPath(path, 1));
 }
 
-/** Opens `path` or, if it does not exist, its parts. Throws an Error that names what is missing, or what is not a file. */
+/** Throws an Error that names what is missing, or what is not a file. */
 export function openPartFiles(path: string) {
   const parts = partsOf(path);
   const opened: { handle: number; start: number; bytes: number }[] = [];
@@ -30,7 +30,6 @@ export function openPartFiles(path: string) {
     close();
     throw error;
   }
-  /** Throws an Error if the range goes past the end. The error names the file, the range and the end. */
   const read = (at: number, length: number) => {
     if (at + length > total) throw new Error(`${path}: ${length} bytes at ${at} go past its end at ${total}`);
     const bytes = new Uint8Array(length);
@@ -49,7 +48,6 @@ export function openPartFiles(path: string) {
   return { path, bytes: total, parts, read, stats, close };
 }
 
-/** Throws an Error if there is neither the file nor a part. */
 function partsOf(path: string): string[] {
   if (existsSync(path)) return [path];
   const parts: string[] = [];

@@ -1,4 +1,4 @@
-/** Makes artifacts for an untrained model: tokenizer, prompt embedding, and one centroid with scale 0, so that the base answers alone. */
+/** Makes artifacts for an untrained model: one centroid with scale 0, so that the base answers alone. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -17,12 +17,11 @@ import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
 import { headOf, readBaseText, withBase } from "../base.ts";
 
-/** P, dimensions of the prompt embedding; the hidden size if that is smaller. */
+/** Dimensions of the prompt embedding; the hidden size if that is smaller. */
 export const baseDimensions = 64;
-/** The prompt embedding is fitted to the tokens with the lowest ids, which are the most frequent ones in byte-pair encoding. */
+/** Number of ids that the embedding is fitted to. In byte-pair encoding, the lowest ids are the most frequent tokens. */
 const fittedPieces = 4096;
 
-/** Writes `<folder>/artifacts`. Throws an Error that names the faulty file. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
   const { config, weightsHash, text, tokenEmbedding } = await withBase(folder, async (base) => {
     requireFinite(folder, base.weights);
@@ -36,7 +35,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
     document: String(id),
   }));
   const rows = fitPromptRows(tokenEmbedding, D, pieces, P);
-  // The centroid's values do not matter: with scale 0 it has no effect. The initial bank changes nothing either.
+  // The centroid has no effect, because its scale is 0. The initial bank changes nothing.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
   const fixed = bankShape({ rank: 0, biases: 0 });
   const generated = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
@@ -65,7 +64,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   );
 }
 
-/** Throws an Error that names the first value that is not finite. One such value is enough to make sequences fail. */
+/** A single value that is not finite makes sequences fail. */
 function requireFinite(folder: string, weights: ModelWeights): void {
   for (const [name, weight] of weights) {
     const values = floatsOf(weight);
@@ -75,7 +74,7 @@ function requireFinite(folder: string, weights: ModelWeights): void {
   }
 }
 
-/** Measures smoothing for int8 (runtime/calibration.ts) on calibration.txt and writes its file, unless the folder has one. */
+/** Does nothing if the folder has a smoothing file. */
 export async function smoothBase(folder: string): Promise<void> {
   if (await readSmoothing(folder)) return;
   const text = await readFile(new URL("../calibration.txt", import.meta.url), "utf8");

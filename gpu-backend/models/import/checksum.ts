@@ -1,11 +1,10 @@
-/** The two kinds of hash that the hub lists for files. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { nullIfMissing } from "../../files.ts";
 
 export interface Checksum {
-  /** `git-blob`: git's SHA-1 of a file in the repository. `sha256`: SHA-256 of a file in Git LFS. */
+  /** `git-blob` is git's SHA-1 of a file in the repository, `sha256` the SHA-256 of a file in Git LFS. */
   kind: "sha256" | "git-blob";
   hex: string;
 }

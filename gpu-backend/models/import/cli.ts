@@ -1,4 +1,3 @@
-/** The command `chameleon import`. */
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";

@@ -5,7 +5,7 @@ import { checksumOf, hasChecksum } from "./checksum.ts";
 import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
-/** Throws a one-line HubError, or the signal's reason. A partial file stays unless its bytes are wrong. `onBytes` gets its new length. */
+/** A partial file stays unless its bytes are wrong. `onBytes` gets the number of bytes so far. */
 export async function download(
   file: RemoteFile,
   folder: string,
@@ -28,7 +28,7 @@ export async function download(
   await removeOtherPartials(folder, file.name);
 }
 
-/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row that brought no byte. */
+/** Gives up after `maxTries` requests in a row without any byte. */
 async function fetchWhole(
   file: RemoteFile,
   partial: string,
@@ -59,7 +59,7 @@ async function fetchWhole(
   }
 }
 
-/** Appends a response's body to the partial file. Returns the reason why the body ended. */
+/** Returns the reason why the body ended. */
 async function append(
   response: Response,
   file: RemoteFile,
@@ -72,7 +72,7 @@ async function append(
   if (continues && !range.startsWith(`bytes ${have}-`)) {
     throw new HubError(`${file.url} was asked for bytes from ${have} and answered with "${range}"`);
   }
-  // A server without range support sends the whole file, which replaces the partial one.
+  // A server without range support sends the whole file, which replaces the partial file.
   const target = await open(partial, continues ? "a" : "w").catch((error) => diskError(error, file, partial));
   let written = continues ? have : 0;
   try {
@@ -106,7 +106,7 @@ async function sizeOf(path: string): Promise<number> {
   return (await stat(path).catch(() => null))?.size ?? 0;
 }
 
-/** Removes partial files that interrupted imports of other revisions have left. */
+/** Partial files of other revisions have other checksums in their names. */
 async function removeOtherPartials(folder: string, name: string): Promise<void> {
   for (const entry of await readdir(folder)) {
     if (entry.startsWith(`${name}.`) && entry.endsWith(".partial")) await rm(join(folder, entry));

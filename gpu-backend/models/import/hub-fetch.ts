@@ -1,9 +1,9 @@
-/** `fetch` for the hub, with the token and a bounded number of retries. A refusal becomes an error of one line that names the remedy. */
+/** `fetch` for the hub, with the token and a bounded number of retries. */
 import type { HubConfig } from "../../config.ts";
 
 export interface HubAccess extends HubConfig {
   fetch: typeof fetch;
-  /** Resolves after `ms` milliseconds; rejects when the import is interrupted. */
+  /** Rejects when the import is interrupted. */
   wait(ms: number): Promise<void>;
   now(): Date;
   note(line: string): void;
@@ -11,18 +11,17 @@ export interface HubAccess extends HubConfig {
 }
 
 export const maxTries = 5;
-/** If the hub asks for a longer wait, the request fails. */
 const maxWaitMs = 300_000;
 
-/** A failure to report to the user, which another try would not change. */
+/** A failure after which no retry would help. */
 export class HubError extends Error {}
 
-/** Resolves with responses of status 2xx only, and throws a HubError for all others. `id` is the model's hub id. */
+/** Throws a HubError for any status but 2xx. `id` is the model's hub id. */
 export function hubFetch(id: string, access: HubAccess): typeof fetch {
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input);
     const headers = new Headers(init?.headers);
-    // Only the hub gets the token: a listing may point to another host.
+    // The token goes only to the hub, because a listing may point to another host.
     if (access.token && url.origin === new URL(access.endpoint).origin) {
       headers.set("authorization", `Bearer ${access.token}`);
     }
@@ -49,19 +48,19 @@ export function backOffMs(tries: number): number {
   return 1000 * 2 ** (tries - 1);
 }
 
-/** The wait that the response asks for, or else the back-off; null if another try is pointless. */
+/** Returns null if a retry is pointless. */
 function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Date): number | null {
   if (![408, 429, 500, 502, 503, 504].includes(status)) return null;
   const retryAfter = headers.get("retry-after");
   if (retryAfter && /^\d+$/.test(retryAfter)) return Number(retryAfter) * 1000;
   const until = Date.parse(retryAfter ?? "");
   if (!Number.isNaN(until)) return Math.max(0, until - now.getTime());
-  // The hub's own header: `RateLimit: "api";r=0;t=42`, with t in seconds.
+  // The hub's own header, such as `RateLimit: "api";r=0;t=42`, has seconds in t.
   const reset = /;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "");
   return reset && status === 429 ? Number(reset[1]) * 1000 : backOffMs(tries);
 }
 
-/** Failures that may pass, so that another try is made. Others, such as an unknown host, are reported at once. */
+/** Failures after which a retry may succeed. */
 const passing = /ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
 
 function unreached(url: URL, thrown: unknown) {

@@ -1,4 +1,3 @@
-/** A model repository on the hub: its files with sizes and checksums, pinned to one commit. */
 import { listFiles, modelInfo } from "@huggingface/hub";
 import type { Checksum } from "./checksum.ts";
 import { type HubAccess, HubError, hubFetch } from "./hub-fetch.ts";
@@ -10,7 +9,7 @@ export interface RemoteFile {
   checksum: Checksum;
 }
 
-/** Opens a model at a branch, tag or commit. Throws a HubError of one line. */
+/** `revision`: a branch, tag or commit. Throws a HubError. */
 export async function openRepository(name: string, revision: string, access: HubAccess) {
   const common = { hubUrl: access.endpoint, fetch: hubFetch(name, access) };
   try {

@@ -1,4 +1,4 @@
-/** Makes a model folder from a hub id, a folder or a GGUF file. What can be refused is refused before the weights are downloaded. */
+/** Imports a model. All checks that need no weights come before their download. */
 import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
@@ -21,9 +21,9 @@ import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./mod
 
 export interface ImportOptions {
   source: string;
-  /** Folder to write. null: the source folder itself, or `.cache/models/<hub id or file name>`. */
+  /** null: the source folder itself, or `.cache/models/<hub id or file name>`. */
   out: string | null;
-  /** Branch, tag or commit on the hub; null: main. */
+  /** Branch, tag or commit. null: main. */
   revision: string | null;
 }
 
@@ -32,7 +32,7 @@ const ggufEnding = ".gguf";
 const hubId = /^[A-Za-z0-9][\w.-]*(\/(?!\.)[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
-/** Throws an Error of one line, or the signal's reason when aborted. Calling it again with the same options resumes. */
+/** Another call with the same options resumes. */
 export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress) {
   const { source } = options;
   const isFolder = (await stat(source).catch(() => null))?.isDirectory() ?? false;
@@ -50,14 +50,14 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
-  // Existing artifacts are kept, because training may have made them.
+  // Artifacts are kept, because training may have made them.
   const keptArtifacts = existsSync(manifestOf(folder));
   if (!keptArtifacts) {
     progress.note("making artifacts; up to a minute at 768 dimensions…");
     await publishBaseArtifacts(folder, name);
   }
   await smoothBase(folder);
-  // Reads and checks everything as serving does.
+  // Makes the same checks as serving.
   const { manifest, model } = await readArtifacts(folder);
   model.close();
   return { folder, manifest, keptArtifacts };
@@ -85,7 +85,6 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.end();
 }
 
-/** Checks the small files before the weights are downloaded. */
 async function checkSmallFiles(folder: string, weightsBytes: number): Promise<void> {
   const { model: config } = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
@@ -105,7 +104,6 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
 
-/** Checks a GGUF file, and copies it or its parts to the folder under the name `ggufFile`. */
 async function copyGguf(source: string, folder: string): Promise<void> {
   const { file } = openGgufModel(source);
   file.close();
@@ -119,7 +117,6 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
-/** Copies a file under a temporary name, and renames the copy when it is complete. */
 async function copyWhole(from: string, to: string): Promise<void> {
   if (resolve(from) === resolve(to)) return;
   const partial = `${to}.partial`;
@@ -132,7 +129,7 @@ async function copyWhole(from: string, to: string): Promise<void> {
   }
 }
 
-/** Removes files of another base, which a killed import may have left. Throws an Error if the folder has artifacts for that base. */
+/** A killed import may have left files of another base. */
 async function removeOtherBase(folder: string): Promise<void> {
   if (existsSync(manifestOf(folder))) {
     throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);

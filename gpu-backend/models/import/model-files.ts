@@ -1,4 +1,3 @@
-/** Decides which files of a repository or folder are imported. Pure. */
 import { chatTemplateFile } from "../../training/chat-template-file.ts";
 import { tokenizerJsonFile } from "../tokenizer-files.ts";
 
@@ -7,7 +6,7 @@ export const weightsFile = "model.safetensors";
 const optionalFiles = ["tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
-/** Maximum bytes of each file: several times the size for a vocabulary of 150,000 entries. */
+/** Bytes of each file: several times the size for a vocabulary of 150,000 entries. */
 const maxFileBytes: Record<string, number> = {
   [configFile]: MiB,
   [tokenizerJsonFile]: 32 * MiB,
@@ -26,7 +25,7 @@ const otherWeights = [
   ["flax_model.msgpack", "only as flax_model.msgpack"],
 ];
 
-/** Returns the files to import, the weights last. Throws an Error of one line that names `where` and the missing file. */
+/** Puts the weights last. Throws an Error that names the missing file. */
 export function chooseFiles(present: ReadonlySet<string>, where: string): string[] {
   if (!present.has(configFile)) {
     const why = present.has("adapter_config.json")
@@ -42,13 +41,12 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
   return [configFile, tokenizerJsonFile, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
 }
 
-/** Throws an Error that names the file, its size and the limit. */
 export function checkFileSize(name: string, bytes: number, where: string): void {
   const max = maxFileBytes[name];
   if (bytes > max) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${max} can be served`);
 }
 
-/** Throws an Error with both numbers if the file has fewer than two bytes for each parameter. */
+/** A parameter takes at least two bytes. */
 export function checkWeightsHold(parameters: number, bytes: number, where: string): void {
   if (bytes >= 2 * parameters) return;
   throw new Error(

@@ -1,4 +1,4 @@
-/** Reads Hugging Face's config.json (transformers' configuration_*.py). Refuses unsupported models with an error that names the field. */
+/** Reads Hugging Face's config.json (transformers' configuration_*.py). */
 import { z } from "zod";
 import { parseJson, requireValid } from "../../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
@@ -7,7 +7,7 @@ import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
 
 /** Outside this range, the sum of epsilon and a variance in float32 loses the smaller of the two. */
 const epsilon = z.number().min(1e-12).max(0.1);
-/** Sizes have the same bounds as in a manifest: config.json is not trusted, and its sizes decide how much memory is allocated. */
+/** config.json is not trusted, and sizes decide how much memory is allocated. */
 const size = (max: number) => z.int().positive().max(max);
 const architectures = (name: string) =>
   z
@@ -47,7 +47,6 @@ const llama3Schema = z
     "low_freq_factor must be below high_freq_factor",
   );
 
-/** config.json of Llama, Qwen2 and Qwen3. */
 const llamaSchema = z.object({
   vocab_size: size(setLimits.vocabulary),
   hidden_size: size(setLimits.hiddenSize),
@@ -61,7 +60,7 @@ const llamaSchema = z.object({
   rms_norm_eps: epsilon.default(1e-6),
   rope_theta: theta.optional(),
   rope_scaling: ropeSchema,
-  /** Newer files have this instead of the two fields above. */
+  /** Newer files have this field instead of the two fields above. */
   rope_parameters: ropeSchema,
   partial_rotary_factor: z.literal(1).nullish(),
   attention_bias: z.boolean().default(false),
@@ -75,13 +74,13 @@ const llamaSchema = z.object({
 });
 type LlamaJson = z.infer<typeof llamaSchema>;
 
-/** Differences between model types that no field of config.json states. */
+/** Differences between model types that config.json does not state. */
 interface Family {
   architecture: string;
-  /** Default of `head_dim`; absent: hidden_size / num_attention_heads. */
+  /** Default: hidden_size / num_attention_heads. */
   headWidth?: number;
   queryKeyNorm: boolean;
-  /** Queries, keys and values have biases and attention's output has none, whatever `attention_bias` is. */
+  /** Whether only queries, keys and values have biases, whatever `attention_bias` is. */
   hasOwnBiases: boolean;
 }
 const families = new Map<unknown, Family>([
@@ -90,7 +89,7 @@ const families = new Map<unknown, Family>([
   ["qwen3", { architecture: "Qwen3ForCausalLM", headWidth: 128, queryKeyNorm: true, hasOwnBiases: false }],
 ]);
 
-/** Reads `text`, the content of config.json. Throws an Error of one line that names `file` and the first faulty field with its value. */
+/** `text` is the content of config.json. Throws an Error that names `file` and the first faulty field. */
 export function configOf(text: string, file: string): ModelConfig {
   const json = parseJson(text, file);
   const type = (json as { model_type?: unknown } | null)?.model_type;
@@ -114,7 +113,6 @@ export function configOf(text: string, file: string): ModelConfig {
   return config;
 }
 
-/** The feature that is not supported in a well-known model type, for the message. */
 function whyNot(type: unknown): string {
   if (typeof type !== "string") return "";
   if (/moe|mixtral|dbrx|deepseek_v|gpt_oss/.test(type)) return ", a mixture of experts";

@@ -1,4 +1,4 @@
-/** GPT-2's tensors under the names of model-weights.ts. Its matrices, [in, out], are transposed when their bytes are accessed. */
+/** GPT-2's matrices, [in, out], are transposed when their bytes are accessed. */
 import { isFloat, type Tensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
 import type { ModelWeights, Weight } from "../../runtime/model-weights.ts";
@@ -18,14 +18,14 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** In some files, all names of tensors begin with this prefix. */
+/** Some files put this prefix before the names of all tensors. */
 const prefix = "transformer.";
 
 export function isGpt2(file: TensorFile): boolean {
   return file.has("wte.weight") || file.has(`${prefix}wte.weight`);
 }
 
-/** Throws an Error that begins with `what` (the file) and names a tensor that is missing or does not hold floats. */
+/** Error messages begin with `what`, the file's name. */
 export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: TensorFile, what: string): ModelWeights {
   const tensorOf = (name: string): Tensor => {
     const tensor = file.get(name) ?? file.get(prefix + name);
@@ -53,7 +53,7 @@ export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: Tenso
   return weights;
 }
 
-/** One of `parts` equal ranges of the columns of a matrix or bias. The range of a matrix, [in, out], is transposed to [out / parts, in]. */
+/** A part of a matrix [in, out] is transposed to [out / parts, in]. */
 function partOf({ dtype, shape, bytes }: Tensor, part: number, parts: number): Weight {
   const [columns, rows = 1] = shape.toReversed();
   const count = columns / parts;

@@ -1,4 +1,3 @@
-/** Reads a Hugging Face model folder: config.json and model.safetensors. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,7 +12,6 @@ const maxParameters = 2 ** 30 - 1;
 
 export type ModelFolder = Awaited<ReturnType<typeof readModelFolder>>;
 
-/** Throws an Error that names the file and the faulty field or tensor. */
 export async function readModelFolder(directory: string) {
   const config = await readModelConfig(directory);
   const file = join(directory, "model.safetensors");
@@ -24,7 +22,6 @@ export async function readModelFolder(directory: string) {
   return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
 }
 
-/** Throws an Error of one line that names the file, and the first faulty field with its value. */
 export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const file = join(directory, "config.json");
   const config = configOf(await readFile(file, "utf8"), file);

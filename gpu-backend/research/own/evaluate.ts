@@ -40,13 +40,12 @@ interface OwnOptions {
   texts: number;
 }
 
-/** Values of θ to try. The rule gets the value with the greatest gain on the development kinds. */
+/** Values of θ to try. The value with the greatest gain on the development kinds is used. */
 const thetas = [20, 40];
-/** Version of the finished parts. If it changes, everything is measured again. */
+/** A new version measures everything again. */
 const partVersion = 3;
-/** Format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
-/** Name of the comparison of memory and own adapter together with the one of the two that gains more on the kind. */
+/** Memory and own adapter together, compared with the better of the two. */
 const bothOverBetter = "both over better alone";
 
 export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run) {
@@ -57,7 +56,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   const fits = await openFits(base, served, threads);
   try {
     const kinds = await lockedKinds(lock, corpusFolder, base.tokenizer, texts);
-    // States of each kind's memory text. A kind needs its own states and those of the next kind at the same time.
+    // Kept, because each kind also needs the states of the next kind.
     const known = new Map<Kind, StatedText[]>();
     const knownOf = async (kind: Kind) => {
       const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
@@ -93,7 +92,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   }
 }
 
-/** The next kind of the same group. Its excerpts are the unrelated ("foreign") memory of `kind`. */
+/** The kind whose excerpts are the unrelated ("foreign") memory of `kind`. */
 function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
   const own = kinds.filter(({ group }) => group === kind.group);
   return own[(own.indexOf(kind) + 1) % own.length];
@@ -104,7 +103,6 @@ interface ReadKind {
   readings: Readings;
 }
 
-/** Fits the rule of memories on the development kinds, and measures all kinds with it. Pure. */
 function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   const development = read.filter(({ kind }) => kind.group === "development");
   const tried = thetas.map((theta) => fitOn(development, { ...defaultMemoryRule, theta }));
@@ -125,7 +123,7 @@ function summarise(read: readonly ReadKind[], tokenizer: Pieces) {
   };
 }
 
-/** Results of a group (`groupOf`). `suggested` in the result has, for each comparison, the mean `suggestedTokens` of its first method. */
+/** In the result, `suggested` has the mean `suggestedTokens` of each comparison's first method. */
 function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   const comparisons = comparisonsOf(sources[0]);
   const suggested = comparisons.map((of) => {
@@ -138,14 +136,14 @@ function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces) {
   };
 }
 
-/** Names of comparisons (`gainsOf`): each method with the base, and some methods with another method. */
+/** Compares each method with the base, and some methods with another method. */
 function comparisonsOf({ logprobs }: ScoredSource): string[] {
   const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
   return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
-/** Fits a rule on all kinds. The gains in the result are measured otherwise: on each kind with a rule fitted on the other kinds. */
+/** Fits a rule on all kinds. Gains are measured on each kind with a rule fitted on the other kinds. */
 function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   const observed = kinds.map((kind) => observationsOf(kind, start));
   const fitted = (isUsed: (i: number) => boolean) => {
@@ -167,7 +165,6 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
   return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
 }
 
-/** `observationAt` of the base with each memory of a kind, at all scored positions. */
 function observationsOf({ kind, readings: { base } }: ReadKind, rule: MemoryRule) {
   const targets = targetsOf(kind.texts);
   const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);
@@ -206,7 +203,6 @@ function scored({ kind, readings }: ReadKind, rule: MemoryRule): ScoredSource {
   return { group: kind.group, name: kind.name, texts: kind.texts, logprobs, correct };
 }
 
-/** Tables: the fits, the gains of each method by group, and the gains of each kind. */
 export function ownTables({ fits, rows, groups: ofGroups }: Awaited<ReturnType<typeof evaluateOwn>>): string[] {
   const fitted = Object.keys(fits[0].gains);
   const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));

@@ -7,10 +7,7 @@ const featureCount = 6;
 const steps = 300;
 const learningRate = 0.15;
 
-/**
- * Returns `rule` with fitted weights; the fit starts from the rule's own. Related (`own`) and unrelated (`foreign`) memories weigh the same
- * in the loss. Brakes, which the prompt chooses to lower or raise λ, are left out.
- */
+/** Related (`own`) and unrelated (`foreign`) memories have the same weight in the loss. */
 export function fitWeights(
   rule: MemoryRule,
   own: readonly (readonly Observation[])[],
@@ -30,7 +27,7 @@ export function fitWeights(
   return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
-/** What the gradient needs of a token. `share` is its weight in the loss, `ahead` in the result its p_memory − p_model. */
+/** `share` is the token's weight in the loss. `ahead` is p_memory − p_model. */
 function rowOf(one: Observation, share: number) {
   return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
 }

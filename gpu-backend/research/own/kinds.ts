@@ -1,4 +1,4 @@
-/** Kinds of text to measure memories on: ten on which the rule of memories was developed, and twelve fresh kinds without such use. */
+/** Kinds of text: ten served to develop the rule of memories, twelve fresh kinds only measure the rule. */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";
@@ -19,46 +19,45 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
-/** Positions of the prompt whose next tokens choose the brakes, which are factors of a memory's weight. */
+/** Positions whose next tokens set the brakes, factors of a memory's weight. */
 export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
-/** Positions whose next token is predicted, [P]: `evidencePositions`, then the positions before the scored tokens. */
+/** [P]: `evidencePositions`, then the position before each scored token. */
 export const readPositions = [
   ...evidencePositions,
   ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
 ];
 
-/** Sizes of memories, in tokens of their text. A smaller memory is the beginning of a larger memory. */
+/** Tokens of each memory. A smaller memory is the beginning of a larger one. */
 export const knownSizes: Record<Group, readonly number[]> = {
   development: [1000, 4000, 16_000],
   fresh: [1000, 4000, 6000],
 };
 
-/** The size of memory, in tokens, at which memories are compared with other methods. */
+/** Tokens of the memory that is compared with other methods. */
 export function comparedSize(group: Group): number {
   return Math.max(...knownSizes[group]);
 }
 
-/** Maximum tokens of an excerpt. Memories consist of excerpts; the passage in a prompt is an excerpt, too. */
+/** Maximum tokens of an excerpt. Memories consist of excerpts. */
 const excerptTokens = 256;
 const leastExcerptTokens = 16;
 
 export interface Kind {
   group: Group;
   name: string;
-  /** Excerpts for a memory, in the order of `cutTexts`. */
+  /** Excerpts for memories, in the order of `cutTexts`. */
   known: Text[];
-  /** Texts to score, from documents that give no excerpt: 64 tokens of prompt, then 96 scored tokens. */
+  /** Texts to score, from other documents than the excerpts: 64 tokens of prompt, then 96 scored tokens. */
   texts: Text[];
 }
 
-/** Names of the fresh kinds: of the corpora that neither training nor any choice used, those whose names have the lowest SHA-256. */
+/** Of the corpora that neither training nor any choice used, takes those whose names have the lowest SHA-256. */
 export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">[]): string[] {
   const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
   const candidates = corpora.filter(({ role }) => role === "new" || role === "left-out").map(({ name }) => name);
   return candidates.toSorted((a, b) => (hashOf(a) < hashOf(b) ? -1 : 1)).slice(0, freshCount);
 }
 
-/** Returns the kinds of both groups, read from the lock's corpora in `folder`. */
 export async function lockedKinds(
   { corpora }: CorpusLock,
   folder: string,
@@ -79,7 +78,7 @@ export async function lockedKinds(
   return read;
 }
 
-/** Texts to score are cut from test documents, and from validation documents unless training has made choices with them (`isTrained`). */
+/** Scores test documents. If training has not used the validation documents (`isTrained`), scores these, too. */
 export function kindOf(
   group: Group,
   name: string,
@@ -101,7 +100,6 @@ export function kindOf(
   };
 }
 
-/** Excerpts of the documents, up to `tokens` tokens in all. */
 function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, tokens: number): Text[] {
   const cut = { tokens: excerptTokens, least: leastExcerptTokens };
   for (let count = Math.ceil(tokens / excerptTokens); ; count *= 2) {
@@ -110,7 +108,6 @@ function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, to
   }
 }
 
-/** The first `tokens` tokens of the texts. */
 export function firstTokens<T extends Text>(texts: readonly T[], tokens: number): T[] {
   const result: T[] = [];
   let left = tokens;

@@ -1,4 +1,4 @@
-/** Runs a kind's texts through models and memories, for score.ts. Shapes: S texts, T tokens, P positions (`readPositions`), D hidden. */
+/** Runs a kind's texts through models and memories. Shapes: S texts, T tokens, P positions (`readPositions`), D hidden. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { dot, promptEmbedding } from "../../../shared/math/assignment.ts";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
@@ -32,7 +32,7 @@ export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: 
 export interface StatedText extends Text {
   /** States before the last feed-forward part, [T, D]: the keys and queries of memories. */
   states: Float32Array;
-  /** Final hidden states, [T, D]. */
+  /** Hidden states after the last layer norm, [T, D]. */
   hidden: Float32Array;
 }
 
@@ -70,7 +70,7 @@ export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[]
   return { keys, nextIds };
 }
 
-/** Puts before each text the excerpt whose mean hidden state is nearest to that of the text's prompt. */
+/** A text's passage is the excerpt whose mean hidden state is nearest to that of the text's prompt. */
 function afterPassages(
   texts: readonly Omit<StatedText, "states">[],
   excerpts: readonly Omit<StatedText, "states">[],
@@ -91,13 +91,13 @@ function meanDirection(rows: Float32Array, D: number): Float32Array {
   return unitVector(sum);
 }
 
-/** Opens a session that fits own adapters above the static adapter, as backends do. */
+/** Own adapters are fitted above the static adapter, as on a backend. */
 export function openFits(base: TrainingBase, { adapters }: ServedBank, threads: number): Promise<FitSession> {
   const fixed = { bank: adapters.bank, gates: adapters.network.staticGates };
   return openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, threads);
 }
 
-/** Fits an own adapter to all tokens of the excerpts, each of which is an example. Returns null if the fit keeps no adapter. */
+/** Each excerpt is an example for the fit. Returns null if the fit keeps no adapter. */
 async function ownAdapterOf(
   excerpts: readonly StatedText[],
   fits: FitSession,
@@ -120,7 +120,7 @@ async function ownAdapterOf(
 
 type ReadOptions = Omit<OpenArtifacts, "release"> & { fits: FitSession; threads: number };
 
-/** Runs the texts of a kind. Memories are made from `known`, excerpts of the kind, and from `foreign`, excerpts of another kind. */
+/** `known` are excerpts of the kind, `foreign` excerpts of another kind. Both become memories. */
 export async function readKind(
   kind: Kind,
   known: readonly StatedText[],
@@ -131,7 +131,7 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** States [D] of each text at `positions`, counted from the start of the text's last 160 tokens. A passage may precede these tokens. */
+  /** `positions` count from the start of the text's last 160 tokens, because a passage may come before these. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;

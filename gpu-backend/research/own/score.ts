@@ -12,15 +12,15 @@ import { observationAt } from "../mixtures.ts";
 import { evidencePositions, readPositions } from "./kinds.ts";
 
 /**
- * The model that predicts the next token before any memory is mixed in. "static" is the static adapter, "mixture" what `auto` serves. Three
- * have an own adapter, fitted to the memory's text: "adapter" at full strength, "auto" as `auto` weighs it, and "both" as `auto` weighs it
- * beside the memory. "passage" is the base after a passage of the memory's text.
+ * The model before any memory is mixed in. "static" is the static adapter, "mixture" what `auto` serves. Three models have an own
+ * adapter, fitted to the memory's text: "adapter" at full strength, "auto" as `auto` weighs it, and "both" as `auto` weighs it beside the
+ * memory. "passage" is the base after a passage of the memory's text.
  */
 export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" | "passage";
 
-/** A model's predictions at the positions of all texts, [S × P]. `otherLogprobs` covers the next tokens of all neighbours. */
+/** Predictions at the positions of all texts, [S × P]. `otherLogprobs` covers the next tokens of all neighbours. */
 export interface ModelReading extends Reading {
-  /** The nearest keys at each position, by the memory's name. */
+  /** Nearest keys at each position, by the memory's name. */
   memories: Record<string, readonly Neighbours[]>;
 }
 
@@ -28,20 +28,19 @@ export type Readings = Record<Model, ModelReading>;
 
 export interface Method {
   model: Model;
-  /** Name of a memory in the readings. */
   memory?: string;
 }
 
 interface TextScore {
   logprobs: ArrayLike<number>;
-  /** 1 where the likeliest token is the text's own, else 0. */
+  /** 1 where the likeliest token equals the text's token, else 0. */
   correct: number[];
 }
 
 const P = readPositions.length;
 const E = evidencePositions.length;
 
-/** Scores each text of a kind. `targets` are the texts' own next tokens, [S × P]. */
+/** `targets` are the texts' own next tokens, [S × P]. */
 export function scoreKind(
   readings: Readings,
   { model, memory }: Method,
@@ -100,7 +99,7 @@ function scoreWithMemory(
 /** Maximum tokens of a greedy continuation that are compared with the text. */
 const suggestionTokens = 32;
 
-/** How many tokens of a greedy continuation agree with the text before the first token that does not. */
+/** Number of tokens of a greedy continuation before the first wrong token. */
 export function suggestedTokens(correct: ArrayLike<number>): number {
   const wrong = Array.from(correct).slice(0, suggestionTokens).indexOf(0);
   return wrong < 0 ? suggestionTokens : wrong;

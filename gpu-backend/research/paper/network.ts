@@ -4,8 +4,7 @@
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. B has a column for each of the V vocabulary entries. The adapters that this project serves have both factors
- * in the hidden space of D values instead (training-graph.ts).
+ * m₁ and m₂ are dropout masks. B has a column for each of the V vocabulary entries, unlike in the served adapters (training-graph.ts).
  * Shapes: N tokens, P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
 import { joinArrays } from "../../../shared/bytes.ts";
@@ -20,22 +19,21 @@ export const rank = 4;
 const [H1, H2] = [64, 32];
 const dropout = 0.5;
 
-/** Parameters by name, row-major. */
+/** By name, row-major. */
 export type Weights = Map<string, Float32Array>;
 
 export interface Trainable {
   initial(seed: number): Weights;
-  /** `input` [P]: mean embedding of the batch. `random` draws the dropout masks; without it there is no dropout. */
+  /** `input` [P] is the mean embedding of the batch. Without `random` there is no dropout. */
   forward(weights: Weights, input: Float32Array, random?: Random): Made;
 }
 
 interface Made {
   pair: Pair;
-  /** Computes the loss's gradients by the parameters from the loss's gradients by the pair. */
+  /** Turns gradients by the pair into gradients by the parameters. */
   backward(gradients: Pair): Weights;
 }
 
-/** Static LoRA: one trained pair for all text. */
 export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): Trainable {
   const weightsOf = ({ a, b }: Pair): Weights => new Map(Object.entries({ a, b }));
   return {
@@ -48,7 +46,7 @@ export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): T
   };
 }
 
-/** The paper's hyper-network. Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
+/** Weights start uniform in ±1/√(inputs of the layer), as in the paper's published code. */
 export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, P: number): Trainable {
   return {
     initial(seed) {

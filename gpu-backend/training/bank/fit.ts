@@ -1,4 +1,4 @@
-/** Trains the static adapter and then the hyper-network, with checkpoints from which an interrupted run resumes. */
+/** Trains the static adapter, then the hyper-network. Checkpoints let an interrupted run resume. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
@@ -14,20 +14,20 @@ import type { BankSettings } from "./settings.ts";
 import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
 interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
-  /** Hash of what the result depends on besides the options: the base's weights and the windows of text. */
+  /** Hash of the base's weights and the windows of text. */
   key: string;
 }
 
 const stateVersion = 2;
 
-/** All rates are tried: the static adapter must be as good as it can be, because centroids' scales are chosen by the gain over it. */
+/** All rates are tried, because centroids' scales are chosen by the gain over the static adapter. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
-/** Steps of the static adapter, as a share of the hyper-network's steps. It needs fewer steps, because it has fewer parameters. */
+/** Steps relative to the hyper-network's. Fewer parameters need fewer steps. */
 const staticSteps = 0.5;
 const stepsBetweenCheckpoints = 50;
 
-/** Trains a static adapter at each learning rate. Returns the one with the lowest loss on `validation`. */
+/** Keeps the adapter of the learning rate with the lowest loss on `validation`. */
 export async function fitStatic(
   text: TrainingText,
   validation: WindowSet,
@@ -52,7 +52,6 @@ export async function fitStatic(
   return best!.trained;
 }
 
-/** Trains the hyper-network, whose adapters are added to the static adapter `fixed`. */
 export function fitNetwork(
   text: TrainingText,
   { sets, centroids, memberOf }: Placed,
@@ -66,7 +65,7 @@ export function fitNetwork(
   return trainPart("hyper-network", text, shape, clusters, options, run);
 }
 
-/** Trains from the last checkpoint, if there is one. When `signal` aborts, writes a checkpoint and throws the signal's reason. */
+/** Resumes from the last checkpoint. When `signal` aborts, writes a checkpoint and throws the signal's reason. */
 async function trainPart(
   name: string,
   text: TrainingText,

@@ -1,8 +1,7 @@
-/** The gain of an adapter on held-out text, and the choice of its scale, from losses of windows. Pure. */
 import type { Gain } from "../../adapters/own/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
-/** Losses of a window in nats, summed over its tokens. */
+/** Losses in nats, summed over the window's tokens. */
 export interface WindowLoss {
   document: string;
   tokens: number;
@@ -12,14 +11,14 @@ export interface WindowLoss {
 
 const resamples = 1000;
 
-/** `sum`: the sum of a value over the tokens of the window. */
+/** A value's sum over the window's tokens. */
 export interface WindowSum {
   document: string;
   tokens: number;
   sum: number;
 }
 
-/** The value's mean per token; null without tokens. The interval is a bootstrap over documents, because windows of a document are alike. */
+/** The value's mean per token, or null without tokens. The interval resamples documents, because windows of a document are alike. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
   const total = (of: typeof sums, what: "sum" | "tokens") => of.reduce((sum, document) => sum + document[what], 0);
@@ -32,7 +31,7 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
 /** Draws as many items as there are, with replacement. */
 export type Redraw = <T>(items: readonly T[]) => T[];
 
-/** The 95% interval of a value that `draw` computes from items that it resamples with `drawn`. */
+/** Returns a 95% interval. `draw` computes the value from items that it resamples with `drawn`. */
 export function bootstrap(draw: (drawn: Redraw) => number, random: Random): [number, number] {
   const drawn: Redraw = (items) => items.map(() => items[random.integer(items.length)]);
   const sorted = Array.from({ length: resamples }, () => draw(drawn)).sort((a, b) => a - b);
@@ -48,12 +47,12 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
   return [...documents.values()];
 }
 
-/** Fewest test documents on which a gain is measured. Resampling a single document would give an interval without width. */
+/** Resampling a single document would give an interval without width. */
 export const minMeasuredDocuments = 2;
-/** Documents that a centroid needs, so that the tenth that is held out for test has about two of them. */
+/** Every tenth document is held out for test. */
 export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
-/** Gain of the adapter over the base; null with fewer than `minMeasuredDocuments` documents. */
+/** Returns null with fewer than `minMeasuredDocuments` documents. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
   if (new Set(losses.map(({ document }) => document)).size < minMeasuredDocuments) return null;
   return documentMean(
@@ -63,21 +62,20 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
-/** Least gain on validation text, in nats per token, that switches a centroid's adapter on. Smaller gains are often noise. */
+/** Nats per token. Smaller gains on validation text are often noise. */
 const requiredGain = 0.005;
-/** Greatest rise of a corpus's loss that the chosen scale may cause, in nats per token. */
+/** Allowed rise of any corpus's loss, in nats per token. */
 const toleratedLoss = 0.005;
-/** Corpora with a smaller share of the centroid's validation tokens may exceed `toleratedLoss`. */
+/** Share of a centroid's validation tokens. A corpus with a smaller share may exceed `toleratedLoss`. */
 const judgedShare = 0.1;
 
-/** Sums over a corpus's validation windows that are nearest to one centroid. */
 export interface ScaleTrial {
   tokens: number;
-  /** Loss under each of `scaleChoices`, in nats, summed over the tokens. */
+  /** Sum of losses under each of `scaleChoices`, in nats. */
   losses: number[];
 }
 
-/** Returns the scale with the lowest loss among the scales that harm no corpus; 0 (off) if its gain is below `requiredGain`. */
+/** Returns 0 (off) if the best scale gains less than `requiredGain`. Scales that harm a corpus are not chosen. */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
   const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);

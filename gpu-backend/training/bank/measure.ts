@@ -1,4 +1,4 @@
-/** Chooses each centroid's scale on validation text and measures gains on test text. Assigns text to centroids as the edge does. */
+/** Chooses each centroid's scale on validation text and measures gains on test text. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf } from "../../adapters/generated/hyper-network.ts";
 import { assignAll } from "../clustering/placement.ts";
@@ -8,18 +8,17 @@ import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./g
 import type { ServedParameters } from "./parameters.ts";
 import type { Reader } from "./reader.ts";
 
-/** The adapters of all centroids, and the centroids themselves. */
 export interface Adapters extends ServedParameters {
   centroids: CentroidVectors;
 }
 
-/** Gates of centroid k at a scale, [Q]. At scale 0 they are the static adapter's gates. */
+/** Returns gates [Q]. Scale 0 gives the static adapter's gates. */
 export function gatesAt({ network, centroids }: Adapters, k: number, scale: number): Float32Array {
   const { dimensions: P, vectors } = centroids;
   return gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);
 }
 
-/** Loss of each window in nats, summed over its scored tokens. `gatesOf` returns a window's gates [Q]; zeros are the base. */
+/** Losses in nats, summed over a window's scored tokens. `gatesOf` returns a window's gates [Q]; zeros are the base. */
 export async function lossesOf(
   reader: Reader,
   { windows, statesOf }: WindowSet,
@@ -33,7 +32,6 @@ export async function lossesOf(
   return losses;
 }
 
-/** Chooses the scale of each centroid on `validation`, [K]. */
 export async function chooseScales(reader: Reader, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
   const memberOf = assignAll(validation.embeddings, adapters.centroids);
   const K = adapters.centroids.count;
@@ -59,7 +57,7 @@ export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroid
   return documents.map(({ size }) => size);
 }
 
-/** Losses under the base, the static adapter (`fixed`), and the adapter of the window's centroid at that centroid's scale. */
+/** Measures the base, the static adapter (`fixed`), and the adapter of the window's centroid. */
 export async function measureWindows(reader: Reader, set: PlacedSet, adapters: Adapters, scales: Float32Array) {
   const memberOf = assignAll(set.embeddings, adapters.centroids);
   const closed = new Float32Array(adapters.bank.gates);

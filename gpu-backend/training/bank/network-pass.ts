@@ -1,4 +1,4 @@
-/** A feed-forward network with gradients in closed form, for training. Serving uses adapters/generated/hyper-network.ts. */
+/** A feed-forward network with gradients in closed form. */
 
 /** Computes W·x + b. */
 interface Layer {
@@ -6,7 +6,6 @@ interface Layer {
   b: Float32Array; // [outputs]
 }
 
-/** An activation function, which returns its value and its slope at x. */
 export type Activation = (x: number) => readonly [value: number, slope: number];
 
 /** Layers (w1, b1), (w2, b2), … of named parameters or of their gradients. */
@@ -14,7 +13,7 @@ export function layersOf(values: ReadonlyMap<string, Float32Array>, count: numbe
   return Array.from({ length: count }, (_, i) => ({ w: values.get(`w${i + 1}`)!, b: values.get(`b${i + 1}`)! }));
 }
 
-/** Runs the layers on one input. The activation follows every layer except the last. */
+/** The activation follows every layer except the last. */
 export function networkPass(layers: readonly Layer[], input: Float32Array, activate: Activation) {
   const inputs = [input]; // of each layer
   const slopes: Float32Array[] = [];
@@ -27,7 +26,7 @@ export function networkPass(layers: readonly Layer[], input: Float32Array, activ
   }
   return {
     output,
-    /** Adds the layers' gradients to `sums`. `dOutput`: gradient of the output. */
+    /** Adds gradients to `sums`. `dOutput` is the gradient of the output. */
     backward(dOutput: Float32Array, sums: readonly Layer[]): void {
       let d = dOutput;
       for (let i = layers.length - 1; i >= 0; i--) {

@@ -1,10 +1,9 @@
-/** Trainable parameters of a static adapter, and of the hyper-network with its bank. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import type { HyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { Random, streams } from "../random.ts";
 
-/** Sizes of a static adapter or of a hyper-network with its bank. A static adapter has H = P = 0, because its gates are constant. */
+/** A static adapter has H = P = 0, because its gates are constant. */
 export interface BankShape {
   gates: number; // Q = R + M
   rank: number; // R low-rank directions
@@ -14,7 +13,7 @@ export interface BankShape {
   a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
 }
 
-/** Parameters by name, row-major. */
+/** By name, row-major. */
 export type Parameters = Map<ParameterName, Float32Array>;
 export type ParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
 
@@ -51,7 +50,6 @@ export function initialParameters(shape: BankShape, hiddenSize: number, seed: nu
   ]);
 }
 
-/** A trained static adapter, or a trained hyper-network with its bank. */
 export interface Trained {
   shape: BankShape;
   parameters: Parameters;
@@ -63,7 +61,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Joins two banks. Directions of `fixed` have static gates of 1 and generated gates of 0; those of `generated` have static gates of 0. */
+/** Joins two banks. Directions of `fixed` get static gates 1 and generated gates 0, directions of `generated` static gates 0. */
 export function servedParameters(fixed: Trained, generated: Trained): { bank: Bank; network: HyperNetwork } {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

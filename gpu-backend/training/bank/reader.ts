@@ -12,14 +12,13 @@ export interface Head {
   addLogits(g: GraphBuilder, adapted: string): string;
 }
 
-/** The tied head in fp32. */
 export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWeights): Head {
   const addLogits: Head["addLogits"] = (g, adapted) =>
     g.node("Gemm", [adapted, g.constant(tokenEmbedding, [vocabularySize, hiddenSize])], { transB: 1 });
   return { hiddenSize, vocabularySize, addLogits };
 }
 
-/** Maximum number of logits in one run of the graph: 64 MB. */
+/** Number of logits in one run, at 64 MB. */
 const maxLogits = 2 ** 24;
 
 export type Reader = Awaited<ReturnType<typeof openReader>>;
@@ -29,8 +28,8 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildReadingGraph(head, bank), { threads });
   /**
-   * Returns log-likelihoods of `targets` [N] and `others` [N, K] after `hidden` [N, D], and the likeliest tokens [N] with theirs. `gates`:
-   * [N, Q], or [Q] for all positions; zeros are the base. `change` [N, D]: what own adapters add to the adapted states.
+   * Log-likelihoods of `targets` [N] and `others` [N, K] after `hidden` [N, D]. `gates` are [N, Q], or [Q] for all positions; zeros are
+   * the base. `change` [N, D] is what own adapters add to the adapted states.
    */
   async function read(
     hidden: Float32Array,
@@ -47,7 +46,7 @@ export async function openReader(head: Head, bank: Bank, threads: number) {
     const perRun = Math.max(1, Math.floor(maxLogits / V));
     for (let from = 0; from < N; from += perRun) {
       const rows = Math.min(perRun, N - from);
-      // Values for a single position serve all positions.
+      // A value for a single position serves all positions.
       const part = (values: Float32Array, width: number) =>
         values.length === width
           ? tensor(values, [1, width])

@@ -1,4 +1,3 @@
-/** Reads the adapters of a set of artifacts, to measure them. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,7 +14,7 @@ import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network
 
 export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
-/** Reads a set of artifacts. In the result, `scales` [K] is 0 for centroids that are off; `manifestHash` is manifest.json's SHA-256. */
+/** `scales` [K] has 0 for centroids that are off. `manifestHash` is manifest.json's SHA-256. */
 export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);

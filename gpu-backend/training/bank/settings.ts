@@ -1,9 +1,9 @@
 export interface BankSettings {
   seed: number;
   clusters: number; // K
-  /** Low-rank directions of the static adapter, which has one bias direction, too. */
+  /** Low-rank directions of the static adapter, which also has one bias direction. */
   staticRank: number;
-  /** Low-rank directions of the centroids' adapters; `biases`: bias directions. */
+  /** Directions of the centroids' adapters. */
   rank: number; // R
   biases: number; // M
   hidden: number; // H
@@ -14,7 +14,7 @@ export interface BankSettings {
   weightDecay: number;
 }
 
-/** Maximum number of windows in each split. A window has up to 256 tokens. */
+/** Maximum windows of each split. A window has up to 256 tokens. */
 export interface TextSettings {
   trainWindows: number;
   validationWindows: number;

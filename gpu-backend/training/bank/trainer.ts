@@ -1,4 +1,4 @@
-/** Trains a static adapter or a hyper-network that adds to one, on cached hidden states. Draws depend on seed and step: runs can resume. */
+/** Trains a static adapter or a hyper-network on cached hidden states. Draws depend on seed and step, so runs can resume. */
 import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -18,32 +18,27 @@ export interface TrainingText {
   set: WindowSet;
 }
 
-/** What only the training of a hyper-network needs. */
 export interface TrainingClusters {
   /** Prompt embeddings of the windows, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
   centroids: Float32Array; // [K, P]
-  /** Cluster of each window. */
   memberOf: Int32Array;
-  /** The static adapter to which the hyper-network's adapters are added. It is not trained any more. */
   above: Bank;
 }
 
-/** A run can resume from this state. */
 export interface TrainerState {
   step: number;
   parameters: Parameters;
-  /** AdamW's moments. */
   first: Parameters;
   second: Parameters;
 }
 
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
-/** Tokens drawn from a window. Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few windows. */
+/** Neighbouring tokens are alike, so a few tokens of many windows teach more than all tokens of few windows. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
-/** Maximum number of logits in one run of the graph: 32 MB. */
+/** Number of logits in one run, at 32 MB. */
 const maxLogits = 8_000_000;
 
 interface DrawnWindow {
@@ -54,7 +49,7 @@ interface DrawnWindow {
   input: Float32Array;
 }
 
-/** `clusters`: null for a static adapter. `resumed`: the state of an interrupted run, or null. */
+/** `clusters` is null for a static adapter. `resumed` is the state of an interrupted run. */
 export async function openTrainer(
   { head, set }: TrainingText,
   shape: BankShape,
@@ -71,7 +66,7 @@ export async function openTrainer(
   const [a, b] = (["a", "b"] as const).map((name) => tensor(parameters.get(name)!, [Q, D]));
   const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
-  /** Runs the graph with `gates` [windows, Q]. Adds to `gradients` and `dGates` [windows, Q]. Returns the mean loss in nats a token. */
+  /** Adds to `gradients` and `dGates` [windows, Q]. `gates` are [windows, Q]. Returns the mean loss in nats a token. */
   async function runHead(
     drawn: readonly DrawnWindow[],
     gates: Float32Array,
@@ -160,7 +155,7 @@ function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   });
 }
 
-/** Draws clusters, and windows of each. A window's input lies between its cluster's centroid and its embedding: so gates vary smoothly. */
+/** A window's input lies between its cluster's centroid and its embedding, so that gates vary smoothly. */
 function drawOfClusters(
   windows: readonly Window[],
   { embeddings, centroids, memberOf }: TrainingClusters,

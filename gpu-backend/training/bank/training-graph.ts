@@ -1,6 +1,6 @@
 /**
- * The loss of a bank's directions and its gradients in closed form, as one ONNX graph. The graph has no trunk: hidden states are
- * inputs, because adapters never change them. It has no hyper-network: gates are inputs and their gradients outputs (trainer.ts).
+ * The loss of a bank's directions and its gradients in closed form, as one ONNX graph. Hidden states are inputs, because adapters never
+ * change them. Gates are inputs and their gradients outputs (trainer.ts).
  *
  *   p = A·h + a0,  u = p ⊙ g,  h' = h + Bᵀ·u,  logits = W·h',  loss = mean of −log softmax(logits)[target]
  *
@@ -8,8 +8,8 @@
  *   dB = u·dh'ᵀ,  du = B·dh',  dp = du ⊙ g,  dA = dp·hᵀ,  dg = du ⊙ p
  *
  * The gates of a static adapter are 1. If a hyper-network is trained, the static adapter's Bᵀ·u is also added to h'. The softmax is over
- * the whole vocabulary. Over candidate tokens, with a constant for all others, it would take a tenth of the time; but then adapters learn
- * to raise all candidates together, which measurably harms the loss over the whole vocabulary.
+ * the whole vocabulary. A softmax over candidate tokens would take a tenth of the time, but adapters would learn to raise all candidates
+ * together, which measurably harms the loss.
  * Shapes: N tokens, V vocabulary, D hidden size, Q gates.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";

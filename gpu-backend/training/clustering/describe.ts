@@ -1,18 +1,14 @@
-/** The manifest's description of a centroid: a label of characteristic words, and a position on a map. */
+/** A centroid's label of characteristic words, and its position on a map. */
 import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./prompt-space.ts";
 
-/** Weight, in tokens, of the prior: how often pieces occur in the whole corpus. It keeps rare pieces from becoming labels by chance. */
+/** Weight of the prior, in tokens. Without a prior, rare pieces become labels by chance. */
 const priorTokens = 1000;
 const labelWords = 5;
-/** Matches a piece that begins a word. Other pieces would say nothing in a label. */
 const wordStart = /^ \p{L}{3,}$/u;
 
-/**
- * The most characteristic pieces of each cluster: those with the greatest log-odds against the other clusters, in standard errors (Monroe,
- * Colaresi & Quinn 2008). Takes only pieces that begin a word, and one spelling of each. `counts`: K × [V], of `countsByCluster`.
- */
+/** Pieces with the greatest log-odds against other clusters, in standard errors (Monroe, Colaresi & Quinn 2008). `counts`: K × [V]. */
 export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string): string[][] {
   const V = counts[0].length;
   const corpus = new Float64Array(V).map((_, v) => counts.reduce((sum, cluster) => sum + cluster[v], 0));
@@ -39,14 +35,14 @@ export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: numb
   });
 }
 
-/** How often each token id occurs in the windows of each cluster, K × [V]. */
+/** Returns counts of each token id, K × [V]. */
 export function countsByCluster(windows: readonly Window[], memberOf: Int32Array, K: number, V: number) {
   const counts = Array.from({ length: K }, () => new Float64Array(V));
   for (const [i, { tokenIds }] of windows.entries()) for (const id of tokenIds) counts[memberOf[i]][id]++;
   return counts;
 }
 
-/** Coordinates of each centroid along the first two principal components of all centroids, [K]. */
+/** Coordinates of centroids along their first two principal components, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const points = Matrix.from1DArray(centroids.length / dimensions, dimensions, centroids);
   const centred = points.subRowVector(points.mean("column"));

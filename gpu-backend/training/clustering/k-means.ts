@@ -1,11 +1,11 @@
-/** Spherical k-means: points and centroids have length 1, and a point belongs to the centroid with the largest dot product. */
+/** Spherical k-means: points have length 1 and belong to the centroid with the largest dot product. */
 import { Random, streams } from "../random.ts";
 
-/** Number of independent starts. The start with the best result is kept. */
+/** Number of independent starts. The best result is kept. */
 const starts = 8;
 const maxRounds = 50;
 
-/** `points`: unit rows [n, P]. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
+/** `points` are unit rows [n, P]. An empty cluster keeps its centroid. Throws an Error for fewer points than clusters. */
 export function kMeans(points: Float32Array, dimensions: number, options: { clusters: number; seed: number }) {
   const n = points.length / dimensions;
   if (n < options.clusters) throw new Error(`${options.clusters} clusters need as many windows, there are ${n}`);
@@ -41,7 +41,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's algorithm, at most `maxRounds` rounds. Changes and returns `centroids` [K, P], with each point's cluster and mean similarity. */
+/** Lloyd's algorithm. Changes and returns `centroids` [K, P]. */
 function refine(points: Float32Array, P: number, centroids: Float32Array) {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {
@@ -78,7 +78,7 @@ function moveToMeans(points: Float32Array, P: number, centroids: Float32Array, m
   }
 }
 
-/** `sum` scaled to length 1; zeros stay zeros. */
+/** Scales to length 1. Zeros stay zeros. */
 export function unitVector(sum: Float32Array | Float64Array): Float32Array {
   const length = Math.hypot(...sum);
   return Float32Array.from(sum, (x) => (length > 0 ? x / length : 0));

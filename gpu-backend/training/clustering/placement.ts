@@ -1,7 +1,4 @@
-/**
- * Clusters whole documents, because a document shows its kind of text better than its first tokens do. Then fits the table by which the edge
- * embeds prompts, so that the first 64 tokens of a document find its cluster.
- */
+/** Clusters whole documents, then fits the edge's table so that the first 64 tokens of a document find its cluster. */
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -14,10 +11,10 @@ import { kMeans, unitVector } from "./k-means.ts";
 
 const epochs = 5;
 const learningRate = 1;
-/** Factor by which similarities, from −1 to 1, are multiplied before the softmax. */
+/** Similarities are multiplied by this factor before the softmax. */
 const sharpness = 10;
 
-/** `rows` [V, P]: of `fitPromptRows`. `memberOf` in the result: each window's cluster. Throws an Error for fewer windows than clusters. */
+/** `rows` [V, P] come from `fitPromptRows`. `memberOf` has each window's cluster. Throws an Error for fewer windows than clusters. */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
@@ -32,7 +29,7 @@ export function placeText(
   return { table: quantised(fitted, P), centroids: vectors, memberOf };
 }
 
-/** Rows [V, P] as int8, with a scale per row. */
+/** Rounds rows [V, P] to int8, with a scale per row. */
 export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   const P = dimensions;
   const V = rows.length / P;
@@ -47,7 +44,7 @@ export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   return table;
 }
 
-/** Prompt embeddings of the windows' prefixes, [windows, P], computed as the edge computes them. */
+/** Embeds as the edge does. Returns [windows, P]. */
 export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
   const P = table.dimensions;
   const embeddings = new Float32Array(windows.length * P);
@@ -64,7 +61,7 @@ export function assignAll(embeddings: Float32Array, centroids: CentroidVectors):
   );
 }
 
-/** For each window the direction of its document: the summed embeddings of the document's windows, scaled to length 1, [n, P]. */
+/** Direction of each window's document, [n, P]: the sum of the document's embeddings, scaled to length 1. */
 function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Array {
   const P = table.dimensions;
   const sums = new Map<string, Float32Array>();
@@ -114,8 +111,8 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // Computes the gradient of the loss by the direction, which is the sum divided by its length, and from it the gradient by the sum.
-      // The part along the direction is removed, because it would only change the length.
+      // The gradient by the direction becomes a gradient by the sum of rows. The part along the direction would only change the sum's
+      // length.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {

@@ -1,24 +1,20 @@
 /**
- * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant: the P directions with the largest variance
- * between documents relative to the variance within them. The projection is linear in the token embeddings, so the edge needs only one
- * table [V, P], which placement.ts fits further.
+ * The prompt embedding starts from Fisher's discriminant: the P directions with the largest variance between documents relative to the
+ * variance within documents. The projection is linear, so the edge needs only one table [V, P].
  */
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 
 export interface Prefix {
   tokenIds: Int32Array;
-  /** Hash or name of the prefix's document. */
   document: string;
 }
 
-/** Share of the average variance that is mixed into each direction's variance, because few prefixes do not measure every direction. */
+/** Share of the average variance that every direction gets, because few prefixes do not measure every direction. */
 const shrinkage = 0.02;
-/** Lower bound of a direction's variance, as a share of the largest variance or of all variance. A smaller variance is noise. */
+/** Smaller variances are noise. Relative to the largest variance or to all variance. */
 const varianceFloor = 1e-6;
 
-/**
- * Projects token embeddings, less the mean of the documents' prefixes, to [V, P]. Uses principal components if no document has two prefixes.
- */
+/** Projects token embeddings to [V, P]. Uses principal components if no document has two prefixes. */
 export function fitPromptRows(
   tokenEmbedding: Float32Array,
   hiddenSize: number,
@@ -42,9 +38,9 @@ export function fitPromptRows(
   });
 }
 
-/** Fisher's directions [P, D], best first. Each is weighted by the square root of the share of its variance that is between documents. */
+/** Fisher's directions [P, D], best first, weighted by the square root of the share of variance that is between documents. */
 function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
-  // Whitens the variance within documents: divides each of its eigenvectors by the root of the (shrunk) variance along it.
+  // Whitens the variance within documents: divides each eigenvector by the root of the (shrunk) variance along the eigenvector.
   const { values: spread, vectors: whitening } = symmetricEigen(within);
   const average = spread.reduce((sum, value) => sum + value, 0) / spread.length;
   for (const [i, value] of spread.entries()) {
@@ -53,14 +49,13 @@ function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(whitening.mmul(total).mmul(whitening.transpose()));
   const directions = firstRows(vectors, P).mmul(whitening);
   for (let p = 0; p < P; p++) {
-    // After whitening, the variance within documents is 1 along every direction, and that of all text is λ. So the share 1 − 1/λ is between
-    // documents.
+    // After whitening, the variance along every direction is 1 within documents and λ in all. So the share 1 − 1/λ is between documents.
     directions.mulRow(p, Math.sqrt(Math.max(varianceFloor, 1 - 1 / Math.max(values[p], 1))));
   }
   return directions;
 }
 
-/** Principal components [P, D], each multiplied by λ^-¼, where λ is its variance. This is halfway between PCA and whitening. */
+/** Principal components [P, D], each multiplied by λ^-¼, where λ is its variance: halfway between PCA and whitening. */
 function halfWhitenedOf(total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(total);
   const directions = firstRows(vectors, P);
@@ -83,7 +78,7 @@ function covarianceOf(centred: Matrix, divisor: number): Matrix {
   return centred.transpose().mmul(centred).div(divisor);
 }
 
-/** Covariance of prefixes within documents, [D, D]; null if no document has two prefixes. */
+/** Returns [D, D], or null if no document has two prefixes. */
 function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | null {
   const members = Map.groupBy(prefixes.keys(), (index) => prefixes[index].document);
   const repeated = [...members.values()].filter(({ length }) => length > 1);
@@ -95,7 +90,7 @@ function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | 
   return covarianceOf(new Matrix(centred), centred.length - repeated.length);
 }
 
-/** Eigenvalues of a symmetric matrix, descending, and its unit eigenvectors as rows. Each row's largest component is positive. */
+/** Eigenvalues are descending. Unit eigenvectors are rows, each with a positive largest component. */
 export function symmetricEigen(matrix: Matrix): { values: number[]; vectors: Matrix } {
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(matrix, { assumeSymmetric: true });
   const vectors = eigenvectorMatrix.transpose().flipColumns();

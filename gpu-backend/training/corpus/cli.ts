@@ -1,4 +1,3 @@
-/** The command `chameleon corpora`. */
 import { Argument } from "commander";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { commandProgress, interruptionSignal } from "../progress.ts";

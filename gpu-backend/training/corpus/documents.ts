@@ -1,13 +1,12 @@
-/** Reads the content of files as documents, and splits documents into train, validation and test. Pure. */
 import { createHash } from "node:crypto";
 
 export interface Document {
-  /** Shown in messages: the file and, for a record of JSONL, the line. */
+  /** The file's name and, for a record of JSONL, the line. */
   name: string;
   text: string;
 }
 
-/** A corpus of fewer documents is cut into sections; otherwise it would have too few documents to hold out. */
+/** Minimum documents of a corpus. A smaller corpus is cut into sections. */
 const minDocuments = 10;
 const sectionCharacters = 16_000;
 
@@ -19,7 +18,7 @@ export function isCorpusFile(path: string): boolean {
   return [...recordExtensions, ...textExtensions].some((extension) => lower.endsWith(extension));
 }
 
-/** The records of a JSONL file, or any other file as one document. Throws an Error on bad JSON. */
+/** A record of a JSONL file is a document, and so is any other file. Throws an Error on bad JSON. */
 export function documentsOf(path: string, content: string): Document[] {
   if (!recordExtensions.some((extension) => path.toLowerCase().endsWith(extension))) {
     return content.trim() ? [{ name: path, text: content }] : [];
@@ -34,7 +33,7 @@ export function documentsOf(path: string, content: string): Document[] {
   return documents;
 }
 
-/** The `text` of a record or, without one, its string fields, one per line. */
+/** The field `text`. Without `text`, all string fields, one per line. */
 function recordText(name: string, line: string): string {
   let record: unknown;
   try {
@@ -50,7 +49,7 @@ function recordText(name: string, line: string): string {
     .join("\n");
 }
 
-/** Cuts the documents of a small corpus, such as one book, into sections, which count as documents. */
+/** Cuts a small corpus, such as one book, into sections, which count as documents. */
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
   if (documents.length >= minDocuments) return [...documents];
   return documents.flatMap(({ name, text }) =>
@@ -58,7 +57,7 @@ export function withEnoughDocuments(documents: readonly Document[]): Document[] 
   );
 }
 
-/** Cuts at blank lines into sections of about this many characters. */
+/** Cuts at blank lines. */
 export function sectionsOf(text: string, characters: number): string[] {
   const sections: string[] = [];
   let start = 0;
@@ -77,7 +76,7 @@ export type Split = (typeof splits)[number];
 
 const heldOutFraction = 0.1;
 
-/** Splits by hash: a tenth (at least one) each for test and validation, the rest for training. Throws an Error below 3 documents. */
+/** Splits by hash: a tenth (at least one) each for test and validation. Throws an Error below 3 documents. */
 export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
   if (documents.length < 3) {
     throw new Error(`corpus ${corpusName} has ${documents.length} document(s); training, validation and test need 3`);

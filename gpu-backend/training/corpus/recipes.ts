@@ -1,4 +1,4 @@
-/** How lock.json's corpora are made of packages. Corpora to measure were chosen before any scoring, and no score changed a recipe. */
+/** Recipes make corpora from packages. Corpora to measure were chosen before any scoring, and no score changed a recipe. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
@@ -6,22 +6,21 @@ import { sectionsOf } from "./documents.ts";
 import { type FoundFile, filesOf, outputOf, pagesOf } from "./packages.ts";
 
 interface Recipe {
-  /** A glob pattern for each package, in the order in which the corpus lock lists the packages. */
+  /** One glob pattern for each package, in the lock's order. */
   files: readonly string[];
-  /** Paths to leave out. */
   without?: RegExp;
-  /** Makes documents of the files. Default: each file is a document. */
+  /** Makes documents. By default, each file is a document. */
   as?: (files: FoundFile[]) => string[];
 }
 
-/** Makes the documents of a corpus that needs more than a recipe. `folders`: folders of the unpacked packages. */
+/** `folders` are folders of the unpacked packages. */
 type Program = (...folders: string[]) => Promise<string[]>;
 
 const sections = (characters: number) => (files: FoundFile[]) =>
   files.flatMap(({ text }) => sectionsOf(text, characters));
 const rubyGem = "usr/share/rubygems-integration/all/gems/*/lib/**/*.rb";
 const fortunes = (files: FoundFile[]) => files.flatMap(({ text }) => text.split(/^%$/m));
-/** A translation of Apache's manual, without untranslated pages, which repeat the English ones. */
+/** Leaves out untranslated pages, because they repeat the English manual. */
 const translated = (code: string): Recipe => ({
   files: [`usr/share/doc/apache2-doc/manual/${code}/**/*.html`],
   as: (files) => pagesOf(files.filter(({ text }) => text.slice(0, 600).includes(`lang="${code}"`))),
@@ -82,7 +81,6 @@ export const recipes: Record<string, Recipe | Program> = {
   acronyms: { files: ["usr/share/dictd/vera.dict.dz"], as: sections(4000) },
 };
 
-/** The documents of a corpus. `folders`: folders of its unpacked packages. */
 export async function documentTexts(name: string, folders: readonly string[]): Promise<string[]> {
   const recipe = recipes[name];
   if (typeof recipe === "function") return recipe(...folders);
@@ -92,7 +90,7 @@ export async function documentTexts(name: string, folders: readonly string[]): P
   return as(files.filter(({ path }) => !without?.test(path)));
 }
 
-/** The Bible, a document per book. The program in the first package prints the data file in the second. */
+/** The first package's program prints the second package's data file. */
 async function bible(program: string, data: string): Promise<string[]> {
   const verses = await outputOf(join(program, "usr/bin/bible"), ["-p", join(data, "usr/lib"), "-f", "gen1:1-rev22:21"]);
   const books = new Map<string, string[]>();
@@ -106,7 +104,6 @@ async function bible(program: string, data: string): Promise<string[]> {
   return [...books.values()].map((lines) => `${lines.join("\n")}\n`);
 }
 
-/** A document per chapter of Jane Austen's novels. */
 async function austen(folder: string): Promise<string[]> {
   const database = await readFile(join(folder, "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"));
   return novelsOf(database).flatMap((lines) => chaptersOf(lines));
@@ -142,7 +139,6 @@ function stringsOf(serialised: Buffer): string[] {
   return strings;
 }
 
-/** Cuts lines before each chapter heading. */
 function chaptersOf(lines: readonly string[]): string[] {
   const chapters: string[][] = [[]];
   for (const line of lines) {
@@ -152,7 +148,7 @@ function chaptersOf(lines: readonly string[]): string[] {
   return chapters.map((chapter) => `${chapter.join("\n").trim()}\n`);
 }
 
-/** A text of the Brown corpus without part-of-speech tags, and with normal spaces around punctuation. */
+/** Removes part-of-speech tags and restores normal spaces around punctuation. */
 export function withoutTags(tagged: string): string {
   const paragraphs = tagged.split(/\n\s*\n\s*\n/).map((paragraph) =>
     paragraph

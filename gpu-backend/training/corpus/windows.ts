@@ -1,14 +1,14 @@
-/** Windows of up to 256 tokens of a document. The first 64, the prefix, assign a window to a centroid; the other tokens are scored. */
+/** A window's first 64 tokens, the prefix, assign it to a centroid. Later tokens are scored. */
 import type { Random } from "../random.ts";
 
 export const prefixTokens = 64;
 export const windowTokens = 256;
-/** A document's last window is kept if it has at least this many tokens after the prefix. */
+/** Minimum tokens after the prefix of a document's last window. */
 const minScoredTokens = 16;
 
 export interface Window {
   corpus: number;
-  /** Index of the window's document in its corpus. */
+  /** Index of the document in its corpus. */
   document: number;
   tokenIds: Int32Array; // at most `windowTokens`
 }
@@ -25,7 +25,7 @@ export function documentKey({ corpus, document }: Window): string {
   return `${corpus}/${document}`;
 }
 
-/** Token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts that token. */
+/** Tokens after the prefix, [scoredTokens]. The hidden state of the position before a token predicts the token. */
 export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
@@ -38,7 +38,7 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
   return windows;
 }
 
-/** Draws at most `limit` windows, equally many of each corpus. What a small corpus lacks, larger corpora give. Keeps the windows' order. */
+/** Takes equally many windows of each corpus. Larger corpora give what a small corpus lacks. Keeps the windows' order. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
   const chosen = new Set<Window>();
