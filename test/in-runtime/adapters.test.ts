@@ -2,7 +2,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { beforeAll, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
@@ -14,7 +14,7 @@ import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying
 import { artifactsWith, manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
 import { configure, settle } from "./objects.ts";
-import { adapterFile, backendDeletes, gain, patience, unavailable, useTenant } from "./tenant.ts";
+import { adapterFile, backendDeletes, gain, unavailable, useTenant } from "./tenant.ts";
 
 beforeAll(() => publish());
 
@@ -86,32 +86,6 @@ describe("POST /v1/adapters", () => {
     expect((await request("/v1/models/gpt2:my-mail", { headers: own.theirs })).status).toBe(404);
   });
 
-  test("serves requests that name the adapter beside a model, which must still exist", async () => {
-    backendMakes();
-    const { post, complete, request } = app();
-    await make();
-    const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    const chameleon = { adapter: "my-mail" };
-    const routes = [
-      (model: string) => complete({ model, prompt: "aaab", max_tokens: 2, chameleon }),
-      (model: string) => post("/v1/chat/completions", { model, messages: [question], chameleon }),
-    ];
-    for (const ask of routes) {
-      for (const model of ["no-such-model", "gpt2:nobodys", "gpt2:auto ", "GPT2"]) {
-        await expectError(ask(model), { status: 404, code: "model_not_found", param: "model", mentions: model });
-      }
-    }
-    expect(seen.batches).toEqual([]);
-    for (const model of ["gpt2", "gpt2:auto", "gpt2:c1", "gpt2:my-mail"]) {
-      const answered = await jsonOf(complete({ model, prompt: "aaab", max_tokens: 2, chameleon }));
-      expect(answered).toMatchObject({ model, choices: [{ chameleon: { centroid: "my-mail" } }] });
-    }
-    const named = (name: string) => complete({ model: "gpt2:my-mail", prompt: "a", chameleon: { adapter: name } });
-    expect(await jsonOf(named("c1"))).toMatchObject({ choices: [{ chameleon: { centroid: "c1" } }] });
-    await expectError(named("nobodys"), { status: 400, param: "chameleon.adapter" });
-    expect((await request("/v1/models/gpt2:nobodys")).status).toBe(404);
-  });
-
   test("is an unknown model to keys that may neither make nor use it", async () => {
     backendMakes();
     expect((await make()).status).toBe(201);
@@ -140,17 +114,6 @@ describe("POST /v1/adapters", () => {
       const expected = { list: expect.stringContaining(model), one: 200, assign: 200 };
       expect([scopes, await answersTo(scopes)]).toMatchObject([scopes, expected]);
     }
-  });
-
-  test("that gained nothing serves the base, and answers say so on request", async () => {
-    backendMakes({ gain: { ...gain, nats: -0.01 }, kept: false });
-    const { complete } = app();
-    const made = await (await make()).json();
-    expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
-    const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    const answered = await jsonOf(complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} }));
-    expect(answered).toMatchObject({ choices: [{ chameleon: { mode: "auto-off", held_out_gain: null } }] });
-    expect([seen.batches[0].centroidId, seen.batches[0].adapterHash]).toEqual([null, undefined]);
   });
 
   test.each<[string, object]>([
@@ -203,24 +166,6 @@ describe("POST /v1/adapters", () => {
     });
     const expected = { status: 403, code: "adapter_quota_exceeded" };
     await expectError(make({}, "more"), { ...expected, mentions: `maximum is ${limits.adaptersPerTenant}` });
-  });
-
-  test("is charged for what has begun where its caller leaves", async () => {
-    const { fits } = own.backendMakes({
-      fit(_made, _request, signal) {
-        // When the caller leaves, the response body fails, as a broken connection would make it.
-        const start = (answer: ReadableStreamDefaultController) =>
-          signal.addEventListener("abort", () => answer.error(signal.reason));
-        return new HttpResponse(new ReadableStream({ start }), { status: 201 });
-      },
-    });
-    const leaving = new AbortController();
-    const body = { name: "my-mail", examples };
-    void Promise.resolve(app().post("/v1/adapters", body, { signal: leaving.signal })).catch(() => undefined);
-    await vi.waitFor(() => expect(fits).toHaveLength(1));
-    leaving.abort();
-    const tokens = fits[0].examples.reduce((sum, { ids }) => sum + ids.length, 0);
-    await expect.poll(own.charged, patience).toEqual([1, tokens]);
   });
 
   test("a backend that cannot make an adapter gives its reason, and nothing is left behind", async () => {

@@ -41,7 +41,6 @@ function oneCall() {
   };
   return { backend: bodies[0], started };
 }
-const failure = new ServiceError("internal", "why");
 
 /** Opens a body. `told` records what the body reports to its owner: an overflow, and its end. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
@@ -65,62 +64,6 @@ function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: 
 }
 
 describe("a body", () => {
-  test("holds unread text in order, and nothing once all is read", async () => {
-    const bodies = new AnswerBodies();
-    const { body, told, text } = opened(bodies, "a", { maximumBytes: 10 ** 7 });
-    let written = "";
-    for (let i = 0; i < 500; i++) {
-      const part = `${i}é`.repeat((i % 50) * 20 + 1);
-      body.write(part);
-      written += part;
-    }
-    body.complete("end");
-    expect(bodies.heldBytes).toBe(new TextEncoder().encode(`${written}end`).length);
-    expect(await text()).toBe(`${written}end`);
-    await vi.waitFor(() => expect(told).toEqual({ overflow: null, ended: "complete" }));
-    expect([bodies.heldBytes, bodies.streamsOf("a")]).toEqual([0, 0]);
-  });
-
-  test("with too much unread text ends without affecting others, in an error of limit and value, and drops the text that waited", async () => {
-    const bodies = new AnswerBodies();
-    const slow = opened(bodies, "a");
-    const other = opened(bodies, "a");
-    slow.body.write("x".repeat(1000));
-    expect(slow.told.overflow).toBeNull();
-    slow.body.write("z");
-    expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
-    slow.body.write("never");
-    // The text that the runtime has read from the body is delivered; the text that waited is dropped.
-    expect(await slow.text()).toBe(`${"x".repeat(1000)}why`);
-    other.body.complete("other");
-    expect(await other.text()).toBe("other");
-    await vi.waitFor(() => expect([slow.told.ended, other.told.ended]).toEqual(["limit", "complete"]));
-    expect(bodies.heldBytes).toBe(0);
-  });
-
-  test("that ends early keeps the rest of a text that has begun, and drops those behind it", async () => {
-    const bodies = new AnswerBodies();
-    const begun = Array.from({ length: 50_000 }, (_, i) => "abcdefg"[i % 7]).join("");
-    const { body, told, text } = opened(bodies, "a", { maximumBytes: 10 ** 6 });
-    body.write(begun);
-    body.write("dropped");
-    body.write("x".repeat(50_000));
-    body.fail("failed", failure);
-    expect(bodies.heldBytes).toBe(begun.length + "why".length);
-    expect(await text()).toBe(`${begun}why`);
-    await vi.waitFor(() => expect(told).toEqual({ overflow: failure, ended: "failed" }));
-    // A last text that the client has begun to read is kept, too. A last text that waits behind another text is dropped.
-    const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
-    closing.body.complete(begun);
-    closing.body.fail("limit", failure);
-    expect(await closing.text()).toBe(`${begun}why`);
-    const behind = opened(bodies, "a", { maximumBytes: 10 ** 6 });
-    behind.body.write("whole");
-    behind.body.complete(begun);
-    behind.body.fail("limit", failure);
-    expect(await behind.text()).toBe("wholewhy");
-  });
-
   test("that nobody reads ends in an error after a time, and breaks off after as long again", () => {
     const bodies = new AnswerBodies();
     const { body, told } = opened(bodies, "a");
@@ -134,23 +77,6 @@ describe("a body", () => {
     expect(told.ended).toBeNull();
     body.tick();
     expect([told.ended, bodies.heldBytes]).toEqual(["limit", 0]);
-  });
-
-  test("that is read as it comes may be of any length", async () => {
-    const bodies = new AnswerBodies();
-    const { body, told } = opened(bodies, "a");
-    const reader = body.readable.getReader();
-    for (let i = 0; i < 10; i++) {
-      body.write("x".repeat(900));
-      let read = 0;
-      while (read < 900) read += (await reader.read()).value!.length;
-      await vi.waitFor(() => expect(bodies.heldBytes).toBe(0));
-    }
-    expect(told.overflow).toBeNull();
-    await reader.cancel();
-    // A reader that has left is noticed at the next write only.
-    body.write("x");
-    await vi.waitFor(() => expect(told.ended).toBe("gone"));
   });
 });
 
@@ -179,19 +105,6 @@ test("if an object's bodies hold too much, the largest body of the tenant that h
   expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
   expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
   expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
-});
-
-test("the largest body of a Worker's requests ends at its own next tick, but stops counting at once", async () => {
-  const bodies = new AnswerBodies({ maximumBytes: 1000, ofRequests: true });
-  const large = opened(bodies, "a");
-  large.body.write("x".repeat(900));
-  const small = opened(bodies, "b");
-  small.body.write("x".repeat(200));
-  expect([bodies.heldBytes, large.told.overflow]).toEqual([200, null]);
-  await vi.waitFor(() => expect(large.told.ended).toBe("limit"));
-  expect(large.told.overflow).toMatchObject({ kind: "overloaded" });
-  small.body.complete("");
-  await small.text();
 });
 
 describe("streams that nobody reads, with the largest answers", () => {

@@ -100,24 +100,6 @@ test("a switch and its rollback are taken up, and the API serves what is current
   expect(await firstLabel()).toEqual([oldHash, label]);
 });
 
-test("a set that was loaded once is in the platform's cache, where the next isolate finds it", async () => {
-  const one = isolate();
-  await one.sets.current();
-  await one.looked();
-  const names = (await bucket.list()).objects.map(({ key }) => key).filter((key) => key !== pointerName);
-  for (const name of names) await bucket.delete(name);
-  expect((await isolate().sets.current()).manifestHash).toBe(oldHash);
-});
-
-test("a pointer that has not changed is not sent again", async () => {
-  const source = new ArtifactBucket(bucket);
-  const first = await source.pointer();
-  expect(first?.switches[0].manifest).toBe(oldHash);
-  expect(await source.pointer()).toBe(first);
-  await point(nextHash);
-  expect((await source.pointer())?.switches.map(({ manifest }) => manifest)).toEqual([nextHash, oldHash]);
-});
-
 describe("a damaged set is refused and reported, and the old set stays; once mended, the set is served", () => {
   const altered = (bytes: Uint8Array<ArrayBuffer>) =>
     bytes.map((byte, i) => (i === bytes.length - 1 ? byte ^ 1 : byte));

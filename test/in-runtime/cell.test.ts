@@ -3,7 +3,6 @@ import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import type { Cell } from "../../edge/cell/cell.ts";
 import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
-import { gatheringLimits } from "../../edge/plan/plan.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
@@ -77,18 +76,6 @@ describe("a cell", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
-  test("does not let one call's decoding delay another's start", async () => {
-    const { seen, finish } = lateBackend(2);
-    const app = testApp({ heartbeatMs: 5 });
-    const slow = await app.complete({ prompt: "aaa", stream: true });
-    const quick = app.complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    finish(1);
-    expect(await textsOf(await quick)).toEqual(["b"]);
-    finish(0);
-    expect((await eventsOf(slow)).at(-1)).toBe("[DONE]");
-  });
-
   test("begins a stream once a backend accepts it; with a deadline, once it has started or failed", async () => {
     const { bodies, seen, finish } = lateBackend(3);
     const app = testApp();
@@ -133,35 +120,6 @@ describe("a cell", () => {
     expect(eventOf(last).finish_reason).toBe("length");
     expect(end).toBe("data: [DONE]\n\n");
     expect((await reader.read()).done).toBe(true);
-  });
-
-  test("has tokens sent in groups if a tenant has many streams, or the answer is not streamed", async () => {
-    const { bodies, seen, finish } = lateBackend(gatheringLimits.ungatheredStreams + 2);
-    const app = testApp();
-    const called = async (calls: number) => vi.waitFor(() => expect(seen.batches).toHaveLength(calls));
-    const answers: Promise<Response>[] = [];
-    for (let i = 0; i <= gatheringLimits.ungatheredStreams; i++) {
-      answers.push(Promise.resolve(app.complete({ prompt: "aaa", stream: true })));
-      await called(i + 1);
-    }
-    answers.push(Promise.resolve(app.complete({ prompt: "aaa" })));
-    await called(gatheringLimits.ungatheredStreams + 2);
-    const waits = seen.batches.map(({ sequences: [{ gatherMs }] }) => gatherMs);
-    const alone = Array.from({ length: gatheringLimits.ungatheredStreams }, () => undefined);
-    expect(waits).toEqual([...alone, gatheringLimits.streamMs, expect.any(Number)]);
-    expect(waits.at(-1)).toBeGreaterThan(gatheringLimits.streamMs);
-    // Tokens that arrive together are written together: one read returns both.
-    const { id } = seen.batches[0].sequences[0];
-    const reader = (await answers[0]).body!.getReader();
-    for (const from of [0, 2]) {
-      bodies[0].send(tokenFrame(id, from, 98), tokenFrame(id, from + 1, 98));
-      expect((await nextEvents(reader)).split("\n\n")).toHaveLength(3);
-    }
-    await reader.cancel();
-    for (let call = 1; call < seen.batches.length; call++) finish(call);
-    await Promise.all(answers.slice(1).map(async (answer) => (await answer).text()));
-    // The cell learns that the reader has left when it writes a heartbeat, after about a second.
-    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true), 10_000);
   });
 
   test("an error beside tokens leaves the client those tokens", async () => {
@@ -222,24 +180,6 @@ test("a running cell takes up another list of backends and a rotated secret, and
 });
 
 describe("a client that goes away", () => {
-  test("frees its call when nobody else is on it, even if the configuration has changed twice since", async () => {
-    const { bodies, seen, finish } = lateBackend(3);
-    const app = testApp({ heartbeatMs: 5 });
-    const response = await app.complete({ prompt: "aaa", stream: true });
-    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
-    for (const i of [1, 2]) {
-      await configure(localCell(), { BACKEND_SECRETS: `rotated-${i}-0123456789abcdef0123456789` });
-      const between = app.complete({ prompt: "aaa" });
-      await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
-      finish(i);
-      expect((await between).status).toBe(200);
-    }
-    await response.body!.cancel();
-    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
-    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
-    expect([seen.batches.length, seen.cancelled, app.logged]).toEqual([3, [], []]);
-  });
-
   test("in the middle of its stream: no other cell resumes the stream, and the cell settles it", async () => {
     const { bodies, seen } = lateBackend(1);
     const { settled, beginAdmission } = recordedAdmissions(true);

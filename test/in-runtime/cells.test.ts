@@ -1,12 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { SentEvents, type StreamCursor, streamStart } from "../../edge/answer/sent-events.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
 import { type CellRequest, cellRequestVersion, readRefusal, refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
-import { defaultRegion, regions } from "../../edge/platform/region.ts";
+import { defaultRegion } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { byChoice, eventsOf, untimedEvents } from "./answers.ts";
+import { eventsOf } from "./answers.ts";
 import { backendAnswers, saying } from "./backend.ts";
 import { messageToCell, testApp } from "./harness.ts";
 import { localCell } from "./objects.ts";
@@ -24,21 +23,6 @@ function scripted(answer: (name: string, call: number) => Response | Promise<Res
 const full = () => refusalResponse(new NotTaken("overloaded", "no room"));
 
 describe("cells of a region", () => {
-  test("are chosen evenly, always in the same order for a tenant, and only in the caller's region", () => {
-    const preferred = new Map<string, number>();
-    for (let i = 0; i < 4000; i++) {
-      const [first] = cellsOf(`tenant-${i}`, "weur", 4);
-      preferred.set(first, (preferred.get(first) ?? 0) + 1);
-    }
-    expect([...preferred.keys()].sort()).toEqual([0, 1, 2, 3].map((i) => `cell-weur-${i}`));
-    for (const tenants of preferred.values()) expect(Math.abs(tenants - 1000)).toBeLessThan(150);
-    for (const region of regions) {
-      const names = cellsOf("a", region, 3);
-      expect(names.every((name) => name.startsWith(`cell-${region}-`))).toBe(true);
-      expect(cellsOf("a", region, 3)).toEqual(names);
-    }
-  });
-
   test("a full cell passes its request to the tenant's next one, once", async () => {
     const order = cellsOf("a", "oc", 4);
     const spilled = scripted((_, call) => (call === 1 ? full() : new Response("yes")));
@@ -96,34 +80,4 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
     expect([response.status, data.at(-1)]).toEqual([200, "[DONE]"]);
     expect(asked).toEqual(cellsOf("local", defaultRegion, 4).slice(0, 2));
   });
-});
-
-test.each(["completion", "chat"])(
-  "a cell that resumes a stream sends what the client lacks, wherever the stream broke off: %s",
-  async (form) => {
-    says("bcd");
-    const message = { ...(await messageToCell(body)), form, includeUsage: true };
-    const eventsFrom = async (resumeFrom?: StreamCursor) => {
-      const answer = await askCell({ ...message, resumeFrom, isResumed: resumeFrom !== undefined });
-      return untimedEvents(await answer.text());
-    };
-    const whole = await eventsFrom();
-    expect(whole).toHaveLength(4 * 4 + 2);
-    for (let sent = 0; sent < whole.length; sent++) {
-      const client = new SentEvents(streamStart(4));
-      for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(`${event}\n\n`));
-      expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
-    }
-  },
-);
-
-test("a request makes its cell load the artifacts before its body is read", async () => {
-  const told: unknown[] = [];
-  const { complete, post, request } = testApp({ wakeCell: (tenant, region) => void told.push([tenant, region]) });
-  expect((await complete({ prompt: 1 })).status).toBe(400);
-  expect((await post("/v1/chat/completions", "{")).status).toBe(400);
-  expect((await request("/v1/models")).status).toBe(200);
-  expect(told).toEqual(Array(2).fill(["local", defaultRegion]));
-  const response = await localCell().fetch(cellUrl);
-  expect([response.status, await response.text()]).toEqual([204, ""]);
 });

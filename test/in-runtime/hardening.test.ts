@@ -1,7 +1,7 @@
 /** Requests that the edge refuses before any work, and the security headers of every response. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
-import { decoded, readChunks } from "../../edge/api/body.ts";
+import { readChunks } from "../../edge/api/body.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
@@ -91,19 +91,6 @@ describe("refused before any work", () => {
     const tooLarge = { code: "headers_too_large", mentions: `the maximum is ${limits.headerCharacters}` };
     await expectError(app.request("http://edge/v1/models", { headers }), { status: 431, ...tooLarge });
   });
-
-  test("a body that trickles in: 408 once its time is over, and the rest is not read", async () => {
-    let isCancelled = false;
-    const body = new ReadableStream({
-      start: (controller) => controller.enqueue(new TextEncoder().encode('{"a":')),
-      cancel() {
-        isCancelled = true;
-      },
-    });
-    const reading = readChunks(requestOf(body), null, 20);
-    await expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("20 ms") });
-    expect(isCancelled).toBe(true);
-  });
 });
 
 test("a body in very many chunks is refused by limit and value, and the rest is not read", async () => {
@@ -131,51 +118,6 @@ test("a body of the runtime's own stream that trickles in is refused in time, an
     writer.write(new TextEncoder().encode('{"a": ')),
   ]);
   await expect(writer.write(new Uint8Array(1))).rejects.toThrow();
-});
-
-const textOf = async (...body: Parameters<typeof readChunks>) => decoded(await readChunks(...body), "The body");
-
-describe("a body is read", () => {
-  const text = '{"a":"Bären – 🐻"}';
-  const bytes = new TextEncoder().encode(text);
-
-  /** A request whose body comes in chunks of `size` bytes, and never ends unless `closed`. */
-  function request(content: Uint8Array, size: number, closed = true): Request {
-    const body = new ReadableStream({
-      start(controller) {
-        for (let at = 0; at < content.length; at += size) controller.enqueue(content.slice(at, at + size));
-        if (closed) controller.close();
-      },
-    });
-    return requestOf(body);
-  }
-
-  test("however it is cut, whether or not it declares its length", async () => {
-    for (const size of [1, 2, 3, 7, bytes.length]) {
-      for (const declared of [null, bytes.length]) {
-        expect(await textOf(request(bytes, size), declared, limits.bodyMs)).toBe(text);
-      }
-    }
-  });
-
-  test("without waiting for its end once all that it declared is there", async () => {
-    for (const size of [5, bytes.length]) {
-      expect(await textOf(request(bytes, size, false), bytes.length, 50)).toBe(text);
-    }
-    const early = textOf(request(bytes.slice(0, -1), 5, false), bytes.length, 20);
-    await expect(early).rejects.toMatchObject({ kind: "body_too_slow" });
-  });
-
-  test("as UTF-8 only, and an invalid body does not affect the next one", async () => {
-    const cut = bytes.slice(0, bytes.indexOf(0xc3) + 1);
-    for (const size of [1, bytes.length]) {
-      for (const declared of [null, cut.length]) {
-        const reading = textOf(request(cut, size), declared, limits.bodyMs);
-        await expect(reading).rejects.toMatchObject({ message: expect.stringContaining("not valid UTF-8") });
-        expect(await textOf(request(bytes, bytes.length), bytes.length, limits.bodyMs)).toBe(text);
-      }
-    }
-  });
 });
 
 describe("bodies of one key at once", () => {

@@ -10,7 +10,7 @@ import type { Cell } from "../../edge/cell/cell.ts";
 import { cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
 import { addressesIn, parseAddresses } from "../../edge/dispatch/addresses.ts";
 import { BackendClient } from "../../edge/dispatch/client.ts";
-import { type Region, regions } from "../../edge/platform/region.ts";
+import type { Region } from "../../edge/platform/region.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
@@ -77,20 +77,13 @@ async function setBackends(BACKEND_URLS: string): Promise<void> {
   }
 }
 
-/** Location data that Cloudflare adds to a request, for a place in each region. */
-const places: Record<Region, RequestInitCfProperties> = {
-  wnam: { continent: "NA", longitude: "-122.4", latitude: "37.8" },
-  enam: { continent: "NA", longitude: "-74.0", latitude: "40.7" },
-  sam: { continent: "SA", longitude: "-46.6", latitude: "-23.6" },
-  weur: { continent: "EU", longitude: "2.4", latitude: "48.9" },
+/** Location data that Cloudflare adds to a request, for a place in each of two regions. */
+const places: Partial<Record<Region, RequestInitCfProperties>> = {
   eeur: { continent: "EU", longitude: "21.0", latitude: "52.2" },
   apac: { continent: "AS", longitude: "139.7", latitude: "35.7" },
-  oc: { continent: "OC", longitude: "151.2", latitude: "-33.9" },
-  afr: { continent: "AF", longitude: "28.0", latitude: "-26.2" },
-  me: { continent: "AS", longitude: "55.3", latitude: "25.2" },
 };
 
-test.each(regions)(
+test.each(["eeur", "apac"] as const)(
   "a request from %s calls each of its tenant's objects once, and a cell in its region, before a backend",
   async (region) => {
     const { complete, tenant } = await europeanApp(limits, european, "anywhere");

@@ -1,10 +1,8 @@
 import { HttpResponse, http } from "msw";
 import { expect, test } from "vitest";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
-import { paced } from "../../edge/api/paced.ts";
 import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { paceLimits } from "../../edge/tenants/pace.ts";
-import { ServiceError } from "../../shared/errors.ts";
 import { accessWith, recordedTracing, testApp } from "./harness.ts";
 import { network } from "./network.ts";
 
@@ -14,11 +12,6 @@ const opensAll: Dependencies["keys"] = { accessOf: async () => accessWith() };
 function recordedKeys() {
   const looked: string[] = [];
   return { looked, keys: { accessOf: async (key: string) => accessWith({ keyId: String(looked.push(key)) }) } };
-}
-/** Counts the request ids that were made. A request draws its id as soon as it may start, so the count says how many have started. */
-function countedIds() {
-  let made = 0;
-  return { made: () => made, newId: () => String(made++).padStart(32, "0") };
 }
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 
@@ -56,16 +49,6 @@ test("a header that holds no key is refused without a look-up", async () => {
   expect(looked).toEqual([]);
 });
 
-test("nothing is done for a request before its pace lets it in", async () => {
-  const { made, newId } = countedIds();
-  const { request } = testApp({ keys: opensAll, now: () => 0, newId });
-  const all = Array.from({ length: 4 * burst }, () => request(...nothing("many")));
-  const madeAtOnce = made();
-  expect(madeAtOnce).toBeGreaterThan(0);
-  await Promise.all(all);
-  expect(made()).toBe(4 * madeAtOnce);
-});
-
 test("log, span, Server-Timing and metric count the wait from a request's arrival on", async () => {
   const { lines, spans, tracing } = recordedTracing(1);
   let nowMs = 1000;
@@ -91,74 +74,4 @@ test("log, span, Server-Timing and metric count the wait from a request's arriva
   await metrics.report();
   const waits = reported.slice(reported.indexOf("chameleon.edge.pace.wait"));
   expect(waits).toMatch(/^chameleon\.edge\.pace\.wait".*?"count":"1","sum":0\.04,/);
-});
-
-test("a body takes its key's time by the length that it declares", async () => {
-  const { made, newId } = countedIds();
-  let nowMs = 0;
-  const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
-  /** Sends a request with each body. Returns how many of the requests start at once. */
-  const letIn = async (bodies: (string | ReadableStream)[]) => {
-    const before = made();
-    const all = bodies.map((body) => {
-      const headers = new Headers({ "content-type": "application/json", authorization: "Bearer many" });
-      if (typeof body === "string") headers.set("content-length", String(body.length));
-      return request("/v1/assign", { method: "POST", body, headers });
-    });
-    const madeAtOnce = made() - before;
-    expect((await Promise.all(all)).map(({ status }) => status)).toEqual(bodies.map(() => 400));
-    return madeAtOnce / ((made() - before) / bodies.length);
-  };
-  expect(await letIn(Array(4).fill("{}"))).toBe(4);
-  nowMs += 2000;
-  expect(await letIn(Array(4).fill(`{"a":"${"a".repeat(2 ** 18)}"}`))).toBe(2);
-  nowMs += 2000;
-  // A body that declares no length takes as much of its key's time as the largest body that is allowed.
-  expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
-});
-
-test("a key that was told to retry later starts its requests one by one until then", async () => {
-  let isFull = true;
-  let looks = 0;
-  const keys: Dependencies["keys"] = {
-    accessOf: async () => {
-      looks++;
-      if (isFull) throw new ServiceError("rate_limited", "full", { retryAfterSeconds: 5 });
-      return accessWith();
-    },
-  };
-  let nowMs = 0;
-  const { request } = testApp({ keys, now: () => nowMs });
-  const ask = async (requests: number) => {
-    const before = looks;
-    const all = Array.from({ length: requests }, () => request(...nothing("many")));
-    const atOnceNow = looks - before;
-    await Promise.all(all);
-    return atOnceNow;
-  };
-  expect(await ask(1)).toBe(1);
-  isFull = false;
-  nowMs = 4999;
-  expect(await ask(8)).toBe(1);
-  nowMs = 5100;
-  expect(await ask(8)).toBe(8);
-});
-
-test("a key's pace does not hold its requests up after the clock was set back", async () => {
-  let nowMs = 5 * 3_600_000;
-  const waits: number[] = [];
-  const app = paced(
-    (_, { pacedMs }) => {
-      waits.push(pacedMs);
-      return new Response(null, { status: 429, headers: { "retry-after": "60" } });
-    },
-    // Each look at the clock takes 1 ms, so any delay shows.
-    () => nowMs++,
-  );
-  const call = () => app(new Request("https://edge.test/v1/models", { headers: { authorization: "Bearer sk-a" } }));
-  for (let i = 0; i < 3; i++) await call();
-  nowMs = 0;
-  waits.length = 0;
-  for (let i = 0; i < burst; i++) await call();
-  expect(waits).toEqual(Array(burst).fill(0));
 });

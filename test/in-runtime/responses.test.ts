@@ -169,33 +169,6 @@ describe("a stream", () => {
     expect([part.part]).toEqual((item.item as { content: unknown[] }).content);
   });
 
-  test("is incomplete at its most tokens, and has all events where there is no text", async () => {
-    backendAnswers(({ id }) => saying(id, "bc", { finish: "length" }));
-    const last = (await streamed({ input: "aaa", max_output_tokens: 2 })).at(-1);
-    const response = { incomplete_details: { reason: "max_output_tokens" } };
-    expect(last).toMatchObject({ type: "response.incomplete", response });
-    backendAnswers(({ id }) => saying(id, "", { finish: "stop" }));
-    const types = (await streamed({ input: "aaa" })).map(({ type }) => type);
-    expect(types).toHaveLength(8);
-    expect(types).not.toContain("response.output_text.delta");
-  });
-
-  test("under an Idempotency-Key is resumed after any of its events", async () => {
-    backendAnswers(({ id }) => saying(id, "bcd", { finish: "stop" }));
-    const app = own.app({ newId: () => crypto.randomUUID().replaceAll("-", "") });
-    const ask = async (more: object) => {
-      const headers = { "idempotency-key": "one", ...more };
-      const response = await app.post(path, { input: "aaa", stream: true }, { headers });
-      return (await response.text()).split("\n\n").slice(0, -1);
-    };
-    const whole = await ask({});
-    expect(whole).toHaveLength(12);
-    for (const [i, event] of whole.slice(0, -1).entries()) {
-      const id = /^id: (.*)$/m.exec(event)![1];
-      expect(comparable(await ask({ "last-event-id": id }))).toBe(comparable(whole.slice(i + 1)));
-    }
-  });
-
   test("that fails ends in an error and in response.failed", async () => {
     const error = new ServiceError("generation_failed", "It cannot be computed.");
     backendAnswers(({ id }) => [...saying(id, "bc").slice(0, 2), errorFrame(id, error)]);
