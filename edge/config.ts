@@ -37,6 +37,7 @@ export interface Variables {
   /** Secret: headers for the collector, as name=value,name=value. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
+  /** Version id of the deployed Worker (`[version_metadata]`), which `/healthz` reports. */
   VERSION?: { id: string };
 }
 
@@ -85,7 +86,9 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 
-/** Returns a function that derives a value again after a watched variable has changed. Only the first invalid configuration throws. */
+/**
+ * Returns a function that derives a value again after a watched variable has changed. Throws only if the first configuration is invalid.
+ */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
   return () => {

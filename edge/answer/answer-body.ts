@@ -35,7 +35,7 @@ interface BodyEvents {
   ticked?(): void;
   heartbeatDue?(): void;
   drained?(): void;
-  /** Called once. Nothing may be written afterwards. */
+  /** Called once, when the answer leaves `open`. Later writes do nothing. */
   settled(reason: EndReason): void;
   /** Returns the text that ends the body with `error`; null if the body must be cut off instead. */
   errorText(error: ServiceError): string | null;

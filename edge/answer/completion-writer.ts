@@ -71,7 +71,6 @@ class CompletionWriter {
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
-  /** Frames that wait until the client has read earlier events. */
   readonly #pending: Frame[] = [];
   #pendingBytes = 0;
   readonly #startedMs: number;

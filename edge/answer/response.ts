@@ -54,7 +54,6 @@ interface NextPart {
 
 export interface Form {
   idPrefix: string;
-  /** The last events of a stream repeat the whole text. */
   repeatsText: boolean;
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
   events(envelope: Envelope, next: NextPart): ChoiceEvent[];

@@ -89,7 +89,7 @@ interface ChunkDelta {
 interface Chunk {
   /** One element; empty in the usage chunk. */
   choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
-  /** The next three fields are from the Responses API. */
+  /** From the Responses API: the next three fields. */
   type?: string;
   delta?: string;
   item?: { name?: string };

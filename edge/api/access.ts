@@ -78,7 +78,7 @@ function allowOrigin(c: AppContext, { tenant, origins }: Access): void {
   c.set("allowedOrigin", origin);
 }
 
-/** Every POST counts towards the requests per minute, even an invalid one. `pending.end` counts a request that the route did not count. */
+/** Counts every POST in the requests per minute, even an invalid one. `pending.end` counts a request that its route did not count. */
 export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {
     await next();

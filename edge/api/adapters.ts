@@ -71,7 +71,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     await making;
     isMade = true;
   } finally {
-    // The tenant's store charges for a built memory. All other work is charged here.
+    // The tenant's store charges for a built memory. Charged here: an adapter without documents, or work after a disconnect.
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
     await admission.settle(isCharged ? [consumed] : []);
   }

@@ -138,7 +138,6 @@ async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> 
   return joinArrays(Uint8Array, joined);
 }
 
-/** Resolves when everything is written or the answer has ended. */
 async function send(
   first: Uint8Array,
   others: ReturnType<typeof partsOf>,

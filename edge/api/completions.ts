@@ -91,7 +91,7 @@ export async function planned<T>(
       const made = await plan(artifacts, { ...caller, nearest });
       if (isLast()) return { plan: made, artifacts };
     } catch (error) {
-      // This plan lacks the adapters made for `others`, so its refusal may be wrong.
+      // `others` has adapters that this plan lacks, so this refusal may be wrong.
       if (isLast()) throw error;
     }
     [artifacts] = others;

@@ -46,14 +46,13 @@ export interface AppEnvironment {
     /** Set if the body continues after the response began. Resolves when the body ends: to the reason why it broke off, else to null. */
     end?: Promise<string | null>;
     access: Access;
-    /** Another site's origin whose pages may read the response. */
+    /** Origin of another site whose pages may read the response. */
     allowedOrigin?: string;
     /** Region of the cell and backends: the client's region, or one in the tenant's jurisdiction. */
     region: Region;
     admission: PendingAdmission;
     /** Set for POST requests: hex SHA-256 of tenant and Idempotency-Key; null without that header. */
     idempotencyKey: string | null;
-    /** Set once the body of a request with an idempotency key was read. */
     repeatable?: Repeatable;
     /** Set once the ledger has decided. Tenants without limits have no such headers. */
     rateLimitHeaders?: Record<string, string>;

@@ -43,7 +43,7 @@ export function originOf(
   return c.get("repeatable") ?? { id: newId(), createdMs: now() };
 }
 
-/** Maximum events without a token in a stream. An answer of `/v1/responses` begins with up to ten. */
+/** Maximum events without a token in a stream. An answer of `/v1/responses` begins with up to ten of these events. */
 const otherEvents = 64;
 
 /**

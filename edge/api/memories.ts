@@ -52,7 +52,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
   return adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
 };
 
-/** The adapter whose documents the request changes. Throws adapter_outdated or backend_unavailable for fitted parts of another manifest. */
+/** The adapter whose documents the request changes. For fitted parts of another manifest, starts a refit and throws a ServiceError. */
 async function changeable(c: AppContext, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
   const { tenant } = c.get("access");

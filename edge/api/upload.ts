@@ -120,7 +120,6 @@ async function fieldsOfForm(form: FormData): Promise<Fields> {
   return documents.length > 0 ? { ...fields, documents } : fields;
 }
 
-/** Returns any other text unchanged, so that the schema refuses it. */
 function flagOf(text: string): unknown {
   return text === "true" || (text === "false" ? false : text);
 }

@@ -19,8 +19,7 @@ interface CellAnswer {
 }
 
 /**
- * Rejects with a refusal's ServiceError, or another Error if too many cells were lost. Except after NotTaken, the cell settles the
- * admission.
+ * Rejects with a refusal's ServiceError, or another Error after too many losses. Unless it throws NotTaken, the cell settles the admission.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 

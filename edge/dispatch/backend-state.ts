@@ -9,7 +9,7 @@ export class BackendHealth {
   /** End of the ejection, when a probe is due, in milliseconds; null if the backend is not ejected. */
   ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** From hashes that the backend refused (manifests, numerics fingerprints) to the end of the refusal's effect, in milliseconds. */
+  /** By refused hash (manifest or numerics fingerprint): the time until which the backend counts as not serving it. */
   readonly #refuses = new Map<string, number>();
 
   recordSuccess(): void {

@@ -49,7 +49,7 @@ export interface OpenBatch {
 
 export interface BatchCall {
   signal: AbortSignal;
-  /** Numerics fingerprint that computed the sequences' tokens; null if unknown, or without tokens. */
+  /** Numerics fingerprint of the backend that computed the sequences' tokens; null if unknown. */
   numerics: string | null;
   /** Name of the process to call; null: any process of the address. */
   process: string | null;
@@ -59,7 +59,6 @@ export type BackendCalls = Pick<BackendClient, "openBatch" | "cancel" | "readine
 
 export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
-/** A process that may have a copy of a tenant's own adapter or memory. */
 export interface AdapterCopy {
   address: string;
   process: string | null;

@@ -84,7 +84,7 @@ export class Dispatcher {
     };
   }
 
-  /** The sequences have one retry round, numerics and model. If no backend is left, they end in an error. */
+  /** All sequences of `group` have the same retry round, numerics and model. If no backend is left, they end in an error. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();
@@ -174,7 +174,7 @@ export class Dispatcher {
     if (answer && isAccepted) await this.#readFrames(run, answer.frames);
   }
 
-  /** Returns false if the backend's numerics fingerprint is not the sequences'. */
+  /** Returns false if the backend's numerics fingerprint is not `wanted`. */
   #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
     const { now, observe } = this.#parts;
     const called = run.backend;
@@ -200,8 +200,8 @@ export class Dispatcher {
   }
 
   /**
-   * Sends refused sequences to another backend. If every backend would refuse the call, one tenant's sequences may be at fault: each tenant
-   * then gets a call of its own, and the sequences of a refused one-tenant call end in an error.
+   * Sends refused sequences to another backend. If every backend would refuse, one tenant's sequences may be at fault: a call of several
+   * tenants is then split by tenant, and a call of one tenant ends in an error.
    */
   #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;

@@ -152,8 +152,8 @@ export class PendingSequence {
 }
 
 /**
- * Key of the sequences that may share a call. Own adapters and memories are shared only within their tenant. A mixture names its adapters
- * itself, so mixtures share calls by manifest.
+ * Key of the sequences that may share a call. Sequences with own adapters or memories share calls only within their tenant. Mixtures share
+ * calls by manifest, because a mixture names its adapters itself.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;

@@ -82,7 +82,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** End of the backend's ejection; null if it is not ejected. For any process of an address: the first end among its processes. */
+  /** End of the backend's ejection, or of the first ejection among an address's processes; null without an ejection. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -90,7 +90,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** Chooses the distance with the least round trip + wait, and there `key`'s first backend with less than its share of the load. */
+  /** Takes the nearest backends by round trip + wait, then the first in `key`'s order with less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);

@@ -30,9 +30,9 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** Another backend has accepted sequences with tokens from the failed `backend`. One event for each accepted call. */
+    /** Another backend has accepted sequences that already have tokens. One event for each accepted call. */
     | "resumed"
-    /** Sequences with tokens end in an error, because no other backend has the numerics fingerprint of the failed `backend`. */
+    /** Sequences with tokens end in an error, because no other backend has the same numerics fingerprint. */
     | "not_resumed"
     | "ejected"
     | "returned"

@@ -118,7 +118,6 @@ function isError(value: unknown): value is ErrorEnvelope {
 }
 
 export class CallFailure extends Error {
-  /** The API's error code; null if the answer has none. */
   readonly code: string | null;
 
   constructor(message: string, code: string | null = null) {

@@ -15,7 +15,6 @@ export interface Question {
 export interface Outcome {
   tokens: number;
   ms: number;
-  /** null while the answer is written. */
   end: "stop" | "length" | "stopped" | "failed" | null;
   failure: string;
   /** null until the last chunk, and for a stopped answer. */

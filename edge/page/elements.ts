@@ -9,7 +9,6 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new
 
 type Attributes = Record<string, string | number | boolean | null>;
 
-/** Attributes whose value is null or false are left out. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -29,7 +28,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** The first element of each list in `rows` heads its line. */
+/** The first element of each row is the row's header. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>

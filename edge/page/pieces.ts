@@ -56,7 +56,6 @@ export function differenceOf({ adapted, base }: Piece): number | null {
   return adapted === null || base === null ? null : adapted - base;
 }
 
-/** A part of a text, and the tokens [start, end) that make it. */
 export interface Span {
   text: string;
   start: number;

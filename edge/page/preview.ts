@@ -17,7 +17,6 @@ export function startPreview(api: Api, show: (reading: Reading | null, failure: 
   let timer: ReturnType<typeof setTimeout> | undefined;
   let running = new AbortController();
 
-  /** Aborts an earlier request. Shows and returns the result, or shows the failure. */
   async function now({ prompt, adapter }: Wanted): Promise<Reading> {
     clearTimeout(timer);
     running.abort();

@@ -54,7 +54,6 @@ export class SettingsStore {
   }
 }
 
-/** A field that is missing or has the wrong type gets its initial value. */
 function read(): Settings {
   const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
   const sampling = recordOf(kept.sampling);

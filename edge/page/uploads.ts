@@ -10,7 +10,6 @@ const stretchCharacters = 1000;
 const mostStretches = 6;
 /** This many first tokens of each stretch weigh base and adapter. Only later tokens are scored. */
 const evidenceTokens = 64;
-/** A gain from fewer scored tokens is called a hint. */
 const fewTokens = 200;
 
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;

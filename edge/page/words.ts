@@ -15,7 +15,6 @@ export function surpriseChange(gainNats: number): string {
   return change < 0 ? `${Math.min(rounded, 99)}% less surprised` : `${rounded}% more surprised`;
 }
 
-/** For example "22% less surprised than the base". */
 export function surpriseBeside(gainNats: number, other = "the base"): string {
   const change = surpriseChange(gainNats);
   return `${change} ${change.startsWith("as ") ? "as" : "than"} ${other}`;

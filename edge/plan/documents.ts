@@ -7,7 +7,7 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Each document counts as this many more characters when encoding yields, because many short documents take time, too. */
+/** Characters that each document adds to its text's length for yielding, because many short documents take time, too. */
 const documentCharacters = 64;
 
 /** Yields to other requests after each part of a text. Throws invalid_request for a document without tokens, or too many tokens in sum. */

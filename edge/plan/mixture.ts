@@ -44,7 +44,7 @@ function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: Eviden
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
 
-/** null if the set has no static adapter. The similarity is 0, because the static adapter has no centroid. */
+/** null if the set has no static adapter. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
@@ -111,7 +111,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** A centroid's adapter that is off is replaced by the static adapter, an own adapter that is off by the base (null). */
+/** If a candidate is off, the static adapter replaces a centroid's adapter, and the base (null) replaces an own adapter. */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;

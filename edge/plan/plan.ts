@@ -44,7 +44,6 @@ export interface Caller {
   own?: NamedAdapters;
   /** For each of S prompt embeddings [S, P], the nearest own adapters. */
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
-  /** Maximum milliseconds until every choice has started. */
   deadlineMs?: number | null;
   /** uint32, used if the request has no seed. */
   randomSeed: number;
@@ -188,7 +187,7 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
   return [...batches.values()];
 }
 
-/** Backends send several tokens together, because each token costs a cell as much to read and write as all other work for it. */
+/** Backends send several tokens together, because reading and writing one token alone doubles a cell's work for it. */
 export const gatheringLimits = {
   /** Number of a tenant's streams in one cell whose tokens are sent at once. */
   ungatheredStreams: 2,

@@ -47,7 +47,6 @@ const artifactMetrics = {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Histograms, each with the log field that has its value in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],

@@ -2,7 +2,6 @@
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 
-/** The platform's rate-limit binding. `success` is false for an event over the limit. */
 export interface RateLimit {
   limit(event: { key: string }): Promise<{ success: boolean }>;
 }

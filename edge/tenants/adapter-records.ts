@@ -15,7 +15,6 @@ interface Refit extends Omit<FailedRefit, "error"> {
   made: FittedParts | null;
 }
 
-/** Has fitted parts, a memory or both. */
 export interface AdapterRecord {
   name: string;
   /** Unix time in seconds. */

@@ -45,7 +45,6 @@ export interface PendingAdmission {
 
 export interface Admission {
   readonly request: AdmittedRequest;
-  /** Extends the reservation's lease. Called often while the request runs. */
   renew(): void;
   /**
    * Only the first call has an effect. Never rejects. Resolves when the use is counted or stored; an answer must end later, so that no

@@ -38,7 +38,7 @@ export interface PendingDeletion {
 export interface ErasedCopies {
   confirmed: string[];
   pending: string[];
-  /** Called addresses with several processes. Only processes with a known copy were called; without a known copy, any one process. */
+  /** Addresses where only some of several processes were called. */
   partlyAsked: string[];
 }
 
@@ -46,7 +46,6 @@ interface CopyRow extends Record<string, SqlStorageValue> {
   id: number;
   hash: string;
   address: string;
-  /** Name of the process; empty if the process has no name. */
   process: string;
   /** When the uploaded bytes were read, in milliseconds since 1970; 0: nothing was uploaded. */
   sentMs: number;

@@ -31,11 +31,11 @@ export interface Consumption {
   completionTokens: number;
 }
 
-/** The use of a request that adds documents, counted when their memory is built or cannot be built. */
+/** The use of a request that adds documents, counted when the build of their memory ends. */
 export interface Charge {
   request: AdmittedRequest;
   consumed: Consumption;
-  /** Counted instead of `consumed` if the memory cannot be built: the use for fitting the request's examples. */
+  /** Use for fitting the request's examples, counted instead of `consumed` if the memory cannot be built. */
   otherwise: Consumption | null;
 }
 

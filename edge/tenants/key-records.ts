@@ -30,7 +30,6 @@ export interface RecordStore {
 
 const storeAway = unavailable("Keys and tenants cannot be read or written now");
 
-/** `key` is returned only once, because its record has only its hash. */
 export interface NewKey extends ListedKey {
   key: string;
 }

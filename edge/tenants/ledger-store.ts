@@ -13,7 +13,7 @@ export interface Claim {
   createdMs: number;
 }
 
-/** The charge under an idempotency key in its latest `state` (`keyIn`). */
+/** The charged use of an idempotency key in its latest `state` (`keyIn`). */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
@@ -68,7 +68,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Settled ids do not age since the last settlement, because settlements may have failed for all this time.
+    // Settled ids do not age while no request is settled, because all settlements may be failing.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),

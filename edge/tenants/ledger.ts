@@ -21,7 +21,6 @@ export class Ledger extends DurableObject<Env> {
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
-  /** Ids of the latest settled requests of a tenant without limits. */
   readonly #recent = new Map<string, null>();
   #commit: Promise<void> | null = null;
   #settledMs = Number.NEGATIVE_INFINITY;

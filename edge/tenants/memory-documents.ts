@@ -5,7 +5,6 @@ import { gunzippedText } from "./sealed-store.ts";
 export interface DocumentRecord {
   name: string;
   tokens: number;
-  /** Bytes of the document's text in UTF-8. */
   bytes: number;
   /** Sum of the prompt embeddings of the document's windows: float32 in base64. */
   embedding: string;

@@ -5,7 +5,6 @@ import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 const nearestAdapters = 3;
 
 export interface NearestAdapters {
-  /** True if the tenant has any adapter, whatever its manifest. */
   hasAny: boolean;
   /** The requested manifest or, while all usable adapters wait to be made again for it, the manifest that they were made for. */
   manifestHash: string;

@@ -30,7 +30,7 @@ export interface OwnAdapter extends Omit<FittedParts, "hash"> {
   memory?: OwnMemory | null;
   /** false: the adapter's examples and documents are deleted once it is made. */
   keep?: boolean;
-  /** The failed latest try to make the adapter again; null or absent if no try has failed. */
+  /** The latest try to make the adapter again, if the try failed. */
   refit?: FailedRefit | null;
 }
 

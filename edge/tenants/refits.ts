@@ -11,7 +11,6 @@ import { type FitContent, fittedOf, isWaiting, type KeptExamples, wantedOf } fro
 import type { Encoder } from "./tenant-context.ts";
 import { replacedMs, type TenantMemories } from "./tenant-memories.ts";
 
-/** `postponed`: a try failed, and another try follows. */
 export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
 
 interface RefitOptions {

@@ -20,7 +20,7 @@ const confirmMs = 1000;
 const firstRetryMs = 1000;
 /** Longest pause between two tries. A ledger keeps a settled id for longer (`settledMs`). */
 const maxRetryMs = 120_000;
-/** Delays before a Worker's second and third try, in milliseconds. The platform restarts a lost object elsewhere within them. */
+/** Delays before a Worker's second and third try, in milliseconds. Meanwhile, the platform restarts a lost object elsewhere. */
 const workerRetryMs = [200, 2000];
 
 /** A Worker has no storage, so it tries three times. */
@@ -59,7 +59,6 @@ interface SettlementParts {
 
 export class Settlements implements UseRecorder {
   readonly #parts: SettlementParts;
-  /** By tenant: the group that is being sent, or the next group. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 

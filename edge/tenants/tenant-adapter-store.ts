@@ -165,7 +165,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
-  /** Runs memory builds, fine-tuning jobs and refits: the kinds in parallel, each in sequence. Resolves to whether each has some left. */
+  /** Runs memory builds, fine-tuning jobs and refits in parallel. Resolves to whether each kind has some left. */
   #work(): Promise<boolean[]> {
     const passOf = (part: TuningJobs | Refits) => {
       const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));

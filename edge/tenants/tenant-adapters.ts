@@ -31,7 +31,7 @@ export interface TenantAdapters {
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
   refit(tenant: string, served: string): void;
   noteNew(tenant: string): void;
-  /** `begun` is called when a backend begins. Throws a ServiceError. */
+  /** `begun` is called when a backend begins to compute. Throws a ServiceError. */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
@@ -49,7 +49,7 @@ interface TenantAdapterParts extends RefreshedParts {
 export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
-  /** From tenants that had no adapters at the last look-up to whether they have some now. */
+  /** By tenant without adapters at the last look-up: whether the tenant has adapters now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   const ignore = () => undefined;

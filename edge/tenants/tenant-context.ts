@@ -24,7 +24,6 @@ export interface TenantContext {
   lists: RecordLists;
   sealed: SealedStore;
   encoder(): Encoder;
-  /** Clients of the backends in the tenant's jurisdiction, by address. */
   clients(): ReadonlyMap<string, BackendClient>;
   now(): number;
   newId(): string;

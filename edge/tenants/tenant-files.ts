@@ -50,7 +50,6 @@ export class TenantFiles {
     return refuse(`Your files would have ${all} bytes together, the maximum is ${maxTenantBytes}; delete some first.`);
   }
 
-  /** Gzipped content of a file; null if no file has this id. */
   async content(id: string): Promise<Uint8Array | null> {
     const { lists, sealed } = this.#parts;
     return lists.find<FileRecord>(filesList, id) && sealed.compressed(id, kind);
