@@ -118,7 +118,7 @@ export class Grammars {
     this.#isTrying = false;
   }
 
-  /** The tenant whose trials have taken the least time is next. The trial moves to the front. */
+  /** Sorts the trials: the tenant whose trials have taken the least time is next. */
   #nextTrial(): Trial | undefined {
     const spent = ({ tenant }: Trial) => this.#spentMs.get(tenant) ?? 0;
     this.#trials.sort((a, b) => spent(a) - spent(b));

@@ -97,7 +97,7 @@ export class HeadRows {
   }
 }
 
-/** If a row has several own adapters, every row gets `mixtureAdapters` entries, else 1. A row's sum is the same either way. */
+/** Every row gets one entry, or `mixtureAdapters` entries if any row has several own adapters. A row's sum is the same either way. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;

@@ -38,7 +38,7 @@ export function maskedRow(
   };
 }
 
-/** The row's candidates if at least `count` of them are allowed, else the best of all allowed tokens. Best first, ties by id. */
+/** The row's allowed candidates if there are at least `count`, else the best of all allowed tokens. Best first, ties by id. */
 function bestOf(row: HeadResult, scores: Float32Array, count: number): Int32Array {
   const left = row.topIds.filter((id) => scores[id] > Number.NEGATIVE_INFINITY);
   if (left.length >= count) return left;

@@ -123,7 +123,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
-/** `logprob` is the token's in the mixed row. `passageOf` returns a memory key's passage. */
+/** `logprob` is the token's log-probability in the mixed row. `passageOf` returns a memory key's passage. */
 export function sourcesOf(
   { added, total }: Pick<ReturnType<typeof mixMemories>, "added" | "total">,
   says: readonly MemorySays[],

@@ -64,7 +64,7 @@ export function passagesFor(
   return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }
 
-/** Returns a function of x and the model's greatest probability at `positions[x]`. */
+/** The returned function gives the memories' evidence at `positions[x]`. It takes x and the model's greatest probability there. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],

@@ -29,7 +29,10 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message. The parent sends no other message before `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` is as in Engine.submit. If `traced` is set, "traced" messages answer. `unwritten`: adapters and memories not on disk. */
+  /**
+   * `adapterId` is as in Engine.submit. With `traced`, "traced" messages carry the results. `unwritten`: adapters and memories not on
+   * disk.
+   */
   | {
       type: "submit";
       adapterId: string | null;

@@ -17,8 +17,8 @@ const runPositions = 32;
 type Runner = Pick<KvRunner, "run" | "gates" | "kv">;
 
 /**
- * Weighs the experts of a mixture by the logprobs of the prompt's own tokens. An own adapter may have learnt the memories' text. If the
- * mixture has one, memories are mixed into all experts' predictions. Returns an error for evidence that is not finite.
+ * Weighs the experts of a mixture by the logprobs of the prompt's own tokens. In a mixture with an own adapter, memories are mixed into
+ * all experts' predictions, because the adapter may have learnt the memories' text. Returns an error for evidence that is not finite.
  */
 export async function weighMixture(
   sequence: Sequence,

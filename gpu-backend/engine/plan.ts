@@ -190,6 +190,7 @@ function candidatesOf<S extends Plannable>(
     const rank = Math.ceil(pending / chunkTokens) - age;
     return { sequence, tokens, pairs: tokens * cached, finishes: tokens === pending, rank };
   });
+  // The sort is stable, so equals keep their order.
   candidates.sort((a, b) => a.rank - b.rank);
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }

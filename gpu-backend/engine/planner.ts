@@ -70,7 +70,7 @@ export class Planner<S extends Plannable> {
     this.#waiting.splice(after + 1, 0, sequence);
   }
 
-  /** Raises to the lowest counter of waiting tenants. If no tenant waits, raises to the highest counter. */
+  /** Raises a tenant's counter to the lowest counter of waiting tenants, or to the highest of all if no tenant waits. */
   #lift(tenant: string): void {
     const waiting = new Set(this.#waiting.map((one) => one.tenant));
     const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);

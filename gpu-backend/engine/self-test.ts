@@ -11,7 +11,7 @@ export const tolerance = 1e-4;
 /** In ascending order. The last row of the largest batch also runs alone. */
 const batches = [4, 8, 32];
 export const testRows = batches.at(-1)! + 1;
-/** More than the lanes of a vector register, and not a multiple of them. */
+/** More than a vector register has lanes, and not a multiple of that number. */
 const promptTokens = 90;
 const decodedTokens = 3;
 /** Batch in which all rows but two are closed, so that `trim` moves these two. */
@@ -157,6 +157,7 @@ function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelSh
 
 function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
   const differences = [...expected].map(([name, values]) => [name, differenceOf(found.get(name)!, values)] as const);
+  // `difference > tolerance` would be false for NaN.
   const wrong = differences.filter(([, difference]) => !(difference <= tolerance));
   const all = found.get(nameOf(batches.at(-1)!))!;
   const isSame = (own: Float32Array, others: Float32Array) => own.every((value, i) => value === others[i]);

@@ -43,7 +43,7 @@ export interface LogitChange {
   value: number;
 }
 
-/** Finite, because some devices cannot compute with infinity. */
+/** Added to a forbidden token's logit. Finite, because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
 /** A sequence without a deadline counts as due after this time. */

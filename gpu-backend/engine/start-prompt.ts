@@ -10,7 +10,7 @@ import type { AdapterSource } from "../adapters/adapter.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 
-/** More than the tokens of a chunk or the lanes of a vector register, and not a multiple of either. */
+/** More than a chunk has tokens or a vector register has lanes, and not a multiple of either. */
 const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;

@@ -80,6 +80,7 @@ export class ForkedProcess<Sent extends object, Received> {
     await settlesWithin(this.#ended.promise, stopMs);
   }
 
+  /** Returns null if fork itself throws, for example for lack of memory. */
   #fork(): ChildProcess | null {
     const { script, argument, environment } = this.#parts;
     try {

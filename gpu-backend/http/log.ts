@@ -10,7 +10,7 @@ export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   };
 }
 
-/** A mixture counts as its first adapter. */
+/** The label of a mixture is the label of its first adapter. */
 export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
   const [nearest] = mixture?.adapters ?? [];
   if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";

@@ -104,7 +104,10 @@ export class KvArena {
     };
   }
 
-  /** `rows` must be adjacent in memory. `fresh` has arrays [S, H, T, d]. `rows[s]` gets the first `counts[s]` tokens of `begin + s`. */
+  /**
+   * `fresh` has arrays [S, H, T, d]. `rows[s]` gets the first `counts[s]` tokens of sequence `begin + s`. `rows` must be adjacent in
+   * memory.
+   */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
     const { contextTokens, arrays } = this.#shape;
     const longest = rows.reduce((max, { positions }, s) => Math.max(max, positions + counts[s]), 0);

@@ -25,9 +25,9 @@ export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export interface ParkedKv {
   readonly positions: number;
-  /** null after the end of the step that parked the row. */
+  /** Keys and values of the row; null after the end of the step that parked the row. */
   copy: KvCopy | null;
-  /** First position in each array, valid once `copy` is null. */
+  /** First position of the row in each array, valid once `copy` is null. */
   at: number;
 }
 

@@ -47,6 +47,7 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
+  /** The previous pass must have ended. */
   run(pass: Pass): Promise<PassOutput>;
   release(): Promise<void>;
 }

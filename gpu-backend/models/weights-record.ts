@@ -11,6 +11,7 @@ const timestampMs = 2000;
 
 export interface HashRecord {
   folder: string;
+  /** Unix milliseconds. */
   now(): number;
 }
 

@@ -1,7 +1,7 @@
 /**
  * Builds the graphs of a runner whose keys, values and states stay on a device. Every node must have a WebGPU kernel. WebGPU has no Cast
  * to int64, so int64 indexes are inputs. Nodes that compute shapes run on the CPU, so shapes are inputs. A Reshape or Squeeze has no
- * kernel, so none makes an output.
+ * kernel, so neither makes an output.
  * Shapes: S rows, T tokens, H heads of queries, K heads of keys and values, d head width, P positions that a row has room for, X
  * positions of all rows, M positions that the head is computed at, N rows of the head, V vocabulary, D hidden, Q gates, A changed logits,
  * E own adapters, U own adapters that a row uses at most.

@@ -62,6 +62,7 @@ export const names = {
   /** `longest` is the number of positions of the longest row after the run. */
   lastPositions: "last_positions",
   longest: "longest",
+  /** The shape of the packed queries, keys and values: [S, T, (H + 2K) · d]. */
   packedShape: "packed_shape",
   /** States of all rows. The trunk writes them, the head reads them. */
   keptStates: "kept_states",

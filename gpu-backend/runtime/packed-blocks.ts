@@ -1,4 +1,4 @@
-/** GGUF's blocks in the layout of MatMulNBits. A second product multiplies offsets by sums of activations, because MatMulNBits has none. */
+/** GGUF's blocks in the layout of MatMulNBits, which has no offsets: a second product multiplies offsets by sums of activations. */
 import { blockLayouts, forEachBlock } from "./block-types.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { isBlockType, type Weight } from "./model-weights.ts";
@@ -12,6 +12,7 @@ export interface PackedMatrix {
   columns: number; // in
   /** Stored integers, [out, in / block, block × bits / 8]. In a byte with two 4-bit values, the first is in the low half. */
   values: Uint8Array;
+  /** Scale of each block, [out, in / block]. */
   scales: Float32Array;
   /** [out, in / block]; null if all offsets are 0. */
   offsets: Float32Array | null;

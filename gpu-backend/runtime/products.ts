@@ -28,7 +28,7 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
-  /** Called for each product with the names of its (first) weights and of its input tensor. */
+  /** Called with the names of each product's first weights and of its input. */
   observe?: (name: string, x: string) => void;
 }
 

@@ -19,6 +19,7 @@ const fineSteps = 2 * steps;
 export interface QuantizedMatrix {
   /** The rounded matrix [rows, columns]: each column divided by its scale. */
   values: Int8Array;
+  /** Scale of each column, [columns]. */
   scales: Float32Array;
 }
 

@@ -50,7 +50,7 @@ export interface HeadInput {
   /** One token for each row, [N]. Its logit is returned even if the token is not a candidate. */
   targetIds: Int32Array;
   bias: LogitChanges;
-  /** With `only`, rows need just their likeliest token. "likeliest": `logSumExp` is any number, but finite only if its true value is. */
+  /** With `only`, rows need just their likeliest token. "likeliest": `logSumExp` is any number that is finite if the true value is. */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
 

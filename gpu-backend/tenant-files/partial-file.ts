@@ -64,6 +64,7 @@ export class PartialFile {
       if (content?.length !== plan.recordBytes[this.length]) break;
       this.#content?.push(content);
       this.#records++;
+      // Lets other work run after each decrypted record.
       await setImmediate();
     }
     await this.#write(async () => {

@@ -65,7 +65,7 @@ export class OwnAdapterService {
     };
   }
 
-  /** Throws a ServiceError if the bytes have another hash. */
+  /** Throws a ServiceError if the hash of the bytes is not `hash`. */
   async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {

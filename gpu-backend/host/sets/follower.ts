@@ -19,6 +19,7 @@ export interface FollowerParts {
   now(): number;
   observer: {
     adopted(manifestHash: string): void;
+    /** `manifestHash` is null if the pointer was refused. */
     refused(manifestHash: string | null, cause: unknown): void;
     retired(manifestHash: string): void;
   };

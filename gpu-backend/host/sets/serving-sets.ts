@@ -132,7 +132,7 @@ export interface SetLimits {
   graceMs: number;
 }
 
-/** The sets to end, and whether to start the wanted set afterwards. */
+/** Returns the sets to end, and whether to start the wanted set afterwards. */
 export function planSets(
   held: readonly HeldSet[],
   wanted: string,
