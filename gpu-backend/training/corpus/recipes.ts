@@ -113,7 +113,7 @@ async function austen(folder: string): Promise<string[]> {
  * The character vectors of a lazy-load database of R. Each record is a size (4 bytes) and a zlib stream of R's XDR serialisation, in
  * which a string is a 4-byte header whose last byte is 9, a 4-byte length, and the bytes.
  */
-export function novelsOf(database: Uint8Array): string[][] {
+function novelsOf(database: Uint8Array): string[][] {
   const novels: string[][] = [];
   for (let at = 0; at < database.length; ) {
     // Node's types lack this result of inflateSync.
@@ -149,7 +149,7 @@ function chaptersOf(lines: readonly string[]): string[] {
 }
 
 /** Removes part-of-speech tags and restores normal spaces around punctuation. */
-export function withoutTags(tagged: string): string {
+function withoutTags(tagged: string): string {
   const paragraphs = tagged.split(/\n\s*\n\s*\n/).map((paragraph) =>
     paragraph
       .split(/\s+/)

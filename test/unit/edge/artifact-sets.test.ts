@@ -112,25 +112,6 @@ test("a new set is served from the request after the one that found it, and to t
   ]);
 });
 
-test("a rollback needs no load, because the set before is still held; a third set is not", async () => {
-  publish(a);
-  const isolate = await serving(b);
-  publish(a);
-  await later(isolate);
-  const loads = () => calls.filter((call) => call.startsWith("load"));
-  expect(loads()).toEqual(["load b", "load a"]);
-  publish(b);
-  await later(isolate);
-  expect(await isolate.current()).toBe(b);
-  expect(loads()).toEqual(["load b", "load a"]);
-  publish(c);
-  await later(isolate);
-  publish(a);
-  await later(isolate);
-  // The isolate holds two sets: it dropped a when it loaded c, so a is loaded again.
-  expect(loads()).toEqual(["load b", "load a", "load c", "load a"]);
-});
-
 test("while no ready backend, or only some, have the new set the old one is served, and the new one is loaded once only", async () => {
   const isolate = await serving(a);
   publish(b);

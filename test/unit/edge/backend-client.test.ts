@@ -2,9 +2,9 @@
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
 import { callVerifier } from "../../../gpu-backend/http/middleware.ts";
-import { loadHeader, nameHeader } from "../../../shared/contracts/backend-headers.ts";
+import { nameHeader } from "../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
-import { type AdapterRequest, type BatchRequest, numericsHeader } from "../../../shared/contracts/inference.ts";
+import type { AdapterRequest, BatchRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 
@@ -67,29 +67,6 @@ test.each([
   },
 );
 
-test.each([
-  ["7/32", { sequences: 7, slots: 32 }, "cpu-fp32-0123456789abcdef"],
-  [null, null, null],
-  ["much", null, null],
-])(
-  "a batch's answer reports the load %s and the numerics, if known; its call names the numerics",
-  async (header, load, numerics) => {
-    const headers = new Headers();
-    if (header !== null) headers.set(loadHeader, header);
-    if (numerics !== null) headers.set(numericsHeader, numerics);
-    let asked: string | null = null;
-    const client = new BackendClient("http://b", {
-      async fetch(_, init) {
-        asked = new Headers(init.headers).get(numericsHeader);
-        return new Response("", { headers });
-      },
-    });
-    const call = { ...firstCall(signal), numerics };
-    expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load, numerics });
-    expect(asked).toBe(numerics);
-  },
-);
-
 test("a call for one process is signed for it and made once; if another process answers, the call is misdirected", async () => {
   const verify = callVerifier([secret], () => 0);
   for (const [url, target] of [
@@ -128,18 +105,6 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     expect(String(failure.error.cause)).toMatch(/308.*https:\/\/elsewhere\.example(?!.*login)/);
   }
   expect(redirects).toEqual(calls.map(() => "manual"));
-});
-
-test("a failure names the process that answered", async () => {
-  for (const [status, kind] of [
-    [503, "unavailable"],
-    [429, "overloaded"],
-    [401, "failing"],
-    [500, "failing"],
-    [409, "mismatched"],
-  ] as const) {
-    await expect(scripted([[status, "p1"]]).open()).rejects.toMatchObject({ kind, process: "p1" });
-  }
 });
 
 test.each([

@@ -156,26 +156,6 @@ test.each<[string, (id: string) => Frame]>([
   for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
 });
 
-test("a backend that fails by sending a wrong frame and one of an unknown sequence: all sequences move to another backend", async () => {
-  const { first, second, ended, of } = await sent([sequence("a"), sequence("b")]);
-  await first.last.send(tokenFrame("a", 3, 1), tokenFrame("x", 0, 1));
-  expect(second.last.ids).toEqual(["a_1", "b_1"]);
-  await serve(second.last);
-  await ended;
-  for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-});
-
-test("a backend that fails by counting wrongly, as do all others: the sequence ends in an error", async () => {
-  const routing = routed(2);
-  answerAll(routing, async (call) => {
-    await call.accept();
-    await call.send({ ...doneFrame(call.ids[0]), completionTokens: -1_000_000 });
-  });
-  const { ended, received } = runBatch(routing, [sequence("a")]);
-  await ended;
-  expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
-});
-
 test("a backend that fails some sequences of a batch: another one continues these at once in one call, the others stay", async () => {
   const ids = ["a", "b", "c", "d"];
   const { routing, first, second, ended, of } = await sent(ids.map((id) => sequence(id)));
@@ -329,24 +309,6 @@ describe("a backend that refuses a call", () => {
     const moves = routing.events.filter((event) => !event.startsWith("ejected"));
     expect(moves).toEqual([`resumed ${nameOf(routing, first)} 1`]);
   });
-
-  test("that another backend had begun: its parts wait for a backend, but no longer than the whole call would", async () => {
-    const { routing, second, ended, of } = await begunElsewhere();
-    answerAll(routing, (call) => call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable")));
-    await second.last.refuse(callFailure("refused"));
-    // Sequence b, which is at fault, ends at once. Each tenant's part of the call was sent to the second backend again, not to the first.
-    expect(of("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
-    expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
-    let waitedMs = 0;
-    for (; of("a").at(-1)?.type !== "error"; waitedMs += 250) {
-      for (let i = 0; i < 10; i++) await turn();
-      await routing.pass(250);
-    }
-    await ended;
-    const mostMs = roundPausesMs.reduce((sum, ms) => sum + ms, 0);
-    expect(waitedMs).toBeGreaterThan(mostMs / 2);
-    expect(waitedMs).toBeLessThanOrEqual(mostMs + 500);
-  });
 });
 
 test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
@@ -365,17 +327,6 @@ test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
     expect(routing.events).toEqual([]);
   },
 );
-
-test("if both of two backends are unavailable the first is called again: in a rolling restart it is back by then", async () => {
-  const { first, second, begun, ended, received } = await sent([sequence("a")], { isWaiting: true });
-  await first.last.refuse(callFailure("unavailable"));
-  await second.last.refuse(callFailure("unavailable"));
-  expect(first.calls).toHaveLength(2);
-  await serve(first.last);
-  await begun;
-  await ended;
-  expect(received).toEqual(framesFor(sequence("a")));
-});
 
 test("where no backend is left the client gets `overloaded` with the shortest wait, even if other backends are down", async () => {
   const { routing, first, begun } = await sent([sequence("a")], { backends: 3, isWaiting: true });
@@ -471,17 +422,6 @@ test("a client that leaves has its sequence cancelled at the backend; the last o
   expect(first.last.signal.aborted).toBe(true);
   expect(received).toEqual([framesFor(sequence("b"))[0]]);
   expect(second.calls).toEqual([]);
-});
-
-test("a client that leaves while its sequence moves to another backend: it is sent to no third one", async () => {
-  const { routing, first, run, ended } = await sent([sequence("a")], { backends: 3 });
-  await first.last.fail("broken");
-  const second = routing.backends.find((one) => one !== first && one.calls.length > 0)!;
-  run.stop();
-  await turn();
-  expect(second.last.signal.aborted).toBe(true);
-  await ended;
-  expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
 });
 
 test("whatever backends do, each client gets its own frames in order, whole or ended by one error", async () => {

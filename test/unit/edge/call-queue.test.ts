@@ -28,19 +28,6 @@ function takeAll(queue: CallQueue<Entry>) {
 const namesOf = (calls: QueuedCall<Entry>[]) =>
   calls.map((call) => [call.group.key, call.entries.map(({ name }) => name)]);
 
-test("an idle group sends at once, and gathers while its call awaits an answer", () => {
-  const queue = new CallQueue<Entry>(limits);
-  queue.add(group("a"), entries([1]));
-  const [first] = takeAll(queue);
-  expect(namesOf([first])).toEqual([["a", [1]]]);
-  queue.add(group("a"), entries([2]));
-  queue.add(group("a"), entries([3]));
-  queue.add(group("b"), entries([4]));
-  expect(namesOf(takeAll(queue))).toEqual([["b", [4]]]);
-  queue.release(first);
-  expect(namesOf(takeAll(queue))).toEqual([["a", [2, 3]]]);
-});
-
 test("a group sends at once until its limit of calls await an answer", () => {
   const queue = new CallQueue<Entry>({ ...limits, connections: 6, connectionsPerBackend: 5, callsPerGroup: 3 });
   const calls: QueuedCall<Entry>[] = [];
@@ -72,26 +59,6 @@ test("a backend that does not answer leaves a connection to the others, whatever
   expect(takeAll(queue)).toEqual([]);
   queue.release(call);
   expect(namesOf(takeAll(queue))).toEqual([["other", [100]]]);
-});
-
-test("tenants take turns within a group, and between groups", () => {
-  const queue = new CallQueue<Entry>(limits);
-  queue.add(group("a"), entries([0], "burst"));
-  const [first] = takeAll(queue);
-  queue.add(group("a"), entries(range(9, 1), "burst"));
-  queue.add(group("a"), entries([50], "quiet"));
-  queue.add(group("a"), entries([60, 61], "third"));
-  queue.release(first);
-  expect(namesOf(takeAll(queue))).toEqual([["a", [1, 50, 60, 2]]]);
-  for (const [i, key] of ["b", "c", "d", "e"].entries()) queue.add(group(key), entries([i + 70], "burst"));
-  const calls = takeAll(queue);
-  expect(namesOf(calls)).toEqual([
-    ["b", [70]],
-    ["c", [71]],
-  ]);
-  queue.add(group("f"), entries([80], "quiet"));
-  for (const call of calls) queue.release(call);
-  expect(namesOf(takeAll(queue)).map(([key]) => key)).toContain("f");
 });
 
 test("of a tenant's entries those due first go first, others in order of arrival", () => {

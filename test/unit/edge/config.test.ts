@@ -69,18 +69,6 @@ test.each([
   expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
 });
 
-test("a configured value is made again when a variable has changed, and only then", () => {
-  const env: Parameters<typeof readConfig>[0] = { ...valid };
-  const made = configured(env, ({ backends, backendSecrets }) => [backends[0].url, ...backendSecrets]);
-  const first = made();
-  expect(made()).toBe(first);
-  env.BACKEND_SECRETS = "n".repeat(32);
-  expect(made()).toEqual([...first, "n".repeat(32)]);
-  env.BACKEND_URLS = "https://b";
-  expect(made()).toEqual(["https://b", "n".repeat(32)]);
-  expect(made()).toBe(made());
-});
-
 test.each([
   ["BACKEND_URLS", "file:///etc"],
   ["BACKEND_SECRETS", "too-short"],
@@ -140,11 +128,6 @@ test.each([
   const store = createKeyStore([], noRecords, () => 0, { limit });
   await expect(store.accessOf("guess", address)).rejects.toThrow(/not known/);
   expect(limit.mock.calls).toEqual([[{ key: network }]]);
-});
-
-test("a key store says that it cannot tell where the records cannot be read", async () => {
-  const store = createKeyStore([], { ...noRecords, get: () => Promise.reject(new Error("away")) }, () => 0);
-  await expect(store.accessOf("one", "")).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
 });
 
 test("records are read again behind a request after 600 ms, before it after a second, and kept where they cannot be read", async () => {

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
-import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+import { doneFrame, sequenceRequest } from "../../support/frames.ts";
 import {
   callFailure,
   framesFor,
@@ -113,20 +113,6 @@ test("a request is told of each accepted sequence once, before its frames, and o
   expect(routing.client.idle).toBe(true);
 });
 
-test("a request receives its frames of one message together, and none of another request", async () => {
-  const routing = oneCall();
-  const { backend } = routing;
-  const first = submit(routing, ["x"]);
-  const a = submit(routing, ["a-0", "a-1"], "c0", { maxTokens: 1 });
-  const b = submit(routing, ["b-0"], "c0", { maxTokens: 1 });
-  await backend.last.accept();
-  await backend.last.accept();
-  await backend.last.send(tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), done("a-0", 1));
-  expect(a.groups).toEqual([["token a-0", "token a-1", "done a-0"]]);
-  expect(b.groups).toEqual([["token b-0"]]);
-  expect(first.received).toEqual([]);
-});
-
 test("a request passes the rest of its deadline to the backend, and its queue time includes the edge's", async () => {
   const routing = oneCall();
   const { backend } = routing;
@@ -148,56 +134,6 @@ test("a request that does not fit into the queue is refused as a whole", () => {
   for (let i = 0; i < 8; i++) submit(routing, ids(i));
   expect(() => submit(routing, ["z-0"])).toThrow(expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }));
   expect(idsOf(routing)).toHaveLength(1);
-});
-
-test("a cancelled request leaves the queue; if it shares its call its sequences are cancelled at the backend", async () => {
-  const routing = oneCall();
-  const { backend } = routing;
-  submit(routing, ["x"]);
-  const waiting = submit(routing, ["w"]);
-  const gone = submit(routing, ["a-0", "a-1"]);
-  const stays = submit(routing, ["b"]);
-  waiting.cancel();
-  await backend.last.accept();
-  expect(backend.last.ids).toEqual(["a-0", "a-1", "b"]);
-  await backend.last.accept();
-  await backend.last.send(done("a-1"));
-  for (let i = 0; i < 2; i++) gone.cancel();
-  expect(backend.cancelled).toEqual(["a-0"]);
-  // The backend sends these frames before it learns of the cancellation.
-  await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
-  expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
-  expect(stays.received).toHaveLength(1);
-  expect(waiting.received).toEqual([]);
-});
-
-test("cancellations are sent to a process one call after the other; those that arrive meanwhile share the next call", async () => {
-  const routing = scriptedRouting(1);
-  const [backend] = routing.backends;
-  const answers: (() => void)[] = [];
-  const told: string[][] = [];
-  backend.cancel = (ids) => {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    answers.push(told.push(ids) === 1 ? () => reject(new Error("away")) : resolve);
-    return promise;
-  };
-  const ids = Array.from({ length: 128 }, (_, i) => `s${i}`);
-  submit(routing, ["stays"]);
-  const many = ids.map((id) => submit(routing, [id]));
-  await backend.calls[0].accept();
-  for (const call of backend.calls.slice(1)) await call.accept();
-  const joint = backend.last;
-  expect(joint.ids.length).toBeGreaterThan(100);
-  const inJoint = many.filter((_, i) => joint.ids.includes(ids[i])).slice(1);
-  for (const { cancel } of inJoint) cancel();
-  expect(told.map(({ length }) => length)).toEqual([1]);
-  // The next cancellation is sent although the one before failed.
-  answers[0]();
-  await turn();
-  expect(told.map(({ length }) => length)).toEqual([1, inJoint.length - 1]);
-  answers[1]();
-  await turn();
-  expect(told).toHaveLength(2);
 });
 
 test("the sequences of a lost backend's many calls are sent again in few calls, in turn with new requests", async () => {
@@ -263,37 +199,4 @@ test("sequences that wait for a backend are sent to another one if it is ejected
   }
   expect(hangs.calls).toHaveLength(3);
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
-});
-
-/** Sequence "new" waits for the busy second backend. `again()` makes the first backend refuse sequence "again", which then waits, too. */
-function waitingForSecond() {
-  const routing = oneCall(2);
-  const choiceFor = (centroidId: string) =>
-    routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id;
-  const preferring = (name: string) =>
-    Array.from({ length: 50 }, (_, i) => `c${i}`).find((c) => choiceFor(c) === name)!;
-  const [toFirst, toSecond] = routing.names.map(preferring);
-  const [first, second] = routing.backends;
-  submit(routing, ["busy"], toSecond, mixture);
-  submit(routing, ["again"], toFirst, mixture);
-  submit(routing, ["new"], toSecond, { ...mixture, deadlineMs: 1000 });
-  return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
-}
-
-test("a refused sequence does not return to its backend, though that has less load and a new sequence leads the call", async () => {
-  const { first, second, again } = waitingForSecond();
-  await again();
-  await second.last.accept(null, null, { sequences: 1000, slots: 8 });
-  expect(first.calls.map(({ ids }) => ids)).toEqual([["again"]]);
-  expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
-});
-
-test("a refused sequence does not return to its backend, though the other is ejected and a new sequence leads the call", async () => {
-  const { first, second, again } = waitingForSecond();
-  await again();
-  await second.last.refuse(callFailure("silent"));
-  expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
-  // "again" still waits behind the calls of its group.
-  for (const call of first.calls) await call.accept();
-  expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
 });

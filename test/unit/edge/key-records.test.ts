@@ -5,7 +5,7 @@ import { KeyRecords, type NewKey, type RecordStore, stateOf } from "../../../edg
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { limits as publicLimits } from "../../../shared/contracts/limits.ts";
-import { limitsOf, memoryTokensOf, plans, type Scope } from "../../../shared/contracts/tenants.ts";
+import type { Scope } from "../../../shared/contracts/tenants.ts";
 
 const random = () => randomBytes(32);
 
@@ -130,28 +130,6 @@ test("a rotated key remains valid for the overlap, but no longer than before; a 
   for (const id of ["0".repeat(16), "..", "x".repeat(600)]) {
     await expect(world.records.revoke(id)).rejects.toMatchObject({ kind: "not_found" });
   }
-});
-
-test("limits are the plan's except for those that are set, and can be reset to the plan's", async () => {
-  const { records } = new World();
-  expect(await records.tenant("acme")).toEqual({ plan: "standard", limits: {}, origins: [] });
-  await records.change("acme", { limits: { requestsPerMinute: 7, tokensPerMonth: null } });
-  await records.change("acme", { limits: { tokensPerMinute: 0 }, origins: ["https://a.example"] });
-  const record = await records.tenant("acme");
-  const changed = { requestsPerMinute: 7, tokensPerMonth: null, tokensPerMinute: 0 };
-  expect(limitsOf(record)).toEqual({ ...plans.standard, ...changed });
-  expect(record.origins).toEqual(["https://a.example"]);
-  expect(record).not.toHaveProperty("aliases");
-  await records.change("acme", { limits: {}, aliases: { "gpt-4o": "gpt2" } });
-  await records.change("acme", { limits: {} });
-  expect((await records.tenant("acme")).aliases).toEqual({ "gpt-4o": "gpt2" });
-  expect(memoryTokensOf(record)).toBe(publicLimits.tenantMemoryTokens);
-  await records.change("acme", { memoryTokens: 7, limits: {} });
-  await records.change("acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
-  expect(limitsOf(await records.tenant("acme"))).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
-  expect(memoryTokensOf(await records.tenant("acme"))).toBe(7);
-  await records.change("acme", { memoryTokens: "plan", limits: {} });
-  expect(memoryTokensOf(await records.tenant("acme"))).toBe(null);
 });
 
 test("a valid key has a copy of its tenant's record, and a change reaches every one", async () => {

@@ -3,7 +3,6 @@ import { expect, test } from "vitest";
 import {
   automaticMixture,
   type Candidate,
-  evidenceCount,
   type Listed,
   listedMixture,
   servedFor,
@@ -40,12 +39,6 @@ test("a mixture by evidence is of the base and the nearest centroids, by their p
   expect(mixtureSchema.parse(request)).toEqual(request);
 });
 
-test("a mixture by evidence uses the manifest's own calibration if it has one", () => {
-  const calibration = { ...defaultCalibration, adapters: 1, floor: 0.3 };
-  const { request } = automaticMixture(nearest, { evidence: calibration }, evidence);
-  expect(request).toMatchObject({ adapters: { length: 1 }, evidence: { floor: 0.3 } });
-});
-
 test("a mixture by evidence begins a chat with most of the weight on the base, whatever the manifest says of plain text", () => {
   const ofChat = { tokens: 64, spans: [[3, 60]] as [number, number][] };
   const chat = automaticMixture(nearest, {}, ofChat).request;
@@ -56,48 +49,6 @@ test("a mixture by evidence begins a chat with most of the weight on the base, w
   }
   const trusting = { ...defaultCalibration, base: 0.95 };
   expect(automaticMixture(nearest, { evidence: trusting }, ofChat).request.base).toBeCloseTo(0.95);
-});
-
-test("a mixture by evidence leaves the prior of centroids that are off to the base, and is the base alone where the nearest are off", () => {
-  const without = (...off: number[]) => {
-    const left = nearest.map((one, k) => ({ ...one, isOff: off.includes(k) }));
-    return automaticMixture(left, {}, evidence);
-  };
-  const all = without().request;
-  const { experts: on, request: some } = without(0, 2);
-  expect(on.map(({ id }) => id)).toEqual(["c1"]);
-  expect(some.adapters).toEqual([all.adapters[1]]);
-  expect(some.base).toBeCloseTo(1 - all.adapters[1].weight, 12);
-  const { experts, request } = without(0, 1, 2);
-  expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
-});
-
-test("a mixture by evidence weighs a chat by the tokens of its messages", () => {
-  const spans: [number, number][] = [
-    [3, 7],
-    [9, 60],
-  ];
-  expect(evidenceCount({ tokens: 64, spans })).toBe(55);
-  expect(evidenceCount({ tokens: 10, spans })).toBe(5);
-  const short = automaticMixture(nearest, {}, { tokens: 100, spans: [[3, 7]] });
-  expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
-});
-
-test("a mixture of listed experts without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
-  const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), {}, evidence);
-  expect(mode).toBe("evidence");
-  const { base } = defaultCalibration;
-  expect(request).toMatchObject({ base, evidence: { tokens: 64, floor: defaultCalibration.floor } });
-  // The nearest adapter comes first.
-  const weight = (1 - base) / 2;
-  expect(request.adapters).toEqual([
-    { centroidId: "c1", weight },
-    { centroidId: "c3", weight },
-  ]);
-  const alone = listedMixture(list(["base"]), {}, evidence);
-  expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
-  const without = listedMixture(list([nearest[0]], [nearest[1]]), {}, evidence);
-  expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
 });
 
 test("a mixture of listed experts with weights is fixed: one that is off counts as the base, a tenant's own comes first", () => {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
+import { Pace } from "../../../edge/tenants/pace.ts";
 import { limits as requestLimits } from "../../../shared/contracts/limits.ts";
 
 const limits = {
@@ -11,12 +11,6 @@ const mebibyte = 2 ** 20;
 /** Start times of one key's requests that arrive at these times. */
 const startsOf = (arrivals: readonly number[], pace = new Pace(limits), bodyBytes = 0) =>
   arrivals.map((ms) => ms + pace.waitMs(1, ms, bodyBytes));
-
-test("a burst starts at once, later requests one after the other, none later than the longest wait", () => {
-  const starts = startsOf(Array.from({ length: 20 }, () => 1000));
-  expect(starts.slice(0, 8)).toEqual([1000, 1000, 1000, 1000, 1002, 1004, 1006, 1008]);
-  expect(Math.max(...starts)).toBe(1020);
-});
 
 test("a larger body takes its share of the thread's time, and waits longer for it", () => {
   const arrivals = Array.from({ length: 20 }, () => 1000);
@@ -77,11 +71,6 @@ test("after a refusal a key has no burst until the refusal is over or is no long
     expect(startsOf([untilMs - 1, untilMs - 1, untilMs - 1], pace)).toEqual([-1, 1, 3].map((ms) => untilMs + ms));
     expect(startsOf([untilMs + 10, untilMs + 10, untilMs + 10], pace)).toEqual(Array(3).fill(untilMs + 10));
   }
-});
-
-test("keys that differ in one letter have different numbers", () => {
-  const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`sk-chameleon-${i}`)));
-  expect(numbers.size).toBe(1000);
 });
 
 test("a small request waits for a second at most, the largest body for 31", () => {

@@ -11,31 +11,6 @@ function pending(sequence: SequenceRequest): PendingSequence {
 
 const promptFrame = (id: string): Frame => ({ type: "prompt", id, logprobs: [null], alternatives: [[]] });
 
-test("the first request asks for all tokens, later ones for the rest under a new id", () => {
-  const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
-  const sequence = { ...sequenceRequest("a"), promptLogprobs: true, mixture };
-  const one = pending(sequence);
-  expect(one.nextRequest(0)).toEqual(sequence);
-  one.deliver(promptFrame("a"));
-  one.deliver(tokenFrame("a", 0, 7));
-  one.deliver(tokenFrame("a", 1, 8));
-  const rest = { ...sequence, promptLogprobs: false, continuedIds: [7, 8] };
-  expect(one.nextRequest(0)).toEqual({ ...rest, id: "a_1" });
-  expect(one.nextRequest(0)).toEqual({ ...rest, id: "a_2" });
-  expect(one.attempts).toBe(3);
-});
-
-test("the numerics of a sequence are those of its first token from a backend that reports them", () => {
-  const one = pending({ ...sequenceRequest("a"), promptLogprobs: true });
-  one.deliver(promptFrame("a"), "one");
-  expect(one.numerics).toBeNull();
-  one.deliver(tokenFrame("a", 0, 7), null);
-  expect(one.numerics).toBeNull();
-  one.deliver(tokenFrame("a", 1, 8), "one");
-  one.deliver(tokenFrame("a", 2, 9), null);
-  expect(one.numerics).toBe("one");
-});
-
 test("the client gets frames in order under its own id; any other frame is an error", () => {
   const one = pending({ ...sequenceRequest("a"), continuedIds: [1, 2] });
   expect(() => one.deliver(promptFrame("a"))).toThrow(/prompt/);
@@ -54,14 +29,4 @@ test("a done frame that reused more tokens than the prompt has is refused", () =
     pending(sequenceRequest("a")).deliver({ ...doneFrame("a"), completionTokens: 0, reusedTokens });
   expect(deliver(3)).not.toThrow();
   for (const reused of [4, -1]) expect(deliver(reused)).toThrow(new RegExp(`${reused} .* 3`));
-});
-
-test("a deadline holds until the first token, and a request has the time that is left", () => {
-  const one = pending({ ...sequenceRequest("a"), deadlineMs: 100 });
-  expect(one.nextRequest(0.5).deadlineMs).toBe(100);
-  expect(one.nextRequest(30).deadlineMs).toBe(70);
-  expect(one.nextRequest(130).deadlineMs).toBe(1);
-  one.deliver(tokenFrame("a", 0, 7));
-  expect(one.nextRequest(130)).not.toHaveProperty("deadlineMs");
-  expect(pending(sequenceRequest("b")).nextRequest(1e9)).not.toHaveProperty("deadlineMs");
 });

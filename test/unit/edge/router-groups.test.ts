@@ -44,17 +44,6 @@ test("one address of several processes is called without a name now and then, wh
   expect(sent[namedCallsInRow]).toBe(any);
 });
 
-test("one address of several processes is used without the ejected ones, and is unfit when all are ejected", () => {
-  const { router, any, processes } = knowing("p0", "p1", "p2");
-  processes[0].health.recordFailure(true, 0);
-  for (let i = 0; i < 40; i++) expect(choose(router, `c${i}`)).not.toBe(processes[0]);
-  for (const process of processes.slice(1)) process.health.recordFailure(true, 0);
-  expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
-  expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
-  processes[2].group.recordProbe(processes[2], true, 1000);
-  expect(router.choose(route("c1"), none, 1000)).toMatchObject({ isFit: true });
-});
-
 test("one address of several processes is retried at each other process by name, without a name if none is known, then no more", () => {
   const { router, any, processes } = knowing("p0", "p1", "p2");
   const tried = new Set([processes[0].id]);
@@ -71,22 +60,6 @@ test("one address of several processes is retried at each other process by name,
   expect(choose(lone.router, "c1", new Set([lone.processes[0].id, lone.any.id]))).toBeNull();
 });
 
-test("one address whose URL has no place for a name counts as one process, whatever names its answers give", () => {
-  const router = new Router([{ url: "http://a", region: null }]);
-  const one = choose(router)!;
-  for (const name of ["p0", "p1"]) expect(one.group.recordAnswer(one, name, 0)).toBe(one);
-  expect(choose(router)).toBe(one);
-  expect(choose(router, "c1", new Set([one.id]))).toBeNull();
-});
-
-test("one address of several processes: only the process that refused a manifest or numerics is avoided", () => {
-  const { router, processes } = knowing("p0", "p1");
-  processes[0].health.recordMismatch(hash, 0);
-  for (let i = 0; i < 20; i++) expect(choose(router, `c${i}`)).toBe(processes[1]);
-  const other = route("c1", { manifestHash: "b".repeat(64) });
-  expect(router.choose(other, new Set([processes[1].id]), 0)).toEqual({ backend: processes[0], isFit: true });
-});
-
 test("one address of several processes forgets a process that is gone, and remembers a bounded number", () => {
   const { router, any } = knowing("p0", "p1");
   expect(choose(router, "c1", none, processTtlMs)!.name).not.toBeNull();
@@ -94,20 +67,6 @@ test("one address of several processes forgets a process that is gone, and remem
   const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => any.group.recordAnswer(any, `q${i}`, i));
   const lost = many.filter((process) => any.group.recordAnswer(any, process.name!, 1000) !== process);
   expect(many.length - lost.length).toBeLessThanOrEqual(processesPerAddress);
-});
-
-test("one address of several processes counts the load of each process, and of all for a call without a name", () => {
-  const { router, any, processes } = knowing("p0", "p1");
-  any.recordSent(4);
-  any.recordAnswered(4);
-  any.load.own -= 4;
-  processes[0].load.own += 4;
-  const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
-  expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
-  // The second process has 8 sequences from other edges.
-  processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
-  expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
-  expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
 });
 
 const addressOf = (region: Region): BackendAddress => ({ url: `https://{name}.${region}`, region });
@@ -136,16 +95,6 @@ test.each<[Region, Region[]]>([
   const order = regionsInOrder(from);
   expect(order.slice(0, 3)).toEqual(nearest);
   expect(order).toEqual(regions.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b)));
-});
-
-test("backends of several regions: a lost region's callers go to the next one, and come back with it", () => {
-  const router = new Router(everywhere, "weur");
-  const near = choose(router)!;
-  near.health.recordFailure(true, 0);
-  expect(choose(router, "c1", none, 1)!.address.region).toBe("eeur");
-  expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
-  near.group.recordProbe(near, true, 1000);
-  expect(choose(router, "c1", none, 1000)).toBe(near);
 });
 
 test("backends of several regions: requests leave the nearest when its queue costs more time than the way to the next", () => {

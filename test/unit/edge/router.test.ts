@@ -38,23 +38,6 @@ test("a backend that goes moves only its own keys, whatever the order in the lis
   }
 });
 
-test("a centroid is sent where it was before, and elsewhere only above the load bound", () => {
-  const router = new Router(addresses(3));
-  const order = inOrder(router, "c1", 3);
-  const chosen = Array.from({ length: 30 }, () => {
-    const { backend } = router.choose(route("c1"), none, 0)!;
-    backend.load.own += 1;
-    return backend;
-  });
-  expect(chosen.slice(0, 8)).toEqual(Array(8).fill(order[0]));
-  const counts = order.map((name) => chosen.filter((one) => one === name).length);
-  // The bound before the last choice is 1.25 × 30 / 3 = 12.5, so one more may be sent to a backend with 12.
-  expect(Math.max(...counts)).toBe(13);
-  expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
-  for (const backend of chosen) backend.load.own -= 1;
-  expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
-});
-
 test("a backend is ejected after errors in a row; a completion in between resets the count", () => {
   const router = new Router(addresses(2));
   const [first, second] = inOrder(router, "c1", 2);
@@ -95,21 +78,6 @@ test("an ejected backend returns only by a probe, one at a time; each ejection l
   // The length of ejections has a maximum.
   for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
   expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.maxEjectionMs);
-});
-
-test("unfit backends are chosen last, first the one whose ejection ends soonest; then none", () => {
-  const router = new Router(addresses(4));
-  const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
-  a.health.recordFailure(true, 20);
-  b.health.recordFailure(true, 10);
-  c.health.recordMismatch(hash, 0);
-  const tried = new Set<string>();
-  const order = [];
-  for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
-    order.push(next);
-    tried.add(next.backend.id);
-  }
-  expect(order).toEqual([d, b, a, c].map((backend) => ({ backend, isFit: backend === d })));
 });
 
 const withNumerics = (numerics: string | null) => ({ ...route("c1"), numerics });
@@ -184,20 +152,6 @@ test("over any sequence of events a backend is chosen: a fit one if there is one
     }
   });
   fc.assert(property, { numRuns: 500 }); // a failure prints its seed
-});
-
-test("a backend that other edges have loaded is avoided until its report is old", () => {
-  const router = new Router(addresses(2));
-  const [first, second] = inOrder(router, "c1", 2);
-  first.load.recordReport({ sequences: 16, slots: 16 }, 0);
-  expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
-  // A backend without a report counts by what this router has sent there.
-  first.load.recordReport(null, 0);
-  second.load.own += 32;
-  expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-  second.load.own -= 32;
-  expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs)?.backend).toBe(second);
-  expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs + 1)?.backend).toBe(first);
 });
 
 const herd = fc.record({

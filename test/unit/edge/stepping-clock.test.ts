@@ -2,10 +2,9 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ensureAlarm, steadyClock } from "../../../edge/platform/clock.ts";
-import { Refreshed } from "../../../edge/platform/refreshed.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
-import { type Decision, Quota, reservationMs, settledMs } from "../../../edge/tenants/quota.ts";
+import { type Decision, Quota, reservationMs } from "../../../edge/tenants/quota.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
 import { keyIdOf, keyPrefix, plans, revokedPrefix } from "../../../shared/contracts/tenants.ts";
@@ -80,14 +79,6 @@ test("a month's tokens are available once, even if the clock moves to other mont
   expect(quota.state.months.length).toBeLessThanOrEqual(4);
 });
 
-test("ids that were settled while the clock was ahead are forgotten like others", () => {
-  const quota = new Quota();
-  quota.settle("ahead", 1, startMs + 5 * hourMs);
-  quota.settle("later", 1, startMs);
-  quota.admit("next", none, startMs + settledMs);
-  expect(quota.state.settled).toEqual([]);
-});
-
 test("a refusal is repeated for a minute at most, even if the clock steps", () => {
   const clock = clockAt(startMs);
   const known = new KnownRefusals(clock.now);
@@ -147,13 +138,4 @@ test.each([
   };
   await ensureAlarm(storage, startMs, { delayMs: 1000, maxDelayMs: 120_000 });
   expect(alarmMs).toBe(startMs + expected);
-});
-
-test("a load that hangs is given up even if the clock was set back", async () => {
-  const clock = clockAt(startMs);
-  const parts = { now: clock.now, background: () => undefined };
-  const load = new Refreshed<string>(parts, { limitMs: 1000, isShared: true });
-  void load.get(() => new Promise(() => undefined)).catch(() => undefined);
-  clock.ms -= 5 * hourMs;
-  expect(await load.get(async () => "second")).toBe("second");
 });

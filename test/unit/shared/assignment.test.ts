@@ -1,7 +1,6 @@
 import { expect, it } from "vitest";
 import { tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { type EdgeTable, promptEmbedding, rankCentroids, readEdgeTable } from "../../../shared/math/assignment.ts";
-import { maxDifference, seededRandom } from "../../support/steps.ts";
 
 const small: EdgeTable = {
   vocabularySize: 3,
@@ -20,25 +19,6 @@ it.each([-1, 3, Number.NaN])("promptEmbedding refuses token id %s, naming the vo
   expect(() => promptEmbedding([0, id], small)).toThrow("vocabulary of 3");
 });
 
-it("promptEmbedding agrees with a plain computation", () => {
-  const seed = 11;
-  const random = seededRandom(seed);
-  const [V, P] = [4096, 64];
-  const table: EdgeTable = {
-    vocabularySize: V,
-    dimensions: P,
-    rows: Int8Array.from({ length: V * P }, () => Math.floor(random() * 255) - 127),
-    rowScales: Float32Array.from({ length: V }, () => random() * 0.1),
-  };
-  const ids = Array.from({ length: 1000 }, () => Math.floor(random() * V));
-  const mean = Array.from({ length: P }, (_, p) =>
-    ids.reduce((sum, id) => sum + (table.rows[id * P + p] * table.rowScales[id]) / ids.length, 0),
-  );
-  const length = Math.hypot(...mean);
-  const direction = mean.map((x) => x / length);
-  expect(maxDifference(promptEmbedding(ids, table), direction)).toBeLessThan(1e-7);
-});
-
 const centroids = { count: 4, dimensions: 2, vectors: Float32Array.from([0, 1, 1, 0, 0, 1, -1, 0]) };
 
 it("rankCentroids puts the nearest first, and of equals the one of lower index", () => {
@@ -54,17 +34,6 @@ const file = () =>
     ["table_scale", tensorFrom(Float32Array.from([1, 2, 3]), [3])],
     ["centroids", tensorFrom(Float32Array.from([0, 1]), [1, 2])],
   ]);
-
-it("readEdgeTable reads the table and the centroids", () => {
-  const { table, centroids } = readEdgeTable(file());
-  expect(table).toEqual({
-    vocabularySize: 3,
-    dimensions: 2,
-    rows: Int8Array.from([1, -2, 3, -4, 5, -6]),
-    rowScales: Float32Array.from([1, 2, 3]),
-  });
-  expect(centroids).toEqual({ count: 1, dimensions: 2, vectors: Float32Array.from([0, 1]) });
-});
 
 it.each([
   ["table", tensorFrom(new Float32Array(6), [3, 2])],

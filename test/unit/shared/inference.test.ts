@@ -1,15 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { frameSchema, plainTokenFrame } from "../../../shared/contracts/inference.ts";
-import { defaultSampling, samplingSchema } from "../../../shared/contracts/sampling.ts";
-
-test("a message may leave out every sampling parameter; what is out of range is refused", () => {
-  expect(samplingSchema.partial().parse({})).toEqual({});
-  expect(samplingSchema.parse(defaultSampling)).toEqual(defaultSampling);
-  for (const bad of [{ top_k: -2 }, { top_k: 1.5 }, { min_p: 1.01 }, { min_p: -0.1 }, { topP: 1 }]) {
-    expect(samplingSchema.partial().safeParse(bad).success).toBe(false);
-  }
-});
 
 test("a plain token frame is told without the schema, and nothing is that the schema would not return as it is", () => {
   const sane = { type: "token", id: "a_1", index: 0, tokenId: 7 };

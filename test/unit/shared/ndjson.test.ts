@@ -30,14 +30,6 @@ it("LineSplitter gives the same lines wherever the chunks are cut", () => {
   );
 });
 
-it("LineSplitter keeps its own copy of an unfinished line", () => {
-  const splitter = new LineSplitter();
-  const chunk = utf8.encode("ab");
-  splitter.push(chunk);
-  chunk.fill(0);
-  expect(splitter.push(utf8.encode("c\n"))).toEqual(["abc"]);
-});
-
 it("LineSplitter takes a line of the greatest length and names the limit for a longer one", () => {
   const splitter = new LineSplitter();
   const longest = "a".repeat(maximumLineBytes);

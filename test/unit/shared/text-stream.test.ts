@@ -106,14 +106,6 @@ it("stop strings hold back only what may begin one", () => {
   );
 });
 
-it("stop strings end the text for good", () => {
-  const stream = streamOf([utf8.encode("ab"), utf8.encode("cd")], ["b"]);
-  expect(stream.push(0)).toEqual({ text: "a", stopped: true });
-  expect(stream.push(1)).toEqual({ text: "", stopped: true });
-  expect(stream.end()).toBe("");
-  expect(stream.emittedCharacters).toBe(1);
-});
-
 it("stop strings with half a surrogate pair in them never cut a character in two", () => {
   const result = run([utf8.encode("x🦎y")], ["\ud83e", "\udd8e"]);
   expect(result.text).toBe("x🦎y");

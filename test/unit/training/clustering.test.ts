@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { labelsOf, mapPositions } from "../../../gpu-backend/training/clustering/describe.ts";
+import { labelsOf } from "../../../gpu-backend/training/clustering/describe.ts";
 import { kMeans } from "../../../gpu-backend/training/clustering/k-means.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
@@ -50,12 +50,4 @@ test("labels are what a cluster has more of than the corpus, words only, each on
   const [sea, tables] = labelsOf(counts, (id) => pieces[id]);
   expect(sea).toEqual(["whale", "the"]);
   expect(tables).toEqual(["query", "the"]);
-});
-
-test("the map keeps what is far apart far apart", () => {
-  const centroids = Float32Array.of(1, 0, 0, 0.99, 0.1, 0, -1, 0, 0);
-  const [a, b, c] = mapPositions(centroids, 3);
-  const distance = (p: number[], q: number[]) => Math.hypot(p[0] - q[0], p[1] - q[1]);
-  expect(distance(a, b)).toBeCloseTo(Math.hypot(0.01, 0.1), 3);
-  expect(distance(a, c)).toBeCloseTo(2, 3);
 });

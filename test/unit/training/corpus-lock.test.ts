@@ -1,13 +1,12 @@
 /** The corpus lock: what it records, and that other bytes than the recorded ones are refused. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { deflateSync } from "node:zlib";
 import { expect, test } from "vitest";
-import { fetchCorpora, spread, textsOf } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
+import { fetchCorpora, textsOf } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
 import { lockedSources, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
 import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
 import { corpusHash, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
-import { novelsOf, recipes, withoutTags } from "../../../gpu-backend/training/corpus/recipes.ts";
+import { recipes } from "../../../gpu-backend/training/corpus/recipes.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const progress = { stage() {}, advance() {}, note() {}, end() {} };
@@ -50,34 +49,6 @@ test("a committed corpus is fetched without a package, and damage to it is repai
   expect((await readCorpus(source)).documents).toHaveLength(corpora[0].documents);
   const lying = corpora.map((corpus) => ({ ...corpus, sha256: "0".repeat(64) }));
   await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
-});
-
-test("of many items the wanted number is kept, spread evenly", () => {
-  expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
-  expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([1, 4, 7]);
-});
-
-test("the Brown corpus is read without its tags, as it was printed", () => {
-  const tagged = "\n\tHe/pps said/vbd ``/`` no/at ''/'' ,/, and/or/cc (/( left/vbd )/) ;/. ;/.\n\n\n\tNext/ap ./.\n";
-  expect(withoutTags(tagged)).toBe('He said "no", and/or (left);\nNext.');
-});
-
-test("novels are read from the records of R's database, a list of lines each", () => {
-  const string = (text: string) => {
-    const bytes = Buffer.from(text, "utf8");
-    const head = Buffer.alloc(8);
-    head.writeInt32BE(0x00040009, 0);
-    head.writeInt32BE(bytes.length, 4);
-    return Buffer.concat([head, bytes]);
-  };
-  const record = (lines: string[]) => {
-    const stream = deflateSync(Buffer.concat([Buffer.from("X\n"), Buffer.alloc(12), ...lines.map(string)]));
-    const size = Buffer.alloc(4);
-    size.writeUInt32BE(stream.length, 0);
-    return Buffer.concat([size, stream]);
-  };
-  const novels = [["EMMA", "", "a café"], ["PERSUASION"]];
-  expect(novelsOf(Buffer.concat(novels.map(record)))).toEqual(novels);
 });
 
 test("an archive that was put there by hand is used, and refused where its bytes are others", async () => {

@@ -5,15 +5,7 @@ import { expect, test } from "vitest";
 import { documentsOf, splitDocuments, withEnoughDocuments } from "../../../gpu-backend/training/corpus/documents.ts";
 import { withoutBoilerplate } from "../../../gpu-backend/training/corpus/packages.ts";
 import { parseSource, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
-import {
-  prefixTokens,
-  sampleWindows,
-  scoredTokens,
-  type Window,
-  windowsOf,
-  windowTokens,
-} from "../../../gpu-backend/training/corpus/windows.ts";
-import { Random } from "../../../gpu-backend/training/random.ts";
+import { prefixTokens, scoredTokens, windowsOf, windowTokens } from "../../../gpu-backend/training/corpus/windows.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 test("a JSONL record is a document: its text, or all its strings; any other file is one, a blank one none", () => {
@@ -69,17 +61,6 @@ test("windows tile a document in order, never past its end, none too short to sc
     }),
     { seed: 3 },
   );
-});
-
-test("a sample is shared fairly between corpora and keeps the order", () => {
-  const windows: Window[] = [];
-  for (const [corpus, count] of [500, 10, 300].entries()) {
-    for (let i = 0; i < count; i++) windows.push({ corpus, document: i, tokenIds: new Int32Array(80) });
-  }
-  const sample = sampleWindows(windows, 110, new Random(1, 0));
-  const counts = [0, 1, 2].map((corpus) => sample.filter((window) => window.corpus === corpus).length);
-  expect(counts).toEqual([50, 10, 50]);
-  expect(sample).toEqual(windows.filter((window) => sample.includes(window)));
 });
 
 const page = (own: string) => `Home |  Contents\n\n${own}\n\n\n\n\nmore of ${own}  \nNext   page\n`;

@@ -2,7 +2,6 @@ import { expect, test } from "vitest";
 import { prefixTokens, scoredTokens } from "../../../gpu-backend/training/corpus/windows.ts";
 import { hiddenStatesOf } from "../../../gpu-backend/training/hidden-states.ts";
 import type { Progress } from "../../../gpu-backend/training/progress.ts";
-import { Random } from "../../../gpu-backend/training/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
@@ -39,19 +38,4 @@ test("a window's states are those that predict its scored tokens, and finished p
   const failing = () => Promise.reject(new Error("computed again"));
   expect((await hiddenStatesOf(many, "weights", failing, run))(many[8])).toEqual(statesOf(many[8]));
   await expect(hiddenStatesOf(many, "other weights", failing, run)).rejects.toThrow("computed again");
-});
-
-test("a subset is drawn evenly, rises and repeats nothing", () => {
-  const seed = 3;
-  const random = new Random(seed, 0);
-  const drawn = new Int32Array(20);
-  for (let draw = 0; draw < 2000; draw++) {
-    const subset = random.subset(20, 5);
-    expect([...subset]).toEqual([...new Set(subset)].sort((a, b) => a - b));
-    expect(subset).toHaveLength(5);
-    for (const number of subset) drawn[number]++;
-  }
-  // 2,000 · 5/20 = 500 are expected; the standard deviation is 19.
-  for (const count of drawn) expect(Math.abs(count - 500)).toBeLessThan(100);
-  expect([...random.subset(4, 9)]).toEqual([0, 1, 2, 3]);
 });

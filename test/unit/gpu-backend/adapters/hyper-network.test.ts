@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bankOf, gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
+import { gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type TensorFile, tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
 
 /** A hyper-network by hand: 4 inputs (P), 2 hidden units (H), 2 gates (Q), states of width 3 (D). */
@@ -30,11 +30,4 @@ test("gates at scale 0 are the static adapter's to the bit, and a centroid of an
   const network = readHyperNetwork(file());
   expect(Array.from(gatesOf(network, Float32Array.of(1, 0, 0, 0), 0))).toEqual([0.25, -2]);
   expect(() => gatesOf(network, Float32Array.of(1, 0, 0), 1)).toThrow(/3 dimensions.*4/);
-});
-
-test("the bank is read as it is stored, and a misshapen tensor is named", () => {
-  expect(bankOf(file())).toMatchObject({ gates: 2, a0: Float32Array.of(0, 1), a: Float32Array.of(1, 2, 3, 0, 0, 0) });
-  const broken = file().set("a0", tensorFrom(new Float32Array(3), [3]));
-  expect(() => bankOf(broken)).toThrow(/a0 is F32 \[3\], expected F32 \[2\]/);
-  expect(() => readHyperNetwork(file().set("b1", tensorFrom(new Float32Array(1), [1])))).toThrow(/b1/);
 });

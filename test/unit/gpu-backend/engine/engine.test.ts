@@ -1,6 +1,5 @@
-import { expect, test, vi } from "vitest";
-import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
-import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
+import { expect, test } from "vitest";
+import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { SamplingChanges } from "../../../../shared/contracts/sampling.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
@@ -223,12 +222,6 @@ test("sampling draws with (seed, position) from the inverse distribution functio
   expect(beyond).toBeGreaterThan(5);
 });
 
-test("the head is not computed before a prompt's last chunk", async () => {
-  const runner = createFakeRunner();
-  await served([sequenceRequest("a", prompt(20), { maxTokens: 2 })], { runner, limits: { chunkTokens: 8 } });
-  expect(runner.steps.map(({ headRows }) => headRows)).toEqual([0, 0, 1, 1]);
-});
-
 test.each([64, 16, 5])("prompt logprobs come in one frame first, right across chunks of %d", async (chunkTokens) => {
   for (const length of [1, 2, 64, 65, 130]) {
     const ids = prompt(length);
@@ -363,15 +356,6 @@ test("cancelling while the adapter is being made leaves nothing behind", async (
   expect(engine.busy).toBe(false);
 });
 
-test("cancelling during a phase takes effect before the next", async () => {
-  const runner = createFakeRunner({ before: async () => harness.engine.cancel(["a"]) });
-  const harness = createEngineHarness({ runner });
-  await harness.engine.submit(null, [sequenceRequest("a", [1], { sampling: neverEnds })]);
-  await harness.engine.step();
-  expect(harness.tokensOf("a").length).toBe(1);
-  expect(harness.lastFrameOf("a")).toMatchObject({ kind: "cancelled" });
-});
-
 test("a sequence that is parked for another tenant can be cancelled while it waits, and leaves no memory behind", async () => {
   const limits = { maxSequences: 2 };
   const { engine, finish, lastFrameOf } = createEngineHarness({ runner: createFakeRunner(), limits });
@@ -385,22 +369,6 @@ test("a sequence that is parked for another tenant can be cancelled while it wai
   await finish();
   expect(["a", "b", "m"].map((id) => lastFrameOf(id)?.type)).toEqual(["error", "error", "done"]);
   expect(engine.stats).toMatchObject({ parked: 0, kvUsedBytes: 0 });
-});
-
-test("a chunk that one pass computes becomes a block of the prefix cache without a copy out of the arena", async () => {
-  const read = vi.spyOn(KvArena.prototype, "read");
-  const done = (id: string) => framesOf(id).at(-1) as DoneFrame;
-  const { engine, finish, framesOf } = await served([
-    sequenceRequest("a", prompt(150), { maxTokens: 3, sampling: neverEnds }),
-  ]);
-  expect(read).not.toHaveBeenCalled();
-  // The prompts differ in the middle of the third chunk, so the second prompt reuses 140 tokens.
-  const longer = [...prompt(140), ...prompt(20, 5)];
-  await engine.submit(null, [sequenceRequest("b", longer, { maxTokens: 3, sampling: neverEnds })]);
-  await finish();
-  expect([done("a").reusedTokens, done("b").reusedTokens]).toEqual([0, 140]);
-  expect(read).toHaveBeenCalledTimes(1);
-  read.mockRestore();
 });
 
 const config = { contextTokens: 1024 };
@@ -431,17 +399,5 @@ test("a long row does not lengthen the attention of short rows beside it; all ge
   for (const request of [...shorts(40), long]) {
     const alone = await served([request], { runner: createFakeRunner({ config }) });
     expect(tokensOf(request.id)).toEqual(alone.tokensOf(request.id));
-  }
-});
-
-test("a long row beside short ones is in one class with them where a second class costs more than it saves, or is never cheaper", async () => {
-  for (const classBytes of [30_000 * positionBytes, Number.POSITIVE_INFINITY]) {
-    const runner = createFakeRunner({ config, classBytes });
-    const { engine, tokensOf } = createEngineHarness({ runner });
-    await engine.submit(null, [...shorts(40), long]);
-    while (tokensOf("long").length < 2) await engine.step();
-    const from = runner.steps.length;
-    await engine.step();
-    expect(decodedPositions(runner.steps, from)).toEqual([32 * 1024]);
   }
 });

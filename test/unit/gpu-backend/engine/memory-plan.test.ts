@@ -1,9 +1,6 @@
 import { expect, test } from "vitest";
 import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/host/memory-plan.ts";
-import { readBaseConfig } from "../../../../gpu-backend/models/base.ts";
 import { gpt2Config } from "../../../bench/model.ts";
-import { embeddedBase } from "../../../support/embedded-base.ts";
-import { smallBase } from "../../../support/small-base.ts";
 
 const GB = 1e9;
 /** Bytes of 1,024 positions of GPT-2 124M: int8 keys and values with a scale for each head, and states. */
@@ -59,23 +56,6 @@ test("a device's keys and values are a fixed amount, whatever the host has, whic
   expect(onDevice(6 * GB, { kvBytes: 1 * GB }).kvBytes).toBe(1 * GB);
   const model = { ...gpt2Config, contextTokens: 2 ** 17 };
   expect(onDevice(6 * GB, { model, maxSequences: 1 }).kvBytes).toBe(2 * (2 ** 17 + 1) * 4 * (24 * 768 + 768));
-});
-
-test("another set of artifacts takes memory for its session, caches, keys and values; a wider format takes more", () => {
-  const [one, two] = [1, 2].map((sets) => plan(8 * GB, { sets, kvBytes: 1 * GB }));
-  const { sessions, prefix_caches, adapter_caches, memories, kv } = one.parts;
-  const process = two.parts.processes - one.parts.processes;
-  const ofSet = sessions + prefix_caches + adapter_caches + memories + kv;
-  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(ofSet, 0);
-  expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
-});
-
-test("a base in blocks takes less than its floats, where they are kept", async () => {
-  const sessionOf = (rest: object) => plan(8 * GB, { model: gpt2Config, sets: 1, ...rest }).parts.sessions;
-  const blocks = sessionOf({ weightFormat: "exact", isInBlocks: (await readBaseConfig(embeddedBase)).isInBlocks });
-  const floats = sessionOf({ weightFormat: "exact", isInBlocks: (await readBaseConfig(smallBase)).isInBlocks });
-  expect(floats).toBe(sessionOf({ weightFormat: "fp32" }));
-  expect(blocks).toBeLessThan(floats / 2);
 });
 
 test("the limit is that of the control group where it has one", () => {

@@ -6,9 +6,6 @@ import { beforeEach, expect, test } from "vitest";
 import { readArtifacts } from "../../../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../../../gpu-backend/engine/open-model.ts";
 import { openBase } from "../../../../gpu-backend/models/base.ts";
-import { publishBaseArtifacts } from "../../../../gpu-backend/models/import/base-artifacts.ts";
-import { importModel } from "../../../../gpu-backend/models/import/import-model.ts";
-import { readBase } from "../../../../gpu-backend/training/base.ts";
 import { writeGgufModel } from "../../../support/gguf-model.ts";
 import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
@@ -38,7 +35,6 @@ const settings = (): Parameters<typeof openModel>[0] => ({
   ...{ threads: 1, weightFormat: "int8" },
 });
 const clock = () => performance.now();
-const quiet = { note() {}, stage() {}, advance() {}, end() {} };
 
 onLinux("artifacts that are refused close the model; those that are read leave it to the caller", async () => {
   const { model } = await readArtifacts(folder);
@@ -57,34 +53,6 @@ onLinux("a session is opened over a model that is closed; so is one whose graph 
   await runner.release();
   writeFileSync(join(folder, "smoothing.safetensors"), "none");
   await expect(openModel(settings(), clock)).rejects.toThrow("smoothing.safetensors");
-  expect(openFiles()).toEqual([]);
-});
-
-onLinux("training opens the weights again for a trunk, as often as it needs one", async () => {
-  const base = await readBase(folder);
-  expect(openFiles()).toEqual([]);
-  for (let opened = 0; opened < 2; opened++) {
-    const trunk = await base.openTrunk(1);
-    expect(openFiles()).toEqual([]);
-    expect((await trunk.hidden(Int32Array.of(1, 2, 3), 1, 3)).length).toBe(3 * base.config.hiddenSize);
-    await trunk.release();
-  }
-  await writeGgufModel(folder, 8);
-  await expect(base.openTrunk(1)).rejects.toThrow(/model\.gguf changed: its SHA-256 is [0-9a-f]{64}, it was /);
-  expect(openFiles()).toEqual([]);
-});
-
-onLinux("a tokenizer that cannot be read closes the weights, in training and where artifacts are made", async () => {
-  await writeGgufModel(folder, 7, { "tokenizer.ggml.model": { text: "unknown" } });
-  await expect(readBase(folder)).rejects.toThrow("tokenizer.ggml.model");
-  await expect(publishBaseArtifacts(folder, "tiny")).rejects.toThrow("tokenizer.ggml.model");
-  expect(openFiles()).toEqual([]);
-});
-
-onLinux("an import closes what it has read", async () => {
-  const access = { now: () => new Date() } as Parameters<typeof importModel>[1];
-  const imported = await importModel({ source: folder, out: null, revision: null }, access, quiet);
-  expect(imported.keptArtifacts).toBe(true);
   expect(openFiles()).toEqual([]);
 });
 

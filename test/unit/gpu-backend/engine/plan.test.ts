@@ -1,9 +1,8 @@
 /** What a step runs: which sequences start, which are passed (others start before them), and which are parked for others. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { ServiceError } from "../../../../shared/errors.ts";
-import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
+import { chunkTokens, type Fake, fake, Simulation } from "../../../support/plan-simulation.ts";
 
 const many = (count: number, tenant: string, prompt = 10, completion = 200) =>
   Array.from({ length: count }, () => fake(prompt, completion, { tenant }));
@@ -77,14 +76,6 @@ test("prompts that begin alike compute the beginning once: the others wait, dela
   expect(choices.map(({ chunks }) => chunks)).toEqual([[64, 64, 64, 8], [8], [8]]);
 });
 
-test("between tenants: each slot of a step goes to the tenant that was served least by then", () => {
-  const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 6 });
-  simulation.enqueue(...many(6, "a"), ...many(6, "b"), ...many(6, "c"));
-  const tenants = simulation.step().started.map(({ tenant }) => tenant);
-  expect(tenants.slice(0, 3).toSorted()).toEqual(["a", "b", "c"]);
-  expect(tenants.slice(3).toSorted()).toEqual(["a", "b", "c"]);
-});
-
 test("between tenants: one with 1,000 queued and every slot does not delay one with a single sequence, and loses nothing", () => {
   const simulation = new Simulation();
   const greedy = many(1000, "greedy", 10, 30);
@@ -118,15 +109,6 @@ test("between tenants slots are shared evenly among those who want them, and nob
   expect(simulation.preemptions).toBe(preemptions);
 });
 
-test("between tenants the one that was served least is next, prompts and generated tokens counted by their weights", () => {
-  const simulation = new Simulation({ maxSequences: 1 });
-  simulation.enqueue(fake(1, 1, { tenant: "first" }), ...many(1, "prompts", 100, 1), ...many(1, "tokens", 1, 20));
-  simulation.enqueue(...many(200, "prompts", 100, 1), ...many(200, "tokens", 1, 20));
-  for (let i = 0; i < 1000; i++) simulation.step();
-  const [prompts, tokens] = [simulation.served.get("prompts")!, simulation.served.get("tokens")!];
-  expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
-});
-
 test("between tenants: one that returns has its counter raised to the others', so pauses earn no credit", () => {
   const simulation = new Simulation({ maxSequences: 1 });
   simulation.enqueue(...many(100, "busy", 1, 20));
@@ -148,58 +130,6 @@ test("between tenants: one that returns has its counter raised to the others', s
     visited.enqueue(fake(1, 1, { tenant: `visitor${i}` }));
     visited.step();
   }
-});
-
-test("between tenants: use of free slots costs nothing later", () => {
-  const simulation = new Simulation({ maxSequences: 4 });
-  simulation.enqueue(...many(2, "slow", 1, 100_000), fake(1, 100_000, { tenant: "early" }));
-  for (let i = 0; i < 1000; i++) simulation.step();
-  simulation.enqueue(...many(1, "late", 1, 100_000));
-  expect(simulation.counterOf("late")).toBe(simulation.counterOf("slow"));
-});
-
-test("a sequence that does not fit is passed by others for a while, and then what it lacks is kept for it", () => {
-  const simulation = new Simulation({ maxSequences: 100 }, { kv: kvOf(2 * shape.contextTokens) });
-  const small = (completion: number) => fake(10, completion, { tenant: "small" });
-  simulation.enqueue(...Array.from({ length: 16 }, (_, i) => small(4 + 3 * i)));
-  simulation.step();
-  const large = fake(400, 100, { tenant: "large" });
-  simulation.enqueue(large);
-  const counter = simulation.counterOf("large");
-  let passes = 0;
-  for (let steps = 0; !simulation.running.includes(large); steps++) {
-    expect(steps).toBeLessThan(400);
-    simulation.enqueue(small(50));
-    passes += simulation.step().started.filter(({ tenant }) => tenant === "small").length;
-  }
-  expect(passes).toBeGreaterThan(5);
-  const rest = 16 * generatedWeight * 50;
-  expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);
-});
-
-test("a sequence that does not fit nobody is parked where a sequence as long as the context could not run beside what is parked", () => {
-  const simulation = new Simulation({ maxSequences: 3 }, { kv: kvOf(shape.contextTokens) });
-  simulation.enqueue(fake(20, 40, { tenant: "long" }), ...many(2, "greedy", 20, 40));
-  simulation.step();
-  simulation.enqueue(fake(400, 100, { tenant: "long" }), fake(20, 40, { tenant: "modest" }));
-  simulation.finish(300);
-  expect(simulation.preemptions).toBe(0);
-});
-
-test("a sequence that does not fit nobody is parked where that does not make room: a longer row for all takes more than one row less", () => {
-  const simulation = new Simulation({ stepTokens: 5000 }, { kv: kvOf(2 * shape.contextTokens) });
-  simulation.enqueue(...many(9, "greedy", 100, 12));
-  simulation.step();
-  simulation.step();
-  expect(simulation.running.length).toBe(8); // of 128 positions each
-  const long = fake(400, 10, { tenant: "modest" });
-  simulation.enqueue(long);
-  for (let i = 0; !simulation.running.includes(long); i++) {
-    expect(i).toBeLessThan(12);
-    simulation.step();
-  }
-  simulation.finish();
-  expect(simulation.preemptions).toBe(0);
 });
 
 test("within a tenant the first due is first", () => {

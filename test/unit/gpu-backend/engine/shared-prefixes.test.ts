@@ -42,13 +42,6 @@ test("a prompt whose beginning was computed before is prefilled after the last c
   expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 150, blocks: 6 });
 });
 
-test("a prompt that is wholly in the cache still computes its last token, from which its logits come", async () => {
-  const target = harness();
-  for (const id of ["a", "b"]) await serve(target, request(id, prompt(128)));
-  expect(reusedBy(target, "b")).toBe(127);
-  expect(target.tokensOf("b")).toEqual(target.tokensOf("a"));
-});
-
 test("a tenant does not reuse another tenant's prompt", async () => {
   const target = harness();
   for (const tenant of ["one", "other"]) await serve(target, request(tenant, prompt(200), { tenant }));
@@ -69,25 +62,6 @@ test("the prompt of an adapter's example, which comes once, is not kept in the c
   expect(target.engine.stats.prefixes).toMatchObject({ blocks: 0 });
 });
 
-test("a prompt that is scored is computed whole, and later prompts reuse it", async () => {
-  const target = harness();
-  const scored = request("scored", prompt(200), { promptLogprobs: true });
-  for (const one of [request("first", prompt(200)), scored, request("last", prompt(200))]) await serve(target, one);
-  expect(["first", "scored", "last"].map((id) => reusedBy(target, id))).toEqual([0, 0, 192]);
-  expect(target.framesOf("scored").slice(0, -1)).toEqual(await aloneWithout(scored));
-});
-
-test("a resumed sequence reuses its prompt and decodes its tokens again", async () => {
-  const target = harness();
-  await serve(target, request("whole", prompt(100), { maxTokens: 80 }));
-  const continuedIds = target.tokensOf("whole").slice(0, 40);
-  for (const id of ["resumed", "again"]) {
-    await serve(target, request(id, prompt(100), { maxTokens: 80, continuedIds }));
-    expect(target.tokensOf(id)).toEqual(target.tokensOf("whole").slice(40));
-  }
-  expect([reusedBy(target, "resumed"), reusedBy(target, "again")]).toEqual([99, 99]);
-});
-
 const choices = (n: number) =>
   Array.from({ length: n }, (_, i) => request(`s${i}`, prompt(300), { sampling: { temperature: 1, seed: i } }));
 
@@ -101,27 +75,6 @@ test("sequences that share a prompt compute its whole blocks once, then each its
     expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));
   }
   expect(new Set(choices(8).map(({ id }) => target.tokensOf(id).join())).size).toBe(8);
-});
-
-test("sequences that wait for a shared prompt delay no others, and short prompts do not wait", async () => {
-  const target = harness();
-  await target.engine.submit(null, choices(3));
-  await target.engine.submit(null, [request("other", prompt(20, 9)), request("twin", prompt(20, 9))]);
-  await target.engine.step();
-  expect(["s0", "s1", "other", "twin"].map((id) => target.tokensOf(id).length)).toEqual([0, 0, 2, 2]);
-  await target.finish();
-});
-
-test("sequences that share a prompt continue under the next leader after the first is cancelled", async () => {
-  const target = harness();
-  await target.engine.submit(null, choices(3));
-  await target.engine.step();
-  await target.engine.step();
-  target.engine.cancel(["s0"]);
-  await target.finish();
-  expect(target.lastFrameOf("s0")).toMatchObject({ kind: "cancelled" });
-  expect([reusedBy(target, "s1"), reusedBy(target, "s2")]).toEqual([128, 256]);
-  expect(target.engine.stats).toMatchObject({ running: 0, waiting: 0 });
 });
 
 test("any traffic in any memory gives each sequence what it gets alone without a cache, keeps the bounds and gives all slots back", async () => {

@@ -9,13 +9,7 @@ import { cpuReport } from "../../../../gpu-backend/runtime/device.ts";
 import { TenantStore } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
 import { loadHeader, nameHeader } from "../../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../../shared/contracts/call-signature.ts";
-import {
-  type BatchRequest,
-  type Frame,
-  heartbeatMs,
-  numericsHeader,
-  readinessSchema,
-} from "../../../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, heartbeatMs, numericsHeader } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { doneFrame, tokenFrame } from "../../../support/frames.ts";
@@ -108,16 +102,6 @@ beforeEach(() => {
   appWith = (verifyCall) =>
     createApp({ ...{ name: "b-0", device: { ...cpuReport }, load, now: () => 0 }, ...parts, verifyCall });
   app = appWith(null);
-});
-
-test("POST /v1/batches logs the centroids of its sequences, each once, whichever centroid routed it", async () => {
-  const sequences = ["c1", "c2", "c1"].map((centroidId, i) =>
-    sequenceRequest(`s${i}`, [secret], { mixture: { base: 0.5, adapters: [{ centroidId, weight: 0.5 }] } }),
-  );
-  const response = await post("/v1/batches", batch({ sequences }));
-  sink(sequences.map(({ id }) => doneFrame(id)));
-  await response.text();
-  expect(logged.map((line) => JSON.parse(line))).toMatchObject([{ event: "batch", centroids: "c1 c2" }]);
 });
 
 test("POST /v1/batches answers at once, passes frames on as they come, and ends with the last sequence", async () => {
@@ -228,12 +212,6 @@ test("POST /v1/batches keeps what is wrong inside to the log", async () => {
   expect(logged[0]).toContain("a secret path");
 });
 
-test("POST /v1/cancellations says which of the sequences were open", async () => {
-  const response = await post("/v1/cancellations", { version: 3, ids: ["s1", "x"] });
-  expect(await response.json()).toEqual({ cancelled: ["s1"] });
-  expect(cancelled).toEqual(["s1", "x"]);
-});
-
 test("a batch goes on with another backend's tokens only where the numerics are the same, and is told them", async () => {
   const numerics = "cpu-fp32-0123456789abcdef";
   info = { manifest: { centroids: [] }, manifestHash: "a".repeat(64), numerics } as unknown as EngineClient["info"];
@@ -261,28 +239,6 @@ test("a batch goes on with another backend's tokens only where the numerics are 
   expect((await errorOf(other)).code).toBe("manifest_mismatch");
 });
 
-test("/readyz tells whether a batch would be taken, and why not; /healthz that this process answers", async () => {
-  const statuses = async () =>
-    (await Promise.all(["/readyz", "/healthz"].map((path) => app.request(path)))).map(({ status }) => status);
-  expect(await statuses()).toEqual([503, 200]);
-  const manifest = { model: { name: "tiny", servedAs: "gpt2" } };
-  info = { manifest, manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" } as EngineClient["info"];
-  const response = await app.request("/readyz");
-  expect(response.status).toBe(200);
-  const ready = {
-    device: { name: "cpu", selfTest: "none" },
-    model: "tiny",
-    manifestHash: "b".repeat(64),
-    numerics: "cpu-fp32-0",
-  };
-  const found = await response.json();
-  expect(found).toMatchObject(ready);
-  expect(found).toEqual(readinessSchema.parse(found));
-  refusal = new ServiceError("backend_unavailable", "The engine is restarting: it was ended by SIGSEGV.");
-  expect(await statuses()).toEqual([503, 200]);
-  expect((await errorOf(await app.request("/readyz"))).message).toMatch(/SIGSEGV/);
-});
-
 describe("the name and the load of the process", () => {
   const paths = [
     ["GET", "/readyz"],
@@ -296,13 +252,6 @@ describe("the name and the load of the process", () => {
     openSequences = 7;
     const response = await app.request(path, { method, headers: { "content-type": "application/json" } });
     expect([response.headers.get(nameHeader), response.headers.get(loadHeader)]).toEqual(["b-0", "7/32"]);
-  });
-
-  test("the load counts the batch that is answered, and not one that is refused", async () => {
-    openSequences = 7;
-    expect((await post("/v1/batches", batch())).headers.get(loadHeader)).toBe("9/32");
-    refusal = new ServiceError("backend_unavailable", "restarting");
-    expect((await post("/v1/batches", batch())).headers.get(loadHeader)).toBe("9/32");
   });
 
   test.each(paths.slice(0, 4))("the name refuses %s %s for another before its body is read", async (method, path) => {

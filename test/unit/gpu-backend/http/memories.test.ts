@@ -111,11 +111,3 @@ test("a batch is refused if one of its memories is not there for the sequence's 
   const refused = await send("acme", "other");
   expect([refused.status, await refused.json()]).toMatchObject([404, { error: { code: "memory_not_found" } }]);
 });
-
-test("one memory or all of a tenant's are deleted; invalid names are not found", async () => {
-  const remove = async (to: string) => (await appWith(null).request(to, { method: "DELETE" })).status;
-  expect([await remove(path), await remove("/v1/memories/acme")]).toEqual([204, 204]);
-  expect(removed.map(([tenant, one]) => `${tenant} ${one}`)).toEqual([`acme ${hash}`, "acme null"]);
-  expect([await remove("/v1/memories/a%2fb"), await remove("/v1/memories/acme/key")]).toEqual([404, 404]);
-  expect(removed.length).toBe(2);
-});

@@ -194,13 +194,6 @@ test("parking copies nothing but the row, however far both ends of the arrays we
   expect(kv.bytes).toBeLessThanOrEqual(kv.capacityBytes);
 });
 
-test("a pass with a sequence that has no row is an error, and closing it is none", () => {
-  const kv = openKv();
-  const row = kv.open(1);
-  expect(() => kv.inOrder([row], "decode")).toThrow(/no row/);
-  kv.close(row);
-});
-
 /** An arena, and a row in it for each of the positions `wanted`. */
 function arenaOf(wanted: number[], memory = new KvMemory(shape), side: "start" | "end" = "start") {
   const arena = new KvArena(shape, memory, side);
@@ -215,65 +208,6 @@ const fill = (row: KvRow, count: number) => {
   const tokens = Array.from({ length: count }, (_, t) => t + 1);
   row.arena!.append([row], [count], freshOf([tokens], count), count);
 };
-
-test("a copy of some positions of a row is what appending them gave", () => {
-  const { arena, rows } = arenaOf([0, 0]);
-  const tokens = Array.from({ length: 10 }, (_, t) => t + 1);
-  arena.append([rows[1]], [10], freshOf([tokens], 12), 12);
-  expect(arena.read(rows[1], 3, 8)).toEqual(freshOf([tokens.slice(3, 8)], 5));
-  expect([...arena.state(rows[1], 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
-});
-
-test("a pass is fed a view of all positions of the rows, however few they hold", () => {
-  const { arena, rows } = arenaOf([0, 200]);
-  expect(arena.positions).toBe(256);
-  fill(rows[0], 64);
-  fill(rows[1], 65);
-  const [both, second] = [arena.feed(rows), arena.feed([rows[1]])];
-  expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
-  expect([...both.pastLengths]).toEqual([64, 65]);
-  both.past.forEach((array, i) => {
-    expect(array.length).toBe(2 * second.past[i].length);
-    expect(array.buffer).toBe(second.past[i].buffer);
-    expect(array.byteOffset + second.past[i].byteLength).toBe(second.past[i].byteOffset);
-  });
-});
-
-test("the positions that a row wants stay reserved until it is closed, wherever it moves", () => {
-  const { arena, rows, open } = arenaOf([0, 200]);
-  arena.decodeOnly(new Set([rows[1]]));
-  expect(rows[1].place).toBe(0);
-  arena.trim();
-  expect(arena.positions).toBe(256);
-  arena.close(rows[0]);
-  arena.trim();
-  expect(arena.positions).toBe(256);
-  open();
-  arena.close(rows[1]);
-  arena.trim();
-  expect(arena.positions).toBe(64);
-});
-
-test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
-  const { arena, rows, open } = arenaOf([0]);
-  fill(rows[0], 64);
-  expect(arena.positions).toBe(64);
-  fill(rows[0], 1);
-  expect(arena.positions).toBe(128);
-  fill(rows[0], 235);
-  expect(arena.positions).toBe(300);
-  expect(() => fill(rows[0], 1)).toThrow(/301 positions.*300/);
-  const short = open();
-  fill(short, 60);
-  arena.close(rows[0]);
-  arena.trim();
-  // The arena keeps 128 positions, not 64: as 60 are filled, it would soon grow again.
-  expect(arena.positions).toBe(128);
-  expect(tokensIn(arena, short)).toHaveLength(60);
-  arena.close(short);
-  open(10);
-  expect(arena.positions).toBe(64);
-});
 
 test("memory that rows have written is kept for others unless it is far too much; if nothing runs, only one row's is kept", () => {
   const memory = new KvMemory(shape);
@@ -314,22 +248,4 @@ test("two arenas share memory: one uses what the other leaves, copies nothing, a
   expect(tokensIn(long.arena, longRows[0])).toHaveLength(290);
   for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
   expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
-});
-
-test("after a decoding row is closed, the other decoding rows still come first", () => {
-  const { arena, rows } = arenaOf([1, 1, 1, 1]);
-  arena.decodeOnly(new Set(rows.slice(0, 3)));
-  arena.close(rows[0]);
-  expect(new Set(arena.inOrder(new Set(rows)).slice(0, 2))).toEqual(new Set([rows[1], rows[2]]));
-});
-
-test("there are as many rows as the maximum, and no more", () => {
-  const { arena } = arenaOf(Array<number>(shape.maximumRows).fill(0));
-  expect(() => arena.open(new KvRow(0))).toThrow(/all 9 rows/);
-});
-
-test("a pass over rows that do not follow each other, and over another arena's, is an error", () => {
-  const { arena, rows } = arenaOf([1, 1, 1]);
-  expect(() => arena.feed([rows[0], rows[2]])).toThrow(/row 2 .* not follow/);
-  expect(() => arena.feed([rows[0], arenaOf([1, 1]).rows[1]])).toThrow(/not follow/);
 });

@@ -17,25 +17,9 @@ test("a position takes its place in every array, as float32", () => {
   expect(bytesPerPosition(kvShapeOf(grouped, "int8"))).toBe(60 * 3 * (64 + 4) + 576 * 4);
 });
 
-test("rows come in eighths of the next power of two, whole multiples of 64, up to the context", () => {
-  const lengths = [0, 64, 65, 129, 192, 193, 257, 320, 385, 448, 513, 641, 769, 897, 1000, Number.POSITIVE_INFINITY];
-  const sizes = [64, 64, 128, 192, 192, 256, 320, 320, 448, 448, 640, 768, 896, 1000, 1000, 1000];
-  expect(lengths.map((length) => positionsFor(length, shape))).toEqual(sizes);
-  expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
-});
-
 /** Room for `positions` positions. A second length class costs as much as attention over `classPositions` positions. */
 const budgetOf = (positions: number, classPositions = Number.POSITIVE_INFINITY) =>
   new KvBudget(shape, positions * bytesPerPosition(shape), { classBytes: classPositions * bytesPerPosition(shape) });
-
-test("in one class all rows are as long as the longest, and what is parked counts as it is", () => {
-  const budget = budgetOf(1024);
-  const rows = (count: number, longest: number) => [longest, ...Array.from({ length: count - 1 }, () => 1)];
-  expect(budget.holds(rows(8, 128), 0)).toBe(true);
-  expect(budget.holds(rows(8, 129), 0)).toBe(false);
-  expect(budget.holds(rows(7, 128), 128)).toBe(true);
-  expect(budget.holds(rows(7, 128), 129)).toBe(false);
-});
 
 test("memory that does not hold one sequence as long as the context is refused, with what it takes", () => {
   const needed = 1000 * bytesPerPosition(shape);
@@ -71,16 +55,6 @@ test("length classes: rows stay together where a second class costs more than it
   // These two budgets have no room for all rows in one class.
   expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
   expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
-});
-
-test("length classes: rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
-  const budget = budgetOf(1e6, 1500);
-  expect(budget.boundaryFor(rows([1, 900, true]), 0)).toBe(0);
-  expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
-  expect(budget.boundaryFor(rows([1, 60, false], [1, 900, true]), 0)).toBe(0);
-  expect(budget.boundaryFor(rows([1, 900, false], [1, 60, true]), 0)).toBe(1000);
-  // If short rows outgrow the short class, the class becomes longer, and no row moves to the long class.
-  expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
 });
 
 test("length classes: memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {

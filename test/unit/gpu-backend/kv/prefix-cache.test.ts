@@ -50,11 +50,6 @@ function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
 const markOf = (tenant: string, prompt: number[], at: number) =>
   prompt.slice(0, at + 1).reduce((mark, id) => (mark * 31 + id + 1) % 65_521, tenant.charCodeAt(0));
 
-test("names are as many as whole blocks, and a longer prompt's begin with a shorter one's", () => {
-  expect([0, 15, 16, 31, 32].map((length) => namesOf("t", ids(length)).length)).toEqual([0, 0, 1, 1, 2]);
-  expect(namesOf("t", ids(53)).slice(0, 2)).toEqual(namesOf("t", ids(32)));
-});
-
 test("names of a tenant that is named as another's block find nothing of that block", () => {
   const cache = cacheOf(8);
   const prompt = ids(40);
@@ -76,50 +71,6 @@ test("names tell tenants apart, and every token before, in its place", () => {
     namesOf("t", [...ids(32).slice(16), ...ids(16)])[1],
   ];
   expect(new Set([name, ...others]).size).toBe(others.length + 1);
-});
-
-test("the cache gives back what was kept, up to the first token that differs", () => {
-  const cache = cacheOf(10);
-  expect(use(cache, "t", ids(64))).toBe(0);
-  expect(use(cache, "t", ids(64))).toBe(64);
-  expect(use(cache, "t", [...ids(40), ...ids(24, 1)])).toBe(40);
-  expect(use(cache, "u", ids(64))).toBe(0);
-  const counts = { queriedTokens: 256, reusedTokens: 104, evictions: 0 };
-  expect(cache.stats).toEqual({ ...counts, tenants: 2, blocks: 10, bytes: 640 });
-});
-
-test("the cache finds a partial last block, the longest of several, and none that is not worth a pass", () => {
-  const cache = cacheOf(10);
-  expect(use(cache, "t", ids(26))).toBe(0);
-  expect(use(cache, "t", [...ids(29), 1, 2, 3])).toBe(26);
-  expect(use(cache, "t", [...ids(27), ...ids(5, 1)])).toBe(27);
-  expect(use(cache, "t", ids(23))).toBe(16);
-  expect(use(cache, "t", ids(25))).toBe(25);
-});
-
-test("a block replaces one that is its beginning, and a beginning of a kept block is not kept", () => {
-  const cache = cacheOf(10);
-  use(cache, "t", ids(10));
-  use(cache, "t", ids(14));
-  expect(cache.stats).toMatchObject({ blocks: 1, bytes: 14 * tokenBytes });
-  use(cache, "t", ids(16));
-  use(cache, "t", ids(12));
-  expect(cache.stats).toMatchObject({ blocks: 1, bytes: blockBytes, evictions: 0 });
-  use(cache, "t", ids(12, 1));
-  expect(cache.stats).toMatchObject({ blocks: 2, bytes: blockBytes + 12 * tokenBytes });
-});
-
-test("the cache drops the least recently used prompt from its end", () => {
-  const cache = cacheOf(6);
-  const prompts = [0, 100, 200].map((salt) => ids(48, salt));
-  const [a, b, c] = prompts.map((prompt) => namesOf("t", prompt));
-  use(cache, "t", prompts[0]);
-  use(cache, "t", prompts[1]);
-  use(cache, "t", prompts[0]);
-  use(cache, "t", prompts[2].slice(0, 32));
-  const isKept = (names: string[]) => names.map((name) => Number(cache.has(name))).join("");
-  expect([a, b, c].map(isKept)).toEqual(["111", "100", "110"]);
-  expect(cache.stats.evictions).toBe(2);
 });
 
 test("a tenant that floods the cache takes nothing from one within its share", () => {

@@ -1,12 +1,7 @@
 /** Passages found in memories made by hand: each token is a letter or a line's end, and each key points along an axis. */
 import { expect, test } from "vitest";
 import type { Memory } from "../../../../gpu-backend/memory/memory.ts";
-import {
-  indexPassages,
-  meanOfStates,
-  passageTokens,
-  retrievePassages,
-} from "../../../../gpu-backend/memory/retrieval.ts";
+import { indexPassages, passageTokens, retrievePassages } from "../../../../gpu-backend/memory/retrieval.ts";
 import type { Retrieval } from "../../../../shared/contracts/retrieval.ts";
 
 const D = 4;
@@ -72,13 +67,6 @@ test("the nearest passages come first, with separators around them, and are repo
   expect(passages[0].similarity).toBeCloseTo(2 / Math.sqrt(5), 1);
 });
 
-test("equally near passages come in the order of memories and documents", async () => {
-  const memory = memoryOf([many(65, 3), many(69, 2)]);
-  const one = { memory, index: await indexPassages(memory, textPieceOf) };
-  const { passages } = retrievePassages([one, one], along(1), { ...wanted, passages: 3 }, 1000);
-  expect(passages.map(({ memory: m, document }) => `${m} ${document}`)).toEqual(["0 d0", "0 d1", "1 d0"]);
-});
-
 test.each([0, 1, 3, 4, 5, 7, 8, 9, 10, 100])("passages take %i tokens at most; the last one is cut", async (room) => {
   const { ids, passages } = await found([many(65, 4), many(66, 4)], 1, room);
   expect(ids.length).toBeLessThanOrEqual(room);
@@ -87,9 +75,4 @@ test.each([0, 1, 3, 4, 5, 7, 8, 9, 10, 100])("passages take %i tokens at most; t
   const expected = [taken, second].filter((tokens) => tokens > 0).map((tokens) => [tokens, tokens]);
   expect(passages.map(({ tokens, end }) => [tokens, end])).toEqual(expected);
   expect(ids.length > 0).toBe(taken > 0);
-});
-
-test("the mean of a query counts each state with length 1", () => {
-  const mean = meanOfStates([Float32Array.of(100, 0), Float32Array.of(0, 0.5), Float32Array.of(0, 0)]);
-  expect([...mean]).toEqual([1, 1]);
 });

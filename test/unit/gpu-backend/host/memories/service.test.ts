@@ -1,5 +1,5 @@
-/** Memories that are built from documents, with an engine that the test plays: resumed, reused, bounded, deleted. */
-import { readdir, readFile, writeFile } from "node:fs/promises";
+/** Memories that are built from documents, with an engine that the test plays: reused, bounded, deleted. */
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { windowsOf } from "../../../../../gpu-backend/host/memories/document-windows.ts";
@@ -9,7 +9,6 @@ import { TenantStore, type TenantStoreSettings } from "../../../../../gpu-backen
 import type { Documents, SequenceRequest } from "../../../../../shared/contracts/inference.ts";
 import { limits } from "../../../../../shared/contracts/limits.ts";
 import { memoryHash } from "../../../../../shared/contracts/memory-hash.ts";
-import { ServiceError } from "../../../../../shared/errors.ts";
 import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
 const manifestHash = "ab".repeat(32);
@@ -22,11 +21,10 @@ let computed: number[][];
 /** Called before the engine answers. */
 let before: (prompts: readonly number[][], signal: AbortSignal) => Promise<void>;
 let dropped: (string | null)[][];
-let isServed: boolean;
 
 beforeEach(async () => {
   directory = temporaryFolder();
-  [computed, dropped, isServed] = [[], [], true];
+  [computed, dropped] = [[], []];
   before = async () => {};
   service = serviceOf();
 });
@@ -51,10 +49,7 @@ function serviceOf(rest: Partial<TenantStoreSettings> = {}): MemoryService {
   const settings = { directory, tenantBytes: 10_000_000, totalBytes: 100_000_000, now: () => new Date(), ...rest };
   let ids = 0;
   return new MemoryService({
-    setOf: () => {
-      if (!isServed) throw new ServiceError("backend_unavailable", "closing");
-      return { engine: { keysOf, info }, tokenizer: async () => tokenizer } as never;
-    },
+    setOf: () => ({ engine: { keysOf, info }, tokenizer: async () => tokenizer }) as never,
     store: new TenantStore(settings),
     dropMemory: (...which) => void dropped.push(which),
     newId: () => `${ids++}`,
@@ -81,8 +76,6 @@ async function memoryOf(documents: Documents, tenant = "acme") {
   const bytes = await service.store.files.read(tenant, await hashOf(documents, tenant));
   return bytes && unpackMemory(bytes, { manifestHash, hiddenSize: D, vocabularySize });
 }
-const namesOnDisk = async () =>
-  (await readdir(directory, { recursive: true })).filter((name) => /.[0-9a-f]{64}(.partial)?$/.test(name.slice(60)));
 
 test("a memory has the key of each token that another follows, and that token, document by document", async () => {
   const documents = documentsOf(textOf(1500, 1), "x", textOf(40, 2), textOf(513, 3));
@@ -137,53 +130,6 @@ test("a document that another memory has costs nothing, wherever it stands and w
   expect(Buffer.compare(built!, (await service.store.files.read("acme", await hashOf(grown)))!)).toBe(0);
 });
 
-const ends = ["its caller leaves", "the engine fails", "its process is killed"];
-test.each(ends)("a build that ends because %s is continued: only what is missing is computed", async (how) => {
-  const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
-  const caller = new AbortController();
-  const killed = Promise.withResolvers<void>();
-  before = async (_, signal) => {
-    if (computed.length < 8) return;
-    if (how === "the engine fails") throw new ServiceError("backend_unavailable", "it fell over");
-    if (how === "its caller leaves") caller.abort();
-    else await killed.promise.then(() => Promise.reject(new Error("its process is gone")));
-    signal.throwIfAborted();
-  };
-  const { ready, build } = await begin(documents, caller.signal);
-  const kinds = { "its caller leaves": "cancelled", "the engine fails": "backend_unavailable" };
-  if (how in kinds) await expect(ready).rejects.toMatchObject({ kind: kinds[how as keyof typeof kinds] });
-  else while (build.tokens < 480) await new Promise(setImmediate);
-  expect(await service.store.has("acme", await hashOf(documents))).toBe(false);
-  before = async () => {};
-  service = serviceOf();
-  expect(await make(documents)).toMatchObject({ tokens: 720, computedTokens: 240 });
-  expect(computed.length).toBe(12);
-  expect((await memoryOf(documents))!.nextIds.length).toBe(12 * 59);
-  killed.resolve();
-  await ready.catch(() => undefined);
-});
-
-test("what a failed build left serves another memory of the tenant, and only the rest is computed", async () => {
-  const texts = Array.from({ length: 8 }, (_, i) => textOf(60, i));
-  before = async () => {
-    if (computed.length >= 4) throw new ServiceError("backend_unavailable", "it fell over");
-  };
-  await expect((await begin(documentsOf(...texts))).ready).rejects.toThrow("fell over");
-  before = async () => {};
-  expect(await make(documentsOf(...texts, "more"))).toMatchObject({ computedTokens: 4 * 60 + 4 });
-});
-
-test("a memory that is damaged on the disk is made again", async () => {
-  const documents = documentsOf(textOf(60, 1), textOf(60, 2));
-  await make(documents);
-  const [name] = await namesOnDisk();
-  const bytes = await readFile(join(directory, name));
-  await writeFile(join(directory, name), bytes.fill(0, bytes.length - 100));
-  service = serviceOf();
-  expect(await make(documents)).toMatchObject({ computedTokens: 120 });
-  expect(await memoryOf(documents)).not.toBe(null);
-});
-
 test("other hashes, other manifests, too many tokens and too many bytes are refused, and nothing is written", async () => {
   const documents = documentsOf(textOf(100, 1));
   const signal = new AbortController().signal;
@@ -218,12 +164,4 @@ test("a memory is gone once it is removed, from the disk first and then from the
   await service.remove("acme", null);
   expect(dropped.at(-1)).toEqual(["acme", null]);
   expect(await readdir(directory)).toEqual([]);
-});
-
-test("a set that ends during a build ends the build", async () => {
-  before = async () => {
-    isServed = false;
-  };
-  const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
-  await expect((await begin(documents)).ready).rejects.toMatchObject({ kind: "backend_unavailable" });
 });

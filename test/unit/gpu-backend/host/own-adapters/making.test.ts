@@ -2,7 +2,6 @@
 import { expect, test } from "vitest";
 import { FitTurns } from "../../../../../gpu-backend/host/own-adapters/fitter.ts";
 import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/host/own-adapters/making-queue.ts";
-import { seededRandom } from "../../../../support/steps.ts";
 
 const never = new AbortController().signal;
 /** Lets the promises that are resolved by now call their handlers. */
@@ -24,33 +23,6 @@ function queueOf() {
   };
   return { queue, started, enter, end };
 }
-
-test("a tenant has one running request, and tenants take turns", async () => {
-  const { queue, started, enter, end } = queueOf();
-  const all = ["a", "a", "a", "b", "b", "c"].map((tenant) => enter(tenant));
-  await settled();
-  expect([started, queue.waiting]).toEqual([["a", "b"], 4]);
-  for (const tenant of ["b", "c", "b", "a", "a"]) await end(tenant);
-  await Promise.all(all);
-  expect(started).toEqual(["a", "b", "c", "b", "a", "a"]);
-});
-
-test("of 8 tenants none has a second request before the others' first, however long each takes", async () => {
-  const seed = 8;
-  const random = seededRandom(seed);
-  const { started, enter, end } = queueOf();
-  const tenants = Array.from({ length: 8 }, (_, i) => `t${i}`);
-  const all = [...tenants, ...tenants].sort().map((tenant) => enter(tenant));
-  await settled();
-  const running: string[] = [];
-  for (let ended = 0; ended < all.length; ended++) {
-    running.push(...started.slice(ended + running.length));
-    const [next] = running.splice(Math.floor(random() * running.length), 1);
-    await end(next);
-  }
-  await Promise.all(all);
-  expect(started.slice(0, 8).toSorted(), `seed ${seed}`).toEqual(tenants);
-});
 
 test("a tenant waits in as many places as it leaves free, and the refusal says when to come again", async () => {
   const { queue, enter } = queueOf();

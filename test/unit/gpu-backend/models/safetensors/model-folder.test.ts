@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { configOf } from "../../../../../gpu-backend/models/safetensors/config.ts";
 import { readModelFolder } from "../../../../../gpu-backend/models/safetensors/model-folder.ts";
-import { parametersOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
+import { weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../../shared/artifacts/tensor-file.ts";
 import { gpt2Config, gpt2Json } from "../../../../support/gpt2-config.ts";
@@ -90,13 +90,6 @@ test("ignores what a checkpoint holds besides: attention masks, whatever their d
     weights.set("h.0.attn.masked_bias", tensorFrom(Float32Array.of(-1e4), []));
   });
   expect((await readModelFolder(folder)).weights.size).toBeGreaterThan(0);
-});
-
-test("parametersOf counts the elements of every tensor", () => {
-  const shape = { vocabularySize: 11, hiddenSize: 6, layers: 3, heads: 2, contextTokens: 8 };
-  const gpt2 = gpt2Config({ ...shape, stopIds: [10] });
-  const elements = [...gpt2Shapes(gpt2).values()].map((dims) => dims.reduce((a, b) => a * b));
-  expect(parametersOf(gpt2)).toBe(elements.reduce((a, b) => a + b));
 });
 
 test("refuses weights that are no floats, by name", async () => {
