@@ -1,4 +1,4 @@
-import { SingleBar } from "cli-progress";
+import cliProgress, { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
@@ -13,8 +13,16 @@ export interface Progress {
 /** Writes to stderr: a bar on a terminal, else a line every ten seconds. */
 export function commandProgress(): Progress {
   const stream = process.stderr;
-  let current = { name: "", total: 0 };
+  let current = { name: "", total: 0, done: 0 };
   let bar: SingleBar | null = null;
+  const begin = () => {
+    const format = `${current.name.padEnd(14)} {bar} {percentage}%  {value}/{total}  left {eta_formatted}  {remark}`;
+    const signs = { barCompleteChar: "█", barIncompleteChar: "░" };
+    const output = { stream, noTTYOutput: true, notTTYSchedule: 10_000 };
+    bar = new SingleBar({ format, ...signs, ...output, etaBuffer: 50, formatTime: timeLeft });
+    bar.start(current.total, current.done, { remark: "" });
+    return bar;
+  };
   const end = () => {
     bar?.stop();
     bar = null;
@@ -24,16 +32,12 @@ export function commandProgress(): Progress {
   return {
     stage(name, total) {
       end();
-      current = { name, total };
+      current = { name, total, done: 0 };
+      begin();
     },
     advance(done, remark = "") {
-      if (!bar) {
-        const format = `${current.name.padEnd(14)} {bar} {percentage}%  {value}/{total}  left {eta_formatted}  {remark}`;
-        const signs = { barCompleteChar: "█", barIncompleteChar: "░" };
-        bar = new SingleBar({ stream, format, ...signs, etaBuffer: 50, noTTYOutput: true, notTTYSchedule: 10_000 });
-        bar.start(current.total, 0, { remark: "" });
-      }
-      bar.update(done, { remark });
+      current.done = done;
+      (bar ?? begin()).update(done, { remark });
     },
     note(line) {
       end();
@@ -42,6 +46,10 @@ export function commandProgress(): Progress {
     end,
   };
 }
+
+/** Formats seconds. Until two values are known, cli-progress passes a string. */
+const timeLeft: typeof cliProgress.Format.TimeFormat = (seconds, ...rest) =>
+  Number.isFinite(seconds) ? cliProgress.Format.TimeFormat(seconds, ...rest) : "?";
 
 /** Aborts with `Interrupted`, so that work can be saved. A second request exits. `now` is in milliseconds. */
 export function interruptionSignal(now: () => number): AbortSignal {
