@@ -171,15 +171,6 @@ describe("streams that nobody reads, with the largest answers", () => {
 });
 
 describe("a whole answer", () => {
-  test("that is complete in time has its length", async () => {
-    const { backend, started } = oneCall();
-    const { pending, ids } = await started({});
-    backend.send(tokenFrame(ids[0], 0, 98), doneFrame(ids[0]));
-    const response = await pending;
-    expect(response.headers.get("content-length")).toBe(String((await response.bytes()).length));
-    expect(await heldByCell()).toBe(0);
-  });
-
   /** An unstreamed answer of `n` choices whose head has come, because tokens were sent until its heartbeat. */
   async function begun(n: number) {
     const { backend, started } = oneCall();

@@ -166,12 +166,6 @@ describe("a completion", () => {
     expect(usage?.prompt_tokens).toBe(6);
   });
 
-  test("token ids are prompts: one list, or several", async () => {
-    const sequences = await sequencesOf({ prompt: [97, 98] }, { prompt: [[97], [98, 99]] });
-    const prompts = sequences.map((batch) => batch.map(({ promptIds }) => promptIds));
-    expect(prompts).toEqual([[[97, 98]], [[97], [98, 99]]]);
-  });
-
   test("a seed repeats its texts, also beside other prompts, and differs between choices", async () => {
     const asked = { prompt: "a", n: 3, seed: 5 };
     const sequences = await sequencesOf(asked, { ...asked, prompt: ["b", "a"] }, { ...asked, seed: -5 });

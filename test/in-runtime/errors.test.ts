@@ -16,9 +16,7 @@ const send = (body: BodyInit, { request } = testApp()) =>
   request("/v1/completions", { method: "POST", headers: json, body });
 
 describe("a request that is refused", () => {
-  const cases: [string, string | null, object | string, string[], number?][] = [
-    ["no JSON", null, "{", ["JSON"]],
-    ["a list as body", null, "[1]", ["list", "object"]],
+  const cases: [string, string, object, string[], number?][] = [
     ["an empty prompt", "prompt", { ...valid, prompt: "" }, ["empty"]],
     ["an empty list of prompts", "prompt", { ...valid, prompt: [] }, ["empty"]],
     ["an empty prompt among others", "prompt", { ...valid, prompt: ["a", ""] }, ["prompt[1]", "empty"]],
@@ -37,7 +35,6 @@ describe("a request that is refused", () => {
     ["a fractional max_tokens", "max_tokens", { ...valid, max_tokens: 1.5 }, ["1.5", "integer"]],
     ["a temperature over its limit", "temperature", { ...valid, temperature: 2.5 }, ["2.5", "2"]],
     ["a top_k below -1", "top_k", { ...valid, top_k: -2 }, ["-2", "-1"]],
-    ["a top_k that is no whole number", "top_k", { ...valid, top_k: 2.5 }, ["2.5"]],
     ["a min_p over 1", "min_p", { ...valid, min_p: 1.1 }, ["1.1", "1"]],
     ["a top_p over 1", "top_p", { ...valid, top_p: 1.1 }, ["1.1", "1"]],
     ["logprobs over the limit", "logprobs", { ...valid, logprobs: 6 }, ["6", "5"]],
@@ -60,7 +57,6 @@ describe("a request that is refused", () => {
     ["a logit_bias of no token", "logit_bias", { ...valid, logit_bias: { the: 1 } }, ["the"]],
     ["a logit_bias out of the vocabulary", "logit_bias", { ...valid, logit_bias: { 264: 1 } }, ["264"]],
     ["a logit_bias that is no object", "logit_bias", { ...valid, logit_bias: [1] }, ["list"]],
-    ["a logit_bias of text", "logit_bias", { ...valid, logit_bias: { 5: "1" } }, ['"1"', "number"]],
     ["a long model", "model", { ...valid, model: "m".repeat(257) }, ["257", "256"]],
     ["a long user", "user", { ...valid, user: "u".repeat(1025) }, ["1025", "1024"]],
     ["a long adapter", "chameleon.adapter", { ...valid, chameleon: { adapter: "c".repeat(65) } }, ["65", "64"]],

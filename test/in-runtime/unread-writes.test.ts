@@ -134,20 +134,6 @@ describe.each(ways)("a stream, %s", (way) => {
     expect(requests).toHaveLength(1);
   });
 
-  test("of a client that leaves while the next cell is asked is cancelled in that one", async () => {
-    const { answers, response, ended } = await asked(way);
-    const reader = response.body!.getReader();
-    answers[0].send(chunk(0, "a"));
-    await reader.read();
-    answers[0].lose();
-    await reader.cancel();
-    await vi.waitFor(() => {
-      answers[1].send(heartbeat);
-      expect(answers[1].isLeft).toBe(true);
-    }, patience);
-    expect(await ended).toBe("cancelled");
-  });
-
   test("whose cell is lost after [DONE] is complete; if it is lost after the last event, another cell completes it", async () => {
     const events = [chunk(0, "a", "stop"), chunk(1, "b", "stop")];
     for (const isDone of [true, false]) {
