@@ -24,7 +24,7 @@ export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reas
  */
 export type AnswerEvent = EndReason | "delivered" | "broken off";
 
-function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
+export function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
   if (state.phase === "ended") return state;
   if (event === "gone") return { phase: "ended", reason: event };
   if (state.phase === "open") {

@@ -9,6 +9,8 @@ import type { ArtifactSet } from "../../infra/publish/artifact-set.ts";
 const digest = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 
 abstract class StoredBucket implements PublishBucket {
+  /** Custom metadata of the last write that had any. */
+  metadata: Record<string, string> = {};
   /** Called before each write. It may throw, or return other bytes to be stored. */
   onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
 
@@ -30,12 +32,13 @@ abstract class StoredBucket implements PublishBucket {
 
   async put(...[name, value, options]: Parameters<PublishBucket["put"]>): Promise<unknown> {
     const bytes = this.onWrite(name, new Uint8Array(await new Response(value as never).arrayBuffer()));
-    const { sha256, onlyIf } = options;
+    const { sha256, onlyIf, customMetadata } = options;
     if (sha256 !== undefined && digest(bytes).toString("hex") !== sha256) throw new Error(wrongHash);
     if (onlyIf) {
       const found = await this.get(name);
       if (onlyIf.get("if-match") !== (found && `"${found.etag}"`)) return null;
     }
+    this.metadata = customMetadata ?? this.metadata;
     await this.write(name, bytes);
     return {};
   }
@@ -43,12 +46,14 @@ abstract class StoredBucket implements PublishBucket {
 
 export class MemoryBucket extends StoredBucket {
   readonly objects = new Map<string, Uint8Array<ArrayBuffer>>();
+  readonly written: string[] = [];
 
   override async read(name: string) {
     return this.objects.get(name) ?? null;
   }
 
   override async write(name: string, bytes: Uint8Array<ArrayBuffer>) {
+    this.written.push(name);
     this.objects.set(name, bytes);
   }
 }

@@ -5,6 +5,7 @@ import {
   type AnswerState,
   type EndReason,
   endReasons,
+  nextState,
 } from "../../../edge/answer/answer-end.ts";
 
 const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
@@ -30,6 +31,20 @@ const table: [AnswerState, Record<AnswerEvent, AnswerState>][] = [
     },
   ]),
 ];
+
+test.each(table)("every event in %j", (state, after) => {
+  for (const [event, expected] of Object.entries(after)) {
+    const next = nextState(state, event as AnswerEvent);
+    expect([event, next]).toEqual([event, expected]);
+    // An unchanged state must be the same object: callers see by this that nothing has changed.
+    if (JSON.stringify(next) === JSON.stringify(state)) expect(next).toBe(state);
+  }
+});
+
+test.each(endReasons)("nothing changes an answer that has ended: %s", (reason) => {
+  const state = ended(reason);
+  for (const event of events) expect(nextState(state, event)).toBe(state);
+});
 
 test("an answer is settled once and finished once, in that order, whatever comes in whatever order", () => {
   for (const sequence of events.flatMap((a) => events.flatMap((b) => events.map((c) => [a, b, c])))) {

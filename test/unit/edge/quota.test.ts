@@ -23,6 +23,21 @@ test("says that a request which is larger than the limit never fits", () => {
   expect(refusalOf(1001)).toMatchObject({ limit: "tokensPerMonth", retryAfterMs: null });
 });
 
+test("counts a running request until it is settled or its lease is over", () => {
+  const quota = new Quota();
+  const limits = { concurrentRequests: 2 };
+  for (const id of ["a", "b"]) expect(reserve(quota, id, limits).refusal).toBeNull();
+  expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
+  quota.settle("a", 1, startMs);
+  expect(reserve(quota, "d", limits).refusal).toBeNull();
+  // A renewal returns whether the request still runs.
+  const renewed = ["a", "unknown", "b"].map((id) => quota.renew(id, startMs + reservationMs - 1));
+  expect(renewed).toEqual([false, false, true]);
+  // The lease of d, which was not renewed, is over; b was renewed.
+  expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
+  expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
+});
+
 test("counts an admitted request, whatever becomes of it, and frees its place", () => {
   const quota = new Quota();
   const limits = { requestsPerMinute: 2, tokensPerMinute: 10, concurrentRequests: 1 };
@@ -35,6 +50,22 @@ test("counts an admitted request, whatever becomes of it, and frees its place", 
   quota.settle("read", 0, startMs);
   expect(quota.state.open).toEqual([]);
   expect(quota.state.seconds.map(([, second]) => second)).toEqual([{ requests: 2, tokens: 0 }]);
+});
+
+test("refuses every request once a month's tokens are used up, and only then", () => {
+  const quota = new Quota();
+  const limits = { ...none, tokensPerMonth: 100 };
+  expect(quota.admit("a", limits, startMs).refusal).toBeNull();
+  expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
+  // Reserved tokens may be released again, so the next request is admitted. Only its reservation is refused.
+  expect(quota.admit("b", limits, startMs).refusal).toBeNull();
+  expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
+  quota.settle("a", 100, startMs);
+  const retryAfterMs = Date.UTC(2026, 11) - startMs;
+  expect(quota.admit("c", limits, startMs).refusal).toMatchObject({ used: 100, maximum: 100, retryAfterMs });
+  expect(quota.admit("c", limits, startMs + retryAfterMs).refusal).toBeNull();
+  const never = { ...none, tokensPerMonth: 0 };
+  expect(new Quota().admit("d", never, startMs).refusal).toMatchObject({ maximum: 0, retryAfterMs: null });
 });
 
 test("counts tokens that are settled without a reservation, or after its lease", () => {

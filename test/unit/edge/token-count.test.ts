@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { maxTokensOf, refuseManyLogprobs, TokenCount } from "../../../edge/answer/token-count.ts";
+import { maxStreamBytes, maxTokensOf, refuseManyLogprobs, TokenCount } from "../../../edge/answer/token-count.ts";
 import type { Plan, PlannedChoice } from "../../../edge/plan/plan.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
@@ -30,6 +30,22 @@ test.each<[number, number, Options, number, string]>([
     expect(() => refuseManyLogprobs(planOf(count, tokens), options)).toThrow(refusal);
   },
 );
+
+test("allows common requests", () => {
+  expect(() => refuseManyLogprobs(planOf(128, 1024), plain)).not.toThrow();
+  // A chat's single choice may fill a context of 1024 tokens, here with every option set.
+  expect(() => refuseManyLogprobs(planOf(1, 1024), { ...plain, logprobs: 20, compare: true })).not.toThrow();
+  expect(() => refuseManyLogprobs(planOf(32, 1021), { ...echoed, logprobs: 1 })).not.toThrow();
+  expect(() => refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1 })).toThrow();
+});
+
+test("the most bytes of a stream without logprobs and echo grow with its choices and tokens", () => {
+  expect(maxStreamBytes(planOf(3, 100), chat)).toBe(3 * maxStreamBytes(planOf(1, 100), chat)!);
+  expect(maxStreamBytes(planOf(1, 101), chat)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), chat)!);
+  for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true }]) {
+    expect(maxStreamBytes(planOf(3, 100), { ...chat, ...more })).toBeNull();
+  }
+});
 
 test("passages count as prompt tokens, once per prompt: those that were inserted, or the maximum until that is known", () => {
   const retrieval = { passages: 1, tokens: 20, query: [0, 3], at: 0, prefixIds: [], separatorIds: [] };
