@@ -1,4 +1,4 @@
-/** Makes and reads the keys of `chameleon start`. Their files are in the state folder, and only the files' owner may read them. */
+/** Makes and reads the keys of `chameleon start`. Each key is a file in the state folder that only its owner may read. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { writeWhole } from "../gpu-backend/files.ts";
@@ -9,10 +9,10 @@ export function newKey(): string {
   return `sk-chameleon-${randomBytes(32).toString("base64url")}`;
 }
 
-/** Names of the keys' files. Only an edge that other machines can reach needs the API key. */
+/** File names. Only an edge that other machines can reach needs the API key. */
 export const keyFiles = { admin: "admin-key", api: "api-key" } as const;
 
-/** Returns the key in the file, or makes it. Throws an Error if other users may read or write the file, or if the file holds no key. */
+/** Returns the key in the file, or makes one. Throws an Error if other users may access the file, or if the file holds no key. */
 export async function keptKey(
   stateFolder: string,
   name: keyof typeof keyFiles,

@@ -1,5 +1,5 @@
 /**
- * `npm run audit`: exits with 1 if a shipped package has a known advisory, unless infra/advisories.json accepts this advisory until a later
+ * `npm run audit`: exits with 1 if a shipped package has an advisory that infra/advisories.json does not accept. An acceptance ends at its
  * date. Exits with 0 if the registry offers no audits.
  */
 import { spawnSync } from "node:child_process";

@@ -1,6 +1,6 @@
 /**
  * `chameleon backup FILE` and `chameleon restore FILE`: the state folder as one archive. SIGSTOP pauses a running Worker while its files
- * are copied, so the copy is what a kill -9 would have left: consistent over all objects.
+ * are copied, so that the copy is consistent over all objects.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** Parts of the state folder. The version file is restored last: until then the folder's version file says `restoringVersion`. */
+/** Parts of the state folder. The version file comes last, and says `restoringVersion` until then. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -60,12 +60,11 @@ async function backup(file: string): Promise<void> {
   }
 }
 
-/** Copies the parts of the state folder. Returns how many milliseconds that took. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
   // The copy leaves out unfinished files, locks, and SQLite's shared memory, which SQLite rebuilds from its log.
   const filter = (file: string) => !path.basename(file).startsWith(unfinishedPrefix) && !/\.lock$|-shm$/.test(file);
-  // `publish` may run meanwhile. It stores a pointer after the pointer's files. So the pointer is copied first: its files exist by then.
+  // `publish` may run at the same time, and stores a pointer last. So the pointer is copied first.
   for (const part of [path.relative(state, path.join(artifactsFolder(), pointerName)), ...parts]) {
     const from = path.join(state, part);
     if (existsSync(from)) await cp(from, path.join(copy, part), { recursive: true, force: false, filter });
@@ -75,7 +74,7 @@ async function copyState(state: string, copy: string): Promise<number> {
 
 const stopMs = 50;
 
-/** Pauses a process while `work` runs. A shell resumes the process once the shell's stdin closes, even if this process is killed. */
+/** Pauses a process while `work` runs. A shell resumes the process when its stdin closes, even if this process is killed. */
 async function whilePaused<T>(pid: number, work: () => Promise<T>): Promise<T> {
   const shell = spawn("sh", ["-c", 'kill -STOP "$0" && echo; read end; kill -CONT "$0"', String(pid)], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -115,7 +114,7 @@ async function restore(file: string): Promise<void> {
   }
 }
 
-/** Checks each object's database. Opening one applies its log. Returns their number. Throws an Error that names a broken database. */
+/** Opening a database applies its log. Returns the number of databases. Throws an Error that names a broken one. */
 async function checkObjects(folder: string): Promise<number> {
   const { DatabaseSync } = await import("node:sqlite");
   const files = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sqlite"));

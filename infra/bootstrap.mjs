@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The `chameleon` command, on Node 20 or newer, without dependencies. In a checkout it installs packages that are missing or stale, and
- * runs TypeScript; in an installed package it runs `dist/`. Commands run in a child process, on a Node that is new enough.
+ * The `chameleon` command, on Node 20 or newer, without dependencies. In a checkout it installs missing or stale packages and runs
+ * TypeScript; in an installed package it runs `dist/`. Commands run in a child process, on a Node that is new enough.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -18,24 +18,22 @@ const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "ut
 /** npm leaves package-lock.json out of packages, so only a checkout has this file. */
 const isCheckout = existsSync(path.join(root, "package-lock.json"));
 
-/** The oldest Node that runs this file. */
 const oldestNode = [20, 0];
-/** The oldest Node that runs commands: it strips the types of .ts files without a flag. */
+/** The oldest Node that strips the types of .ts files without a flag. */
 const oldestRunningNode = [22, 18];
-/** The oldest Node with Float16Array, which the commands of `trainers` need for hidden states. */
+/** The oldest Node with Float16Array, which `trainers` need. */
 const oldestTrainingNode = [24, 0];
 const trainers = ["train", "eval", "eval:own", "paper"];
 
-/** Allocator settings of commands that run a model themselves. A backend gives its engine the same settings (gpu-backend/config.ts). */
+/** Allocator settings of commands that run a model themselves. gpu-backend/config.ts gives an engine the same settings. */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
 /** Without this setting, ONNX Runtime reports its use to its maker, and stores an id in the home folder. */
 const noTelemetry = { ORT_DISABLE_TELEMETRY: "1" };
 
-/** Folder in which Node caches .ts files without their types: removing the types takes 30 MB of every process. */
+/** Folder in which Node caches .ts files without types. Without the cache every process takes 30 MB more. */
 const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
 
-/** Commands whose own process runs no model. */
 const servers = ["start", "start edge", "start backend", "backend"];
 
 const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
@@ -62,8 +60,8 @@ function installHash() {
 }
 
 /**
- * Runs a command to its end. Returns the command's exit code and piped output, and the signal that this process got meanwhile, or null.
- * Passes signals on to the command, except a terminal's SIGINT, which the terminal sends to the command, too.
+ * Returns exit code, output, and the signal that this process got meanwhile, or null. Passes signals on, except SIGINT, which a terminal
+ * sends to the command, too.
  */
 function run(command, args, options) {
   return new Promise((resolve) => {
@@ -80,7 +78,7 @@ function run(command, args, options) {
       if (signal !== "SIGINT" || !isatty(0)) child.kill(signal);
     };
     for (const signal of stopSignals) process.on(signal, onSignal);
-    // npm passes signals on to this process. If npm itself is killed, this process gets another parent.
+    // npm passes signals on to this process. If npm is killed, this process gets another parent.
     const parent = process.ppid;
     const watch = process.env.npm_lifecycle_event
       ? setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500)
@@ -98,7 +96,6 @@ function run(command, args, options) {
   });
 }
 
-/** Runs `npm ci`, unless a stamp file shows that the same packages are already completely installed. */
 async function install() {
   const stampFile = path.join(root, "node_modules", ".chameleon-install");
   const hash = installHash();
@@ -106,13 +103,12 @@ async function install() {
 
   process.stderr.write("installing packages (once; a minute or less)…\n");
   rmSync(stampFile, { force: true });
-  // The npm that started this process is used, because it is known to work on this machine.
+  // The npm that started this process is known to work on this machine.
   const npmScript = process.env.npm_execpath?.endsWith("npm-cli.js") ? [process.env.npm_execpath] : [];
   const npm = npmScript.length > 0 ? process.execPath : "npm";
-  // `--include=dev` holds even with NODE_ENV=production. `--prefer-offline` is safe, because the lock file holds hashes. The retry timeouts
-  // make npm report a missing network within seconds.
+  // `--include=dev` holds even with NODE_ENV=production. The lock file's hashes make `--prefer-offline` safe.
   const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
-  // No package needs its install script, and onnxruntime-node's install script would download CUDA.
+  // No package needs its install script, and that of onnxruntime-node would download CUDA.
   args.push("--ignore-scripts");
   args.push("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000");
   const { code, output, stoppedBy } = await run(npm, args, {
@@ -132,7 +128,7 @@ async function install() {
   writeFileSync(stampFile, hash);
 }
 
-/** Returns the Node of the package node-linux-ARCH if it is installed and runs here, else this process's Node if that is new enough. */
+/** Prefers the Node of the package node-linux-ARCH, if installed and able to run here, to this process's Node. */
 function pickNode(command) {
   const pinned = pinnedNode();
   if (pinned && spawnSync(pinned, ["--version"]).status === 0) return pinned;
@@ -143,7 +139,6 @@ function pickNode(command) {
   return fail(`Node ${oldest.join(".")} or newer is needed; this is ${process.version}${way}.`);
 }
 
-/** Exits with an error on a platform for which the npm package holds no libraries of ONNX Runtime. */
 function assertPlatform() {
   const { platform, arch } = process;
   if (existsSync(path.join(root, "dist/onnxruntime-node/bin/napi-v6", platform, arch))) return;
@@ -155,7 +150,7 @@ function assertPlatform() {
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // A checkout has the package with this Node installed; users of the npm package can install it, too.
+    // A checkout has this package; users of the npm package can install it.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {
@@ -170,7 +165,7 @@ async function runCommand(command, [, entry, ...first], rest) {
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
   const file = isCheckout ? path.join(root, entry) : path.join(root, "dist", entry.replace(/\.ts$/, ".js"));
   const { code } = await run(node, [file, ...first, ...rest], {
-    // The IPC channel closes when this process ends, even by SIGKILL. So the child notices the end of this process.
+    // The IPC channel closes when this process ends, even by SIGKILL, so that the child notices the end.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: {
       ...noTelemetry,

@@ -1,6 +1,6 @@
 /**
- * `node infra/build-edge.ts FOLDER`: builds the pages, and writes the Worker's files to FOLDER. `chameleon start` runs this script in a
- * process of its own, because wrangler and esbuild take 200 MB.
+ * `node infra/build-edge.ts FOLDER`: builds the pages, and writes the Worker's files to FOLDER. Runs in a process of its own, because
+ * wrangler and esbuild take 200 MB.
  */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -11,7 +11,6 @@ import { readWranglerConfig } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 
-/** Writes the local Worker's bundles (workerd/bundle.ts) and its settings to a folder. */
 export async function buildLocalWorker(folder: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/local-worker.ts"), folder);
   const settings = workerSettings(await readWranglerConfig(path.join(root, "wrangler.toml")));

@@ -11,7 +11,7 @@ const { results } = parsedOptions<{ results?: string }>(
   ),
 );
 const root = path.dirname(import.meta.dirname);
-/** Each folder has a tsconfig.json with the global types of the runtime that runs its code. */
+/** Each of these folders has a tsconfig.json with the global types of its runtime. */
 const typeScriptFolders = ["shared", "edge", "edge/page", "gpu-backend", "infra", "test", "test/in-runtime"];
 const json = results === undefined ? [] : ["--reporter=json", `--outputFile.json=${results}`];
 

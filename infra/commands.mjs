@@ -1,4 +1,4 @@
-/** The commands of `chameleon`. Plain JavaScript without dependencies, because bootstrap.mjs imports it before anything is installed. */
+/** The commands of `chameleon`. Plain JavaScript without dependencies, because bootstrap.mjs runs before anything is installed. */
 
 /** Command name, of one or two words → [help, file, first arguments]. */
 const forUsers = {
@@ -21,7 +21,6 @@ const forUsers = {
   backend: ["the same as start backend", "gpu-backend/main.ts"],
 };
 
-/** Commands that only a checkout has. */
 const forDevelopers = {
   test: [
     "run the tests of the code, in minutes; arguments go to vitest (--project unit)",

@@ -1,9 +1,9 @@
-/** Asks a yes-or-no question on stderr, since stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
+/** Asks on stderr, because stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
 import { createInterface } from "node:readline/promises";
 
 export async function isConfirmed(question: string, signal?: AbortSignal): Promise<boolean> {
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  // readline puts the terminal into raw mode, in which Ctrl-C sends no signal.
+  // In readline's raw mode Ctrl-C sends no signal.
   terminal.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
   try {
     return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `, { signal })).trim());

@@ -1,11 +1,10 @@
-/** `npm run lines`: counts lines of TypeScript by folder, and in source, tests and the core (architecture.md's reading list). */
+/** `npm run lines`: counts lines of TypeScript by folder, and of source, tests and the core (the reading list of architecture.md). */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** Maximum numbers of lines. Where a maximum is reached, lines must be removed before others are added. */
 const maxLines = { source: 50_000, tests: 45_000, core: 6_000 };
 
 const { check = false } = parsedOptions<{ check?: boolean }>(

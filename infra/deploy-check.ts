@@ -1,4 +1,7 @@
-/** `npm run deploy:check`: bundles the Worker as a deployment does, and starts it. Exits with 1 if it is too large or does not answer. */
+/**
+ * `npm run deploy:check`: bundles the Worker as a deployment does, and starts it. Exits with 1 if the bundle is too large or the Worker
+ * does not answer.
+ */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
@@ -17,10 +20,10 @@ const { env: environment, gzipBytes: limitBytes } = parsedOptions<{ env?: string
     .option("--env <name>", "environment of wrangler.toml; its top level unless set"),
 );
 
-/** Bundles the Worker by wrangler's dry run, so that the bundle is what a deployment uploads. */
+/** Uses wrangler's dry run, so that the bundle is what a deployment uploads. */
 async function bundleUpload(directory: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/worker.ts"), directory);
-  // An empty name means the top level of wrangler.toml. No container image is built.
+  // An empty name means the top level of wrangler.toml.
   const args = ["--dry-run", "--env", environment ?? "", "--outdir", directory, "--containers-rollout", "none"];
   await runWrangler(root, ["deploy", ...args]);
   upload = await readFile(path.join(directory, workerFile));

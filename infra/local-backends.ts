@@ -9,15 +9,15 @@ import { fileURLToPath } from "node:url";
 interface LocalBackend {
   url: string;
   pid: number;
-  /** Resolves, when the process has ended, to a phrase such as "ended with 1". */
+  /** Resolves to a phrase such as "ended with 1". */
   ended: Promise<string>;
 }
 
 const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
 
 /**
- * Starts a backend for each port. For port 0 the system chooses one. If there are several backends and one ends, it is restarted on its
- * port, unless it ended before it was ready. Throws an Error if a backend's first start fails.
+ * Starts a backend for each port. Of several backends, one that ends is restarted on its port, unless it was never ready. Throws an Error
+ * if a backend's first start fails.
  */
 export async function startBackends(
   ports: readonly number[],
@@ -40,7 +40,7 @@ export async function startBackends(
     return keepRunning(again, i);
   };
   const started = await Promise.all(ports.map(start));
-  /** Resolves to a phrase once no backend runs and none is to be restarted. */
+  /** Resolves when no backend runs and none is to be restarted. */
   const ended =
     started.length === 1
       ? started[0].ended.then((how) => `the backend ${how}`)
@@ -48,11 +48,10 @@ export async function startBackends(
   return { backends: started.map(({ url, pid }) => ({ url, pid })), ended };
 }
 
-/** Starts gpu-backend/main.ts and waits for its ready line. Throws an Error if it ends without one. */
 async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
   const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment },
-    // The backend notices the end of this process, because the IPC channel then closes.
+    // The IPC channel closes when this process ends, so that the backend notices the end.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
   // SIGKILL, because a starting backend does not listen to the channel yet.
@@ -65,7 +64,7 @@ async function startBackend(environment: Record<string, string>): Promise<LocalB
   const lines = createInterface({ input: child.stdout! });
   const first = await Promise.race([once(lines, "line"), ended]);
   if (typeof first === "string") throw new Error(`the backend ${first} before it was ready`);
-  // Discard further output, so that a full pipe never blocks the backend.
+  // Unread output would fill the pipe and block the backend.
   lines.close();
   child.stdout!.resume();
   return { url: JSON.parse(first[0]).url, pid: child.pid!, ended };

@@ -1,4 +1,3 @@
-/** Runs the Worker on this machine, in a bare workerd. */
 import { existsSync, rmSync } from "node:fs";
 import { cp, readFile } from "node:fs/promises";
 import path from "node:path";
@@ -7,22 +6,21 @@ import { builtFolder, settingsFile } from "./workerd/bundle.ts";
 import { stateFolders } from "./workerd/config.ts";
 import { type BareEdge, bareEdge, temporaryFolder } from "./workerd/edge.ts";
 
-/** The public API key of an edge on loopback; no other edge accepts it. */
+/** Public API key, which only an edge on loopback accepts. */
 export const localKey = "sk-chameleon-local";
 
 export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
-/** Folder that holds keys, limits, usage and artifacts. */
+/** Folder of keys, limits, usage and artifacts. */
 export function stateFolder(): string {
   return path.resolve(process.env.STATE_DIR || ".chameleon");
 }
 
-/** Folder that holds the published artifacts. */
 export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Builds the Worker and the pages, unless the npm package or image holds them built. Puts the Worker's files into a temporary folder. */
+/** Builds the Worker and the pages, unless the npm package or image has them. Puts the Worker's files into a temporary folder. */
 export async function prepareEdge(): Promise<BareEdge> {
   const folder = await temporaryFolder();
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));

@@ -1,6 +1,6 @@
 /**
- * run.json in the state folder, by which other commands find a running `chameleon start`. The state folder is below the current folder,
- * where an attacker may have left a run.json with the attacker's server. So the file's owner and mode and the server's address are checked.
+ * run.json in the state folder, by which commands find a running `chameleon start`. Owner, mode and server address are checked, because an
+ * attacker may have left a run.json in the current folder.
  */
 import * as fs from "node:fs";
 import path from "node:path";
@@ -18,14 +18,12 @@ const runSchema = z.object({
   edge: loopbackOrigin,
   key: z.string(),
   adminKey: z.string(),
-  /** Process id of the Worker. */
   worker: z.int().positive(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
 const fileIn = (stateFolder: string) => path.join(stateFolder, "run.json");
 
-/** Writes run.json, and removes it when this process ends. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
   await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
@@ -35,8 +33,8 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
 }
 
 /**
- * Claims the state folder until this process ends, because two edges on it would each count a tenant's use. Throws an Error if another
- * start has claimed it. A start writes its lock file before it looks for others', so of two simultaneous starts at most one continues.
+ * Claims the state folder until this process ends. Two edges on it would each count a tenant's use. Throws an Error if another start has
+ * the folder. A start writes its lock file before it looks for others', so of two simultaneous starts at most one continues.
  */
 export function claimStateFolder(stateFolder: string): void {
   fs.mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
@@ -56,18 +54,17 @@ export function claimStateFolder(stateFolder: string): void {
     fs.rmSync(file, { force: true });
   }
   fs.writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
-  // A killed start may have left run.json. In a container the next start has the same process id and would take that file for its own.
+  // A killed start may have left run.json. In a container this process could have the same id.
   fs.rmSync(fileIn(stateFolder), { force: true });
 }
 
-/** Name of the file with the version of the state folder's layout. */
 export const versionFile = "version";
-/** A state folder with objects but without the version file has version 1. */
+/** Version 1 had no version file. */
 const stateVersion = 2;
-/** Text of the version file during a restore, and after a restore that was killed. */
+/** Text of the version file until a restore is complete. */
 export const restoringVersion = "restoring";
 
-/** Throws an Error for another layout. This version would read such a folder as if it held no adapters and no unsettled use. */
+/** Throws an Error for another layout, in which this version would find no adapters and no unsettled use. */
 export function checkStateVersion(stateFolder: string): void {
   const file = path.join(stateFolder, versionFile);
   const isNew = !fs.existsSync(path.join(stateFolder, "objects"));
@@ -81,7 +78,7 @@ export function checkStateVersion(stateFolder: string): void {
   );
 }
 
-/** Returns null if no start runs here, or if run.json cannot be trusted. In the second case `warn` gets a line with the reason. */
+/** Returns null if no start runs here, or if run.json cannot be trusted. `warn` then gets a line with the reason. */
 export function readLocalRun(stateFolder: string, warn: (line: string) => void = console.error): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
@@ -94,7 +91,7 @@ export function readLocalRun(stateFolder: string, warn: (line: string) => void =
   }
 }
 
-/** Throws an Error that repeats nothing of `text`, because it may hold keys. */
+/** The Error repeats nothing of `text`, which may hold keys. */
 function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
@@ -103,16 +100,16 @@ function parsedRun(text: string): LocalRun {
   }
 }
 
-/** Reads a file. Throws an Error if another user owns the file or may read or write it. */
+/** Throws an Error if another user owns the file or may access it. */
 export function readPrivate(file: string): string {
-  // O_NONBLOCK, because opening a named pipe would wait for a writer.
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
   const descriptor = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
   try {
     const stats = fs.fstatSync(descriptor);
     const { uid, mode } = stats;
     if (!stats.isFile()) throw new Error("it is no regular file");
     const user = process.getuid?.();
-    // On Windows getuid is undefined, so owner and mode are not checked there.
+    // On Windows getuid is undefined. Owner and mode are not checked there.
     if (user !== undefined && uid !== user) throw new Error("another user owns it");
     if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
     return fs.readFileSync(descriptor, "utf8");

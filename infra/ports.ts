@@ -1,10 +1,9 @@
-/** Reads the ports of a local start, and checks that they are free. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 
 export const localHost = "127.0.0.1";
 
-/** Reads the port in a variable. 0 lets the system choose a port. Throws an Error that names the variable and its value. */
+/** 0 lets the system choose a port. Throws an Error that names the variable and its value. */
 export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
   const text = env[name] ?? "";
   if (text === "") return fallback;
@@ -17,7 +16,7 @@ export function parsePort(text: string): number | null {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : null;
 }
 
-/** Throws an Error that names a port that cannot be used, and the variable that sets this port. */
+/** Throws an Error that names a port in use, and the variable that sets the port. */
 export async function assertPortsFree(
   ports: readonly [variable: string, port: number, host?: string][],
 ): Promise<void> {

@@ -64,7 +64,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
-/** Milliseconds from the first refusal of `/readyz` to the first refused connection: time for two probes of a load balancer. */
+/** Time from the first refusal of `/readyz` to the first refused connection: two probes of a load balancer. */
 export const noticeMs = 2000;
 
 function port(text: string): number {
@@ -83,7 +83,6 @@ export interface Place extends OutsideSocket {
   isProxyTrusted: boolean;
 }
 
-/** Reads from options and variables where the edge listens. Throws an Error that names the bad option or variable. */
 async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
@@ -97,7 +96,6 @@ async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions)
   };
 }
 
-/** Claims the state folder, checks that the ports are free, and stages the model's artifacts. Returns where the edge listens. */
 export async function preparePlace(options: EdgeOptions, backendPorts: readonly number[] = []): Promise<Place> {
   const place = await placeOf(options);
   claimStateFolder(stateFolder());
@@ -107,7 +105,6 @@ export async function preparePlace(options: EdgeOptions, backendPorts: readonly 
   return place;
 }
 
-/** Returns a function that writes a line of progress to stderr. */
 export function progressOf({ log }: EdgeOptions): (line: string) => void {
   const written = (line: string) =>
     log === "json" ? JSON.stringify({ level: "info", event: "start", message: line }) : line;
@@ -118,7 +115,7 @@ let isEnding = false;
 /** Waits for running answers and stops the Worker; null until the Worker runs. */
 let drain: (() => Promise<void>) | null = null;
 
-/** Ends this process on a signal; exit hooks stop its child processes. The first SIGTERM waits for running answers; the second does not. */
+/** The first SIGTERM waits for running answers; the second does not. Exit hooks stop child processes. */
 export function endOnSignals(): void {
   onStopRequest(
     () => performance.now(),
@@ -133,7 +130,6 @@ export function endOnSignals(): void {
   process.channel?.unref();
 }
 
-/** Prints `how` and exits with 1, unless this process is ending already. */
 export function fail(how: string): void {
   if (isEnding) return;
   process.stderr.write(`chameleon: ${how}\n`);
@@ -141,17 +137,16 @@ export function fail(how: string): void {
 }
 
 export interface ServedEdge {
-  /** The edge's URL for other commands on this machine. */
+  /** For other commands on this machine. */
   url: string;
   key: string;
   /** Writes run.json, and prints the ready line. */
   announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
 }
 
-/** Folder of the static assets. Each state folder has its own, so that starts with different models do not disturb each other. */
+/** Each state folder has its own assets, so that starts with different models do not disturb each other. */
 const assetsFolder = () => path.join(stateFolder(), "assets");
 
-/** Starts the Worker, which ends with this process. Throws an Error with the reason if the Worker does not start. */
 export async function serveEdge(
   prepared: BareEdge,
   { place, backendUrls, secrets }: { place: Place; backendUrls: readonly string[]; secrets: string },
@@ -184,7 +179,6 @@ export async function serveEdge(
     .catch((cause: Error) => {
       throw new Error(`the edge did not start on port ${place.port}: ${cause.message}`, { cause });
     })
-    // workerd has read the prepared files by now.
     .finally(() => prepared.remove());
   void workerd.ended.then((how) => fail(`the edge ${how}`));
   drain = async () => {
@@ -205,7 +199,7 @@ export async function serveEdge(
   };
 }
 
-/** Hash of the published manifest; null if nothing was published or the pointer to the manifest cannot be read. */
+/** Hash of the published manifest; null without one, or if the pointer to it cannot be read. */
 async function publishedManifest(): Promise<string | null> {
   try {
     return currentOf(parsePointer(await readText(path.join(artifactsFolder(), pointerName))));
@@ -221,12 +215,12 @@ function urlOf({ host, port, tls }: OutsideSocket): string {
 export interface Ready {
   edge: string;
   key: string;
-  /** The file of the secret API key, and whether this start made it; null if the edge uses the public local key. */
+  /** File of the secret API key, and whether this start made the key. null if the edge uses the public local key. */
   made: { file: string; isNew: boolean } | null;
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** Returns the text to print when the edge is ready. It shows a secret key once, and on a terminal only: other output may be logged. */
+/** A secret key is shown once, and on a terminal only, because other output may be logged. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,
@@ -248,14 +242,12 @@ function outsideAddress(): string {
   return all.find(({ internal, family }) => !internal && family === "IPv4")?.address ?? localHost;
 }
 
-/** Throws an Error if DRAIN_MS is not valid. */
 export function readDrainMs(): number {
   const text = process.env.DRAIN_MS || "10000";
   if (/^\d{1,7}$/.test(text) && Number(text) <= 3_600_000) return Number(text);
   throw new Error(`DRAIN_MS is "${text}"; it must be milliseconds from 0 to 3600000`);
 }
 
-/** Settings of this process that are passed on to the Worker. */
 function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
   const names = [
     "EDGE_HOSTS",

@@ -1,6 +1,6 @@
 /**
- * Copies the edge's artifacts to the static assets. `node infra/stage-artifacts.ts [MODEL_DIR]` also writes the pages; tests and
- * deployments run it first.
+ * `node infra/stage-artifacts.ts [MODEL_DIR]`: copies the edge's artifacts to the static assets, and writes the pages. Runs before tests
+ * and deployments.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -10,10 +10,10 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** Files to copy, in order. The manifest is last: until then the edge refuses the new files, because they do not match the old manifest. */
+/** Files to copy, in order. The edge refuses new files until the manifest, which is last, has their hashes. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
-/** Copies each file that differs, atomically. Returns the names of the copied files. Throws an Error that names a file it cannot read. */
+/** Copies each file that differs, atomically. Returns the names of the copied files. */
 export async function stageArtifacts(
   modelDirectory: string = embeddedModel,
   target: string = path.join(root, "edge/public/artifacts"),

@@ -27,7 +27,7 @@ export async function stagePages(target: string = path.join(root, "edge/public")
   return written;
 }
 
-/** Returns the playground as HTML. Throws an Error that names the place in the source that cannot be built. */
+/** Throws an Error that names the place in the source that cannot be built. */
 export async function buildPage(): Promise<string> {
   const { buildSync } = await import("esbuild");
   const { outputFiles } = buildSync({
@@ -43,7 +43,7 @@ export async function buildPage(): Promise<string> {
   });
   const textOf = (name: string) => outputFiles.find((file) => path.basename(file.path) === name)!.text.trim();
   const html = await readFile(path.join(source, "index.html"), "utf8");
-  // The replacements are functions, because `$` has a meaning in a replacement string.
+  // Functions, because `$` has a meaning in a replacement string.
   return html
     .replace("<style></style>", () => `<style>${textOf("style.css")}</style>`)
     .replace('<script type="module"></script>', () => `<script type="module">${textOf("main.js")}</script>`);

@@ -1,7 +1,4 @@
-/**
- * `chameleon start edge`: serves the edge alone, until a signal or a crash. It does not wait for backends: `/readyz` tells whether a
- * backend can answer.
- */
+/** `chameleon start edge`: serves the edge alone, until a signal or a crash. Does not wait for backends. */
 import { collected, createCommand, httpUrl, parsedOptions } from "../gpu-backend/command-line.ts";
 import { prepareEdge } from "./local-edge.ts";
 import {

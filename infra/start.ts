@@ -1,4 +1,4 @@
-/** `chameleon start`: serves edge and backends until a signal or a crash. Prints the ready line on stdout once a token was generated. */
+/** `chameleon start`: serves edge and backends until a signal or a crash. Prints the ready line once a token was generated. */
 import { randomBytes } from "node:crypto";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
@@ -66,7 +66,7 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
   const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
   const place = await preparePlace(options, backendPorts);
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  // Calls to the backends are signed as in a deployment, although only this machine can reach the backends.
+  // Calls are signed as in a deployment, although only this machine can reach the backends.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
   const settings = { BACKEND_SECRETS: secrets, ARTIFACTS_URL: artifacts, DRAIN_MS: String(readDrainMs()) };

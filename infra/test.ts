@@ -1,6 +1,6 @@
 /**
- * `infra/test.ts COMMAND PROJECTS [ARGUMENTS]` runs tests and prints their duration. ARGUMENTS are vitest's; if they name a file or a
- * `--project`, PROJECTS is ignored.
+ * `infra/test.ts COMMAND PROJECTS [ARGUMENTS]`: runs tests and prints their duration. ARGUMENTS are vitest's. If they name a file or a
+ * project, PROJECTS is ignored.
  */
 import path from "node:path";
 import { parseCLI, startVitest } from "vitest/node";

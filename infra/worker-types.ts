@@ -1,4 +1,4 @@
-/** Generates types of the Workers runtime and of wrangler.toml's bindings. Git ignores them. */
+/** Generates types of the Workers runtime and of wrangler.toml's bindings. Git ignores these files. */
 import { execFile } from "node:child_process";
 import { stat, utimes } from "node:fs/promises";
 import path from "node:path";
@@ -7,7 +7,6 @@ import { quietWrangler, wranglerProgram } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";
-/** The files that name the bindings and the version of workerd. */
 const sources = ["wrangler.toml", "package-lock.json"];
 
 /** Writes the types if they are missing or older than `sources`. Throws an Error with wrangler's output. */
@@ -19,6 +18,6 @@ export async function generateWorkerTypes(): Promise<void> {
     cwd: root,
     env: { ...process.env, ...quietWrangler },
   });
-  // If the types are the same as before, wrangler does not write the file. This sets its time, so that it counts as up to date.
+  // wrangler does not write unchanged types. A new time marks them as up to date.
   await utimes(path.join(root, typesFile), new Date(), new Date());
 }

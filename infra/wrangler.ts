@@ -6,12 +6,12 @@ import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 
-/** The path is resolved only when needed, because the npm package of this project does not depend on wrangler. */
+/** Resolved only when needed, because the npm package does not depend on wrangler. */
 export function wranglerProgram(): string {
   return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
 }
 
-/** Variables that keep wrangler from sending metrics, fetching request data, and writing a banner and logs. */
+/** Keeps wrangler from sending metrics, fetching request data, and writing a banner and logs. */
 export const quietWrangler = {
   WRANGLER_SEND_METRICS: "false",
   WRANGLER_HIDE_BANNER: "true",
@@ -20,7 +20,7 @@ export const quietWrangler = {
   X_LOCAL_OBSERVABILITY: "false",
 };
 
-/** The fields of a wrangler configuration that this project uses. wrangler exports no type for them. */
+/** The fields that this project uses. wrangler exports no type for them. */
 export interface WranglerConfig {
   name: string;
   main: string;
@@ -28,7 +28,6 @@ export interface WranglerConfig {
   compatibility_flags: string[];
   vars: Record<string, string>;
   definedEnvironments?: string[];
-  /** Migrations of Durable Objects, the oldest first. */
   migrations: { tag: string }[];
   routes?: (string | { pattern: string; custom_domain?: boolean })[];
   assets?: { binding: string; directory: string };
@@ -38,7 +37,7 @@ export interface WranglerConfig {
   containers?: unknown[];
 }
 
-/** Reads an environment of a wrangler configuration, or its top level if `env` is absent. Loading wrangler takes 100 MB. */
+/** `env`: absent for the top level. Loading wrangler takes 100 MB. */
 export async function readWranglerConfig(config: string, env?: string): Promise<WranglerConfig> {
   const { unstable_readConfig } = await import("wrangler");
   return unstable_readConfig({ config, env });
@@ -46,7 +45,7 @@ export async function readWranglerConfig(config: string, env?: string): Promise<
 
 /**
  * Returns the command's stdout. wrangler has a process group of its own, so that Ctrl-C does not interrupt a change. Throws an Error with
- * wrangler's message. The Error's cause is the whole output.
+ * wrangler's message; its cause is the whole output.
  */
 export async function runWrangler(folder: string, args: readonly string[], variables = {}): Promise<string> {
   const child = spawn(process.execPath, [wranglerProgram(), ...args], {
@@ -68,12 +67,11 @@ export function errorIn(output: string): string {
   if (/it's necessary to set a CLOUDFLARE_API_TOKEN|You are not authenticated/.test(output)) {
     return "Not logged in: run `npx wrangler login` or set CLOUDFLARE_API_TOKEN.";
   }
-  // The request to report a bug, which follows wrangler's message, is left out.
+  // wrangler's request to report a bug is left out.
   const error = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
   return error.replace(/\s+/g, " ");
 }
 
-/** Returns the JSON text in wrangler's output, which may begin with other lines. */
 export function jsonIn(output: string): string {
   const start = output.search(/[[{]/);
   if (start < 0) throw new Error(`wrangler answered without JSON: ${output.slice(0, 200)}`);

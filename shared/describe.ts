@@ -4,7 +4,6 @@ const shownCharacters = 40;
 /** Maximum length of a list that is shown whole. Any tensor's shape fits. */
 const shownNumbers = 8;
 
-/** Describes a value in a few characters, whatever its size. */
 export function describe(value: unknown): string {
   if (typeof value === "string") {
     return JSON.stringify(value.length > shownCharacters ? `${value.slice(0, shownCharacters)}…` : value);

@@ -85,7 +85,6 @@ export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;
 }
 
-/** Returns the error in OpenAI's form, for a response's body. */
 export function envelopeOf(error: ServiceError) {
   const { type, code }: { type: string; code: string | null } = errorTable[error.kind];
   return { error: { message: error.message, type, param: error.param, code } };

@@ -20,7 +20,6 @@ interface Options extends ConnectionOptions {
   json?: boolean;
 }
 
-/** Time between two requests for a job's progress, in milliseconds. */
 const pollMs = 500;
 
 const program = createCommand(
@@ -128,7 +127,6 @@ async function formOf(files: readonly string[], fields: Record<string, string> =
   return form;
 }
 
-/** Waits until the adapter is made, and shows progress. Throws an Error if the adapter cannot be made. */
 async function finished(connection: Connection, adapter: Adapter): Promise<Adapter> {
   let now = adapter;
   const isRunning = () => now.memory?.status === "queued" || now.memory?.status === "building";
@@ -149,13 +147,12 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
   return now;
 }
 
-/** Asks a question. Throws an InvalidArgumentError if the answer is not yes, or if stdin is not a terminal. */
 async function confirm(question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
   if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
-/** Returns a file's examples: the whole file or, in JSONL, each line or its field `text`. The API checks the form of the examples. */
+/** An example is the whole file or, in JSONL, a line or the line's field `text`. The API checks the form of examples. */
 async function examplesIn(file: string): Promise<unknown[]> {
   const text = await readText(file);
   if (!file.endsWith(".jsonl")) return [text];

@@ -1,4 +1,4 @@
-/** Client of the public API and the admin API, for commands. It calls the edge on this machine unless `--url` names another edge. */
+/** Client of the public API and the admin API, for commands. Calls the edge on this machine unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
@@ -14,9 +14,9 @@ export interface ConnectionOptions {
 
 const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable() }) });
 const attempts = 5;
-/** Timeout of a request, in milliseconds. Making an adapter takes seconds. */
+/** Timeout of a request. Making an adapter takes seconds. */
 const answerMs = 120_000;
-/** Bounds on the wait before a retry. A minute is enough, because the API counts requests and tokens over 60 seconds. */
+/** Bounds on the wait before a retry. A minute is enough, because limits count over 60 seconds. */
 const retrySeconds = { min: 1, max: 60 };
 
 export class ApiError extends Error {
@@ -65,7 +65,7 @@ export function adminConnection({ url }: AdminOptions): Connection {
   throw new Error(`no server runs on ${stateFolder()}; \`chameleon start\` serves it, --url names another`);
 }
 
-/** Milliseconds to wait by a `retry-after` header, within `retrySeconds`. A header that holds a date counts as absent. */
+/** A `retry-after` header that holds a date counts as absent. */
 function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
   if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
@@ -80,14 +80,14 @@ export class Connection {
     const run = url === undefined ? readLocalRun(stateFolder()) : null;
     const target = url ?? run?.edge;
     this.#url = target ?? `http://${localHost}:${readPort(process.env, "EDGE_PORT", 8787)}`;
-    // CHAMELEON_API_KEY is not sent to the default address: any process of this machine may listen there.
+    // CHAMELEON_API_KEY is not sent to the default address, because any process of this machine may listen there.
     this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || (run?.key ?? localKey);
     if (!/^[\x21-\x7e]+$/.test(this.#key)) {
       throw new InvalidArgumentError("the API key holds a character that no header can carry");
     }
   }
 
-  /** Sends a request again while the answer is 429 or 503, a few times. Throws an ApiError, or an Error if nothing answers. */
+  /** Repeats a request while the answer is 429 or 503, a few times. Throws an ApiError, or an Error if nothing answers. */
   async call<T>(
     schema: z.ZodType<T>,
     method: "GET" | "POST" | "PUT" | "DELETE",
@@ -111,7 +111,7 @@ export class Connection {
     return data;
   }
 
-  /** In the result, `answer` is the JSON of the response's body, or null if the body is not JSON. */
+  /** `answer`: the JSON of the response's body, or null for another body. */
   async #send(
     method: string,
     path: string,

@@ -1,6 +1,6 @@
 /**
- * Scores a text under several adapters, in stretches that fit the context. The first tokens of a stretch choose and weigh the adapters;
- * only the tokens after them are scored.
+ * Scores a text under several adapters, in stretches that fit the context. The first tokens of a stretch weigh the adapters; only the
+ * tokens after them are scored.
  */
 import { z } from "zod";
 import { ApiError, type Connection } from "./connection.ts";
@@ -12,7 +12,7 @@ const echoSchema = z.object({
 
 type Scores = Record<string, Score> & { base: Score };
 
-/** Returns mean scores of the base and of `adapters` (name → value of `chameleon.adapter`). Throws an Error if the text is too short. */
+/** Returns mean scores of the base and of `adapters` (name → value of `chameleon.adapter`). Throws an Error for a short text. */
 export async function scoreText(
   connection: Connection,
   text: string,
@@ -26,7 +26,7 @@ export async function scoreText(
       const scores = await scoreStretch(connection, stretch, adapters, evidenceTokens);
       if (scores) scored.push(scores);
     } catch (error) {
-      // How many characters fit the context depends on the tokenizer, which only the edge has.
+      // Only the edge has the tokenizer, so a stretch may turn out too long for the context.
       if (!(error instanceof ApiError && error.code === "context_length_exceeded")) throw error;
       queue.unshift(...cutInTwo(stretch));
     }
@@ -36,7 +36,6 @@ export async function scoreText(
   return { stretches: scored.length, scores: Object.fromEntries(means) };
 }
 
-/** Returns null for a prompt of fewer than three tokens, which is too short to score. */
 async function scoreStretch(
   connection: Connection,
   prompt: string,
@@ -52,7 +51,6 @@ async function scoreStretch(
   };
   const ofBase = await ask("off");
   if (ofBase.length < 3) return null;
-  // At most half of the stretch is evidence.
   const evidence = Math.min(evidenceTokens, Math.floor(ofBase.length / 2));
   const scoreOf = (logprobs: (number | null)[]): Score => {
     const after = logprobs.slice(evidence);

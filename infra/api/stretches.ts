@@ -1,16 +1,15 @@
 /** Cuts a text into stretches to score, and combines their scores. Pure. */
 
 export interface Score {
-  /** Mean loss in nats a token. */
   nats: number;
   perplexity: number;
   tokens: number;
 }
 
-/** A guess at how many characters fit the context. A stretch that turns out too long is cut in two. */
+/** A guess at how many characters fit the context. A stretch that is too long is cut in two later. */
 const stretchCharacters = 1500;
 
-/** Splits a text into words, each with the white space after it. None is longer than two hundred characters. */
+/** Splits a text into words with the white space after them, of at most 200 characters. */
 const wordsIn = (text: string) => text.match(/\S{1,100}\s{0,100}|\s{1,100}/gu) ?? [];
 
 export function stretchesOf(text: string): string[] {
@@ -22,7 +21,7 @@ export function stretchesOf(text: string): string[] {
   return stretches;
 }
 
-/** Cuts a stretch between two words, or within its only word. Throws an Error for a stretch of one character. */
+/** Cuts between two words, or within the only word. Throws an Error for a stretch of one character. */
 export function cutInTwo(stretch: string): [string, string] {
   const words = wordsIn(stretch);
   const parts = words.length > 1 ? words : [...stretch];
@@ -31,14 +30,13 @@ export function cutInTwo(stretch: string): [string, string] {
   return [parts.slice(0, middle).join(""), parts.slice(middle).join("")];
 }
 
-/** The mean of several scores, each weighted by its number of tokens. */
+/** Scores are weighted by their numbers of tokens. */
 export function mean(scores: readonly Score[]): Score {
   const tokens = scores.reduce((sum, score) => sum + score.tokens, 0);
   const nats = scores.reduce((sum, score) => sum + score.nats * score.tokens, 0) / tokens;
   return { nats, perplexity: Math.exp(nats), tokens };
 }
 
-/** Returns a line for each model, with the model's perplexity beside the base's. */
 export function scoreTable({ base, ...others }: { base: Score } & Record<string, Score>): string {
   const width = Math.max(15, ...Object.keys(others).map((name) => name.length)) + 1;
   const line = (name: string, { nats, perplexity }: Score) =>
@@ -51,7 +49,6 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** Says how many percent lower or higher a gain in nats a token makes the perplexity. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

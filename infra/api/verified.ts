@@ -1,4 +1,4 @@
-/** Makes the request that computes an answer again, and finds where the two answers differ. Pure. */
+/** Makes the request that computes an answer again, and finds where two answers differ. Pure. */
 import { z } from "zod";
 
 export const requestSchema = z.looseObject({
@@ -24,9 +24,9 @@ export interface Difference {
   computed: unknown;
 }
 
-/** Names of fields that differ in every answer, wherever they are. */
+/** Fields that differ in every answer, at any depth. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Names of fields that differ in every answer, if they are directly in the answer, in an output item or in a tool call (`ofAnswer`). */
+/** Fields that differ in every answer if they are at a path of `ofAnswer`. */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 
@@ -36,7 +36,7 @@ const paths = {
   response: "/v1/responses",
 };
 
-/** Returns the request with the answer's seed and without streaming. Throws an Error if the seed is unknown. */
+/** Returns the request with the answer's seed and without streaming. Throws an Error if the answer has no seed. */
 export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
   const { chameleon } = answer.object === "response" ? answer : answer.choices[0];
   const seed = request.seed ?? chameleon?.seed;

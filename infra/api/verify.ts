@@ -27,7 +27,7 @@ async function verify(requestFile: string, answerFile: string, options: Connecti
   if (equal < requests.length) process.exitCode = 1;
 }
 
-/** The JSON values in a file: one, or one on each line. */
+/** A file holds one JSON value, or one on each line. */
 async function parsedFile(file: string): Promise<unknown[]> {
   const text = await readText(file);
   try {

@@ -1,6 +1,6 @@
 /**
- * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls the environment back. Prints on stdout the id of the
- * version that answers afterwards.
+ * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls back. Prints the id of the version that answers
+ * afterwards on stdout.
  */
 import path from "node:path";
 import { Option } from "commander";

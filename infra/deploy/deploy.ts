@@ -17,14 +17,14 @@ export interface DeployOptions {
   url?: string;
 }
 
-/** Returns the deployed version's id, null after a dry run. Throws an Error that tells which version answers now. */
+/** Returns the deployed version's id; null after a dry run. Throws an Error that tells which version answers now. */
 export async function deploy(
   environment: Environment,
   options: DeployOptions,
   gates: readonly Gate[],
   signal: AbortSignal,
 ): Promise<string | null> {
-  // These checks come before the gates, because the gates take minutes.
+  // The gates take minutes, so these quick checks come first.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
   const problems = [...environment.problems, ...missingHere(environment, process.env)];
   if (url === null) {
@@ -79,7 +79,7 @@ function partsOf(
   };
 }
 
-/** Prints what a deployment lacks. Also prints how to set the Worker's secrets: only Cloudflare knows whether they are set. */
+/** Also prints how to set secrets, because only Cloudflare knows which secrets are set. */
 function sayMissing({ name }: Environment, problems: string[]): void {
   const account = missingAccount(process.env);
   if (account !== null) problems.unshift(account);

@@ -1,4 +1,3 @@
-/** Reads an environment from wrangler.toml. */
 import { existsSync } from "node:fs";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { isLoopback } from "../../shared/loopback.ts";
@@ -7,18 +6,16 @@ import type { WranglerConfig } from "../wrangler.ts";
 export interface Environment {
   name: string;
   configFile: string;
-  /** The Worker's name on the platform. */
   worker: string;
-  /** Tags of Durable Object migrations, oldest first. */
+  /** Oldest first. */
   migrations: string[];
-  /** URL of the environment's first custom domain; null if it has none. */
+  /** URL of the environment's first custom domain, or null. */
   url: string | null;
   hasContainers: boolean;
   /** Faults of wrangler.toml, one sentence each. */
   problems: string[];
 }
 
-/** Throws an Error that lists the environments if none has this name. */
 export function readEnvironment(configFile: string, name: string): Environment {
   if (!existsSync(configFile)) throw new Error(`${configFile} is missing; deploy from a checkout`);
   const names = (readWranglerConfig({ config: configFile }) as WranglerConfig).definedEnvironments ?? [];
@@ -52,7 +49,7 @@ function problemsOf(name: string, backendUrls: string): string[] {
   });
 }
 
-/** Returns the migrations after `appliedTag`, or all of them if the tag is null or unknown, as wrangler does. */
+/** Returns the migrations after `appliedTag`. Returns all for a tag that is null or unknown, as wrangler does. */
 export function pendingMigrations(migrations: readonly string[], appliedTag: string | null): string[] {
   return migrations.slice(appliedTag === null ? 0 : migrations.indexOf(appliedTag) + 1);
 }

@@ -1,4 +1,4 @@
-/** Gates are checks of this checkout before an upload. They need no account. */
+/** Gates are checks of this checkout before an upload. No gate needs an account. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
@@ -7,7 +7,7 @@ import type { Environment } from "./environment.ts";
 
 export interface Gate {
   name: "staged assets" | "documents site" | "tests" | "size and start";
-  /** Rejects if the check fails, with an Error that advises what to do. */
+  /** Rejects with an Error that advises what to do. */
   run(signal: AbortSignal): Promise<void>;
 }
 
@@ -27,7 +27,6 @@ export function gatesOf(environment: Environment): Gate[] {
   });
 }
 
-/** Runs the gates in order. Throws the error of the first gate that fails. */
 export async function passGates(
   gates: readonly Gate[],
   say: (line: string) => void,
@@ -41,7 +40,7 @@ export async function passGates(
   }
 }
 
-/** Runs a gate's script. The script's stdout goes to stderr, because stdout is for the version's id. */
+/** The script's stdout goes to stderr, because stdout is for the version's id. */
 async function runScript(file: string, args: string[], failed: string, signal: AbortSignal): Promise<void> {
   const child = spawn(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
   const stop = () => void child.kill("SIGTERM");

@@ -6,13 +6,12 @@ import path from "node:path";
 import { embeddedModel } from "../../gpu-backend/models/embedded.ts";
 import type { Environment } from "./environment.ts";
 
-/** Returns how to log in if no login is found, else null. Only a dry run reports this: wrangler may find a login that is not found here. */
+/** Returns how to log in if no login is found, else null. Wrangler may know a login that is not found here. */
 export function missingAccount(variables: NodeJS.ProcessEnv): string | null {
   if (variables.CLOUDFLARE_API_TOKEN || isLoggedIn(variables)) return null;
   return "no account: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN (a token of the template Edit Cloudflare Workers) and CLOUDFLARE_ACCOUNT_ID";
 }
 
-/** Returns a sentence for each missing thing. */
 export function missingHere({ hasContainers }: Environment, variables: NodeJS.ProcessEnv): string[] {
   const missing: string[] = [];
   const manifest = path.join(variables.MODEL_DIR || embeddedModel, "artifacts/manifest.json");

@@ -1,4 +1,4 @@
-/** Calls Cloudflare through wrangler's commands. roll-out.ts decides their order. */
+/** Calls Cloudflare through wrangler. roll-out.ts decides the order of the calls. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -6,7 +6,7 @@ import { z } from "zod";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 import type { Environment } from "./environment.ts";
 
-/** Each version with its percentage of the requests. */
+/** Versions and their percentages of requests. */
 export type Shares = [version: string, percentage: number][];
 
 const deploymentsSchema = z.array(
@@ -21,7 +21,7 @@ const versionSchema = z.object({
 const secretsSchema = z.array(z.object({ name: z.string() }));
 const uploadedSchema = z.object({ type: z.enum(["version-upload", "deploy"]), version_id: z.string() });
 
-/** Returns an empty list if the platform's error code or wrangler's message says that the Worker does not exist, else throws the error. */
+/** Returns an empty list if the error says that the Worker does not exist. Throws every other error. */
 function noneIfUnknown(error: unknown): string {
   if (error instanceof Error && /\[code: (10007|10090)\]|Worker ".*not found\./.test(String(error.cause))) return "[]";
   throw error;
@@ -34,7 +34,6 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
     runWrangler(path.dirname(configFile), [...args, "--config", configFile, "--env", name], variables);
   const rollout = hasContainers ? ["--containers-rollout", "gradual"] : [];
   return {
-    /** The ten newest deployments, newest first; none if the Worker does not exist. */
     async deployments() {
       const output = await wrangler(["deployments", "list", "--json"]).catch(noneIfUnknown);
       return deploymentsSchema
@@ -42,35 +41,33 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
         .sort((a, b) => Date.parse(b.created_on) - Date.parse(a.created_on))
         .map(({ versions }) => versions.map((one): Shares[number] => [one.version_id, one.percentage]));
     },
-    /** The newest Durable Object migration of a version, if it has one. */
     async migrationTag(version: string) {
       const view = versionSchema.parse(JSON.parse(jsonIn(await wrangler(["versions", "view", version, "--json"]))));
       return view.resources.script_runtime.migration_tag ?? null;
     },
-    /** Names of the Worker's secrets; none if the Worker does not exist. */
     async secrets() {
       const output = await wrangler(["secret", "list", "--format", "json"]).catch(noneIfUnknown);
       return secretsSchema.parse(JSON.parse(jsonIn(output))).map(({ name: secret }) => secret);
     },
-    /** Uploads a version that answers no request. Returns its id. Fails if a migration is pending. */
+    /** Uploads a version that answers no request. Returns the version's id. Fails if a migration is pending. */
     upload: () => uploaded((variables) => wrangler(["versions", "upload"], variables)),
     async setShares(shares: Shares) {
       const specs = shares.map(([version, percentage]) => `${version}@${percentage}`);
       await wrangler(["versions", "deploy", ...specs, "--yes", "--message", "npm run deploy"]);
     },
-    /** Applies migrations, and uploads a version that answers every request. Returns its id. */
+    /** Applies migrations, and uploads a version that answers every request. Returns the version's id. */
     deployAll: () => uploaded((variables) => wrangler(["deploy", ...rollout], variables)),
     async rollBack(version: string, reason: string) {
       await wrangler(["rollback", version, "--yes", "--message", reason.slice(0, 100)]);
     },
-    /** Routes and domains are not part of a version, so a command of their own applies them. */
+    /** No version includes routes and domains, so a command of their own applies them. */
     async applyRoutes() {
       await wrangler(["triggers", "deploy"]);
     },
   };
 }
 
-/** Returns the uploaded version's id, read from wrangler's file of events. */
+/** Reads the uploaded version's id from wrangler's file of events. */
 async function uploaded(run: (variables: Record<string, string>) => Promise<string>): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-deploy-"));
   try {

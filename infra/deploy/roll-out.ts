@@ -1,9 +1,9 @@
-/** The order of a deployment: upload a version, test it before it gets requests, give it all requests; roll back if anything fails. */
+/** The order of a deployment: upload a version, test it, give it all requests. Rolls back if a step fails. */
 import { Interrupted } from "../../gpu-backend/command-line.ts";
 import { type Environment, pendingMigrations } from "./environment.ts";
 import type { Platform, Shares } from "./platform.ts";
 
-/** Tests a version. Rejects if the version does not work. `isPicked`: requests select the version by a header. */
+/** Rejects if the version does not work. `isPicked`: requests select the version by a header. */
 export type Smoke = (version: string, isPicked: boolean, signal: AbortSignal) => Promise<void>;
 
 export interface RollOutParts {
@@ -15,17 +15,16 @@ export interface RollOutParts {
   signal: AbortSignal;
 }
 
-/** The secrets that every environment must have. */
 export const requiredSecrets = ["BACKEND_SECRETS"];
 
-/** Deploys, and returns the new version. Throws an Error that tells what failed, and the platform's state. */
+/** Returns the new version. Throws an Error that tells what failed and which version answers now. */
 export async function rollOut(parts: RollOutParts): Promise<string> {
   const { environment, platform, smoke, say, signal } = parts;
   const before = stableVersion(environment, (await platform.deployments())[0] ?? null);
   await checkSecrets(parts);
   const pending = pendingMigrations(environment.migrations, before && (await platform.migrationTag(before)));
   say(`deployed now: ${before ?? "nothing"}; migrations to apply: ${pending.join(", ") || "none"}`);
-  // In these cases the platform cannot keep the earlier version answering while the new one is tested.
+  // In these cases the earlier version cannot answer while the new one is tested.
   const isAtOnce = before === null || pending.length > 0 || environment.hasContainers;
   const warning = isAtOnce ? " The new version answers all requests at once, before its test." : "";
   const migrations =
@@ -65,8 +64,8 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
 }
 
 /**
- * Returns the version that answered all requests before the current one or, if a deployment was left halfway, the last version that
- * answered all. Skips versions that were deployed and rolled back since. `deployments`: newest first.
+ * Returns the version that answered all requests before the current one. After an unfinished deployment, returns the last one that answered
+ * all. Skips versions that were rolled back since. `deployments`: newest first.
  */
 function versionBefore(deployments: readonly Shares[]): string | null {
   const whole = deployments.map(wholeVersion);
@@ -114,7 +113,6 @@ export async function checkSecrets({ environment: { name }, platform }: RollOutP
   throw new Error(`nothing was changed: these secrets are missing: ${missing.join(", ")}. ${advice}`);
 }
 
-/** Returns the version that answers all requests, or null if nothing is deployed. Throws an Error if two versions share the requests. */
 function stableVersion({ name }: Environment, shares: Shares | null): string | null {
   const whole = shares && wholeVersion(shares);
   if (whole !== null || shares === null) return whole;

@@ -7,26 +7,23 @@ import { z } from "zod";
 import { parsedJson } from "../api/connection.ts";
 
 export interface SmokeTarget {
-  /** Origin of the edge. */
   url: string;
   worker: string;
   version: string;
-  /** true: requests select the version by a header. false: the version must answer all requests. */
+  /** true: requests select the version by a header. false: all requests must reach the version. */
   isPicked: boolean;
-  /** API key for a completion; null if no completion is to be requested. */
+  /** API key for a completion; null: request no completion. */
   key: string | null;
 }
 
 export interface SmokeLimits {
-  /** Time in which the platform must know the version everywhere and a backend must become ready, in milliseconds. */
+  /** Time until every place knows the version and a backend is ready. */
   settleMs: number;
-  /** Pause between two attempts. */
   retryMs: number;
-  /** Timeout of a request. */
   requestMs: number;
 }
 
-/** Cloudflare promises that a version is known everywhere within seconds; a starting backend takes longer. */
+/** Cloudflare knows a version everywhere within seconds. A backend takes longer to start. */
 export const smokeLimits: SmokeLimits = { settleMs: 60_000, retryMs: 1000, requestMs: 30_000 };
 
 export class SmokeFailure extends Error {}
@@ -34,7 +31,7 @@ export class SmokeFailure extends Error {}
 const healthSchema = z.object({ version: z.string().optional() });
 const completionSchema = z.object({ usage: z.object({ completion_tokens: z.int().positive() }) });
 
-/** Throws a SmokeFailure that tells request and answer, or the reason of `signal` if it is aborted. */
+/** Throws a SmokeFailure that tells request and answer, or the reason of an aborted `signal`. */
 export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal: AbortSignal): Promise<void> {
   const { url, worker, version, isPicked, key } = target;
   const picked = isPicked ? { "cloudflare-workers-version-overrides": `${worker}="${version}"` } : {};
@@ -76,7 +73,6 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
   }
 }
 
-/** Repeats an attempt until it succeeds. After `limits.settleMs` throws the last failure. */
 async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: () => Promise<void>): Promise<void> {
   const endMs = performance.now() + limits.settleMs;
   for (;;) {

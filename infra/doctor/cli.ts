@@ -1,4 +1,4 @@
-/** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and below a failed check how to mend it. */
+/** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and how to mend a failed one. */
 import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
 import { type BackendConfig, childEnvironment, readConfig } from "../../gpu-backend/config.ts";
@@ -26,7 +26,7 @@ export interface Check {
   name: string;
   state: "ok" | "warning" | "failed";
   found: string;
-  /** What the user can do about a failed check; null if the check passed. */
+  /** What the user can do; null if the check passed. */
   mend: string | null;
 }
 
@@ -37,7 +37,7 @@ const amiss = (state: "warning" | "failed", found: string, mend: string): Findin
 const cpuMend = "set DEVICE=cpu and no REQUIRE_DEVICE, or mend what is missing: infra/docs/gpu.md";
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
 
-/** The checks, in the order in which a start would fail. */
+/** In the order in which a start would fail. */
 function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   const model = () => path.resolve(modelDirectory ?? readConfig().modelDirectory);
   const named: [string, (config: BackendConfig) => Finding | Promise<Finding>, mend: string][] = [
@@ -64,7 +64,7 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   });
 }
 
-/** Compares the backend's own memory plan with the free memory. The plan counts `maxSets` sets, because a publication loads two. */
+/** Compares the backend's memory plan with the free memory. The plan counts `maxSets` sets, because a publication loads two. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const base = await readBaseConfig(directory);
@@ -93,7 +93,7 @@ async function checkPorts(): Promise<Finding> {
   return ok(`${edge} and ${backend} are free`);
 }
 
-/** Reads the model with the backend's own code, which compares every file with its hash in the manifest. */
+/** Uses the backend's own code, which compares every file with its hash in the manifest. */
 async function checkModel(directory: string): Promise<Finding> {
   const { model, manifestHash } = await readArtifacts(directory);
   model.close();

@@ -1,6 +1,6 @@
 /**
- * `chameleon keys`: manages API keys and limits through the admin API. Only a new key is printed on stdout, once, so that
- * `KEY=$(chameleon keys create acme)` works.
+ * `chameleon keys`: manages API keys and limits through the admin API. stdout gets only a new key, so that `KEY=$(chameleon keys create
+ * acme)` works.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
@@ -172,7 +172,7 @@ function checkedTenant(tenant: string): string {
   return tenant;
 }
 
-/** Refuses anything but a key's id: the id goes into a URL, and so into logs, where a key must not be. */
+/** Accepts only a key's id. The id becomes part of a URL and of logs, where a key must not be. */
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
     throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `chameleon keys list` has it");

@@ -1,7 +1,7 @@
 /** Parsers of `chameleon keys`' option values. Each throws commander's InvalidArgumentError. */
 import { InvalidArgumentError } from "commander";
 
-/** Parses a limit. null means no limit, "plan" the limit of the tenant's plan. */
+/** null means no limit; "plan" means the limit of the tenant's plan. */
 export function limit(text: string): number | null | "plan" {
   if (text === "none") return null;
   if (text === "plan") return "plan";
@@ -9,7 +9,7 @@ export function limit(text: string): number | null | "plan" {
   return Number(text);
 }
 
-/** Adds an alias to those that earlier options gave, because the option is repeatable. */
+/** Adds an alias to those of earlier options, because the option is repeatable. */
 export function aliases(text: string, before: Record<string, string> | undefined): Record<string, string> {
   const [name, model, ...others] = text.split("=");
   if (!name || !model || others.length > 0) {
@@ -20,14 +20,13 @@ export function aliases(text: string, before: Record<string, string> | undefined
 
 const unitMs = { m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
-/** Returns the milliseconds of a duration such as 30m, 24h or 7d. */
+/** Reads a duration such as 30m, 24h or 7d. */
 export function duration(text: string): number {
   const parts = /^(\d{1,5})([mhd])$/.exec(text);
   if (!parts) throw new InvalidArgumentError("must be a time, as 30m, 24h or 7d");
   return Number(parts[1]) * unitMs[parts[2] as keyof typeof unitMs];
 }
 
-/** Parses a date, or a duration from now. */
 export function when(text: string): Date {
   if (/^\d+[mhd]$/.test(text)) return new Date(Date.now() + duration(text));
   const date = new Date(text);

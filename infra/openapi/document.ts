@@ -1,6 +1,6 @@
 /**
- * Makes the OpenAPI 3.1 document from operations, schemas, limits and errors. The document is written as a static asset, so that the Worker
- * contains no code for it. Pure.
+ * Makes the OpenAPI 3.1 document from operations, schemas, limits and errors. The document is a static asset, so that the Worker has no
+ * code for it. Pure.
  */
 import { z } from "zod";
 import { limitTable } from "../../shared/contracts/limits.ts";
@@ -105,13 +105,13 @@ export function openApiDocument(version: string) {
   };
 }
 
-/** Describes fields as clients send them. zod leaves out the defaults of fields with a transform, so they are added here. */
+/** Describes fields as clients send them. zod leaves out defaults of fields with a transform, so this adds them. */
 const asWritten = {
   io: "input",
   override({ zodSchema, jsonSchema }) {
     const fallback = z.globalRegistry.get(zodSchema)?.default;
     if (fallback !== undefined) jsonSchema.default = fallback;
-    // zod bounds every integer to the safe integers. The document leaves these bounds out.
+    // zod bounds every integer to the safe integers.
     if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
   },
@@ -187,7 +187,6 @@ function answerOf(response: Operation["response"], events: SchemaName | undefine
   return { description: "Done", content: { "application/json": { schema: schemaRef(response) }, ...stream } };
 }
 
-/** Returns a response for each status, with an example of each error. */
 function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
   const byStatus = new Map<number, ErrorKind[]>();
   for (const kind of new Set(kinds)) {

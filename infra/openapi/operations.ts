@@ -14,7 +14,7 @@ import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 
-/** Exports of the contracts. Those whose names end in `Schema` are the document's schemas. */
+/** Exports whose names end in `Schema` are the document's schemas. */
 export const contracts = {
   ...{ ...admin, ...chat, ...classify, ...classified, ...tuning },
   ...{ ...requests, ...response, ...responseRequest, ...responses },
@@ -26,27 +26,23 @@ export type SchemaName = keyof {
 
 export interface Operation {
   method: "get" | "post" | "put" | "delete";
-  /** Path in OpenAPI's form, such as `/v1/models/{id}`. */
   path: string;
   id: string;
-  /** Heading under which the document lists the operation. */
   tag: string;
   summary: string;
   description?: string;
-  /** Scope that the key needs; null: none, any key will do; "admin": the admin key; absent: no key. */
+  /** Scope that the key needs; null: any key will do; "admin": the admin key; absent: no key. */
   scope?: Scope | "admin" | null;
   query?: z.ZodObject;
-  /** Parameters of the path, in order. */
   parameters?: { name: string; description: string }[];
-  /** `files`: media types of files that the body or a form may hold. `isForm`: the body must be a form. */
+  /** `files`: media types that the body or a form may hold. `isForm`: the body must be a form. */
   request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };
   status?: 200 | 201;
   /** Whether the operation may also answer 202, with the same schema. */
   mayBeLater?: boolean;
   response: SchemaName | { media: string; description: string };
-  /** Schema of the events of a streamed answer. */
   events?: SchemaName;
-  /** Errors besides those that document.ts adds to every operation, and to operations with a key, an admin key or a body. */
+  /** Errors that document.ts does not add by itself. */
   errors?: ErrorKind[];
 }
 
@@ -80,7 +76,7 @@ const fileHash = { name: "sha256", description: "Of its bytes, 64 lower-case hex
 const tenantName = { name: "tenant", description: "Its name" };
 const file = (media: string, description: string) => ({ media, description });
 
-/** Scope of all operations under a heading that do not name another scope. */
+/** Scope of all operations under a heading that name no scope. */
 const scopes: Record<string, Scope | "admin"> = { Generate: "completions", [tuningTag]: "adapters", Admin: "admin" };
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;

@@ -1,6 +1,6 @@
 /**
- * Writes `dist/` of the npm package (`npm pack` runs this): commands compiled to JavaScript, the built Worker, static assets, ONNX
- * Runtime. The embedded model is a package of its own (gpu-backend/models/smollm2-135m).
+ * Writes `dist/` of the npm package, for `npm pack`: commands compiled to JavaScript, the built Worker, static assets, ONNX Runtime. The
+ * embedded model is a package of its own (gpu-backend/models/smollm2-135m).
  */
 import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
@@ -14,7 +14,6 @@ import { stagePages } from "../stage-pages.ts";
 const root = path.dirname(path.dirname(import.meta.dirname));
 const dist = path.join(root, "dist");
 
-/** Files that commands read while they run. */
 const assets = [
   "wrangler.toml",
   "edge/public",
@@ -25,7 +24,7 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
-/** Supported platforms, by their folders' names in ONNX Runtime's package. */
+/** Folder names in ONNX Runtime's package. */
 const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
 const runtimeFolder = "onnxruntime-node";
 
@@ -37,7 +36,7 @@ async function build(): Promise<void> {
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  // The package leaves out the artifacts staged in this checkout: a start stages the artifacts of its own model.
+  // A start stages the artifacts of its own model.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type, devDependencies } = await manifestOf(root);
@@ -45,15 +44,12 @@ async function build(): Promise<void> {
   await writeManifest(dist, { name, version, type, devDependencies: { wrangler } });
 }
 
-/**
- * Copies ONNX Runtime's package for `platforms` only. Leaves out its install script, which downloads CUDA from outside the npm registry,
- * and fails if it cannot.
- */
+/** Copies ONNX Runtime's package for `platforms`, without its install script, which would download CUDA. */
 async function copyRuntime(): Promise<void> {
   const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
   const target = path.join(dist, runtimeFolder);
   for (const file of ["README.md", "dist", ...platforms.map((platform) => `bin/napi-v6/${platform}`)]) {
-    // The package has two copies of the library for macOS; the one with a version in its name is not loaded.
+    // The library for macOS is there twice; the one with a version in its name is not loaded.
     const filter = (one: string) => !/\.d\.ts$|\.map$|libonnxruntime\.\d+\.\d+\.\d+\.dylib$/.test(one);
     await cp(path.join(source, file), path.join(target, file), { recursive: true, filter });
   }

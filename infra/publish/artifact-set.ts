@@ -1,4 +1,4 @@
-/** Reads a folder of artifacts, and checks it with the code by which edge and backend load it. */
+/** Reads a folder of artifacts. Checks it with the code by which edge and backend load it. */
 import path from "node:path";
 import { type Artifacts, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
@@ -20,7 +20,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 export interface ArtifactSet {
   manifest: Manifest;
   manifestHash: string;
-  /** File name → file. `manifest.json` is the last entry. */
+  /** By file name. `manifest.json` is the last entry. */
   files: Map<string, PublishedFile>;
 }
 
@@ -29,7 +29,6 @@ export interface PublishedFile {
   bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** Throws an Error that names the bad file and what is wrong with it. */
 export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
   const read = (name: string, maxBytes: number) =>
     readFileAtMost(path.join(directory, name), maxBytes).catch((cause) => {
@@ -62,7 +61,7 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   for (const { id } of manifest.centroids) await adapters.generate(id);
 }
 
-/** Compares the edge's copy of the centroids with the backend's. The hashes of centroids in the manifest cover the backend's only. */
+/** Compares the edge's copy of the centroids with the backend's. The manifest's hashes cover the backend's copy only. */
 function requireSameCentroids({ centroids }: Artifacts, network: TensorFile): void {
   const backends = toFloat32(tensorOf(network, "centroids"));
   const other = centroids.vectors.findIndex((value, i) => value !== backends[i]);

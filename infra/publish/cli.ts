@@ -61,7 +61,7 @@ function readPrefix(text: string): string {
 
 async function run(options: Options): Promise<void> {
   const isRollback = options.rollback || options.to !== undefined;
-  // The folder is read before the edge is called, so that a bad folder is reported even without a server.
+  // A bad folder is reported even without a server.
   const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
   const set = options.list || isRollback ? null : await readArtifactSet(folder);
   const connection = adminConnection(options);
@@ -74,7 +74,7 @@ async function run(options: Options): Promise<void> {
     return say(`${uploaded} files to upload, ${present} there already; nothing was switched`);
   }
   const body = {
-    // The body has a hash and not the word "previous", so that a repeated call does not switch back.
+    // The body has a hash instead of "previous", so that a repeated call does not switch back.
     manifest: set?.manifestHash ?? options.to ?? (await previous(connection)),
     other_model: isRollback || options.otherModel,
   };
@@ -86,7 +86,7 @@ async function run(options: Options): Promise<void> {
   else say(`${files}it is what is served already`);
 }
 
-/** Hash of the manifest that was served before the current one. If there is none, "previous", which the edge refuses with a message. */
+/** Hash of the manifest that was served before; without one, "previous", which the edge refuses with a message. */
 async function previous(connection: Connection): Promise<string> {
   const { data: switches } = await connection.call(switchListSchema, "GET", apiPath);
   return previousOf({ switches }) ?? "previous";
@@ -101,7 +101,7 @@ async function list(connection: Connection, { json }: Options): Promise<void> {
 
 async function upload(connection: Connection, { files }: ArtifactSet, dryRun: boolean): Promise<number> {
   let uploaded = 0;
-  // The manifest comes last, so that a stored manifest means that all its files are stored.
+  // The manifest comes last. Once it is stored, all its files are stored.
   for (const [name, { sha256, bytes }] of files) {
     const file = `${apiPath}/files/${sha256}`;
     const stored = await connection.call(artifactFileSchema, "GET", file).catch((error) => {

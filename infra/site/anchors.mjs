@@ -1,4 +1,4 @@
-/** The anchor of a heading, made as GitHub makes it. Plain JavaScript, because VitePress's configuration imports it. */
+/** Makes a heading's anchor as GitHub does. Plain JavaScript, because VitePress's configuration imports it. */
 export function anchorOf(heading) {
   return heading
     .toLowerCase()

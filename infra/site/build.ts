@@ -9,7 +9,6 @@ import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
-/** Folder from which the edge serves the built site. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
@@ -65,7 +64,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   await rename(output, siteFolder);
 }
 
-/** Text of the site's index for language models (llmstxt.org). */
+/** The site's index for language models (llmstxt.org). */
 function llmsText(): string {
   const lists = sections.map(
     ({ title, pages }) =>
@@ -97,13 +96,10 @@ function siteConfig(): object {
   };
 }
 
-/** Matches code, links and images. Matching code keeps the links in it unchanged. Labels of links and images may hold code. */
+/** Matches code, links and images. Links in code stay unchanged. Labels may hold code. */
 const codeOrLink = /^```.*?^```$|(!?)\[((?:`[^`\n]+`|[^[\]`])*)\]\(([^)\s]+)\)|`[^`\n]+`/gms;
 
-/**
- * Rewrites relative links for the site. A link to a file that is no page becomes its label, since the site holds no code. Adds the files of
- * images to `images`.
- */
+/** Rewrites relative links for the site. A link to a file that is no page becomes its label. Adds the files of images to `images`. */
 export function siteLinks(
   markdown: string,
   file: string,

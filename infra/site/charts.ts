@@ -6,7 +6,6 @@ interface Gain {
   ci95: [number, number];
 }
 
-/** The fields of own-figures.json that the charts use. */
 interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
   groups: { group: string; gains: Record<string, { gain: Gain }> }[];
@@ -15,13 +14,11 @@ interface MemoryFigures {
 interface Bar {
   label: string;
   value: number;
-  /** 95% interval of the value. */
   interval?: [number, number];
-  /** Whether the bar is for comparison only. Such a bar is pale. */
+  /** A bar that is only for comparison is pale. */
   isReference: boolean;
 }
 
-/** The scale of a chart's values. `step`: distance between grid lines. */
 interface Scale {
   step: number;
   textOf: (value: number) => string;
@@ -39,7 +36,7 @@ const margin = 20;
 const style = (theme: (typeof colours)["light"]) =>
   `.paper{fill:${theme.paper}}text{fill:${theme.ink}}.faint{fill:${theme.faint}}.bar{fill:${theme.bar}}.reference{fill:${theme.reference}}.interval{stroke:${theme.ink}}.grid{stroke:${theme.grid}}`;
 
-/** Turns a gain in nats a token into the share by which it lowers perplexity. */
+/** Share by which a gain in nats a token lowers perplexity. */
 const saved = (nats: number) => 1 - Math.exp(-nats);
 const percent = (share: number) =>
   `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 1 : 0)}%`.replace("-", "−");
@@ -82,7 +79,6 @@ ${drawn.join("\n")}
 `;
 }
 
-/** Draws the charts of what a memory gains: file name → SVG. Throws a TypeError if a figure is missing. */
 function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
@@ -111,9 +107,8 @@ function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
   };
 }
 
-/** Draws the charts of SPEED.md's table: file name → SVG. Throws a TypeError if the table is missing. */
 function speedCharts(markdown: string): Record<string, string> {
-  // A line is "batch, context | ms a step | first token, ms | memory, MB". Each measurement has three figures: int8, exact, node-llama-cpp.
+  // A line is "batch, context | ms a step | first token, ms | memory, MB", each with three figures: int8, exact, node-llama-cpp.
   const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
   if (rows.length === 0) throw new TypeError("SPEED.md has no table of speed beside node-llama-cpp");
   const barsOf = (column: number) =>
@@ -134,7 +129,6 @@ function speedCharts(markdown: string): Record<string, string> {
   };
 }
 
-/** Draws all charts of infra/docs: file name → SVG. `read` returns a project file's text. */
 export function documentCharts(read: (file: string) => string): Record<string, string> {
   const figures = JSON.parse(read("gpu-backend/models/smollm2-135m/own-figures.json")) as MemoryFigures;
   return { ...memoryCharts(figures), ...speedCharts(read("gpu-backend/SPEED.md")) };

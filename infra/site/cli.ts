@@ -10,7 +10,7 @@ import { pages } from "./pages.ts";
 const root = path.join(import.meta.dirname, "../..");
 
 const maxWords = 15_000;
-/** Documents whose words are not counted, because they are tables of measurements. */
+/** Tables of measurements, whose words are not counted. */
 const measured = ["gpu-backend/SPEED.md", "gpu-backend/models/smollm2-135m/MODEL_CARD.md"];
 
 const program = createCommand("docs", "Build the documents site, which the next start serves at /docs", [

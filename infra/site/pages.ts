@@ -5,7 +5,7 @@ export interface Page {
   /** Path below /docs/, without an extension. */
   path: string;
   title: string;
-  /** The page's Markdown file or, for a reference page, the code that it is made from. Links to this file lead to the page. */
+  /** The page's Markdown file or, for a reference page, its source. Links to this file lead to the page. */
   file: string;
   code: ReferencePage | null;
 }

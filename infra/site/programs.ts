@@ -1,6 +1,6 @@
 /**
- * Collects commander's parsers of all commands without running them: it imports each file, and throws when the file parses its arguments.
- * The imported files install signal handlers, so this must run in a process of its own. As a program, it prints all help as JSON.
+ * Collects commander's parsers of all commands without running them: each file is imported, and its parsing of arguments throws. Needs a
+ * process of its own, because imported files install signal handlers. As a program, prints all help as JSON.
  */
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -17,7 +17,7 @@ class Captured {
   }
 }
 
-/** Returns the parsers by the name of the command. Throws an Error for a file that parses no arguments. */
+/** Returns parsers by command name. Throws an Error for a file that parses no arguments. */
 export async function programs(): Promise<Map<string, Command>> {
   const { parse, parseAsync } = Command.prototype;
   const capture = function (this: Command): never {
@@ -30,7 +30,7 @@ export async function programs(): Promise<Map<string, Command>> {
   for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
     if (vitestCommands.includes(name)) continue;
     process.argv = [process.execPath, file, ...first, "--help"];
-    // A file may serve several commands. The query string makes Node load the file again for each command.
+    // A file may serve several commands. The query string makes Node load the file again.
     const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;
     const captured: unknown = await import(url).catch((error: unknown) => error);
     if (!(captured instanceof Captured)) throw new Error(`${file} parses no arguments`, { cause: captured });

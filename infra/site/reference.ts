@@ -1,4 +1,4 @@
-/** Reference pages, made from the code as Markdown, so that they always agree with it. */
+/** Reference pages in Markdown, made from the code. */
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -89,7 +89,7 @@ Variables of the other commands are in their [help](/reference/commands).
 `;
 }
 
-/** Returns the variables in wrangler.toml's first [vars], each with the comment before it. Throws an Error if a variable has no comment. */
+/** Returns the variables in wrangler.toml's first [vars], with the comments before them. Throws an Error for a variable without one. */
 export function edgeSettings(toml: string): { name: string; help: string; preset: string }[] {
   const [, vars] = toml.split(/^\[vars\]$/m);
   if (vars === undefined) throw new Error("wrangler.toml has no [vars]");
@@ -101,7 +101,7 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
   });
 }
 
-/** Returns the fields of `Variables` in edge/config.ts, each with the comment before it. */
+/** Returns the fields of `Variables` in edge/config.ts, with the comments before them. */
 export function edgeBindings(code: string): { name: string; help: string }[] {
   const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
   if (body === undefined) throw new Error("edge/config.ts has no interface Variables");

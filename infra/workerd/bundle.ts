@@ -1,20 +1,19 @@
-/** Bundles the Worker for workerd on this machine. For a deployment, wrangler bundles it. */
+/** Bundles the Worker for workerd on this machine. For a deployment, wrangler bundles the Worker. */
 import path from "node:path";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const storageSource = path.join(root, "edge/local-storage.ts");
 
-/** Names of the bundles: the Worker, and the module that gives it KV and R2 on local folders. */
+/** Bundles: the Worker, and the module that gives it KV and R2 in local folders. */
 export const [workerFile, storageFile] = ["worker.js", "local-storage.js"];
-/** Name of the file beside the bundles that holds the Worker's settings as JSON (`WorkerSettings`). */
+/** File with `WorkerSettings` as JSON, beside the bundles. */
 export const settingsFile = "settings.json";
 
-/** Folder in which the npm package and the images have the built files. */
 export const builtFolder = path.join(root, "edge/built");
 
 export async function bundleWorker(entryFile: string, directory: string): Promise<void> {
   const { buildSync } = await import("esbuild");
-  // esbuild's `build` would keep a helper process running until this process ends.
+  // esbuild's `build` would keep a helper process running.
   buildSync({
     entryPoints: [
       { in: entryFile, out: path.parse(workerFile).name },

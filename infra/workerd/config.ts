@@ -3,25 +3,23 @@ import path from "node:path";
 import type { WranglerConfig } from "../wrangler.ts";
 import { storageFile, workerFile } from "./bundle.ts";
 
-/** Paths of the folders in a state folder. */
 export const stateFolders = {
   namespace: (state: string, binding: string) => path.join(state, "kv", binding),
   bucket: (state: string, binding: string) => path.join(state, "r2", binding),
   objects: (state: string) => path.join(state, "objects"),
 };
 
-/** Path of a record's file. edge/local-storage.ts names the file in the same way. */
+/** edge/local-storage.ts names the file in the same way. */
 export function recordFile(folder: string, name: string): string {
   return path.join(folder, encodeURIComponent(name));
 }
 
-/** The part of a wrangler configuration that workerd needs. */
 export type WorkerSettings = Pick<
   WranglerConfig,
   "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
 > & { assets?: { binding: string } };
 
-/** Returns the settings. They hold no paths, because a package is built on one machine and runs on another. */
+/** The settings hold no paths, because a package is built on one machine and runs on another. */
 export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
     wrangler;
@@ -32,24 +30,21 @@ export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
 }
 
 export interface OutsideSocket {
-  /** An IP address of this machine, 0.0.0.0 or ::. */
   host: string;
   port: number;
-  /** Certificate and private key as PEM texts; null for plain HTTP. */
   tls: { certificate: string; privateKey: string } | null;
 }
 
 export interface ServingSettings {
   /** Port on loopback; 0 lets the system choose. */
   port: number;
-  /** A socket that other machines can reach, or null. */
   outside: OutsideSocket | null;
   vars: Record<string, string>;
   state: string;
   assets: string;
 }
 
-/** Returns the configuration's text. The configuration must be stored in the folder that holds the files of bundle.ts. */
+/** The configuration must be stored in the folder that holds the files of bundle.ts. */
 export function workerdConfigText(
   { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
   { port, outside, vars, state, assets }: ServingSettings,
@@ -74,18 +69,18 @@ export function workerdConfigText(
       durableObjectNamespaces = ${list(classes)},
       durableObjectStorage = (localDisk = "objects"),
       globalOutbound = "network"))`,
-    // workerd's default network excludes private addresses, and backends may be on this machine.
+    // workerd's default network excludes private addresses, where backends may be.
     `(name = "network", network = (allow = ["public", "private"]))`,
     folderText("objects", stateFolders.objects(state), true),
     ...namespaces.map(({ binding }) => folderText(binding, stateFolders.namespace(state, binding), true)),
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // Like Cloudflare, workerd replaces a client's own header. edge/local-worker.ts then sets the address of a client on another machine.
+  // Like Cloudflare, workerd replaces a client's own header. edge/local-worker.ts then sets other machines' addresses.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
-    // workerd opens sockets in this order. So process.ts takes workerd as ready when it has opened this last one.
+    // workerd opens sockets in this order. process.ts waits for the last socket.
     `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
   ];
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -117,7 +112,7 @@ function list(items: readonly string[]): string {
   return `[${items.join(",\n    ")}]`;
 }
 
-/** Returns a string literal. JSON's escapes are also Cap'n Proto's. */
+/** JSON's escapes are also Cap'n Proto's. */
 function text(value: string): string {
   return JSON.stringify(value);
 }

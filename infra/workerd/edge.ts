@@ -9,23 +9,21 @@ import { bundleWorker } from "./bundle.ts";
 import { type OutsideSocket, recordFile, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
-/** Settings that override the wrangler configuration. */
 export interface EdgeSettings {
   port?: number;
   outside?: OutsideSocket | null;
   vars?: Record<string, string>;
-  /** API key → tenant. The keys have no limits. */
+  /** API key → tenant. These keys have no limits. */
   keys?: Record<string, string>;
-  /** State folder; a temporary one by default. Only one process at a time may use it. */
+  /** State folder; absent: a temporary one. Only one process at a time may use it. */
   state?: string;
-  /** Records to write into every KV namespace. */
   entries?: Record<string, string>;
   assets?: string;
 }
 
 export type BareEdge = ReturnType<typeof bareEdge>;
 
-/** Bundles a Worker. `environment`: absent for the top level. `bundle`: writes the bundles; absent: those of the configuration's Worker. */
+/** `environment`: absent for the top level. `bundle` writes the bundles; absent: bundles the configuration's Worker. */
 export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
@@ -41,10 +39,9 @@ export function temporaryFolder(): Promise<string> {
   return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
 }
 
-/** `directory` holds the files that bundle.ts wrote. From now on this edge owns the folder, and removes it. */
+/** `directory` holds the files of bundle.ts. This edge owns and removes the folder. */
 export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string) {
   return {
-    /** Starts workerd. Throws an Error with workerd's message if workerd does not start. */
     async start(
       { port = 0, outside = null, vars, keys, state: given, entries = {}, assets = assetsFolder }: EdgeSettings = {},
       options: WorkerdOptions = {},
@@ -67,11 +64,11 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
         assets,
       });
       const file = path.join(directory, "config.capnp");
-      // Only this user may read the file, because the configuration holds secrets.
+      // The configuration holds secrets, so only this user may read it.
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
-    /** Removes the edge's folder, with temporary state folders in it. The processes that used these folders must have ended. */
+    /** Removes the edge's folder with its temporary state folders. Their processes must have ended. */
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

@@ -11,14 +11,14 @@ const { default: binary } = createRequire(import.meta.url)("workerd") as { defau
 
 export interface WorkerdProcess {
   url: string;
-  /** Name of a socket in config.ts → its port. */
+  /** Port by name of the socket in config.ts. */
   ports: Record<string, number>;
   pid: number;
-  /** Returns the inspector's address for a service of config.ts. null unless `isInspected` was set. */
+  /** Returns the inspector's address for a service of config.ts. null without `isInspected`. */
   inspector: ((service: string) => string) | null;
-  /** Returns the last 64 KiB of workerd's stderr or, with `keepsStdout`, the last 16 MiB of its stdout and stderr. */
+  /** Returns the last 64 KiB of workerd's stderr or, with `keepsStdout`, the last 16 MiB of stdout and stderr. */
   log(): string;
-  /** Resolves, when workerd has ended, to a phrase such as "ended with 1". */
+  /** Resolves to a phrase such as "ended with 1". */
   ended: Promise<string>;
   stop(): Promise<void>;
   /** Refuses connections, waits at most `limitMs` for running requests, then ends the process. */
@@ -26,19 +26,19 @@ export interface WorkerdProcess {
 }
 
 export interface WorkerdOptions {
-  /** Keeps the Worker's `console.log` lines for `log()`. Keeping them takes time. */
+  /** Keeps the Worker's `console.log` lines for `log()`. */
   keepsStdout?: boolean;
-  /** Sends the Worker's `console.log` lines to the stderr of this process. */
+  /** Copies the Worker's `console.log` lines to the stderr of this process. */
   showsStdout?: boolean;
-  /** Opens the inspector, on a loopback port of the system's choice. */
+  /** Opens the inspector on a loopback port. */
   isInspected?: boolean;
   /** Receives workerd's stderr once workerd listens. */
   stderr?: Writable;
 }
 
 /**
- * Starts workerd. Resolves when workerd listens and the Worker's global scope has run. workerd is killed when this process ends, even by
- * SIGKILL. Throws an Error with workerd's message if it does not start.
+ * Resolves when workerd listens and the Worker's global scope has run. workerd is killed when this process ends, even by SIGKILL. Throws an
+ * Error with workerd's message.
  */
 export async function startWorkerd(
   configFile: string,
@@ -90,7 +90,7 @@ export async function startWorkerd(
   };
 }
 
-/** Kills the child when this process ends. After SIGKILL a shell does so, as its stdin closes. Returns a function that cancels this. */
+/** Kills the child when this process ends; after SIGKILL by a shell whose stdin closes. Returns a function that cancels this. */
 function killWithParent(child: ChildProcess): () => void {
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
@@ -108,7 +108,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** Returns the ports that workerd reports, until it opens its last socket, "http". If the port of "http" is missing, workerd has ended. */
+/** Waits for workerd's last socket, "http". If the port of "http" is missing in the result, workerd has ended. */
 async function listeningPorts(
   child: ChildProcess,
 ): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {

@@ -4,7 +4,6 @@ import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 
-/** The pointer is the only object whose content changes. */
 export const pointerName = "artifacts/current.json";
 
 export function objectName(sha256: string): string {
@@ -23,7 +22,6 @@ export function metadataOf(edgeFiles: readonly string[]): Record<string, string>
   return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** Returns null if the metadata is absent or invalid. */
 export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
@@ -43,7 +41,6 @@ const pointerSchema = z.strictObject({
 
 export type Pointer = z.infer<typeof pointerSchema>;
 
-/** Throws an Error that names the faulty fields. */
 export function parsePointer(json: string): Pointer {
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
   return parseChecked(pointerSchema, json, pointerName, bounds);

@@ -2,12 +2,12 @@
 import { templateLimits } from "../tokenizer/template-limits.ts";
 
 export const setLimits = {
-  /** A pointer with 100 switches to a set takes 14 kB. */
+  /** 100 entries take 14 kB. */
   pointerBytes: 65_536,
   pointerSwitches: 100,
   /** A manifest of 1,024 centroids has 1 MB. */
   manifestBytes: 2_097_152,
-  /** Values in the JSON, nested ones included. The report of one invalid value takes about 700 bytes. */
+  /** Values in the JSON, nested ones included. */
   manifestValues: 65_536,
   /** GPT-2's table takes 3.5 MB. An edge isolate may hold two tables. */
   edgeTableBytes: 16_777_216,
@@ -34,25 +34,20 @@ export const setLimits = {
   heads: 512,
   contextTokens: 131_072,
   stopIds: 16,
-  /** Dimensions of the prompt space. Training uses 64. */
   dimensions: 1024,
   /** Each request is compared with every centroid. */
   centroids: 1024,
-  /** Directions of an adapter bank. Training uses 121. */
   gates: 4096,
-  /** Units of the hyper-network's hidden layer. Training uses 32. */
   hiddenUnits: 4096,
   /** Pieces of text in a centroid's label. Training writes 5. */
   labels: 16,
   labelCharacters: 512,
-  /** Names of the model, the corpora and their licences. */
   nameCharacters: 256,
   chatTemplateCharacters: templateLimits.sourceCharacters,
   corpora: 1024,
   similarityScale: 1000,
   /** Magnitude of a gain, in nats a token. */
   gainNats: 1000,
-  /** Magnitude of a coordinate on the page's map. */
   position: 1_000_000,
   /** Magnitude of floats in tensors. Larger values could make products in the graph infinite. */
   tensorValue: 1_000_000,

@@ -41,7 +41,7 @@ export const centroidSchema = z.strictObject({
   hash: sha256,
   /** Pieces of text that are typical of the centroid, the most typical first. */
   label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
-  /** Number of training windows in the centroid's cluster. */
+  /** Number of training windows. */
   size: count,
   /** Coordinates on the page's map: the first two principal components of the centroids. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
@@ -52,31 +52,28 @@ export const centroidSchema = z.strictObject({
 });
 
 const share = z.number().min(0).max(1);
-/** How prompts weigh experts (shared/math/evidence.ts). */
 export const evidenceSchema = z.strictObject({
-  /** Number of nearest centroids that become experts. */
+  /** Number of nearest centroids whose adapters may answer. */
   adapters: upTo(limits.mixtureAdapters - 1),
   /** A centroid's prior is proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   base: share,
-  /** Factor of each token's log-likelihood (η). At 1 the weights are plain Bayes. */
+  /** Factor of each token's log-likelihood. At 1 the weights are plain Bayes. */
   temper: share,
   floor: z.number().gt(0).max(1),
 });
 
 const weight = within(100);
-/** How memories are mixed with the model (shared/math/memory.ts). */
 const memoryRuleSchema = z.strictObject({
   /** Number of nearest keys that are used of each memory. */
   neighbours: upTo(256),
-  /** A neighbour's share of the memory's prediction is proportional to exp(θ · cosine). */
+  /** A nearest key's share of the memory's prediction is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
-  /** Weights of `memoryFeatures` in a logistic function. Its value is λ, the memory's share in a step's prediction. */
+  /** Weights of `memoryFeatures` in a logistic function, which gives the memory's share in a step's prediction. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
-  /** Brakes are factors of λ, the first of which is 0. The prompt's own tokens weigh the brakes. */
+  /** Factors of the memory's share. The prompt's own tokens weigh them. The first factor is 0. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
-  /** Maximum share of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
@@ -103,7 +100,6 @@ const shape = z.strictObject({
     stopIds: z.array(count).min(1).max(setLimits.stopIds),
     /** A Jinja template. If it is absent, conversations are rendered in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
-    /** Default sampling parameters of requests; absent: `defaultSampling`. */
     sampling: samplingSchema
       .pick({ temperature: true, top_p: true, top_k: true, repetition_penalty: true })
       .partial()
@@ -136,14 +132,13 @@ const shape = z.strictObject({
       corpora: z
         .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
         .max(setLimits.corpora),
-      /** Held-out perplexity over all corpora. */
       basePerplexity: z.number(),
       adaptedPerplexity: z.number(),
     })
     .nullable(),
 });
 
-/** Refuses fields that contradict each other, too. */
+/** Refuses fields that contradict each other. */
 export const manifestSchema = shape.superRefine((manifest, context) => {
   const { model, hyperNetwork, centroids, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
@@ -170,7 +165,6 @@ export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
 export type SetFile = keyof Manifest["files"];
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** True if a centroid's adapter has the scale 0 or gained nothing on held-out text. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
@@ -181,7 +175,6 @@ export function adapterIdentity({ hyperNetwork }: Manifest, source: string): str
   return [hash, source, rank, biases, "F32"].join("\n"); // F32 is the dtype that adapters are computed in
 }
 
-/** Throws an Error that names the faulty fields with their values. */
 export function parseManifest(json: string): Manifest {
   const bounds = { characters: setLimits.manifestBytes, values: setLimits.manifestValues };
   return parseChecked(manifestSchema, json, manifestFile, bounds);

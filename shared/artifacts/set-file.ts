@@ -24,7 +24,6 @@ export async function readAtMost(
   return bytes;
 }
 
-/** Throws an Error that names the file if size or hash differ from the record. */
 export async function requireFile(
   name: string,
   bytes: Uint8Array,

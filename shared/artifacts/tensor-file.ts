@@ -167,7 +167,6 @@ export function alignedCopy(bytes: Uint8Array): ArrayBuffer {
   return new Uint8Array(bytes).buffer;
 }
 
-/** Returns a copy of a float32, float16 or bfloat16 tensor's values. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   const buffer = alignedCopy(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(buffer);

@@ -14,7 +14,6 @@ export function readProcessName(header: string | null | undefined): string | nul
 export const loadHeader = "x-chameleon-load";
 
 export interface BackendLoad {
-  /** Sequences that wait or run. */
   sequences: number;
   slots: number;
 }

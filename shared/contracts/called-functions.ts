@@ -1,4 +1,3 @@
-/** Schemas of function calls in answers. */
 import * as z from "zod";
 
 const json = z.string().describe("JSON, whole unless it was cut");

@@ -36,7 +36,6 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero
 /** A string of 1 to 10 digits, escaped or not. V8 hashes such strings without a seed, so a caller can choose many that collide. */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
-/** Returns the nesting depth, the number of strings of digits, and an upper bound on the number of values. */
 function scan(json: string): { levels: number; digitStrings: number; values: number } {
   let level = 0;
   let values = 0;
@@ -63,7 +62,6 @@ function mayBeDigits(first: number): boolean {
   return (first >= zero && first <= nine) || first === backslash;
 }
 
-/** Returns the index of the string's closing quote, or the length of the text. */
 function endOfString(json: string, start: number): number {
   for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
     let backslashes = 0;

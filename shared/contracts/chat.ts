@@ -6,7 +6,7 @@ import { limits } from "./limits.ts";
 import { askedCalls, callText, isFunctionName, toolFields, toolsFault } from "./tools.ts";
 
 export interface ChatMessage {
-  /** A `tool` message holds results of function calls. A chat template receives it as a user message. */
+  /** A `tool` message holds results of function calls. Chat templates see such a message as the user's. */
   role: "system" | "user" | "assistant" | "tool";
   /** Text, with function calls and their results in the format of tools.ts. */
   content: string;
@@ -118,14 +118,15 @@ export function messagesIn(
     const read = readMessage(message, `${name}[${i}]`, callIds);
     if (typeof read === "string") return fault(read, [i]);
     const last = messages.at(-1);
-    // Consecutive results of function calls become one user turn.
     if (read.role === "tool" && last?.role === "tool") last.content += `\n${read.content}`;
     else messages.push(read);
   }
   return { messages };
 }
 
-/** Returns a text that describes the fault if the message is bad. `at`: its path. `callIds`: ids of calls in earlier messages. */
+/**
+ * Returns a text that describes the fault if the message is bad. `at`: path of the message. `callIds`: ids of calls in earlier messages.
+ */
 function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
@@ -166,7 +167,6 @@ function readCalls(value: unknown, at: string, callIds: Set<string>): string[] |
   return texts;
 }
 
-/** Returns a text that describes the fault if the content is bad. */
 function readContent(content: unknown, at: string): { content: string } | string {
   if (typeof content === "string") return { content };
   if (!Array.isArray(content))

@@ -1,4 +1,3 @@
-/** Schemas of cited passages: passages that raised a token's probability, and passages in the prompt. */
 import * as z from "zod";
 import { passageFields } from "./retrieval.ts";
 

@@ -8,7 +8,7 @@ export type Example = string | { prompt: string; completion: string } | { messag
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
 
-/** Returns a fault if the value is no example. `at`: its path in the request. Ignores unknown fields. */
+/** Returns a fault if the value is no example. `at`: path of the value in the request. Ignores unknown fields. */
 export function readExample(value: unknown, at: string): Example | { fault: string } {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -29,7 +29,6 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
 }
 
-/** A classification task that was found in examples. */
 export interface Task {
   labels: string[];
   /** System message before each text; null: no system message. Absent: the examples are prompts, not chats. */

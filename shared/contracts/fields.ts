@@ -20,7 +20,6 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
 
 export const modelField = (description: string) => absentAs(z.string().max(limits.modelCharacters), null, description);
 
-/** OpenAI's `user`. Only its length is checked. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
 const metadataEntries = 16;

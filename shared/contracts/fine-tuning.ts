@@ -6,7 +6,6 @@ import { keepField } from "./openai.ts";
 import { unixSeconds } from "./responses.ts";
 
 const id = z.string().max(limits.headerCharacters);
-/** Only `auto` is accepted, because fitting stops by itself. */
 const auto = z.literal("auto").nullish().describe("The fit stops by itself where held-out examples gain no more");
 const hyperparameters = z
   .object({ n_epochs: auto, batch_size: auto, learning_rate_multiplier: auto })

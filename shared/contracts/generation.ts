@@ -143,7 +143,6 @@ export function asGeneration<
 
 export type Refuse = (param: string, message: string) => void;
 
-/** Checks fields that depend on each other. `prompts`: number of prompts. */
 export function refuseTogether(
   request: {
     n: number;

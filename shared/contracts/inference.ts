@@ -21,10 +21,9 @@ import { tenantSchema } from "./tenant-name.ts";
 /** A backend refuses calls of another version with `version_mismatch`. The edge then tries the next backend. */
 export const contractVersion = 3;
 
-/** After this many milliseconds without a frame, a backend writes a blank line into the answer, to show that it is alive. */
+/** After this time without a frame, a backend writes a blank line into the answer, which shows that the backend is alive. */
 export const heartbeatMs = 500;
 
-/** Maximum sequences of a batch, and maximum choices of a request. */
 export const sequencesPerBatch = 128;
 
 /**
@@ -42,7 +41,6 @@ export const hashPattern = /^[0-9a-f]{64}$/;
 const hash = z.string().regex(hashPattern);
 
 const share = z.number().min(0).max(1);
-/** The mixture of base and adapters that answers (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
   /** With `evidence`: the base's prior weight. Without: the base's fixed weight. */
   base: share,
@@ -55,7 +53,7 @@ export const mixtureSchema = z.strictObject({
       ]),
     )
     .max(limits.mixtureAdapters),
-  /** How the prompt's own tokens set the weights. Absent: weights are fixed. */
+  /** Without this field, the weights are fixed. */
   evidence: z
     .strictObject({
       /** Number of prompt tokens, from the first on, that are evidence. */
@@ -73,7 +71,6 @@ export const mixtureSchema = z.strictObject({
 
 export const sequenceRequestSchema = z.strictObject({
   id,
-  /** A backend's caches are separate for each tenant. */
   tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
@@ -83,7 +80,6 @@ export const sequenceRequestSchema = z.strictObject({
   continuedIds: z.array(tokenId),
   /** Maximum tokens of the completion, `continuedIds` included. */
   maxTokens: z.int().min(0),
-  /** Parameters that differ from `defaultSampling`. */
   sampling: samplingSchema.partial(),
   /**
    * Milliseconds from arrival within which the sequence must start; otherwise the sequence ends in an error. The earliest deadline of a
@@ -97,7 +93,6 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** The mixture that serves in place of the batch's adapter. */
   mixture: mixtureSchema.optional(),
-  /** Memories to mix in (`shared/math/memory.ts`). */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
   /** Whether to report the passages that raised each token's probability. */
   sources: z.boolean().optional(),
@@ -110,7 +105,7 @@ export const batchRequestSchema = z.strictObject({
   manifestHash: hash,
   /** Centroid whose adapter serves sequences without a mixture; null for the base. */
   centroidId: id.nullable(),
-  /** Own adapter that serves instead of the centroid's adapter. All sequences must be of its tenant. */
+  /** Own adapter that serves instead of the centroid's adapter. All sequences must be of the adapter's tenant. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
@@ -118,7 +113,6 @@ export const batchRequestSchema = z.strictObject({
 const exampleSchema = z
   .strictObject({
     ids: z.array(tokenId).min(2),
-    /** Index of the first learnt token. */
     from: z.int().min(1),
   })
   .refine(({ ids, from }) => from < ids.length, "from must be less than the number of ids");
@@ -140,12 +134,10 @@ export const adapterAnswerSchema = z.object({
   kept: z.boolean(),
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })), // in nats a learnt token
   tokens: z.int(),
-  /** The adapter's bytes in base64, for other backends. */
   file: z.string(),
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
 
-/** The body of PUT /v1/memories/TENANT/HASH. */
 export const memoryRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
@@ -203,12 +195,10 @@ export const tokenFrameSchema = z.object({
   /** Passages that raised the token's probability. Present with the request's `sources`, if the sequence has memories. */
   sources: z
     .object({
-      /** Share of the token's probability that comes from memories. */
       share: z.number(),
       /** Largest `share` first. `share`: part of the token's probability that comes from the passage. */
       passages: z.array(
         z.object({
-          /** Index in the request's `memories`. */
           memory: z.int(),
           /** Name of the document. Bytes [start, end) of its text are the token and some words before it. */
           document: z.string(),
@@ -244,7 +234,6 @@ export const doneFrameSchema = z.object({
   /** Includes tokens of retrieved passages. */
   promptTokens: z.int(),
   completionTokens: z.int(),
-  /** Prompt tokens that were found in the prefix cache. */
   reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
@@ -270,7 +259,6 @@ export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
-  /** Hash of the manifest that is served by default. */
   manifestHash: hash,
   /** Manifests whose batches the backend accepts: two during a roll-out. */
   manifests: z.array(hash).optional(),
@@ -285,7 +273,7 @@ export const readinessSchema = z.object({
     .optional()
     // The edge does not use `device`, so an unknown device must not make a backend unready.
     .catch(undefined),
-  /** Why own adapters are kept in RAM only, such as `ENOSPC`; null if they can be written to disk. */
+  /** Why own adapters are kept in RAM only, such as `ENOSPC`; null if the disk works. */
   diskFault: z.string().nullable().optional(),
 });
 

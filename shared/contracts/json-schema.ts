@@ -23,7 +23,6 @@ import {
   unescaped,
 } from "./schema-keywords.ts";
 
-/** A fault in a schema, at a JSON pointer. */
 export interface SchemaFault {
   pointer: string;
   fault: string;
@@ -34,7 +33,6 @@ const annotations = new Set(
     " ",
   ),
 );
-/** Keywords that restrict values of one kind only. */
 const keywordsOf: Record<Kind, readonly string[]> = {
   null: [],
   boolean: [],
@@ -46,10 +44,8 @@ const keywordsOf: Record<Kind, readonly string[]> = {
 };
 const assertions = new Set([...Object.values(keywordsOf), "$ref allOf anyOf oneOf type enum const".split(" ")].flat());
 
-/** The form of `json_object`: any object. */
 export const anyObject = JSON.stringify({ type: "object", additionalProperties: {} } satisfies Form);
 
-/** Returns the form as JSON, or the schema's first fault. */
 export function schemaForm(schema: unknown): string | SchemaFault {
   const bytes = new TextEncoder().encode(JSON.stringify(schema)).length;
   if (bytes > limits.schemaBytes)
@@ -67,7 +63,7 @@ export function schemaForm(schema: unknown): string | SchemaFault {
 
 interface Place {
   depth: number;
-  /** Reference to the definition whose value this schema describes, to find loops. null inside a property or an entry. */
+  /** Reference to the definition whose value this schema describes; null inside a property or an entry. It serves to find loops. */
   within: string | null;
 }
 
@@ -99,7 +95,6 @@ class FormReader {
     throw new Fault("", `has a form of ${text.length} characters, the maximum is ${limits.schemaFormCharacters}`);
   }
 
-  /** Reads a definition on first use. Returns the definition's name. */
   #define(reference: string, part: Part<unknown>, depth: number): string {
     const known = this.#definitions.get(reference);
     if (known) return known.name;

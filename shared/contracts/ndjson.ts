@@ -34,7 +34,6 @@ export class LineSplitter {
     return lines;
   }
 
-  /** Returns the last line if the stream ended without a newline; else "". */
   end(): string {
     return this.#flush();
   }
@@ -44,7 +43,6 @@ export class LineSplitter {
     this.#pendingBytes += part.length;
   }
 
-  /** Throws an Error if the pending line would be too long with `part`. */
   #bounded(part: Uint8Array): Uint8Array {
     const bytes = this.#pendingBytes + part.length;
     if (bytes <= maximumLineBytes) return part;
@@ -63,7 +61,6 @@ export class LineSplitter {
 export class FrameReader {
   readonly #lines = new LineSplitter();
 
-  /** Returns completed frames. Throws an Error for a line that is no frame. */
   push(chunk: Uint8Array): Frame[] {
     return this.#lines
       .push(chunk)
@@ -71,7 +68,6 @@ export class FrameReader {
       .map((line) => parseFrame(line));
   }
 
-  /** Throws an Error if the stream ended within a line. */
   end(): void {
     const rest = this.#lines.end();
     if (isNotBlank(rest)) throw new Error(`NDJSON: the stream ended inside a line, after ${rest.length} characters`);

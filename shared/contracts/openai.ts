@@ -98,7 +98,7 @@ function readDocuments(value: unknown, context: z.RefinementCtx) {
   return documents;
 }
 
-/** Counts code points, as JSON Schema's `maxLength` does. Does not count a text that is certainly too long. */
+/** Counts code points, as JSON Schema's `maxLength` does. Does not count in a text that is certainly too long. */
 function charactersOf(text: string, max: number): number {
   return text.length <= max || text.length > 4 * max ? text.length : [...text].length;
 }

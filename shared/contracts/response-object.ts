@@ -128,7 +128,7 @@ export type ResponseObject = z.infer<typeof responseSchema>;
 export type ResponseEvent = z.infer<typeof responseEventSchema>;
 export type ResponseItem = z.infer<typeof itemSchema>;
 export type Citation = z.infer<typeof citationSchema>;
-/** Fields of a request that the response repeats. `query`: text to search for in the caller's documents, or null. */
+/** Fields of a request that the response repeats. `query`: text to search for in the caller's documents. */
 export type ResponseSettings = Pick<
   ResponseObject,
   | "instructions"

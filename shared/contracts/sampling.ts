@@ -41,7 +41,6 @@ type Scalars = typeof scalars;
 const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
   Object.fromEntries(Object.entries(scalars).map(([name, scalar]) => [name, map(scalar)]));
 
-/** A sequence's parameters, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
   ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
   /** Seed of the random number generator (`shared/math/sampling.ts`). */
@@ -60,7 +59,6 @@ export const samplingSchema = z.strictObject({
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** Parameters that differ from `defaultSampling`. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {
@@ -77,7 +75,6 @@ export function samplingWith(changes: SamplingChanges): Sampling {
   return { ...defaultSampling, ...changes };
 }
 
-/** The parameters as fields of public requests. A null field counts as absent. */
 export const samplingFields = {
   ...(mapScalars(([type, preset, description]) => type.nullish().meta({ description, default: preset })) as {
     [Name in keyof Scalars]: z.ZodOptional<z.ZodNullable<Scalars[Name][0]>>;

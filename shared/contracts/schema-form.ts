@@ -63,7 +63,6 @@ function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
   return b.every((value) => !texts.has(textOf(value)));
 }
 
-/** Kinds of the values that a form's schema admits; null if the kinds are not certain. */
 function formKinds(form: Form, narrow: WeakSet<Form>): string[] | null {
   if (narrow.has(form)) return null;
   const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);

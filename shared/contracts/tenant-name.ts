@@ -14,7 +14,6 @@ export const tenantSchema = z
   .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
   .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
-/** `name`: name of a tenant, or of an object (edge/platform/objects.ts). */
 export function jurisdictionOf(name: string): Jurisdiction | null {
   return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
 }

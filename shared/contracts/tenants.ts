@@ -21,7 +21,6 @@ const tenantLimitsSchema = z.object({
 /** null means no limit. */
 export type TenantLimits = Record<keyof z.infer<typeof tenantLimitsSchema>, number | null>;
 
-/** Limits of a tenant whose record has no others. */
 export const plans = {
   standard: {
     requestsPerMinute: 600,
@@ -34,10 +33,8 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Maximum tokens of all memories of a tenant; null means no limit. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
-/** Maximum bytes of all files of a tenant; null means no limit. */
 const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
 
 const modelName = z.string().min(1).max(limits.modelCharacters);
@@ -52,13 +49,12 @@ const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
-  /** Limits in which the tenant differs from its plan. */
   limits: tenantLimitsSchema,
-  /** Maximum tokens of all memories; absent: the plan's maximum. */
+  /** Absent: the plan's maximum. */
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** The tenant's aliases, which take precedence over the deployment's. */
+  /** Take precedence over the deployment's aliases. */
   aliases: aliasesSchema.optional(),
 });
 
@@ -69,11 +65,11 @@ export const keyRecordSchema = z.object({
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
   expiresAt: time.nullable(),
-  /** Copy of the tenant's record, so that a request reads one record. */
+  /** A copy of the tenant's record, which saves reading that record. */
   tenantRecord: tenantRecordSchema,
 });
 
-/** The end of a key is a separate record. In the key's record, a concurrent change could overwrite it: KV has no transactions. */
+/** A separate record, because KV has no transactions: a concurrent change of the key's record could overwrite the end. */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
 
@@ -92,14 +88,13 @@ export function keyIdOf(hash: string): string {
   return hash.slice(0, 16);
 }
 
-/** Joins the records of a key. The earlier `expiresAt` holds. */
+/** The earlier `expiresAt` of key and end holds. */
 export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
   return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
-/** Prefixes of record names. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
 export const revokedPrefix = "revoked:";

@@ -19,7 +19,6 @@ const functionName = z
   });
 export const isFunctionName = (name: unknown): name is string => functionName.safeParse(name).success;
 
-/** The JSON Schema of a function's arguments, and its form (json-schema.ts). */
 const parametersField = absentAs(
   z.looseObject({ type: z.literal("object") }).meta({ maxProperties: limits.schemaNodes }),
   // As at OpenAI, a function without `parameters` takes no arguments.
@@ -56,7 +55,7 @@ export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: stri
 
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
 
-/** The field `tool_choice`. `named`: schema of a choice that names a tool. */
+/** `named`: schema of a choice that names a tool. */
 export const toolChoiceField = <Named extends z.ZodType<ToolChoice>>(named: Named) =>
   absentAs(
     z.union([z.enum(["none", "auto", "required"]), named], {
@@ -99,7 +98,6 @@ export function callText(name: string, argumentsText: string): string {
 export interface CallsForm {
   /** What may stand in place of calls: no text, any text, or JSON of the given form. Any text may also precede the first call. */
   text: "none" | "any" | object;
-  /** Function name → form of its arguments. */
   calls: Record<string, object>;
   /** Maximum calls of one answer. */
   most: number;
@@ -125,7 +123,7 @@ export function askedCalls(
   return { text: toolsText(functions), form: JSON.stringify(form) };
 }
 
-/** The wording is that of Qwen 2.5's chat template, because Qwen was trained on it. */
+/** Uses the wording of Qwen 2.5's chat template, which Qwen was trained on. */
 function toolsText(functions: readonly FunctionTool[]): string {
   const shown = functions.map(({ name, description, parameters: { schema } }) =>
     JSON.stringify({
@@ -146,7 +144,6 @@ For each function call, return a json object with function name and arguments wi
 ${callText("<function-name>", "<args-json-object>").replace('"<function-name>"', "<function-name>")}`;
 }
 
-/** Checks fields that depend on each other. Returns the bad field and its fault, or null. */
 export function toolsFault(
   functions: readonly FunctionTool[],
   choice: ToolChoice,

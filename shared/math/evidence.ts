@@ -17,7 +17,6 @@ export interface EvidenceTokens {
 
 export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
-/** Used for manifests without `evidence`. */
 export const defaultCalibration: EvidenceCalibration = {
   ...{ adapters: 3, similarityScale: 10 },
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
@@ -59,7 +58,6 @@ export function priorsOf(
     : { base: left, fixed: 0, adapters };
 }
 
-/** The weights add up to 1. */
 export interface MixtureWeights {
   base: number;
   adapters: number[];
@@ -72,14 +70,14 @@ export interface PromptEvidence {
   tokens: number;
 }
 
-/** Maximum tokens of evidence. Each takes one pass of the head for every expert. */
+/** Maximum tokens of evidence. The head computes each of them for every expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
 /** Minimum log-probability of a token, about that of the smallest float32. */
 const leastLogprob = -85;
 
-/** Positions before tokens of evidence: all, or `most` evenly spread ones that include the last. */
+/** Positions whose next token is evidence: all, or `most` evenly spread ones that include the last. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
@@ -110,7 +108,7 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
   });
 }
 
-/** A weight is proportional to prior · exp(η · Σ log p). `priors` begin with the base. `logprobs`: [tokens of evidence][experts]. */
+/** A weight is proportional to prior · exp(temper · Σ log p). `priors` begin with the base. `logprobs`: [tokens of evidence][experts]. */
 export function weigh(
   priors: readonly number[],
   { temper, floor }: Pick<EvidenceCalibration, "temper" | "floor">,

@@ -26,7 +26,7 @@ export interface Neighbours {
   nextIds: Int32Array;
 }
 
-/** Returns p_memory by token id. Empty without neighbours. */
+/** Returns the memory's probability of each token id. Empty without neighbours. */
 export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }: MemoryRule): Map<number, number> {
   const probabilities = new Map<number, number>();
   const weights = Float64Array.from(cosines, (cosine) => Math.exp(theta * (cosine - cosines[0])));
@@ -37,30 +37,29 @@ export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }:
   return probabilities;
 }
 
-/** Inputs of λ: the cosine of the nearest key, and the greatest probability of a token in the memory and in the model. */
+/** What a memory's weight depends on: the nearest key's cosine, and the greatest probability of a token in memory and model. */
 export interface MemoryMatch {
   cosine: number;
   memory: number;
   model: number;
 }
 
-/** λ of a step, before the brake. */
+/** Weight of a memory in a step, not yet multiplied by a brake. */
 export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): number {
   const z = memoryFeatures(match).reduce((sum, feature, i) => sum + feature * weights[i], 0);
   return 1 / (1 + Math.exp(-z));
 }
 
-/** The features of λ, in the order of `MemoryRule.weights`. */
+/** In the order of `MemoryRule.weights`. */
 export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[] {
   const near = 5 * (cosine - 0.7);
   return [1, near, 10 * Math.max(0, cosine - 0.9), memory, model, memory * near];
 }
 
-/** A memory's prediction of one token of a prompt. */
 export interface MemoryEvidence {
-  /** λ, before the brake. */
+  /** Weight of the memory, not yet multiplied by a brake. */
   weight: number;
-  /** p_memory of the prompt's token. */
+  /** The memory's probability of the token. */
   probability: number;
 }
 
@@ -71,14 +70,14 @@ function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeight
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
-/** Probability of a token from model and memories, before a prompt chose brakes. `model`: the probability in the model alone. */
+/** Probability of a token from model and memories, before a prompt chose brakes. `model`: the model's own probability. */
 export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
   const weights = says.map(({ weight }) => weight);
   const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));
   return says.reduce((sum, { probability }, m) => sum + shares[m] * (probability - model), model);
 }
 
-/** Weighs brakes by prior and likelihood. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
+/** Weighs brakes by prior and likelihood. `model`: the model's probability of each token. `evidence`: [memories][tokens]. */
 export function weighBrakes(
   rule: MemoryRule,
   model: readonly number[],
@@ -100,7 +99,7 @@ export function weighBrakes(
   return scaled.map((own) => own.map((weight) => weight / sum));
 }
 
-/** Share of each memory in a step. All shares together are at most `maxShare`. `weights`: λ, before the brake. */
+/** Share of each memory in a step, at most `maxShare` together. `weights`: not yet multiplied by brakes. */
 export function memoryShares(
   { brakes, maxShare }: MemoryRule,
   weights: readonly number[],

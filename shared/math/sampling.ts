@@ -1,4 +1,4 @@
-/** The only randomness in serving. A number depends on (seed, position) alone, so it is the same in any batch and on any backend. */
+/** The only randomness in serving. Numbers depend on (seed, position) alone, so batches and backends do not matter. */
 
 const rounds = 10;
 const multiplier = 0xd256d193;

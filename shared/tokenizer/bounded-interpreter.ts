@@ -4,10 +4,8 @@
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** How the parent node uses a node's value. */
 type Use = "argument" | "iterated" | "called";
 
-/** Fields of nodes that the limits depend on. */
 interface Parts extends SyntaxNode {
   operator: { value: string };
   left: SyntaxNode;
@@ -39,7 +37,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#noteUses(node as Parts);
     const value = super.evaluate(node, environment);
     const use = this.#uses.get(node);
-    // A method in a variable could be called repeatedly, without a charge for the text that it reads.
+    // A method in a variable could be called repeatedly, without a charge for reading its text.
     if (value?.type === "FunctionValue" && node.type === "MemberExpression" && use !== "called") {
       throw new Error("a method must be called where it is named");
     }
@@ -96,14 +94,13 @@ export class BoundedInterpreter extends Interpreter {
     }
   }
 
-  /** Characters of a value with its contents. Throws a TemplateLimitError if there are too many. */
   #charactersOf(value: TemplateValue): number {
     const known = this.#sizes.get(value);
     if (known !== undefined) return known;
     let characters = value.type === "StringValue" ? (value.value as string).length : 0;
     if (itemsOf(value) > 0) {
       for (const [key, item] of entriesOf(value)) {
-        // A namespace is mutable, so it would change the size of the value that contains it.
+        // Namespaces are mutable, so the size of a value with a namespace could change.
         if (item.type === "NamespaceValue") throw new Error("a namespace inside another value is not supported");
         characters += templateLimits.itemCharacters + key.length + this.#charactersOf(item);
       }

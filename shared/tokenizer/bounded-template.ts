@@ -8,7 +8,6 @@ const months = "January February March April May June July August September Octo
 export class BoundedTemplate {
   readonly #program: SyntaxNode;
 
-  /** Throws an Error if the source exceeds a limit or is not Jinja. */
   constructor(source: string) {
     const { sourceCharacters, whitespaceRun } = templateLimits;
     if (source.length > sourceCharacters) {

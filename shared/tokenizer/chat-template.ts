@@ -9,7 +9,7 @@ type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**
  * While a template is rendered, two low surrogates stand for each special token: `markStart`, then `firstMark` plus the token's index in
- * `#markedIds`. Messages are made well-formed first, so they cannot contain such marks.
+ * `#markedIds`. Messages cannot contain such marks, because messages are made well-formed first.
  */
 const markStart = "\udc00";
 const firstMark = 0xdc01;
@@ -21,7 +21,6 @@ const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" 
 export class ChatTemplate {
   readonly #tokenizer: Tokenizer;
   readonly #template: BoundedTemplate | null;
-  /** Special tokens that the template may write. */
   readonly #markedIds: number[] = [];
   readonly #variables: Record<string, string>;
   /** Texts that end the model's turn, in addition to stop ids. */
@@ -60,7 +59,6 @@ export class ChatTemplate {
     return ids;
   }
 
-  /** Returns the index of the next mark, or the length of the text. */
   #nextMark(text: string, from: number): number {
     for (let at = text.indexOf(markStart, from); at >= 0; at = text.indexOf(markStart, at + 1)) {
       // A template may cut a surrogate pair of a message. The low surrogate that is left is no mark.

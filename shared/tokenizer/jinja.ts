@@ -9,12 +9,11 @@ export interface SyntaxNode {
 export interface TemplateValue {
   type: string;
   value: unknown;
-  /** Methods, and for some values `length`. */
   builtins: ReadonlyMap<string, TemplateValue>;
 }
 
 export interface Environment {
-  /** `value`: a JavaScript value, which is boxed. */
+  /** `value`: a JavaScript value, not yet boxed. */
   set(name: string, value: unknown): TemplateValue;
 }
 

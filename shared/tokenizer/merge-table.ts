@@ -36,7 +36,6 @@ export class MergeTable {
     return this.#isFree(slot) ? noMerge : this.#ranks[slot];
   }
 
-  /** The slot of the pair, or the free slot for it. */
   #slotOf(left: number, right: number): number {
     const pairs = this.#pairs;
     const last = this.#ranks.length - 1;

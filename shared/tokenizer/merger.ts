@@ -25,7 +25,6 @@ export class Merger {
     this.#allocate(scratchLength);
   }
 
-  /** Merges the first `length` of `byteIds`. Appends the token ids to `out`. */
   merge(byteIds: ArrayLike<number>, length: number, out: number[]): void {
     if (length > scratchLength) this.#allocate(length);
     for (let i = 0; i < length; i++) {

@@ -18,7 +18,6 @@ import { type PreTokenizer, type PreTokenizerName, preTokenizers } from "./pre-t
 import { Tokenizer } from "./tokenizer.ts";
 import { noToken, type SpecialRoles, type SpecialToken } from "./vocabulary.ts";
 
-/** A vocabulary as published model files describe it. */
 export interface VocabularySource {
   preTokenizer: PreTokenizerName;
   /** Token ids of pieces, spelled in `byteAlphabet`, and of special tokens, spelled as they are. */

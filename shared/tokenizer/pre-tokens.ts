@@ -9,7 +9,6 @@ const letter = 2;
 const number = 3;
 const other = 4;
 
-/** Results of `classify` by code unit; 0: not classified yet. */
 const classes = new Uint8Array(0x10000);
 
 const space = 0x20;
@@ -22,7 +21,6 @@ export interface PreTokenizer {
   isNormalised: boolean;
 }
 
-/** Pre-tokenisers by their names in tokenizer.safetensors. */
 export const preTokenizers = {
   gpt2: { endOf: gpt2End, isNormalised: false },
   smollm: { endOf: smollmEnd, isNormalised: false },
@@ -53,7 +51,7 @@ function smollmEnd(text: string, start: number): number {
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // GPT-2's pattern ends at the number, so all whitespace before a number is one pre-token.
+  // For GPT-2's pattern the text ends before the number, so all whitespace before a number is one pre-token.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
@@ -103,7 +101,6 @@ function contractionEnd(text: string, start: number): number {
   }
 }
 
-/** End of a run of at most `most` characters of one class. */
 function runEnd(text: string, start: number, kind: number, most = Number.POSITIVE_INFINITY): number {
   let i = start;
   for (let count = 0; count < most && i < text.length && classAt(text, i) === kind; count++) {

@@ -1,5 +1,3 @@
-/** Limits of a chat template's source and of one rendering. */
-
 export const templateLimits = {
   /** Published templates have 100 to 20,000 characters. */
   sourceCharacters: 65_536,
@@ -23,7 +21,6 @@ export const templateLimits = {
   argumentNumber: 64,
 } as const;
 
-/** A rendering would exceed the limit that the message names. */
 export class TemplateLimitError extends Error {}
 
 /** The template called `raise_exception`, to refuse a conversation. */

@@ -80,7 +80,6 @@ function firstCompleted(text: string, stops: readonly string[], known: number): 
   return start;
 }
 
-/** Length of the longest suffix of `text` that is the beginning of a stop string. */
 export function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

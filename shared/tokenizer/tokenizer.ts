@@ -33,11 +33,9 @@ export class Tokenizer {
   /** For each id, the bytes of the longest piece that contains the id's piece, [V]. */
   readonly #longestWith: Uint16Array;
   readonly #longestPiece: number;
-  /** Whether some byte has no token. */
   readonly #losesBytes: boolean;
   #scratch = new Int32Array(256);
 
-  /** `file`: the tensors of pack.ts. Throws an Error that names a bad tensor. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(readVocabulary(file));
   }
@@ -129,7 +127,6 @@ export class Tokenizer {
     return this.#specialById.has(id);
   }
 
-  /** Throws an Error that names the first stop id that is no special token. */
   requireSpecial(stopIds: readonly number[]): void {
     const other = stopIds.find((id) => !this.isSpecial(id));
     if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
@@ -150,7 +147,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Appends the ids of a pre-token. Encodes only a beginning if that has more than `maxTokens` ids. */
+  /** Appends the ids of a pre-token, or of a beginning that has more than `maxTokens` ids. */
   #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
     if (this.#wholes.size > 0 && end - start <= setLimits.pieceBytes) {
       const whole = this.#wholes.get(text.slice(start, end));
@@ -217,7 +214,6 @@ function decoded(pieces: readonly Uint8Array[]): string {
   return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(joinArrays(Uint8Array, pieces));
 }
 
-/** Removes `noToken` from the first `length` ids, in place. Returns how many are left. */
 function withoutLost(ids: Int32Array, length: number): number {
   let kept = 0;
   for (let i = 0; i < length; i++) if (ids[i] !== noToken) ids[kept++] = ids[i];

@@ -4,11 +4,10 @@ import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
 import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 
-/** Only chat templates and the model write special tokens. Text is never encoded to one. */
+/** Text is never encoded to a special token. Only chat templates and the model write special tokens. */
 export interface SpecialToken {
   id: number;
   text: string;
-  /** Whether an answer's text includes the token. */
   isShown: boolean;
 }
 
@@ -23,7 +22,7 @@ export interface Vocabulary {
   lengths: Uint16Array; // [V]
   /** Rank of the first merge that makes the id from bytes or from pieces of lower merges. */
   rankById: Uint32Array; // [V]
-  /** Pieces that merging does not make. Pre-tokens are looked up among them. */
+  /** Pieces that merging does not make. Whole pre-tokens are looked up among these pieces. */
   wholeIds: Uint32Array;
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
@@ -40,7 +39,6 @@ export interface SpecialRoles {
 
 export const noToken = -1;
 
-/** Throws an Error that names the tensor and the invalid id or rank. */
 export function readVocabulary(file: TensorFile): Vocabulary {
   const preTokenizer = preTokenizerOf(file);
   const byteIds = new Int32Array(alignedCopy(requireTensor(file, "byte_ids", "I32", [256], tokenizerFile).bytes));
