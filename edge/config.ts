@@ -86,9 +86,7 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 
-/**
- * Returns a function that derives a value again after a watched variable has changed. Throws only if the first configuration is invalid.
- */
+/** Returns a function that derives a value again after a watched variable changes. Throws only for an invalid first configuration. */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
   return () => {

@@ -302,6 +302,7 @@ export class AnswerBody {
     const part = joinArrays(Uint8Array, pieces);
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
+    // A disconnect rejects the write; `writer.closed` handles the disconnect.
     this.#opened()
       .writer.write(part)
       .then(() => this.#written(), ignore);

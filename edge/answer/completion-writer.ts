@@ -190,6 +190,7 @@ class CompletionWriter {
         else events += taken;
       }
     } catch (thrown) {
+      // Events of earlier frames are delivered before the error.
       this.#writeEvents(events);
       this.#fail(thrown);
       return;
@@ -275,6 +276,7 @@ class CompletionWriter {
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const cancel of this.#cancels) cancel();
+    // `#complete` has already charged a complete answer.
     if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {
       this.#response.reject(new ServiceError("cancelled", "The client disconnected."));

@@ -85,7 +85,7 @@ export const responseForm: Form = {
   },
   usageChunk: () => null,
   failure(envelope, error, sequence) {
-    // OpenAI's API reference puts the error's fields into the event, but OpenAI's servers put them into `error`.
+    // Both places have the error's fields: OpenAI's API reference puts them into the event, OpenAI's servers into `error`.
     const told = envelopeOf(error).error;
     const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
     return [

@@ -98,6 +98,7 @@ export class TokenCount {
       const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
+      // The request counts once, under the first adapter.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);

@@ -40,6 +40,7 @@ export async function answer(
   }
   const { bodies, background, log } = dependencies;
   const access: AppEnvironment["Variables"]["access"] | undefined = c.get("access");
+  // Requests without a key count as one tenant.
   const tenant = access?.tenant ?? "";
   if (!bodies.hasRoom(tenant, retainedBytes + first.length)) {
     void admission?.settle(false);

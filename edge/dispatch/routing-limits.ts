@@ -21,6 +21,7 @@ export const routingLimits = {
   /** Duration of the first ejection. Each further ejection lasts twice as long, until a sequence completes. */
   ejectionMs: 1000,
   maxEjectionMs: 30_000,
+  /** Time for which a backend that refused a manifest counts as not serving it. */
   mismatchMs: 5000,
   /** A backend takes at most this many times the average load, so that a popular centroid spills over to other backends. */
   loadFactor: 1.25,

@@ -123,6 +123,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
     renew() {
       if (!isLimited || now() - renewedMs < reservationMs / 4) return;
       renewedMs = now();
+      // A later renewal may succeed; otherwise the lease expires.
       const ignore = () => undefined;
       background(ledgerOf(ledgers, tenant).renew(requestId).then(ignore, ignore));
     },

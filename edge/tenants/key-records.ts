@@ -189,6 +189,7 @@ export class KeyRecords {
     return records;
   }
 
+  /** Leaves out `revokedAt`, because a revocation has its own record. */
   #putKey({ id, record: { revokedAt, ...record } }: ListedKey): Promise<void> {
     return this.#put(keyPrefix + id, record, { tenant: record.tenant });
   }

@@ -63,7 +63,7 @@ export interface MemoryJob extends MemorySet {
 export interface OwnMemory {
   /** The documents whose memory answers use. */
   ready: MemorySet | null;
-  /** The job that builds the memory of new documents. Once built, these documents replace `ready`. */
+  /** The job that builds the memory of new documents. When the memory is built, the new documents replace `ready`. */
   job: MemoryJob | null;
 }
 

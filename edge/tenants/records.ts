@@ -41,7 +41,7 @@ export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: stri
 export const cacheSeconds = 60;
 /** With these times, an isolate accepts a revoked key for up to 2 s after `cacheSeconds`, and for longer while KV cannot be read. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** A new key from a network that has used up its look-ups is accepted only after the next listing. */
+/** A network that has used up its look-ups can use a new key only after the next listing of all keys. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },

@@ -85,6 +85,7 @@ export class Refits {
         console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
       }
       const now = this.#parts.records.find(name);
+      // The adapter was deleted while it was made.
       if (!now) return true;
       const before = now.refit ?? { manifestHash, made: null };
       this.#parts.records.change(name, { refit: { ...before, error: message, isFinal } });

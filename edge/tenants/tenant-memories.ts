@@ -50,6 +50,7 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
+  /** Settles when the last change has taken effect. The next change waits for it. */
   #changes: Promise<unknown> = Promise.resolve();
   readonly #running = new Map<string, RunningJob>();
 
