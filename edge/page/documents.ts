@@ -5,6 +5,19 @@ export interface NamedText {
   text: string;
 }
 
+/** Adds documents. A name that another text has gets a number, because the API refuses two documents of one name: `notes (2).md`. */
+export function withAdded(documents: readonly NamedText[], added: readonly NamedText[]): NamedText[] {
+  const texts = new Map(documents.map(({ name, text }) => [name, text]));
+  for (const { name, text } of added) {
+    let free = name;
+    for (let n = 2; texts.has(free) && texts.get(free) !== text; n++) {
+      free = name.replace(/(\.[^.]*)?$/, (ending) => ` (${n})${ending}`);
+    }
+    texts.set(free, text);
+  }
+  return Array.from(texts, ([name, text]) => ({ name, text }));
+}
+
 /** A free name, made from the documents' folder, the first file's name, or the first words of a pasted text. */
 export function nameFor(documents: readonly NamedText[], isTaken: (name: string) => boolean): string {
   const [first] = documents;

@@ -3,7 +3,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { CallFailure, failureText } from "./api.ts";
 import { acceptedEndings, droppedFiles, type FoundFile, readFiles } from "./document-files.ts";
-import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf } from "./documents.ts";
+import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf, withAdded } from "./documents.ts";
 import { button, byId, make } from "./elements.ts";
 import { gainText } from "./own-adapters.ts";
 import type { Page } from "./page.ts";
@@ -79,8 +79,7 @@ export class YourText {
   async #add(found: Promise<FoundFile[]>): Promise<void> {
     try {
       const { documents, leftOut } = await readFiles(await found);
-      const paths = new Set(documents.map(({ name }) => name));
-      this.#files = [...this.#files.filter(({ name }) => !paths.has(name)), ...documents];
+      this.#files = withAdded(this.#files, documents);
       const none = documents.length === 0 ? ["No document was found there."] : [];
       this.#failure.textContent = [...none, ...leftOut].join(" ");
     } catch (error) {

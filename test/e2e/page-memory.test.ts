@@ -144,6 +144,27 @@ describe.skipIf(!browserProgram)("your text", () => {
     await driver.close();
   });
 
+  test("files of one name are all taken, each under a name of its own", async () => {
+    const driver = await openTab({ width: 1280, colorScheme: "light" });
+    const { page } = driver;
+    const files = [1, 2, 3].map(() => ({
+      ...{ name: "notas.md", mimeType: "text/markdown" },
+      buffer: Buffer.from(prose(40)),
+    }));
+    await page.setInputFiles("#files", files.slice(0, 2));
+    await driver.says("#documents-total", /2 documents/);
+    // The first file once more adds nothing, another file of its name does.
+    await page.setInputFiles("#files", [files[0], files[2]]);
+    await driver.says("#documents-total", /3 documents/);
+    await page.fill("#text-name", "notas");
+    await page.click("#text-create");
+    await driver.says("#text-status", /notas is ready after .* s: 3 documents/);
+    const { documents: kept } = await stack.ask<Adapter>("/v1/adapters/notas");
+    expect(kept!.map(({ name }) => name)).toEqual(["notas.md", "notas (2).md", "notas (3).md"]);
+    await stack.ask("/v1/adapters/notas", undefined, { method: "DELETE" });
+    await driver.close();
+  });
+
   test("pasted text is enough, by keyboard alone, and the whole of it is uploaded", async () => {
     const driver = await openTab({ width: 1280, colorScheme: "dark" });
     const { page } = driver;
