@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { getResponse, http } from "msw";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test, vi } from "vitest";
 import { type ImportOptions, importModel } from "../../gpu-backend/models/import/import-model.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { stopAtEnd } from "../support/at-end.ts";
@@ -13,6 +13,16 @@ import { cutAfter, FakeHub, refuse } from "../support/fake-hub.ts";
 import type { gpt2TokenizerJson } from "../support/gpt2-tokenizer.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
+
+const disk = vi.hoisted(() => ({ freeBytes: null as number | null }));
+vi.mock("node:fs/promises", async (importOriginal) => {
+  const system = await importOriginal<typeof import("node:fs/promises")>();
+  const statfs = async (path: string) => {
+    const { freeBytes } = disk;
+    return freeBytes === null ? system.statfs(path) : { blocks: 1_000_000, bavail: freeBytes, bsize: 1 };
+  };
+  return { ...system, statfs };
+});
 
 const origin = "https://hub.test";
 const id = "someone/tiny-gpt2";
@@ -46,6 +56,7 @@ beforeEach(() => {
   folder = join(temporaryFolder(), "model");
   waitsMs = [];
   notes = [];
+  disk.freeBytes = null;
 });
 
 function run(options: Partial<ImportOptions> = {}, access: { token?: string; signal?: AbortSignal } = {}) {
@@ -320,6 +331,25 @@ test.skipIf(!existsSync("/dev/full"))("a full disk is named, with nothing under 
   await symlink("/dev/full", join(folder, name));
   expect(await refusal()).toMatch(/^no space left for .*model\.safetensors\.\w+\.partial: .* has \d+ bytes/);
   expect(await filesIn(folder)).not.toContain(weights);
+});
+
+test.each([
+  ["a hub id", id],
+  ["a folder", join(scratch, "original")],
+  ["a GGUF file", "gpu-backend/models/smollm2-135m"],
+])("%s that does not fit on the disk is refused with both sizes, and leaves nothing", async (_, source) => {
+  disk.freeBytes = 1000;
+  expect(await refusal({ source })).toMatch(/^no space for the model in .*: it needs \d{5,} bytes, and 1000 are free$/);
+  expect(existsSync(folder)).toBe(false);
+  expect(hub.requestsFor("config.json")).toEqual([]);
+});
+
+test("an import needs no space for what it has downloaded already", async () => {
+  hub.fail(/safetensors$/, cutAfter(1000));
+  hub.fail(/safetensors$/, cutAfter(0), 5);
+  await refusal();
+  disk.freeBytes = original[weights].length - 1000;
+  await run();
 });
 
 describe("a local folder", () => {

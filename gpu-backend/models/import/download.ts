@@ -14,7 +14,7 @@ export async function download(
   onBytes: (bytes: number) => void,
 ): Promise<void> {
   const path = join(folder, file.name);
-  const partial = `${path}.${file.checksum.hex.slice(0, 16)}.partial`;
+  const partial = partialOf(path, file);
   if (!(await hasChecksum(path, file.checksum))) {
     await fetchWhole(file, partial, hubFetch, access, onBytes);
     const found = await checksumOf(partial, file.checksum.kind);
@@ -26,6 +26,17 @@ export async function download(
   }
   onBytes(file.bytes);
   await removeOtherPartials(folder, file.name);
+}
+
+/** Bytes of a file that the folder lacks. A complete file is recognised by its size. */
+export async function missingBytes(file: RemoteFile, folder: string): Promise<number> {
+  const path = join(folder, file.name);
+  if ((await sizeOf(path)) === file.bytes) return 0;
+  return Math.max(0, file.bytes - (await sizeOf(partialOf(path, file))));
+}
+
+function partialOf(path: string, { checksum }: RemoteFile): string {
+  return `${path}.${checksum.hex.slice(0, 16)}.partial`;
 }
 
 /** Gives up after `maxTries` requests in a row without any byte. */

@@ -14,7 +14,8 @@ import { openGgufModel } from "../gguf/model.ts";
 import { existsInParts } from "../gguf/part-files.ts";
 import { publishBaseArtifacts, smoothBase } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
-import { download } from "./download.ts";
+import { download, missingBytes } from "./download.ts";
+import { requireFreeSpace } from "./free-space.ts";
 import { openRepository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
 import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
@@ -70,10 +71,12 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   const weights = repository.files.get(weightsFile)!;
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
   if (!(await hasChecksum(join(folder, weightsFile), weights.checksum))) await removeOtherBase(folder);
+  const missing = await Promise.all(files.map((file) => missingBytes(file, folder)));
+  await requireFreeSpace(folder, sumOf(missing));
   await mkdir(folder, { recursive: true });
   progress.note(`${repository.id} at ${repository.commit}`);
 
-  progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
+  progress.stage("download MiB", toMiB(sumOf(files.map(({ bytes }) => bytes))));
   let before = 0;
   for (const file of files) {
     if (file === weights) await checkSmallFiles(folder, weights.bytes);
@@ -99,7 +102,10 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   await checkSmallFiles(source, bytes.get(weightsFile)!);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
-  if (!(await hasChecksum(join(folder, weightsFile), weights))) await removeOtherBase(folder);
+  if (!(await hasChecksum(join(folder, weightsFile), weights))) {
+    await removeOtherBase(folder);
+    await requireFreeSpace(folder, sumOf([...bytes.values()]));
+  }
   await mkdir(folder, { recursive: true });
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
@@ -112,6 +118,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   const isSame = () => existsInParts(target) && hashOfGguf(target) === hash;
   if (isSame()) return;
   await removeOtherBase(folder);
+  await requireFreeSpace(folder, file.bytes);
   await mkdir(folder, { recursive: true });
   for (const part of file.parts) await copyWhole(part, target + part.slice(source.length));
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
@@ -142,6 +149,10 @@ async function removeOtherBase(folder: string): Promise<void> {
 
 function manifestOf(folder: string): string {
   return join(artifactsOf(folder), manifestFile);
+}
+
+function sumOf(bytes: readonly number[]): number {
+  return bytes.reduce((sum, one) => sum + one, 0);
 }
 
 function toMiB(bytes: number): number {
