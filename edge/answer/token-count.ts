@@ -33,10 +33,11 @@ export function refuseManyLogprobs(
   const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
   const perPromptToken = promptLogprobs === null ? 0 : 1 + promptLogprobs;
-  const logprobsMax = choices.reduce(
-    (sum, choice) => sum + perToken * tokensOf(choice) + perPromptToken * choice.sequence.promptIds.length,
-    0,
-  );
+  // `prompt_logprobs` is a field of a chat's answer, but of each choice of a completion.
+  const scored = form === "chat" ? choices.slice(0, 1) : choices;
+  const logprobsMax =
+    scored.reduce((sum, { sequence }) => sum + perPromptToken * sequence.promptIds.length, 0) +
+    choices.reduce((sum, choice) => sum + perToken * tokensOf(choice), 0);
   if (logprobsMax <= limits.wholeLogprobs) return;
   const message = `the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true`;
   throw invalidRequest(message, promptLogprobs === null ? fieldOf(form, logprobs, compare) : "prompt_logprobs");

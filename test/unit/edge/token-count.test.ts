@@ -4,9 +4,9 @@ import type { Plan, PlannedChoice } from "../../../edge/plan/plan.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 
-/** A plan of `count` choices with prompts of three tokens. */
-function planOf(count: number, maxTokens: number): Plan {
-  const sequence = { ...sequenceRequest("a"), maxTokens };
+/** A plan of `count` choices with prompts of three tokens, unless `promptIds` is given. */
+function planOf(count: number, maxTokens: number, promptIds?: number[]): Plan {
+  const sequence = { ...sequenceRequest("a"), maxTokens, ...(promptIds && { promptIds }) };
   return { choices: Array.from({ length: count }, () => ({ sequence })) } as unknown as Plan;
 }
 
@@ -45,6 +45,13 @@ test("the most bytes of a stream without logprobs and echo grow with its choices
   for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true }]) {
     expect(maxStreamBytes(planOf(3, 100), { ...chat, ...more })).toBeNull();
   }
+});
+
+test("counts a chat's prompt_logprobs once, and a completion's in each choice", () => {
+  const plan = planOf(16, 8, Array(1000).fill(1));
+  expect(() => refuseManyLogprobs(plan, { ...chat, promptLogprobs: 20 })).not.toThrow();
+  const refusal = expect.objectContaining({ param: "prompt_logprobs", message: expect.stringContaining("336000") });
+  expect(() => refuseManyLogprobs(plan, { ...plain, promptLogprobs: 20 })).toThrow(refusal);
 });
 
 test("passages count as prompt tokens, once per prompt: those that were inserted, or the maximum until that is known", () => {
