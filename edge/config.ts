@@ -5,7 +5,7 @@ import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
 import { adminKeyPattern, aliasesSchema } from "../shared/contracts/tenants.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
-import { parseAddresses, urlOf } from "./dispatch/addresses.ts";
+import { type BackendAddress, parseAddresses, urlOf } from "./dispatch/addresses.ts";
 import type { BackendFetch } from "./dispatch/client.ts";
 import { type Region, regions } from "./platform/region.ts";
 
@@ -43,7 +43,7 @@ export interface Variables {
 
 export function readConfig(env: Variables) {
   const backends = parseAddresses(env.BACKEND_URLS, "BACKEND_URLS");
-  if (!env.CONTAINERS && backends.some(({ url }) => containerName(urlOf(url, null)) !== null)) {
+  if (!env.CONTAINERS && backends.some(isContainer)) {
     throw new Error(
       "BACKEND_URLS names a host that ends in .container; that needs the binding CONTAINERS in wrangler.toml",
     );
@@ -69,6 +69,11 @@ export function readConfig(env: Variables) {
     traceRatio,
     version: env.VERSION?.id ?? null,
   };
+}
+
+/** Whether calls to an address start a container, and keep it running. */
+export function isContainer({ url }: BackendAddress): boolean {
+  return containerName(urlOf(url, null)) !== null;
 }
 
 function containerName(url: string): string | null {

@@ -15,7 +15,7 @@ import { artifactsMissing } from "./artifacts/artifacts.ts";
 import { deployedSet, publishedSets } from "./artifacts/deployed.ts";
 import { createWaker } from "./cell/cell-names.ts";
 import { createCells } from "./cell/resumable-answer.ts";
-import { configured, readConfig } from "./config.ts";
+import { configured, isContainer, readConfig } from "./config.ts";
 import { addressesIn, urlOf } from "./dispatch/addresses.ts";
 import { BackendClient } from "./dispatch/client.ts";
 import { holdingOf, readinessOf } from "./dispatch/routing.ts";
@@ -117,7 +117,8 @@ const app = createApp({
     now,
     lost: (requestId, cause) => logEvent("warn", "cell_lost", { requestId, cause: String(cause) }),
   }),
-  readiness: () => readinessOf(clients()),
+  readiness: async (startsContainers) =>
+    backends.some(isContainer) && !startsContainers ? null : readinessOf(clients()),
   asset,
   tracing: {
     sampleRatio: otlp ? config.traceRatio : 0,

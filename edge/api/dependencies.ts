@@ -84,7 +84,8 @@ export interface Dependencies {
   eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;
   cells: Cells;
-  readiness(): Promise<Readiness[]>;
+  /** What each ready backend serves. null if some are containers, which the call would start, and `startsContainers` is false. */
+  readiness(startsContainers: boolean): Promise<Readiness[] | null>;
   /** Rejects with not_found if the deployment has no such asset. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */

@@ -13,14 +13,21 @@ const probeTimeoutMs = 5000;
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
-/** Needs no key, because load balancers call it. An isolate repeats a result for `probeIntervalMs`, because a probe calls every backend. */
+/**
+ * Needs no key, because load balancers call it. An isolate repeats a result for `probeIntervalMs`, because a probe calls every backend.
+ * A call keeps a container running. So a deployment with containers counts as ready without a probe, unless `?wake=true` asks for it.
+ */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
-  const probing = new Refreshed<Readiness[]>({ now, background }, times);
+  const probing = () => new Refreshed<Readiness[] | null>({ now, background }, times);
+  const [probes, waking] = [probing(), probing()];
   return async (c) => {
     const { manifestHash } = await artifacts();
-    const ready = await probing.get(() => readiness().catch(() => [])).catch(() => []);
-    if (!ready.some((backend) => holds(backend, manifestHash))) {
+    const isWaking = c.req.query("wake") === "true";
+    const ready = await (isWaking ? waking : probes)
+      .get(() => readiness(isWaking).catch(() => []))
+      .catch((): Readiness[] => []);
+    if (ready !== null && !ready.some((backend) => holds(backend, manifestHash))) {
       const message =
         ready.length === 0
           ? "The inference backend is not ready."

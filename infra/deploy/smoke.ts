@@ -59,7 +59,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
       throw new SmokeFailure(`the version ${answered ?? "(none named)"} answered, not ${version}`);
   });
   await untilPassed(limits, signal, async () => {
-    const { status, body } = await ask("/readyz");
+    const { status, body } = await ask("/readyz?wake=true");
     if (status !== 200) throw new SmokeFailure(`/readyz was answered ${status}: ${body.slice(0, 200)}`);
   });
   const stranger = await complete({});

@@ -307,6 +307,8 @@ export const operations: Operation[] = [
   }),
   get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),
   get("/readyz", "readyz", "Service", "A token was generated, by a backend with the same manifest", {
+    description:
+      "A deployment with containers answers without asking backends; `?wake=true` asks, and so starts, all of them.",
     ...{ response: "Ready", errors: unavailable },
   }),
   get("/", "playground", "Pages", "The playground", { response: file("text/html", "The page") }),

@@ -270,6 +270,13 @@ describe("readiness", () => {
     }
   });
 
+  test("asks where there are containers only with ?wake=true, because that starts them", async () => {
+    const { request } = testApp({ readiness: async (startsContainers) => (startsContainers ? [] : null) });
+    expect((await request("/readyz")).status).toBe(200);
+    expect((await request("/readyz?wake=true")).status).toBe(503);
+    expect((await request("/readyz")).status).toBe(200);
+  });
+
   test("is not ready without artifacts; completions say so, too, and a later request tries again", async () => {
     let broken = true;
     const artifacts = loadOnce(async () => {

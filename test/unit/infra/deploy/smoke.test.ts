@@ -28,7 +28,9 @@ function edgeThat(answers: Answers = {}): void {
       picked.push(request.headers.get(header));
       return HttpResponse.json({ status: "ok", version });
     }),
-    http.get(`${url}/readyz`, () => HttpResponse.json({}, { status: ready })),
+    http.get(`${url}/readyz`, ({ request }) =>
+      HttpResponse.json({}, { status: request.url.endsWith("?wake=true") ? ready : 500 }),
+    ),
     http.post(`${url}/v1/completions`, ({ request }) =>
       request.headers.has("authorization")
         ? HttpResponse.json(completion)
