@@ -15,7 +15,7 @@ import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
 import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
-import { chooseBrakes, memoriesOfHeads, passagesFor, queryOf } from "./memory-steps.ts";
+import { chooseBrakes, memoriesOfHeads, passagesFor, queryOf, type Searched } from "./memory-steps.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf } from "./pass.ts";
@@ -212,10 +212,11 @@ export class Engine {
   /** Returns the number of sampled tokens. */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
-    const fault = await weighMixture(sequence, runner, memories?.rule ?? null);
+    const searched: Searched = new Map();
+    const fault = await weighMixture(sequence, runner, memories?.rule ?? null, searched);
     this.#parts.progressed?.();
     if (fault) this.#fail(sequence, this.#reportFault(fault));
-    await this.#chooseBrakes(sequence);
+    await this.#chooseBrakes(sequence, searched);
     let sampled: 0 | 1 = 0;
     for await (const { heads, states, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
@@ -226,10 +227,10 @@ export class Engine {
     return sampled;
   }
 
-  async #chooseBrakes(sequence: Sequence): Promise<void> {
+  async #chooseBrakes(sequence: Sequence, searched: Searched = new Map()): Promise<void> {
     const { runner, memories } = this.#parts;
     if (!memories || sequence.ended || !sequence.awaitsBrakes) return;
-    const fault = await chooseBrakes(sequence, runner, memories.rule);
+    const fault = await chooseBrakes(sequence, runner, memories.rule, searched);
     this.#parts.progressed?.();
     if (fault) this.#fail(sequence, this.#reportFault(fault));
   }

@@ -32,17 +32,22 @@ export async function chooseBrakes(
   sequence: Sequence,
   runner: Pick<Runner, "run" | "gates" | "kv">,
   rule: MemoryRule,
+  searched: Searched,
 ): Promise<ServiceError | null> {
-  const { tokens, spans } = sequence.evidenceTokens;
-  const positions = positionsOfEvidence(tokens, spans, brakePositions);
+  const positions = positionsOfBrakes(sequence);
   const results = (await scorePrompt(sequence, positions, [sequence.answering], runner)).flat();
-  const says = await memoriesAt(sequence, positions, runner.kv, rule);
+  const says = await memoriesAt(sequence, positions, { kv: runner.kv, rule, searched });
   const model = results.map((result) => Math.exp(logprobOfTarget(result)));
   if (!model.every(Number.isFinite)) return notFinite("the probability of a token of its prompt");
   const ofTokens = results.map((result, x) => says(x, greatestOf(result)));
   const evidence = sequence.memories.map((_, m) => ofTokens.map((ofMemories) => ofMemories[m]));
   sequence.brakes = weighBrakes(rule, model, evidence);
   return null;
+}
+
+/** The positions of a prompt whose next tokens weigh the brakes. */
+export function positionsOfBrakes({ evidenceTokens: { tokens, spans } }: Sequence): number[] {
+  return positionsOfEvidence(tokens, spans, brakePositions);
 }
 
 /** Positions whose hidden states are the query in a search for passages. */
@@ -64,17 +69,23 @@ export function passagesFor(
   return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }
 
+/** What a sequence's memories predict, by position. So a prompt's positions are searched once for its mixture and its brakes. */
+export type Searched = Map<number, MemorySays[]>;
+
 /** The returned function gives the memories' evidence at `positions[x]`. It takes x and the model's greatest probability there. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
-  kv: Pick<KvStore, "states">,
-  rule: MemoryRule,
+  { kv, rule, searched }: { kv: Pick<KvStore, "states">; rule: MemoryRule; searched: Searched },
 ): Promise<(x: number, greatest: number) => MemoryEvidence[]> {
-  const asked = positions.map((position) => ({ memories, kv: row, position }));
-  const says = await searchAll(asked, kv, rule);
+  const missing = positions.filter((position) => !searched.has(position));
+  if (missing.length > 0) {
+    const asked = missing.map((position) => ({ memories, kv: row, position }));
+    const says = await searchAll(asked, kv, rule);
+    for (const [i, position] of missing.entries()) searched.set(position, says[i]);
+  }
   return (x, greatest) =>
-    says[x].map((one) => ({
+    searched.get(positions[x])!.map((one) => ({
       weight: weightOf(one, greatest, rule),
       probability: one.probabilities.get(ids[positions[x] + 1]) ?? 0,
     }));

@@ -5,7 +5,7 @@ import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts"
 import type { Runner as KvRunner, Pass, PassOutput } from "../kv/runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { greatestOf } from "./memory-mixing.ts";
-import { memoriesAt } from "./memory-steps.ts";
+import { memoriesAt, positionsOfBrakes, type Searched } from "./memory-steps.ts";
 import { composeHead, scorePrompt } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import { logprobOfTarget } from "./sampler.ts";
@@ -24,6 +24,7 @@ export async function weighMixture(
   sequence: Sequence,
   runner: Runner,
   memoryRule: MemoryRule | null,
+  searched: Searched,
 ): Promise<ServiceError | null> {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
   const { tokens, spans } = sequence.evidenceTokens;
@@ -33,7 +34,9 @@ export async function weighMixture(
   const hasOwn = experts.some((expert) => expert && expert.changes.length > 0);
   const says =
     memoryRule && hasOwn && sequence.memories.length > 0
-      ? await memoriesAt(sequence, positions, runner.kv, memoryRule)
+      ? await memoriesAt(sequence, [...new Set([...positions, ...positionsOfBrakes(sequence)])], {
+          ...{ kv: runner.kv, rule: memoryRule, searched },
+        })
       : null;
   const logprobs = results.map((ofExperts, x) =>
     ofExperts.map((result) => {

@@ -1,8 +1,9 @@
 /** Memories in the engine, on the small base: a sequence's tokens depend on its own memories, never on other sequences. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { ownAdapterId, packOwnAdapter, withOwnAdapters } from "../../gpu-backend/adapters/own/artifact.ts";
 import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
+import { HostKv } from "../../gpu-backend/kv/host-kv.ts";
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -436,4 +437,14 @@ test("a cancelled sequence releases its memory", async () => {
   target.engine.cancel(["a"]);
   await target.finish();
   expect(target.engine.stats.memories).toMatchObject({ entries: 1, pinnedBytes: 0 });
+});
+
+test("beside an own adapter, one search of the prompt serves the mixture and the brakes", async () => {
+  const states = vi.spyOn(HostKv.prototype, "states");
+  const target = await run([requestOf("once", 0, { mixture: ownMixture, maxTokens: 1 })]);
+  expect(doneOf(target, "once").mixture).toBeDefined();
+  // The positions of the evidence, then that of the only token.
+  const searched = states.mock.calls.map(([positions]) => positions.length).filter((count) => count > 0);
+  expect(searched).toEqual([positionsOfEvidence(16).length, 1]);
+  states.mockRestore();
 });
