@@ -328,6 +328,17 @@ test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
   },
 );
 
+test("if both of two backends are unavailable the first is called again: in a rolling restart it is back by then", async () => {
+  const { first, second, begun, ended, received } = await sent([sequence("a")], { isWaiting: true });
+  await first.last.refuse(callFailure("unavailable"));
+  await second.last.refuse(callFailure("unavailable"));
+  expect(first.calls).toHaveLength(2);
+  await serve(first.last);
+  await begun;
+  await ended;
+  expect(received).toEqual(framesFor(sequence("a")));
+});
+
 test("where no backend is left the client gets `overloaded` with the shortest wait, even if other backends are down", async () => {
   const { routing, first, begun } = await sent([sequence("a")], { backends: 3, isWaiting: true });
   const rest = [callFailure("unreachable"), callFailure("overloaded", 9), callFailure("unreachable")];

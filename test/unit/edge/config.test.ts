@@ -130,6 +130,11 @@ test.each([
   expect(limit.mock.calls).toEqual([[{ key: network }]]);
 });
 
+test("a key store says that it cannot tell where the records cannot be read", async () => {
+  const store = createKeyStore([], { ...noRecords, get: () => Promise.reject(new Error("away")) }, () => 0);
+  await expect(store.accessOf("one", "")).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
+});
+
 test("records are read again behind a request after 600 ms, before it after a second, and kept where they cannot be read", async () => {
   let [nowMs, stored] = [0, 1];
   const namespace = {

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
-import { doneFrame, sequenceRequest } from "../../support/frames.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {
   callFailure,
   framesFor,
@@ -111,6 +111,20 @@ test("a request is told of each accepted sequence once, before its frames, and o
   expect(refused.received).toMatchObject(["b-0", "b-1"].map((id) => ({ ...error, id })));
   expect(refused.groups).toHaveLength(1);
   expect(routing.client.idle).toBe(true);
+});
+
+test("a request receives its frames of one message together, and none of another request", async () => {
+  const routing = oneCall();
+  const { backend } = routing;
+  const first = submit(routing, ["x"]);
+  const a = submit(routing, ["a-0", "a-1"], "c0", { maxTokens: 1 });
+  const b = submit(routing, ["b-0"], "c0", { maxTokens: 1 });
+  await backend.last.accept();
+  await backend.last.accept();
+  await backend.last.send(tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), done("a-0", 1));
+  expect(a.groups).toEqual([["token a-0", "token a-1", "done a-0"]]);
+  expect(b.groups).toEqual([["token b-0"]]);
+  expect(first.received).toEqual([]);
 });
 
 test("a request passes the rest of its deadline to the backend, and its queue time includes the edge's", async () => {
