@@ -1,6 +1,7 @@
 /** The admin API: who may call it, and each of its routes, with real KV. */
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test } from "vitest";
+import { ArtifactBucket } from "../../edge/artifacts/artifact-bucket.ts";
 import type { PublishBucket } from "../../edge/artifacts/publish.ts";
 import { readConfig } from "../../edge/config.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
@@ -288,6 +289,33 @@ describe("artifacts", () => {
     const all = [...names, adapters, bytesOf(JSON.stringify(manifest))];
     return Promise.all(all.map(async (bytes): Promise<[string, typeof bytes]> => [await sha256Hex(bytes), bytes]));
   }
+
+  test("are uploaded by hash, served, listed, and rolled back", async () => {
+    const list = () => jsonOf<{ data: { manifest: string }[] }>(testApp().request("/admin/v1/artifacts"));
+    expect(await list()).toEqual({ object: "list", data: [] });
+    const manifests: string[] = [];
+    for (const label of ["one", "two"]) {
+      const files = await tinySet(label);
+      const [manifest] = files.at(-1)!;
+      for (const [hash, bytes] of files) {
+        const file = { object: "artifacts.file", sha256: hash, bytes: bytes.byteLength };
+        if (label === "one") expect((await testApp().request(filePath(hash))).status).toBe(404);
+        expect(await jsonOf(upload(hash, bytes))).toEqual(file);
+        expect(await jsonOf(testApp().request(filePath(hash)))).toEqual(file);
+      }
+      const told = { object: "artifacts.switch", manifest, before: manifests[0] ?? null, switched: true };
+      expect(await jsonOf(serve(manifest))).toEqual(told);
+      manifests.unshift(manifest);
+    }
+    expect((await list()).data.map(({ manifest }) => manifest)).toEqual(manifests);
+    const [two, one] = manifests;
+    expect(await jsonOf(serve(two))).toMatchObject({ before: two, switched: false });
+    expect(await jsonOf(serve("previous"))).toMatchObject({ manifest: one, before: two, switched: true });
+    expect(await jsonOf(serve(two.slice(0, 12)))).toMatchObject({ manifest: two, before: one });
+    expect((await list()).data).toHaveLength(4);
+    const set = await new ArtifactBucket(env.ARTIFACTS).load(two);
+    expect(set.manifest.centroids[0].label).toEqual(["two"]);
+  });
 
   test("of other weights, or not whole, are not served", async () => {
     const [files, others] = [await tinySet("one"), await tinySet("one", "f".repeat(64))];

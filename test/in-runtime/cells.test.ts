@@ -1,11 +1,12 @@
 import { describe, expect, test } from "vitest";
+import { SentEvents, type StreamCursor, streamStart } from "../../edge/answer/sent-events.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
 import { type CellRequest, cellRequestVersion, readRefusal, refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { eventsOf } from "./answers.ts";
+import { byChoice, eventsOf, untimedEvents } from "./answers.ts";
 import { backendAnswers, saying } from "./backend.ts";
 import { messageToCell, testApp } from "./harness.ts";
 import { localCell } from "./objects.ts";
@@ -81,3 +82,22 @@ describe("Worker and cell of different versions, as while a deploy spreads", () 
     expect(asked).toEqual(cellsOf("local", defaultRegion, 4).slice(0, 2));
   });
 });
+
+test.each(["completion", "chat"])(
+  "a cell that resumes a stream sends what the client lacks, wherever the stream broke off: %s",
+  async (form) => {
+    says("bcd");
+    const message = { ...(await messageToCell(body)), form, includeUsage: true };
+    const eventsFrom = async (resumeFrom?: StreamCursor) => {
+      const answer = await askCell({ ...message, resumeFrom, isResumed: resumeFrom !== undefined });
+      return untimedEvents(await answer.text());
+    };
+    const whole = await eventsFrom();
+    expect(whole).toHaveLength(4 * 4 + 2);
+    for (let sent = 0; sent < whole.length; sent++) {
+      const client = new SentEvents(streamStart(4));
+      for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(`${event}\n\n`));
+      expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
+    }
+  },
+);

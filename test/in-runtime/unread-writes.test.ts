@@ -5,11 +5,13 @@ import { beforeAll, describe, expect, test, vi } from "vitest";
 import { forms } from "../../edge/answer/forms.ts";
 import { eventText, ResponseBuilder } from "../../edge/answer/response.ts";
 import { RepeatedEvents } from "../../edge/answer/sent-events.ts";
+import { maxStreamBytes } from "../../edge/answer/token-count.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
+import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -303,6 +305,43 @@ test("a response whose cells are all lost ends in an error and in response.faile
   expect(JSON.parse(failed.slice(6))).toMatchObject({ type: "response.failed", sequence_number: 6 });
   expect(rest.slice(2)).toEqual(["data: [DONE]", ""]);
 });
+
+test.each(["completion", "chat", "response"] as const)(
+  "events with a token have no more bytes than are counted for it, whatever the token: %s",
+  (form) => {
+    const { plan } = requestOf("native");
+    const settings = { ...responseSettings, instructions: "\u0000".repeat(100) };
+    const model = `gpt2:${"m".repeat(64)}`;
+    const id = `${forms[form].idPrefix}${"0".repeat(32)}`;
+    const envelope = { id, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}`, settings };
+    const options = { echo: false, logprobs: null, promptLogprobs: null, compare: false, sources: false };
+    const counted = (maxTokens: number) => {
+      const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
+      return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
+    };
+    // GPT-2's longest token, its longest token of characters that JSON escapes, and a byte that JSON writes as six bytes.
+    const texts = ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"];
+    const kinds = form === "completion" ? [false] : [false, true];
+    for (const [text, isCall] of texts.flatMap((text) => kinds.map((isCall) => [text, isCall] as const))) {
+      const builder = new ResponseBuilder(forms[form], envelope, plan, quiet);
+      let begun = 0;
+      const bytesOf = (done: DoneFrame | null) => {
+        const call = { index: 0, name: begun++ === 0 ? "f" : null, arguments: text, isWhole: done !== null };
+        const said = { planned: plan.choices[0], text: done || isCall ? "" : text, calls: isCall ? [call] : [] };
+        const part = { ...said, ...none, done, finishReason: done?.finishReason ?? null };
+        builder.add(part);
+        const events = builder.events(part).map(({ name, data }) => ({ name, data: { ...data, usage: null } }));
+        return utf8.encode(events.map((event) => eventText(event)).join("")).length;
+      };
+      const tokens = 8;
+      const sizes = Array.from({ length: tokens }, () => bytesOf(null));
+      expect(sizes[1]).toBeLessThanOrEqual(counted(1) - counted(0));
+      const all = sizes.reduce((sum, bytes) => sum + bytes, bytesOf(doneFrame("a")));
+      console.log(`${form}: at most ${sizes[1]} of ${counted(1) - counted(0)} bytes, ${all} of ${counted(tokens)}`);
+      expect(all).toBeLessThanOrEqual(counted(tokens));
+    }
+  },
+);
 
 test("a stream cut within an event breaks off if the next cell's event differs, even if a later one begins alike", async () => {
   const { answers, requests, response, ended } = await asked("native", { cells: 5 });
