@@ -1,11 +1,11 @@
-/** A child process for measurements: it answers one question at a time and does nothing else meanwhile. It ends with its parent. */
+/** A child process for measurements. It answers one question at a time, and ends with its parent. */
 import { type ChildProcess, fork } from "node:child_process";
 
 export class AskedProcess {
   readonly #child: ChildProcess;
   #written = "";
 
-  /** `script` calls `answerQuestions`, or sends a single message by itself. */
+  /** `script` calls `answerQuestions`, or sends one message by itself. */
   constructor(script: URL, ...args: string[]) {
     this.#child = fork(script, args, {
       execArgv: ["--expose-gc"],
@@ -20,12 +20,11 @@ export class AskedProcess {
     return this.#child.pid!;
   }
 
-  /** Resolves with the message that the process sends once it is ready. Throws an Error with the process's reason if it ends before. */
+  /** Resolves with the first message of the process. Throws an Error if the process ends before. */
   ready<T>(): Promise<T> {
     return this.#answer<T>();
   }
 
-  /** Throws an Error with the process's reason if it ends without an answer. */
   ask<T>(question: object): Promise<T> {
     this.#child.send(question);
     return this.#answer<T>();
@@ -53,11 +52,11 @@ export class AskedProcess {
   }
 }
 
-/** In the child process: sends `ready`, then answers questions until its parent is gone. */
+/** Runs in the child process: sends `ready`, then answers questions until the parent is gone. */
 export function answerQuestions<Question>(ready: unknown, answer: (question: Question) => Promise<unknown>): void {
   process.on("disconnect", () => process.exit());
   process.on("message", (question: Question) => {
-    // Collects the garbage of the last answer outside of the measured time.
+    // Collects the last answer's garbage outside of the measured time.
     globalThis.gc?.();
     answer(question).then(
       (answered) => process.send!(answered),

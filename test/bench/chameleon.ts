@@ -1,6 +1,6 @@
 /**
- * Our engine's inner loop as a contestant: the step runner over the KV arena. Prompts are prefilled in chunks, each decode pass gives every
- * row a token, and each row has gates of its own, as of another centroid. The engine's plan and HTTP are left out.
+ * Our engine's inner loop as a contestant: the step runner over the KV arena, without the engine's plan and HTTP. Each row has gates of its
+ * own, as of another centroid.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -21,7 +21,7 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 
-/** Opens a model as a server does: from the graph's file, and with a server's default context. */
+/** Opens a model as a server does: from the graph's file, with a server's default context. */
 export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
   const runner = await openGguf(gguf, format, threads);
   const random = seededRandom(3);
@@ -60,19 +60,18 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
   const runner = await openStepRunner(graph, { config: served, bank, threads });
-  // The session has mapped or copied its constants, so their file is not needed any more.
+  // The session has mapped or copied the file's constants.
   await rm(folder, { recursive: true, force: true });
   return runner;
 }
 
-/** Rows that are decoded together, greedily. */
 export class Batch {
-  /** The last token of each row. It is not in the arena yet. */
+  /** Not in the arena yet. */
   readonly lastIds: number[] = [];
   readonly #runner: HostRunner;
   readonly #rows: readonly KvRow[];
 
-  /** Opens rows with room for `positions` each from the start, as in a running server. */
+  /** Rows have room for `positions` from the start, as in a running server. */
   constructor(runner: StepRunner, rows: number, positions: number) {
     const limits = { maxSequences: rows, chunkTokens, kvBytes: Number.POSITIVE_INFINITY };
     this.#runner = new HostRunner(runner, limits);
@@ -80,7 +79,6 @@ export class Batch {
     this.#runner.kv.place(this.#rows.map((kv) => ({ kv, positions })));
   }
 
-  /** Prefills one prompt after another, one chunk a pass, as the engine does. */
   async prefill(prompts: number[][], gates: Float32Array[]): Promise<void> {
     for (const [row, prompt] of prompts.entries()) {
       for (let start = 0; start < prompt.length; start += chunkTokens) {
@@ -98,7 +96,7 @@ export class Batch {
     for (let n = 0; n < this.lastIds.length; n++) this.lastIds[n] = output.topIds[n * output.topCount];
   }
 
-  /** Runs one pass. Without gates the head is not computed. */
+  /** Without gates the head is not computed. */
   #pass(phase: Pass["phase"], rows: Pass["rows"], gates: Float32Array[] | null): Promise<PassOutput> {
     const N = gates ? rows.length : 0;
     const head = {

@@ -1,5 +1,5 @@
 /**
- * One side of the comparison of classifiers: one engine with every tenant's adapter, or one engine with a session of its own for each.
+ * One side of the comparison of classifiers: one engine with every tenant's adapter, or a session for each adapter.
  * Run by classifiers.ts: node classifiers-process.ts SETTINGS
  */
 import { availableMemory } from "node:process";
@@ -19,7 +19,6 @@ import { answerQuestions } from "./asked-process.ts";
 import { promptsOf } from "./model.ts";
 
 interface ClassifierSettings {
-  /** True: one session for all adapters. False: a session for each adapter. */
   isTogether: boolean;
   adapters: number;
   threads: number;
@@ -28,15 +27,14 @@ interface ClassifierSettings {
 
 export interface Answered {
   ms: number;
-  /** Each answer's tokens, with the log-probabilities of the labels. */
   answers: string[];
 }
 
 const promptTokens = 64;
 const labels = [314, 1592, 6535, 26535];
-/** Bytes of memory for other processes: no further session is opened when no more than this is available. */
+/** Memory for other processes. No further session is opened when less is available. */
 const reservedBytes = 3e9;
-/** An adapter's random numbers lie between ± this value, so that the adapter changes a state by about the state's own length. */
+/** Adapters with random numbers between ± this value change a state by about the state's own length. */
 const spread = 0.05;
 
 const settings = JSON.parse(process.argv[2]) as ClassifierSettings;
@@ -50,7 +48,7 @@ for (let i = 0; i < (isTogether ? 1 : adapters) && (i === 0 || availableMemory()
   if (!isTogether) await answer([i], 1);
 }
 if (isTogether) await answer([...prompts.keys()], 1);
-/** One question makes each of the first `requests` tenants ask for an answer of `tokens` tokens. */
+/** A question makes each of the first `requests` tenants ask for an answer of `tokens` tokens. */
 answerQuestions(
   engines.length,
   async ({ requests, tokens }: { requests: number; tokens: number }): Promise<Answered> => {

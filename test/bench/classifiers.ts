@@ -1,7 +1,7 @@
 /**
- * Classifiers of many tenants over the embedded base: one engine that answers all in one batch, beside a session for each tenant. The
- * sessions answer one after another. Each side is a process. Both stay loaded, only one computes at a time, and their order alternates.
- * Memory is resident memory, with pages of a file counted once. Linux only.
+ * Classifiers of many tenants over the embedded base: one engine that answers all in one batch, beside a session for each tenant. Each side
+ * is a process. Only one side computes at a time, in alternating order. Memory is resident memory, with pages of a file counted once. Linux
+ * only.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ import type { Answered } from "./classifiers-process.ts";
 import { processBytes } from "./process-memory.ts";
 import { median } from "./quantile.ts";
 
-/** Lengths of an answer. One token is a label; longer answers show what decoding together saves. */
+/** Lengths of an answer. One token is a label. */
 const answerTokens = [1, 16];
 
 export async function measureClassifiers(
@@ -20,7 +20,7 @@ export async function measureClassifiers(
 ) {
   const { threads, rounds, say } = options;
   const folder = await mkdtemp(join(tmpdir(), "chameleon-classifiers-"));
-  /** First the side with one engine, then the side with a session for each tenant, of which as many are opened as fit into memory. */
+  /** The side with one engine, then the side with as many sessions as fit into memory. */
   const sides: { process: AskedProcess; sessions: number; bytes: number }[] = [];
   type Side = (typeof sides)[number];
   try {

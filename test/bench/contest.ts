@@ -1,6 +1,6 @@
 /**
- * Measures contestants cell by cell (a cell is one size of batch with one context), in rounds of alternating order, and reports
- * medians over the rounds. One contestant computes at a time, while the others are loaded and idle.
+ * Measures contestants in rounds of alternating order, and reports medians over the rounds. A cell is a size of batch with a context. One
+ * contestant computes at a time, while the others are loaded and idle.
  */
 import { AskedProcess } from "./asked-process.ts";
 import type { Cell, Entry, Measurement } from "./contestant.ts";
@@ -8,7 +8,7 @@ import { median } from "./quantile.ts";
 
 export type Row = ReturnType<typeof rowOf>;
 
-/** A cell that was left out. Without `batch` and `context`: a contestant that was left out of all cells. */
+/** A cell that was left out. Without `batch` and `context`: the contestant was left out of all cells. */
 export interface Skipped extends Entry {
   batch?: number;
   context?: number;
@@ -18,11 +18,11 @@ export interface Skipped extends Entry {
 export interface GroupResult {
   rows: Row[];
   skipped: Skipped[];
-  /** The first tokens of each contestant's base model on the check prompts. */
+  /** First tokens of each contestant's base model on the check prompts. */
   firstIds: { entry: Entry; ids: number[] }[];
 }
 
-/** Measures one group of contestants, ours first. A cell in which a contestant fails is left out, with the reason. */
+/** Our contestant is the first of `entries`. A cell in which a contestant fails is left out, with the reason. */
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
@@ -54,7 +54,7 @@ export async function runGroup(
           } catch (error) {
             skip({ ...runner.entry, batch: cell.batch, context: cell.context, reason: messageOf(error) });
             samples.delete(runner);
-            // The process has ended. It is started again, because the next cell may be smaller.
+            // The process has ended. The next cell may be smaller, so the process is started again.
             await runner.start().catch(() => {
               running = running.filter((other) => other !== runner);
             });
@@ -86,23 +86,19 @@ function messageOf(error: unknown): string {
 function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
   const { batch, context, steps } = cell;
   const msPerStep = median(samples.flatMap(({ stepMs }) => stepMs));
-  /** Time until every row has its first token. */
   const timeToFirstTokenMs = median(samples.map(({ prefillMs }) => prefillMs));
   return {
     ...entry,
     batch,
     context,
     msPerStep,
-    /** Tokens that the whole batch decodes in a second. */
     tokensPerSecond: (1000 * batch) / msPerStep,
     prefillTokensPerSecond: (1000 * batch * (context - steps)) / timeToFirstTokenMs,
     timeToFirstTokenMs,
-    /** Peak resident memory of the contestant's process in the cell. */
     rssBytes: Math.max(...samples.map(({ rssBytes }) => rssBytes)),
   };
 }
 
-/** A contestant and its process, which may be started again. */
 class Runner {
   readonly entry: Entry;
   readonly #args: string[];
@@ -113,7 +109,6 @@ class Runner {
     this.#args = [entry.system, entry.format, `${threads}`, gguf];
   }
 
-  /** Starts the process. Returns the first tokens of the check prompts. */
   start(): Promise<number[]> {
     this.#process = new AskedProcess(new URL("./contestant-process.ts", import.meta.url), ...this.#args);
     return this.#process.ready();

@@ -1,5 +1,5 @@
 /**
- * The child process of one contestant: loads its model, sends its first tokens on the check prompts, and measures each `Cell` it receives.
+ * The child process of one contestant: loads the model, answers the check prompts, and measures each `Cell` it receives.
  * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS GGUF
  */
 import { answerQuestions } from "./asked-process.ts";
@@ -7,7 +7,7 @@ import { openChameleon } from "./chameleon.ts";
 import type { Cell, Contestant, System } from "./contestant.ts";
 import { promptsOf } from "./model.ts";
 
-/** Prompts that all contestants answer once, as a warm-up and to show that they compute the same. */
+/** Prompts that all contestants answer once, to warm up and to show that they compute the same. */
 const checkPrompts = { batch: 8, tokens: 24 };
 
 const [system, format, threads, gguf] = process.argv.slice(2);

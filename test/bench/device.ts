@@ -1,6 +1,6 @@
 /**
- * What our engine does on one device, beside floors: the time in which the device reads the weights and the rows' keys and values once,
- * at the rate of a large copy. A prefill reads the weights once for each of its runs, and may be above its floor because it computes.
+ * Measures our engine on one device, beside a floor: the time in which the device reads the weights and the rows' keys and values once, at
+ * the rate of a large copy. A prefill may be above its floor, because it also computes.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -48,17 +48,15 @@ const adapterRank = 8;
 const memoryKeys = 4096;
 const hash = "0".repeat(64);
 
-/** Bytes that a decode step of rows of this length has to read, in fp32. */
 function stepBytes(config: ModelConfig, rows: number, context: number): number {
   const { vocabularySize, hiddenSize, layers, kvHeads, headWidth, tiedHead } = config;
-  // An embedding that is not the head, too, is read for a few tokens only.
+  // Of an embedding that is not the head, only a few rows are read.
   const weights = parametersOf(config) - (tiedHead ? 0 : vocabularySize * hiddenSize);
   return 4 * (weights + rows * context * 2 * layers * kvHeads * headWidth);
 }
 
 export type DeviceFigures = Awaited<ReturnType<typeof measureDevice>>;
 
-/** Measures and prints. Throws an Error if the device is missing or fails its self-test. */
 export async function measureDevice({ device, quick, threads, llamaFolder, say, note }: DeviceBench) {
   const { base: modelDirectory, batches, contexts, steps, churn, memories } = quick ? sizes.quick : sizes.full;
   const tested = { modelDirectory, weightFormat: "fp32", threads, device, isDeviceRequired: true } as const;
@@ -83,7 +81,7 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
       `${name.padEnd(40)}${cells.map((cell) => cell.padStart(18)).join("")}${(ms / floorMs).toFixed(1).padStart(8)}x`,
     );
   };
-  // Compiles kernels.
+  // This run compiles kernels.
   await serve(runner, { sequences: 1, slots: 1, context: contexts[0], tokens: steps });
   for (const context of contexts) {
     for (const batch of batches) {
@@ -94,7 +92,7 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
     }
   }
   const slots = Math.min(churnSlots, batches.at(-1)!);
-  // Of a prompt that is one token longer than its blocks, only that token is computed for each sequence.
+  // The prompt is one token longer than its blocks, so only one token is computed for each sequence.
   const churned = { sequences: churn, slots, context: contexts[0] + 1, tokens: churnTokens, hasAdapters: true };
   const { totalMs } = await serve(runner, churned);
   const churnSteps = Math.ceil(churn / slots) * churnTokens;
@@ -121,16 +119,15 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
 interface Load {
   sequences: number;
   slots: number;
-  /** Tokens of the prompt, which sequences share, so that most of it is computed once. */
+  /** Tokens of the prompt. Sequences share the prompt, so most of it is computed once. */
   context: number;
-  /** Tokens that all of `slots` sequences decode together, at least. */
+  /** Minimum tokens that all `slots` sequences decode together. */
   tokens: number;
-  /** Whether each sequence has own adapters, and a memory, of its own. */
   hasAdapters?: boolean;
   hasMemories?: boolean;
 }
 
-/** Serves sequences by an engine. `decodeMs`: the median of the steps in which all slots decode. `firstMs`: until the first token. */
+/** `decodeMs`: median of the steps in which all slots decode. `firstMs`: time to the first token. */
 async function serve(runner: Runner, { sequences, slots, context, tokens, hasAdapters, hasMemories }: Load) {
   const { hiddenSize, vocabularySize } = runner.config;
   const random = seededRandom(sequences);
@@ -183,7 +180,7 @@ async function serve(runner: Runner, { sequences, slots, context, tokens, hasAda
   }
   while (engine.busy) await engine.step();
   const totalMs = now() - startMs;
-  // The cache's blocks are on the device. All prompts begin with the same ones.
+  // The cache's blocks are on the device. All prompts begin with the same blocks.
   const { tenant } = sequenceRequest("", prompt);
   for (const { block } of prefixCache.take(tenant, blockNames(tenant, prompt, chunkTokens), prompt, false)) {
     block.kv.free();
@@ -191,7 +188,7 @@ async function serve(runner: Runner, { sequences, slots, context, tokens, hasAda
   return { decodeMs: median(decoded), firstMs, totalMs };
 }
 
-/** Bytes that the device reads and writes in a millisecond: from the times of many copies of an array, and of one. */
+/** Bytes that the device reads and writes in a millisecond: the difference between many copies of an array and one. */
 async function deviceBandwidth(threads: number, elements: number): Promise<number> {
   const copies = 33;
   const timeOf = async (count: number) => {

@@ -1,7 +1,6 @@
 /**
- * How soon a served own adapter is ready: the time from the request to the backend's answer. One tenant's time is compared with that of
- * prefilling the same examples twice; then 8 tenants ask at once. An example is random tokens, a cue and the cue's label, which a fit can
- * learn. The fitter's process runs already, as it does within a minute after any fit.
+ * Time from the request for an own adapter to the backend's answer, beside two prefills of the same examples. Then 8 tenants ask at once.
+ * An example is random tokens, a cue and the cue's label. The fitter's process runs already, as within a minute after any fit.
  */
 import type { Backend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -9,7 +8,7 @@ import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
 import { generate, makeAdapter, withBackend } from "./served.ts";
 
-/** `target`: maximum ratio of the time of an adapter of `examples` examples to the time of prefilling all of them twice. */
+/** `target`: maximum time of a fit, divided by the time of two prefills of its examples. */
 const cells = [
   { examples: 32, target: 4 },
   { examples: 128, target: 3 },
@@ -55,7 +54,7 @@ export function measureFits({ threads, rounds, say }: Options) {
       rows.push(row);
     }
     const all = Array.from({ length: tenants }, (_, i) => timed(() => make(backend, `tenant-${i}`, cells[0].examples)));
-    /** Milliseconds from each tenant's request to its answer. All requests are sent at once. */
+    /** Time from each tenant's request to its answer. All requests are sent at once. */
     const togetherMs = (await Promise.all(all)).sort((a, b) => a - b);
     say(`  ${tenants} tenants at once: ready after ${togetherMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
     return { rows, togetherMs };

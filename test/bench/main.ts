@@ -1,6 +1,6 @@
 /**
- * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to a session's resident memory,
- * classifiers of many tenants in one batch, how soon own adapters are ready, our engine under an open-loop load, or a GPU.
+ * The benchmark: our engine beside node-llama-cpp on one GGUF file, resident memory of serving, classifiers of many tenants, time of own
+ * adapters, an open-loop load, or a GPU.
  * Run: npm run bench -- --help
  */
 import { readFileSync } from "node:fs";
@@ -21,9 +21,7 @@ import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { agreementLines, ratioLines, tableLines } from "./report.ts";
 
-/** Package folder of node-llama-cpp, which is not among the root's packages. */
 const llamaFolder = join(import.meta.dirname, "llama");
-/** Sizes of a context: prompt and decoded tokens together. */
 const contexts = [136, 264];
 
 const options = parsedOptions<{
@@ -103,7 +101,7 @@ if (options.json) {
   await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
 }
 
-/** Measures both of our formats beside node-llama-cpp, which computes in the file's own format. */
+/** node-llama-cpp computes in the file's own format. */
 async function benchContest() {
   const { gguf, rounds, batches } = options;
   const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps: 8 })));

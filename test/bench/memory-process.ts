@@ -1,6 +1,6 @@
 /**
- * A session without a server, over the graph that the backend serves: opens it, runs a batch and reports the largest resident
- * memory. Run by memory.ts: node memory-process.ts SETTINGS CELL
+ * A session without a server over the graph that the backend serves. Runs a batch and reports the largest resident memory.
+ * Run by memory.ts: node memory-process.ts SETTINGS CELL
  */
 import { openModel } from "../../gpu-backend/engine/open-model.ts";
 import { Batch } from "./chameleon.ts";

@@ -1,8 +1,7 @@
 /**
- * What serving adds to a session's resident memory: the backend beside a bare session over the same graph and beside node-llama-cpp, with
- * the same prompts, one after the other. Then the backend before its first own adapter, and an idle minute after it. Memory is the
- * largest resident memory of a process and its children while they hold every row. A page of a file that several of them map counts
- * once; the sum of their RSS is reported, too. Linux only.
+ * Resident memory that serving adds to a session: the backend beside a bare session over the same graph, and beside node-llama-cpp. Then
+ * the backend before its first own adapter, and an idle minute after it. Memory is that of a process and its children while they hold every
+ * row; a page of a file that several map counts once. Linux only.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -21,20 +20,16 @@ import { generate, makeAdapter, withBackend } from "./served.ts";
 
 const context = 128;
 const steps = 8;
-/** Example texts from which the adapter is made, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
-/** Milliseconds that the fitter's process may take to end once it has been idle for `idleMs`. */
+/** Time in which the fitter's process must end after it was idle for `idleMs`. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
-/** Bytes that serving may add to a bare session. */
 const targetBytes = 120e6;
-/** Maximum share by which a backend's resident memory may have grown an idle minute after its first adapter was made. */
+/** Maximum growth of a backend's resident memory, an idle minute after its first adapter was made. */
 const targetGrowth = 0.05;
 
 interface Resident {
-  /** Resident memory, with pages that several processes map counted once. */
   bytes: number;
-  /** RSS of all processes. */
   rssBytes: number;
 }
 
@@ -54,7 +49,6 @@ export async function measureMemory(
   );
   const measured = await withBackend(settings, async (backend) => ({
     served: await serveBatch(backend, batch),
-    /** Bytes of `served` that the prefix cache holds. */
     prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
     adapter: await measureAdapter(backend, batch),
   }));
@@ -86,7 +80,6 @@ async function bareSession(settings: object, batch: number): Promise<number> {
   return new AskedProcess(script, JSON.stringify(settings), cell).ready();
 }
 
-/** Serves a batch. Returns the largest resident memory at any token. */
 async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   const sequences = promptsOf(batch, context - steps).map((ids, i) =>
     sequenceRequest(`${i}`, ids, { maxTokens: steps }),
@@ -108,22 +101,21 @@ async function measureAdapter(backend: Backend, batch: number) {
   return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
 }
 
-/** Median resident memory over several equal batches, because garbage comes and goes by tens of megabytes. */
+/** Median over several equal batches, because garbage comes and goes by tens of megabytes. */
 async function steadyBytes(backend: Backend, batch: number): Promise<number> {
   const bytes: number[] = [];
   for (let i = 0; i < steadyBatches; i++) bytes.push((await serveBatch(backend, batch)).bytes);
   return median(bytes);
 }
 
-/** RSS of a process and its descendants. */
 function rssOf(pid: number): number {
   const ofProcess = (one: number) => /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${one}/status`, "utf8"))?.[1];
   return [pid, ...descendantsOf(pid)].reduce((sum, one) => sum + 1024 * Number(ofProcess(one)), 0);
 }
 
 /**
- * Bytes that the sum of RSS counts more than once: for each mapped part of a file, the sum of the processes' resident bytes minus the
- * largest of them. These bytes hardly change, and reading them at every token would be too slow.
+ * Bytes that the sum of RSS counts more than once. For each mapped part of a file: the sum of the processes' resident bytes minus the
+ * largest. Reading these bytes at every token would be too slow.
  */
 function sharedBytes(pid: number): number {
   const largest = new Map<string, number>();

@@ -5,7 +5,6 @@ import { dirname, join } from "node:path";
 import { gpt2Config as configOf } from "../support/gpt2-config.ts";
 import { seededRandom } from "../support/steps.ts";
 
-/** The shape of GPT-2 124M. */
 export const gpt2Config = configOf({
   vocabularySize: 50_257,
   hiddenSize: 768,
@@ -15,25 +14,25 @@ export const gpt2Config = configOf({
   stopIds: [50_256],
 });
 
-/** Raise it whenever cached files get another content, so that no old file is measured. */
+/** Raise this version when cached files get another content. */
 const cacheVersion = 1;
 const cacheFolder = join(import.meta.dirname, `../../.cache/bench/v${cacheVersion}`);
 
-/** The path of a cached file. If the file is missing, `make` gives its content. */
+/** Returns the path of a cached file. `make` gives the content of a missing file. */
 export async function cached(name: string, make: () => Uint8Array | Promise<Uint8Array>): Promise<string> {
   const path = join(cacheFolder, name);
   if (existsSync(path)) return path;
   await mkdir(dirname(path), { recursive: true });
-  // The file gets its name once it is whole, so that a run that was stopped leaves no half file under that name.
+  // The file gets its name once it is whole, so that a stopped run leaves no partial file.
   await writeFile(`${path}.${process.pid}`, await make());
   await rename(`${path}.${process.pid}`, path);
   return path;
 }
 
-/** Prompts use ids below this number, which every model's vocabulary has. */
+/** Prompts use ids below this number, which every vocabulary has. */
 const commonVocabulary = 32_000;
 
-/** Different prompts of `tokens` ids each, [batch][tokens], so that no system can share a prefix. */
+/** [batch][tokens]. Prompts differ, so that no system can share a prefix. */
 export function promptsOf(batch: number, tokens: number): number[][] {
   const random = seededRandom(1000 * tokens + batch);
   const draw = () => Math.floor(random() * commonVocabulary);

@@ -23,7 +23,7 @@ export function tableLines(rows: readonly Row[]): string[] {
   ];
 }
 
-/** A line for each contestant: for how many check prompts its first token is that of the group's first contestant. */
+/** A line for each contestant: how often its first token is that of the group's first contestant. */
 export function agreementLines({ firstIds }: GroupResult): string[] {
   const [reference, ...others] = firstIds;
   return others.map(({ entry, ids }) => {
@@ -32,7 +32,7 @@ export function agreementLines({ firstIds }: GroupResult): string[] {
   });
 }
 
-/** Lines with other contestants' times and resident memory divided by those of ours, the group's first. Above 1 ours is better. */
+/** Other contestants' times and memory divided by ours, the group's first. Above 1 ours is better. */
 export function ratioLines(group: readonly Entry[], rows: readonly Row[]): string[] {
   const [ours, ...others] = group;
   const rowOf = (entry: Entry, { batch, context }: Row) =>

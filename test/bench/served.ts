@@ -6,7 +6,6 @@ import { adapterAnswerSchema, type SequenceRequest, type TokenFrame } from "../.
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 
-/** Runs `work` with a backend that is started before it and stopped after it. */
 export async function withBackend<T>(
   settings: Record<string, string>,
   work: (backend: Backend) => Promise<T>,
@@ -22,7 +21,6 @@ export async function withBackend<T>(
   }
 }
 
-/** Generates the sequences in one batch. */
 export async function generate(
   backend: Backend,
   sequences: SequenceRequest[],
@@ -34,7 +32,7 @@ export async function generate(
   }
 }
 
-/** Makes an own adapter of examples, each of which is learnt from its token `from` on. */
+/** Each example is learnt from its token `from` on. */
 export async function makeAdapter(backend: Backend, tenant: string, examples: number[][], from: number) {
   const response = await backend.post("/v1/adapters", {
     ...{ version: 3, manifestHash: backend.manifestHash, tenant },

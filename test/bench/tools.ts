@@ -1,6 +1,6 @@
 /**
- * How well a served model calls tools: 20 prompts for which one of three tools is right, and 10 for which none is. Greedy, through the
- * public API. Run: `npm start` in one terminal, then `node test/bench/tools.ts` (`--url`, `--key` for another server).
+ * How well a served model calls tools: 20 prompts for which one of three tools is right, and 10 for which none is.
+ * Run: `npm start` in one terminal, then `node test/bench/tools.ts` (`--url`, `--key` for another server).
  */
 import { z } from "zod";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
@@ -20,7 +20,6 @@ const tools = [
 interface Asked {
   prompt: string;
   name: string;
-  /** The arguments of the right call. */
   wanted: Record<string, string | number>;
 }
 const cities = ["Paris", "London", "Tokyo", "Madrid", "Rome", "Berlin", "Oslo"];
@@ -53,7 +52,7 @@ const answer = z.object({
   ),
 });
 
-/** The calls in an answer, and whether its last call is whole rather than cut at the limit of tokens. */
+/** The calls in an answer, and whether the last call is whole. */
 async function calledBy(connection: Connection, content: string, tool_choice: string) {
   const body = { messages: [{ role: "user", content }], tools, tool_choice, temperature: 0, max_tokens: 96 };
   const { choices } = await connection.call(answer, "POST", "/v1/chat/completions", body);

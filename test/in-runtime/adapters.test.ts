@@ -18,10 +18,8 @@ import { adapterFile, backendDeletes, gain, unavailable, useTenant } from "./ten
 
 beforeAll(() => publish());
 
-/** Hash that the backend gives every adapter. */
 const hash = "4".repeat(64);
 const examplesGone = { examples: [], validation: null };
-/** Content of an adapter that was made without examples, for a manifest that is not served. */
 const content = { manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8, examples: examplesGone };
 const made = { hash, kept: true, gain, file: "" };
 const own = useTenant("adapters");
@@ -134,7 +132,7 @@ describe("POST /v1/adapters", () => {
       }),
     );
     await jsonOf(app().complete({ ...wish, prompt: "aa", max_tokens: 2 }));
-    // The tenant's sequences never share a micro-batch with other tenants'.
+    // A micro-batch never mixes tenants.
     const routes = seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash]);
     expect(routes).toEqual(Array(2).fill([null, hash]));
     expect(brought).toEqual([{ path: `/v1/adapters/${own.tenant}/${hash}`, bytes: adapterFile }]);
@@ -223,7 +221,7 @@ describe("an adapter", () => {
     expect(await alarm()).toBe(true);
     expect([await deleting(), deletions.length]).toEqual([[], 3]);
     expect(await alarm()).toBe(false);
-    // An adapter that is made again under the same name before the retry is not deleted.
+    // An adapter that was made again under the same name before the retry is not deleted.
     making.deletion = 503;
     await make({}, "again");
     await remove("again");
@@ -281,7 +279,7 @@ describe("an adapter", () => {
     });
     expect(await json("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
     expect(await usage()).toBe(0);
-    // A request that began before the erasure and ends after it leaves no trace.
+    // A request that ends after the erasure leaves no trace, even if it began before.
     const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
     await settle(ledgerOf(env.LEDGERS, tenant), "late", [used]);
     expect(await usage()).toBe(0);

@@ -23,7 +23,7 @@ const routes = operations.filter(({ scope }) => scope === "admin");
 const urlOf = (path: string) =>
   path.replace("{id}", "0123456789abcdef").replace("{tenant}", "acme").replace("{sha256}", "0".repeat(64));
 const made = async (body: object): Promise<NewKey> => (await testApp().post("/admin/v1/keys", body)).json();
-/** Status of `/v1/usage` for a key, in an isolate that has cached nothing. */
+/** Status of `/v1/usage`, in an isolate that has cached nothing. */
 const statusOf = async (key: string) => (await testApp().request("/v1/usage", { headers: bearer(key) })).status;
 
 describe("nobody but the admin key comes in", () => {
@@ -265,7 +265,6 @@ describe("tenants", () => {
 describe("artifacts", () => {
   const bytesOf = (text: string) => new TextEncoder().encode(text) as Uint8Array<ArrayBuffer>;
   const filePath = (hash: string) => `/admin/v1/artifacts/files/${hash}`;
-  /** Uploads with a content-length, as a client does whose body has a known length. */
   const upload = (hash: string, body: Uint8Array<ArrayBuffer>, headers: Record<string, string> = {}) => {
     const length = { "content-length": String(body.byteLength) };
     return testApp().request(filePath(hash), { method: "PUT", body, headers: { ...length, ...headers } });
@@ -276,7 +275,7 @@ describe("artifacts", () => {
     for (const name of await stored()) await env.ARTIFACTS.delete(name);
   });
 
-  /** The tiny model's files with a centroid of this label: pairs of hash and bytes, the manifest last. */
+  /** The tiny model's files with a centroid of this label, as pairs of hash and bytes. The manifest is last. */
   async function tinySet(label: string, weights?: string): Promise<[string, Uint8Array<ArrayBuffer>][]> {
     const files = await edgeModelFiles();
     const adapters = bytesOf("adapters");
@@ -333,7 +332,6 @@ describe("artifacts", () => {
     const sets = [await tinySet("one"), await tinySet("two"), await tinySet("three")];
     for (const [hash, bytes] of sets.flat()) await upload(hash, bytes);
     const [other, ...manifests] = sets.map((files) => files.at(-1)![0]);
-    // The first round runs when nothing is published yet, the second one after a publication.
     for (const manifest of manifests) {
       const racing: PublishBucket = {
         head: (name) => env.ARTIFACTS.head(name),

@@ -16,7 +16,7 @@ import { cellIsIdle, localCell, reportedByCells } from "./objects.ts";
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
 
-/** Number of completion tokens charged, once the cell has reported all its settlements. */
+/** Completion tokens that were charged, once the cell has reported all settlements. */
 async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
   await vi.waitFor(() =>
     runInDurableObject(localCell(), ({ settlements }: Cell) => expect(settlements.idle).toBe(true)),
@@ -31,7 +31,7 @@ const scored = (id: string, index: number, top: number) => ({
   ...{ logprob: -0.5, alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]) },
 });
 
-/** A backend for one call. `started` sends a request, and resolves to the ids of its sequences once the backend has received the call. */
+/** A backend for one call. `started` resolves to the ids of the sequences that the backend has received. */
 function oneCall() {
   const { bodies, seen } = lateBackend(1);
   const started = async (body: object, app = testApp({ heartbeatMs: 60_000 }), init?: RequestInit) => {
@@ -42,7 +42,7 @@ function oneCall() {
   return { backend: bodies[0], started };
 }
 
-/** Opens a body. `told` records what the body reports to its owner: an overflow, and its end. */
+/** `told` records what the body reports: an overflow, and its end. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
   const { maximumBytes = 1000, isStream = true } = options;
   const told: { overflow: ServiceError | null; ended: EndReason | null } = { overflow: null, ended: null };
@@ -96,11 +96,11 @@ test("if an object's bodies hold too much, the largest body of the tenant that h
   expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
   // The larger body does not end: the runtime has read its bytes, so the client may still get them.
   expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
-  // A body breaks off if the bytes that the runtime has read from it exceed the limit by themselves.
+  // A body breaks off if the bytes that the runtime has read from it exceed the limit.
   const largest = write(9000, 1);
   expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
   expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
-  // A body breaks off, too, if the rest of the text that has begun exceeds the limit.
+  // A body breaks off if the rest of a begun text exceeds the limit.
   const begun = write(40_000, 1);
   expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
   expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
@@ -148,7 +148,6 @@ describe("streams that nobody reads, with the largest answers", () => {
     }
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(await heldByCell()).toBe(0);
-    // The answers are charged as if their clients had left.
     const charged = await chargedBy(reported);
     expect(charged).toBeGreaterThan(sent - 3 * clients * choices);
     expect(charged).toBeLessThanOrEqual(sent + 1);
@@ -171,7 +170,7 @@ describe("streams that nobody reads, with the largest answers", () => {
 });
 
 describe("a whole answer", () => {
-  /** An unstreamed answer of `n` choices whose head has come, because tokens were sent until its heartbeat. */
+  /** An unstreamed answer of `n` choices that has begun: tokens were sent until its heartbeat. */
   async function begun(n: number) {
     const { backend, started } = oneCall();
     const app = testApp({ heartbeatMs: 5 });

@@ -5,7 +5,6 @@ import type { ErrorEnvelope } from "../../shared/errors.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
 
-/** The answer's JSON. Fails with the answer's text if its status is another one. */
 export async function jsonOf<T = unknown>(answer: MaybePromise<Response>, status = 200): Promise<T> {
   const response = await answer;
   const text = await response.text();
@@ -21,25 +20,22 @@ export async function errorOf(answer: MaybePromise<Response>) {
 
 interface ExpectedError extends Partial<Omit<Awaited<ReturnType<typeof errorOf>>, "type">> {
   type?: string;
-  /** Texts that the message contains, or patterns that it matches. */
   mentions?: string | RegExp | readonly (string | RegExp)[];
 }
 
-/** Expects an error with these fields. */
 export async function expectError(answer: MaybePromise<Response>, { mentions = [], ...fields }: ExpectedError) {
   const error = await errorOf(answer);
   expect(error, error.message).toMatchObject(fields);
   for (const part of [mentions].flat()) expect(error.message).toMatch(part);
 }
 
-/** The data of a stream's events, parsed except for [DONE]. */
 export async function eventsOf<T = unknown>(answer: MaybePromise<Response>): Promise<T[]> {
   const events = (await (await answer).text()).split("\n\n");
   const data = events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));
   return data.map((text) => (text === "[DONE]" ? text : JSON.parse(text)));
 }
 
-/** A stream's events with data as text, without their timings, which differ between runs. */
+/** Events with data as text, without timings, which differ between runs. */
 export function untimedEvents(text: string): string[] {
   const events = text.replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}').split("\n\n");
   return events.filter((event) => event.startsWith("data: "));

@@ -14,10 +14,8 @@ import { testApp } from "./harness.ts";
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
 const bucket = env.ARTIFACTS;
 
-/** Hashes of files that may be in the cache. */
 const loaded: string[] = [];
 
-/** Puts a set's files into the bucket. Returns the hash of its manifest. */
 async function upload(files: Files): Promise<string> {
   for (const bytes of files.values()) {
     const hash = await sha256Hex(bytes);
@@ -31,7 +29,7 @@ async function point(manifest: string): Promise<void> {
   const before = found && JSON.parse(await found.text());
   await bucket.put(pointerName, JSON.stringify(switchedTo(manifest, new Date(0), before)));
 }
-/** The tiny model's set with one centroid's label changed: another manifest over the same files. */
+/** The tiny model's set with another label of a centroid: another manifest over the same files. */
 async function relabelled(label: string): Promise<Files> {
   const files = await edgeModelFiles();
   const manifest = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
@@ -55,7 +53,6 @@ afterEach(async () => {
   for (const hash of loaded.splice(0)) await caches.default.delete(cacheUrl(hash));
 });
 
-/** The sets that a new isolate serves from the bucket. `told` has the events that the isolate reports. */
 function isolate() {
   let nowMs = 0;
   const told: { event: string; manifest: string | null; cause?: string }[] = [];
@@ -74,7 +71,6 @@ function isolate() {
   return {
     sets,
     told,
-    /** The hash that is served after the pointer was read again. */
     async looked(): Promise<string> {
       nowMs += artifactLimits.refusedMs;
       await sets.current();
@@ -121,7 +117,7 @@ describe("a damaged set is refused and reported, and the old set stays; once men
     ["a missing manifest", manifestFile, missing, /is not in the bucket/],
   ];
   test.each(harms)("%s", async (_, name, harm, message) => {
-    // The new set shares no object with the old one, so damage to the new set leaves the old one whole.
+    // The new set shares no object with the old one, so damage leaves the old set whole.
     const files = await edgeModelFiles(true);
     const hash = await upload(files);
     const one = isolate();
@@ -133,7 +129,6 @@ describe("a damaged set is refused and reported, and the old set stays; once men
     await point(hash);
     expect(await one.looked()).toBe(oldHash);
     expect(one.told.slice(1)).toEqual([{ event: "refused", manifest: hash, cause: expect.stringMatching(message) }]);
-    // An isolate that starts now serves the old set, too.
     const fresh = isolate();
     expect((await fresh.sets.current()).manifestHash).toBe(oldHash);
     await upload(files);

@@ -49,7 +49,7 @@ test("a caller's deadline that passes after the first heartbeat ends the stream 
   const headers = { "x-deadline-ms": "200" };
   const response = await complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
   expect(response.status).toBe(200);
-  // The backend sends nothing. The request's deadline of 200 ms ends the stream before the edge stops waiting for the backend.
+  // The backend sends nothing. The request's deadline ends the stream before the edge stops waiting for the backend.
   const text = await response.text();
   expect(text).toContain(": hb");
   expect(text).toContain('"code":"deadline_exceeded"');
@@ -59,7 +59,7 @@ test("a caller's deadline that passes after the first heartbeat ends the stream 
 
 describe("nothing that a client sends reaches a backend", () => {
   const body = { prompt: "aaa", max_tokens: 1, seed: 1 };
-  /** The batch that the request becomes, and the headers with which the edge sends the batch. */
+  /** Returns the batch that the request becomes, and the headers of its call. */
   async function sentFor(headers: Record<string, string>, extra: object = {}) {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     const app = testApp({ newId: () => "0".repeat(32) });

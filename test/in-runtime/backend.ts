@@ -14,36 +14,33 @@ import { network } from "./network.ts";
 
 export const backendUrl = "http://127.0.0.1:8788";
 
-/** The requests that the backend received. */
 export interface Seen {
   batches: BatchRequest[];
   headers: Headers[];
-  /** Bodies of the batches, byte for byte. */
   bytes: Uint8Array[];
   cancelled: string[];
 }
 
-/** Answers each batch with the frames of `script`. Sequences take turns, and each frame is a chunk of its own. */
+/** Answers each batch with frames, each in a chunk of its own. Sequences take turns. */
 export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchRequest) => Frame[]): Seen {
   return backendStreams((batch) => {
     return framesStream(inTurns(batch.sequences.map((sequence) => script(sequence, batch))));
   });
 }
 
-/** Joins the frames of several sequences, one frame of each in turn. */
+/** Takes one frame of each sequence in turn. */
 export function inTurns(rows: readonly Frame[][]): Frame[] {
   const longest = Math.max(...rows.map((row) => row.length));
   return Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
 }
 
-/** Answers each batch with the stream or response that `body` returns. */
 export function backendStreams(
   body: (batch: BatchRequest, signal: AbortSignal) => MaybePromise<ReadableStream<Uint8Array> | Response>,
 ): Seen {
   const seen: Seen = { batches: [], headers: [], bytes: [], cancelled: [] };
   network.use(
     http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
-      // Throws if the edge's batch breaks the contract.
+      // Throws if the batch breaks the contract.
       const bytes = new Uint8Array(await request.arrayBuffer());
       const batch = batchRequestSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
       seen.bytes.push(bytes);
@@ -62,14 +59,11 @@ export function backendStreams(
   return seen;
 }
 
-/** A backend's answer to a batch whose adapter or memory it lacks. */
 export const lacks = (code: "adapter_not_found" | "memory_not_found") =>
   HttpResponse.json({ error: { message: "not here", code } }, { status: 404 });
 
-/** The body of a backend's answer with these frames. */
 export const framesStream = (frames: readonly Frame[]) => byteStream(frames.map(frameLine));
 
-/** A stream of the given chunks. */
 export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   const rest = [...chunks];
@@ -84,17 +78,17 @@ export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableSt
 }
 
 /**
- * A body whose chunks come when the test sends them. The runtime lets neither the test nor the cell await the other's streams or
- * promises, so `open` creates the stream where it is read and polls plain fields.
+ * A body whose chunks come when the test sends them. The runtime lets neither test nor cell await the other's streams. So `open` makes the
+ * stream where it is read, and polls plain fields.
  */
 export class LateBody {
-  /** False delays `open`, as a backend does that has not accepted the call yet. */
+  /** false: `open` waits, as a backend that has not accepted the call. */
   accepted = true;
   cancelled = false;
   readonly #chunks: string[] = [];
   #end: "close" | "fail" | null = null;
 
-  /** `signal` is the request's. Its abort ends the body, as on a real connection. */
+  /** The request's `signal` ends the body, as on a real connection. */
   async open(signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
     signal.addEventListener("abort", () => {
       this.cancelled = true;
@@ -115,7 +109,6 @@ export class LateBody {
     });
   }
 
-  /** Whether everything that was sent has been read. */
   get isTaken(): boolean {
     return this.#chunks.length === 0;
   }
@@ -129,13 +122,11 @@ export class LateBody {
   }
 }
 
-/** Answers `calls` calls in turn, each with a body that the test fills. */
 export function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
   const seen = backendStreams(
     (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
   );
-  /** Ends every sequence of a call after one token. */
   const finish = (call: number) => {
     for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
     bodies[call].end();
@@ -143,7 +134,7 @@ export function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
-/** Frames of a completion that says `text`, a token for each byte: ids below 256 are bytes in the tiny model. */
+/** Frames of a completion that says `text`. A byte is a token: ids below 256 are bytes in the tiny model. */
 export function saying(
   id: string,
   text: string | Uint8Array,
@@ -162,7 +153,7 @@ export function saying(
 export const seededToken = ({ sampling: { seed } }: SequenceRequest, index: number) =>
   97 + ((seed! + 7 * index + index ** 2) % 26);
 
-/** All frames of a sequence, with the logprobs and the prompt's scores if it asks for them. */
+/** All frames of a sequence, with the logprobs and prompt scores that it asks for. */
 export function seededFrames(sequence: SequenceRequest): Frame[] {
   const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
   const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };

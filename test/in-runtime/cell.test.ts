@@ -22,7 +22,6 @@ async function textsOf(response: Response): Promise<string[]> {
 const readChunk = async (reader: ReadableStreamDefaultReader<Uint8Array>) =>
   new TextDecoder().decode((await reader.read()).value);
 
-/** The next chunk that is not a heartbeat. */
 async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<string> {
   let chunk = await readChunk(reader);
   while (chunk === ": hb\n\n") chunk = await readChunk(reader);
@@ -31,7 +30,7 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
 
 const waitingInCell = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.waiting);
 
-/** Starts `callsPerGroup` requests and leaves their calls unaccepted, so that the queue gathers later requests. */
+/** Leaves the calls unaccepted, so that the queue gathers later requests. */
 async function unaccepted(
   app: ReturnType<typeof testApp>,
   { bodies, seen }: Pick<ReturnType<typeof lateBackend>, "bodies" | "seen">,
@@ -45,7 +44,7 @@ async function unaccepted(
   return pending;
 }
 
-/** Stops the clock, so that a queue gathers until one of its calls is accepted, however slow the machine is. */
+/** Stops the clock, so that a queue gathers until a call is accepted. */
 function stopClock(): void {
   const clock = vi.spyOn(Date, "now").mockReturnValue(Date.now());
   onTestFinished(() => clock.mockRestore());
@@ -70,7 +69,6 @@ describe("a cell", () => {
     const nearest = seen.batches.map(({ sequences }) => sequences.map(({ mixture }) => mixture!.adapters[0]));
     const [c0, c1] = ["c0", "c1"].map((centroidId) => expect.objectContaining({ centroidId }));
     expect(nearest.slice(0, atOnce)).toEqual(first.map(() => [c0]));
-    // Sequences of different centroids share a call to one backend.
     expect(nearest[atOnce]).toHaveLength(4);
     expect(nearest[atOnce]).toEqual(expect.arrayContaining([c0, c0, c0, c1]));
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
@@ -194,7 +192,7 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     while (!(await reader.read().catch(() => ({ done: true }))).done);
     await app.settled();
-    // The Worker settles the request with no use, which frees its reservation even if no cell had received it.
+    // The Worker settles the request with no use, which frees its reservation.
     expect([seen.batches.length, app.lost, app.logged, settled]).toEqual([1, [], [], [[]]]);
   });
 
@@ -204,7 +202,7 @@ describe("a client that goes away", () => {
     const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp({ heartbeatMs: 5 });
     const first = await unaccepted(app, { bodies, seen });
-    // Three requests wait behind the first ones: one leaves the queue, one leaves while it runs, one stays.
+    // Three requests wait behind the first: one leaves the queue, one leaves while it runs, one stays.
     const [leavesQueue, leavesCall, stays] = await Promise.all(
       ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
     );

@@ -14,7 +14,6 @@ import { localCell } from "./objects.ts";
 const { signal } = new AbortController();
 const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
 
-/** Fake cells that answer by `answer`, and the names of the cells that were called. */
 function scripted(answer: (name: string, call: number) => Response | Promise<Response>) {
   const asked: string[] = [];
   const namespace: CellNamespace = (name) => ({ fetch: async () => answer(name, asked.push(name)) });

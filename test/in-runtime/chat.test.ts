@@ -13,7 +13,6 @@ import { artifactsWith, type edgeArtifactsWith, turnsTemplate } from "./model.ts
 const { endOfTextId, contextTokens } = edgeModel;
 const chatTemplate = `${turnsTemplate}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}{% if messages[0].content == 'much' %}{{ range(2000000000) }}{% endif %}`;
 
-/** An app over the tiny model with a chat template; `model` replaces more of its settings. */
 function chatApp(model: Parameters<typeof edgeArtifactsWith>[1] = { chatTemplate }) {
   const app = testApp({ artifacts: artifactsWith(false, model) });
   return { ...app, chat: (body: object) => app.post("/v1/chat/completions", body) };
@@ -36,7 +35,6 @@ const turn = (role: string, content: unknown) => ({ role, content });
 const user = (content: unknown) => ({ messages: [turn("user", content)] });
 const { messages: hello } = user("aaa");
 
-/** Ids of the prompt that the edge sends to the backend for a chat. */
 async function promptOf(body: object, app?: ReturnType<typeof chatApp>) {
   const seen = backendAnswers(({ id }) => saying(id, "b"));
   await chatted(body, app);
@@ -77,7 +75,7 @@ describe("a chat completion", () => {
     const named = { ...turn("user", parts), name: "someone" };
     const messages = [turn("developer", "x"), named, turn("assistant", ""), turn("user", "é")];
     const turns = ["sx", "uab", "a", "u"].flatMap((text) => [...bytesOf(text), endOfTextId]);
-    // é is one token, made by the fourth merge. Ids of merges follow the 256 ids of bytes.
+    // The token é is the fourth merge. Ids of merges follow the 256 bytes.
     turns.splice(-1, 0, 256 + 3);
     expect(await promptOf({ messages })).toEqual(turns);
   });
@@ -129,7 +127,7 @@ describe("a chat completion", () => {
       await chatted(body, app);
       return seen.batches.at(-1)!.sequences[0].mixture!.evidence!;
     };
-    // Turns are s␠ab⏎ · ué · a · u the␠ub, each with an end of text; "the" and "é" are one token each.
+    // Each turn ends with an end of text. "the" and "é" are one token each.
     const [system, first, last] = [
       [2, 4],
       [7, 8],
@@ -186,7 +184,7 @@ describe("a chat completion", () => {
 });
 
 describe("logprobs", () => {
-  /** Frames of "é!" in three tokens; each of the first two is half of é. */
+  /** Frames of "é!" in three tokens. Each of the first two is half of é. */
   const scored = (
     id: string,
     index: number,
@@ -216,7 +214,6 @@ describe("logprobs", () => {
       content: [
         { ...first, top_logprobs: [first, b(-1)] },
         { ...second, top_logprobs: [second, b(-2)] },
-        // The sampled token "!" is not among the two likeliest.
         { token: "!", logprob: -3, bytes: [33], top_logprobs: [b(-0.1), { token: "c", logprob: -0.2, bytes: [99] }] },
       ],
       refusal: null,

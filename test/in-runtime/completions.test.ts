@@ -17,7 +17,6 @@ async function completed(body: object, app = testApp()): Promise<CompletionRespo
   return jsonOf(app.complete(body));
 }
 
-/** Reads a streamed completion and joins the chunks of each choice. */
 async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; choices: CompletionChoice[] }> {
   const data = await eventsOf<CompletionResponse | string>(testApp().complete({ ...body, stream: true }));
   expect(data.pop()).toBe("[DONE]");
@@ -39,7 +38,6 @@ async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; c
   return { chunks, choices };
 }
 
-/** Sends completions of the base, and returns their sequences. */
 async function sequencesOf(...bodies: object[]) {
   const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
   for (const body of bodies) await completed({ model: "gpt2", ...body });
@@ -91,7 +89,6 @@ describe("a completion", () => {
     expect(samplingWith(seen.batches[0].sequences[0].sampling)).toMatchObject({
       ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, logprobs: null, stop: [], logit_bias: [] },
     });
-    // A batch carries only the parameters that the client set, and the seed that the edge draws.
     expect(Object.keys(seen.batches[0].sequences[0].sampling)).toEqual(["seed"]);
   });
 
@@ -162,7 +159,7 @@ describe("a completion", () => {
     expect(begins).toEqual(["c0a0", "c0a1", "c1b2", "c1b3", "c0a4", "c0a5"]);
     expect(choices.map((choice) => choice.chameleon?.centroid)).toEqual(["c0", "c0", "c1", "c1", "c0", "c0"]);
     expect(seen.batches.map((batch) => batch.centroidId).sort()).toEqual(["c0", "c1"]);
-    // A prompt counts once, whatever n is.
+    // A prompt counts once for all choices.
     expect(usage?.prompt_tokens).toBe(6);
   });
 
@@ -280,7 +277,7 @@ describe("logprobs and echo", () => {
           ? [{ type: "prompt", id, logprobs, alternatives: [[], [], []] }, ...logged(id, "bc")]
           : [];
       });
-      // The sequences with prompt logprobs, each prompt's first choice, are answered last.
+      // Sequences with prompt logprobs, each prompt's first choice, are answered last.
       const others = sequences.flatMap(({ id, promptLogprobs }) => (promptLogprobs ? [] : logged(id, "bc")));
       return framesStream([...others, ...scored]);
     });

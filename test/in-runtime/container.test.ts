@@ -1,8 +1,7 @@
-/** The Durable Object in front of a backend's container; the container is fake, since none runs outside Cloudflare. */
+/** The Durable Object in front of a backend's container. The container is fake, because none runs outside Cloudflare. */
 import { expect, test } from "vitest";
 import { type BackendProcess, callContainer, settingsOf } from "../../edge/platform/container.ts";
 
-/** A container that listens after `startCalls` calls. */
 function containerThat(startCalls: number) {
   const started: (ContainerStartupOptions | undefined)[] = [];
   let isRunning = false;

@@ -63,7 +63,7 @@ describe("embeddings", () => {
     expect(lengthOf(short)).toBeCloseTo(1, 6);
     expect(short[1] / short[0]).toBeCloseTo(whole[1] / whole[0], 5);
     expect(vectorsOf(await embed({ input: "abbz", dimensions: 4 }))).toEqual([whole]);
-    // If all leading dimensions are 0, the shortened vector stays 0: it has no direction to normalise.
+    // A vector of zeros has no direction to normalise.
     expect(vectorsOf(await embed({ input: "zzz", dimensions: 2 }))).toEqual([[0, 0]]);
   });
 

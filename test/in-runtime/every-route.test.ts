@@ -1,4 +1,4 @@
-/** What holds for every route, by the table that the API's document is generated from. */
+/** Properties of every route, by the table of operations that the API document is made of. */
 import { describe, expect, test } from "vitest";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -11,7 +11,6 @@ const withKey = operations.filter(({ scope }) => scope !== undefined);
 const withBody = operations.filter(({ request }) => request && !request.isForm);
 const named = (list: typeof operations) => list.map(({ method, path }) => [method.toUpperCase(), path] as const);
 
-/** Checks the headers that every answer has. */
 function expectHeaders({ headers }: Response): void {
   expect(headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
   expect(headers.get("server-timing")).toMatch(/^total;dur=\d+\.\d\d$/);

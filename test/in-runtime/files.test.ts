@@ -22,7 +22,6 @@ function upload(content: string | Uint8Array<ArrayBuffer>, fields: Record<string
 }
 const get = (path: string, init?: RequestInit) => app().request(path, init);
 const uploaded = (content = lines) => own.uploaded([content]);
-/** Numbers of records and of their parts. */
 const storedRows = async () => [
   (await rows("SELECT * FROM records")).length,
   (await rows("SELECT * FROM documentParts")).length,
@@ -137,6 +136,6 @@ test("files are erased with their tenant", async () => {
   await jsonOf(app().request(`/admin/v1/tenants/${own.tenant}`, { method: "DELETE" }));
   expect((await get(`/v1/files/${id}`)).status).toBe(404);
   expect(await storedRows()).toEqual([0, 0]);
-  // An upload that comes just after the erasure may have been sent before it, so it is refused.
+  // The upload may have been sent before the erasure, so it is refused.
   await expectError(upload(lines), { status: 403 });
 });

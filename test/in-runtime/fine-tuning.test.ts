@@ -26,7 +26,6 @@ const own = useTenant("tuning", () => ({ newId: () => `id-${String(ids++).padSta
 const { app, store, json, rows, charged } = own;
 const backendMakes = (adapter: Partial<AdapterAnswer> = {}, fit?: (made: Response) => MaybePromise<Response>) =>
   own.backendMakes({ adapter, fit });
-/** An answer that has begun and never ends. */
 const endless = () =>
   new HttpResponse(new ReadableStream({ pull: () => new Promise(() => undefined) }), { status: 201 });
 
@@ -36,7 +35,6 @@ const uploaded = async (count = 3) => (await own.uploaded(Array.from({ length: c
 const create = async (rest: object = {}) =>
   app().post("/v1/fine_tuning/jobs", { model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest });
 const created = async (rest?: object): Promise<Job> => jobSchema.strict().parse(await jsonOf(create(rest)));
-/** The id of a new job that runs. */
 async function running(): Promise<string> {
   const { id } = await created();
   await until(id, { status: "running" });

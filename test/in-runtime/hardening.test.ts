@@ -48,7 +48,7 @@ describe("every response tells browsers", () => {
     expect(headers.get("strict-transport-security")).toBeNull();
     const policy = headers.get("content-security-policy");
     expect(policy).toMatch(/default-src 'none'.*frame-ancestors 'none'/);
-    // Swagger UI writes style attributes; its scripts and style elements are allowed by hash, as on other pages.
+    // Swagger UI writes style attributes.
     const attributes = name === "the document's page" ? "; style-src-attr 'unsafe-inline'" : "";
     expect(policy).toContain(attributes);
     expect(policy?.replace(attributes, "")).not.toContain("unsafe");
@@ -121,7 +121,7 @@ test("a body of the runtime's own stream that trickles in is refused in time, an
 });
 
 describe("bodies of one key at once", () => {
-  /** A request whose body arrives when `send` is called. */
+  /** The body arrives when `send` is called. */
   function slow(app: ReturnType<typeof testApp>, declared: number | null, key = "one", content = '{"input":"a"}') {
     const sent = Promise.withResolvers<void>();
     let pulled = 0;
@@ -197,7 +197,6 @@ describe("keys that open nothing", () => {
   /** Each lookup reads three entries: the key's record, its end and its revocation. */
   const readsOfGuesses = 3 * attempts;
 
-  /** `others` is the number of further keys in the namespace. */
   async function store(others = 0) {
     const clock = { nowMs: 0 };
     const read: string[] = [];
@@ -243,7 +242,7 @@ describe("keys that open nothing", () => {
       ...{ kind: "rate_limited", retryAfterSeconds: 60 },
     });
     expect(read).toHaveLength(readsOfGuesses);
-    // Another address may still try, and this one may again after a minute.
+    // Another address may still try. After a minute, the first address may, too.
     expect(await kindOf("guess", "192.0.2.2")).toBe("unauthorized");
     clock.nowMs = 60_000;
     expect(await kindOf("another", "192.0.2.1")).toBe("unauthorized");

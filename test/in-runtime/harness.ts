@@ -33,13 +33,13 @@ export const key = "sk-chameleon-local";
 export const adminKey = "sk-admin-0123456789abcdef0123456789abcdef";
 const keyHash = "5b93e6a958772de0f808e4b81e411b4d0d33fac7bc164101f40502f0f6afcfb9";
 
-/** The access of a key with every scope and without limits; `change` overrides some of its fields. */
+/** Access with every scope and without limits; `change` overrides fields. */
 export const accessWith = (change: Partial<Access> = {}): Access => ({
   ...{ tenant: "local", keyId: "k", scopes: [...scopes], limits: plans.unlimited, memoryTokens: null, fileBytes: null },
   ...{ origins: [], ...change },
 });
 
-/** Cells that compute answers in the Worker itself, with these limits on calls. `parts` replace parts of the answer's writer. */
+/** Cells that compute answers in the Worker itself. `parts` replace parts of the answer's writer. */
 export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const routing = createRouting({
@@ -69,16 +69,15 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   };
 }
 
-/** Request ids are unique in a file: its apps share ledgers, which count each id once. */
+/** Request ids are unique in a file, because its apps share ledgers, which count each id once. */
 let ids = 0;
 
-/** `overrides` replace dependencies of the app. `authorization` is sent with each request that has none of its own. */
+/** `authorization` is sent with each request that has no such header. */
 export function testApp(overrides: Partial<Dependencies> = {}, authorization = `Bearer ${key}`) {
   const logged: string[] = [];
-  /** The errors with which cells were lost. */
   const lost: string[] = [];
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
-  /** Each report of use: the tenant, then what it consumed. */
+  /** [tenant, ...consumption] */
   const reported: [string, ...Consumption[]][] = [];
   const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
@@ -123,7 +122,6 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
       lost: (_, cause) => void lost.push(String(cause)),
     }),
     readiness: () => readinessOf([new BackendClient(backendUrl)]),
-    // The documents site is built separately, so the tests have none of its files.
     asset: async (path) => {
       if (path.startsWith("/docs/site/")) throw new ServiceError("not_found", `${path} is no part of this deployment.`);
       return new Response(path);
@@ -153,25 +151,23 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
   };
   const post = (path: string, content: unknown, init: RequestInit = {}) => {
     const body = typeof content === "string" ? content : JSON.stringify(content);
-    // A client sends a length; a Request made here has none unless it is set.
+    // A Request has no content-length by default, as a client's request does.
     const length = String(new TextEncoder().encode(body).length);
     const headers = { "content-type": "application/json", "content-length": length };
     return request(path, { method: "POST", body, ...init, headers: { ...headers, ...(init.headers as object) } });
   };
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
-  /** Resolves when the work behind answered requests is done. */
   const settled = () => Promise.all(works);
   return { app, request, post, complete, logged, lost, reported, settled };
 }
 
-/** A part of the app that records its log lines and spans. */
 export function recordedTracing(sampleRatio = 0) {
   const [lines, spans]: [Attributes[], Span[]] = [[], []];
   const ended = (span: Span) => void spans.push(span);
   return { lines, spans, tracing: { sampleRatio, ended, logRequest: (fields: Attributes) => void lines.push(fields) } };
 }
 
-/** Stands in for ledgers: admits every request, and records what is settled. `admission` in the result is for an answer's writer. */
+/** Stands in for ledgers: admits every request, and records settlements. `admission` is for an answer's writer. */
 export function recordedAdmissions(isLimited = false) {
   const settled: (readonly Consumption[])[] = [];
   const reserved = (requestId: string, tenant: string) => ({
@@ -188,7 +184,6 @@ export function recordedAdmissions(isLimited = false) {
   return { settled, beginAdmission, admission: reserved("r", "local") };
 }
 
-/** A body that counts how often it is read. */
 export function unreadBody() {
   const read = { times: 0, body: new ReadableStream({ pull: () => void read.times++ }, { highWaterMark: 0 }) };
   return read;

@@ -15,13 +15,11 @@ const own = useTenant("keyed", () => ({
   randomSeed: () => seeds++,
   newId: () => crypto.randomUUID().replaceAll("-", ""),
 }));
-/** An app of the tenant, with the limits of the plan `standard`, or without limits. */
 const app = (isLimited = true) => own.app(own.keysWith({ limits: isLimited ? plans.standard : plans.unlimited }));
 const newLedger = () => ledgerOfTenant(`keys-${ledgers++}`);
 
 beforeEach(() => void backendAnswers(seededFrames));
 
-/** Requests, prompt tokens and completion tokens that the tenant used. */
 async function used(): Promise<[number, number, number]> {
   const rows = await ledgerOfTenant(own.tenant).usage();
   const sum = (of: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + of(row), 0);
@@ -31,7 +29,7 @@ async function used(): Promise<[number, number, number]> {
 const month = async () => (await ledgerOfTenant(own.tenant).stateOf()).months[0]?.[1] ?? 0;
 
 const body = { prompt: "aaaa", max_tokens: 6, temperature: 1 };
-/** The parts of an answer that are equal when it is repeated: all but the timings. */
+/** The parts of an answer that a repetition repeats: all but the timings. */
 const essence = ({ id, created, choices, usage }: CompletionResponse) => ({
   ...{ id, created, usage },
   texts: choices.map(({ text }) => text),
@@ -87,7 +85,7 @@ describe.each([
     await vi.waitFor(async () => expect((await used())[0]).toBe(1));
     expect((await used())[2]).toBeLessThan(body.max_tokens);
     backendAnswers(seededFrames);
-    // The key was used with stream: true, so this body is another request.
+    // The key was used with stream: true, so this is another request.
     await expectError(ask("cut"), { status: 409 });
     expect(await (await ask("cut", stream)).text()).toContain("[DONE]");
     await vi.waitFor(async () => expect((await used())[2]).toBe(body.max_tokens));
@@ -148,7 +146,7 @@ test("a repeated request makes its file or job once", async () => {
     return request("/v1/files", { method: "POST", body: form, headers: { "idempotency-key": "file" } });
   };
   const upload = async () => (await send(["a", "b", "c"])).json<FileObject>();
-  // Two uploads at once and a third one later; each form has a boundary of its own.
+  // Two uploads at once and a third one later. Each form has its own boundary.
   const files = [...(await Promise.all([upload(), upload()])), await upload()];
   for (const file of files) expect(file).toEqual(files[0]);
   await expectError(send(["a", "b", "d"]), { status: 409, code: "idempotency_conflict" });
@@ -189,7 +187,7 @@ describe("a ledger's keys", () => {
     const more = { ...use, completionTokens: 9 };
     const rest = { ...more, requests: 0, promptTokens: 0, completionTokens: 3 };
     expect(await settle(ledger, "r2", [more], "k")).toEqual([rest]);
-    // The same settlement is repeated, as after a lost answer.
+    // The same settlement comes again, as after a lost answer.
     expect(await settle(ledger, "r2", [more], "k")).toEqual([]);
     await at(startMs + dayMs + 1);
     expect(await ledger.claim("k", "other")).toEqual({ createdMs: startMs + dayMs + 1 });
@@ -216,7 +214,7 @@ describe("a ledger's keys", () => {
     expect(failure).toMatch(/no such table: counts/);
     expect(await query("SELECT completionTokens FROM keys")).toEqual([{ completionTokens: 0 }]);
     await query("ALTER TABLE counts_away RENAME TO counts");
-    // The first try counted the use in memory; the repeated one under the same id writes it.
+    // The first try counted the use in memory. A repeated try writes the use.
     await settle(ledger, "r1", [use], "k");
     expect(await usage()).toMatchObject([{ requests: 1, completionTokens: 6 }]);
   });

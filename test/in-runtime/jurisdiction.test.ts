@@ -1,6 +1,6 @@
 /**
- * Which objects and backends a tenant of the jurisdiction eu reaches. workerd has no jurisdictions, so the namespaces get a method
- * that records which object was asked for, and in which jurisdiction.
+ * The objects and backends that a tenant of the jurisdiction eu reaches. workerd has no jurisdictions, so the test adds a method to
+ * namespaces that records each object and its jurisdiction.
  */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
@@ -32,7 +32,7 @@ const prototype = Object.getPrototypeOf(env.CELLS) as typeof env.CELLS;
 const { jurisdiction, getByName } = prototype;
 afterEach(() => void Object.assign(prototype, { jurisdiction, getByName }));
 
-/** Adds jurisdictions to the runtime. Returns the objects that are asked for, such as "eu weur cell-…": jurisdiction, hint, name. */
+/** Returns the objects that are asked for, such as "eu weur cell-…": jurisdiction, hint, name. */
 function withJurisdictions(): string[] {
   const asked: string[] = [];
   prototype.getByName = function (this: typeof env.CELLS, name, options) {
@@ -68,7 +68,6 @@ async function europeanApp(own: TenantLimits = limits, backends = european, pref
   return { tenant, ...testApp(parts, `Bearer sk-${tenant}`) };
 }
 
-/** Sets the backends that cells in the EU know, until the test ends. */
 async function setBackends(BACKEND_URLS: string): Promise<void> {
   for (const region of ["weur", "eeur"] as const) {
     for (const name of cellsOf("eu:any", region, Number(env.CELLS_PER_REGION))) {
@@ -116,7 +115,6 @@ describe("a tenant of the EU", () => {
   ] as const)("from %s is answered by objects in %s and by backends in the EU alone", async (from, region) => {
     await setBackends(european);
     const { post, request, complete, settled, tenant } = await europeanApp();
-    // Headers in which a caller claims another place are ignored.
     const headers = { "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
     const init = { headers, cf: places[from] };
     const asked = withJurisdictions();
@@ -135,7 +133,6 @@ describe("a tenant of the EU", () => {
     );
     await jsonOf(post("/v1/adapters", mail, init), 201);
     await jsonOf(complete({ model: "gpt2:mail", prompt: "aa", max_tokens: 2 }, init));
-    // The backend got the adapter's bytes from the object that keeps them.
     expect(isBrought).toBe(true);
     expect((await request("/v1/adapters/mail", { method: "DELETE", ...init })).status).toBe(200);
     await settled();

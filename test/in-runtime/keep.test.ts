@@ -1,4 +1,4 @@
-/** What `keep: false` deletes once an adapter is made, and what is no longer possible after that: real stores and a scripted backend. */
+/** What `keep: false` deletes once an adapter is made. Stores and cells are real, the backend is scripted. */
 import { runInDurableObject } from "cloudflare:test";
 import { beforeEach, expect, test, vi } from "vitest";
 import { unavailable } from "../../edge/dispatch/call-failure.ts";

@@ -24,7 +24,6 @@ function appWith(maximumBytes?: number, concurrentRequests: number | null = null
 }
 
 const large = { input: Array(limits.embeddingInputs).fill("ab") };
-/** Reads one chunk of an answer and leaves the rest unread. */
 async function begun(response: Response) {
   expect(response.status).toBe(200);
   const reader = response.body!.getReader();

@@ -17,7 +17,6 @@ function newLedger() {
   const { inLedger } = opened;
   const countsOf = async (kind: keyof QuotaState) =>
     inLedger((_, { storage }) => storage.sql.exec("SELECT * FROM counts WHERE kind = ?", kind).toArray());
-  /** Makes every write to the table fail until the returned function is called. */
   const without = async (table: "counts" | "usage") => {
     const rename = (from: string, to: string) =>
       inLedger((_, { storage }) => void storage.sql.exec(`ALTER TABLE ${from} RENAME TO ${to}`));
@@ -43,7 +42,7 @@ test("a write that failed is repeated later, by itself", async () => {
   const { ledger, countsOf, without } = newLedger();
   const repair = await without("counts");
   expect((await ledger.admit("r1", limits)).refusal).toBeNull();
-  // This settlement waits for the same write, so it fails, too.
+  // This settlement waits for the failing write, so it fails, too.
   expect(await failureOf(settle(ledger, "r2", []))).toMatch(/no such table: counts/);
   await repair();
   await vi.waitFor(async () => expect(await countsOf("open")).toMatchObject([{ key: "r1" }]), patience);
@@ -79,7 +78,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   await inLedger(({ quota }) => {
     const settle = quota.settle.bind(quota);
     quota.settle = (...request) => {
-      // The first try is lost before the ledger counts it, the second one after.
+      // The first try is lost before the ledger counts it, the second try after.
       const isCounted = fails === 2 ? false : settle(...request);
       if (fails-- > 0) throw new Error("lost");
       return isCounted;
@@ -127,7 +126,7 @@ test("a settlement is counted once though nothing ran for a day between two trie
   await inLedger((_, { storage }) => {
     const ago = 86_400_000;
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
-    // The entry `before` is older than the time for which settlements are remembered, and other requests were settled after it.
+    // `before` becomes older than the time for which settlements are remembered.
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE key = 'before'", settledMs);
   });
   await evictDurableObject(ledger);
@@ -158,7 +157,6 @@ test("use that objects gather for a tenant without limits is all counted, and on
   // The first cell was lost after it had settled b.
   await gather("next", ["b", "d"]);
   expect(await usage()).toMatchObject([{ requests: 3 }, { centroid: "c1", requests: 1 }]);
-  // Use is reported once for each model and centroid of a group.
   expect(reported.filter(([who]) => who === tenant)).toEqual([
     [tenant, { ...used, requests: 2, promptTokens: 6, completionTokens: 8 }, { ...used, centroid: "c1" }],
     [tenant, used],

@@ -1,4 +1,4 @@
-/** Cells that are lost while they answer, as by a deploy or a failed machine: clients see one unbroken answer. */
+/** Cells that are lost while they answer, as by a deploy: clients see one unbroken answer. */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay } from "msw";
@@ -21,7 +21,6 @@ const lose = () =>
     ),
   );
 
-/** Loses the cells again and again until `work` has ended. */
 async function loseDuring<T>(work: MaybePromise<T>): Promise<T> {
   let isOver = false;
   const ended = Promise.resolve(work).finally(() => {
@@ -34,7 +33,7 @@ async function loseDuring<T>(work: MaybePromise<T>): Promise<T> {
   return ended;
 }
 
-/** A backend whose sequences send one frame each in turn while `mayGoOn` is true. */
+/** Sequences send one frame each in turn while `mayGoOn` is true. */
 function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   let batches = 0;
   return backendStreams(({ sequences }, signal) => {
@@ -63,7 +62,6 @@ function backend(mayGoOn: (batch: number, turn: number) => boolean) {
   });
 }
 
-/** Reads until `stop` is true for the text so far. */
 async function readUntil(reader: ReadableStreamDefaultReader<Uint8Array>, stop: (text: string) => boolean) {
   let text = "";
   const decoder = new TextDecoder();
@@ -83,7 +81,7 @@ const withoutIds = (events: string[]) => byChoice(events.map((event) => event.re
 const stream = { prompt: "aaa", max_tokens: 12, stream: true };
 const seeded = { prompt: "aaa", seed: 5, temperature: 1 };
 describe("streams whose cell is lost", () => {
-  // This test runs first, because the ledger may write the use of other tests' requests late.
+  // This test runs first, because the ledger may write other tests' use late.
   test("are counted once", async () => {
     const used = async () => {
       const rows = await ledgerOfTenant("local").usage();
@@ -149,7 +147,7 @@ describe("streams whose cell is lost", () => {
     backend(() => true);
     const whole = untimedEvents(await (await testApp().complete(body)).text());
     let losses = 0;
-    // Each prompt has its own batch. After the first loss one batch gets farther than before, the other less far.
+    // Each prompt has a batch. After the first loss one batch gets farther than before, the other less far.
     const isFree = (batch: number, turn: number) => [turn < 4, batch % 2 === 0 ? turn < 7 : turn < 1, true][losses];
     backend((batch, turn) => isFree(batch, turn));
     const reader = (await testApp().complete(body)).body!.getReader();
@@ -206,7 +204,7 @@ describe("streams whose cell is lost", () => {
 });
 
 describe("a client that leaves between two cells", () => {
-  /** A tenant with a limit of one concurrent request, whose app calls the cells of `namespace`. */
+  /** A tenant with a limit of one concurrent request. Its app calls the cells of `namespace`. */
   async function limited(namespace: CellNamespace) {
     const secret = `sk-${crypto.randomUUID()}`;
     const tenant = `leaves-${secret.slice(3, 11)}`;
@@ -217,7 +215,7 @@ describe("a client that leaves between two cells", () => {
     const open = async () => (await ledgerOfTenant(tenant).stateOf()).open.length;
     return { ask, leave: () => leaving.abort(), open };
   }
-  /** A cell that does not answer until its caller leaves. */
+  /** A cell that answers only when its caller leaves. */
   const silent = (signal: AbortSignal | null | undefined) =>
     new Promise<Response>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
 
@@ -250,7 +248,7 @@ describe("a whole answer whose cell is lost", () => {
     let isLost = false;
     let isAnswered = false;
     const startMs = Date.now();
-    // Frames come 20 ms apart, so that the cell reads each frame alone, and reads some of them after its heartbeat.
+    // Frames come 20 ms apart, so that the cell reads each alone, some of them after its heartbeat.
     const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
     const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });

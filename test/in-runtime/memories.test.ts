@@ -1,4 +1,4 @@
-/** Documents of a tenant's own adapters as memories: real stores and cells, and a backend that is scripted. */
+/** Documents of own adapters as memories. Stores and cells are real, the backend is scripted. */
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, describe, expect, test, vi } from "vitest";
@@ -20,10 +20,10 @@ const own = useTenant("memories");
 const { app, store, create, created, shown, remove, charged, setTime, alarm, rows } = own;
 const backendRemembers = (memory?: () => MemoryProgress[] | Response) => own.backendMakes({ memory });
 const adapterStatus = async (name = "notes") => (await app().request(`/v1/adapters/${name}`)).status;
-/** Waits until the API shows `expected` of the adapter. Polls, because a job's alarm may run by itself. */
+/** Polls, because a job's alarm may run by itself. */
 const untilShown = (expected: object) => vi.waitFor(async () => expect(await shown()).toMatchObject(expected));
 const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
-/** A text with more tokens than a request waits for; each byte is a token. */
+/** A byte is a token here. */
 const long = "ab".repeat(limits.memoryTokensAtOnce);
 
 const refusal = (message: string): MemoryProgress[] => [
@@ -144,7 +144,7 @@ describe("an adapter of documents", () => {
     expect(all).toContain("notes");
     expect(all).not.toContain(secret.slice(0, 12));
     expect(all).not.toContain("bbbbbbbb");
-    // Parts are encrypted: they cannot be decompressed. Text that is only compressed would not contain `secret` either.
+    // Parts are encrypted, so they cannot be decompressed.
     const parts = await rows<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts");
     expect(parts).toHaveLength(2);
     for (const { bytes } of parts) await expect(gunzip(new Uint8Array(bytes))).rejects.toThrow();
@@ -153,7 +153,6 @@ describe("an adapter of documents", () => {
     expect(await dump()).not.toContain("notes");
     expect([await rows("SELECT id FROM documentKey"), await rows("SELECT hash FROM documentParts")]).toEqual([[], []]);
     expect(deletions).toEqual([`/v1/adapters/${own.tenant}`, `/v1/memories/${own.tenant}`]);
-    // A new adapter can be made, under a new encryption key.
     await setTime(600_000);
     await created({ documents: noting });
   });
@@ -195,7 +194,7 @@ describe("a job", () => {
     let settles = 0;
     const original = Ledger.prototype.settleAll;
     vi.spyOn(Ledger.prototype, "settleAll").mockImplementation(async function (this: Ledger, ...given) {
-      // The first settlement never reaches the ledger; the second one does, but its answer is lost.
+      // The first settlement never reaches the ledger. The answer of the second is lost.
       if (settles++ > 0) await original.apply(this, given);
       throw new Error("the ledger is lost");
     });

@@ -1,4 +1,4 @@
-/** Changes of a tenant's documents that run beside each other, a deletion or an erasure. */
+/** Changes of a tenant's documents at the same time as another change, a deletion or an erasure. */
 import { runInDurableObject } from "cloudflare:test";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, expect, test, vi } from "vitest";
@@ -22,7 +22,7 @@ const untilReady = () =>
   vi.waitFor(async () => expect((await shown()).memory).toMatchObject({ status: "ready", documents: 2 }), patience);
 const namesShown = async () => (await shown()).documents?.map(({ name }) => name);
 
-/** A backend that makes a memory only when the test calls `release` of the memory's request. */
+/** A backend that makes a memory only when the test calls the request's `release`. */
 function backendWaits() {
   const { deletions } = own.backendMakes();
   const puts: { request: MemoryRequest; release: () => void }[] = [];
@@ -78,7 +78,7 @@ test("a name is created once, however many create it at a time", async () => {
   expect(puts.map(({ request }) => request.documents.length)).toEqual([1]);
 });
 
-/** Runs `meanwhile` during the next change: after the change has stored its documents, and before it takes effect. */
+/** Runs `meanwhile` after the next change has stored its documents, and before the change takes effect. */
 async function during(meanwhile: (object: TenantAdapterStore, storage: DurableObjectStorage) => unknown) {
   await runInDurableObject(store(), (object: TenantAdapterStore, { storage }) => {
     const original = storage.transactionSync;

@@ -1,4 +1,4 @@
-/** Mixtures: what a request asks the backend to mix, and what the answer says of it. */
+/** Mixtures: what the edge asks the backend to mix, and what the answer shows. */
 import { describe, expect, test, vi } from "vitest";
 import type { DoneFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -13,7 +13,6 @@ import { reportedByCells } from "./objects.ts";
 
 const completed = (body: object) => jsonOf<CompletionResponse>(testApp().complete(body));
 
-/** Frames of a sequence that base and adapters answered in equal parts. */
 function mixedAnswer(id: string, adapters: number, evidence: object | null): Frame[] {
   const share = 1 / (adapters + 1);
   const mixture = {

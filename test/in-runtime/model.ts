@@ -6,13 +6,12 @@ import { pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
 
-/** The tiny model's artifacts with other settings. */
 export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFiles>): Promise<Artifacts> {
   const files = await edgeModelFiles(...change);
   return loadArtifacts(async (name) => files.get(name)!);
 }
 
-/** A function that builds the tiny model's artifacts with other settings at its first call. */
+/** The artifacts are built at the first call. */
 export const artifactsWith = (...change: Parameters<typeof edgeModelFiles>) =>
   loadOnce(() => edgeArtifactsWith(...change));
 
@@ -22,7 +21,7 @@ export const turnsTemplate =
 
 export const edgeArtifacts = artifactsWith();
 
-/** Publishes a manifest, by default the tiny model's, to all objects. Its files must be loaded in this isolate. */
+/** Publishes a manifest to all objects. Its files must be loaded in this isolate. */
 export async function publish(manifest?: string): Promise<void> {
   const pointer = switchedTo(manifest ?? (await manifestHash()), new Date(0), null);
   await env.ARTIFACTS.put(pointerName, JSON.stringify(pointer));

@@ -1,6 +1,6 @@
 /**
- * Set-up of every test file: MSW answers all calls, and a call without a handler fails. The parts of MSW are combined by hand,
- * because `msw/node` does not run in workerd.
+ * Set-up of every test file: MSW answers all calls; a call without a handler fails. `msw/node` does not run in workerd, so its parts are
+ * combined here.
  */
 import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";
 import { defineNetwork, InterceptorSource } from "msw/experimental";

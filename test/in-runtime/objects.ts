@@ -1,4 +1,4 @@
-/** The real cells and ledgers: access to them, and what they report. */
+/** The real cells and ledgers, and what they report. */
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, onTestFinished, vi } from "vitest";
@@ -13,17 +13,17 @@ import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store
 export const cellsPerRegion = Number(env.CELLS_PER_REGION);
 export const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
 
-/** The cells of the tenant `local` in the tests' region. The first one answers the tenant's requests. */
+/** The cells of the tenant `local`. The first one answers the tenant's requests. */
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];
 export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 
-/** Records the use that cells report from now on. The returned function gives the reports since its last call. */
+/** Records the use that cells report. The returned function gives the reports since its last call. */
 export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
   for (const stub of localCells()) {
     await runInDurableObject(stub, async (cell: Cell) => {
-      // Use of earlier tests is reported first, so it is not recorded.
+      // Waits for the reports of earlier tests.
       await vi.waitFor(() => expect(cell.settlements.idle).toBe(true));
       cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
@@ -31,7 +31,6 @@ export async function reportedByCells(): Promise<() => [string, ...Consumption[]
   return () => reported.splice(0);
 }
 
-/** The ledger of a tenant, its state and all of its use. */
 export function ledgerOfTenant(tenant: string) {
   const ledger = env.LEDGERS.getByName(tenant);
   const inLedger = <T>(work: (object: Ledger, state: DurableObjectState) => T) => runInDurableObject(ledger, work);
@@ -42,7 +41,7 @@ export function ledgerOfTenant(tenant: string) {
   };
 }
 
-/** Settles a request: of a tenant without limits if an idempotency key is given, else of a tenant with limits. */
+/** The tenant has limits unless an idempotency key is given. */
 export function settle(
   ledger: DurableObjectStub<Ledger>,
   requestId: string,
@@ -53,7 +52,6 @@ export function settle(
   return ledger.settleAll(requestId, [{ request, consumed }]);
 }
 
-/** Changes variables of an object's environment until the test ends. */
 export async function configure(stub: DurableObjectStub<Cell | TenantAdapterStore>, variables: object): Promise<void> {
   const change = (values: object) =>
     runInDurableObject(stub, (object) => void Object.assign((object as unknown as { env: object }).env, values));

@@ -1,4 +1,4 @@
-/** Bodies within their size limit whose shape is extreme: nested deeply, or with a very long list in a short field. */
+/** Bodies within their size limit whose shape is extreme: deep nesting, or a long list in a short field. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { errorOf, expectError } from "./answers.ts";
@@ -19,12 +19,10 @@ const fields = [
   ...["web_search_options", "logit_bias", "metadata", "chameleon", "suffix", "encoding_format", "unknown"],
 ];
 
-/** `body` with `value`, as JSON, in place of `field`. */
 function bodyWith(body: object, field: string, value: string): string {
   return JSON.stringify({ ...body, [field]: "VALUE" }).replace('"VALUE"', () => value);
 }
 
-/** Completes with `value`, as JSON, in a field that the API does not know. */
 const completeWith = (value: string) =>
   testApp().post("/v1/completions", bodyWith(bodies["/v1/completions"], "unknown", value));
 
@@ -44,7 +42,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
     }
   });
 
-  // More values than a call may have arguments; about 125,000 fill the stack.
+  // More values than a call may have arguments: about 125,000 fill the stack.
   const long: Record<string, string> = {
     numbers: `[${Array(140_000).fill(1).join()}]`,
     texts: `[${Array(140_000).fill('""').join()}]`,
@@ -55,7 +53,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   test.each(Object.keys(long))("answers a field of very many %s with a 4xx, or ignores the field", async (kind) => {
     backendAnswers(({ id }) => saying(id, "b"));
     for (const field of fields) {
-      // Any other field would leave the body valid, and the request would really make an adapter.
+      // Any other field would leave the body valid and make an adapter.
       if (path === "/v1/adapters" && !(field in body)) continue;
       const response = await testApp().post(path, bodyWith(body, field, long[kind]));
       expect([field, response.status]).toEqual([field, expect.toSatisfy((status: number) => status < 500)]);
@@ -66,7 +64,7 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
   });
 });
 
-/** Strings of digits whose hashes in V8 differ in few bits only. */
+/** Strings of digits whose hashes in V8 collide. */
 const colliding = (count: number) => Array.from({ length: count }, (_, i) => String(77 + i * 32_768));
 
 describe("strings of digits", () => {

@@ -8,7 +8,6 @@ import { network } from "./network.ts";
 
 const { burst } = paceLimits;
 const opensAll: Dependencies["keys"] = { accessOf: async () => accessWith() };
-/** A key store that records each look-up and answers it with another key id. */
 function recordedKeys() {
   const looked: string[] = [];
   return { looked, keys: { accessOf: async (key: string) => accessWith({ keyId: String(looked.push(key)) }) } };

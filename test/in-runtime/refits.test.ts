@@ -1,4 +1,4 @@
-/** Own adapters when other artifacts are published: real stores and cells, and a scripted backend. */
+/** Own adapters after a publication. Stores and cells are real, the backend is scripted. */
 import { runInDurableObject } from "cloudflare:test";
 import { HttpResponse } from "msw";
 import { expect, test, vi } from "vitest";
@@ -29,7 +29,7 @@ interface Refusing {
   adapters?: () => Response;
   memories?: () => Response;
 }
-/** A backend that makes adapters and memories. For the artifacts that are published later, `refusing` answers instead. */
+/** A backend that makes adapters and memories. For the later artifacts, `refusing` answers instead. */
 function backendMakes(refusing: Refusing = {}) {
   const isLater = ({ manifestHash }: { manifestHash: string }) => manifestHash === sets.after.manifestHash;
   const seen = own.backendMakes({
@@ -59,7 +59,7 @@ test("an adapter answers with its old artifacts until all its parts are made aga
   };
   await answers(sets.before, old.memory!.hash, old.hash);
   await alarm();
-  // The adapter's examples are fitted again, but its documents wait for a backend.
+  // The examples are fitted again, but the documents wait for a backend.
   await vi.waitFor(() => expect(seen.laterFits()).toHaveLength(1));
   await untilShown("notes", { outdated: true, refit: { status: "waiting", error: expect.any(String) } });
   await answers(sets.before, old.memory!.hash, old.hash);
@@ -72,10 +72,10 @@ test("an adapter answers with its old artifacts until all its parts are made aga
   expect([made.hash, made.memory!.hash]).not.toContain(old.hash);
   expect(made.memory!.hash).not.toBe(old.memory!.hash);
   await answers(sets.after, made.memory!.hash, made.hash);
-  // The examples were fitted only once for the new artifacts, although the refit waited and went on.
+  // The examples were fitted once, although the refit waited.
   expect(seen.laterFits()).toHaveLength(1);
 
-  // The old memory and the old fit stay for answers that began with them, and are deleted later.
+  // The old memory and fit stay for answers that began with them.
   expect(await fileOf(old.hash)).not.toBeNull();
   expect(seen.deletions).toEqual([]);
   await own.setTime(replacedMs + 1000);

@@ -1,4 +1,4 @@
-/** `POST /v1/responses`: its answers, its events, and what it refuses. The backend is scripted. */
+/** `POST /v1/responses`: answers, events and refusals. The backend is scripted. */
 import { describe, expect, test } from "vitest";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import {
@@ -22,14 +22,13 @@ const artifacts = artifactsWith(false, { chatTemplate: turnsTemplate });
 const own = useTenant("responses", () => ({ artifacts }));
 const responsesApp = (overrides: Parameters<typeof testApp>[0] = {}) => testApp({ artifacts, ...overrides });
 
-/** The answer's body, which must have no field that the schema lacks. */
 async function responded(body: object, app = responsesApp()): Promise<ResponseObject> {
   const answer = await jsonOf<ResponseObject>(app.post(path, body));
   expect(responseSchema.parse(answer)).toEqual(answer);
   return answer;
 }
 
-/** The data of a stream's events. Checks that each event is named by its type and numbered in order. */
+/** Checks that each event is named by its type and numbered in order. */
 async function eventsIn(answer: Response | Promise<Response>): Promise<(ResponseEvent & { error?: unknown })[]> {
   const events = (await (await answer).text()).split("\n\n").filter((event) => !/^$|^:/.test(event));
   expect(events.pop()).toBe("data: [DONE]");
@@ -49,7 +48,7 @@ async function streamed(body: object, app = responsesApp()): Promise<ResponseEve
 
 const bytesOf = (text: string) => [...new TextEncoder().encode(text)];
 const turnsOf = (...turns: string[]) => turns.flatMap((turn) => [...bytesOf(turn), edgeModel.endOfTextId]);
-/** The value as JSON, without ids, creation times and timings, which differ between requests. */
+/** JSON without ids, times and timings, which differ between requests. */
 const comparable = (value: unknown) =>
   JSON.stringify(value).replaceAll(/(resp|msg|fs)_[0-9a-f]+|"created_at":\d+|"timings":\{[^}]*\}/g, "");
 

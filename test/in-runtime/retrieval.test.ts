@@ -1,4 +1,4 @@
-/** `chameleon.retrieve`: what the edge asks a backend for, what it charges and cites, and what it refuses. The backend is scripted. */
+/** `chameleon.retrieve`: the backend's request, charges, citations and refusals. The backend is scripted. */
 import { beforeEach, describe, expect, test } from "vitest";
 import type { TokenFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";

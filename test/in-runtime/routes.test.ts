@@ -40,7 +40,6 @@ describe("models", () => {
     const modelOf = async (path: string, body: object) => {
       return ((await jsonOf(app.post(path, body))) as { model: string }).model;
     };
-    // A tenant's alias precedes the deployment's.
     expect(await modelOf("/v1/completions", { model: "gpt-4o-mini", prompt: "a" })).toBe("gpt2:c1");
     expect(await modelOf("/v1/responses", { model: "gpt-4o", input: "a" })).toBe("gpt2:c2");
     expect(await modelOf("/v1/embeddings", { model: "own", input: "a" })).toBe("gpt2");
@@ -203,7 +202,6 @@ describe("the API's document", () => {
     };
     const first = await get("/docs");
     expect(first.text).toBe(files["index.html"]);
-    // The page's own inline script is allowed by its hash, and no other.
     expect(first.response.headers.get("content-security-policy")).toMatch(/script-src 'sha256-[^']+' 'self';/);
     expect((await get("/docs/")).text).toBe(files["index.html"]);
     expect(await get("/docs/how-to/train")).toMatchObject({ text: "<p>train</p>", type: "text/html; charset=utf-8" });

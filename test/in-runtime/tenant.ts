@@ -1,4 +1,4 @@
-/** A new tenant for each test of a file: its app, its objects, and a backend that makes its adapters and memories. */
+/** A new tenant for each test: its app, its objects, and a backend that makes its adapters and memories. */
 import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
@@ -30,14 +30,12 @@ import { edgeArtifacts, edgeArtifactsWith, publish } from "./model.ts";
 import { network } from "./network.ts";
 
 export const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-/** Bytes of every fitted adapter. */
 export const adapterFile = [1, 2, 3, 250];
 export const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
 export const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
-/** Timeout of waits for use to reach a tenant's ledger, which takes seconds. */
+/** Timeout until use has reached a tenant's ledger, which takes seconds. */
 export const patience = { timeout: 10_000 };
 
-/** A backend's answer to a request for an adapter. */
 export function adapterAnswer(hash: string, change: Partial<AdapterAnswer> = {}): AdapterAnswer {
   const losses = [
     { step: 0, train: 2, heldOut: 2.1 },
@@ -47,17 +45,15 @@ export function adapterAnswer(hash: string, change: Partial<AdapterAnswer> = {})
   return { hash, gain, kept: true, losses, tokens: 8, file, timings: { hiddenMs: 1, fitMs: 2 }, ...change };
 }
 
-/** A passage of a tenant's document that a backend puts into a prompt. */
 export const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.87654 };
 
-/** Frames that say "ok", with passages, which add 9 tokens to the prompt. */
 export function sayingWithPassages({ id, promptIds }: SequenceRequest, passages = [passage]): Frame[] {
   const [first, second, done] = saying(id, "ok");
   const counted = { retrieved: passages, promptTokens: promptIds.length + 9 };
   return [{ ...first, retrievedTokens: 9 } as TokenFrame, second, { ...done, ...counted } as DoneFrame];
 }
 
-/** Two sets of artifacts that are loaded. The app of `parts` serves `before`, until the test serves the other. */
+/** The app of `parts` serves `before`, until the test serves the other set. */
 export function useTwoSets() {
   const sets = {} as { before: Artifacts; after: Artifacts; served: Artifacts };
   const serve = async (set: Artifacts) => {
@@ -72,16 +68,14 @@ export function useTwoSets() {
   return Object.assign(sets, { serve, parts: () => ({ artifacts: async () => sets.served }) });
 }
 
-/** What the backend answers instead of its default. Read at each request, so a test may change it. */
+/** What the backend answers instead of its default. A test may change it at any time. */
 interface Making {
   adapter?: Partial<AdapterAnswer>;
   fit?(made: Response, request: AdapterRequest, signal: AbortSignal): MaybePromise<Response>;
   memory?(request: MemoryRequest): MemoryProgress[] | Response;
-  /** Status of its answer to a deletion. */
   deletion?: number;
 }
 
-/** Lists the path of every deletion that the backend receives from now on, also for other tenants, and confirms each. */
 export function backendDeletes(): string[] {
   const paths: string[] = [];
   network.use(
@@ -95,7 +89,7 @@ export function backendDeletes(): string[] {
 
 let tenants = 0;
 
-/** Two tenants that have nothing yet: their keys, the name of the first (`prefix-1`), and the headers that each calls with. */
+/** Two tenants that have nothing yet. `prefix-1` is the first tenant's name. */
 async function newTenants(prefix: string) {
   const both = [`${prefix}-${++tenants}`, `${prefix}-${++tenants}`];
   const hashOf = (tenant: string) => sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
@@ -105,7 +99,6 @@ async function newTenants(prefix: string) {
   return { keys, tenant: both[0], mine, theirs };
 }
 
-/** Makes a new tenant before each test. `parts` gives what replaces dependencies of the tenant's app. */
 export function useTenant(prefix: string, parts: () => Partial<Dependencies> = () => ({})) {
   const names = {} as Awaited<ReturnType<typeof newTenants>>;
   beforeEach(async () => void Object.assign(names, await newTenants(prefix)));
@@ -114,7 +107,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
   const store = () => env.ADAPTERS.getByName(names.tenant);
   const json = async <T>(path: string) => (await app().request(path)).json<T>();
 
-  /** A backend that makes every adapter and memory, with the hash that was requested. Returns what it received. */
+  /** A backend that makes every adapter and memory, with the requested hash. Returns what it received. */
   function backendMakes(making: Making = {}) {
     const seen = {
       fits: [] as AdapterRequest[],
@@ -150,29 +143,26 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
     return seen;
   }
 
-  /** Rows of the tenant's object. */
   const rows = <T extends Record<string, SqlStorageValue>>(query: string) =>
     runInDurableObject(store(), (_: TenantAdapterStore, { storage }) => storage.sql.exec<T>(query).toArray());
   const create = (rest: object, name = "notes") => app().post("/v1/adapters", { name, ...rest });
   return Object.assign(names, {
     ...{ app, store, json, backendMakes, create },
     alarm: () => runDurableObjectAlarm(store()),
-    /** Makes an adapter, which must succeed at once. */
+    /** The adapter must be made at once. */
     created: (rest: object, name?: string) => jsonOf<Adapter>(create(rest, name), 201),
-    /** A part of the app: the tenant's keys, with these fields of their access changed. */
     keysWith: (change: Partial<Access>): Pick<Dependencies, "keys"> => ({
       keys: { accessOf: async (...key) => ({ ...(await names.keys.accessOf(...key)), ...change }) },
     }),
     shown: (name = "notes") => json<Adapter>(`/v1/adapters/${name}`),
     remove: (name = "notes") => app().request(`/v1/adapters/${name}`, { method: "DELETE" }),
     rows,
-    /** Every value of a table of the tenant's object as text, bytes as Latin-1. */
+    /** Every value of a table as text, bytes as Latin-1. */
     async valuesIn(table: string): Promise<string[]> {
       const values = (await rows(`SELECT * FROM "${table}"`)).flatMap((row) => Object.values(row));
       const latin1 = new TextDecoder("latin1");
       return values.map((value) => (value instanceof ArrayBuffer ? latin1.decode(value) : String(value)));
     },
-    /** Moves the clock of the tenant's object forward. */
     setTime: (ms: number) =>
       runInDurableObject(store(), (object: TenantAdapterStore) => {
         object.now = () => Date.now() + ms;
@@ -183,7 +173,7 @@ export function useTenant(prefix: string, parts: () => Partial<Dependencies> = (
       const { total } = await json<UsageReport>("/v1/usage");
       return [total.requests, total.prompt_tokens];
     },
-    /** Uploads a file of examples, one on a line. */
+    /** Each line is an example. */
     async uploaded(lines: readonly string[]): Promise<FileObject> {
       const form = new FormData();
       form.append("purpose", "fine-tune");

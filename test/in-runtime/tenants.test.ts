@@ -30,7 +30,7 @@ interface TenantParts extends Partial<Dependencies> {
   key?: Partial<KeyRecord>;
 }
 
-/** Makes a new tenant with one key, and an app that sends the key. The backend writes b's; `parts` replace parts of the app. */
+/** A new tenant with one key, and an app that sends the key. The backend writes b's. */
 async function tenantWith(record: Partial<TenantRecord> = {}, { key = {}, ...parts }: TenantParts = {}) {
   const tenant = `tenant-${names++}`;
   const secret = `sk-${crypto.randomUUID()}`;
@@ -79,7 +79,7 @@ describe("a key", () => {
 test("a caller's trace is continued with a valid key only; without one it has no effect", async () => {
   const traceId = "a".repeat(32);
   const traceparent = `00-${traceId}-${"b".repeat(16)}-01`;
-  // The trace id is drawn from the ids below, the highest possible, so none of our own traces is sampled.
+  // The highest possible trace id is in no sampled share.
   const { lines, spans, tracing } = recordedTracing(0.001);
   const { request } = testApp({ tracing, newId: () => "f".repeat(32) });
   for (const path of ["/v1/models", "/v1/nothing", "/healthz", "/"]) {
@@ -167,19 +167,18 @@ describe("limits", () => {
     await reader.read();
     await reader.cancel();
     await isFree();
-    // The charge is the prompt and the tokens generated before the client left.
+    // The charge covers the prompt, and the tokens until the client left.
     const [used] = await usage();
     expect(used).toMatchObject({ requests: 1, promptTokens: 3 });
     expect(used.completionTokens).toBeGreaterThan(0);
     expect(used.completionTokens).toBeLessThanOrEqual(3);
 
     const broken = await stream();
-    // The backend refuses the call that is sent again.
+    // The backend refuses the repeated call.
     isFailing = true;
     bodies[1].end("fail");
     expect(await broken.text()).toContain("backend_unavailable");
     await isFree();
-    // The request that failed is charged nothing.
     expect(await usage()).toMatchObject([{ requests: 1 }]);
   });
 
@@ -195,7 +194,6 @@ describe("limits", () => {
       return [response.status, requestsIn(state), state.open];
     };
     expect(await ask(2)).toEqual([200, 1, []]);
-    // The tokens of this request exceed the limit, so the request is refused.
     expect(await ask(9)).toEqual([429, 2, []]);
   });
 
@@ -206,7 +204,7 @@ describe("limits", () => {
     await settled();
     await ledger.admit("running", { ...plans.unlimited, requestsPerMinute: 2 });
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
-    // This settlement is written after all earlier changes, so they are stored once it resolves.
+    // This settlement is written after all earlier changes.
     await settle(ledger, "another", []);
     const known = async () => {
       const { settled, ...state } = await stateOf();
@@ -219,7 +217,7 @@ describe("limits", () => {
   });
 
   const conversation = { messages: [{ role: "user", content: "a ".repeat(1e5) }] };
-  /** Every kind of POST that a key may send and that is refused for its content: title, path, body, status, content type. */
+  /** POSTs that a key may send and that are refused for their content: title, path, body, status, content type. */
   const refused: [string, string, BodyInit, number, string?][] = [
     ["a prompt over the context", "/v1/completions", JSON.stringify({ prompt: "the ".repeat(2e5) }), 400],
     ["a long conversation", "/v1/chat/completions", JSON.stringify(conversation), 400],
@@ -263,7 +261,7 @@ describe("limits", () => {
       expect((await complete(one)).status).toBe(status);
       await settled();
     }
-    // From here on the ledger would admit all requests, so refusals show that the ledger is not asked.
+    // The ledger would admit all requests now, so refusals show that the ledger is not asked.
     await inLedger((object) => {
       object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
     });

@@ -1,4 +1,4 @@
-/** Function calls in chats and responses: the prompt, the backend's batch, and the answer. The backend is scripted. */
+/** Function calls in chats and responses: prompt, batch and answer. The backend is scripted. */
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import { type ResponseObject, responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
@@ -31,7 +31,6 @@ const rome = '{"city": "Rome"}';
 
 const answered = <T>(path: string, body: object) => jsonOf<T>(app().post(path, body));
 
-/** Sends a request. Returns its sequence's prompt as text, and the form that its text must have. */
 async function asked(path: string, body: object, artifacts = plain) {
   const seen = backendAnswers(({ id }) => saying(id, "", { finish: "stop" }));
   await jsonOf(app(artifacts).post(path, body));
@@ -133,7 +132,7 @@ describe("a request with functions", () => {
 
 const begun = '<tool_call>\n{"name": "get_w';
 const both = `${call(paris)}\n${call(rome)}`;
-/** Text that the model writes, whether it ended or was cut, and the text and calls that a client gets. */
+/** The model's text, how it ended, and the text and calls that a client gets. */
 const cases: [string, string, "stop" | "length", string | null, string[]][] = [
   ["one call", call(paris), "stop", null, [paris]],
   ["text and two calls", `Let me <see>.\n${both}`, "stop", "Let me <see>.\n", [paris, rome]],
@@ -202,7 +201,7 @@ describe.each(cases)("an answer of %s", (_, text, finish, said, jsons) => {
     expect(events.map((event) => event.sequence_number)).toEqual(events.map((_, i) => i));
     const last = events.at(-1) as { response: ResponseObject };
     expect(comparable(last.response)).toBe(comparable(whole));
-    // The events of each item add it, extend its text by deltas, and end with the item as the whole answer has it.
+    // Events add an item, extend its text, and end with the whole item.
     for (const [i, item] of whole.output.entries()) {
       const of = events.filter((event) => event.output_index === i);
       expect(of[0].type).toBe("response.output_item.added");

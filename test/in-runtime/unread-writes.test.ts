@@ -1,4 +1,4 @@
-/** A cell's stream on its way through the Worker, natively or event by event: the cell is lost, the client leaves or does not read. */
+/** A cell's stream through the Worker, natively or event by event. The cell is lost, or the client stops reading. */
 import { runInDurableObject } from "cloudflare:test";
 import { delay } from "msw";
 import { beforeAll, describe, expect, test, vi } from "vitest";
@@ -26,18 +26,16 @@ const chunk = (index: number, text: string, finish_reason: string | null = null,
 const heartbeat = sseComment("hb");
 
 /**
- * A cell's answer that a test controls. Only the object that made the stream can write to it, so the test leaves commands in `work`,
- * and `open`, which that object calls, polls them.
+ * A cell's answer that a test controls. Only the object that made the stream can write to it. So the test leaves commands in `work`, which
+ * `open` polls.
  */
 function handMade() {
   const work: (Uint8Array | "lose" | "close")[] = [];
   const cell = {
-    /** Number of writes to the stream that its reader has read. */
     taken: 0,
-    /** Whether the reader has left. Only a failed write shows this. */
+    /** True if the reader has left, which only a failed write shows. */
     isLeft: false,
     send: (bytes: string | Uint8Array) => void work.push(typeof bytes === "string" ? utf8.encode(bytes) : bytes),
-    /** Loses the cell, or closes the stream, after the text that was sent. */
     lose: (bytes?: string | Uint8Array) => cell.end("lose", bytes),
     close: (bytes?: string | Uint8Array) => cell.end("close", bytes),
     end(how: "lose" | "close", bytes: string | Uint8Array = "") {
@@ -71,7 +69,7 @@ function handMade() {
 const ways: ("native" | "by events")[] = ["native", "by events"];
 type Way = (typeof ways)[number] | "whole";
 
-/** Cells that give `answers` in turn. In the result, `requests` has the request that each of them got. */
+/** Cells that give `answers` in turn. `requests`: what each of them got. */
 function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
@@ -87,7 +85,7 @@ function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   return { cells, requests };
 }
 
-/** A request of two choices: a stream of at most 16 KiB if `native`, else a longer one. */
+/** Two choices. The stream has at most 16 KiB if `native`. */
 function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
@@ -105,7 +103,6 @@ async function asked(way: Way, { cells: count = 2, request = requestOf(way) } = 
   return { answers, requests, response, failure, ended };
 }
 
-/** Asks for a stream whose client leaves after its first event. */
 async function left(way: Way) {
   const all = await asked(way);
   const reader = all.response.body!.getReader();
@@ -115,7 +112,7 @@ async function left(way: Way) {
   return all;
 }
 
-/** Functions that make the cell's responses. The path of a request is the index of the function that answers it. */
+/** Functions that make the cell's responses, by the index in the request's path. */
 const open: (() => Response)[] = [];
 beforeAll(() =>
   runInDurableObject(localCell(), (cell: Cell) => {
@@ -164,7 +161,7 @@ describe.each(ways)("a stream, %s", (way) => {
     expect([await failed.ended, failed.requests.length]).toEqual([null, 1]);
   });
 
-  /** The stream's events as [choice, text, whether it is the choice's last]; only the timings differ by run. */
+  /** The stream's events: [choice, text, whether it is the choice's last]. */
   const made: [number, string, boolean][] = [
     [0, "é", false],
     [1, "b\n", false],
@@ -177,7 +174,7 @@ describe.each(ways)("a stream, %s", (way) => {
     chunk(index, text, isDone ? "stop" : null, isDone ? { timings: run } : {});
   const usage = sseEvent(JSON.stringify({ choices: [], usage: { tokens: 3 } }));
   const firstRun = [heartbeat, ...made.map((event) => written(event, 1)), heartbeat, usage, sseDone];
-  /** The stream as another cell sends it, choice 1 first, without what the client already has. */
+  /** The stream of a second cell, choice 1 first, without what the client has. */
   function secondRun(resumeFrom: CellRequest["resumeFrom"]): string {
     const events = [...made.filter(([index]) => index === 1), ...made.filter(([index]) => index === 0)];
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
@@ -219,7 +216,7 @@ describe.each(ways)("a stream, %s", (way) => {
       }
       return { text: await text, ended: await ended };
     };
-    // Whether a cut falls after the timings' digit and before the event's end, where resuming is impossible.
+    // True if a cut falls within the timings, where resuming is impossible.
     const isWithinTimings = (length: number) =>
       way === "native" && /"timings":1[^\n]*\n?$/.test(new TextDecoder().decode(bytes.subarray(0, length)));
     const lengths = Array.from({ length: bytes.length + 1 }, (_, length) => length);
@@ -247,7 +244,7 @@ const responseSettings: ResponseSettings = {
   ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], parallel_tool_calls: false, query: "q" },
 };
 
-/** A request for a response of one message, and its events: all, or what a client at `resumeFrom` lacks. */
+/** A request for a response of one message, and its events: all, or those that a client at `resumeFrom` lacks. */
 function responseOf(way: Way) {
   const request = requestOf(way);
   const [{ sequence }] = request.plan.choices;
@@ -368,7 +365,7 @@ test.each([false, true])(
     const text = response.text();
     const event = chunk(0, "abc");
     answers[0].lose(chunk(1, "x") + event.slice(0, -6));
-    // The second cell gets less far in choice 1 than the first cell did.
+    // The second cell gets less far in choice 1 than the first.
     answers[1].send(chunk(1, "y"));
     if (isSilent) answers[1].close();
     else answers[1].lose();

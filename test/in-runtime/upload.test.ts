@@ -1,4 +1,4 @@
-/** Small uploads of documents that would take much memory or time are refused before they take it. */
+/** Small uploads that would take much memory or time are refused first. */
 import { describe, expect, test } from "vitest";
 import { readUpload } from "../../edge/api/upload.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";

@@ -1,8 +1,7 @@
-/** Calls the admin API of a started stack with the key that the stack's own commands find. */
+/** Calls the admin API of a started stack with the stack's admin key. */
 import { readLocalRun } from "../../infra/local-run.ts";
 import { type NewKey, newKeySchema } from "../../shared/contracts/admin.ts";
 
-/** Returns the answer's JSON. Throws an Error with the answer's text unless its status is a success. */
 export async function callAdmin(state: string, method: string, path: string, body?: object): Promise<unknown> {
   const { edge, adminKey } = readLocalRun(state)!;
   const response = await fetch(`${edge}/admin/v1${path}`, {
@@ -15,7 +14,7 @@ export async function callAdmin(state: string, method: string, path: string, bod
   return JSON.parse(text);
 }
 
-/** Creates a key of a tenant, with every scope unless `scopes` are given. */
+/** Without `scopes`, the key has every scope. */
 export async function newKeyOf(state: string, tenant: string, scopes?: readonly string[]): Promise<NewKey> {
   return newKeySchema.parse(await callAdmin(state, "POST", "/keys", { tenant, ...(scopes && { scopes }) }));
 }

@@ -9,13 +9,13 @@ interface Operation {
   responses: Record<string, { content: Record<string, { schema: Schema; "x-event-schema"?: Schema }> }>;
 }
 
-/** `format` is not checked: ajv does not know OpenAI's own (`unixtime`, `float`), and no other concerns our answers. */
+/** `format` is not checked, because ajv does not know OpenAI's own (`unixtime`, `float`). */
 const options = { strict: false, validateFormats: false, allErrors: true };
 
 const document = openApiDocument("0.0.0");
 const operations = document.paths as unknown as Record<string, Record<string, Operation>>;
 
-/** Validators of our OpenAPI document. A property that the document does not name is an error, so that the document stays complete. */
+/** A property that our OpenAPI document does not name is an error. */
 export class DocumentSchemas {
   readonly #ajv = new Ajv2020(options);
 
@@ -28,7 +28,6 @@ export class DocumentSchemas {
     return this.#compiled(schema);
   }
 
-  /** Validates a body, or an event's data if the answer streams. Throws an Error if the document lacks this answer. */
   response(method: string, path: string, status: number, media: string): ValidateFunction {
     const content = operations[path]?.[method]?.responses[status]?.content[media];
     if (!content) throw new Error(`the document has no ${media} of status ${status} for ${method} ${path}`);
@@ -40,7 +39,7 @@ export class DocumentSchemas {
   }
 }
 
-/** Names of OpenAI's schemas for a route's whole answer and for its events. OpenAI has none for other routes. */
+/** Names of OpenAI's schemas for a route's whole answer and for its events. */
 const publishedNames: Record<string, { whole: string; event?: string }> = {
   "/v1/completions": { whole: "CreateCompletionResponse", event: "StreamedCompletion" },
   "/v1/chat/completions": { whole: "CreateChatCompletionResponse", event: "CreateChatCompletionStreamResponse" },
@@ -49,7 +48,6 @@ const publishedNames: Record<string, { whole: string; event?: string }> = {
   "/v1/models/{id}": { whole: "Model" },
 };
 
-/** Validators of OpenAI's published schemas (openai-schemas.json). */
 export class PublishedSchemas {
   readonly #ajv = new Ajv2020(options);
 
@@ -60,12 +58,12 @@ export class PublishedSchemas {
 
   private constructor(published: Record<string, Schema>) {
     const schemas = nullable(published) as Record<string, Completion>;
-    // OpenAI's description leaves out two facts about its API. First: an echoed prompt's first token has no logprob.
+    // OpenAI's description leaves out two facts. First: an echoed prompt's first token has no logprob.
     const completion = schemas.CreateCompletionResponse;
     const choice = completion.properties.choices.items;
     const logprobs = choice.properties.logprobs.anyOf[0] as { properties: Record<string, Schema> };
     logprobs.properties.token_logprobs = { type: "array", items: { type: ["number", "null"] } };
-    // Second: a streamed completion has its finish reason in its last chunk only, and no usage before that.
+    // Second: only the last chunk of a streamed completion has a finish reason, and only it may have usage.
     const streamed = structuredClone(completion);
     streamed.properties.choices.items.properties.finish_reason = {
       enum: [...choice.properties.finish_reason.enum, null],
@@ -91,7 +89,7 @@ interface Completion extends Schema {
   } & Schema;
 }
 
-/** Forbids properties that the schema does not name, in every object of it. */
+/** Forbids unnamed properties, at any depth. */
 function closed(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(closed);
   if (typeof value !== "object" || value === null) return value;
@@ -99,7 +97,7 @@ function closed(value: unknown): unknown {
   return "properties" in inner && inner.type === "object" ? { additionalProperties: false, ...inner } : inner;
 }
 
-/** Translates OpenAPI 3.0's `nullable`, which OpenAI's description still uses in places, to JSON Schema. */
+/** Translates OpenAPI 3.0's `nullable`, which OpenAI's description uses in places. */
 function nullable(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(nullable);
   if (typeof value !== "object" || value === null) return value;

@@ -1,14 +1,12 @@
 /**
- * The rules of imports, and other rules of this code that a reader cannot check by eye. Pure: the function maps sources to
- * violations, so tests run the rules on sources that break them. Biome checks style, import cycles, barrels and reads of the
- * environment; the compiler checks types.
+ * Rules of imports, and other rules that a reader cannot check by eye. Pure: maps sources to violations, so that tests can run the rules on
+ * sources that break them.
  */
 import path from "node:path/posix";
 import { parseAst } from "vitest/node";
 
 /**
- * The layers of the Worker, lowest first, each with the earlier layers that it may import besides `shared`. A test checks this
- * order, so folders form no cycle.
+ * The layers of the Worker, lowest first, each with the layers that it may import besides `shared`. A test checks that they form no cycle.
  */
 export const edgeLayers: Record<string, string[]> = {
   platform: [],
@@ -31,7 +29,7 @@ export const edgeLayers: Record<string, string[]> = {
 };
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
-/** The backend's layers, each with the layers that it may import besides `shared`. Four of them import `engineParts`. */
+/** The backend's layers, each with the layers that it may import besides `shared`. */
 const engineParts = ["adapters", "kv", "lru.ts", "memory", "runtime", "tenant-files"];
 const backendLayers: Record<string, string[]> = {
   "files.ts": [],
@@ -71,14 +69,14 @@ const backendLayers: Record<string, string[]> = {
     ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Compares what is shipped with the paper's method. No other layer imports this one.
+  // Compares what is shipped with the paper's method. No layer imports this one.
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     // Research computes long prompts with the backend's runner.
     ...["engine/open-model.ts", "kv/host-runner.ts", "kv/runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Prepares a model offline. It may use training, and it reads the result with the code that serves.
+  // Prepares a model offline, and reads the result with the code that serves.
   models: [
     "engine/artifacts.ts",
     "engine/smoothing-file.ts",
@@ -91,13 +89,13 @@ const backendLayers: Record<string, string[]> = {
 };
 const commandFiles = inBackend("command-line.ts", "config.ts", "files.ts");
 
-/** Folder or file → the files it may import besides itself and `shared`. The longest matching prefix decides. */
+/** Folder or file → files it may import besides itself and `shared`. The longest matching prefix decides. */
 const mayImport: Record<string, string[]> = {
   shared: [],
   ...Object.fromEntries(
     Object.entries(edgeLayers).map(([layer, others]) => [`edge/${layer}`, others.map((other) => `edge/${other}`)]),
   ),
-  // Customers' programs and browsers run these folders, which know the API's types and nothing of the Worker.
+  // Customers' programs and browsers run these folders, which know nothing of the Worker.
   "edge/client": [],
   "edge/page": [],
   ...Object.fromEntries(
@@ -111,13 +109,13 @@ const mayImport: Record<string, string[]> = {
     ...commandFiles,
     ...inBackend("engine/artifacts.ts", "host/device-check.ts", "host/memory-plan.ts", "models/base.ts"),
   ],
-  // The site prints metrics and settings out of the code that defines them.
+  // The site prints metrics and settings out of their code.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],
-  // Publishing refuses a set with the code that would refuse it when it is served.
+  // Publishing refuses a set with the code that would refuse it in service.
   "infra/publish": ["infra", "edge/artifacts/artifacts.ts", ...commandFiles, ...inBackend("adapters")],
 };
 
-/** Folder → packages that it may import: a name, or a scheme such as `node:`. `gpu-backend` applies to each folder in it. */
+/** Folder → packages that it may import: a name, or a scheme such as `node:`. `gpu-backend` applies to all its folders. */
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["zod"],
@@ -141,10 +139,10 @@ const mayUse: Record<string, string[]> = {
   infra: ["cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
-/** Layers of equal rank may import each other's types and nothing else of each other. */
+/** Layers of equal rank may import only types of each other. */
 const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
-/** Files that put parts together. Only these read the clock and make random ids, and pass both on as parameters. */
+/** Files that compose parts. Only these read the clock and make random ids. */
 const composes =
   /^(infra\/|edge\/(worker|local-storage|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
@@ -161,7 +159,7 @@ interface SyntaxNode {
   [property: string]: unknown;
 }
 
-/** Every violation in `sources` (path from the project root → text), one line each, in the order of the paths. */
+/** `sources`: path from the project root → text. Returns one line for each violation, by path. */
 export function findViolations(sources: ReadonlyMap<string, string>): string[] {
   const violations: string[] = [];
   for (const [file, source] of [...sources].sort(([a], [b]) => (a < b ? -1 : 1))) {
@@ -184,7 +182,6 @@ export function findViolations(sources: ReadonlyMap<string, string>): string[] {
   return violations;
 }
 
-/** Why `file` may not import `target`, or undefined where it may. */
 function refusalOf(file: string, target: string, isFile: boolean, typeOnly: boolean): string | undefined {
   const home = Object.keys(mayImport)
     .filter((prefix) => isWithin(file, prefix))
@@ -225,7 +222,6 @@ function importOf(node: SyntaxNode): Import[] {
   return [{ specifier: source.value, typeOnly: isType || areTypes }];
 }
 
-/** `a.b` and `a["b"]` as "a.b", or undefined for any other syntax. */
 function memberName(node: SyntaxNode): string | undefined {
   if (node.type !== "MemberExpression") return undefined;
   const { object, property } = node as unknown as Record<"object" | "property", { name?: string; value?: unknown }>;

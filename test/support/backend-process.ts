@@ -9,9 +9,7 @@ import { FrameReader } from "../../shared/contracts/ndjson.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { endWithProcess } from "./process-end.ts";
 
-/** Timeout of a start, in milliseconds. */
 const startMs = 60_000;
-/** Timeout of a backend's end after a signal, in milliseconds. */
 const endMs = 10_000;
 const mainFile = fileURLToPath(new URL("../../gpu-backend/main.ts", import.meta.url));
 
@@ -19,18 +17,16 @@ export interface Backend {
   url: string;
   manifestHash: string;
   child: ChildProcess;
-  /** Resolves with the exit code once the process has ended. */
   exited: Promise<number | null>;
-  /** Everything written to stderr so far. */
   log(): string;
   /** Process ids of the engines, in the order in which they became ready. */
   enginePids(): number[];
   batch(centroidId: string | null, sequences: SequenceRequest[]): BatchRequest;
-  /** All frames of a batch. Throws an Error if it is refused. */
+  /** Throws an Error if the batch is refused. */
   frames(centroidId: string | null, sequences: SequenceRequest[], rest?: Partial<BatchRequest>): Promise<Frame[]>;
   post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
   metric(name: string): Promise<number>;
-  /** Ends the process and waits for its end; returns its exit code. Kills it and throws an Error if it does not end in 10 s. */
+  /** Returns the exit code. Kills the process and throws an Error if it does not end in 10 s. */
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
@@ -80,7 +76,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
   return backend;
 }
 
-/** The value of a metric of the backend at `url`; NaN if it has none. Throws an Error if it has several series. */
+/** NaN if the backend has no such metric. Throws an Error if the metric has several series. */
 export async function metricAt(url: string, name: string): Promise<number> {
   const text = await (await fetch(`${url}/metrics`)).text();
   const series = [...text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (.*)$`, "gm"))];
@@ -98,7 +94,7 @@ export async function allFrames(response: Response): Promise<Frame[]> {
   return Array.fromAsync(framesOf(response));
 }
 
-/** Whether the process runs. A zombie, which has ended without being waited for, does not. */
+/** False for a zombie, which has ended without being waited for. */
 export function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -109,8 +105,7 @@ export function isRunning(pid: number): boolean {
 }
 
 /**
- * The first line that a process prints, or null if it ends before. After a minute without one, kills it and throws an Error with
- * `log()`. The process is also killed when this one ends.
+ * The first line that a process prints; null if the process ends before. After a minute kills the process and throws an Error with `log()`.
  */
 export async function firstLine(child: ChildProcess, log: () => string): Promise<string | null> {
   child.once(

@@ -1,4 +1,4 @@
-/** The system's Chromium, driven by Playwright. No browser is downloaded: where none is installed, tests that need one are skipped. */
+/** The system's Chromium, driven by Playwright. Tests that need a browser are skipped if none is installed. */
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
@@ -12,13 +12,13 @@ const places = [
   "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
   "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
 ];
-/** Path of the browser's program, or null if none is installed. CHROMIUM overrides it. */
+/** CHROMIUM overrides the path. null if no browser is installed. */
 export const browserProgram = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place)) ?? null;
 
-/** Starts the browser, and closes it after the file's tests. Where none is installed, these are skipped and the result is undefined. */
+/** Skips the file's tests if no browser is installed; the result is then undefined. */
 export async function launchBrowser(): Promise<Browser> {
   if (!browserProgram) return undefined as never;
-  // Chromium's sandbox does not start for root, as in a container. The browser opens our own page only.
+  // Chromium's sandbox does not start for root, as in a container.
   const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
   // Without a UTF-8 locale Chromium reads file names as ASCII.
   const env = { ...process.env, LANG: "C.UTF-8" } as Record<string, string>;
@@ -29,9 +29,9 @@ export async function launchBrowser(): Promise<Browser> {
 
 const axeFile = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
-/** Violations of accessibility rules on the page as it is now, best practices included: each with its rule and elements. */
+/** Violations of accessibility rules on the page, best practices included. */
 export async function axeViolations(page: Page): Promise<string[]> {
-  // The page's content security policy forbids injected scripts; code that the debugger evaluates is exempt.
+  // The page's content security policy forbids injected scripts, but not code that the debugger evaluates.
   if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(readFileSync(axeFile, "utf8"));
   const { violations } = await page.evaluate(() =>
     (globalThis as unknown as { axe: { run(): Promise<AxeResults> } }).axe.run(),

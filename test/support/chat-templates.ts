@@ -1,4 +1,4 @@
-/** Chat templates in the forms that published models use, from the simplest to those that think and call tools. */
+/** Chat templates in the forms that published models use. */
 export const chatTemplates: Record<string, string> = {
   dialog: "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}",
   chatml: `{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`,

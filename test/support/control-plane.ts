@@ -1,7 +1,6 @@
 /**
- * A local server that stands in for Cloudflare's API and for the deployed edge. The real wrangler calls it
- * (CLOUDFLARE_API_BASE_URL) from a process of its own, where MSW cannot take its requests. It keeps versions and deployments of one
- * Worker, and answers as the deployed versions would.
+ * A local server that stands in for Cloudflare's API and for the deployed edge. The real wrangler calls it from a process of its own
+ * (CLOUDFLARE_API_BASE_URL), where MSW cannot take its requests.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -11,7 +10,6 @@ import { type Context, Hono } from "hono";
 export interface Version {
   id: string;
   migrationTag: string | null;
-  /** Whether the version answers `/readyz` and completions. */
   works: boolean;
 }
 
@@ -22,19 +20,15 @@ export interface Deployment {
 
 export class ControlPlane {
   readonly versions: Version[] = [];
-  /** Deployments, oldest first. */
+  /** Oldest first. */
   readonly deployments: Deployment[] = [];
-  /** Whether the next upload becomes a version that works, one that answers errors, or is refused. */
   nextUpload: "works" | "broken" | "refused" = "works";
-  /** Calls that this server has no answer for. */
   readonly unknown: string[] = [];
-  /** For each request that picked no version, the version that answered it. */
+  /** For each request that picked no version, the version that answered. */
   readonly traffic: string[] = [];
-  /** Address of both the API and the deployed edge. */
   url = "";
   #server: ServerType | null = null;
 
-  /** Starts with one version of the Worker deployed, which answers everything. */
   async start(worker: string, migrationTag: string): Promise<void> {
     this.#add(migrationTag, true);
     this.#deploy([{ version_id: this.versions[0].id, percentage: 100 }]);
@@ -47,7 +41,6 @@ export class ControlPlane {
     this.#server?.close();
   }
 
-  /** Percentage of traffic for each version of the newest deployment. */
   get shares(): Record<string, number> {
     return Object.fromEntries(this.deployments.at(-1)!.versions.map((one) => [one.version_id, one.percentage]));
   }
@@ -134,7 +127,7 @@ export class ControlPlane {
     return app;
   }
 
-  /** The deployed version that the header picks, even one at 0%; else the version with the highest percentage. */
+  /** The version that the header picks, even one at 0%; else the version with most traffic. */
   #answering(worker: string, header: string | undefined): Version {
     const picked = header?.startsWith(`${worker}="`) ? header.slice(worker.length + 2, -1) : null;
     if (picked !== null && picked in this.shares) return this.versions.find(({ id }) => id === picked)!;

@@ -4,23 +4,21 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { read, root } from "./project.ts";
 
-/** False outside a Git checkout (in an unpacked archive), where no file is tracked. */
+/** False in an unpacked archive, where no file is tracked. */
 export const isCheckout = existsSync(`${root}/.git`);
 
-/** Every Markdown file that Git tracks or does not ignore. */
 export function documents(): string[] {
   const args = ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"];
   const output = execFileSync("git", args, { cwd: root, encoding: "utf8" });
   return [...new Set(output.split("\n"))].filter((file) => file !== "" && existsSync(path.join(root, file)));
 }
 
-/** The code blocks of a language, also indented ones, without their indentation. */
 export function blocks(file: string, language: string): string[] {
   const fences = read(file).matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)\n *\`\`\`$`, "gms"));
   return [...fences].map(([, indentation, block]) => block.replaceAll(new RegExp(`^${indentation}`, "gm"), ""));
 }
 
-/** The commands in a file's shell blocks, one per line, without comments. An indented line continues the line before. */
+/** The commands in a file's shell blocks, one per line, without comments. An indented line continues the previous line. */
 export function commands(file: string): string[] {
   return blocks(file, "sh")
     .flatMap((block) => block.replaceAll(/\n +/g, " ").split("\n"))
@@ -28,10 +26,10 @@ export function commands(file: string): string[] {
     .filter((line) => line !== "" && !line.startsWith("#"));
 }
 
-/** Documents whose commands test/commands/readme.test.ts runs: every command, in order. */
+/** test/commands/readme.test.ts runs every command of these documents, in order. */
 export const executedDocuments = ["README.md", "infra/docs/start.md", "infra/docs/guides.md"];
 
-/** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */
+/** Commands in running text, between backticks: `npm run publish`. Arguments may be missing. */
 export function mentionedCommands(file: string): string[] {
   const prose = read(file).replaceAll(/^ *```.*?^ *```$/gms, "");
   return [...prose.matchAll(/`([^`]+)`/g)]

@@ -1,6 +1,6 @@
 /**
- * A tiny model's artifacts as the edge reads them. Tokens: 256 bytes, a few merges and three special tokens. Its three centroids
- * stand for texts of a's, of b's and of z's. Centroid c2 is auto-off: its scale is 0.
+ * A tiny model's artifacts as the edge reads them. Tokens: 256 bytes, a few merges and three special tokens. The three centroids stand for
+ * texts of a's, of b's and of z's. Centroid c2 is off: its scale is 0.
  */
 import { edgeTableFile, hyperNetworkFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -26,8 +26,8 @@ export const edgeModel = {
 } as const;
 
 /**
- * The files by name, `manifest.json` included. `isOther` makes another set that shares no file with the first. `model` changes
- * the manifest's model, `roles` the tokenizer's special tokens.
+ * Returns files by name. `isOther` makes another set, with no common file. `model` changes the manifest's model, `roles` the tokenizer's
+ * special tokens.
  */
 export async function edgeModelFiles(
   isOther = false,
@@ -54,7 +54,6 @@ export async function edgeModelFiles(
   const records: Manifest["files"] = {
     [edgeTableFile]: await record(edgeTableFile),
     [tokenizerFile]: await record(tokenizerFile),
-    // The edge never reads this file.
     [hyperNetworkFile]: { sha256: "1".repeat(64), bytes: 0, tensors: {} },
   };
   bytes.set(
@@ -64,7 +63,7 @@ export async function edgeModelFiles(
   return bytes;
 }
 
-/** The letter of each centroid (a, b, z) points along an axis of its own, every other token weakly along the last axis. */
+/** The letter of each centroid (a, b, z) points along its own axis. Other tokens point weakly along the last axis. */
 function edgeTable(scale: number): TensorFile {
   const rows = new Int8Array(vocabularySize * dimensions);
   for (let id = 0; id < vocabularySize; id++) {

@@ -1,10 +1,10 @@
 /**
- * Loaded into a backend with `NODE_OPTIONS=--import`. The query of its URL may name a set of artifacts and a fault: the engine of
- * that set then fails in this way at its start. After SIGUSR2 every engine fails all further runs of its sessions.
+ * Loaded into a backend with `NODE_OPTIONS=--import`. The URL's query may name a set of artifacts and a fault, in which the set's engine
+ * starts. After SIGUSR2 every engine fails all further runs.
  */
 import path from "node:path";
 
-// The settings come by URL, because an engine inherits only the environment variables that it needs.
+// Settings come by URL, because an engine inherits only the environment variables that it needs.
 const { fault, set } = Object.fromEntries(new URL(import.meta.url).searchParams);
 // An engine's process has the folder of its set as an argument.
 const [, script = "", folder = ""] = process.argv;

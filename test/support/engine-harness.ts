@@ -1,4 +1,4 @@
-/** An engine on this thread, stepped by the test, with its frames sorted by sequence. */
+/** An engine on this thread, stepped by the test. Frames are sorted by sequence. */
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "../../gpu-backend/engine/engine.ts";
@@ -23,17 +23,16 @@ export interface EngineHarness {
   tokenFramesOf(id: string): TokenFrame[];
   tokensOf(id: string): number[];
   lastFrameOf(id: string): Frame | undefined;
-  /** Steps until nothing is left to do. */
   finish(): Promise<void>;
-  /** Submits one batch after another and finishes. Returns this harness. */
+  /** Submits batches one after another, then calls `finish`. */
   run(...batches: readonly Batch[]): Promise<EngineHarness>;
 }
 
-/** Requests that are submitted together. An `adapterId` of null stands for the base. */
+/** Requests that are submitted together. `adapterId` null: the base. */
 export type Batch = [adapterId: string | null, ...requests: SequenceRequest[]];
 
 export function createEngineHarness(options: {
-  /** A step runner, whose keys and values the host's memory keeps, or a runner that keeps its own. */
+  /** A step runner has its keys and values in the host's memory. Any other runner keeps its own. */
   runner: StepRunner | Runner;
   source?: AdapterSource;
   limits?: Partial<PlanLimits>;
@@ -42,7 +41,7 @@ export function createEngineHarness(options: {
   memories?: EngineParts["memories"];
   grammars?: EngineParts["grammars"];
   kvBytes?: number;
-  /** Size of the prefix cache; 0: there is none. */
+  /** 0: no prefix cache. */
   prefixBytes?: number;
   faulted?: (error: ServiceError) => void;
   progressed?: () => void;
@@ -115,7 +114,7 @@ function fakeAdapters(gates: number): AdapterSource {
   };
 }
 
-/** A greedy request; `sampling` and the rest override. */
+/** A greedy request, with overrides. */
 export function sequenceRequest(
   id: string,
   promptIds: number[],

@@ -1,4 +1,4 @@
-/** Runs with few file descriptors: uses all of them up, asks for an engine and a fitter, and prints how each request failed. */
+/** Uses up all file descriptors, asks for an engine and a fitter, and prints how each request failed. */
 import { openSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";

@@ -1,6 +1,6 @@
 /**
- * GPT-2 as Hugging Face's exports for Transformers.js have it: `past_key_values.N.key` in, the whole past concatenated
- * with the new as `present.N.key` out. Logits come at every position, as GPT-2's published exports have them.
+ * GPT-2 as Hugging Face exports it for Transformers.js: `past_key_values.N.key` in, the whole past with the new keys as `present.N.key`
+ * out. Logits come at every position.
  */
 
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
@@ -20,7 +20,7 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile): Uint
   const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
   const positions = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
 
-  const headRows = tensor("wte.weight"); // [V, D], the embedding, too
+  const headRows = tensor("wte.weight"); // [V, D], also the embedding
   const embedded = g.node("Gather", [headRows, tokenIds], { axis: 0 });
   const scoreMask = addScoreMask(g, tokenIds, attentionMask);
   const shape = g.node("Shape", [tokenIds]); // [S, T]

@@ -1,7 +1,6 @@
 /**
- * A backend process without a model. Its options set the token that it sends for each sequence, and how often. It also speaks OpenAI's
- * completions, for a gateway that knows no other protocol.
- * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
+ * A backend process without a model. Its options set the token of each sequence, and the pace. It also speaks OpenAI's completions, for a
+ * gateway that knows no other protocol. Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -11,21 +11,18 @@ import { firstLine } from "./backend-process.ts";
 import { smallArtifacts } from "./small-base.ts";
 
 export interface FakeBackendOptions {
-  /** Manifest that `/readyz` reports. */
   manifestHash: string;
-  /** `firstTokenMs`: milliseconds until a sequence's first token. `stepMs`: milliseconds between its later tokens. */
+  /** `firstTokenMs`: time to a sequence's first token. `stepMs`: time between its later tokens. */
   firstTokenMs: number;
   stepMs: number;
-  /** The first is the id of every token that is sent. The alternatives of a token have all of these ids in turn. */
+  /** The first id is sent as every token. All ids are the token's alternatives. */
   tokenIds: number[];
 }
 
 export interface FakeBackendCounts {
-  /** Started sequences. */
   sequences: number;
   /** Sequences that have neither ended nor been cancelled. */
   running: number;
-  /** Tokens sent, of all sequences. */
   tokens: number;
 }
 
@@ -35,13 +32,12 @@ export interface FakeBackend {
   stop(): Promise<void>;
 }
 
-/** Id of a token of one letter. */
 const shortToken = 65;
 
-/** A fast engine. Its steps are long enough that 16 streams are no load on the machine. */
+/** Steps are long enough that 16 streams are no load on the machine. */
 export const quickEngine = { firstTokenMs: 5, stepMs: 10 };
 
-/** Starts a fake backend. By default it reports the small base's manifest. */
+/** By default the backend reports the small base's manifest. */
 export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
   const manifest = await readFile(path.join(smallArtifacts, manifestFile));
   const all: FakeBackendOptions = {
@@ -65,7 +61,7 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
   };
 }
 
-/** The tokens of the small base that have the most bytes, longest first. */
+/** Tokens of the small base with the most bytes, longest first. */
 export async function longestTokens(count: number): Promise<number[]> {
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(smallArtifacts, tokenizerFile))));
   const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);

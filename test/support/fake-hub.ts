@@ -1,6 +1,6 @@
 /**
- * A Hugging Face hub in miniature, as a function from request to response: model info, listing and files. It may send weights
- * from another host, as from large file storage. Faults are queued by path, and each one answers one request.
+ * A small Hugging Face hub, as a function from request to response: model info, listing and files. Weights may come from another host, as
+ * from large file storage.
  */
 import { createHash } from "node:crypto";
 
@@ -10,7 +10,6 @@ export interface SeenRequest {
   headers: Headers;
 }
 
-/** Replaces the hub's answer, or changes it. */
 export type Fault = (answer: () => Response) => Response;
 
 export class FakeHub {
@@ -19,7 +18,7 @@ export class FakeHub {
   readonly files: Map<string, Uint8Array<ArrayBuffer>>;
   readonly seen: SeenRequest[] = [];
   commit = "c".repeat(40);
-  /** If false, every answer is the whole file, whichever range was asked for. */
+  /** false: every answer is the whole file, whatever range was asked for. */
   knowsRanges = true;
   readonly #faults: { path: RegExp; fault: Fault }[] = [];
 
@@ -29,12 +28,10 @@ export class FakeHub {
     this.files = new Map(Object.entries(files));
   }
 
-  /** Applies `fault` to the next `times` requests whose path matches. */
   fail(path: RegExp, fault: Fault, times = 1): void {
     for (let i = 0; i < times; i++) this.#faults.push({ path, fault });
   }
 
-  /** Requests for a file's bytes. */
   requestsFor(name: string): SeenRequest[] {
     return this.seen.filter(({ url }) => url.pathname.endsWith(`/${name}`));
   }
@@ -81,12 +78,11 @@ export class FakeHub {
   }
 }
 
-/** An error in the hub's format. */
 export function refuse(status: number, code: string, headers: Record<string, string> = {}): Response {
   return Response.json({ error: code }, { status, headers: { "x-error-code": code, ...headers } });
 }
 
-/** Cuts an answer after `bytes`. Calls `before`, then breaks the connection, ends the body as if it were whole, or hangs. */
+/** Cuts an answer after `bytes`: breaks the connection, ends the body as if it were whole, or hangs. Calls `before` first. */
 export function cutAfter(bytes: number, how: "break" | "end" | "hang" = "break", before = () => {}): Fault {
   return (answer) => {
     const { status, headers, body } = answer();

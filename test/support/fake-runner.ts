@@ -1,6 +1,6 @@
 /**
- * A step runner without a model: a row's logits are a hash of its tokens, gates and bias. Keys carry (token id, position), and every
- * step checks each row's past against its history. So a misplaced copy in the KV arena is an error, not a slightly different number.
+ * A step runner without a model. A row's logits are a hash of its tokens, gates and bias. Keys carry (token id, position), and every step
+ * checks each row's past. So a misplaced copy in the KV arena is an error.
  */
 import type { HeadResult } from "../../gpu-backend/engine/sampler.ts";
 import {
@@ -13,7 +13,7 @@ import {
 
 const heads = 2;
 const headWidth = 2;
-/** Value in padded columns, which must never be read back. */
+/** Padded columns have this value, which must never be read back. */
 const poison = -1e9;
 
 export const fakeConfig: ModelShape = {
@@ -27,18 +27,16 @@ export const fakeConfig: ModelShape = {
   stopIds: [99],
 };
 
-/** Sampling without the end of text, so that answers are as long as a test says. */
 export const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 
-/** Token ids of the fake model; each `salt` gives others. */
+/** Each `salt` gives other ids. */
 export const promptOf = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
 export interface FakeRunner extends StepRunner {
-  /** The shape of every step that ran. */
   readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
-/** `config` overrides fakeConfig, `topCount` is the number of ranked candidates K, and `before` may delay a step or make it fail. */
+/** `topCount`: number of ranked candidates K. `before` may delay a step or make it fail. */
 export function createFakeRunner(
   options: {
     config?: Partial<ModelShape>;
@@ -71,7 +69,7 @@ export function createFakeRunner(
   };
 }
 
-/** The logits [V] after a history. Tests use it to compute what they expect. */
+/** Logits [V] after a history, from which tests compute what they expect. */
 export function fakeLogits(V: number, history: readonly number[], gates: ArrayLike<number> = [0, 0]): Float32Array {
   const seed = history.reduce((hash, id) => mix(hash ^ (id + 1)), 0x9e3779b9);
   return Float32Array.from({ length: V }, (_, v) => {
@@ -147,7 +145,7 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   return output;
 }
 
-/** The token ids of a row's past. Throws an Error if a layer or head holds anything else. */
+/** Ids of a row's past. Throws an Error if a layer or head holds other ids. */
 function pastOf(input: StepInput, s: number): number[] {
   const first = input.sequences - (input.longPast?.sequences ?? 0);
   const { past, pastTokens: P } = s < first ? input : input.longPast!;
@@ -177,7 +175,6 @@ function pastOf(input: StepInput, s: number): number[] {
   return ids;
 }
 
-/** A row of the head with these logits [V] and its K best candidates, as a step returns it. */
 export function headRowOf(logits: Float32Array, temperature = 1, K = topCandidates, targetId = 0): HeadResult {
   const topIds = Int32Array.from(rankedIds(logits).slice(0, K));
   return {
@@ -190,7 +187,7 @@ export function headRowOf(logits: Float32Array, temperature = 1, K = topCandidat
   };
 }
 
-/** Ids by falling logit; among equal logits the lower id first. */
+/** Ids by falling logit; of equal logits the lower id first. */
 export function rankedIds(logits: Float32Array): number[] {
   return Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
 }

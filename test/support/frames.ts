@@ -1,4 +1,4 @@
-/** Requests and frames of the backend contract, filled in so that a test names only what it is about. */
+/** Requests and frames of the backend contract, with defaults for what a test does not name. */
 import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export function sequenceRequest(id: string): SequenceRequest {

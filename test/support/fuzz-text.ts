@@ -1,7 +1,7 @@
-/** Seeded random text that is hard for tokenizers: runs of one alphabet each, long repeats, contractions, lone surrogates. */
+/** Seeded random text that is hard for tokenizers: runs of one alphabet, long repeats, contractions, lone surrogates. */
 import { type CodePointRange, codePoints, otherLetters } from "./oracle-texts.ts";
 
-/** Alphabets of characters that were assigned so long ago that every library's Unicode version agrees on them. */
+/** Alphabets that every library's Unicode version knows. */
 const ranges: Record<string, CodePointRange[]> = {
   letters: codePoints("41-5a 61-7a"),
   otherLetters: [...otherLetters, ...codePoints("1d400-1d454")],
@@ -10,7 +10,7 @@ const ranges: Record<string, CodePointRange[]> = {
   emoji: codePoints("1f300-1f5ff 1f600-1f64f 1f1e6-1f1ff 200d fe0f"),
   whitespace: codePoints("9-d 20 85 a0 1680 2000-200a 2028-2029 202f 3000"),
   nearWhitespace: codePoints("feff 200b 180e 1c-1f 0-8"),
-  // With any low surrogate these high ones form a private-use character, never one that a later Unicode version may assign.
+  // These high surrogates form private-use characters, which no later Unicode version assigns.
   surrogates: codePoints("dbc0-dbff dc00-dfff"),
   privateUse: codePoints("e000-e00f 10fff0-10ffff"),
 };
@@ -18,7 +18,7 @@ const alphabets = Object.values(ranges);
 const contractions = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S"];
 const snippets = [...contractions, "''", " '", "<|endoftext|>", "\r\n", "  ", " ", "\n\n"];
 
-/** Text of usually up to about 60 characters, sometimes with one character repeated several hundred times. */
+/** Usually up to about 60 characters, sometimes with one character repeated several hundred times. */
 export function fuzzText(random: () => number): string {
   let text = "";
   for (let stretches = 1 + below(random, 8); stretches > 0; stretches--) {

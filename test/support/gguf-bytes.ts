@@ -1,4 +1,4 @@
-/** Builds GGUF headers field by field, including invalid ones that no writer would produce. */
+/** Builds GGUF headers field by field, including invalid headers. */
 import type { PartFiles } from "../../gpu-backend/models/gguf/part-files.ts";
 
 export type Field =
@@ -25,7 +25,6 @@ function fieldBytes(field: Field): Uint8Array {
   return bytes;
 }
 
-/** A file of these bytes that counts how many are read. `claimedBytes` is the size that it reports. */
 export function fileOf(bytes: Uint8Array, claimedBytes = bytes.length) {
   const read = { bytes: 0, largest: 0 };
   const file: PartFiles = {

@@ -1,4 +1,4 @@
-/** GGUF files of models, and a folder with one: a seeded random Llama with the tokenizer and artifacts of the tiny GPT-2. */
+/** GGUF files of models, and a folder with one: a random Llama with the tokenizer and artifacts of the tiny GPT-2. */
 import { createHash } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -20,13 +20,11 @@ const names: Record<string, string> = {
   ...{ "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down" },
 };
 
-/** Translates a tensor's name in Hugging Face's files to its name in GGUF. */
 export function ggufName(name: string): string {
   const [, layer, stem, kind] = /^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name)!;
   return `${layer === undefined ? "" : `blk.${layer}.`}${names[stem]}.${kind}`;
 }
 
-/** The metadata that every file of a model with rotary positions has. */
 export function ggufSizes(architecture: string, config: ModelConfig): Record<string, GgufValue> {
   return {
     "general.architecture": { text: architecture },
@@ -40,7 +38,7 @@ export function ggufSizes(architecture: string, config: ModelConfig): Record<str
   };
 }
 
-/** Writes the folder `directory`. `other` metadata replaces the model's own. */
+/** `other` metadata replaces the model's own. */
 export async function writeGgufModel(directory: string, seed = 7, other: Record<string, GgufValue> = {}) {
   await writeTinyModel(directory, seed);
   rmSync(join(directory, "model.safetensors"));

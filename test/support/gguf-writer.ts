@@ -1,7 +1,7 @@
 /** Writes GGUF version 3, llama.cpp's file of tensors and metadata (ggml's docs/gguf.md). The caller names the tensors. */
 import { bytesOf, type Field } from "./gguf-bytes.ts";
 
-/** A metadata value with its type: readers accept a number in one width only. */
+/** A metadata value with its type, because readers accept a number in one width only. */
 export type GgufValue =
   | { u32: number }
   | { f32: number }
@@ -11,7 +11,7 @@ export type GgufValue =
 
 export interface GgufTensor {
   name: string;
-  /** Row-major, [rows, columns] or [columns]; q8_0 needs columns that are a multiple of 32. */
+  /** Row-major, [rows, columns] or [columns]. q8_0 needs columns that are a multiple of 32. */
   shape: number[];
   values: Float32Array;
   format: keyof typeof tensorTypes;
@@ -62,7 +62,7 @@ function valueFields(value: GgufValue): Field[] {
   );
 }
 
-/** Quantises values to q8_0: blocks of 32 bytes, each with a scale in fp16. */
+/** Quantises to q8_0: blocks of 32 bytes, each with a scale in fp16. */
 function q8(values: Float32Array): Uint8Array {
   const blocks = values.length / blockElements;
   const view = new DataView(new ArrayBuffer(blocks * (2 + blockElements)));

@@ -6,7 +6,6 @@ export type Gpt2Sizes = Pick<
   "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "stopIds"
 >;
 
-/** The config.json of a model of GPT-2's family. */
 export function gpt2Json({ vocabularySize, hiddenSize, layers, heads, contextTokens, stopIds }: Gpt2Sizes): string {
   return JSON.stringify({
     ...{ architectures: ["GPT2LMHeadModel"], model_type: "gpt2", vocab_size: vocabularySize, n_embd: hiddenSize },
@@ -14,7 +13,7 @@ export function gpt2Json({ vocabularySize, hiddenSize, layers, heads, contextTok
   });
 }
 
-/** The configuration that is read from `gpt2Json`, with all stop ids instead of the first alone. */
+/** The configuration that is read from `gpt2Json`, but with all stop ids. */
 export function gpt2Config(sizes: Gpt2Sizes): ModelConfig {
   return { ...configOf(gpt2Json(sizes), "config.json"), stopIds: sizes.stopIds };
 }

@@ -1,4 +1,3 @@
-/** The files of a GPT-2. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
@@ -6,7 +5,7 @@ import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.
 import { type Gpt2Sizes, gpt2Config, gpt2Json } from "./gpt2-config.ts";
 import { type Gpt2Vocabulary, gpt2TokenizerJson } from "./gpt2-tokenizer.ts";
 
-/** The shape of every tensor by name; matrices of layers are [in, out]. */
+/** Matrices of layers are [in, out]. */
 export function gpt2Shapes({ hiddenSize: D, vocabularySize: V, contextTokens, layers }: ModelConfig) {
   const shapes = new Map<string, number[]>();
   const add = (name: string, ...shape: number[]) => {
@@ -27,7 +26,7 @@ export function gpt2Shapes({ hiddenSize: D, vocabularySize: V, contextTokens, la
   return shapes;
 }
 
-/** Writes config.json, tokenizer.json and model.safetensors, whose bytes it returns. `draw` gives an entry of a tensor. */
+/** Writes config.json, tokenizer.json and model.safetensors. Returns the bytes of the last. `draw` gives an entry of a tensor. */
 export async function writeGpt2(
   folder: string,
   sizes: Gpt2Sizes,

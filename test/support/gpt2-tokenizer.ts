@@ -4,9 +4,9 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 
 export interface Gpt2Vocabulary {
-  /** All pieces, in order of their ids. */
+  /** In order of their ids. */
   pieces: readonly string[];
-  /** Pairs of pieces, each separated by a space. */
+  /** Each pair is two pieces with a space between them. */
   merges: readonly string[];
   endOfTextId: number;
 }

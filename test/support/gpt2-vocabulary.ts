@@ -1,6 +1,6 @@
 /**
- * GPT-2's vocabulary and a larger one, recovered from tiktoken's ranks: a token's id is its rank. The two pieces that a token is merged
- * from are found by merging its bytes with lower ranks alone.
+ * GPT-2's vocabulary and a larger one, recovered from tiktoken's ranks: a token's id is its rank. The pieces of a token's merge are found
+ * by merging its bytes with lower ranks.
  */
 import { get_encoding, Tiktoken, type TiktokenEncoding } from "tiktoken";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
@@ -12,7 +12,7 @@ export const gpt2EndOfTextId = 50256;
 /** tiktoken's spelling of GPT-2's pattern; its \s is Unicode's White_Space. */
 const gpt2Pattern = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 
-/** An encoding's first `size` pieces with their ranks, spelled in `byteAlphabet`, and its merges in order of rank. */
+/** An encoding's first `size` pieces with their ranks, spelled in `byteAlphabet`, and its merges. */
 function recovered(name: TiktokenEncoding, size: number): { ranks: Map<string, number>; merges: string[] } {
   const encoding = get_encoding(name);
   const alphabet = byteAlphabet();
@@ -25,7 +25,7 @@ function recovered(name: TiktokenEncoding, size: number): { ranks: Map<string, n
   return { ranks, merges: spellings.slice(256).map((spelling, i) => partsOf(spelling, 256 + i, ranks).join(" ")) };
 }
 
-/** A vocabulary of 100,256 pieces; the first 100,000 are also the first of Llama 3's. */
+/** 100,256 pieces. The first 100,000 are also the first of Llama 3's. */
 export function cl100kTokenizer(preTokenizer: PreTokenizerName): Tokenizer {
   const endOfTextId = 100_257;
   const { ranks: ids, merges } = recovered("cl100k_base", 100_256);
@@ -41,7 +41,7 @@ export function gpt2Tokenizer(): Tokenizer {
   );
 }
 
-/** The two pieces that merge into `spelling`, found by merging greedily, lowest rank first, with ranks below `limit`. */
+/** The two pieces that merge into `spelling`. */
 function partsOf(spelling: string, limit: number, ranks: Map<string, number>): string[] {
   const parts = [...spelling];
   while (parts.length > 2) {
@@ -57,7 +57,7 @@ function partsOf(spelling: string, limit: number, ranks: Map<string, number>): s
   return parts;
 }
 
-/** tiktoken with another vocabulary, whose ids must be in order of rank. The default pattern is GPT-2's. */
+/** tiktoken with another vocabulary, whose ids must be in order of rank. */
 export function tiktokenOver(pieces: readonly Uint8Array[], pattern = gpt2Pattern): Tiktoken {
   const ranks = pieces.map((piece) => Buffer.from(piece).toString("base64")).join(" ");
   return new Tiktoken(`! 0 ${ranks}`, {}, pattern);

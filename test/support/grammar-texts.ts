@@ -19,7 +19,7 @@ export function allowedIds({ allowed }: GrammarRow): number[] {
   return Array.from({ length: vocabularySize }, (_, id) => id).filter((id) => (allowed![id >>> 5] >>> (id & 31)) & 1);
 }
 
-/** Opens a grammar for one sequence. `advance` in the result adds a token's id, and resolves when the ids allowed after it are known. */
+/** Opens a grammar for one sequence. `advance` adds a token, and resolves when the allowed next ids are known. */
 export async function openRow(form: string, tokens: number[] = [], tenant = "tenant") {
   let changed = Promise.withResolvers<void>();
   const row = await grammars.open({ tenant, form, tokens }, (error) => {
@@ -36,7 +36,6 @@ export async function openRow(form: string, tokens: number[] = [], tenant = "ten
   };
 }
 
-/** True if a grammar admits the whole text and lets it end there. */
 export async function isAdmitted(form: string, text: string): Promise<boolean> {
   const opened = await openRow(form, tokenizer.encode(text)).catch(() => null);
   const isEnd = opened !== null && allowedIds(opened.row).some((id) => stopIds.includes(id));
@@ -44,7 +43,7 @@ export async function isAdmitted(form: string, text: string): Promise<boolean> {
   return isEnd;
 }
 
-/** Draws a text token by token. Tokens that close something come more often, so that texts end. `ended` is true if a stop id came. */
+/** Draws a text token by token, tokens that close something more often. `ended`: a stop id came. */
 export async function drawn(form: string, random: () => number, most = 60) {
   const { row, advance } = await openRow(form);
   const ids: number[] = [];
@@ -67,7 +66,7 @@ export async function drawn(form: string, random: () => number, most = 60) {
 
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 
-/** Draws a text, and reads it as JSON if it `ended` before it became too long. Throws if the text is not UTF-8 or not JSON. */
+/** Reads the text as JSON if it `ended`. Throws if the text is not UTF-8 or not JSON. */
 export async function drawnValue(form: string, random: () => number): Promise<{ ended: boolean; value: unknown }> {
   const { ids, ended } = await drawn(form, random);
   if (!ended) return { ended, value: undefined };

@@ -1,6 +1,4 @@
-/** Tests whether a measured value grows with the number of requests. Pure. */
-
-/** Growth per 10,000 requests: the estimate, and its 95% confidence interval. */
+/** Growth per 10,000 requests, with its 95% confidence interval. */
 export interface Growth {
   slope: number;
   low: number;
@@ -13,9 +11,8 @@ export interface Point {
 }
 
 /**
- * Fits a line through the later half of `points`, of which there should be at least six; in the earlier half caches still fill. The
- * slope is the median of the slopes between any two points (Theil-Sen, with Kendall's interval), so samples that were taken while
- * something ran hardly change it. Returns null if no two samples differ in their number of requests.
+ * Fits a line through the later half of at least six `points`, because caches fill in the earlier half. The slope is the median of the
+ * slopes between any two points (Theil-Sen, with Kendall's interval). Returns null if all samples have the same number of requests.
  */
 export function lateGrowth(points: readonly Point[]): Growth | null {
   const late = points.slice(Math.floor(points.length / 2));
@@ -35,7 +32,7 @@ export function lateGrowth(points: readonly Point[]): Growth | null {
   return { slope: at(last / 2), low: at((last - spread) / 2), high: at((last + spread) / 2) };
 }
 
-/** "level": growth above `limit` can be ruled out; "grows": it is certain; "unclear": there are too few samples. */
+/** "level": growth is at most `limit`; "grows": growth is above 0; "unclear": there are too few samples. */
 export function verdictOf({ low, high }: Growth, limit: number): "level" | "grows" | "unclear" {
   if (high <= limit) return "level";
   return low > limit ? "grows" : "unclear";

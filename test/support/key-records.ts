@@ -1,8 +1,7 @@
-/** Records of keys as `npm run keys` writes them to the KV namespace. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type KeyRecord, keyIdOf, keyPrefix, scopes, type TenantLimits } from "../../shared/contracts/tenants.ts";
 
-/** Name and JSON of the record of a key with every scope. Its tenant has only these `limits`; `change` overrides the record's fields. */
+/** Name and JSON of a key's record. The key has every scope, its tenant only these `limits`; `change` overrides fields. */
 export async function keyEntry(
   key: string,
   tenant: string,

@@ -21,10 +21,10 @@ const schemas = [
   PrometheusRule,
 ];
 
-/** Whether Kustomize is installed (Debian's package `kustomize`). Tests that need it are skipped otherwise. */
+/** Debian's package `kustomize`. Tests that need it are skipped otherwise. */
 export const hasKustomize = spawnSync("kustomize", ["version"]).status === 0;
 
-/** Untyped, as each kind has its own fields. */
+/** Untyped, because each kind has its own fields. */
 export type KubernetesObject = ReturnType<Document["toJS"]>;
 
 export function render(folder: string): KubernetesObject[] {
@@ -32,17 +32,17 @@ export function render(folder: string): KubernetesObject[] {
   return parseAllDocuments(text).map((document) => document.toJS());
 }
 
-/** Throws an Error that names each field that is missing, unknown, or of a wrong type or value. */
+/** Throws an Error that names each missing, unknown or invalid field. */
 export function validateObject(object: KubernetesObject): void {
   const schema = schemas.find(({ apiVersion, kind }) => apiVersion === object.apiVersion && kind === object.kind);
   if (!schema) throw new Error(`there is no schema of ${object.apiVersion} ${object.kind}`);
   const unread = new Set<string>();
   schema.prototype.validate.call(watched(object, object.kind, unread));
-  // The schemas allow unknown fields, as the API server drops them. But a field that no schema reads is a misspelling.
+  // The schemas allow unknown fields, as the API server does. A field that no schema reads is a misspelling.
   if (unread.size > 0) throw new Error(`unknown: ${[...unread].join(", ")}`);
 }
 
-/** A copy of `value` that removes from `unread` the path of each field that is read. */
+/** A copy of `value` that removes each field that is read from `unread`. */
 function watched<Value>(value: Value, path: string, unread: Set<string>): Value {
   if (Array.isArray(value)) return value.map((item, i) => watched(item, `${path}.${i}`, unread)) as Value;
   if (typeof value !== "object" || value === null) return value;

@@ -1,20 +1,18 @@
 /**
- * Bytes that another process's JavaScript holds after garbage collection, read through its inspector. The process is Node with all
- * its threads, or workerd with a Worker and its Durable Objects.
+ * Bytes that another process's JavaScript holds after garbage collection, read through its inspector. The process is Node, or workerd with
+ * a Worker and its Durable Objects.
  */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Bytes, summed over all isolates. */
+/** Sums over all isolates. */
 export interface LiveHeap {
-  /** Objects and strings. */
   heap: number;
   /** Contents of buffers, which lie outside of the heap. */
   buffers: number;
 }
 
 export interface HeapWatch {
-  /** Collects garbage until no more is found, and resolves to the bytes that are left. */
   live(): Promise<LiveHeap>;
   close(): void;
 }
@@ -23,7 +21,7 @@ function bytesOf({ heap, buffers }: LiveHeap): number {
   return heap + buffers;
 }
 
-/** One isolate: sends it a command of Chrome's protocol and resolves to the result. */
+/** Sends an isolate a command of Chrome's protocol. Resolves to the result. */
 type Isolate = (method: string, params?: object) => Promise<Record<string, unknown>>;
 
 interface Message {
@@ -34,25 +32,25 @@ interface Message {
   error?: { message: string };
 }
 
-/** Most collections for one reading. After objects are finalized, the next collection frees what they held. */
+/** Maximum collections for one reading. A collection frees what earlier finalized objects held. */
 const mostCollections = 20;
-/** This many collections in a row that free nothing end a reading. A single one may run before objects are finalized. */
+/** A reading ends after this many collections that free nothing. One is not enough, because it may run before objects are finalized. */
 const lastCollections = 3;
 const settledBytes = 20_000;
-/** Milliseconds that a command has to reach an isolate before `touch` makes the isolate run, and that finalizers have to run afterwards. */
+/** Time for a command to reach an isolate before `touch` makes the isolate run, and time for finalizers. */
 const settleMs = 20;
 
 /**
- * `urls` are the inspectors' WebSockets. `touch` makes every isolate do something, since workerd lets an isolate collect only then.
- * Rejects if the process ends.
+ * `urls`: the inspectors' WebSockets. `touch` makes every isolate do something, because workerd collects only then. Rejects if the process
+ * ends.
  */
 export async function watchHeap(urls: readonly string[], touch = async () => {}): Promise<HeapWatch> {
   const sessions = await Promise.all(urls.map(openSession));
   const collected = async (): Promise<LiveHeap> => {
     const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
     const read = () => Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
-    // Garbage only adds to a reading, so the smaller of two is closer to the truth. The first is taken at once, before an isolate
-    // under load makes new garbage; the second after a pause, in which collected objects are finalized.
+    // Garbage only adds to a reading, so the smaller of two readings counts. The second reading comes after a pause, in which collected
+    // objects are finalized.
     const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
     const reading = read();
     await sleep(settleMs);
@@ -80,7 +78,7 @@ export async function watchHeap(urls: readonly string[], touch = async () => {})
   };
 }
 
-/** The isolate at a WebSocket and, if it is a Node process's, the isolates of its threads. */
+/** The isolate at a WebSocket and, for Node, the isolates of its threads. */
 async function openSession(url: string): Promise<{ isolates: Map<string, Isolate>; close(): void }> {
   const socket = new WebSocket(url);
   await once(socket, "open");
@@ -89,7 +87,7 @@ async function openSession(url: string): Promise<{ isolates: Map<string, Isolate
   const ended = Promise.withResolvers<never>();
   ended.promise.catch(() => undefined);
   socket.addEventListener("close", () => ended.reject(new Error(`the inspector at ${url} has gone`)));
-  /** `session` is the id of a thread's session, or "" for the process's main thread. */
+  /** `session`: id of a thread's session, or "" for the main thread. */
   const isolate = (session: string): Isolate => {
     let sent = 0;
     return async (method, params = {}) => {

@@ -3,7 +3,7 @@ import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { atEnd } from "./at-end.ts";
 
-/** Starts an HTTP server on loopback, which ends with the running test, or with the file's tests. Returns its URL. */
+/** The server ends with the running test, or with the file's tests outside of a test. Returns the server's URL. */
 export async function serve(listener: RequestListener, port = 0): Promise<string> {
   const server = createServer(listener).listen(port, "127.0.0.1");
   atEnd(() => void server.close());

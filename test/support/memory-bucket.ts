@@ -1,4 +1,4 @@
-/** Buckets as the publisher sees them, in memory or in a folder. Tests may damage what a bucket holds, or what is written. */
+/** Buckets as the publisher sees them, in memory or in a folder. Tests may damage what a bucket holds. */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -9,13 +9,13 @@ import type { ArtifactSet } from "../../infra/publish/artifact-set.ts";
 const digest = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 
 abstract class StoredBucket implements PublishBucket {
-  /** Custom metadata of the last write that had any. */
+  /** Of the last write that had metadata. */
   metadata: Record<string, string> = {};
-  /** Called before each write. It may throw, or return other bytes to be stored. */
+  /** Called before each write. May throw, or return other bytes to store. */
   onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
 
   abstract read(name: string): Promise<Uint8Array<ArrayBuffer> | null>;
-  /** Stores the bytes without checking that their hash is the name. */
+  /** Stores the bytes without checking their hash. */
   abstract write(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
 
   async head(name: string) {
@@ -79,13 +79,11 @@ export class FolderBucket extends StoredBucket {
   }
 }
 
-/** Uploads a set and switches to it, as `chameleon publish` does through the API. */
 export async function publishTo(bucket: PublishBucket, set: ArtifactSet, otherModel = false) {
   for (const { sha256, bytes } of set.files.values()) await putFile(bucket, sha256, new Response(bytes).body!);
   return switchTo(bucket, { manifest: set.manifestHash, otherModel }, 0);
 }
 
-/** Switches back to the set that was served before. */
 export function rollBackIn(bucket: PublishBucket) {
   return switchTo(bucket, { manifest: "previous", otherModel: true }, 0);
 }

@@ -1,4 +1,4 @@
-/** Engines that read tenants' memories, on the small base, and the texts that these memories are made of. */
+/** Engines that read tenants' memories, on the small base. */
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { type DocumentTokens, packMemoryHead } from "../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
@@ -7,14 +7,14 @@ import { type EngineHarness, sequenceRequest } from "./engine-harness.ts";
 import { openModelHarness } from "./model-harness.ts";
 import { smallArtifacts, smallBase } from "./small-base.ts";
 
-/** Words of three kinds of text, which have next to nothing in common. */
+/** Words of three kinds of text, which have little in common. */
 export const kinds = {
   river: ["the", "lazy", "river", "carries", "its", "boats", "past", "quiet", "mills"],
   sql: ["SELECT", "name", "FROM", "users", "WHERE", "id", "=", "42", "ORDER", "BY"],
   chess: ["e4", "e5", "Nf3", "Nc6", "Bb5", "a6", "Ba4", "Nf6", "O-O", "Be7"],
 };
 
-/** Opens the small base. Its engines read the memories in `files`, whose keys are `tenant/hash`. */
+/** Opens the small base. `files`: `tenant/hash` → memory. */
 export async function openMemoryHarness() {
   const model = await openModelHarness(await readArtifacts(smallBase, smallArtifacts));
   const { tokenizer, manifestHash, model: served } = model.artifacts;
@@ -29,7 +29,7 @@ export async function openMemoryHarness() {
     return model.harness({ memories: { cache, rule }, ...options });
   }
 
-  /** The file of a memory of these documents. Each must be shorter than the context. */
+  /** The file of a memory. Each document must be shorter than the context. */
   async function fileOf(texts: readonly [name: string, text: string][]): Promise<Uint8Array> {
     const documents = texts.map(([name, text]): DocumentTokens => {
       const ids = Int32Array.from(tokenizer.encode(text));

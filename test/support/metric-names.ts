@@ -1,10 +1,10 @@
-/** The metrics of backend and edge, and the names of those that a PromQL expression uses. */
+/** The metrics of backend and edge, and those that a PromQL expression uses. */
 import { onTestFinished, vi } from "vitest";
 import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { noEngine } from "./metrics-view.ts";
 
-/** Names of all series that the backend's /metrics prints; a histogram has buckets, a sum and a count. */
+/** All series that the backend's /metrics prints. A histogram has buckets, a sum and a count. */
 export async function backendMetricNames(): Promise<string[]> {
   const metrics = createMetrics({ ...noEngine, manifests: () => ({ all: ["a"], first: "a" }) });
   const types = [...(await metrics.text()).matchAll(/^# TYPE ([\w:]+) (\w+)/gm)];
@@ -13,12 +13,12 @@ export async function backendMetricNames(): Promise<string[]> {
   );
 }
 
-/** Names of our metrics in an expression. Those of Prometheus itself, such as `up`, are left out. */
+/** Names of our metrics in an expression, without those of Prometheus itself. */
 export function namesIn(expression: string): string[] {
   return expression.match(/\b(chameleon_|vllm:)\w+/g) ?? [];
 }
 
-/** Every metric that the edge reports over OTLP; counters have a `sum`. For use within a test. */
+/** Every metric that the edge reports over OTLP. A counter has a `sum`. */
 export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?: object }[]> {
   const sent: string[] = [];
   vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
@@ -44,7 +44,6 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   return all;
 }
 
-/** Names that Prometheus gives to the series of the edge's metrics. */
 export async function edgeMetricNames(): Promise<string[]> {
   return (await edgeMetrics()).map(({ name, unit, sum }) => {
     const suffix = sum ? "_total" : unit === "s" ? "_seconds_bucket" : "_bucket";

@@ -1,4 +1,3 @@
-/** The state from which the metrics of a backend without any engine are printed. */
 import type { MetricsView } from "../../gpu-backend/http/metrics.ts";
 import type { DiskState } from "../../gpu-backend/tenant-files/tenant-store.ts";
 

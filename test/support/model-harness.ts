@@ -13,7 +13,7 @@ export type ModelHarness<R = StepRunner> = ReturnType<typeof harnessOn> & { runn
 
 const deviceLimits = { maxSequences: 64, kvBytes: 2 ** 27, threads: 2 };
 
-/** Opens one session; `harness` makes any number of engines on it. `stop` closes the session. */
+/** Opens one session. `harness` makes engines on it. */
 export async function openModelHarness(
   artifacts: Artifacts,
   options: Partial<Parameters<typeof createStepRunner>[0]> = {},
@@ -23,7 +23,7 @@ export async function openModelHarness(
   return { ...harnessOn(artifacts, runner), runner };
 }
 
-/** Like `openModelHarness`, but on a WebGPU device, where only one engine may run at a time. */
+/** On a WebGPU device, where only one engine may run at a time. */
 export async function openDeviceHarness(artifacts: Artifacts): Promise<ModelHarness<Runner>> {
   const runner = await openDeviceRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork) }, deviceLimits);
   return { ...harnessOn(artifacts, runner), runner };
@@ -35,7 +35,6 @@ function harnessOn(artifacts: Artifacts, runner: StepRunner | Runner) {
   const textPieceOf = (id: number) => tokenizer.textPieceOf(id);
   return {
     artifacts,
-    /** Adapters of the artifacts' centroids. */
     source,
     harness: (other: HarnessOptions = {}) => createEngineHarness({ runner, source, textPieceOf, ...other }),
     stop: () => runner.release(),

@@ -1,4 +1,4 @@
-/** Seeded texts for comparing two tokenizers; the seed makes a failure reproducible. Pure. */
+/** Seeded texts for comparing two tokenizers. Pure. */
 import { uniformAt } from "../../shared/math/sampling.ts";
 
 const seed = 20_261_126;
@@ -9,7 +9,6 @@ const words =
   );
 export type CodePointRange = readonly [first: number, last: number];
 
-/** Reads ranges of hexadecimal code points, such as "41-5a 85". */
 export function codePoints(ranges: string): CodePointRange[] {
   return ranges.split(" ").map((range) => {
     const [first, last = first] = range.split("-").map((digits) => Number.parseInt(digits, 16));
@@ -17,7 +16,7 @@ export function codePoints(ranges: string): CodePointRange[] {
   });
 }
 
-/** Letters beyond ASCII that every Unicode version in use contains. */
+/** Letters beyond ASCII that every used Unicode version contains. */
 export const otherLetters = codePoints("c0-ff 391-3a1 430-44f 5d0-5ea 627-63a 905-939 3041-3096 4e00-9fa5 ac00-d7a3");
 const alphabets = [...codePoints("41-5a"), ...otherLetters, ...codePoints("1f600-1f64f 300-36f 2010-2027 660-669")];
 const spaces = [" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2003"];
@@ -34,8 +33,8 @@ const code = [
 const kinds = ["words", "words", "unicode", "spaces", "code", "digits", "contractions"] as const;
 
 /**
- * `count` texts of 1 to 12 pieces each. They contain no U+0085 and U+FEFF, which JavaScript's `\s` and Unicode's White_Space classify
- * differently, and no special tokens, which are text here and tokens in Transformers.js.
+ * `count` texts of 1 to 12 pieces. They lack U+0085 and U+FEFF, which JavaScript's `\s` classifies differently. They lack special tokens,
+ * which Transformers.js does not encode as text.
  */
 export function oracleTexts(count: number): string[] {
   let position = 0;

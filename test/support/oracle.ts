@@ -1,7 +1,7 @@
 /**
- * The models of model-config.ts, and the bank of directions that adapters' gates open, in plain TypeScript with float64 accumulation:
- * slow, obvious, and independent of the graphs. Shapes: T tokens, D hidden, H heads of queries, K heads of keys and values, d head
- * width, F width of the feed-forward part, Q gates, V vocabulary.
+ * The models of model-config.ts and the bank of adapters in plain TypeScript with float64 accumulation: slow, obvious, and independent of
+ * the graphs. Shapes: T tokens, D hidden, H heads of queries, K heads of keys and values, d head width, F feed-forward width, Q gates, V
+ * vocabulary.
  */
 import type { ModelConfig, Rotary } from "../../gpu-backend/runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
@@ -9,7 +9,7 @@ import type { Bank } from "../../gpu-backend/runtime/step.ts";
 
 type Row = Float64Array<ArrayBuffer>;
 
-/** Final hidden states, after the last norm, of one text from position 0: T rows of [D]. */
+/** Hidden states of one text after the last norm: T rows of [D]. */
 export function oracleHidden(config: ModelConfig, weights: ModelWeights, tokenIds: readonly number[]): Row[] {
   const { hiddenSize: D, heads: H, kvHeads: K, headWidth: d, positions } = config;
   const read = (name: string) => floatsOf(weightOf(weights, name));
@@ -25,7 +25,7 @@ export function oracleHidden(config: ModelConfig, weights: ModelWeights, tokenId
     const bias = weights.has(`${name}.bias`) ? read(`${name}.bias`) : new Float32Array(shape[0]);
     return rows.map((row) => affine(row, matrix, bias));
   };
-  /** Head h of each row, [T] of [d]; queries and keys are normalised and rotated to their positions. */
+  /** Head h of each row, [T] of [d]. Queries and keys are normalised and rotated. */
   const headOf = (rows: Row[], h: number, normName: string | null) => {
     let heads = rows.map((row) => row.slice(h * d, (h + 1) * d));
     if (config.queryKeyNorm && normName) heads = norm(heads, normName);

@@ -1,4 +1,4 @@
-/** Drives the page in a browser: actions that many of its tests need. */
+/** Drives the page in a browser. */
 import type { Browser, Page } from "playwright-core";
 import { expect } from "vitest";
 import type { StackPlace } from "./stack.ts";
@@ -16,7 +16,7 @@ export class PageDriver {
     this.page = page;
     page.on("pageerror", (error) => this.#problems.push(`error: ${error.message}`));
     page.on("console", (message) => {
-      // The browser itself logs refused requests. The page shows their errors in its own words, so such a log line is no problem.
+      // The browser logs refused requests, whose errors the page shows.
       if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
         this.#problems.push(`console: ${message.text()}`);
       }
@@ -28,7 +28,7 @@ export class PageDriver {
     });
   }
 
-  /** Opens the page in a profile of its own, goes to "Write", and waits for the example that runs by itself there. */
+  /** Opens the page in a new profile, goes to "Write", and waits for the example there. */
   static async open(browser: Browser, { edge }: StackPlace, { width, colorScheme }: Look): Promise<PageDriver> {
     const context = await browser.newContext({
       viewport: { width, height: 900 },
@@ -42,7 +42,6 @@ export class PageDriver {
     return driver;
   }
 
-  /** Script errors, and requests to any host but the edge. */
   get problems(): readonly string[] {
     return this.#problems;
   }
@@ -51,7 +50,6 @@ export class PageDriver {
     return (await this.page.locator(selector).textContent()) ?? "";
   }
 
-  /** The current text of an answer, spaces included. */
   answer(side: "base" | "adapted"): Promise<string> {
     return this.page
       .locator(`#${side}-answer .answer`)
@@ -59,29 +57,25 @@ export class PageDriver {
       .evaluate((element) => element.textContent ?? "");
   }
 
-  /** Waits until both answers have ended: the page's status says so until the page writes again. */
   async ended(): Promise<void> {
     await this.says("#status", /have ended/);
   }
 
-  /** Writes answers to `prompt` and waits for their end. */
   async write(prompt: string): Promise<void> {
     await this.page.fill("#prompt", prompt);
     await this.page.click("#go");
     await this.ended();
   }
 
-  /** Waits until the text of `selector` matches. */
   async says(selector: string, pattern: RegExp, timeout = 10_000): Promise<void> {
     await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout });
   }
 
-  /** Id of the element that has the focus, or its class. */
   focused(): Promise<string> {
     return this.page.evaluate<string>("document.activeElement.id || document.activeElement.className");
   }
 
-  /** Presses Tab until an element with this id or class has the focus. */
+  /** Presses Tab until the element with this id or class is focused. */
   async tabTo(wanted: string, mostPresses = 60): Promise<void> {
     for (let i = 0; i < mostPresses && (await this.focused()) !== wanted; i++) await this.page.keyboard.press("Tab");
     expect(await this.focused()).toBe(wanted);

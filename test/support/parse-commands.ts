@@ -1,6 +1,6 @@
 /**
- * Parses command lines with the parsers of the commands themselves: `chameleon`'s and wrangler's. It is a process of its own because
- * the commands' files listen to signals. Reads ParseTask[] as JSON on stdin; prints what is wrong with each task (null: nothing).
+ * Parses command lines with the parsers of `chameleon` and wrangler. Needs a process of its own, because the commands' files listen to
+ * signals. Reads ParseTask[] as JSON on stdin; prints the problem of each task, or null.
  */
 import { text } from "node:stream/consumers";
 import type { Command, CommanderError } from "commander";
@@ -10,7 +10,7 @@ import { programs, withSubcommands } from "../../infra/site/programs.ts";
 export interface ParseTask {
   program: "wrangler" | (string & {});
   args: string[];
-  /** Whether arguments may be missing and values may be placeholders: only names of commands and options are checked. */
+  /** Only names of commands and options are checked: arguments may be missing, and values may be placeholders. */
   namesAlone: boolean;
 }
 
@@ -47,7 +47,7 @@ function acceptPlaceholders(command: Command): void {
   for (const option of command.options) option.parseArg = undefined;
 }
 
-/** Checks a command line against wrangler's tree of commands, which holds the options of each. */
+/** `wranglerCommands` is a tree of commands with the options of each. */
 function wranglerProblem(args: string[]): string | null {
   const { registry, globalFlags } = wranglerCommands();
   let node = registry;
@@ -64,7 +64,7 @@ function wranglerProblem(args: string[]): string | null {
 
 const tasks = JSON.parse(await text(process.stdin)) as ParseTask[];
 const problems: (string | null)[] = [];
-// Once a command accepts placeholders it keeps accepting them, so the strict tasks come first.
+// A command that once accepted placeholders always accepts them, so strict tasks come first.
 const strictFirst = [...tasks.keys()].sort((a, b) => Number(tasks[a].namesAlone) - Number(tasks[b].namesAlone));
 for (const i of strictFirst) problems[i] = await problemOf(tasks[i]);
 process.stdout.write(JSON.stringify(problems));

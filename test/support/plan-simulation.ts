@@ -1,4 +1,4 @@
-/** Drives a planner with fake sequences, as an engine would, and checks each StepPlan against the limits. */
+/** Drives a planner with fake sequences, and checks each StepPlan against the limits. */
 import { expect } from "vitest";
 import {
   generatedWeight,
@@ -18,11 +18,9 @@ const bytesPerPosition = 8;
 export interface Fake extends Plannable {
   pendingPromptTokens: number;
   cachedTokens: number;
-  /** Tokens that are still to be generated. */
   left: number;
-  /** Sizes of the chunks that were computed. */
   chunks: number[];
-  /** Sequences with the same prefix have the same prompt except for its last chunk. */
+  /** Sequences with the same prefix have the same prompt except for the last chunk. */
   prefix: string | null;
 }
 
@@ -39,12 +37,12 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   ...rest,
 });
 
-/** Checks a condition without `expect`, which takes longer than a plan does. */
+/** `expect` would take longer than a plan. */
 const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
 
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
-/** Room for `positions` positions. A step that decodes rows of both length classes costs as much as `classPositions` more positions. */
+/** Room for `positions` positions. A step that decodes rows of both length classes costs `classPositions` more. */
 export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
@@ -54,18 +52,16 @@ export function kvOf(positions: number, options: { contextTokens?: number; class
   return { budget, holds, positions, shape: kvShape };
 }
 
-/** Positions that a sequence holds at the end of a step. */
 const neededBy = (one: Fake) => Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions);
 
 export class Simulation {
   readonly planner: Planner<Fake>;
   readonly limits: PlanLimits;
   readonly kv: ReturnType<typeof kvOf>;
-  /** Service of each tenant so far: its prompt tokens, and its generated ones times `generatedWeight`. */
+  /** Service of each tenant: prompt tokens, and generated tokens times `generatedWeight`. */
   readonly served = new Map<string, number>();
   preemptions = 0;
   moves = 0;
-  /** Steps that decode sequences of both length classes. */
   splits = 0;
   #long = new Set<Fake>();
   readonly #computed = new Set<string>();
@@ -101,7 +97,7 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** Runs a step. In the result, `tokens` counts its prompt tokens; `pairs` sums, over its chunks, tokens times tokens cached before. */
+  /** Runs a step. `tokens`: prompt tokens. `pairs`: sum over chunks of tokens times tokens cached before. */
   step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; pairs: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const plan = this.planner.nextStep();
@@ -119,7 +115,7 @@ export class Simulation {
     for (const one of plan.prefill) tokens += this.#compute(one);
     holds(tokens <= this.limits.stepTokens, `a step computes ${tokens} prompt tokens`);
     holds(new Set(plan.prefill).size === plan.prefill.length, "a prompt advances twice in a step");
-    // Every sequence with a complete prompt decodes, and every started one computes something.
+    // Every sequence with a complete prompt decodes, and every started sequence computes something.
     const decoding = this.running.filter((one) => one.pendingPromptTokens === 0);
     const isAll = plan.decode.length === decoding.length && plan.decode.every((one) => decoding.includes(one));
     holds(isAll, "a step decodes other sequences than have their prompts");
@@ -144,7 +140,7 @@ export class Simulation {
     }
   }
 
-  /** True if a sequence with the same prefix, running, parked or in `starting`, is computing tokens that this one can reuse. */
+  /** True if another sequence is computing tokens that this one can reuse. */
   mustWait = ({ prefix, pendingPromptTokens }: Fake, starting: readonly Fake[]): boolean => {
     if (prefix === null || this.#computed.has(prefix) || pendingPromptTokens <= chunkTokens) return false;
     const isComputing = (one: Fake) => one.prefix === prefix && one.pendingPromptTokens > 0;
@@ -156,14 +152,13 @@ export class Simulation {
       ? chunkTokens * Math.floor((pendingPromptTokens - 1) / chunkTokens)
       : 0;
 
-  /** Takes over the computed tokens of a new sequence's prefix. */
   #reuse(one: Fake): void {
     if (one.cachedTokens > 0) return;
     one.cachedTokens = this.#reusableTokens(one);
     one.pendingPromptTokens -= one.cachedTokens;
   }
 
-  /** Divides the running sequences into length classes, as the store of keys and values does. */
+  /** Divides running sequences into length classes, as the store of keys and values does. */
   #place(ran: ReadonlySet<Fake>): void {
     const rows = this.running.map((one) => ({
       ...{ one, positions: neededBy(one), cachedTokens: one.cachedTokens },

@@ -1,7 +1,7 @@
-/** Ends what tests started when their process ends: if a file's start throws, `afterAll` does not run. Without vitest, for benchmarks. */
+/** Ends what tests started when their process ends. `afterAll` does not run if a file's start throws. */
 const ends = new Set<() => unknown>();
 
-/** Latest first, as a backend writes to folders that are older than itself. */
+/** Latest first, because a backend writes to folders that were made before. */
 function endAll(): void {
   for (const end of [...ends].reverse()) {
     ends.delete(end);
@@ -15,7 +15,7 @@ process.once("SIGTERM", () => {
   process.kill(process.pid, "SIGTERM");
 });
 
-/** Calls `end` when this process ends. Only what `end` does synchronously happens then. Returns a function that cancels this. */
+/** Calls `end` when this process ends; only synchronous work is done then. Returns a function that cancels this. */
 export function endWithProcess(end: () => unknown): () => void {
   ends.add(end);
   return () => void ends.delete(end);

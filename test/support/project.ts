@@ -1,4 +1,3 @@
-/** The folder of this project, and its files as text. */
 import { readFileSync } from "node:fs";
 import path from "node:path";
 

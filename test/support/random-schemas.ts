@@ -1,4 +1,4 @@
-/** Random schemas, as ajv reads them, of the part of JSON Schema that we support. */
+/** Random schemas of the supported part of JSON Schema, as ajv reads them. */
 import fc from "fast-check";
 import { schemaForm } from "../../shared/contracts/json-schema.ts";
 
@@ -59,5 +59,5 @@ const anySchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>((tie) => (
   ),
 })).schema;
 
-/** Random schemas without those that we refuse, such as an `allOf` whose branches exclude each other. */
+/** Without schemas that are refused, such as an `allOf` whose branches exclude each other. */
 export const randomSchema = anySchema.filter((schema) => typeof schemaForm(schema) === "string");

@@ -3,7 +3,7 @@ import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { type ModelWeights, weightShapes } from "../../gpu-backend/runtime/model-weights.ts";
 import { tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 
-/** Uniform weights with this standard deviation, as models have before training. Gains of norms are about 1. */
+/** Uniform weights with this standard deviation. Gains of norms are about 1. */
 export function randomWeights(config: ModelConfig, random: () => number, deviation = 0.02): ModelWeights {
   const width = 2 * deviation * Math.sqrt(3);
   return new Map(

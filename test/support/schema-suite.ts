@@ -1,6 +1,5 @@
 /**
- * The required part of JSON Schema's own test suite for draft 2020-12 (github.com/json-schema-org/JSON-Schema-Test-Suite, commit
- * 44401e0c). No package has more of the suite than draft 4.
+ * The required part of JSON Schema's own test suite for draft 2020-12 (github.com/json-schema-org/JSON-Schema-Test-Suite, commit 44401e0c).
  */
 import { readFile } from "node:fs/promises";
 import { schemaForm } from "../../shared/contracts/json-schema.ts";
@@ -14,7 +13,7 @@ interface Group {
 
 const suite = new URL("../fixtures/json-schema-test-suite/draft2020-12.json", import.meta.url);
 export const groups = JSON.parse(await readFile(suite, "utf8")) as Group[];
-/** The groups whose schema we support, each with its schema's form. */
+/** Groups whose schema is supported, each with its form. */
 export const servedGroups = groups.flatMap((group) => {
   const form = schemaForm(group.schema);
   return typeof form === "string" ? [{ ...group, form }] : [];

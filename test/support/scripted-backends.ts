@@ -1,6 +1,6 @@
 /**
- * Backends whose answers a test scripts, behind a client with the real queue and routing. Events are recorded, and timers run when the
- * test says so. A sequence's tokens depend only on its seed and their position, as in the engine.
+ * Backends whose answers a test scripts, behind a client with the real queue and routing. Timers run when the test says so. A token depends
+ * on seed and position alone.
  */
 
 import type { Backend } from "../../edge/dispatch/backend-group.ts";
@@ -24,7 +24,7 @@ import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import { doneFrame, tokenFrame } from "./frames.ts";
 
-/** All frames that a backend sends for a sequence if nothing goes wrong. A continued one starts after its known tokens. */
+/** All frames of a sequence if nothing fails. A continued sequence starts after its known tokens. */
 export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprobs }: SequenceRequest): Frame[] {
   const tokens: Frame[] = [];
   for (let i = continuedIds.length; i < maxTokens; i++) {
@@ -45,18 +45,17 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
   return new CallFailure(kind, new ServiceError(error, kind, options), process);
 }
 
-/** Options of a sequence's first call, which any process may take, with any numerics. */
+/** Options of a sequence's first call, which any process may take. */
 export function firstCall(signal: AbortSignal): BatchCall {
   return { signal, numerics: null, process: null };
 }
 
-/** One call that a scripted backend received. */
 export class ScriptedCall {
   readonly batch: BatchRequest;
   readonly signal: AbortSignal;
-  /** Numerics fingerprint of the backend that began the call's sequences; null if no backend did. */
+  /** Numerics fingerprint of the backend that began the sequences; null if none did. */
   readonly wantedNumerics: string | null;
-  /** Name of the process that the call is for; null: any. */
+  /** Process that the call is for; null: any. */
   readonly process: string | null;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
@@ -81,7 +80,7 @@ export class ScriptedCall {
     return this.batch.sequences.map(({ id }) => id);
   }
 
-  /** Accepts the call. The backend reports these numerics, process name and load; null: it does not report them. */
+  /** Accepts the call. The backend reports these numerics, process name and load; null: none. */
   async accept(
     numerics: string | null = null,
     process: string | null = null,
@@ -102,7 +101,7 @@ export class ScriptedCall {
     await turn();
   }
 
-  /** Ends the answer with a failure; null ends it properly. */
+  /** null ends the answer properly. */
   async fail(kind: FailureKind | null): Promise<void> {
     this.#groups.push(kind ? callFailure(kind) : null);
     this.#wake();
@@ -130,7 +129,6 @@ export class ScriptedBackend implements BackendCalls {
   readonly cancelledAt: (string | null)[] = [];
   ready: Readiness | null = null;
   probes = 0;
-  /** Answers each call, unless the test does so itself. */
   answer: (call: ScriptedCall) => void = () => {};
 
   openBatch(batch: BatchRequest, wanted: BatchCall): Promise<OpenBatch> {
@@ -158,11 +156,10 @@ export class ScriptedBackend implements BackendCalls {
 export type ScriptedRouting = ReturnType<typeof scriptedRouting>;
 
 export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries"> {
-  /** The region of each backend; default: none. */
   regions?: (Region | null)[];
   region?: Region;
   jurisdiction?: Jurisdiction;
-  /** The URL of each backend; default: b0, b1 and so on. */
+  /** Default: b0, b1 and so on. */
   urls?: string[];
 }
 
@@ -199,16 +196,11 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
   return {
     ...routing,
     client,
-    /** The limits of the dispatcher's queue. A test may change them. */
     limits,
-    /** The backends' URLs, as they are configured. */
     names,
     backends,
-    /** Observed events, each as `event backend sequences`. */
     events,
-    /** Observed failures of calls. */
     failures,
-    /** Advances the clock and runs the timers that are due. */
     async pass(ms: number): Promise<void> {
       clockMs += ms;
       for (const [key, { atMs, work }] of timers) {
@@ -218,13 +210,11 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
       }
       await turn();
     },
-    /** How many timers wait. */
     timers: () => timers.size,
     settled: () => Promise.all(works),
   };
 }
 
-/** Sends sequences in one call, each as a request of its own, and collects their frames. */
 export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
   const received: Frame[] = [];
   const begun = Promise.withResolvers<void>();
@@ -240,7 +230,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
   };
   const submitted = new Map(
     sequences.map((one, i) => {
-      // No connection is free until the last sequence is submitted, so that all earlier ones wait and leave in the same call.
+      // No connection is free until the last sequence is submitted, so that all leave in the same call.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
       const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const cancelOne = routing.client.submit(
@@ -281,7 +271,6 @@ export function backendAt(router: Router, url: string): Backend {
   }
 }
 
-/** Waits for one turn of the event loop, so that pending promises and I/O callbacks run. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,12 +1,12 @@
 /**
- * Stands in for an engine's process and does what its settings say. `starts` says how the first, second, … process of a client starts,
- * its last entry also how further ones do: ready, with other artifacts, or with a fault. `then` says how a process answers a request.
+ * Stands in for an engine's process. `starts`: how each process of a client starts; the last entry repeats. `then`: how a process answers a
+ * request.
  */
 import { appendFileSync, readFileSync } from "node:fs";
 
 export type Fault = "throw" | "exit" | "SIGSEGV" | "SIGABRT" | "wait";
 export interface Script {
-  /** Each process appends its id as a line, so the lines count the processes. */
+  /** Each process appends its id as a line. */
   pidFile: string;
   starts: ("ready" | "other-artifacts" | Fault)[];
   then: "answer" | "progress" | "done" | Fault;
@@ -31,7 +31,6 @@ process.once("message", ({ settings }: { settings: Script }) => {
   const manifestHash = (start === "ready" ? "a" : "b").repeat(64);
   process.send!({ type: "ready", info: { manifestHash, manifest: { centroids: [] }, environment: process.env } });
 });
-// Engines ignore these signals, too.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 
@@ -39,7 +38,7 @@ function fail(fault: Fault): void {
   if (fault === "throw")
     process.send!({ type: "failed", message: "the step failed", stack: "" }, () => process.exit(1));
   else if (fault === "exit") process.exit(3);
-  // Blocks as native code does that never returns: the process handles no message and no signal.
+  // Blocks as native code does: the process handles no message and no signal.
   else if (fault === "wait") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   else process.kill(process.pid, fault);
 }

@@ -1,4 +1,4 @@
-/** Stands in for the fitter's process: does what `then` says instead of the fitter's work. */
+/** Stands in for the fitter's process, and does what `then` says. */
 const { then } = JSON.parse(process.argv[2]) as { then: "answer" | "environment" | "wait" | "throw" };
 process.once("disconnect", () => process.exit());
 process.on("message", ({ id, request }: { id: number; request: object | null }) => {

@@ -1,4 +1,4 @@
-/** One started stack for all files of a test project that harm nothing in it: the project's global setup, and access to it. */
+/** One stack for all files of a test project that do not disturb each other. */
 import { writeFileSync } from "node:fs";
 import { inject } from "vitest";
 import type { TestProject } from "vitest/node";
@@ -18,7 +18,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return stop;
 }
 
-/** The stack with a key of `tenant`, which sees nothing of other files' adapters and use. Without `tenant`: with the local key. */
+/** The stack with a key of `tenant`. Without `tenant`: with the local key. */
 export async function sharedStack(tenant?: string): Promise<RunningStack> {
   const place = inject("stack");
   if (tenant === undefined) return runningStack(place);

@@ -1,4 +1,4 @@
-/** What tests start: edge and backend as `npm start` runs them, or the Worker alone, on loopback ports of the system's choice. */
+/** Edge and backend as `npm start` runs them, or the Worker alone, on free loopback ports. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { rmSync } from "node:fs";
@@ -15,31 +15,27 @@ import { smallBase } from "./small-base.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 
-/** Where a running stack is. */
 export interface StackPlace {
   edge: string;
   key: string;
-  /** The folder of the stack's state. */
   state: string;
   backends: { url: string; pid: number }[];
 }
 
 export interface RunningStack extends StackPlace {
-  /** POSTs JSON with the key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
-  /** Sends `body` by POST, or a GET without one. Returns the answer's JSON; throws an Error with the answer unless it has this `status`. */
+  /** POSTs `body`, or sends a GET without one. Returns the answer's JSON. Throws an Error with the answer if the status differs. */
   ask<T>(path: string, body?: unknown, options?: { method?: string; status?: number }): Promise<T>;
 }
 
 export interface Stack extends RunningStack {
-  /** Everything that the stack has written to stderr. */
   log(): string;
-  /** Kills the stack at once, as a failing machine does. Its state remains only if STATE_DIR was given. */
+  /** Kills the stack, as a failing machine does. State remains only if STATE_DIR was given. */
   kill(): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
+/** Waits for the ready line. Throws an Error with the output if none comes. */
 export async function startStack(
   env: Record<string, string> = {},
   args: string[] = [],
@@ -92,7 +88,7 @@ export function runningStack(place: StackPlace): RunningStack {
   };
 }
 
-/** Starts the Worker alone, with the small base's artifacts unless `assets` are given. Its files are removed when it is stopped. */
+/** Starts the Worker alone, with the small base's artifacts unless `assets` are given. */
 export async function startEdge(settings: EdgeSettings, options: WorkerdOptions = {}): Promise<WorkerdProcess> {
   if (!settings.assets) await stageArtifacts(smallBase);
   const prepared = await prepareBareEdge(path.join(root, "wrangler.toml"));

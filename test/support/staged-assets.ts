@@ -1,4 +1,4 @@
-/** Global setup of tests that run the Worker: the static assets that wrangler.toml names, with the small base's artifacts. */
+/** Global setup of tests that run the Worker: the static assets, with the small base's artifacts. */
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { stagePages } from "../../infra/stage-pages.ts";
 import { smallBase } from "./small-base.ts";

@@ -5,7 +5,6 @@ import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import type { Bank, KvFormat, StepRunner } from "../../gpu-backend/runtime/step.ts";
 
-/** Builds the graph of a model and opens its session. The weights are not needed afterwards. */
 export function createStepRunner(options: {
   config: ModelConfig;
   weights: ModelWeights;

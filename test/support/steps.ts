@@ -4,12 +4,12 @@ import type { Bank, ModelShape, StepInput, StepOutput } from "../../gpu-backend/
 export interface StepRow {
   tokenIds: number[];
   gates: Float32Array;
-  /** Keys and values of the earlier tokens: 2L arrays of [H, pastLength, d], for L layers and H heads of width d. */
+  /** Keys and values of earlier tokens: 2L arrays of [H, pastLength, d], for L layers and H heads of width d. */
   past: Float32Array[];
   pastLength: number;
 }
 
-/** A right-padded batch with one head row per sequence, at its last token. */
+/** A right-padded batch with one head row per sequence, at the last token. */
 export function stepOf(
   config: ModelShape,
   rows: StepRow[],
@@ -51,7 +51,6 @@ export function stepOf(
   return input;
 }
 
-/** The row's past after a step: its old past and the new keys and values of its own tokens. */
 export function grownPast(
   config: ModelShape,
   row: StepRow,
@@ -78,7 +77,6 @@ export function noPast(config: ModelShape): Pick<StepRow, "past" | "pastLength">
   return { pastLength: 0, past: Array.from({ length: 2 * config.layers }, () => new Float32Array(0)) };
 }
 
-/** A bank of `rank` low-rank and `biases` bias directions with seeded random entries. */
 export function randomBank(config: ModelShape, rank: number, biases: number, random: () => number): Bank {
   const { hiddenSize: D } = config;
   const Q = rank + biases;
@@ -88,7 +86,7 @@ export function randomBank(config: ModelShape, rank: number, biases: number, ran
   return { gates: Q, a, a0, b: Float32Array.from({ length: Q * D }, () => (random() - 0.5) * 0.2) };
 }
 
-/** mulberry32: a small seeded generator for test data. */
+/** mulberry32, a small seeded generator. */
 export function seededRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -106,7 +104,7 @@ export function maxDifference(a: ArrayLike<number>, b: ArrayLike<number>): numbe
   return max;
 }
 
-/** Whether two values are equal, except that numbers in them may differ within the tolerance. */
+/** True if equal, except that numbers may differ within the tolerance. */
 export function areClose(a: unknown, b: unknown, tolerance: number): boolean {
   if (typeof a === "number" && typeof b === "number") return Math.abs(a - b) <= tolerance;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return a === b;

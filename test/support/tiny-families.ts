@@ -1,4 +1,4 @@
-/** A miniature model of each family. Their sizes differ wherever the family allows, so that swapped dimensions are noticed. */
+/** A tiny model of each family. Sizes differ where the family allows, so that swapped dimensions are noticed. */
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { gpt2Config } from "./gpt2-config.ts";
@@ -9,7 +9,7 @@ import { tinyConfig } from "./tiny-model.ts";
 const { vocabularySize, stopIds } = tinyConfig;
 const biases = { queryKeyValue: false, attentionOutput: false, feedForward: false };
 
-/** The structure of SmolLM2 135M and 360M: three heads of queries share one of keys and values. It can replace `tinyConfig`. */
+/** Three heads of queries share one head of keys and values, as in SmolLM2. */
 export const tinyLlama: ModelConfig = {
   ...{
     vocabularySize,
@@ -46,7 +46,7 @@ export const tinyFamilies: Record<string, ModelConfig> = {
   },
 };
 
-/** Reads the folder that `writeTinyModel` wrote: with its own GPT-2, or with a random Llama of the same vocabulary and width instead. */
+/** Reads a folder of `writeTinyModel`, with its GPT-2 or with a random Llama instead. */
 export async function readTinyArtifacts(folder: string, family: "GPT-2" | "Llama"): Promise<Artifacts> {
   const artifacts = await readArtifacts(folder);
   if (family === "GPT-2") return artifacts;

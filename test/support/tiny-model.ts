@@ -1,7 +1,4 @@
-/**
- * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and its artifacts, with a valid
- * manifest. Good for everything about serving, and for nothing about language.
- */
+/** A model folder in miniature: a seeded random GPT-2 with tokenizer and artifacts. Useful for serving, not for language. */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -44,9 +41,8 @@ const P = 16; // dimensions of the prompt embedding
 const bank = { rank: 6, biases: 2, hidden: 8 };
 
 /**
- * Writes the folder `directory`; returns its manifest and the manifest's hash. Its centroids are `c0`, `c1`, …; the last one is
- * auto-off. With `brokenPosition` the model's output is not a number from that position on; with `brokenCentroid` that centroid's
- * vector is not.
+ * Writes the folder `directory`. Centroids are `c0`, `c1`, …; the last one is off. `brokenPosition`: the output is NaN from this position
+ * on. `brokenCentroid`: the centroid's vector is NaN.
  */
 export async function writeTinyModel(
   directory: string,
@@ -130,10 +126,7 @@ export async function writeTinyModel(
   return { manifest, manifestHash: sha256(new TextEncoder().encode(manifestJson)) };
 }
 
-/**
- * Writes another set of artifacts for the same weights into `directory`, and returns `directory`. Its gates are twice as strong and
- * one label differs; with `everyFile` every file differs from that of `model`.
- */
+/** Writes another set of artifacts for the same weights, with gates twice as strong. `everyFile`: every file differs. */
 export async function variantOf(
   model: string,
   directory: string,
@@ -150,7 +143,7 @@ export async function variantOf(
       const doubled = toFloat32(tensorOf(file, "b2")).map((value) => 2 * value);
       tensors.set("b2", tensorFrom(doubled, tensorOf(file, "b2").shape));
     }
-    // Readers ignore unknown tensors, so this one changes nothing but the file's bytes.
+    // Readers ignore unknown tensors.
     if (everyFile) tensors.set("variant", tensorFrom(new Float32Array([1]), [1]));
     const bytes = writeTensorFile(tensors);
     await writeFile(join(directory, name), bytes);
@@ -183,7 +176,7 @@ function bankTensors(floats: Floats): TensorFile {
   ]);
 }
 
-/** The bytes in order, 43 merges that common English needs, the end of text. */
+/** The bytes in order, 43 merges of common English, the end of text. */
 function tinyVocabulary(): Gpt2Vocabulary {
   const space = byteAlphabet()[0x20];
   const pairs =

@@ -1,4 +1,4 @@
-/** A random one-layer model folder and two small corpora of made-up words: enough to train on within a second. */
+/** A random one-layer model and two small corpora of made-up words, to train on within a second. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
@@ -8,7 +8,7 @@ import { seededRandom } from "./steps.ts";
 
 const vocabularySize = 400;
 
-/** Writes `<folder>/model` and `<folder>/<name>.jsonl` for each corpus; returns options that train on them. */
+/** Writes `<folder>/model` and `<folder>/<name>.jsonl`. Returns options that train on them. */
 export async function tinyTraining(
   folder: string,
   seed: number,
@@ -34,7 +34,7 @@ export async function tinyTraining(
   };
 }
 
-/** Writes a model whose vocabulary is made of the small base's first merges. */
+/** The vocabulary is the small base's first merges. */
 async function writeModel(folder: string, random: () => number): Promise<void> {
   await mkdir(folder, { recursive: true });
   const merges = vocabularySize - 257;

@@ -1,4 +1,3 @@
-/** Conversations on which renderings of chat templates are compared. */
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 
 interface TrialConversation {

@@ -3,8 +3,8 @@ import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import { openSession } from "../../gpu-backend/runtime/session.ts";
 
 /**
- * Why there is no adapter, or null if there is one. A driver may be missing: Debian's mesa-vulkan-drivers has a software one, and
- * libvulkan1 the loader. Throws any other error.
+ * Returns null if there is a WebGPU adapter. Debian's mesa-vulkan-drivers has a software driver, libvulkan1 the loader. Throws any other
+ * error.
  */
 export async function webgpuFailure(): Promise<string | null> {
   const g = new GraphBuilder("nothing");

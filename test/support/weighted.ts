@@ -1,6 +1,6 @@
 import fc from "fast-check";
 
-/** One of these arbitraries, each as often as its weight says. */
+/** Draws each arbitrary as often as its weight says. */
 export function weighted<T extends unknown[]>(
   ...choices: { [i in keyof T]: [weight: number, arbitrary: fc.Arbitrary<T[i]>] }
 ): fc.Arbitrary<T[number]> {

@@ -1,7 +1,6 @@
 /**
- * The load that one self-hosted edge carries for many tenants at once: answers a second, and streams at a steady pace. It is compared
- * with the backend alone and with Portkey's gateway. The backend is a fake that does no work of its own; backend, edge and clients
- * share this machine's cores.
+ * The load that one self-hosted edge carries for many tenants at once, beside the backend alone and Portkey's gateway. The backend is a
+ * fake that does no work. Backend, edge and clients share this machine's cores.
  */
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -27,10 +26,9 @@ import { portkeyWays } from "./portkey/contestant.ts";
 const tenants = 64;
 const concurrencies = [1, 16, 64, 256];
 const streamCounts = [50, 100, 200, 400, 800];
-/** Milliseconds between two tokens of a stream, as from an engine that runs many rows. */
 const stepMs = 100;
 
-/** CPU time of the edge's process for each answer of 8 tokens. Other load on the machine does not count. */
+/** CPU time of the edge's process for an answer of 8 tokens. Other load on the machine does not count. */
 interface EdgeCpuRow {
   kind: "edge-cpu";
   concurrency: number;
@@ -40,7 +38,7 @@ interface EdgeCpuRow {
 
 type StreamsRow = Awaited<ReturnType<typeof measureStreams>>;
 
-/** Bodies for the same completions: `public` as a client sends them to the edge, `contract` as the edge sends them to a backend. */
+/** Bodies for the same completions: `public` for the edge, `contract` for a backend. */
 export interface Bodies {
   manifestHash: string;
   public: string[];
@@ -49,7 +47,6 @@ export interface Bodies {
 
 export interface CapacityParts {
   bodies: Bodies;
-  /** Bodies of requests for long streams. */
   longBodies: Bodies;
   sign: NonNullable<Way["sign"]>;
   secrets: string;
@@ -67,7 +64,7 @@ export async function measureCapacity(parts: CapacityParts, requestsPerRound: nu
       const count = concurrency === 1 ? Math.ceil(requestsPerRound / 6) : requestsPerRound + concurrency;
       const beganMs = cpuMsOf(pid);
       rows.push(...(await measureFirstTokens("fake", ways, { ...cell, requestsPerRound: count })));
-      // `measureFirstTokens` begins with a round that it does not count. That round used CPU time, too.
+      // The first round is not measured but used CPU time, too.
       const answers = (cell.rounds + 1) * count;
       cpu.push({ kind: "edge-cpu", concurrency, answers, cpuMs: (cpuMsOf(pid) - beganMs) / answers });
     }
@@ -81,7 +78,7 @@ export async function measureCapacity(parts: CapacityParts, requestsPerRound: nu
   return { rates, cpu, streams };
 }
 
-/** Milliseconds of CPU, user and system, that a process has used so far. Linux only: its kernel counts them in ticks of 10 ms. */
+/** CPU time, user and system, that a process has used. Linux counts in ticks of 10 ms. */
 function cpuMsOf(pid: number): number {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -100,7 +97,7 @@ export function streamsLine(row: StreamsRow): string {
   return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}, ${cpu}`;
 }
 
-/** Calls `measure` with three ways to a fake backend: direct, through an edge with keys of many tenants, through Portkey's gateway. */
+/** Calls `measure` with three ways to a fake backend: direct, through an edge, through Portkey's gateway. */
 async function withWays<T>(
   { sign, secrets, say }: CapacityParts,
   bodies: Bodies,
@@ -131,10 +128,8 @@ async function withWays<T>(
   }
 }
 
-/** Opens all streams at once, and reads them to their ends. */
 async function measureStreams(way: Way, count: number, edgePid: number) {
   const agent = new Agent({ maxSockets: count });
-  /** Milliseconds between two chunks of a stream. */
   const gaps: number[] = [];
   let [failed, chunks] = [0, 0];
   const [beganMs, beganCpuMs] = [performance.now(), cpuMsOf(edgePid)];

@@ -1,13 +1,13 @@
 /**
- * Runs inside workerd, and does the edge's own work on a request's texts many times. The runtime's clock stands still while code
- * computes, so the caller measures the time.
+ * Runs inside workerd, and does the edge's work on texts many times. The caller measures the time, because the runtime's clock stands still
+ * while code computes.
  */
 import { type Artifacts, loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { assign } from "../../../edge/plan/assign.ts";
 import { encodePrompts } from "../../../edge/plan/encode.ts";
 import { loadOnce } from "../../support/load-once.ts";
 
-/** Work on all texts, done `repeats` times; 0 measures only the round trip to the Worker. */
+/** The work is done `repeats` times; 0 measures only the round trip to the Worker. */
 export interface CpuTask {
   texts: string[];
   repeats: number;

@@ -1,7 +1,4 @@
-/**
- * CPU time that tokenizing, embedding and assigning take at the edge, inside workerd, with the embedded model's artifacts. It is
- * measured from outside, as the difference between many repeats and none.
- */
+/** CPU time of tokenizing, embedding and assigning inside workerd. The time is the difference between many repeats and none. */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
@@ -18,7 +15,7 @@ export type CpuRow = Awaited<ReturnType<typeof measureTokens>>;
 const tokenCounts = [100, 1000];
 const textCount = 20;
 const rounds = 9;
-/** Milliseconds that the repeats of one measurement should take, so that the round trip to the Worker is short beside them. */
+/** Time of one measurement's repeats, beside which the round trip to the Worker is short. */
 const spanMs = 200;
 
 async function spentMs(url: string, task: CpuTask): Promise<number> {
@@ -59,7 +56,7 @@ async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, 
     }
     return median(samples);
   };
-  await spent("both", 50); // lets the runtime compile the measured code
+  await spent("both", 50); // compiles the measured code
   return {
     kind: "cpu" as const,
     vocabulary: manifest.model.vocabularySize,
@@ -67,7 +64,6 @@ async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, 
     tokens,
     tokenizeMs: await perText("tokenize"),
     assignMs: await perText("assign"),
-    /** Tokenizing and then assigning, as a request does them. */
     bothMs: await perText("both"),
   };
 }

@@ -1,6 +1,6 @@
 /**
- * Compares this checkout's edge with another's, each in several fresh processes. Two processes of the same edge may differ by more than
- * the edges do, because code is compiled and garbage is collected at other moments. Pure.
+ * Compares this checkout's edge with another's, each in several fresh processes. Two processes of the same edge may differ by more than two
+ * edges do. Pure.
  */
 import { studentReach } from "../../../gpu-backend/adapters/own/held-out-gain.ts";
 import { mean } from "../quantile.ts";
@@ -10,20 +10,15 @@ import { isSameCell, shown } from "./report.ts";
 const statistics = ["p50Ms", "meanMs", "p99Ms"] as const;
 type Statistic = (typeof statistics)[number];
 
-/** A mean over processes, its standard error and its 95% interval. */
 interface Estimate {
   ms: number;
   standardErrorMs: number;
   ci95Ms: [number, number];
 }
 
-/** Times to the first token of two edges with the same requests. */
 export type EdgesRow = ReturnType<typeof compareEdges>[number];
 
-/**
- * Returns a row for each measured case; `requests` in a row is the number for each process. Each run has the rows of one process of
- * each edge, for the same cases in any order.
- */
+/** Returns a row for each measured case. `runs`: for each process of both edges, a row for each case. */
 export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string) {
   const cells = runs[0].filter(({ system }) => system === ours);
   return cells.map((cell) => {
@@ -37,7 +32,7 @@ export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: 
       ...{ backend, concurrency, arrivals, requests, processes: runs.length },
       ours: each((statistic) => mean(mine.map((row) => row[statistic]))),
       theirs: each((statistic) => mean(others.map((row) => row[statistic]))),
-      /** How many milliseconds later our edge is than the other. */
+      /** Milliseconds by which our edge is later. */
       later: each((statistic) => estimate(mine.map((row, run) => row[statistic] - others[run][statistic]))),
     };
   });
@@ -53,12 +48,11 @@ export function edgesLine(row: EdgesRow): string {
 }
 
 /**
- * Our edge counts as later if a difference exceeds this many standard errors. With six processes (Student's t, 5 degrees of freedom)
- * two equal edges have such a difference in one of their nine figures (three for each of three cases) once in twenty runs.
+ * Our edge counts as later if a difference exceeds this many standard errors. Two equal edges have such a difference in one of their nine
+ * figures once in twenty runs (six processes, Student's t).
  */
 const leastStandardErrors = 4;
 
-/** A line for each measured case in which our edge is later by one of its figures. */
 export function laterLines(rows: readonly EdgesRow[]): string[] {
   return rows.flatMap((row) => {
     const late = statistics.filter(

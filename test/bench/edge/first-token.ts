@@ -1,23 +1,20 @@
-/** How long callers wait for a first token: several ways to the same backend, in rounds whose order alternates. */
+/** Time to a first token, by several ways to the same backend, in rounds of alternating order. */
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "../../support/steps.ts";
 import { mean, quantile } from "../quantile.ts";
 
-/** One way to get a completion: from the backend directly, or through an edge or gateway. */
 export interface Way {
   system: string;
   url: string;
   headers: Record<string, string>;
-  /** Headers that are computed from the body, such as a signature. The request's time starts after they are made. */
+  /** Headers made from the body, such as a signature. The time starts after they are made. */
   sign?: (body: Uint8Array) => Promise<Record<string, string>>;
-  /** Bodies of the requests, which are used in turn. */
   bodies: string[];
-  /** Text that the answer contains as soon as it contains a token. */
+  /** An answer contains this text as soon as it contains a token. */
   firstToken: string;
 }
 
-/** The way to the completions of an OpenAI-compatible server. */
 export function completionsWay(system: string, serverUrl: string, bodies: string[]): Way {
   return { system, url: `${serverUrl}/v1/completions`, headers: {}, bodies, firstToken: "data: {" };
 }
@@ -27,16 +24,13 @@ export function directWay(backendUrl: string, bodies: string[], sign: Way["sign"
   return { system: "the backend directly", url, headers: {}, sign, bodies, firstToken: '"type":"token"' };
 }
 
-/**
- * "in step": callers ask again at once, so that with answers of one length all ask at the same moment. "apart": each caller waits for a
- * random pause first, like callers that know nothing of each other.
- */
+/** "in step": callers ask again at once, so that all ask at the same moment. "apart": each caller first waits for a random pause. */
 export type Arrivals = "in step" | "apart";
 const longestPauseMs = 20;
 
 export type FirstTokenRow = Awaited<ReturnType<typeof measureFirstTokens>>[number];
 
-/** Warms up all ways at the same time, with enough requests that their code is compiled, as it is in a running server. */
+/** Runs enough requests that the ways' code is compiled. */
 export async function warmUp(ways: readonly Way[], requests: number): Promise<void> {
   const concurrency = 16;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
@@ -77,7 +71,6 @@ export async function measureFirstTokens(
   });
 }
 
-/** Runs `count` tasks, `concurrency` at a time. */
 async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
   const results: T[] = [];
   let next = 0;
@@ -88,7 +81,6 @@ async function closedLoop<T>(concurrency: number, count: number, task: (i: numbe
   return results;
 }
 
-/** Resolves to the milliseconds from the request to its first token, once the answer has ended. */
 async function timed(way: Way, index: number, agent: Agent): Promise<number> {
   let waitedMs: number | null = null;
   let text = "";
@@ -100,7 +92,7 @@ async function timed(way: Way, index: number, agent: Agent): Promise<number> {
   return waitedMs;
 }
 
-/** Sends a request, and passes on each chunk of its answer with the milliseconds since the request. Resolves to the status. */
+/** Passes on each chunk with the milliseconds since the request. Resolves to the status. */
 export async function streamed(
   way: Way,
   index: number,

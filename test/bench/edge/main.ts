@@ -1,7 +1,6 @@
 /**
- * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --against instead: first tokens of this edge and another checkout's, in several processes of each.
- * Edges run in a bare workerd on loopback, because wrangler's development server adds milliseconds.
+ * Measures the edge's CPU per request inside workerd, and the time that it adds to a first token, beside Portkey's gateway. With --against:
+ * first tokens of this edge and another checkout's. Edges run in a bare workerd, because wrangler's development server adds milliseconds.
  * Run: npm run bench:edge -- --help
  */
 import { readFile, writeFile } from "node:fs/promises";
@@ -40,7 +39,6 @@ const key = "sk-chameleon-bench";
 const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
 const promptTokens = 100;
 const maxTokens = 8;
-/** Tokens of each long stream of --capacity. */
 const streamedTokens = 40;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
@@ -71,17 +69,15 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
-    // With 6 processes of each edge, each of the three measured cases is the first one in two pairs, once for each order of the edges.
+    // With 6 processes, each of the three cases is first once in each order of the two edges.
     .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
-/** Signs calls as the edge does. */
 const sign = createSigner([BACKEND_SECRETS], Date.now);
 const signed = (body: Uint8Array) => sign("POST", "/v1/batches", body);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
-/** Names of the edges that are measured → folders of their checkouts: this one, and another if --against is given. */
 const ours = "chameleon edge";
 const theirs = "other edge";
 const folders = new Map([[ours, root]]);
@@ -140,7 +136,6 @@ async function measureHeld(): Promise<Measured> {
   return { targets: {}, rows: [...rates, ...addedRows, ...cpu, ...streams], losing: [] };
 }
 
-/** Prints the rows of first tokens, and what the edge and Portkey's gateway add to the direct ways. */
 function reportAdded(rows: readonly FirstTokenRow[], edge: string) {
   for (const row of rows) say(firstTokenLine(row));
   const addedRows = [
@@ -153,7 +148,7 @@ function reportAdded(rows: readonly FirstTokenRow[], edge: string) {
 
 type StopLater = (stop: () => unknown) => void;
 
-/** Runs `work`, then stops all that it asked to stop, last first. */
+/** Runs `work`, then calls what it passed to `stopLater`, last first. */
 async function stopping<T>(work: (stopLater: StopLater) => Promise<T>): Promise<T> {
   const stops: (() => unknown)[] = [];
   try {
@@ -170,7 +165,6 @@ async function prepareEdge(system: string, folder: string, stopLater: StopLater)
 }
 type PreparedEdge = Awaited<ReturnType<typeof prepareEdge>>;
 
-/** Starts a fresh process of an edge in front of this backend. */
 async function startEdge({ system, edge }: PreparedEdge, backendUrl: string, stopLater: StopLater): Promise<Way> {
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
   const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
@@ -184,7 +178,6 @@ async function startFake(stopLater: StopLater): Promise<string> {
   return fake.url;
 }
 
-/** Compares first tokens of this edge and the other in many pairs of fresh processes. */
 function measureEdges(): Promise<Measured> {
   const { processes } = options;
   return stopping(async (stopLater) => {
@@ -202,7 +195,6 @@ function measureEdges(): Promise<Measured> {
   });
 }
 
-/** Measures a fresh process of each edge. */
 function measureProcesses(edges: readonly PreparedEdge[], backendUrl: string, run: number): Promise<FirstTokenRow[]> {
   return stopping(async (stopLater) => {
     const ways: Way[] = [];
@@ -234,8 +226,8 @@ function measureWays(): Promise<FirstTokenRow[]> {
 }
 
 /**
- * `run` numbers the pairs of fresh processes. Garbage collections begin at about the same request of each process, so each run has a
- * different length of warm-up, different arrivals and a different first case.
+ * `run` numbers the pairs of processes. Garbage collections begin at about the same request of each process, so each run varies the
+ * warm-up, the arrivals and the first case.
  */
 async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
@@ -257,9 +249,8 @@ async function measureBackend(backend: string, ways: Way[], run = 0): Promise<Fi
 }
 
 /**
- * Rounds of a measured case with --quick. Above concurrency 1 each has 48 requests, and without --quick nearly four times as many. A
- * garbage collection delays a burst by 3 to 5 ms (V8's trace) and begins at about the same request in each run, and a round's arrivals
- * are the same in each run, too. So the median of only two short rounds would depend on which bursts the collections fall into.
+ * Rounds with --quick. A garbage collection delays a burst by 3 to 5 ms (V8's trace), at about the same request in each run. Two short
+ * rounds would depend on where the collections fall.
  */
 function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;
@@ -278,7 +269,7 @@ async function waysBodies(tokens = maxTokens): Promise<Bodies> {
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
 }
 
-/** Parses the number of processes: at least 2, which a confidence interval needs. */
+/** Parses at least 2, which a confidence interval needs. */
 function processCount(text: string): number {
   const value = count(text);
   if (value < 2) throw new InvalidArgumentError("must be at least 2");

@@ -4,7 +4,7 @@ import type { FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
-/** What the way `system` adds to the way `to`: the differences of their means and percentiles. */
+/** What `system` adds to the way `to`: differences of their means and percentiles. */
 export interface AddedRow extends Cell, Span {
   kind: "added";
   system: string;
@@ -44,7 +44,6 @@ export function addedLine(row: AddedRow): string {
   return `added  ${shown(row)}, ${row.system} over ${row.to}: ${span(row)}`;
 }
 
-/** A line for each measured case in which our edge misses a target, or `peer`, the gateway beside it, is faster. */
 export function losingLines(
   cpu: readonly CpuRow[],
   addedRows: readonly AddedRow[],

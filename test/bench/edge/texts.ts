@@ -1,10 +1,9 @@
-/** Prompts to measure with: stretches of this project's own prose, no two alike. */
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { read } from "../../support/project.ts";
 
 const files = ["README.md", "shared/artifacts/FORMAT.md", "edge/API.md", "CHANGELOG.md"];
 
-/** `count` texts of about `tokens` tokens, each from another place in the project's prose. */
+/** Each text has about `tokens` tokens. */
 export function benchTexts(tokenizer: Tokenizer, tokens: number, count: number): string[] {
   const ids = files.flatMap((file) => tokenizer.encode(read(file)));
   const stride = Math.floor((ids.length - tokens) / count);

@@ -1,6 +1,6 @@
 /**
- * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams at once. With --edge-kills
- * instead: whether a self-hosted edge loses or doubles anything when it is killed.
+ * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams. With --edge-kills: whether a
+ * self-hosted edge that is killed loses or doubles anything.
  * Run: npm run bench:fault -- --help
  */
 

@@ -1,6 +1,6 @@
 /**
- * node-llama-cpp as a contestant: its prebuilt binary, on the CPU or by Vulkan, one context with a sequence per row, all rows evaluated
- * together. Its settings are the defaults (KV in fp16) except for threads and greedy sampling.
+ * node-llama-cpp as a contestant: its prebuilt binary, one context, a sequence for each row. All rows are evaluated together. Settings are
+ * the defaults (KV in fp16) except for threads and greedy sampling.
  */
 import { basename } from "node:path";
 import { openPartFiles } from "../../../gpu-backend/models/gguf/part-files.ts";
@@ -8,7 +8,7 @@ import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
 
-/** What we use of the package; it is installed on demand, so its own types are not at hand. */
+/** The package is installed on demand, so its own types are not at hand. */
 interface NodeLlama {
   getLlama(options: object): Promise<{ loadModel(options: object): Promise<Model> }>;
 }
@@ -20,7 +20,7 @@ interface Context {
   dispose(): Promise<void>;
 }
 
-/** Path of the model as one file. node-llama-cpp does not read a file in parts, so parts are joined. */
+/** node-llama-cpp reads no file in parts, so parts are joined. */
 async function joined(path: string): Promise<string> {
   const file = openPartFiles(path);
   try {
@@ -44,7 +44,7 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
   });
   const model = await llama.loadModel({ modelPath });
 
-  /** Opens a context with room for the last sampled token, too. Otherwise the context would begin to shift at that token. */
+  /** The context has room for the last sampled token, at which it would otherwise begin to shift. */
   const open = async (prompts: number[][], steps: number) => {
     const contextSize = prompts[0].length + steps + 8;
     const context = await model.createContext({ sequences: prompts.length, contextSize, threads });
@@ -52,7 +52,7 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
       context.getSequence().evaluate(prompt, { temperature: 0, yieldEogToken: true }),
     );
     return {
-      /** The next token of every row: all ask at once, so the library evaluates them as one batch. */
+      /** All rows ask at once, so that the library evaluates them as one batch. */
       next: () => Promise.all(streams.map(async (stream) => Number((await stream.next()).value))),
       close: async () => {
         await Promise.all(streams.map((stream) => stream.return()));

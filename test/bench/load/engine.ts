@@ -1,6 +1,6 @@
 /**
- * The engine under a load: requests arrive when they are due, whether or not earlier ones are done. The engine may be another checkout's:
- * its code is then imported from that checkout's folder, while types are this checkout's. HTTP and the edge are left out.
+ * The engine under a load: requests arrive when they are due, whether or not earlier ones are done. The engine's code may come from another
+ * checkout's folder. HTTP and the edge are left out.
  */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -16,7 +16,6 @@ import { gpt2Config } from "../model.ts";
 import type { Arrival } from "./trace.ts";
 
 export interface LoadOptions {
-  /** Folder of the checkout whose backend runs. */
   folder: string;
   format: WeightFormat;
   threads: number;
@@ -25,17 +24,14 @@ export interface LoadOptions {
 export interface LoadResult {
   seconds: number;
   tokens: number;
-  /** Requests that ended in an error, such as a full queue. */
   failed: number;
-  /** For each request, milliseconds from the time at which it was due to its first token. */
+  /** For each request, milliseconds from its due time to its first token. */
   firstTokenMs: number[];
-  /** Milliseconds between two tokens of one request. */
   betweenTokensMs: number[];
 }
 
 const kvBytes = 2 ** 31;
 
-/** Opens one engine for all runs, as in a server. */
 export async function openLoadEngine({ folder, format, threads }: LoadOptions) {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
   const { buildServingGraph }: typeof import("../../../gpu-backend/runtime/model-graph.ts") =
@@ -52,7 +48,6 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions) {
   const bank = randomBank(gpt2Config, 64, 8, seededRandom(8));
   const graph = buildServingGraph(gpt2Config, weights, bank, { format });
   const runner = await openStepRunner(graph, { config: gpt2Config, bank, threads });
-  /** The defaults of a server. */
   const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
   const now = () => performance.now();
   let heard: (frames: readonly Frame[]) => void = () => {};

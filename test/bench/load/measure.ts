@@ -1,6 +1,6 @@
 /**
- * Puts an open-loop load on engines, each in a process of its own: on our engine with few and with many centroids, or on ours and
- * another checkout's in rounds of alternating order. One engine computes at a time, while the other is loaded and idle.
+ * Puts an open-loop load on engines, each in a process of its own: our engine with few and with many centroids, or our engine and another
+ * checkout's. One engine computes at a time, in rounds of alternating order.
  */
 import { AskedProcess } from "../asked-process.ts";
 import { gpt2Config } from "../model.ts";
@@ -10,11 +10,11 @@ import type { ToLoad } from "./process.ts";
 import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
 
 const centroidCounts = [8, 1000];
-/** Sizes of batches of equal requests, which show what a step takes. None of them may become slower. */
+/** Sizes of batches of equal requests, which show the time of a step. None may become slower. */
 const uniformBatches = [1, 8];
 const uniform = { prompt: 128, maxTokens: 256 };
 
-/** Figures of a run that are compared. All but the first are milliseconds. */
+/** Figures that are compared. All but the first are milliseconds. */
 const measures = {
   "tokens/s": ({ tokens, seconds }: LoadResult) => tokens / seconds,
   "first token p50": ({ firstTokenMs }: LoadResult) => quantile(firstTokenMs, 0.5),
@@ -34,16 +34,14 @@ interface Settings {
 export interface LoadRow {
   load: string;
   contestant: string;
-  /** Medians over the rounds. */
   figures: Record<Measure, number>;
   failed: number;
 }
 
 export interface LoadRatio {
   load: string;
-  /** The figures of the first contestant are divided by those of the second. */
+  /** The first contestant's figures are divided by the second's. */
   of: [string, string];
-  /** Median, lowest and highest of the rounds' ratios. */
   ratios: Record<Measure, [median: number, least: number, most: number]>;
 }
 
@@ -74,7 +72,6 @@ export async function measureLoad(settings: Settings, say: Say): Promise<LoadFig
   }
 }
 
-/** Compares this checkout's engine with that of the checkout in the folder `against`. */
 export async function compareLoad(
   against: string,
   settings: Settings & { rounds: number },
@@ -92,7 +89,7 @@ export async function compareLoad(
       `batch ${batch}`,
       uniformArrivals(batch, uniform, gpt2Config),
     ]);
-    // This run is not measured: it warms up the caches and clocks of the machine.
+    // Warms up caches and clocks.
     for (const { process } of contestants) await run(process, { arrivals: batches[1][1], centroids: 1 });
     return await runRounds(contestants, [...batches, ...loadsOf(settings)], settings.rounds, say);
   } finally {
@@ -120,7 +117,6 @@ function loadsOf({ rates, requests }: Settings): [string, Arrival[]][] {
   return rates.map((rate) => [`${requests} requests at ${rate}/s`, tracedArrivals(rate, requests, gpt2Config)]);
 }
 
-/** The order of the contestants alternates from round to round. */
 async function runRounds(
   contestants: readonly Contestant[],
   loads: readonly [string, Arrival[]][],

@@ -1,5 +1,5 @@
 /**
- * The process of one engine under load: it opens the engine, and runs the loads that its parent sends.
+ * The process of one engine under load. Runs the loads that its parent sends.
  * Run by measure.ts: node --expose-gc process.ts OPTIONS, as JSON
  */
 import { answerQuestions } from "../asked-process.ts";

@@ -1,6 +1,6 @@
 /**
- * Requests of a mixed load: lengths by the quantiles of a published trace, cut to the context, and random arrival times. Pure:
- * the same seed gives the same requests.
+ * Requests of a mixed load: lengths by the quantiles of a published trace, cut to the context, and random arrival times. Pure: the same
+ * seed gives the same requests.
  */
 import { seededRandom } from "../../support/steps.ts";
 
@@ -15,7 +15,7 @@ const traceQuantiles = {
   ],
   output: [7, 41, 54, 67, 77, 85, 91, 96, 103, 113, 129, 151, 177, 217, 384, 395, 400, 411, 424, 451, 1000],
 };
-/** Tokens that the context keeps for the output, however long the prompt is: the trace's median output. */
+/** Minimum room for output, however long the prompt is: the trace's median output. */
 const leastOutput = 129;
 
 export interface Arrival {
@@ -25,21 +25,20 @@ export interface Arrival {
   maxTokens: number;
 }
 
-/** The value at `share` of a distribution with these equidistant quantiles, by linear interpolation. */
+/** The value at `share` of a distribution, by linear interpolation between equidistant quantiles. */
 function quantileOf(quantiles: readonly number[], share: number): number {
   const at = share * (quantiles.length - 1);
   const below = Math.min(Math.floor(at), quantiles.length - 2);
   return quantiles[below] + (at - below) * (quantiles[below + 1] - quantiles[below]);
 }
 
-/** Lengths of one request of the trace, cut to the context. */
 export function tracedLengths(contextTokens: number, random: () => number): { prompt: number; maxTokens: number } {
   const prompt = Math.min(Math.round(quantileOf(traceQuantiles.prompt, random())), contextTokens - leastOutput);
   const maxTokens = Math.min(Math.round(quantileOf(traceQuantiles.output, random())), contextTokens - prompt);
   return { prompt, maxTokens };
 }
 
-/** `requests` requests with lengths of the trace. The times between them are exponentially distributed. */
+/** Times between requests are exponentially distributed. */
 export function tracedArrivals(
   requestsPerSecond: number,
   requests: number,
@@ -56,7 +55,6 @@ export function tracedArrivals(
   });
 }
 
-/** `batch` requests of equal lengths, all at once. */
 export function uniformArrivals(
   batch: number,
   { prompt, maxTokens }: { prompt: number; maxTokens: number },

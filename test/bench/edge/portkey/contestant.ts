@@ -1,7 +1,6 @@
 /**
- * Portkey's gateway as it is started from npm, on Node. It passes a request on to an OpenAI-compatible server: it neither
- * tokenizes nor assigns nor batches. @hono/node-server is pinned, since with newer ones of the range that the package allows
- * every answer is "TypeError: immutable".
+ * Portkey's gateway, started from npm on Node. It passes a request on to an OpenAI-compatible server. @hono/node-server is pinned, because
+ * with newer versions every answer is "TypeError: immutable".
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -11,8 +10,8 @@ import { installPeer } from "../../peer-package.ts";
 import { completionsWay, type Way } from "../first-token.ts";
 
 /**
- * Ways to the completions of the OpenAI-compatible server at `serverUrl`: directly, and through Portkey's gateway. If the gateway cannot
- * be installed or started, a line says why.
+ * Ways to the completions of the server at `serverUrl`: directly, and through Portkey's gateway. Says why if the gateway cannot be
+ * installed or started.
  */
 export async function portkeyWays(
   serverUrl: string,
