@@ -32,15 +32,15 @@ export const environmentSchema = z.object({
     "the embedded model",
   ),
   WEIGHT_FORMAT: choice(
-    ["fp32", "int8", "exact"],
+    ["fp32", "fp16", "int8", "exact"],
     "int8",
-    "How weights are stored: int8 rounded, and fastest at many sequences and long prompts; exact as the file has them",
+    "How weights are stored: int8 rounded, and fastest at many sequences and long prompts; exact as the file has them; fp16 only on a device, which does not serve int8",
   ),
   // Only on the CPU do results never depend on the batch.
   DEVICE: choice(
     ["cpu", "webgpu", "software"],
     "cpu",
-    "What the model runs on: webgpu is a GPU that passes the self-test, else the CPU with a warning; it needs WEIGHT_FORMAT=fp32; software is an adapter without a GPU, for tests",
+    "What the model runs on: webgpu is a GPU that passes the self-test, else the CPU with a warning; it needs another WEIGHT_FORMAT than int8; software is an adapter without a GPU, for tests",
   ),
   REQUIRE_DEVICE: choice(
     ["none", "webgpu", "software"],
@@ -59,7 +59,7 @@ export const environmentSchema = z.object({
   KV_BYTES: optionalInteger(
     1,
     2 ** 40,
-    "Bytes of keys and values of running and parked sequences, at most; it must hold one as long as the context, and on a device a second one",
+    "Bytes of keys and values of running and parked sequences, at most; it must hold one as long as the context, on a device two and there in exact five",
     "what the memory limit leaves, and no more than MAX_SEQUENCES can use; on a device 4 GB",
   ),
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB, "Bytes of prompt beginnings for tenants to reuse; 0 keeps none"),

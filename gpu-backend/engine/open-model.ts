@@ -32,13 +32,13 @@ export async function openRunner(settings: EngineSettings, now: () => number) {
 }
 
 async function openOnDevice(settings: EngineSettings) {
-  const { modelDirectory, artifactsDirectory, threads, kvBytes, limits } = settings;
+  const { modelDirectory, artifactsDirectory, threads, kvBytes, limits, weightFormat: format } = settings;
   const { runTokens } = settings.device;
   const { model, ...artifacts } = await readArtifacts(modelDirectory, artifactsDirectory);
   try {
     const { contextTokens } = artifacts.manifest.model;
     const { config, weights } = model;
-    const served = { config: { ...config, contextTokens }, weights, bank: bankOf(artifacts.hyperNetwork) };
+    const served = { config: { ...config, contextTokens }, weights, format, bank: bankOf(artifacts.hyperNetwork) };
     const runner: Runner = await openDeviceRunner(served, { ...limits, kvBytes, threads, runTokens });
     return { ...artifacts, runner };
   } finally {

@@ -6,8 +6,6 @@ import type { Kv, Pass, PassOutput, Runner } from "../kv/runner.ts";
 import type { SelfTest } from "../runtime/device.ts";
 import type { Bank, ModelShape, OwnChanges } from "../runtime/step.ts";
 
-/** Allowed difference from the CPU's numbers, relative to the largest number. Another order of summation causes a tenth of this. */
-export const tolerance = 1e-4;
 /** In ascending order. The last row of the largest batch also runs alone. */
 const batches = [4, 8, 32];
 export const testRows = batches.at(-1)! + 1;
@@ -20,10 +18,14 @@ const movingBatch = 8;
 /** Outputs by the name of the test case. */
 type Cases = Map<string, Float32Array>;
 
-/** `open(n)` opens a runner on the device with at most n tokens of a row in a run. `open("host")` opens a runner on the CPU. */
+/**
+ * `open(n)` opens a runner on the device with at most n tokens of a row in a run. `open("host")` opens a runner on the CPU. `tolerance`: one
+ * of `deviceTolerances`.
+ */
 export async function runSelfTest(
   open: (runTokens: number | "host") => Promise<Runner>,
   longest: number,
+  tolerance: number,
 ): Promise<SelfTest> {
   const casesOf = async (runTokens: number | "host") => {
     const runner = await open(runTokens);
@@ -34,9 +36,9 @@ export async function runSelfTest(
     }
   };
   const expected = await casesOf("host");
-  const long = compare(await casesOf(longest), expected);
+  const long = compare(await casesOf(longest), expected, tolerance);
   if (long.failures.length === 0) return { ...long, runTokens: longest, switchedOff: [] };
-  const short = compare(await casesOf(safeRunTokens), expected);
+  const short = compare(await casesOf(safeRunTokens), expected, tolerance);
   if (short.failures.length > 0) return { ...short, runTokens: safeRunTokens, switchedOff: [] };
   const switchedOff = [`runs of more than ${safeRunTokens} tokens of a prompt (${long.failures[0]})`];
   return { ...short, runTokens: safeRunTokens, switchedOff };
@@ -155,7 +157,11 @@ function numbersOf(output: PassOutput, n: number, { vocabularySize: V }: ModelSh
   ]);
 }
 
-function compare(found: Cases, expected: Cases): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
+function compare(
+  found: Cases,
+  expected: Cases,
+  tolerance: number,
+): Pick<SelfTest, "failures" | "difference" | "rowsAreIndependent"> {
   const differences = [...expected].map(([name, values]) => [name, differenceOf(found.get(name)!, values)] as const);
   // `difference > tolerance` would be false for NaN.
   const wrong = differences.filter(([, difference]) => !(difference <= tolerance));

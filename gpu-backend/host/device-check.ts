@@ -21,15 +21,21 @@ export interface DeviceSettings extends SelfTestSettings {
   isDeviceRequired: boolean;
 }
 
-/** Throws an Error if a required device fails its self-test, or if a device does not support the weight format. */
+/** Throws an Error if a required device fails its self-test, or if what serves does not support the weight format. */
 export async function checkDevice(settings: DeviceSettings, environment: NodeJS.ProcessEnv): Promise<DeviceReport> {
   const { device, isDeviceRequired, weightFormat } = settings;
-  if (device === "cpu") return cpuReport;
+  const isForDevices = weightFormat === "fp16";
+  if (device === "cpu") {
+    if (isForDevices) throw new Error("WEIGHT_FORMAT=fp16 is for devices; on a CPU, exact or int8 take less memory");
+    return cpuReport;
+  }
   if (!deviceFormats.includes(weightFormat)) {
     throw new Error(`a device serves WEIGHT_FORMAT=${deviceFormats.join(" or ")}, not ${weightFormat}`);
   }
   const report = judgeDevice(device, await runSelfTest(settings, environment), process.platform === "linux");
-  if (isDeviceRequired && report.selfTest !== "passed") throw new Error(`REQUIRE_DEVICE=${device}: ${report.found}`);
+  if (report.selfTest === "passed") return report;
+  if (isDeviceRequired) throw new Error(`REQUIRE_DEVICE=${device}: ${report.found}`);
+  if (isForDevices) throw new Error(`WEIGHT_FORMAT=fp16 needs a device: ${report.found}`);
   return report;
 }
 

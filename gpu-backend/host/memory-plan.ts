@@ -3,14 +3,16 @@ import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, deviceContextBytes, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { parametersOf } from "../runtime/model-weights.ts";
-import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
+import { kvFormatFor, steadyRows, type WeightFormat } from "../runtime/products.ts";
 
 /**
  * Bytes of RAM for each parameter of the model. `session`: an open session with its working storage. `loading`: the peak of a start.
  * Rounded up from measurements (`npm run bench -- --memory`): fp32 and int8 with GPT-2 124M, `exact` with SmolLM2-135M in 4-bit blocks.
+ * fp16, which only devices serve, is counted as fp32.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
+  fp16: { session: 8.5, loading: 16.5 },
   int8: { session: 4, loading: 13 },
   exact: { session: 4, loading: 5 },
 };
@@ -62,7 +64,7 @@ export function planMemory(settings: MemorySettings) {
   const contextBytes = model.contextTokens * bytesPerPosition(shape);
   const maxBytes = maxSequences * contextBytes;
   const preset = isOnDevice
-    ? Math.max(deviceKvBytes, deviceContextBytes(shape))
+    ? Math.max(deviceKvBytes, deviceContextBytes(shape, steadyRows(weightFormat)))
     : Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
   const kvBytes = settings.kvBytes ?? preset;
   const parts = { ...taken, kv: isOnDevice ? 0 : sets * kvBytes };

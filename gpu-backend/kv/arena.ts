@@ -141,8 +141,8 @@ export class KvArena {
   /** Copies the positions [from, to), as arrays for `append`. */
   read(row: KvRow, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
-      const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
-      const copy = new (isInt8 ? Int8Array : Float32Array)(H * (to - from) * d);
+      const { heads: H, width: d, bytes } = this.#shape.arrays[i];
+      const copy = new (bytes === 1 ? Int8Array : Float32Array)(H * (to - from) * d);
       for (let h = 0; h < H; h++) {
         const start = this.#startOf(i, this.#indexOf(row.place), h);
         copy.set(array.subarray(start + from * d, start + to * d), h * (to - from) * d);

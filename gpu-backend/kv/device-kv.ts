@@ -9,10 +9,10 @@
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { buildCopy, buildRead } from "../runtime/device-graph.ts";
-import { copyFeeds, type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
+import { copyFeeds, type DeviceBuffer, type DeviceMemory, view, viewAs } from "../runtime/device-memory.ts";
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
-import type { ModelShape } from "../runtime/step.ts";
+import type { KvFormat, ModelShape } from "../runtime/step.ts";
 import { bytesPerPosition, deviceContextBytes, type KvShape, kvShapeOf, positionsFor } from "./kv-budget.ts";
 import type { Kv, KvBlock, KvPosition, KvStore } from "./runner.ts";
 
@@ -22,6 +22,9 @@ interface Limits {
   /** Maximum running rows. Running and parked rows together are at most twice as many. */
   maximumRows: number;
   maximumBytes: number;
+  format: KvFormat;
+  /** Minimum rows of a pass (`steadyRows`). */
+  leastRows: number;
 }
 
 class DeviceRow implements Kv {
@@ -72,6 +75,7 @@ export class DeviceKv implements KvStore {
   readonly #shape: KvShape;
   readonly #memory: DeviceMemory;
   readonly #maximumRows: number;
+  readonly #leastRows: number;
   readonly #read: Session;
   readonly #copyOne: Session;
   readonly #copyKv: Session;
@@ -85,20 +89,21 @@ export class DeviceKv implements KvStore {
   private constructor(shape: KvShape, memory: DeviceMemory, limits: Limits, sessions: readonly Session[]) {
     this.#shape = shape;
     this.#memory = memory;
-    this.#maximumRows = 2 * limits.maximumRows;
+    this.#leastRows = limits.leastRows;
+    this.#maximumRows = Math.max(2 * limits.maximumRows, this.#leastRows);
     [this.#read, this.#copyOne, this.#copyKv] = sessions;
     // `#staging` takes the memory of one more row.
     const usable = (this.#maximumRows + 1) * this.#roomFor(shape.contextTokens) * bytesPerPosition(shape);
     this.capacityBytes = Math.min(limits.maximumBytes, usable);
   }
 
-  /** Throws an Error if `maximumBytes` do not hold two rows of the whole context. */
+  /** Throws an Error if `maximumBytes` do not hold `leastRows` rows of the whole context, and the staging row. */
   static async open(config: ModelShape, memory: DeviceMemory, limits: Limits): Promise<DeviceKv> {
     const graphs = [buildRead(), buildCopy(1), buildCopy(2 * config.layers)];
     const sessions: Session[] = [];
     for (const graph of graphs) sessions.push(await memory.session(graph));
-    const [shape, { maximumBytes }] = [kvShapeOf(config), limits];
-    const needed = deviceContextBytes(shape);
+    const [shape, { maximumBytes }] = [kvShapeOf(config, limits.format), limits];
+    const needed = deviceContextBytes(shape, limits.leastRows);
     if (maximumBytes >= needed) return new DeviceKv(shape, memory, limits, sessions);
     throw new Error(
       `KV memory is ${maximumBytes} bytes; one sequence of ${config.contextTokens} positions needs ${needed} on a device`,
@@ -114,9 +119,14 @@ export class DeviceKv implements KvStore {
     return this.#rows.reduce((sum, row) => sum + (row?.positions ?? 0), 0) * bytesPerPosition(this.#shape);
   }
 
-  /** Number of places up to the last row, rounded up so that few array sizes occur. */
+  /** Number of places that a pass of these rows runs on. */
   placesFor(rows: readonly Kv[]): number {
-    return Math.min(this.#arrays.places, powerOfTwo(Math.max(...rows.map((row) => asRow(row).place)) + 1, 1));
+    return Math.min(this.#arrays.places, this.#passPlaces(Math.max(...rows.map((row) => asRow(row).place)) + 1));
+  }
+
+  /** Rounds a number of places up, so that few sizes occur and a row's bits do not depend on the size. */
+  #passPlaces(places: number): number {
+    return powerOfTwo(places, this.#leastRows);
   }
 
   /** Keys and values of the first places, and the length of each of their rows. */
@@ -145,7 +155,7 @@ export class DeviceKv implements KvStore {
   holds(lengths: readonly number[], parked: readonly number[]): boolean {
     const rows = lengths.length + parked.length;
     const longest = [...lengths, ...parked].reduce((a, b) => Math.max(a, b), 0);
-    const positions = (rows + 1) * this.#roomFor(longest);
+    const positions = (Math.max(rows, this.#leastRows) + 1) * this.#roomFor(longest);
     return rows <= this.#maximumRows && positions * bytesPerPosition(this.#shape) <= this.capacityBytes;
   }
 
@@ -236,7 +246,7 @@ export class DeviceKv implements KvStore {
     while (running.length > 0) {
       const last = running.reduce((a, b) => (a.place > b.place ? a : b));
       const free = this.#freePlace();
-      if (powerOfTwo(last.place + 1, 1) === powerOfTwo(running.length, 1) || free > last.place) return;
+      if (this.#passPlaces(last.place + 1) === this.#passPlaces(running.length) || free > last.place) return;
       const from = this.#spanOf(last, 0);
       [this.#rows[free], this.#rows[last.place]] = [last, undefined];
       last.place = free;
@@ -297,8 +307,13 @@ export class DeviceKv implements KvStore {
   }
 
   async #allocate({ places, room, buffers }: Arrays, i: number): Promise<void> {
-    const { heads, width } = this.#shape.arrays[i];
-    buffers.push(await this.#memory.allocate(places * heads * room * width));
+    buffers.push(await this.#memory.allocate(places * this.#shape.arrays[i].heads * room * this.#words(i)));
+  }
+
+  /** Elements of 32 bits of a vector of an array. */
+  #words(i: number): number {
+    const { width, bytes } = this.#shape.arrays[i];
+    return (width * bytes) / 4;
   }
 
   #free(buffers: readonly DeviceBuffer[]): void {
@@ -311,7 +326,9 @@ export class DeviceKv implements KvStore {
 
   #kvViews({ places, room, buffers }: Arrays): Tensor[] {
     const { arrays } = this.#shape;
-    return arrays.slice(0, -1).map(({ heads, width }, i) => view(buffers[i], places, heads, room, width));
+    return arrays.slice(0, -1).map(({ heads, width, bytes }, i) => {
+      return viewAs(bytes === 2 ? "float16" : "float32", buffers[i], places, heads, room, width);
+    });
   }
 
   /** Copies states, too, if both spans have an array of states. */
@@ -332,8 +349,8 @@ export class DeviceKv implements KvStore {
     arrays: readonly number[],
     indexes: ReturnType<typeof copyFeeds>,
   ): Promise<void> {
-    const { width } = this.#shape.arrays[arrays[0]];
-    const asVectors = (buffer: DeviceBuffer) => view(buffer, buffer.elements / width, width);
+    const words = this.#words(arrays[0]);
+    const asVectors = (buffer: DeviceBuffer) => viewAs("int32", buffer, buffer.elements / words, words);
     const feeds: Record<string, Tensor> = { ...indexes };
     const written: Record<string, Tensor> = {};
     arrays.forEach((array, i) => {

@@ -6,7 +6,7 @@
 import { ownRank as R } from "../../shared/artifacts/limits.ts";
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { buildCopy } from "../runtime/device-graph.ts";
-import { copyFeeds, type DeviceBuffer, type DeviceMemory, view } from "../runtime/device-memory.ts";
+import { copyFeeds, type DeviceBuffer, type DeviceMemory, view, viewAs } from "../runtime/device-memory.ts";
 import { names } from "../runtime/graph-names.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { HiddenChange, ModelShape, OwnChanges } from "../runtime/step.ts";
@@ -73,13 +73,14 @@ export class DeviceOwn {
   /** Writes `values` as rows of `width` elements. */
   async #writePlace(pool: DeviceBuffer, place: number, values: Float32Array, width: number): Promise<void> {
     const rows = values.length / width;
-    const kept = view(pool, pool.elements / width, width);
+    const kept = viewAs("int32", pool, pool.elements / width, width);
+    const integers = new Int32Array(values.buffer, values.byteOffset, values.length);
     const from = Array.from({ length: rows }, (_, i) => i);
     const indexes = copyFeeds(
       from,
       from.map((i) => place * rows + i),
     );
-    const feeds = { "x.0": tensor(values, [rows, width]), ...indexes, [names.kept(0)]: kept };
+    const feeds = { "x.0": tensor(integers, [rows, width]), ...indexes, [names.kept(0)]: kept };
     await this.#memory.run(this.#write, feeds, [], { [names.grown(0)]: kept });
   }
 

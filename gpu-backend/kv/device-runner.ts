@@ -3,12 +3,13 @@
  * them.
  * Shapes: S rows of a run, T tokens, M positions that the head is computed at, N rows of the head, K candidates, V vocabulary, D hidden.
  */
-import { buildDeviceHead, buildDeviceTrunk } from "../runtime/device-graph.ts";
+import { buildDeviceHead, buildDeviceTrunk, isEmbeddingFed } from "../runtime/device-graph.ts";
 import { type DeviceBuffer, DeviceMemory, view } from "../runtime/device-memory.ts";
 import { names } from "../runtime/graph-names.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../runtime/model-weights.ts";
-import { biasFeeds, noRows, oneRow, readRows } from "../runtime/row-feeds.ts";
+import { kvFormatFor, steadyRows, type WeightFormat } from "../runtime/products.ts";
+import { biasFeeds, noRows, readRows } from "../runtime/row-feeds.ts";
 import { type Session, type Tensor, tensor } from "../runtime/session.ts";
 import type { Bank, HeadInput, ModelShape, RowOutput } from "../runtime/step.ts";
 import { DeviceKv } from "./device-kv.ts";
@@ -22,6 +23,8 @@ export interface DeviceModel {
   config: ModelConfig;
   weights: ModelWeights;
   bank: Bank;
+  /** Absent: fp32. */
+  format?: WeightFormat;
 }
 
 interface DeviceLimits {
@@ -42,22 +45,38 @@ interface Sessions {
 
 /** Rejects if there is no WebGPU device, if the device lacks a kernel, or if memory is too small. */
 export async function openDeviceRunner(
-  { config, weights, bank }: DeviceModel,
+  { config, weights, bank, format = "fp32" }: DeviceModel,
   limits: DeviceLimits,
 ): Promise<DeviceRunner> {
   const memory = await DeviceMemory.open(limits.threads);
   try {
     const sessions = {
-      trunk: await memory.session(buildDeviceTrunk(config, weights)),
-      head: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: false })),
-      mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, hasOwn: true })),
+      trunk: await memory.session(buildDeviceTrunk(config, weights, format)),
+      head: await memory.session(buildDeviceHead(config, weights, { bank, format, hasOwn: false })),
+      mixedHead: await memory.session(buildDeviceHead(config, weights, { bank, format, hasOwn: true })),
     };
-    const tokens = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
-    const embedding = await memory.allocate(tokens.length, tokens);
-    const kv = await DeviceKv.open(config, memory, { maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes });
+    const isFed = isEmbeddingFed(weights, format);
+    const tokens = isFed ? floatsOf(weightOf(weights, "model.embed_tokens.weight")) : null;
+    const embedding = tokens && (await memory.allocate(tokens.length, tokens));
+    const kv = await DeviceKv.open(config, memory, {
+      ...{ maximumRows: limits.maxSequences, maximumBytes: limits.kvBytes },
+      ...{ format: kvFormatFor(format), leastRows: steadyRows(format) },
+    });
+    // Softmax sums a single row in another order than each of several.
+    const leastHeadRows = Math.max(2, steadyRows(format));
     const own = await DeviceOwn.open(config, memory);
     const { runTokens = safeRunTokens } = limits;
-    return new DeviceRunner({ config, gates: bank.gates, runTokens, memory, sessions, embedding, kv, own });
+    return new DeviceRunner({
+      config,
+      gates: bank.gates,
+      runTokens,
+      memory,
+      sessions,
+      embedding,
+      kv,
+      own,
+      leastHeadRows,
+    });
   } catch (error) {
     await memory.release();
     throw error;
@@ -70,9 +89,10 @@ interface Parts {
   runTokens: number;
   memory: DeviceMemory;
   sessions: Sessions;
-  embedding: DeviceBuffer;
+  embedding: DeviceBuffer | null;
   kv: DeviceKv;
   own: DeviceOwn;
+  leastHeadRows: number;
 }
 
 export class DeviceRunner implements Runner {
@@ -80,7 +100,8 @@ export class DeviceRunner implements Runner {
   readonly gates: number; // Q
   readonly kv: DeviceKv;
   readonly #parts: Parts;
-  readonly #embedding: Tensor;
+  /** Empty if the sessions have the embedding. */
+  readonly #embedding: Record<string, Tensor>;
   readonly #hasLearnedPositions: boolean;
   /** Kept on the device, because most decode passes have the same gates as the pass before. */
   #gates: { values: Float32Array; buffer: DeviceBuffer } | null = null;
@@ -89,7 +110,8 @@ export class DeviceRunner implements Runner {
     const { config, gates, kv, embedding } = parts;
     [this.config, this.gates, this.kv] = [config, gates, kv];
     this.#parts = parts;
-    this.#embedding = view(embedding, config.vocabularySize, config.hiddenSize);
+    const { vocabularySize: V, hiddenSize: D } = config;
+    this.#embedding = embedding ? { [names.embedding]: view(embedding, V, D) } : {};
     this.#hasLearnedPositions = config.positions === "learned";
   }
 
@@ -152,7 +174,7 @@ export class DeviceRunner implements Runner {
     const places = rows.flatMap(({ place, ids }) => ids.map(() => place));
     const last = rows.map(({ position }) => position + T - 1);
     const feeds: Record<string, Tensor> = {
-      [names.embedding]: this.#embedding,
+      ...this.#embedding,
       [names.tokenIds]: tensor(Int32Array.from(rows.flatMap(({ ids }) => ids)), [S, T]),
       [names.packedShape]: tensor(BigInt64Array.of(...[S, T, (heads + 2 * kvHeads) * headWidth].map(BigInt)), [3]),
       [names.lastPositions]: tensor(Int32Array.from(last), [S]),
@@ -183,14 +205,16 @@ export class DeviceRunner implements Runner {
     const { want } = head;
     const rows = head.rows ?? Int32Array.from(states.keys());
     if (rows.length === 0 && !want.hidden) return { ...noRows(want.scores), hidden: null };
-    const { memory, sessions, own, config } = this.#parts;
-    const at = Int32Array.from(states, ({ kv, position }) => this.kv.stateIndex(this.kv.placeOf(kv), position));
+    const { memory, sessions, own, config, leastHeadRows } = this.#parts;
+    const [M, N] = [states, rows].map(({ length }) => Math.max(length, leastHeadRows));
+    const indexes = states.map(({ kv, position }) => this.kv.stateIndex(this.kv.placeOf(kv), position));
+    const at = padded(Int32Array.from(indexes), M);
     const feeds: Record<string, Tensor> = {
       [names.keptStates]: this.kv.allStates,
-      [names.statesAt]: tensor(at, [at.length]),
-      ...(config.tiedHead ? { [names.embedding]: this.#embedding } : {}),
-      ...(await this.#rowFeeds(rows.length > 0 ? { ...head, rows } : { ...head, ...oneRow(this.gates) })),
-      ...(head.own ? await own.feeds(head.own, rows.length) : {}),
+      [names.statesAt]: tensor(at, [M]),
+      ...(config.tiedHead ? this.#embedding : {}),
+      ...(await this.#rowFeeds({ ...head, rows }, N)),
+      ...(head.own ? await own.feeds(head.own, N) : {}),
     };
     const fetched = [
       ...(rows.length > 0 ? ranking : []),
@@ -198,20 +222,22 @@ export class DeviceRunner implements Runner {
       ...(want.hidden ? [names.hidden] : []),
     ];
     const results = await memory.run(head.own ? sessions.mixedHead : sessions.head, feeds, fetched);
-    const hidden = want.hidden ? (results[names.hidden].data as Float32Array) : null;
+    const D = config.hiddenSize;
+    const hidden = want.hidden ? (results[names.hidden].data as Float32Array).subarray(0, states.length * D) : null;
     if (rows.length === 0) return { ...noRows(want.scores), hidden };
     return { ...readRows(results, rows.length, head), hidden };
   }
 
-  async #rowFeeds({ rows, gates, inverseTemperatures, targetIds, bias }: HeadInput & { rows: Int32Array }) {
-    const N = rows.length;
+  /** Feeds of N rows. Those after the pass's own rows have zeros, and their results are not read. */
+  async #rowFeeds({ rows, bias, ...head }: HeadInput & { rows: Int32Array }, N: number) {
     const feeds: Record<string, Tensor> = {
-      [names.rows]: tensor(rows, [N]),
-      [names.inverseTemperatures]: tensor(inverseTemperatures, [N, 1]),
-      [names.targetIds]: tensor(targetIds, [N, 1]),
+      [names.rows]: tensor(padded(rows, N), [N]),
+      [names.inverseTemperatures]: tensor(padded(head.inverseTemperatures, N), [N, 1]),
+      [names.targetIds]: tensor(padded(head.targetIds, N), [N, 1]),
       ...biasFeeds(bias, (pairs) => BigInt64Array.from(pairs, BigInt)),
     };
     if (this.gates === 0) return feeds;
+    const gates = padded(head.gates, N * this.gates);
     const { memory } = this.#parts;
     const held = this.#gates?.values;
     if (held?.length !== gates.length || !gates.every((gate, i) => gate === held[i])) {
@@ -220,6 +246,14 @@ export class DeviceRunner implements Runner {
     }
     return { ...feeds, [names.gates]: view(this.#gates!.buffer, N, this.gates) };
   }
+}
+
+/** Appends zeros up to this length. */
+function padded<T extends Int32Array | Float32Array>(values: T, length: number): T {
+  if (values.length === length) return values;
+  const all = values instanceof Int32Array ? new Int32Array(length) : new Float32Array(length);
+  all.set(values);
+  return all as T;
 }
 
 /** Tokens of the row at `place`. The first token is at `position`. */

@@ -6,8 +6,8 @@ import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
-  /** Arrays of each layer's keys, then values; for int8 their scales; last the states. Without `isInt8`, an array is float32. */
-  arrays: readonly { heads: number; width: number; isInt8?: boolean }[];
+  /** Arrays of each layer's keys, then values; for int8 their scales; last the states. `bytes`: of an element. */
+  arrays: readonly { heads: number; width: number; bytes: 1 | 2 | 4 }[];
   contextTokens: number;
 }
 
@@ -16,18 +16,20 @@ export const positionUnit = 64;
 /** Cost of moving a position to the other class; attention to a position costs 1. Copying costs 4 and should pay off within 16 steps. */
 const moveShare = 1 / 4;
 
+const elementBytes = { fp32: 4, fp16: 2, int8: 1 } as const satisfies Record<KvFormat, number>;
+
 export function kvShapeOf(
   { layers, kvHeads: heads, headWidth: width, hiddenSize, contextTokens }: ModelShape,
   format: KvFormat = "fp32",
 ): KvShape {
-  const isInt8 = format === "int8";
-  const pairs = Array.from({ length: 2 * layers }, () => ({ heads, width, isInt8 }));
-  const scales = isInt8 ? pairs.map(() => ({ heads, width: 1 })) : [];
-  return { arrays: [...pairs, ...scales, { heads: 1, width: hiddenSize }], contextTokens };
+  const bytes = elementBytes[format];
+  const pairs = Array.from({ length: 2 * layers }, () => ({ heads, width, bytes }));
+  const scales = format === "int8" ? pairs.map(() => ({ heads, width: 1, bytes: 4 as const })) : [];
+  return { arrays: [...pairs, ...scales, { heads: 1, width: hiddenSize, bytes: 4 }], contextTokens };
 }
 
 export function bytesPerPosition({ arrays }: KvShape): number {
-  return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
+  return arrays.reduce((sum, { heads, width, bytes }) => sum + heads * width * bytes, 0);
 }
 
 /** Rounds up to a multiple of an eighth of the next power of two, so that P changes rarely. */
@@ -37,9 +39,9 @@ export function positionsFor(longest: number, { contextTokens }: KvShape): numbe
   return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
-/** Bytes of one sequence as long as the context, and of the row that a prefill runs on. Each has one position more. */
-export function deviceContextBytes(shape: KvShape): number {
-  return 2 * (shape.contextTokens + 1) * bytesPerPosition(shape);
+/** Bytes of `leastRows` rows of the whole context, and of the row that a prefill runs on. Each has one position more. */
+export function deviceContextBytes(shape: KvShape, leastRows: number): number {
+  return (leastRows + 1) * (shape.contextTokens + 1) * bytesPerPosition(shape);
 }
 
 export interface RunningRow {

@@ -119,11 +119,11 @@ export class KvMemory {
   #newArray(i: number): KvArray {
     const width = this.#width(i);
     const elements = this.#capacity * width;
-    const { isInt8 } = this.#shape.arrays[i];
-    const maxByteLength = elements * (isInt8 ? Int8Array : Float32Array).BYTES_PER_ELEMENT;
+    const { bytes } = this.#shape.arrays[i];
+    const maxByteLength = elements * bytes;
     // V8 maps resizable buffers itself. Any other buffer may have huge pages (config.ts), of which the first rows would take 2 MB.
     const buffer = new ArrayBuffer(maxByteLength, { maxByteLength });
-    const made = isInt8 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
+    const made = bytes === 1 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
     return made.fill(0, 0, this.#readyPositions * width);
   }
 

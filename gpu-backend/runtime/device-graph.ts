@@ -13,25 +13,27 @@ import { names } from "./graph-names.ts";
 import { addBank, changedLogits } from "./head-graph.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { addLastFeedForward, addTrunk, type Build, startBuild } from "./model-graph.ts";
-import type { ModelWeights } from "./model-weights.ts";
-import { addEmbedding } from "./products.ts";
+import { isBlockType, type ModelWeights, weightOf } from "./model-weights.ts";
+import { addEmbedding, type WeightFormat } from "./products.ts";
 import { type Bank, topCandidates } from "./step.ts";
 
-const options = { format: "fp32", kv: "fp32" } as const;
-
 /** The trunk appends keys and values of S × T tokens to their rows, and writes the tokens' states at `states_at`. */
-export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Uint8Array {
+export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights, format: WeightFormat): Uint8Array {
   const { vocabularySize: V, hiddenSize: D } = config;
-  const build = startBuild("trunk", { config, weights, ...options });
+  const build = startBuild("trunk", { config, weights, format, kv: "fp32", isOnDevice: true });
   const { g } = build;
-  const embedding = g.input(names.embedding, "float32", [V, D]);
-  const embed = (ids: string) => g.node("Gather", [embedding, ids], { axis: 0 });
+  const embedding = isEmbeddingFed(weights, format) ? g.input(names.embedding, "float32", [V, D]) : null;
+  const { embed } = embedding
+    ? { embed: (ids: string) => toTrunk(build, g.node("Gather", [embedding, ids], { axis: 0 })) }
+    : addEmbedding(build);
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   const positions = config.positions === "learned" ? g.input(names.positions, "int32", ["S", "T"]) : "";
-  const { states, fresh } = addTrunk(build, tokenIds, positions, addAttentionInPlace(build), { embed });
-  fresh.forEach((grown, i) => {
-    g.output(names.grown(i), grown, "float32", ["S", config.kvHeads, "P", config.headWidth]);
+  const attention = addAttentionInPlace(build);
+  const trunk = inTrunk(build, () => addTrunk(build, tokenIds, positions, attention, { embed }));
+  trunk.fresh.forEach((grown, i) => {
+    g.output(names.grown(i), grown, trunkType(format), ["S", config.kvHeads, "P", config.headWidth]);
   });
+  const states = toFloat32(build, trunk.states);
   const kept = g.input(names.keptStates, "float32", ["X", D]);
   const at = g.input(names.statesAt, "int64", ["S*T", 1]);
   g.output(names.grownStates, g.node("ScatterND", [kept, at, states]), "float32", ["X", D]);
@@ -40,18 +42,37 @@ export function buildDeviceTrunk(config: ModelConfig, weights: ModelWeights): Ui
   return g.bytes();
 }
 
+/** Whether trunk and head read the embedding from one buffer, as float32. Otherwise each graph has its blocks. */
+export function isEmbeddingFed(weights: ModelWeights, format: WeightFormat): boolean {
+  return format !== "exact" || !isBlockType(weightOf(weights, "model.embed_tokens.weight").dtype);
+}
+
+/** States and hidden states are always float32. */
+const trunkType = (format: WeightFormat) => (format === "fp16" ? "float16" : "float32");
+
+/** Float constants that `make` adds get the trunk's type. */
+function inTrunk<T>({ g, format }: Build, make: () => T): T {
+  return format === "fp16" ? g.inHalf(make) : make();
+}
+
+const toTrunk = ({ g, format }: Build, x: string) => (format === "fp16" ? g.node("Cast", [x], { to: 10 }) : x);
+const toFloat32 = ({ g, format }: Build, x: string) => (format === "fp16" ? g.node("Cast", [x], { to: 1 }) : x);
+
 /** The attention operator also rotates queries and keys and appends keys and values. For T > 1 it takes one row. */
-function addAttentionInPlace({ g, config, rotary }: Build): Attention {
+function addAttentionInPlace(build: Build): Attention {
+  const { g, config, rotary, format } = build;
   const { heads: H, kvHeads: K, headWidth: d, layers } = config;
   const shape = g.input(names.packedShape, "int64", [3]);
   const last = g.input(names.lastPositions, "int32", ["S"]);
   const longest = g.input(names.longest, "int32", [1]);
-  const kept = Array.from({ length: 2 * layers }, (_, i) => g.input(names.kept(i), "float32", ["S", K, "P", d]));
+  const kept = Array.from({ length: 2 * layers }, (_, i) =>
+    g.input(names.kept(i), trunkType(format), ["S", K, "P", d]),
+  );
   const scale = { float: rotary ? 1 / Math.sqrt(d) : 1 };
   const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
+  const turning = rotary ? [rotary.cosines, rotary.sines].map((table) => toTrunk(build, table)) : [];
   return (l, qkv) => {
     const packed = [g.node("Reshape", [qkv, shape]), "", ""];
-    const turning = rotary ? [rotary.cosines, rotary.sines] : [];
     const inputs = [...packed, kept[2 * l], kept[2 * l + 1], last, longest, ...turning];
     const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
     return [g.node("Reshape", [result, g.integers(-1, H * d)]), ...grown];
@@ -62,22 +83,26 @@ function addAttentionInPlace({ g, config, rotary }: Build): Attention {
 export function buildDeviceHead(
   config: ModelConfig,
   weights: ModelWeights,
-  { bank, hasOwn }: { bank: Bank; hasOwn: boolean },
+  { bank, hasOwn, format }: { bank: Bank; hasOwn: boolean; format: WeightFormat },
 ): Uint8Array {
   const { vocabularySize: V, hiddenSize: D } = config;
-  const build = startBuild("head", { config, weights, ...options });
+  const build = startBuild("head", { config, weights, format, kv: "fp32", isOnDevice: true });
   const { g } = build;
   const states = g.input(names.keptStates, "float32", ["X", D]);
   const here = g.node("Gather", [states, g.input(names.statesAt, "int32", ["M"])], { axis: 0 });
-  const hidden = addLastFeedForward(build, here);
+  const hidden = toFloat32(
+    build,
+    inTrunk(build, () => addLastFeedForward(build, toTrunk(build, here))),
+  );
   g.output(names.hidden, hidden, "float32", ["M", D]);
   const ofRows = g.node("Gather", [hidden, g.input(names.rows, "int32", ["N"])], { axis: 0 });
   const gates = bank.gates > 0 ? g.input(names.gates, "float32", ["N", bank.gates]) : "";
   const adapted = addBank(g, config, bank)(ofRows, gates);
   const changed = hasOwn ? g.node("Add", [adapted, addOwn(g, D, ofRows)]) : adapted;
-  const logits = config.tiedHead
-    ? g.node("Gemm", [changed, g.input(names.embedding, "float32", [V, D])], { transB: 1 })
-    : addEmbedding(build).baseLogits(changed);
+  const logits =
+    config.tiedHead && isEmbeddingFed(weights, format)
+      ? g.node("Gemm", [changed, g.input(names.embedding, "float32", [V, D])], { transB: 1 })
+      : addEmbedding(build).baseLogits(changed);
   const scores = changedLogits(g, logits, {
     indices: g.input(names.biasIndices, "int64", ["A", 2]),
     penalties: g.input(names.biasPenalties, "float32", ["A"]),
@@ -127,14 +152,17 @@ export function buildRead(): Uint8Array {
   return g.bytes();
 }
 
-/** The graph copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs of x and y. */
+/**
+ * The graph copies rows `from` [n] of x [k, w] to rows `to` [n, 1] of y [m, w], for `arrays` pairs of x and y. Values of any type are copied
+ * as integers, because a device may change the bits of floats.
+ */
 export function buildCopy(arrays: number): Uint8Array {
   const g = new GraphBuilder("copy");
   const [from, to] = [g.input("from", "int32", ["n"]), g.input("to", "int64", ["n", 1])];
   for (let i = 0; i < arrays; i++) {
-    const read = g.node("Gather", [g.input(`x.${i}`, "float32", ["k", "w"]), from], { axis: 0 });
-    const kept = g.input(names.kept(i), "float32", ["m", "w"]);
-    g.output(names.grown(i), g.node("ScatterND", [kept, to, read]), "float32", ["m", "w"]);
+    const read = g.node("Gather", [g.input(`x.${i}`, "int32", ["k", "w"]), from], { axis: 0 });
+    const kept = g.input(names.kept(i), "int32", ["m", "w"]);
+    g.output(names.grown(i), g.node("ScatterND", [kept, to, read]), "int32", ["m", "w"]);
   }
   return g.bytes();
 }

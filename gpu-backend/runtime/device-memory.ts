@@ -2,6 +2,7 @@
 import { buildFill } from "./device-graph.ts";
 import { nodesOnCpu } from "./placement.ts";
 import {
+  type DeviceType,
   deviceView,
   type Elements,
   openSession,
@@ -11,6 +12,7 @@ import {
   tensor,
 } from "./session.ts";
 
+/** A buffer of 32-bit elements. */
 export interface DeviceBuffer {
   readonly tensor: Tensor;
   readonly elements: number;
@@ -86,8 +88,12 @@ export class DeviceMemory {
   }
 }
 
-export function view({ tensor: whole }: DeviceBuffer, ...shape: number[]): Tensor {
-  return deviceView(whole, shape);
+export function view(buffer: DeviceBuffer, ...shape: number[]): Tensor {
+  return viewAs("float32", buffer, ...shape);
+}
+
+export function viewAs(type: DeviceType, { tensor: whole }: DeviceBuffer, ...shape: number[]): Tensor {
+  return deviceView(whole, shape, type);
 }
 
 export function copyFeeds(from: readonly number[], to: readonly number[]): { from: Tensor; to: Tensor } {

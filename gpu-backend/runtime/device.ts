@@ -4,7 +4,13 @@ import type { WeightFormat } from "./products.ts";
 /** "software" is WebGPU on a graphics adapter that computes on the CPU, for tests. The setting "webgpu" rejects such adapters. */
 export type DeviceSetting = "cpu" | "webgpu" | "software";
 
-export const deviceFormats: readonly WeightFormat[] = ["fp32"];
+/**
+ * Weight formats that devices serve, each with the allowed difference from the CPU's numbers in fp32, relative to the largest number. Another
+ * order of summation causes a tenth of 1e-4. float16 rounds by up to 5e-4 at each operator; the two bases of this repository differ by .003
+ * and .011.
+ */
+export const deviceTolerances: Partial<Record<WeightFormat, number>> = { fp32: 1e-4, fp16: 0.03, exact: 1e-4 };
+export const deviceFormats = Object.keys(deviceTolerances) as WeightFormat[];
 
 /** Names from the Vulkan loader's log. */
 interface Adapter {

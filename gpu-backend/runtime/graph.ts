@@ -1,3 +1,4 @@
+/// <reference lib="esnext.float16" />
 /** Builds an ONNX graph node by node. This file knows ONNX's encoding, not what a graph computes. */
 import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
@@ -9,7 +10,7 @@ const ModelProto = schema.root.lookupType("onnx.ModelProto");
 const operatorSet = 21;
 const irVersion = 10;
 
-const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9 } as const;
+const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
 export type ElementType = keyof typeof elementTypes;
 
 /** A fixed size, or the name of a size that varies between runs. */
@@ -69,6 +70,7 @@ export class GraphBuilder {
   #storedBytes = 0;
   /** Name of a value in the nodes → name of the graph output. */
   readonly #renamed = new Map<string, string>();
+  #isHalf = false;
   #next = 0;
 
   constructor(name: string, file: ConstantFile | null = null) {
@@ -87,6 +89,14 @@ export class GraphBuilder {
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
+  /** Stores the float constants that `make` adds as float16. Needs Node 24. */
+  inHalf<T>(make: () => T): T {
+    this.#isHalf = true;
+    const made = make();
+    this.#isHalf = false;
+    return made;
+  }
+
   /** Stores the same array in the same shape once. Throws an Error if shape and length disagree. */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
     const known = this.#constants.get(array);
@@ -98,11 +108,13 @@ export class GraphBuilder {
       );
     }
     this.#constants.set(array, { name, shape });
+    const isHalf = this.#isHalf && array instanceof Float32Array;
+    const { buffer, byteOffset, byteLength } = isHalf ? new Float16Array(array) : array;
     this.#initializers.push({
       name,
       dims: [...shape],
-      data_type: elementTypes[elementTypeOf(array)],
-      ...this.#stored(new Uint8Array(array.buffer, array.byteOffset, array.byteLength)),
+      data_type: elementTypes[isHalf ? "float16" : elementTypeOf(array)],
+      ...this.#stored(new Uint8Array(buffer, byteOffset, byteLength)),
     });
     return name;
   }
@@ -114,7 +126,7 @@ export class GraphBuilder {
 
   /** Equal scalars are stored once. */
   scalar(value: number): string {
-    return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
+    return this.#share(`scalar ${value} ${this.#isHalf}`, () => this.constant(Float32Array.of(value), []));
   }
 
   /** `op` may begin with a domain: `com.microsoft:FastGelu`. */

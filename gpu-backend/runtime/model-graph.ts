@@ -21,10 +21,11 @@ export interface Build extends Target {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
+  isOnDevice?: boolean;
   observe?: ProductTarget["observe"];
 }
 
-type BuildOptions = Pick<Build, "config" | "weights" | "format" | "kv"> & { file?: ConstantFile };
+type BuildOptions = Pick<Build, "config" | "weights" | "format" | "kv" | "isOnDevice"> & { file?: ConstantFile };
 
 export function startBuild(name: string, { config, weights, file, ...rest }: BuildOptions): Build {
   const g = new GraphBuilder(name, file);

@@ -104,8 +104,11 @@ export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, row
   }
 }
 
-/** x [M, in] float32 → x·Wᵀ [M, out] float32. The kernel rounds activations to int8, so x is multiplied in two parts (`inTwoParts`). */
-export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix) => string {
+/** Least precise type that MatMulNBits may round activations to. */
+const accuracyLevels = { float32: 1, int8: 4 };
+
+/** x [M, in] float32 → x·Wᵀ [M, out] float32. A CPU's kernel rounds activations to int8, so x is multiplied in two parts (`inTwoParts`). */
+export function addPackedProducts(g: GraphBuilder, onDevice = false): (x: string, w: PackedMatrix) => string {
   const made = new Map<string, string>();
   const once = (key: string, make: () => string): string => {
     const value = made.get(key) ?? make();
@@ -115,10 +118,12 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
   return (x, w) => {
     const { bits, block, rows, columns, values, scales, offsets } = w;
     const blocks = Math.ceil(columns / block);
-    const parts = once(`parts ${block} ${x}`, () => inTwoParts(g, x, columns, block));
+    const parts = onDevice ? x : once(`parts ${block} ${x}`, () => inTwoParts(g, x, columns, block));
     const weights = [g.constant(values, [rows, blocks, (block * bits) / 8]), g.constant(scales, [rows * blocks])];
-    const attributes = { K: columns, N: rows, bits, block_size: block, accuracy_level: 4 };
-    const product = sumOfParts(g, g.node("com.microsoft:MatMulNBits", [parts, ...weights], attributes));
+    const accuracy_level = onDevice ? accuracyLevels.float32 : accuracyLevels.int8;
+    const attributes = { K: columns, N: rows, bits, block_size: block, accuracy_level };
+    const products = g.node("com.microsoft:MatMulNBits", [parts, ...weights], attributes);
+    const product = onDevice ? products : sumOfParts(g, products);
     if (!offsets) return product;
     const sums = once(`sums ${block} ${x}`, () =>
       g.node("ReduceSum", [byBlock(g, x, columns, block), g.integers(2)], { keepdims: 0 }),
@@ -155,21 +160,15 @@ function byBlock(g: GraphBuilder, x: string, columns: number, block: number): st
 export function addBlockRows(g: GraphBuilder, ids: string, matrix: PackedMatrix): string {
   const { bits, block, rows, columns, values, scales, offsets } = matrix;
   const blocks = Math.ceil(columns / block);
-  const pick = (constant: string) => g.node("Gather", [constant, ids], { axis: 0 });
-  const stored = pick(g.constant(values, [rows, blocks, (block * bits) / 8]));
-  const integers = bits === 8 ? stored : halves(g, stored, block);
-  const centred = g.node("Sub", [g.node("Cast", [integers], { to: 1 }), g.scalar(2 ** (bits - 1))]);
-  let rowsOfBlocks = g.node("Mul", [centred, pick(g.constant(scales, [rows, blocks, 1]))]);
-  if (offsets) rowsOfBlocks = g.node("Add", [rowsOfBlocks, pick(g.constant(offsets, [rows, blocks, 1]))]);
+  const stored = g.constant(values, [rows, blocks, (block * bits) / 8]);
+  const inputs = [stored, ids, g.constant(scales, [rows, blocks, 1])];
+  const attributes = { bits, block_size: block, gather_axis: 0, quantize_axis: 2 };
+  let rowsOfBlocks = g.node("com.microsoft:GatherBlockQuantized", inputs, attributes); // [S, T, blocks, block]
+  if (offsets) {
+    const own = g.node("Gather", [g.constant(offsets, [rows, blocks, 1]), ids], { axis: 0 });
+    rowsOfBlocks = g.node("Add", [rowsOfBlocks, own]);
+  }
   const whole = g.node("Reshape", [rowsOfBlocks, g.integers(0, 0, blocks * block)]);
   if (blocks * block === columns) return whole;
   return g.node("Slice", [whole, g.integers(0), g.integers(columns), g.integers(2)]);
-}
-
-/** Splits bytes into two 4-bit values: [S, T, blocks, block / 2] → [S, T, blocks, block]. */
-function halves(g: GraphBuilder, bytes: string, block: number): string {
-  const low = g.node("BitwiseAnd", [bytes, g.constant(Uint8Array.of(15), [])]);
-  const high = g.node("BitShift", [bytes, g.constant(Uint8Array.of(4), [])], { direction: "RIGHT" });
-  const pairs = [low, high].map((half) => g.node("Unsqueeze", [half, g.integers(-1)]));
-  return g.node("Reshape", [g.node("Concat", pairs, { axis: -1 }), g.integers(0, 0, 0, block)]);
 }

@@ -17,10 +17,17 @@ import { transpose } from "./transpose.ts";
 
 /** fp32: as float32. int8: as int8 with a scale per row, the embedding in blocks. exact: as in the file. Adapters are always fp32. */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
-export type WeightFormat = (typeof weightFormats)[number];
+/** fp16 is for devices only: the trunk computes in float16, embedding and head in float32. */
+export type WeightFormat = (typeof weightFormats)[number] | "fp16";
 
+/** Formats whose products are rounded store keys and values in fewer bits, too. */
 export function kvFormatFor(format: WeightFormat): KvFormat {
-  return format === "int8" ? "int8" : "fp32";
+  return format === "exact" ? "fp32" : format;
+}
+
+/** On a device, passes with at least this many rows give each row the same bits. With fewer, products of blocks sum in another order. */
+export function steadyRows(format: WeightFormat): number {
+  return format === "exact" ? 4 : 1;
 }
 
 export interface ProductTarget {
@@ -28,6 +35,7 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
+  isOnDevice?: boolean;
   /** Called with the names of each product's first weights and of its input. */
   observe?: (name: string, x: string) => void;
 }
@@ -50,9 +58,9 @@ export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) 
 
 /** Products take any x with as many rows M as `like`. In int8 all products share zero points. */
 export function addProducts(target: ProductTarget, like: string): AddProduct {
-  const { g, weights, format, observe } = target;
+  const { g, weights, format, isOnDevice, observe } = target;
   const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
-  const packed = addPackedProducts(g);
+  const packed = addPackedProducts(g, isOnDevice);
   const add: AddProduct = (names, x, scaled = { rows: 0, by: 1 }) => {
     const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
     const rows = matrices.reduce((sum, { shape }) => sum + shape[0], 0);
@@ -104,7 +112,7 @@ export interface Embedding {
 }
 
 /** With a tied head, embedding and head are one matrix [V, D]. */
-export function addEmbedding({ g, config, weights, format }: ProductTarget): Embedding {
+export function addEmbedding({ g, config, weights, format, isOnDevice }: ProductTarget): Embedding {
   const name = "model.embed_tokens.weight";
   const matrix = weightOf(weights, name);
   const tokens = storedRows(matrix, format);
@@ -120,7 +128,7 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
       const head = config.tiedHead ? tokens : storedRows(headMatrix, format);
       return head instanceof Float32Array
         ? g.node("Gemm", [hidden, g.constant(head, shape, config.tiedHead ? name : "lm_head.weight")], { transB: 1 })
-        : addPackedProducts(g)(hidden, head);
+        : addPackedProducts(g, isOnDevice)(hidden, head);
     },
   };
 }
@@ -176,7 +184,7 @@ function* rowsOf({ dtype, shape: [rows, columns], bytes }: Weight): Generator<{ 
 }
 
 function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuffer> | PackedMatrix {
-  if (format === "fp32") return floatsOf(matrix);
+  if (format === "fp32" || format === "fp16") return floatsOf(matrix);
   const packed = packRows([matrix]);
   if (packed) return packed;
   const values = floatsOf(matrix);

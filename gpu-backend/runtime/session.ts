@@ -7,6 +7,9 @@ export type SessionResults = ort.InferenceSession.ReturnType;
 export type Tensor = ort.Tensor;
 export type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
+/** Types of views of a device's buffer. */
+export type DeviceType = "float32" | "float16" | "int32";
+
 interface SessionOptions {
   /** Threads for operators on the CPU. */
   threads: number;
@@ -50,7 +53,7 @@ export function tensor(elements: Elements, shape: readonly number[], type?: "boo
   return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
 }
 
-/** The first elements in another shape. The buffer is freed with `whole`, not with the view. */
-export function deviceView(whole: Tensor, shape: readonly number[]): Tensor {
-  return ort.Tensor.fromGpuBuffer(whole.gpuBuffer, { dataType: "float32", dims: shape });
+/** The first bytes in another type and shape. The buffer is freed with `whole`, not with the view. */
+export function deviceView(whole: Tensor, shape: readonly number[], dataType: DeviceType): Tensor {
+  return ort.Tensor.fromGpuBuffer(whole.gpuBuffer, { dataType, dims: shape });
 }

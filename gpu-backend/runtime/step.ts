@@ -118,8 +118,8 @@ export interface RowOutput {
   scores: Float32Array | null;
 }
 
-/** Keys and values in int8 have a scale for each position and head. */
-export type KvFormat = "fp32" | "int8";
+/** Keys and values in int8 have a scale for each position and head. fp16 is for devices. */
+export type KvFormat = "fp32" | "fp16" | "int8";
 
 export interface StepRunner {
   readonly config: ModelShape;

@@ -9,14 +9,18 @@ import { childEnvironment, chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import { checkDevice } from "../../gpu-backend/host/device-check.ts";
 import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
+import { bytesPerPosition, kvShapeOf } from "../../gpu-backend/kv/kv-budget.ts";
 import { blockNames, PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { Runner } from "../../gpu-backend/kv/runner.ts";
 import { packMemoryHead } from "../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
-import { openBase } from "../../gpu-backend/models/base.ts";
+import { openBase, readBaseConfig } from "../../gpu-backend/models/base.ts";
+import { blockLayouts } from "../../gpu-backend/runtime/block-types.ts";
+import { type DeviceReport, deviceFormats } from "../../gpu-backend/runtime/device.ts";
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
-import { parametersOf } from "../../gpu-backend/runtime/model-weights.ts";
+import { isBlockType, type ModelWeights, weightOf, weightShapes } from "../../gpu-backend/runtime/model-weights.ts";
+import { kvFormatFor, type WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
 import { defaultMemoryRule } from "../../shared/math/memory.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
@@ -48,20 +52,34 @@ const adapterRank = 8;
 const memoryKeys = 4096;
 const hash = "0".repeat(64);
 
-function stepBytes(config: ModelConfig, rows: number, context: number): number {
-  const { vocabularySize, hiddenSize, layers, kvHeads, headWidth, tiedHead } = config;
-  // Of an embedding that is not the head, only a few rows are read.
-  const weights = parametersOf(config) - (tiedHead ? 0 : vocabularySize * hiddenSize);
-  return 4 * (weights + rows * context * 2 * layers * kvHeads * headWidth);
+interface Served {
+  config: ModelConfig;
+  weights: ModelWeights;
+  format: WeightFormat;
+}
+
+/** Bytes that a decode step of rows of this length has to read. */
+function stepBytes({ config, weights, format }: Served, rows: number, context: number): number {
+  const positionBytes = bytesPerPosition(kvShapeOf(config, kvFormatFor(format))) - 4 * config.hiddenSize;
+  const read = [...weightShapes(config).keys()].map((name) => {
+    const isEmbedding = name.startsWith("model.embed_tokens");
+    // Of an embedding that is not the head, only a few rows are read.
+    if (isEmbedding && !config.tiedHead) return 0;
+    const { dtype, shape } = weightOf(weights, name);
+    const elements = shape.reduce((product, size) => product * size);
+    if (format === "exact" && isBlockType(dtype)) {
+      const { bits, group, hasOffsets } = blockLayouts[dtype];
+      return elements * ((bits === 4 ? 4 : 8) / 8 + (hasOffsets ? 8 : 4) / group);
+    }
+    return elements * (format === "fp16" && !isEmbedding && !name.startsWith("lm_head") ? 2 : 4);
+  });
+  return read.reduce((sum, bytes) => sum + bytes, rows * context * positionBytes);
 }
 
 export type DeviceFigures = Awaited<ReturnType<typeof measureDevice>>;
 
 export async function measureDevice({ device, quick, threads, llamaFolder, say, note }: DeviceBench) {
   const { base: modelDirectory, batches, contexts, steps, churn, memories } = quick ? sizes.quick : sizes.full;
-  const tested = { modelDirectory, weightFormat: "fp32", threads, device, isDeviceRequired: true } as const;
-  const report = await checkDevice(tested, childEnvironment());
-  say(`${report.adapter} (${report.driver}): ${report.found}`);
   const bytesPerMs = await deviceBandwidth(threads, quick ? 2 ** 22 : 2 ** 25);
   say(`a copy moves ${(bytesPerMs / 1e6).toFixed(1)} GB/s, read and written`);
 
@@ -70,50 +88,59 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
   const config: ModelConfig = { ...whole, contextTokens: Math.min(whole.contextTokens, contextTokens) };
   const bank = randomBank(config, 64, 8, seededRandom(8));
   const limits = { maxSequences: batches.at(-1)!, kvBytes: Number.MAX_SAFE_INTEGER, threads };
-  const runner = await openDeviceRunner({ config, weights, bank }, { ...limits, runTokens: report.runTokens });
-  close();
-  const rows: { name: string; ms: number; tokensPerSecond: number; floorMs: number }[] = [];
-  const row = (name: string, ms: number, tokens: number, bytes: number) => {
-    const [tokensPerSecond, floorMs] = [(1000 * tokens) / ms, bytes / bytesPerMs];
-    rows.push({ name, ms, tokensPerSecond, floorMs });
-    const cells = [`${ms.toFixed(2)} ms`, `${tokensPerSecond.toFixed(0)} t/s`, `floor ${floorMs.toFixed(3)} ms`];
-    say(
-      `${name.padEnd(40)}${cells.map((cell) => cell.padStart(18)).join("")}${(ms / floorMs).toFixed(1).padStart(8)}x`,
-    );
-  };
-  // This run compiles kernels.
-  await serve(runner, { sequences: 1, slots: 1, context: contexts[0], tokens: steps });
-  for (const context of contexts) {
-    for (const batch of batches) {
-      const { decodeMs, firstMs } = await serve(runner, { sequences: batch, slots: batch, context, tokens: steps });
-      const runs = Math.ceil(context / Math.min(report.runTokens, chunkTokens));
-      if (batch === 1) row(`first token after ${context}`, firstMs, context, runs * stepBytes(config, 0, 0));
-      row(`decode ${batch} x ${context}`, decodeMs, batch, stepBytes(config, batch, context));
+  const rows: { format: WeightFormat; name: string; ms: number; tokensPerSecond: number; floorMs: number }[] = [];
+  const reports: DeviceReport[] = [];
+  const { isInBlocks } = await readBaseConfig(modelDirectory);
+  for (const format of deviceFormats.filter((one) => isInBlocks || one !== "exact")) {
+    const tested = { modelDirectory, weightFormat: format, threads, device, isDeviceRequired: true };
+    const report = await checkDevice(tested, childEnvironment());
+    reports.push(report);
+    say(`${format} on ${report.adapter} (${report.driver}): ${report.found}`);
+    const served = { config, weights, format };
+    const runner = await openDeviceRunner({ ...served, bank }, { ...limits, runTokens: report.runTokens });
+    const row = (name: string, ms: number, tokens: number, bytes: number) => {
+      const [tokensPerSecond, floorMs] = [(1000 * tokens) / ms, bytes / bytesPerMs];
+      rows.push({ format, name, ms, tokensPerSecond, floorMs });
+      const cells = [`${ms.toFixed(2)} ms`, `${tokensPerSecond.toFixed(0)} t/s`, `floor ${floorMs.toFixed(3)} ms`];
+      say(
+        `${`${format} ${name}`.padEnd(40)}${cells.map((cell) => cell.padStart(18)).join("")}${(ms / floorMs).toFixed(1).padStart(8)}x`,
+      );
+    };
+    // This run compiles kernels.
+    await serve(runner, { sequences: 1, slots: 1, context: contexts[0], tokens: steps });
+    for (const context of contexts) {
+      for (const batch of batches) {
+        const { decodeMs, firstMs } = await serve(runner, { sequences: batch, slots: batch, context, tokens: steps });
+        const runs = Math.ceil(context / Math.min(report.runTokens, chunkTokens));
+        if (batch === 1) row(`first token after ${context}`, firstMs, context, runs * stepBytes(served, 0, 0));
+        row(`decode ${batch} x ${context}`, decodeMs, batch, stepBytes(served, batch, context));
+      }
     }
+    const slots = Math.min(churnSlots, batches.at(-1)!);
+    // The prompt is one token longer than its blocks, so only one token is computed for each sequence.
+    const churned = { sequences: churn, slots, context: contexts[0] + 1, tokens: churnTokens, hasAdapters: true };
+    const { totalMs } = await serve(runner, churned);
+    const churnSteps = Math.ceil(churn / slots) * churnTokens;
+    const name = `${churn} adapters, ${churnTokens} tokens each`;
+    row(name, totalMs, churn * churnTokens, churnSteps * stepBytes(served, slots, contexts[0]));
+    const remembered = { sequences: memories, slots: memories, context: contexts[0], tokens: steps, hasMemories: true };
+    const { decodeMs } = await serve(runner, remembered);
+    row(`decode with ${memories} memories`, decodeMs, memories, stepBytes(served, memories, contexts[0]));
+    await runner.release();
   }
-  const slots = Math.min(churnSlots, batches.at(-1)!);
-  // The prompt is one token longer than its blocks, so only one token is computed for each sequence.
-  const churned = { sequences: churn, slots, context: contexts[0] + 1, tokens: churnTokens, hasAdapters: true };
-  const { totalMs } = await serve(runner, churned);
-  const churnSteps = Math.ceil(churn / slots) * churnTokens;
-  const name = `${churn} adapters, ${churnTokens} tokens each`;
-  row(name, totalMs, churn * churnTokens, churnSteps * stepBytes(config, slots, contexts[0]));
-  const remembered = { sequences: memories, slots: memories, context: contexts[0], tokens: steps, hasMemories: true };
-  const { decodeMs } = await serve(runner, remembered);
-  row(`decode with ${memories} memories`, decodeMs, memories, stepBytes(config, memories, contexts[0]));
-  await runner.release();
+  close();
   const peer = { system: "node-llama-cpp", format: "gguf-vulkan" } as const;
   const isThere = existsSync(join(llamaFolder, "node_modules/@node-llama-cpp/linux-x64-vulkan"));
   if (quick || !isThere) {
     const reason = quick ? "the small base is no GGUF file" : `\`npm ci\` in ${llamaFolder} installs it`;
     say(skippedLine({ ...peer, reason }));
-    return { device: report, bytesPerMs, rows };
+    return { devices: reports, bytesPerMs, rows };
   }
   const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context: context + 8, steps: 8 })));
   const peers = await runGroup([peer], cells, { rounds: 1, threads, gguf: join(embeddedBase, "model.gguf"), note });
   for (const cell of peers.skipped) say(skippedLine(cell));
   for (const line of tableLines(peers.rows)) say(line);
-  return { device: report, bytesPerMs, rows, peers };
+  return { devices: reports, bytesPerMs, rows, peers };
 }
 
 interface Load {

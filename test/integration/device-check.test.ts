@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { childEnvironment } from "../../gpu-backend/config.ts";
 import { checkDevice } from "../../gpu-backend/host/device-check.ts";
+import { readBaseConfig } from "../../gpu-backend/models/base.ts";
 import type { DeviceFigures } from "../bench/device.ts";
 import { smallBase } from "../support/small-base.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -51,11 +52,14 @@ test.skipIf(isAbsent)("takes the result of a process that prints other lines, an
   expect(report.selfTest).toBe("passed");
 });
 
-test("refuses a format that only the CPU serves", async () => {
-  const int8 = { modelDirectory: smallBase, weightFormat: "int8", threads: 1 } as const;
-  await expect(checkDevice({ ...int8, device: "webgpu", isDeviceRequired: false }, {})).rejects.toThrow(
-    /fp32, not int8/,
-  );
+test("refuses a format that only the CPU serves, and one that only devices serve", async () => {
+  const options = { modelDirectory: smallBase, threads: 1, isDeviceRequired: false };
+  const int8 = { ...options, weightFormat: "int8" as const, device: "webgpu" as const };
+  await expect(checkDevice(int8, {})).rejects.toThrow(/WEIGHT_FORMAT=fp32 or fp16 or exact, not int8/);
+  const fp16 = { ...options, weightFormat: "fp16" as const };
+  await expect(checkDevice({ ...fp16, device: "cpu" }, {})).rejects.toThrow(/fp16 is for devices/);
+  const noDriver = { ...childEnvironment(), VK_ICD_FILENAMES: "/none" };
+  await expect(checkDevice({ ...fp16, device: "webgpu" }, noDriver)).rejects.toThrow(/fp16 needs a device: /);
 });
 
 test.skipIf(isAbsent)(
@@ -65,13 +69,17 @@ test.skipIf(isAbsent)(
     const json = path.join(folder, "figures.json");
     const options = ["--device", "software", "--quick", "--json", json];
     const { stdout } = await promisify(execFile)(process.execPath, [bench, ...options]);
-    expect(stdout).toMatch(/^llvmpipe.*a software adapter.*\na copy moves .* GB\/s/);
+    expect(stdout).toMatch(/^a copy moves .* GB\/s.*\nfp32 on llvmpipe.*a software adapter.*\n/);
     const { rows, bytesPerMs } = JSON.parse(readFileSync(json, "utf8")) as DeviceFigures;
     // The floor counts 1,779,712 parameters, and keys and values of 4 rows of 64 positions in 6 layers of width 128, at 4 bytes each.
+    const decode = rows.filter(({ name }) => name === "decode 4 x 64").map(({ floorMs }) => floorMs * bytesPerMs);
     const bytes = 4 * (1_779_712 + 4 * 64 * 2 * 6 * 128);
-    expect(rows.find(({ name }) => name === "decode 4 x 64")!.floorMs * bytesPerMs).toBeCloseTo(bytes, 0);
+    expect(decode[0]).toBeCloseTo(bytes, 0);
+    // In fp16 all but the embedding, which is the head, takes half as many.
+    const { vocabularySize, hiddenSize } = (await readBaseConfig(smallBase)).model;
+    expect(decode[1]).toBeCloseTo((bytes + 4 * vocabularySize * hiddenSize) / 2, 0);
     for (const { ms, floorMs } of rows) expect(ms).toBeGreaterThan(floorMs);
-    expect(rows).toHaveLength(8);
+    expect(rows).toHaveLength(16);
   },
-  180_000,
+  300_000,
 );

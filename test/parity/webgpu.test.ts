@@ -13,10 +13,13 @@ import { DeviceMemory } from "../../gpu-backend/runtime/device-memory.ts";
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { floatsOf, type ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
+import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import type { Bank, HeadInput, HiddenChange, ModelShape } from "../../gpu-backend/runtime/step.ts";
 import { tensorFrom } from "../../shared/artifacts/tensor-file.ts";
+import reference from "../fixtures/smollm2-reference.json" with { type: "json" };
 import { embeddedBase } from "../support/embedded-base.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { randomBlocks } from "../support/random-blocks.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
 import { createStepRunner } from "../support/step-runner.ts";
@@ -25,7 +28,9 @@ import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
 /** Float32 sums of a few hundred products in different orders; logits are about 10. */
-const tolerance = 1e-4;
+const float32Tolerance = 1e-4;
+/** float16 rounds each operator's result by up to 5e-4 of it, and the random Llama's weights amplify errors. */
+const float16Tolerance = 0.5;
 const seed = 20_261_125;
 const limits = { maxSequences: 40, chunkTokens: 64, kvBytes: 2 ** 27, threads: 1 };
 const noChanges = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
@@ -37,12 +42,10 @@ interface Model {
   bank: Bank;
 }
 
-async function modelOf(family: "GPT-2" | "Llama"): Promise<Model> {
+async function modelOf(family: "GPT-2" | "Llama", format: WeightFormat = "fp32"): Promise<Model> {
   const random = seededRandom(seed);
-  const model =
-    family === "GPT-2"
-      ? await readModelFolder(smallBase)
-      : { config: tinyLlama, weights: randomWeights(tinyLlama, random, 0.25) };
+  const llama = () => (format === "exact" ? randomBlocks(tinyLlama, random) : randomWeights(tinyLlama, random, 0.25));
+  const model = family === "GPT-2" ? await readModelFolder(smallBase) : { config: tinyLlama, weights: llama() };
   return { ...model, bank: randomBank(model.config, 12, 3, random) };
 }
 
@@ -54,11 +57,15 @@ async function openHostRunner(model: Model): Promise<HostRunner> {
 class Twins {
   readonly #runners: readonly Runner[];
   readonly #random: () => number;
+  readonly #tolerance: number;
   readonly #rows: Kv[][] = [];
   readonly #config: ModelShape;
+  /** Outputs of the last pass, by runner. */
+  outputs: readonly PassOutput[] = [];
 
-  constructor(random: () => number, ...runners: Runner[]) {
-    [this.#random, this.#runners, this.#config] = [random, runners, runners[0].config];
+  constructor({ random, tolerance }: { random: () => number; tolerance: number }, ...runners: Runner[]) {
+    [this.#random, this.#tolerance] = [random, tolerance];
+    [this.#runners, this.#config] = [runners, runners[0].config];
   }
 
   open(): number {
@@ -141,8 +148,9 @@ class Twins {
       const positions = states.map(([row, position]) => ({ kv: this.#rows[row][r], position }));
       outputs.push(await runner.run({ phase, rows, states: positions, head }));
     }
+    this.outputs = outputs;
     const [expected, ...others] = outputs;
-    return Math.max(...others.map((found) => differenceOf(found, expected)));
+    return Math.max(...others.map((found) => differenceOf(found, expected, this.#tolerance)));
   }
 
   /** A prompt in chunks, then nothing: the head of each chunk is at its first and last token. */
@@ -165,7 +173,7 @@ class Twins {
 }
 
 /** Largest difference among the float outputs. Ranked ids must be equal, except where logits are equal within the tolerance. */
-function differenceOf(found: PassOutput, expected: PassOutput): number {
+function differenceOf(found: PassOutput, expected: PassOutput, tolerance: number): number {
   expect(found.finite).toEqual(expected.finite);
   const { topCount, topScores, topIds } = expected;
   topIds.forEach((id, i) => {
@@ -188,7 +196,13 @@ function differenceOf(found: PassOutput, expected: PassOutput): number {
 const finiteOf = (values: Float32Array) => values.map((value) => (value === Number.NEGATIVE_INFINITY ? -1e9 : value));
 
 const title = failure ? `, skipped: ${failure}` : "";
-describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${title} (seed ${seed})`, (family) => {
+describe.skipIf(failure).each([
+  ["GPT-2", "fp32", float32Tolerance],
+  ["Llama", "fp32", float32Tolerance],
+  ["GPT-2", "fp16", float16Tolerance],
+  ["Llama", "fp16", float16Tolerance],
+  ["Llama", "exact", float32Tolerance],
+] as const)(`a %s on WebGPU in %s${title} (seed ${seed})`, (family, format, tolerance) => {
   const random = seededRandom(seed);
   let model: Model;
   let onCpu: HostRunner;
@@ -196,10 +210,10 @@ describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${titl
   let twins: Twins;
 
   beforeAll(async () => {
-    model = await modelOf(family);
+    model = await modelOf(family, format);
     onCpu = await openHostRunner(model);
-    device = await openDeviceRunner(model, limits);
-    twins = new Twins(random, onCpu, device);
+    device = await openDeviceRunner({ ...model, format }, limits);
+    twins = new Twins({ random, tolerance }, onCpu, device);
   });
   afterAll(() => Promise.all([onCpu?.release(), device?.release()]));
 
@@ -288,6 +302,25 @@ describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${titl
     twins.close(rows[0], late, ...others);
   });
 
+  test("a row has the same bits alone as among three and among thirty-one others", async () => {
+    const row = await promptOf(33);
+    const scores: Float32Array[] = [];
+    for (const mates of [0, 3, 31]) {
+      const rows = [twins.fork(row, 0, 33), ...Array.from({ length: mates }, () => twins.fork(row, 0, 20))];
+      const handles = rows.map((one) => twins.handles(one)[1]);
+      const states = handles.map((kv) => ({ kv, position: kv.positions }));
+      device.kv.place(states.map(({ kv }) => ({ kv, positions: kv.positions + 1 })));
+      const head = { ...twins.head(rows.length), gates: new Float32Array(rows.length * device.gates), bias: noChanges };
+      const decoded = handles.map((kv) => ({ kv, tokens: [7] }));
+      const output = await device.run({ phase: "decode", rows: decoded, states, head });
+      scores.push(output.scores!.slice(0, model.config.vocabularySize));
+      twins.close(...rows);
+    }
+    expect(scores[1]).toEqual(scores[0]);
+    expect(scores[2]).toEqual(scores[0]);
+    twins.close(row);
+  });
+
   test("a decode pass of 32 rows moves 64 kB at most, and allocates nothing on the device", async () => {
     const rows: number[] = [];
     for (let row = 0; row < 32; row++) rows.push(await promptOf(2 + row));
@@ -316,7 +349,7 @@ describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${titl
     const [idleBytes, idleBuffers] = [besideRows(), device.allocated.buffers];
     expect(kv.usedBytes).toBe(0);
     const { layers, kvHeads, headWidth, hiddenSize } = model.config;
-    const positionBytes = 4 * (2 * layers * kvHeads * headWidth + hiddenSize);
+    const positionBytes = (format === "fp16" ? 2 : 4) * 2 * layers * kvHeads * headWidth + 4 * hiddenSize;
     const prompts = Array.from({ length: 300 }, (_, i) => twins.ids(1 + ((i * 7) % 50)));
     const shared = Array.from({ length: 30 }, () => twins.ids(64));
     const generate = async (runner: Runner) => {
@@ -335,7 +368,9 @@ describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${titl
     };
     const expected = await generate(onCpu);
     const { tokens, most, blocks } = await generate(device);
-    expect(tokens).toEqual(expected.tokens);
+    // float16 may choose the other of two tokens that are about equally likely, and then continues another text.
+    const same = tokens.filter((own, i) => `${own}` === `${expected.tokens[i]}`).length;
+    expect(same).toBeGreaterThanOrEqual(format === "fp16" ? 250 : 300);
     expect(blocks.reusedTokens).toBeGreaterThan(64);
     expect(blocks.evictions).toBeGreaterThan(10);
     expect(kv.usedBytes).toBe(0);
@@ -347,19 +382,46 @@ describe.skipIf(failure).each(["GPT-2", "Llama"] as const)(`a %s on WebGPU${titl
 });
 
 describe.skipIf(failure)("on WebGPU", () => {
-  test("the embedded base's prompt and decode passes are the CPU's", async () => {
-    const { model: base, hyperNetwork } = await readArtifacts(embeddedBase);
-    // A software adapter takes seconds for a pass of this base.
-    const config = { ...base.config, contextTokens: 64 };
-    const model = { config, weights: base.weights, bank: bankOf(hyperNetwork) };
-    const runners = [await openHostRunner(model), await openDeviceRunner(model, { ...limits, maxSequences: 2 })];
-    base.close();
-    const twins = new Twins(seededRandom(seed), ...runners);
-    const rows = [twins.open(), twins.open()];
-    for (const row of rows) expect(await twins.prefill(row, twins.ids(33 + row))).toBeLessThan(tolerance);
-    expect(await twins.decode(rows)).toBeLessThan(tolerance);
-    for (const runner of runners) await runner.release();
-  }, 300_000);
+  const tolerance = float32Tolerance;
+
+  test.each([
+    { format: "fp32", tolerance: float32Tolerance, nats: 0.0005 },
+    { format: "fp16", tolerance: 1, nats: 0.01 },
+    { format: "exact", tolerance: 0.001, nats: 0.0005 },
+  ] as const)(
+    "the embedded base in $format decodes as the CPU, with its cross-entropy",
+    async (expected) => {
+      const { format } = expected;
+      const { model: base, hyperNetwork } = await readArtifacts(embeddedBase);
+      // A software adapter takes seconds for a pass of this base.
+      const config = { ...base.config, contextTokens: 64 };
+      const model = { config, weights: base.weights, bank: bankOf(hyperNetwork) };
+      const device = await openDeviceRunner({ ...model, format }, { ...limits, maxSequences: 2 });
+      const runners = [await openHostRunner(model), device];
+      base.close();
+      const twins = new Twins({ random: seededRandom(seed), tolerance: expected.tolerance }, ...runners);
+      const rows = [twins.open(), twins.open()];
+      const losses = [0, 0];
+      for (const [i, row] of rows.entries()) {
+        const ids = reference.texts[i].ids.slice(0, 49);
+        const states = ids.slice(1).map((_, position): [number, number] => [row, position]);
+        const head = { ...twins.head(48), targetIds: Int32Array.from(ids.slice(1)), bias: noChanges };
+        const gates = new Float32Array(head.gates.length);
+        const difference = await twins.run("prefill", new Map([[row, ids.slice(0, -1)]]), states, { ...head, gates });
+        expect(difference).toBeLessThan(expected.tolerance);
+        for (const [r, { logSumExp, targetScores }] of twins.outputs.entries()) {
+          logSumExp.forEach((total, t) => {
+            losses[r] += (total - targetScores[t]) / (48 * rows.length);
+          });
+        }
+      }
+      console.log(`${format}: a cross-entropy of ${losses[1]} nats a token, and of ${losses[0]} on the CPU in fp32`);
+      expect(Math.abs(losses[1] - losses[0])).toBeLessThan(expected.nats);
+      expect(await twins.decode(rows)).toBeLessThan(expected.tolerance);
+      for (const runner of runners) await runner.release();
+    },
+    600_000,
+  );
 
   test("a row that becomes NaN is told, and leaves nothing that changes later rows in its place", async () => {
     const random = seededRandom(seed);
@@ -373,7 +435,7 @@ describe.skipIf(failure)("on WebGPU", () => {
     weights.set(name, tensorFrom(embedding, [config.vocabularySize, config.hiddenSize]));
     const model = { config, weights, bank: randomBank(config, 12, 3, random) };
     const runners = [await openHostRunner(model), await openDeviceRunner(model, { ...limits, maxSequences: 4 })];
-    const twins = new Twins(random, ...runners);
+    const twins = new Twins({ random, tolerance }, ...runners);
     const lost = [twins.open(), twins.open()];
     const none = { bias: noChanges, want: { scores: false, hidden: false } };
     for (const row of lost) {
@@ -406,10 +468,10 @@ describe.skipIf(failure)("on WebGPU", () => {
 
 test("no output of a device's graph is a view, which a replayed graph would not renew", async () => {
   const { config, weights, bank } = await modelOf("GPT-2");
-  const head = { bank, hasOwn: true };
+  const head = { bank, hasOwn: true, format: "fp32" } as const;
   const onnx = await protobuf.load(fileURLToPath(new URL("../../gpu-backend/runtime/onnx.proto", import.meta.url)));
   for (const bytes of [
-    buildDeviceTrunk(config, weights),
+    buildDeviceTrunk(config, weights, "fp32"),
     buildDeviceHead(config, weights, head),
     buildCopy(2),
     buildRead(),

@@ -12,7 +12,7 @@ import { KvBudget, positionsFor } from "../../gpu-backend/kv/kv-budget.ts";
 import type { KvStore } from "../../gpu-backend/kv/runner.ts";
 
 export const chunkTokens = 64;
-export const shape = { arrays: [{ heads: 2, width: 1 }], contextTokens: 512 };
+export const shape = { arrays: [{ heads: 2, width: 1, bytes: 4 as const }], contextTokens: 512 };
 const bytesPerPosition = 8;
 
 export interface Fake extends Plannable {

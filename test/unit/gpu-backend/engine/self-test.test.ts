@@ -18,18 +18,22 @@ beforeAll(() => {
 
 /** Self-tests a device that the CPU plays. `change` may alter the output of a pass; `runTokens` is the argument of runSelfTest's `open`. */
 function testOf(change: (output: PassOutput, pass: Pass, runTokens: number) => void) {
-  return runSelfTest(async (runTokens) => {
-    const bank = testBank(tinyLlama, 8);
-    const steps = await createStepRunner({ config: tinyLlama, weights, bank, threads: 1 });
-    const runner = new HostRunner(steps, { maxSequences: testRows, chunkTokens: longest, kvBytes: 2 ** 30 });
-    if (runTokens === "host") return runner;
-    const run = async (pass: Pass): Promise<PassOutput> => {
-      const output = await runner.run(pass);
-      change(output, pass, runTokens);
-      return output;
-    };
-    return { config: runner.config, gates: runner.gates, kv: runner.kv, run, release: () => runner.release() };
-  }, longest);
+  return runSelfTest(
+    async (runTokens) => {
+      const bank = testBank(tinyLlama, 8);
+      const steps = await createStepRunner({ config: tinyLlama, weights, bank, threads: 1 });
+      const runner = new HostRunner(steps, { maxSequences: testRows, chunkTokens: longest, kvBytes: 2 ** 30 });
+      if (runTokens === "host") return runner;
+      const run = async (pass: Pass): Promise<PassOutput> => {
+        const output = await runner.run(pass);
+        change(output, pass, runTokens);
+        return output;
+      };
+      return { config: runner.config, gates: runner.gates, kv: runner.kv, run, release: () => runner.release() };
+    },
+    longest,
+    1e-4,
+  );
 }
 
 test("a right device passes", async () => {

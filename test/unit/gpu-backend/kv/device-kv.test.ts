@@ -21,8 +21,10 @@ function stubMemory(): DeviceMemory {
   return stub as DeviceMemory;
 }
 
-const open = (positions: number) =>
-  DeviceKv.open(config, stubMemory(), { maximumRows: 8, maximumBytes: positions * positionBytes });
+const open = (positions: number, leastRows = 1) => {
+  const limits = { maximumRows: 8, maximumBytes: positions * positionBytes, format: "fp32" as const, leastRows };
+  return DeviceKv.open(config, stubMemory(), limits);
+};
 
 test("rows that fit beside a parked beginning of a long prompt get places, and the prompt has room when it resumes", async () => {
   // Two rows of 2,040 positions and the one of prefills fit, three do not.
@@ -58,4 +60,15 @@ test("memory must hold one context and the row of its prefill, with a position m
   await expect(open(2 * 2049 - 1)).rejects.toThrow(
     new RegExp(`one sequence of 2048 positions needs ${bytes} on a device`),
   );
+});
+
+test("a pass of one row runs on as many rows as its format needs, which memory must hold", async () => {
+  await expect(open(5 * 2049 - 1, 4)).rejects.toThrow(/needs \d+ on a device/);
+  const kv = await open(5 * 2049, 4);
+  const row = kv.open(2048);
+  kv.place([{ kv: row, positions: 2048 }]);
+  await kv.settled();
+  expect(kv.placesFor([row])).toBe(4);
+  expect(kv.first(4).positions).toEqual([0, 0, 0, 0]);
+  expect(kv.bytes).toBeLessThanOrEqual(kv.capacityBytes);
 });

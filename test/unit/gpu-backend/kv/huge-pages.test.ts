@@ -11,7 +11,7 @@ const areAsked = process.platform === "linux" && readFileSync(setting, "utf8").i
 const source = `
   import { readFileSync } from "node:fs";
   import { KvMemory } from "./kv-memory.ts";
-  const arrays = Array.from({ length: 4 }, () => ({ heads: 3, width: 64, isInt8: true }));
+  const arrays = Array.from({ length: 4 }, () => ({ heads: 3, width: 64, bytes: 1 as const }));
   const shape = { arrays, contextTokens: 2048, maximumRows: 32, maximumBytes: 32 * 2048 * 4 * 3 * 64 };
   const hugeKilobytes = () => Number(/^AnonHugePages: +(\\d+)/m.exec(readFileSync("/proc/self/smaps_rollup", "utf8"))[1]);
   const before = hugeKilobytes();
