@@ -30,8 +30,9 @@ if (isSharedPrompt) {
   const seed = shared.seed === null ? sampling.seed : String(shared.seed);
   settings.change({ prompt: shared.text, sampling: { ...sampling, seed } });
 }
-addEventListener("hashchange", () => {
-  if (readShared(location.hash).tab !== "") location.reload();
+// The event comes late: an opened tab may have replaced the address of a followed link by then.
+addEventListener("hashchange", ({ newURL }) => {
+  if (readShared(new URL(newURL).hash).tab !== "") location.reload();
 });
 const sent = new Map<string, Shared>([[shared.tab, shared]]);
 const showAddress = (tab: string) =>

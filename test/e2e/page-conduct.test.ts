@@ -97,6 +97,18 @@ describe.skipIf(!browserProgram)("the page", () => {
       }
     });
 
+    test("stays as it is if a tab is opened before the browser tells of the followed skip link", async () => {
+      await page.evaluate(`new Promise((resolve) => {
+        globalThis.isSamePage = true;
+        addEventListener("hashchange", () => setTimeout(resolve));
+        location.hash = "main";
+        document.getElementById("tab-label").focus();
+      })`);
+      // A reload would have begun by now, and would end during this request.
+      await page.evaluate("fetch('/healthz').then((response) => response.text())");
+      expect(await page.evaluate("globalThis.isSamePage")).toBe(true);
+    });
+
     test("its address brings tab, text and seed to another browser, and texts that were sent can be recalled", async () => {
       await driver.sampling({ seed: "11" });
       await driver.write(maths);
