@@ -72,11 +72,11 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
   if (!(await hasChecksum(join(folder, weightsFile), weights.checksum))) await removeOtherBase(folder);
   const missing = await Promise.all(files.map((file) => missingBytes(file, folder)));
-  await requireFreeSpace(folder, sumOf(missing));
+  await requireFreeSpace(folder, missing);
   await mkdir(folder, { recursive: true });
   progress.note(`${repository.id} at ${repository.commit}`);
 
-  progress.stage("download MiB", toMiB(sumOf(files.map(({ bytes }) => bytes))));
+  progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
   let before = 0;
   for (const file of files) {
     if (file === weights) await checkSmallFiles(folder, weights.bytes);
@@ -104,7 +104,7 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   const weights = await checksumOf(join(source, weightsFile), "sha256");
   if (!(await hasChecksum(join(folder, weightsFile), weights))) {
     await removeOtherBase(folder);
-    await requireFreeSpace(folder, sumOf([...bytes.values()]));
+    await requireFreeSpace(folder, [...bytes.values()]);
   }
   await mkdir(folder, { recursive: true });
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
@@ -118,7 +118,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   const isSame = () => existsInParts(target) && hashOfGguf(target) === hash;
   if (isSame()) return;
   await removeOtherBase(folder);
-  await requireFreeSpace(folder, file.bytes);
+  await requireFreeSpace(folder, [file.bytes]);
   await mkdir(folder, { recursive: true });
   for (const part of file.parts) await copyWhole(part, target + part.slice(source.length));
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
@@ -149,10 +149,6 @@ async function removeOtherBase(folder: string): Promise<void> {
 
 function manifestOf(folder: string): string {
   return join(artifactsOf(folder), manifestFile);
-}
-
-function sumOf(bytes: readonly number[]): number {
-  return bytes.reduce((sum, one) => sum + one, 0);
 }
 
 function toMiB(bytes: number): number {
