@@ -19,7 +19,6 @@ import { variantOf } from "../support/tiny-model.ts";
 
 const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
 const patience = { timeout: 60_000, interval: 100 };
-const concurrency = 8;
 
 const folder = temporaryFolder();
 let stack: Stack;
@@ -63,7 +62,7 @@ const traffic = () => new Traffic({ url: stack.edge, key: stack.key });
 
 async function undisturbed(manifest: string): Promise<Answer[]> {
   await vi.waitFor(async () => expect(await served()).toBe(manifest), patience);
-  const answers = await traffic().run(bodies, concurrency);
+  const answers = await traffic().run(bodies);
   for (const { failure, fingerprints } of answers) {
     expect([failure, [...fingerprints]]).toEqual([null, [fingerprintOf(manifest)]]);
   }
@@ -77,10 +76,10 @@ async function under(work: () => Promise<void>): Promise<Answer[]> {
   const working = work().finally(() => {
     isOver = true;
   });
-  do answers.push(...(await traffic().run(bodies, concurrency)));
+  do answers.push(...(await traffic().run(bodies)));
   while (!isOver);
   await working;
-  answers.push(...(await traffic().run(bodies, concurrency)));
+  answers.push(...(await traffic().run(bodies)));
   return answers;
 }
 

@@ -77,8 +77,6 @@ const plus = (one: Used, other: Used, sign = 1): Used => ({
 interface Cut {
   /** The most use that the request may be charged. */
   most: Used;
-  /** The part of a stream that the client has; null if the answer is not a stream. */
-  text: string | null;
   /** Idempotency key and body, if the request can be repeated. */
   again: { key: string; body: object } | null;
 }
@@ -96,8 +94,6 @@ export class Caller {
   readonly options: CallerOptions;
   /** Charges of the answers that ended, and of requests that were cut off before the last check. */
   charged: Used = { requests: 0, tokens: 0 };
-  /** Tokens of `prompt`, as an answer counted them. */
-  promptTokens = 0;
   answers = 0;
   resumed = 0;
   cut: Cut | null = null;
@@ -150,11 +146,6 @@ export class Caller {
     }
   }
 
-  #endText(text: string): void {
-    this.promptTokens = Number(/"prompt_tokens":(\d+)/.exec(text)![1]);
-    this.#end(usageIn(text));
-  }
-
   #end(used: Used): void {
     this.charged = plus(this.charged, used);
     this.answers++;
@@ -166,9 +157,8 @@ export class Caller {
     return { prompt, max_tokens, temperature: 1, logprobs: 0, stream: true, stream_options: { include_usage: true } };
   }
 
-  #begin(most: Used, again: Cut["again"] = null): Cut {
-    this.cut = { most, text: null, again };
-    return this.cut;
+  #begin(most: Used, again: Cut["again"] = null): void {
+    this.cut = { most, again };
   }
 
   /** Whether a busy edge refused the request, which is then not charged. */
@@ -189,23 +179,18 @@ export class Caller {
     assert.ok(text.endsWith("data: [DONE]\n\n"), text);
     assert.equal(new Set(Array.from(text.matchAll(/"id":"([^"]+)"/g), ([, id]) => id)).size, 1);
     if (isOver()) this.resumed++;
-    this.#endText(text);
+    this.#end(usageIn(text));
   }
 
   async #stream(): Promise<void> {
     const body = this.#body();
-    const cut = this.#begin({ requests: 1, tokens: 8 + body.max_tokens });
-    let text = "";
-    cut.text = text;
+    this.#begin({ requests: 1, tokens: 8 + body.max_tokens });
     const response = await this.send("POST", "/v1/completions", body);
-    for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
-      text += chunk;
-      cut.text = text;
-    }
+    const text = await response.text();
     if (this.#isRefused(response)) return;
     assert.equal(response.status, 200, text);
     if (!text.endsWith("data: [DONE]\n\n") || text.includes('"error"')) throw new TypeError("the stream was cut off");
-    this.#endText(text);
+    this.#end(usageIn(text));
   }
 
   async #whole(): Promise<void> {
@@ -217,7 +202,7 @@ export class Caller {
     const text = await response.text();
     if (this.#isRefused(response)) return;
     assert.equal(response.status, 200, text);
-    this.#endText(text);
+    this.#end(usageIn(text));
     this.repeatable = { key, body, answer: essenceOf(text) };
   }
 
@@ -298,13 +283,6 @@ function usageIn(text: string): Used {
   return { requests: 1, tokens: Number(prompt) + Number(completion) };
 }
 
-/** Number of tokens in the complete events of a stream. */
-function tokensIn(stream: string): number {
-  const events = Array.from(stream.matchAll(/^data: (\{.*)\n\n/gm), ([, data]) => JSON.parse(data));
-  const choices = (events as Partial<CompletionResponse>[]).flatMap((event) => event.choices ?? []);
-  return choices.reduce((sum, { logprobs }) => sum + (logprobs?.tokens.length ?? 0), 0);
-}
-
 /** The parts of an answer that are equal when it is repeated: all but the timings. */
 function essenceOf(text: string): unknown {
   const { id, created, choices, usage } = JSON.parse(text) as CompletionResponse;
@@ -334,8 +312,6 @@ export async function killUnderLoad(
   const revoked: string[] = [];
   /** Requests that were cut off. `cutCharged` is how many of them were charged, because they had been computed to their end. */
   let [cut, cutCharged] = [0, 0];
-  /** Number of streams in `cutCharged` whose client lacks a token that was on its way when the charge was stored. */
-  let cutUnsent = 0;
   const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
   // All keys are made first: once an address has used up its look-ups of unknown keys, the edge accepts only keys a minute old or older.
   const extras: { caller: Caller; gone: NewKey }[] = [];
@@ -370,13 +346,11 @@ export async function killUnderLoad(
     if (performance.now() < askedMs + minuteMs) assert.equal(fourth, "rate_limit_exceeded");
     await traffic;
     const checks = callers.map(async (caller) => {
-      const { cut: broken } = caller;
+      const isCut = caller.cut !== null;
       const extra = await caller.check();
       caller.cut = null;
-      if (broken) cut++;
-      if (!broken || extra.requests === 0) return;
-      cutCharged++;
-      if (broken.text !== null && tokensIn(broken.text) < extra.tokens - caller.promptTokens) cutUnsent++;
+      if (isCut) cut++;
+      if (isCut && extra.requests > 0) cutCharged++;
     });
     await Promise.all(checks);
     // Repeats are free, which the next round's check confirms.
@@ -391,7 +365,7 @@ export async function killUnderLoad(
   return {
     // `answers` includes resumed streams and requests that made memories. Each answer that ended was charged exactly once.
     ...{ kills, answers: sum(({ answers }) => answers), tokens: sum(({ charged }) => charged.tokens) },
-    ...{ resumed: sum(({ resumed }) => resumed), cut, cutCharged, cutUnsent },
+    ...{ resumed: sum(({ resumed }) => resumed), cut, cutCharged },
     ...{ memoriesMade: sum(({ made }) => made), memoriesDeleted: sum(({ deleted }) => deleted) },
   };
 }

@@ -1,14 +1,14 @@
-/** Backends fail under streams, and no client notices. `npm run bench:fault` measures the same with 200 streams. */
+/** Backends fail under streams, and no client notices. */
 import { expect, test } from "vitest";
 import { stopAtEnd } from "../support/at-end.ts";
 import { startCluster } from "./cluster.ts";
-import { resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
+import { runScenario, scenarios, undisturbed } from "./scenarios.ts";
 import { requestsOf } from "./traffic.ts";
 
 const streams = 42;
 const cluster = stopAtEnd(await startCluster());
-const load = { bodies: requestsOf(streams, 16), concurrency: streams };
-const expected = await undisturbed(cluster, load);
+const bodies = requestsOf(streams, 16);
+const expected = await undisturbed(cluster, bodies);
 
 test("the streams are of many kinds, and not all alike", () => {
   const texts = expected.flatMap(({ seen }) => seen.texts);
@@ -20,8 +20,7 @@ test("the streams are of many kinds, and not all alike", () => {
 });
 
 test.each(scenarios)("$name: no stream fails, and each is what it would have been", async (scenario) => {
-  const result = await runScenario(cluster, scenario, load, expected);
-  console.log(resultLine(result));
+  const result = await runScenario(cluster, scenario, bodies, expected);
   expect(result.examples).toEqual([]);
   expect([result.failed, result.different]).toEqual([0, 0]);
   // Without a resumed or retried sequence the fault had no effect.

@@ -4,7 +4,6 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { median } from "../bench/quantile.ts";
 import type { Cluster } from "./cluster.ts";
 import type { Trouble } from "./faulty-proxy.ts";
 import { type Answer, type Body, Traffic } from "./traffic.ts";
@@ -52,18 +51,11 @@ export const scenarios: Scenario[] = [
   },
 ];
 
-export type Result = Awaited<ReturnType<typeof runScenario>>;
-
-export interface Load {
-  bodies: Body[];
-  concurrency: number;
-}
-
 /** The answers without a fault. Throws an Error if one fails. */
-export async function undisturbed(cluster: Cluster, { bodies, concurrency }: Load): Promise<Answer[]> {
+export async function undisturbed(cluster: Cluster, bodies: readonly Body[]): Promise<Answer[]> {
   const edge = await cluster.startEdge(false);
   try {
-    const answers = await new Traffic(edge).run(bodies, concurrency);
+    const answers = await new Traffic(edge).run(bodies);
     const failure = answers.find((answer) => answer.failure !== null);
     if (failure) throw new Error(`without any fault a request failed: ${failure.failure}`);
     return answers;
@@ -72,11 +64,11 @@ export async function undisturbed(cluster: Cluster, { bodies, concurrency }: Loa
   }
 }
 
-/** Sends the load again and again until the scenario's fault has happened. */
+/** Sends the requests again and again until the scenario's fault has happened. */
 export async function runScenario(
   cluster: Cluster,
   scenario: Scenario,
-  { bodies, concurrency }: Load,
+  bodies: readonly Body[],
   expected: readonly Answer[],
 ) {
   const { trouble } = scenario;
@@ -95,7 +87,7 @@ export async function runScenario(
       isOver = true;
     });
     const answers: Answer[] = [];
-    do answers.push(...(await traffic.run(bodies, concurrency)));
+    do answers.push(...(await traffic.run(bodies)));
     while (!isOver);
     await striking;
     const failed = answers.filter(({ failure }) => failure !== null);
@@ -104,16 +96,10 @@ export async function runScenario(
     );
     const examples = [...failed.map(({ failure }) => failure!), ...different.map(({ seen }) => JSON.stringify(seen))];
     return {
-      name: scenario.name,
-      requests: answers.length,
       failed: failed.length,
       /** Number of streams that differ from the run without a fault. */
       different: different.length,
       events: edge.events(),
-      firstMs: median(answers.map(({ firstMs }) => firstMs)),
-      totalMs: median(answers.map(({ totalMs }) => totalMs)),
-      /** The longest time that any client waited between two chunks. */
-      pauseMs: Math.max(...answers.map(({ pauseMs }) => pauseMs)),
       /** The first failures and differences, as text. */
       examples: examples.slice(0, 3),
     };
@@ -122,13 +108,4 @@ export async function runScenario(
     await scenario.repair?.(cluster);
     await edge.stop();
   }
-}
-
-export function resultLine({ name, requests, failed, different, events, firstMs, totalMs, pauseMs }: Result): string {
-  const told = Object.entries(events).map(([event, count]) => `${event} ${count}`);
-  return [
-    `${name}: ${requests} requests, ${failed} failed, ${different} different`,
-    `first chunk ${firstMs.toFixed(0)} ms, whole ${totalMs.toFixed(0)} ms (medians), longest pause ${pauseMs.toFixed(0)} ms`,
-    told.join(", ") || "nothing noticed",
-  ].join("; ");
 }

@@ -26,9 +26,7 @@ const newAnswer = () => ({
   fingerprints: new Set<string>(),
   /** The reason of a failure; null without one. */
   failure: "the stream ended without [DONE]" as string | null,
-  ...{ chunks: 0, firstMs: 0, totalMs: 0 },
-  /** The longest wait between two chunks, in milliseconds. */
-  pauseMs: 0,
+  chunks: 0,
 });
 export type Answer = ReturnType<typeof newAnswer>;
 
@@ -77,7 +75,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
   });
 }
 
-/** Sends requests, `concurrency` at a time, and counts the chunks of their answers. */
+/** Sends requests and counts the chunks of their answers. */
 export class Traffic {
   readonly #edge: { url: string; key: string };
   #chunks = 0;
@@ -92,19 +90,12 @@ export class Traffic {
     return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
   }
 
-  async run(bodies: readonly Body[], concurrency: number): Promise<Answer[]> {
-    const answers: Answer[] = [];
-    let next = 0;
-    const worker = async () => {
-      for (let i = next++; i < bodies.length; i = next++) answers[i] = await this.#ask(bodies[i]);
-    };
-    await Promise.all(Array.from({ length: concurrency }, worker));
-    return answers;
+  /** Sends all requests at once. */
+  run(bodies: readonly Body[]): Promise<Answer[]> {
+    return Promise.all(bodies.map((body) => this.#ask(body)));
   }
 
   async #ask(body: Body): Promise<Answer> {
-    const startMs = performance.now();
-    let lastMs = startMs;
     const answer = newAnswer();
     try {
       const response = await fetch(`${this.#edge.url}/v1/completions`, {
@@ -115,10 +106,6 @@ export class Traffic {
       });
       if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
       for await (const data of eventsOf(response.body!)) {
-        const nowMs = performance.now();
-        if (answer.firstMs === 0) answer.firstMs = nowMs - startMs;
-        else answer.pauseMs = Math.max(answer.pauseMs, nowMs - lastMs);
-        lastMs = nowMs;
         if (data === "[DONE]") {
           if (answer.failure?.startsWith("the stream")) answer.failure = null;
         } else if (data.startsWith('{"error"')) answer.failure = data;
@@ -132,7 +119,6 @@ export class Traffic {
     } catch (error) {
       answer.failure = String(error);
     }
-    answer.totalMs = performance.now() - startMs;
     return answer;
   }
 
