@@ -62,7 +62,7 @@ export async function startAttackedEdge(backendUrls: readonly string[], tenants:
     pid: workerd.pid,
     /** Returns a function that reads the isolate's live bytes. `idle` sends a request, which makes the isolate run. */
     async watchHeap(idle: () => Promise<unknown>) {
-      const watch = await watchHeap([workerd.inspector!("edge")], async () => void (await idle()));
+      const watch = await watchHeap(workerd.inspector!("edge"), async () => void (await idle()));
       atEnd(watch.close);
       return async () => {
         const { heap, buffers } = await watch.live();

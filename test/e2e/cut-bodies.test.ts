@@ -16,7 +16,7 @@ const bytesEach = 800;
 test("a body that breaks off is released with its request", async () => {
   const tenants = Object.fromEntries(keys.map((key) => [key, "cut"]));
   const edge = stopAtEnd(await startEdge({ keys: tenants }, { isInspected: true }));
-  const heap = await watchHeap([edge.inspector!("edge")], async () => {
+  const heap = await watchHeap(edge.inspector!("edge"), async () => {
     await (await fetch(`${edge.url}/healthz`)).arrayBuffer();
   });
   atEnd(heap.close);

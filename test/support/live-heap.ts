@@ -1,18 +1,18 @@
 /**
- * Bytes that another process's JavaScript holds after garbage collection, read through its inspector. The process is Node, or workerd with
- * a Worker and its Durable Objects.
+ * Bytes that a Worker and its Durable Objects hold in workerd after garbage collection, read through its inspector.
  */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Sums over all isolates. */
-export interface LiveHeap {
+interface LiveHeap {
+  /** Objects and strings. */
   heap: number;
   /** Contents of buffers, which lie outside of the heap. */
   buffers: number;
 }
 
-export interface HeapWatch {
+interface HeapWatch {
+  /** Collects garbage until no more is found, and resolves to the bytes that are left. */
   live(): Promise<LiveHeap>;
   close(): void;
 }
@@ -21,13 +21,8 @@ function bytesOf({ heap, buffers }: LiveHeap): number {
   return heap + buffers;
 }
 
-/** Sends an isolate a command of Chrome's protocol. Resolves to the result. */
-type Isolate = (method: string, params?: object) => Promise<Record<string, unknown>>;
-
 interface Message {
-  id?: number;
-  method?: string;
-  params?: { sessionId: string; message: string };
+  id: number;
   result?: Record<string, unknown>;
   error?: { message: string };
 }
@@ -41,24 +36,23 @@ const settledBytes = 20_000;
 const settleMs = 20;
 
 /**
- * `urls`: the inspectors' WebSockets. `touch` makes every isolate do something, because workerd collects only then. Rejects if the process
- * ends.
+ * `url` is the inspector's WebSocket. `touch` makes the isolate do something, since workerd lets an isolate collect only then. Rejects if
+ * the process ends.
  */
-export async function watchHeap(urls: readonly string[], touch = async () => {}): Promise<HeapWatch> {
-  const sessions = await Promise.all(urls.map(openSession));
+export async function watchHeap(url: string, touch: () => Promise<void>): Promise<HeapWatch> {
+  const { send, close } = await openSession(url);
   const collected = async (): Promise<LiveHeap> => {
-    const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
-    const read = () => Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
-    // Garbage only adds to a reading, so the smaller of two readings counts. The second reading comes after a pause, in which collected
-    // objects are finalized.
-    const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
+    const read = () => send("Runtime.getHeapUsage");
+    // Garbage only adds to a reading, so the smaller of two is closer to the truth. The first is taken at once, before an isolate
+    // under load makes new garbage; the second after a pause, in which collected objects are finalized.
+    const collecting = send("HeapProfiler.collectGarbage");
     const reading = read();
     await sleep(settleMs);
     await Promise.all([collecting, reading, touch()]);
     await sleep(settleMs);
-    const [atOnce, settled] = [await reading, await read()].map((usages) => ({
-      heap: usages.reduce((sum, usage) => sum + Number(usage.usedSize), 0),
-      buffers: usages.reduce((sum, usage) => sum + Number(usage.backingStorageSize), 0),
+    const [atOnce, settled] = [await reading, await read()].map((usage) => ({
+      heap: Number(usage.usedSize),
+      buffers: Number(usage.backingStorageSize),
     }));
     return bytesOf(atOnce) < bytesOf(settled) ? atOnce : settled;
   };
@@ -72,48 +66,31 @@ export async function watchHeap(urls: readonly string[], touch = async () => {})
       }
       return least;
     },
-    close() {
-      for (const { close } of sessions) close();
-    },
+    close,
   };
 }
 
-/** The isolate at a WebSocket and, for Node, the isolates of its threads. */
-async function openSession(url: string): Promise<{ isolates: Map<string, Isolate>; close(): void }> {
+/** Connects to an inspector. `send` sends a command of Chrome's protocol and resolves to its result. */
+async function openSession(url: string) {
   const socket = new WebSocket(url);
   await once(socket, "open");
-  const isolates = new Map<string, Isolate>();
-  const answers = new Map<string, (message: Message) => void>();
+  const answers = new Map<number, (message: Message) => void>();
   const ended = Promise.withResolvers<never>();
   ended.promise.catch(() => undefined);
   socket.addEventListener("close", () => ended.reject(new Error(`the inspector at ${url} has gone`)));
-  /** `session`: id of a thread's session, or "" for the main thread. */
-  const isolate = (session: string): Isolate => {
-    let sent = 0;
-    return async (method, params = {}) => {
-      const id = ++sent;
-      const answered = new Promise<Message>((resolve) => void answers.set(`${session}/${id}`, resolve));
-      const message = JSON.stringify({ id, method, params });
-      if (session === "") socket.send(message);
-      else void main("NodeWorker.sendMessageToWorker", { sessionId: session, message });
-      const { result, error } = await Promise.race([answered, ended.promise]);
-      if (!result) throw new Error(`${method}: ${error?.message}`);
-      return result;
-    };
+  socket.addEventListener("message", ({ data }) => {
+    const message = JSON.parse(String(data)) as Message;
+    answers.get(message.id)?.(message);
+    answers.delete(message.id);
+  });
+  let sent = 0;
+  const send = async (method: string): Promise<Record<string, unknown>> => {
+    const id = ++sent;
+    const answered = new Promise<Message>((resolve) => void answers.set(id, resolve));
+    socket.send(JSON.stringify({ id, method, params: {} }));
+    const { result, error } = await Promise.race([answered, ended.promise]);
+    if (!result) throw new Error(`${method}: ${error?.message}`);
+    return result;
   };
-  const main = isolate("");
-  isolates.set("", main);
-  const heard = (session: string, text: string) => {
-    const { id, method, params, ...rest } = JSON.parse(text) as Message;
-    if (id !== undefined) {
-      answers.get(`${session}/${id}`)?.(rest);
-      answers.delete(`${session}/${id}`);
-    } else if (method === "NodeWorker.attachedToWorker") isolates.set(params!.sessionId, isolate(params!.sessionId));
-    else if (method === "NodeWorker.detachedFromWorker") isolates.delete(params!.sessionId);
-    else if (method === "NodeWorker.receivedMessageFromWorker") heard(params!.sessionId, params!.message);
-  };
-  socket.addEventListener("message", ({ data }) => heard("", String(data)));
-  // workerd does not know this command.
-  await main("NodeWorker.enable", { waitForDebuggerOnStart: false }).catch(() => undefined);
-  return { isolates, close: () => socket.close() };
+  return { send, close: () => socket.close() };
 }

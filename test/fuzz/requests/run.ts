@@ -1,6 +1,6 @@
 /**
- * Sends bad requests to a real edge with a real backend, and watches both: what they answer, that they live, how much memory they hold,
- * and whether everything that was begun for clients who left is released.
+ * Sends bad requests to a real edge with a real backend, and watches both: what they answer, that they live, and whether everything
+ * that was begun for clients who left is released.
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
@@ -14,7 +14,6 @@ import { smallArtifacts } from "../../support/small-base.ts";
 import { startEdge } from "../../support/stack.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
 import { publishBadSets } from "./bad-sets.ts";
-import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
 import { type Outcome, send } from "./send.ts";
 
 const key = "sk-chameleon-fuzz";
@@ -22,44 +21,29 @@ const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** Milliseconds until an answer counts as lost. On a busy machine it may wait for generations that fill the whole context. */
 const patienceMs = 180_000;
 const drainMs = 15_000;
-/** Milliseconds for running sequences to end before memory is measured, while nothing is sent. */
-const restMs = 30_000;
 const generatedAtOnce = 500;
 
-export async function fuzzRequests(options: {
-  requests: number;
-  seed: number;
-  concurrency: number;
-  /** How often memory is measured; sending pauses meanwhile. 0: never. */
-  memorySamples: number;
-  note(sample: MemorySample): void;
-}) {
-  const { requests, seed, concurrency, memorySamples, note } = options;
-  const isWatched = memorySamples > 0;
-  const watched = isWatched ? watchedBackend : {};
+export async function fuzzRequests(options: { requests: number; seed: number; concurrency: number }) {
+  const { requests, seed, concurrency } = options;
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-fuzz-"));
   const bucket = path.join(folder, "bucket");
   const backend = await startBackend({
     ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", DATA_DIR: path.join(folder, "data") },
     ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "250" },
-    ...watched,
   });
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
-  const edge = await startEdge({ vars, keys: { [key]: "fuzz" } }, { isInspected: isWatched });
+  const edge = await startEdge({ vars, keys: { [key]: "fuzz" } });
   const publishing = new AbortController();
   const published = publishBadSets(smallArtifacts, bucket, publishing.signal);
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
-    const watch = isWatched ? await watchMemory(edge, backend, () => countedRequest(edge.url)) : null;
     const result = {
       /** How often each status came, or each way to end without a status. */
       outcomes: {} as Record<string, number>,
       /** Requests whose answer is not allowed; only the first ten are kept. */
       failures: [] as { request: BadRequest; outcome: Outcome }[],
       failed: 0,
-      /** Samples at equal distances along the run, and at its end. */
-      memory: [] as MemorySample[],
       /** The backend's metrics of what it holds once everything is answered. */
       left: {} as Record<string, number>,
       /** Sets of artifacts that the backend refused during the run. */
@@ -70,26 +54,8 @@ export async function fuzzRequests(options: {
     };
     const source = requestSource(seed);
     let sent = 0;
-    let rest: Promise<void> | null = null;
-    const look = async () => {
-      if (!watch) return;
-      await settled(backend.metric, restMs);
-      const sample = await watch.sample(sent);
-      result.memory.push(sample);
-      note(sample);
-    };
-    const distance = isWatched ? Math.ceil(requests / memorySamples) : Number.POSITIVE_INFINITY;
-    let nextLook = distance;
-    await look();
     const lane = async () => {
-      for (;;) {
-        await rest;
-        if (sent >= requests) return;
-        if (sent >= nextLook) {
-          nextLook += distance;
-          rest = look();
-          await rest;
-        }
+      while (sent < requests) {
         sent++;
         const request = source.next().value;
         const outcome = await send(request, port, patienceMs);
@@ -102,9 +68,7 @@ export async function fuzzRequests(options: {
       }
     };
     await Promise.all(Array.from({ length: concurrency }, lane));
-    result.left = await settled(backend.metric, drainMs);
-    await look();
-    watch?.close();
+    result.left = await settled(backend.metric);
     result.refusedSets = await backend.metric("chameleon_artifact_sets_refused_total");
     const started = performance.now();
     await goodRequest(edge.url);
@@ -143,31 +107,22 @@ function* requestSource(seed: number): Generator<BadRequest, never> {
 
 async function goodRequest(edgeUrl: string): Promise<void> {
   const wanted = { model: "gpt2:auto", prompt: "Once more", max_tokens: 4, temperature: 0 };
-  const body = await post(edgeUrl, "/v1/completions", wanted);
-  if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
-}
-
-/** Sends a request that the edge answers and counts, however busy the backend is. */
-async function countedRequest(edgeUrl: string): Promise<void> {
-  await post(edgeUrl, "/v1/embeddings", { model: "gpt2", input: "Once more" });
-}
-
-async function post(edgeUrl: string, route: string, body: object): Promise<{ usage?: { completion_tokens: number } }> {
-  const response = await fetch(edgeUrl + route, {
+  const response = await fetch(`${edgeUrl}/v1/completions`, {
     method: "POST",
     headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-    body: JSON.stringify(body),
+    body: JSON.stringify(wanted),
     signal: AbortSignal.timeout(patienceMs),
   });
-  return (await response.json()) as { usage?: { completion_tokens: number } };
+  const body = (await response.json()) as { usage?: { completion_tokens: number } };
+  if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
 }
 
 /** Metrics that are 0 when no sequence is open. */
 export const sequenceGauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "chameleon_parked_sequences"];
 
-/** Waits until the backend holds no sequence, at most `limitMs`. Returns the metrics of what it still holds. */
-async function settled(metric: (name: string) => Promise<number>, limitMs: number): Promise<Record<string, number>> {
-  const deadline = performance.now() + limitMs;
+/** Waits until the backend holds no sequence, at most `drainMs`. Returns the metrics of what it still holds. */
+async function settled(metric: (name: string) => Promise<number>): Promise<Record<string, number>> {
+  const deadline = performance.now() + drainMs;
   for (;;) {
     const values = await Promise.all(sequenceGauges.map(metric));
     const left = Object.fromEntries(sequenceGauges.map((name, i) => [name, values[i]]));
