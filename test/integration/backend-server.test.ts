@@ -1,7 +1,5 @@
 /** The backend as a process: real HTTP, signals, and a crash. */
 
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { loadHeader, nameHeader, processNamePattern } from "../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -186,26 +184,11 @@ test("signals to the process group leave the engine to the backend, which drains
   for (const pid of backend.enginePids()) expect(isRunning(pid)).toBe(false);
 });
 
-describe("a start that fails says why in one line, and exits 1", () => {
-  test("a port in use", async () => {
-    const backend = await start();
-    const { port } = new URL(backend.url);
-    await expect(start({ BACKEND_PORT: port })).rejects.toThrow(
-      `exit 1: chameleon backend: cannot listen on 127.0.0.1:${port}: the port is in use\n`,
-    );
-    expect(await backend.stop("SIGTERM")).toBe(0);
-  });
-
-  test("a bad setting", async () => {
-    await expect(start({ MAX_SEQUENCES: "many" })).rejects.toThrow(/^exit 1: .*MAX_SEQUENCES is "many".*\n$/);
-  });
-
-  test("an artifact that is not the manifest's", async () => {
-    const changed = temporaryFolder();
-    await writeTinyModel(changed);
-    await writeFile(join(changed, "artifacts", "hyper-network.safetensors"), "other bytes");
-    await expect(start({ MODEL_DIR: changed })).rejects.toThrow(
-      /^exit 1: chameleon backend: hyper-network\.safetensors has \d+ bytes of SHA-256 .*\n$/,
-    );
-  });
+test("a start on a port in use says so in one line, and exits 1", async () => {
+  const backend = await start();
+  const { port } = new URL(backend.url);
+  await expect(start({ BACKEND_PORT: port })).rejects.toThrow(
+    `exit 1: chameleon backend: cannot listen on 127.0.0.1:${port}: the port is in use\n`,
+  );
+  expect(await backend.stop("SIGTERM")).toBe(0);
 });

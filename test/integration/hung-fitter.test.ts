@@ -12,7 +12,6 @@ const close = async (client: FitClient) => {
   await client.close();
   if (pid !== null) expect(isRunning(pid)).toBe(false);
 };
-/** A fixed environment, so that the machine's settings do not reach the script. */
 const environment = { LC_ALL: "C" };
 const fitter = (then: string, fitMs?: number) => {
   const folders = { modelDirectory: "", artifactsDirectory: "", then };
@@ -49,13 +48,6 @@ test("a fitter's process gets the environment that it was given, and no other", 
   expect(seen).not.toHaveProperty("PATH");
 });
 
-test("a closed fitter starts no process", async () => {
-  const client = fitter("answer");
-  await close(client);
-  await expect(async () => client.fit(request, signal)).rejects.toMatchObject({ kind: "backend_unavailable" });
-  expect(client.pid).toBeNull();
-});
-
 describe("an idle fitter", () => {
   const fakeTimers = () => vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
 
@@ -72,14 +64,5 @@ describe("an idle fitter", () => {
     vi.useRealTimers();
     await expect.poll(() => isRunning(first)).toBe(false);
     expect(await client.fit(request, signal)).not.toBe(first);
-  });
-
-  test("fails no fit that comes while it ends", async () => {
-    fakeTimers();
-    const client = fitter("answer");
-    await client.fit(request, signal);
-    vi.advanceTimersByTime(idleMs);
-    const [one, other] = await Promise.all([client.fit(request, signal), client.fit(request, signal)]);
-    expect(one).toBe(other);
   });
 });
