@@ -7,11 +7,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { stateFolders } from "../../infra/workerd/config.ts";
-import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
-import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -119,34 +115,3 @@ test("a backend that holds both sets is killed during a switch: the other one se
   });
   requireUndisturbed(answers, expected);
 });
-
-test("a set that is damaged in the bucket: edge and backends refuse it, each logs that, and the old one stays", async () => {
-  const third = await readArtifactSet(
-    await variantOf(smallBase, path.join(folder, "third"), "third", { everyFile: true }),
-  );
-  const harmed = objectName(third.files.get("edge-table.safetensors")!.sha256);
-  const isRefused = (by: RegExp) => {
-    const lines = stack.log().split("\n");
-    return lines.some((line) => by.test(line) && line.includes(third.manifestHash));
-  };
-  const answers = await under(async () => {
-    const bucket = new HarmingBucket(stateFolders.bucket(stack.state, "ARTIFACTS"));
-    bucket.harmed = harmed;
-    await publishTo(bucket, third);
-    await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
-    await expect
-      .poll(async () => [await served(), isRefused(/\{"level":"warn","event":"artifacts_refused"/)], patience)
-      .toEqual([old, true]);
-  });
-  expect([...requireUndisturbed(answers, expected).keys()]).toEqual([fingerprintOf(old)]);
-});
-
-/** A bucket that truncates one object after the publisher has checked it and before the pointer is written. */
-class HarmingBucket extends FolderBucket {
-  harmed = "";
-
-  override async put(...[name, ...value]: Parameters<FolderBucket["put"]>): Promise<unknown> {
-    if (name === pointerName) await this.write(this.harmed, (await this.read(this.harmed))!.slice(0, -1));
-    return super.put(name, ...value);
-  }
-}

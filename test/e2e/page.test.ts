@@ -118,24 +118,14 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.selectOption("#answerer", "auto");
     });
 
-    test("has examples under each tab, and shows an answer without scrolling", async () => {
-      const height = look.width === 390 ? 844 : 800;
-      await page.setViewportSize({ width: look.width, height });
-      const ends = { chat: "#chat-log .assistant .token", label: "#label-result li", score: "#score-result li" };
-      for (const [tab, answer] of Object.entries({ ...ends, write: "#adapted-answer .token" })) {
-        await page.evaluate("scrollTo(0, 0)");
+    test("has examples under each tab, which are answered", async () => {
+      const answers = { write: "#adapted-answer .token", label: "#label-result li", score: "#score-result li" };
+      for (const [tab, answer] of Object.entries({ ...answers, chat: "#chat-log .assistant .token" })) {
         await page.click(`#tab-${tab}`);
         await page.locator(`#${tab} [role=toolbar] button`).first().click();
-        // The page shows the last answer until the new one begins.
-        if (tab === "write") await driver.ended();
         await page.locator(answer).first().waitFor();
-        const box = (await page.locator(answer).first().boundingBox())!;
-        const scrolled = await page.evaluate<number>("scrollY");
-        expect(box.y + scrolled + box.height, tab).toBeLessThanOrEqual(height);
       }
-      await page.click("#tab-chat");
       await driver.says("#chat-status", /complete/);
-      await page.setViewportSize({ width: look.width, height: 900 });
     });
 
     test("scores a text by base, adapter and mixture as the API does", async () => {
@@ -205,10 +195,6 @@ describe.skipIf(!browserProgram)("the page", () => {
 
     test("chats", async () => {
       await page.click("#tab-chat");
-      // No control reaches past its card.
-      const past = `[...document.querySelectorAll("#chat :is(input, select, textarea, button)")].filter((one) =>
-        one.getBoundingClientRect().right > one.closest(".card").getBoundingClientRect().right).map(({ id }) => id)`;
-      expect(await page.evaluate(past)).toEqual([]);
       await page.fill("#chat-input", "How many apples are in 3 boxes of 4?");
       await page.keyboard.press("Enter");
       await driver.says("#chat-status", /complete/);
