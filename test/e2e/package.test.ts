@@ -184,9 +184,3 @@ test("holds no weights: the server's package depends on the base's, in the versi
   expect(server.files.filter(isWeights).map(({ path: file }) => file)).toEqual([]);
   expect(base.files.filter(isWeights).length).toBeGreaterThan(2);
 });
-
-test("is ready to be published", async () => {
-  const args = ["publish", "--dry-run", "--json", `./${server.filename}`];
-  const { stdout, stderr } = await run("npm", args, { cwd: folder, env });
-  expect(stdout + stderr).toContain("chameleon-edge");
-});

@@ -133,7 +133,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect((JSON.parse(stdout) as CompletionResponse).choices[0].text).toBe(shown);
     });
 
-    test("keeps settings over a reload, and forgets them when told to", async () => {
+    test("keeps settings over a reload, forgets them when told to, and drops malformed ones", async () => {
       await driver.sampling({ temperature: "0.2", max_tokens: "5" });
       await page.selectOption("#answerer", "nearest");
       await driver.write(maths);
@@ -150,6 +150,15 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.ended();
       expect(await page.inputValue("#sampling-temperature")).toBe("0.7");
       expect(await page.inputValue("#prompt")).not.toBe(maths);
+
+      const kept = { answerer: null, sampling: { max_tokens: 5 } };
+      await page.evaluate(`localStorage.setItem("chameleon-settings", '${JSON.stringify(kept)}')`);
+      await page.reload();
+      await page.click("#tab-write");
+      await driver.ended();
+      expect(await page.inputValue("#answerer")).toBe("auto");
+      expect(await page.inputValue("#sampling-max_tokens")).toBe("40");
+      expect(await driver.text("#preview-failure")).toBe("");
     });
 
     test("a stopped answer keeps its text and its facts", async () => {
@@ -164,20 +173,6 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect((await driver.answer("adapted")).length).toBeGreaterThan(5);
       expect(await driver.text("#adapted-failure")).toBe("");
     });
-  });
-
-  test("the API's document is shown, and its limits unfold", async () => {
-    const page = await browser.newPage();
-    const errors: string[] = [];
-    page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
-    await page.goto(`${stack.edge}/docs/api`);
-    await page.locator(".opblock").first().waitFor();
-    const limits = page.locator("details", { hasText: "Limits on requests" });
-    expect(await limits.locator("table").isVisible()).toBe(false);
-    await limits.locator("summary").click();
-    expect(await limits.locator("table").isVisible()).toBe(true);
-    expect(errors).toEqual([]);
-    await page.close();
   });
 
   describe("tells in words", () => {
@@ -205,6 +200,19 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.ended();
     });
 
+    test("that the context is full, with both lengths", async () => {
+      await page.fill("#prompt", "many words and more ".repeat(300));
+      await page.click("#go");
+      await driver.says(failure, /longer than the model can read.*\d+.*512/);
+    });
+
+    test("that a field cannot be read", async () => {
+      await driver.sampling({ temperature: "9" });
+      await page.click("#go");
+      await driver.says(failure, /Temperature is “9”; it must be a number from 0 to 2/);
+      await driver.sampling({ temperature: "" });
+    });
+
     test("that no backend answers", async () => {
       const { error } = envelopeOf(new ServiceError("backend_unavailable", "No backend is reachable."));
       const answer = { status: 503, headers: { "retry-after": "2" }, json: { error } };
@@ -216,6 +224,16 @@ describe.skipIf(!browserProgram)("the page", () => {
       for (const figures of ["#weights", "#evidence", "#adapted-by", "#adapted-facts", "#base-facts"])
         expect(await driver.text(figures), figures).toBe("");
       await page.unroute("**/v1/completions");
+    });
+
+    test("that the edge is gone, and keeps what is there", async () => {
+      const shown = await driver.answer("adapted");
+      await page.context().setOffline(true);
+      await page.fill("#prompt", maths);
+      await page.click("#go");
+      await driver.says(failure, /The edge at http:\S+ does not answer/);
+      expect(await driver.answer("adapted")).toBe(shown);
+      expect(await page.textContent("body")).not.toContain("Failed to fetch");
     });
   });
 });

@@ -130,16 +130,6 @@ describe("an engine that hangs", () => {
     await watched();
     expect(client.isServing).toBe(false);
   });
-
-  test("keeps nobody waiting for hidden states", async () => {
-    const { client } = await started("wait");
-    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-    const states = client.hiddenStates([sequenceRequest("a", [1])], [1], new AbortController().signal);
-    const refusal = expect(states).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
-    await vi.advanceTimersByTimeAsync(310_000);
-    await refusal;
-    expect(vi.getTimerCount()).toBe(0);
-  });
 });
 
 test("an engine's process gets the environment that it was given, and no other", async () => {

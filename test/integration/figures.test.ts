@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { type EvalOptions, evaluate } from "../../gpu-backend/research/evaluate.ts";
 import { paperProtocol } from "../../gpu-backend/research/paper/protocol.ts";
+import { rounded } from "../../gpu-backend/research/statistics.ts";
 import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
 import { readBase } from "../../gpu-backend/training/base.ts";
 import { prepare } from "../../gpu-backend/training/prepare.ts";
@@ -32,6 +33,11 @@ test("artifacts are scored on the documents that their training held out, by eve
   expect(meanOf("nearest")).toBeGreaterThan(meanOf("static") + 0.1);
   expect(meanOf("mixture over static")).toBeGreaterThan(0);
   expect(meanOf("mixture") - meanOf("nearest")).toBeCloseTo(meanOf("mixture over nearest"), 2);
+});
+
+test("the numbers of an evaluation have three decimals", () => {
+  expect(rounded(evaluation)).toEqual(evaluation);
+  expect(JSON.parse(JSON.stringify(evaluation))).toEqual(evaluation);
 });
 
 test("an interrupted evaluation continues, and gives the same figures", async () => {

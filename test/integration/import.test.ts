@@ -294,11 +294,6 @@ describe("models that cannot be served", () => {
     expect(hub.requestsFor(weights)).toEqual([]);
   });
 
-  test("a tokenizer.json that agrees is taken", async () => {
-    setTokenizer(() => {});
-    expect((await run()).manifest.model.name).toBe(id);
-  });
-
   test("weights that are not numbers are refused by name, and leave no artifacts", async () => {
     await writeTinyModel(join(scratch, "broken"), 11, { brokenPosition: 7 });
     hub.files.set(weights, new Uint8Array(await readFile(join(scratch, "broken", weights))));

@@ -170,11 +170,6 @@ test("frames are the same alone, among others, without room, resumed, and for ea
   expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, memories: { pinnedBytes: 0 } });
 });
 
-test("an answer without tokens tells its passages, too", async () => {
-  const target = await run([requestOf("a", "river", { maxTokens: 0 })]);
-  expect(target.framesOf("a")).toMatchObject([{ type: "done", retrieved: [{ document: "t0 river" }] }]);
-});
-
 test("what cannot be served is refused by name, and a deletion or cancellation before the passages are known ends it", async () => {
   const long = requestOf("long", "river", { promptIds: encode(prose(90, kinds.river)) });
   const bad: [SequenceRequest, string][] = [
