@@ -179,6 +179,7 @@ export async function serveEdge(
     .catch((cause: Error) => {
       throw new Error(`the edge did not start on port ${place.port}: ${cause.message}`, { cause });
     })
+    // workerd has read the prepared files by now.
     .finally(() => prepared.remove());
   void workerd.ended.then((how) => fail(`the edge ${how}`));
   drain = async () => {

@@ -109,6 +109,7 @@ function chunkOf(event: Uint8Array): Chunk | null {
 
 export class SentEvents {
   isDone = false;
+  /** After an error, only `response.failed` and [DONE] may follow. */
   hasFailed = false;
   /** True after the first event that is not a comment. */
   hasBegun = false;

@@ -21,6 +21,7 @@ export class Ledger extends DurableObject<Env> {
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
+  /** Latest settled requests of a tenant without limits, because a second cell may settle a request again. */
   readonly #recent = new Map<string, null>();
   #commit: Promise<void> | null = null;
   #settledMs = Number.NEGATIVE_INFINITY;
@@ -57,7 +58,8 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Settles requests, each at most once. Drops requests that began before an erasure. Resolves to the charge, once it is written.
+   * Settles requests, each at most once. Drops requests that began before an erasure. Resolves to the charge, once it is written;
+   * under an idempotency key, only to what exceeds earlier charges.
    * Ids of requests with a limit or an idempotency key are stored. For other requests only `group`, the id of this call, is stored, so that
    * busy tenants do not fill the ledger.
    */

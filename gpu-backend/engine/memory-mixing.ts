@@ -1,4 +1,7 @@
-/** Mixes a head row's distribution with the distributions of memories (shared/math/memory.ts). Shapes: V vocabulary, K candidates. */
+/**
+ * Mixes a head row's distribution with the distributions of memories (shared/math/memory.ts). Raises only the logits of the memories'
+ * tokens, so that all later results follow the mixture exactly. Shapes: V vocabulary, K candidates.
+ */
 import type { TokenSources } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {

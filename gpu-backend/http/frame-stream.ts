@@ -102,6 +102,7 @@ export class FrameGathering {
   push(frames: readonly Frame[]): void {
     let isUrgent = false;
     for (const frame of frames) {
+      // Only tokens after a sequence's first may wait.
       isUrgent ||= frame.type !== "token" || !this.#waitsMs.has(frame.id);
       if (isLast(frame)) this.#waitsMs.delete(frame.id);
       else if (frame.type === "token") this.#waitsMs.set(frame.id, this.#gatherMs.get(frame.id)!);

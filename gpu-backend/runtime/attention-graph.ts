@@ -13,7 +13,7 @@ export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   kv: KvFormat;
-  /** null for learned positions. */
+  /** null for learned positions. Then the weights of the queries contain the factor 1/√d. */
   rotary: RotaryTables | null;
 }
 
@@ -130,14 +130,15 @@ function addByHeads(
   };
 }
 
+/** Whether `GroupQueryAttention` takes heads of this width. If not, chunks are computed like other steps. */
 export function hasChunkOperator({ headWidth }: ModelShape): boolean {
   return headWidth % 16 === 0;
 }
 
 /**
  * Attention of one prompt's chunk, T ≥ 2. ONNX Runtime's `GroupQueryAttention` sums over positions in order from 0, in parts that do not
- * depend on T. So a token gets the same bits however its chunk is divided into steps. With a past, the operator takes only one row and
- * copies the past, so other steps do not use it.
+ * depend on T. So a token gets the same bits however its chunk is divided into steps. The operator masks by itself. With a past, it takes
+ * only one row and copies the past, so other steps do not use it.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,

@@ -5,6 +5,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { WriteSystem } from "../files.ts";
 import { endAt, recordAt, type SealedRecords, seal, sealedBytes } from "./sealed-records.ts";
 
+/** Maximum bytes of all files that are in RAM because the disk refused them. */
 export const unwrittenBytes = 64 * 2 ** 20;
 
 export interface FilePlan {
@@ -12,6 +13,7 @@ export interface FilePlan {
   label: Uint8Array;
   /** The first record of the content. */
   head: Uint8Array;
+  /** Size of each record after the head. */
   recordBytes: readonly number[];
 }
 

@@ -42,6 +42,7 @@ const pointerSchema = z.strictObject({
 export type Pointer = z.infer<typeof pointerSchema>;
 
 export function parsePointer(json: string): Pointer {
+  // JSON has fewer values than characters, so the characters are the only limit.
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
   return parseChecked(pointerSchema, json, pointerName, bounds);
 }

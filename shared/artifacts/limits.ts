@@ -7,7 +7,7 @@ export const setLimits = {
   pointerSwitches: 100,
   /** A manifest of 1,024 centroids has 1 MB. */
   manifestBytes: 2_097_152,
-  /** Values in the JSON, nested ones included. */
+  /** Values in the JSON, nested ones included. A schema reports each invalid value in about 700 bytes. */
   manifestValues: 65_536,
   /** GPT-2's table takes 3.5 MB. An edge isolate may hold two tables. */
   edgeTableBytes: 16_777_216,

@@ -24,6 +24,7 @@ export const contractVersion = 3;
 /** After this time without a frame, a backend writes a blank line into the answer, which shows that the backend is alive. */
 export const heartbeatMs = 500;
 
+/** As many as one request may have choices. */
 export const sequencesPerBatch = 128;
 
 /**

@@ -2,7 +2,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
@@ -14,7 +14,7 @@ import { backendAnswers, backendStreams, backendUrl, framesStream, lacks, saying
 import { artifactsWith, manifestHash, publish } from "./model.ts";
 import { network } from "./network.ts";
 import { configure, settle } from "./objects.ts";
-import { adapterFile, backendDeletes, gain, unavailable, useTenant } from "./tenant.ts";
+import { adapterFile, backendDeletes, gain, patience, unavailable, useTenant } from "./tenant.ts";
 
 beforeAll(() => publish());
 
@@ -164,6 +164,42 @@ describe("POST /v1/adapters", () => {
     });
     const expected = { status: 403, code: "adapter_quota_exceeded" };
     await expectError(make({}, "more"), { ...expected, mentions: `maximum is ${limits.adaptersPerTenant}` });
+  });
+
+  test("that gained nothing serves the base, and answers say so on request", async () => {
+    backendMakes({ gain: { ...gain, nats: -0.01 }, kept: false });
+    expect(await (await make()).json()).toMatchObject({ gain: null, adapts: false });
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const answered = await jsonOf(
+      app().complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} }),
+    );
+    expect(answered).toMatchObject({ choices: [{ chameleon: { mode: "auto-off", held_out_gain: null } }] });
+    expect([seen.batches[0].centroidId, seen.batches[0].adapterHash]).toEqual([null, undefined]);
+  });
+
+  test("that is named beside a model is not served under a model that does not exist", async () => {
+    backendMakes();
+    await make();
+    const asked = app().complete({ model: "no-such-model", prompt: "a", chameleon: { adapter: "my-mail" } });
+    await expectError(asked, { status: 404, code: "model_not_found", mentions: "no-such-model" });
+  });
+
+  test("is charged for what has begun where its caller leaves", async () => {
+    const { fits } = own.backendMakes({
+      fit(_made, _request, signal) {
+        // When the caller leaves, the response body fails, as a broken connection would make it.
+        const start = (answer: ReadableStreamDefaultController) =>
+          signal.addEventListener("abort", () => answer.error(signal.reason));
+        return new HttpResponse(new ReadableStream({ start }), { status: 201 });
+      },
+    });
+    const leaving = new AbortController();
+    const asked = app().post("/v1/adapters", { name: "my-mail", examples }, { signal: leaving.signal });
+    void Promise.resolve(asked).catch(() => undefined);
+    await vi.waitFor(() => expect(fits).toHaveLength(1));
+    leaving.abort();
+    const tokens = fits[0].examples.reduce((sum, { ids }) => sum + ids.length, 0);
+    await expect.poll(own.charged, patience).toEqual([1, tokens]);
   });
 
   test("a backend that cannot make an adapter gives its reason, and nothing is left behind", async () => {

@@ -397,3 +397,11 @@ test("fitted parts join the mixture of a prompt that is near, and the base keeps
   expect(evidence!.floor).toBeGreaterThan(0);
   expect(sequences[0].memories).toBeUndefined();
 });
+
+test("a memory may have its maximum number of documents, and no more", async () => {
+  backendRemembers();
+  await created({ documents: Array(limits.documents).fill("b") });
+  expect((await shown()).memory!.documents).toBe(limits.documents);
+  const more = app().post("/v1/adapters/notes/documents", { documents: ["a"] });
+  await expectError(more, { status: 400, mentions: "10001 documents, the maximum is 10000" });
+});

@@ -38,6 +38,21 @@ test("spellings of the header do not escape the pace of their key", async () => 
   expect(new Set(looked)).toEqual(new Set(["many", "one"]));
 });
 
+test("a body of unknown length waits at its key's pace like the largest body", async () => {
+  const { looked, keys } = recordedKeys();
+  const { request } = testApp({ keys, now: () => 0 });
+  const send = async (key: string, body: () => BodyInit, more: object = {}) => {
+    const headers = { "content-type": "application/json", authorization: `Bearer ${key}`, ...more };
+    const before = looked.length;
+    const all = Array.from({ length: 4 }, () => request("/v1/assign", { method: "POST", body: body(), headers }));
+    const begun = looked.length - before;
+    await Promise.all(all);
+    return begun;
+  };
+  expect(await send("declared", () => "{}", { "content-length": "2" })).toBe(4);
+  expect(await send("unknown", () => new Blob(["{}"]).stream())).toBe(1);
+});
+
 test("a header that holds no key is refused without a look-up", async () => {
   const { looked, keys } = recordedKeys();
   const { request } = testApp({ keys });

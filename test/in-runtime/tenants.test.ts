@@ -67,6 +67,16 @@ describe("a key", () => {
     await expectError(request("/v1/models"), { status: 401 });
   });
 
+  test("is served from memory for a second, and then looked up again", async () => {
+    let nowMs = 0;
+    const { request, revoke } = await tenantWith({}, { now: () => nowMs });
+    const status = async () => (await request("/v1/models")).status;
+    expect(await status()).toBe(200);
+    await revoke();
+    nowMs += 1000;
+    expect(await status()).toBe(401);
+  });
+
   test("without the scope of a route: 403 that names it", async () => {
     const { complete, request } = await tenantWith({}, { key: { scopes: ["usage"] } });
     const expected = { status: 403, type: "permission_error", code: "insufficient_permissions" };
@@ -180,6 +190,23 @@ describe("limits", () => {
     expect(await broken.text()).toContain("backend_unavailable");
     await isFree();
     expect(await usage()).toMatchObject([{ requests: 1 }]);
+  });
+
+  test("of requests at once: free again if the caller leaves before its request is sent anywhere", async () => {
+    const { complete, usage, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    expect((await complete(one, { signal: AbortSignal.abort() })).status).toBe(499);
+    await vi.waitFor(async () => expect((await stateOf()).open).toEqual([]), { timeout: 5000 });
+    expect(await usage()).toEqual([]);
+  });
+
+  test.each([limits.bodyBytes, null])("of requests at once: refuse a body of %s bytes unread", async (length) => {
+    const { request, ledger } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    await ledger.admit("running", { ...plans.unlimited, concurrentRequests: 1 });
+    const read = unreadBody();
+    const headers = new Headers({ "content-type": "application/json" });
+    if (length !== null) headers.set("content-length", String(length));
+    const response = await request("/v1/completions", { method: "POST", body: read.body, headers });
+    expect([response.status, response.headers.get("retry-after"), read.times]).toEqual([429, "1", 0]);
   });
 
   test("count a large body once, and its tokens", async () => {

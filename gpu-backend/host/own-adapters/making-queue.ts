@@ -3,7 +3,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 
 /** Each running request holds up to .2 GB of examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests. A tenant may have at most as many as there are free places. */
+/** Maximum waiting requests. Each takes up to 1 minute, the edge waits 10. A tenant may have at most as many as there are free places. */
 export const maxWaiting = 16;
 /** Estimated seconds of one request, for Retry-After. */
 const requestSeconds = 2;

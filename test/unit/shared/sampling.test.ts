@@ -47,3 +47,11 @@ it("deriveSeed gives the choices of one request different uint32 seeds", () => {
     expect(seeds.every((s) => Number.isInteger(s) && s >= 0 && s <= 0xffffffff)).toBe(true);
   }
 });
+
+it("deriveSeed does not lead from one seed's choices to another's", () => {
+  const seen = new Set<number>();
+  for (let seed = 0; seed < 1000; seed++)
+    for (let choice = 0; choice < 16; choice++) seen.add(deriveSeed(seed, choice));
+  // Among 16,000 random uint32, 0.03 collisions are expected.
+  expect(seen.size).toBeGreaterThanOrEqual(15_998);
+});
