@@ -166,24 +166,6 @@ describe("POST /v1/adapters", () => {
     await expectError(make({}, "more"), { ...expected, mentions: `maximum is ${limits.adaptersPerTenant}` });
   });
 
-  test("that gained nothing serves the base, and answers say so on request", async () => {
-    backendMakes({ gain: { ...gain, nats: -0.01 }, kept: false });
-    expect(await (await make()).json()).toMatchObject({ gain: null, adapts: false });
-    const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    const answered = await jsonOf(
-      app().complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} }),
-    );
-    expect(answered).toMatchObject({ choices: [{ chameleon: { mode: "auto-off", held_out_gain: null } }] });
-    expect([seen.batches[0].centroidId, seen.batches[0].adapterHash]).toEqual([null, undefined]);
-  });
-
-  test("that is named beside a model is not served under a model that does not exist", async () => {
-    backendMakes();
-    await make();
-    const asked = app().complete({ model: "no-such-model", prompt: "a", chameleon: { adapter: "my-mail" } });
-    await expectError(asked, { status: 404, code: "model_not_found", mentions: "no-such-model" });
-  });
-
   test("is charged for what has begun where its caller leaves", async () => {
     const { fits } = own.backendMakes({
       fit(_made, _request, signal) {
@@ -224,6 +206,8 @@ describe("an adapter", () => {
     await expectError(complete(typo), { mentions: "your own: gpt2:my-mail." });
     const listed = { model: "gpt2", prompt: "a", chameleon: { adapter: "my-mial" } };
     await expectError(complete(listed), { mentions: "your own: my-mail." });
+    const ofNoModel = { model: "no-such-model", prompt: "a", chameleon: { adapter: "my-mail" } };
+    await expectError(complete(ofNoModel), { status: 404, code: "model_not_found", mentions: "no-such-model" });
     expect((await errorOf(complete(typo, theirs))).message).not.toContain("my-mail");
     expect((await post("/v1/adapters", { name: "my-mail", examples }, theirs)).status).toBe(201);
     expect((await request("/v1/adapters/my-mail")).status).toBe(200);

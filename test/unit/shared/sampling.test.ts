@@ -40,18 +40,14 @@ it.each([
   expect(value).toBeLessThan(chiSquareLimit(255));
 });
 
-it("deriveSeed gives the choices of one request different uint32 seeds", () => {
+it("deriveSeed gives the choices of one request different uint32 seeds, and hardly any of another request's", () => {
+  const all = new Set<number>();
   for (const seed of [0, 1, 42, 0x7fffffff, 0xffffffff]) {
     const seeds = Array.from({ length: 10_000 }, (_, choice) => deriveSeed(seed, choice));
     expect(new Set(seeds).size).toBe(10_000);
+    for (const one of seeds) all.add(one);
     expect(seeds.every((s) => Number.isInteger(s) && s >= 0 && s <= 0xffffffff)).toBe(true);
   }
-});
-
-it("deriveSeed does not lead from one seed's choices to another's", () => {
-  const seen = new Set<number>();
-  for (let seed = 0; seed < 1000; seed++)
-    for (let choice = 0; choice < 16; choice++) seen.add(deriveSeed(seed, choice));
-  // Among 16,000 random uint32, 0.03 collisions are expected.
-  expect(seen.size).toBeGreaterThanOrEqual(15_998);
+  // Among 50,000 random uint32, 0.3 collisions are expected.
+  expect(all.size).toBeGreaterThanOrEqual(49_990);
 });
