@@ -109,6 +109,16 @@ describe("an engine that dies at its work", () => {
 });
 
 describe("an engine that hangs", () => {
+  test("is killed although new sequences come", async () => {
+    const { submit, frames } = await started("wait");
+    submit("a");
+    nowMs += stallMs - 1;
+    submit("b");
+    nowMs += 1;
+    await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
+    expect(frames).toMatchObject([lost("a"), lost("b")]);
+  });
+
   test.each(["answer", "progress"] as const)("(%s) is not killed while it finishes passes or is idle", async (then) => {
     vi.useFakeTimers({ toFake: ["setInterval"] });
     const { client, submit, reports } = await started(then);
