@@ -134,6 +134,16 @@ test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before a
   expect(await ended).toEqual({ code: 1, stdout: "", stderr });
 });
 
+test("a port that is taken while the backend starts is reported, and ends the start", async () => {
+  const { child, edge, ended } = await start(["start"]);
+  for await (const line of createInterface({ input: child.stderr! })) if (line === "starting backend…") break;
+  child.stderr!.resume();
+  await serve(() => {}, edge);
+  const { code, stdout, stderr } = await ended;
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(new RegExp(`^chameleon start: the edge did not start on port ${edge}: .*in use`, "m"));
+});
+
 test.each([
   [{ MODEL_DIR: "no-such-folder" }, /^chameleon start: .*no-such-folder.*\n$/],
   [

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { metricAt } from "../support/backend-process.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 import { smallArtifacts } from "../support/small-base.ts";
 
@@ -45,6 +46,26 @@ test("tokens that are scored after the evidence have the logprobs with which the
     for (let i = 1; i < N; i++) expect(all[i]).toBeCloseTo(base.choices[0].logprobs!.token_logprobs[i]!, 3);
   }
 });
+
+test("200 requests given up by their clients leave room: the next is answered, and no slot stays taken", async () => {
+  await Promise.all(
+    Array.from({ length: 200 }, async (_, i) => {
+      const controller = new AbortController();
+      const response = await fetch(`${stack.edge}/v1/completions`, {
+        method: "POST",
+        signal: controller.signal,
+        headers: { "content-type": "application/json", authorization: `Bearer ${stack.key}` },
+        body: JSON.stringify({ model: "gpt2", prompt: `Request ${i}`, max_tokens: 400, stream: true }),
+      });
+      await response.body?.getReader().read();
+      controller.abort();
+    }),
+  );
+  const { choices } = await complete({ model: "gpt2", prompt: "After all that", max_tokens: 3 });
+  expect(choices[0].finish_reason).toBe("length");
+  const running = () => metricAt(stack.backends[0].url, "vllm:num_requests_running");
+  await expect.poll(running, { timeout: 10_000 }).toBe(0);
+}, 60_000);
 
 test("the backend takes no call but the edge's", async () => {
   const response = await fetch(`${stack.backends[0].url}/v1/batches`, { method: "POST", body: "{}" });

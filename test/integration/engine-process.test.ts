@@ -2,16 +2,18 @@
  * An engine process that dies, hangs or does not start, played by a script: callers learn of the fault in bounded time, the process is
  * started again, and no process is left behind.
  */
+import { ChildProcess } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
 import { EngineClient } from "../../gpu-backend/host/client.ts";
+import { stopMs } from "../../gpu-backend/host/forked-process.ts";
 import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/host/supervisor.ts";
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { isRunning } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
-import type { Script } from "../support/scripted-engine.ts";
+import type { Fault, Script } from "../support/scripted-engine.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const stallMs = 1000;
@@ -69,18 +71,27 @@ async function started(...parts: Parameters<typeof open>) {
 const lost = (id: string) => ({ type: "error", id, kind: "backend_unavailable", retryAfterSeconds: 1 });
 
 describe("an engine that dies at its work", () => {
-  // engine-faults.test.ts has an engine that throws, and one that a signal ends.
-  test("fails every open sequence, so that each can go on elsewhere, and is started again", async () => {
-    const { client, submit, frames } = await started("exit");
+  test.each<[Fault, string]>([
+    ["throw", "ended in an error"],
+    ["exit", "ended with code 3"],
+    ["SIGSEGV", "was ended by SIGSEGV"],
+    ["SIGABRT", "was ended by SIGABRT"],
+  ])("(%s) fails every open sequence, so that each can go on elsewhere, and is started again", async (fault, how) => {
+    const { client, submit, frames } = await started(fault);
+    const info = client.info;
     submit("a");
     submit("b");
     await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
     expect(frames).toMatchObject([lost("a"), lost("b")]);
-    expect(failures[0]).toMatchObject({ how: "ended with code 3", failures: 1, restartMs: firstRestartMs });
+    expect(failures[0]).toMatchObject({ how, failures: 1, restartMs: firstRestartMs });
+    if (fault === "throw") expect(failures[0].error?.message).toBe("the step failed");
+    // The client is not ready and names the reason, but its `info` is unchanged.
     expect(client.isServing).toBe(false);
-    expect(() => submit("c")).toThrow("The engine is restarting: it ended with code 3.");
+    expect(() => submit("c")).toThrow(`The engine is restarting: it ${how}.`);
+    expect(client.info).toBe(info);
     await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
     expect(pids()).toHaveLength(2);
+    expect(client.requireServing().manifestHash).toBe("a".repeat(64));
   });
 
   test("again and again is restarted after longer delays, which start over once it ran for long", async () => {
@@ -106,17 +117,32 @@ describe("an engine that dies at its work", () => {
       "found other artifacts in its folder than at the first start",
     ]);
   });
+
+  test("is not started again once it is closed", async () => {
+    const { client, submit } = await started("SIGSEGV");
+    submit("a");
+    await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
+    vi.useFakeTimers();
+    await client.close(0);
+    expect(vi.getTimerCount()).toBe(0);
+    expect(pids()).toHaveLength(1);
+  });
 });
 
 describe("an engine that hangs", () => {
-  test("is killed although new sequences come", async () => {
-    const { submit, frames } = await started("wait");
+  test("is killed once it has finished no pass for long while a sequence is open, and started again", async () => {
+    const { client, submit, frames } = await started("wait");
+    nowMs += 10 * stallMs;
     submit("a");
     nowMs += stallMs - 1;
+    // A new sequence does not make a hung engine look alive.
     submit("b");
     nowMs += 1;
     await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
     expect(frames).toMatchObject([lost("a"), lost("b")]);
+    expect(failures[0].how).toBe(`finished no pass for ${stallMs} ms`);
+    expect(() => submit("c")).toThrow(/restarting: it finished no pass/);
+    await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
   });
 
   test.each(["answer", "progress"] as const)("(%s) is not killed while it finishes passes or is idle", async (then) => {
@@ -140,6 +166,34 @@ describe("an engine that hangs", () => {
     await watched();
     expect(client.isServing).toBe(false);
   });
+
+  test("is closed in time: what is open ends in an error that says to come back", async () => {
+    const { client, submit, frames } = await started("wait");
+    submit("a");
+    await client.close(10);
+    expect(frames).toMatchObject([lost("a")]);
+    expect(() => client.requireServing()).toThrow(/shutting down/);
+  });
+
+  test("and outlives its kill is not waited for", async () => {
+    const { client } = await started("wait");
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    vi.spyOn(ChildProcess.prototype, "kill").mockReturnValue(true);
+    const closed = client.close(0);
+    await vi.advanceTimersByTimeAsync(stopMs);
+    await closed;
+    expect(pids().filter(isRunning)).toEqual(pids());
+  });
+
+  test("keeps nobody waiting for hidden states", async () => {
+    const { client } = await started("wait");
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    const states = client.hiddenStates([sequenceRequest("a", [1])], [1], new AbortController().signal);
+    const refusal = expect(states).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
+    await vi.advanceTimersByTimeAsync(310_000);
+    await refusal;
+    expect(vi.getTimerCount()).toBe(0);
+  });
 });
 
 test("an engine's process gets the environment that it was given, and no other", async () => {
@@ -149,9 +203,13 @@ test("an engine's process gets the environment that it was given, and no other",
 });
 
 describe("an engine that does not start the first time", () => {
-  test("says why, and is not started again", async () => {
-    const { client } = open("done", ["exit"]);
-    await expect(client.ready).rejects.toThrow("the engine ended with code 3 before it was ready");
+  test.each<[Fault, string]>([
+    ["throw", "the step failed"],
+    ["exit", "the engine ended with code 3 before it was ready"],
+    ["SIGSEGV", "the engine was ended by SIGSEGV before it was ready"],
+  ])("(%s) says why, and is not started again", async (fault, message) => {
+    const { client } = open("done", [fault]);
+    await expect(client.ready).rejects.toThrow(message);
     vi.useFakeTimers();
     await client.close(0);
     expect(vi.getTimerCount()).toBe(0);

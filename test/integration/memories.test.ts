@@ -6,6 +6,7 @@ import { openDeviceRunner } from "../../gpu-backend/kv/device-runner.ts";
 import { HostKv } from "../../gpu-backend/kv/host-kv.ts";
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
+import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import {
@@ -364,6 +365,28 @@ test("text of its own kind chooses a brake, and text of another kind none", asyn
   const brakeOf = ({ id }: SequenceRequest) => doneOf(target, id).memories![0].brake;
   for (const request of own) expect(brakeOf(request)).toBeGreaterThan(1);
   for (const request of foreign) expect(brakeOf(request)).toBeLessThan(0.7);
+});
+
+test.each([
+  ["greedy", {}],
+  ["sampled", { temperature: 1 }],
+])("a memory adds one run to a prompt and none to a step: %s", async (_, sampling) => {
+  const runs: StepInput[] = [];
+  const counted: StepRunner = {
+    ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, release: async () => {} },
+    run(input) {
+      runs.push(input);
+      return runner.run(input);
+    },
+  };
+  await run(
+    [requestOf("a", 0, { maxTokens: 4, sampling: { ...sampling, logprobs: null } })],
+    harness({ runner: counted }),
+  );
+  const rowsOf = ({ rows, sequences, want }: StepInput) => ({ sequences, rows: rows!.length, scores: want.scores });
+  const step = { sequences: 1, rows: 1, scores: true };
+  const evidence = { sequences: 0, rows: expect.toSatisfy((rows: number) => rows <= brakePositions), scores: false };
+  expect(runs.map(rowsOf)).toEqual([step, evidence, step, step, step]);
 });
 
 test("several memories of one answer compete", async () => {

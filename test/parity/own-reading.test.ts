@@ -1,6 +1,11 @@
-/** Reading a model for training and research, compared with plain loops. */
+/** Reading a model for training and research, compared with plain loops; and prefills of prompts with a common beginning. */
 import { expect, test } from "vitest";
+import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { Prefill } from "../../gpu-backend/research/tasks/prefill.ts";
 import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
+import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const [N, D, V, Q, K] = [5, 8, 40, 3, 4];
@@ -39,6 +44,26 @@ test("a reader gives the probabilities of tokens under each row's adapter, also 
     }
   } finally {
     await reader.release();
+  }
+});
+
+test("texts that begin alike have the states that each has by itself", async () => {
+  const { model, hyperNetwork } = await readArtifacts(smallBase);
+  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads: 1, format: "fp32" });
+  try {
+    const prefill = new Prefill(runner);
+    const common = Array.from({ length: 40 }, (_, i) => (7 * i) % 100);
+    const texts = [[3], [5, 8, 13], [5, 8]].map((ids) => [...common, ...ids]);
+    const together = await prefill.lastStates(texts);
+    const size = model.config.hiddenSize;
+    for (const [i, ids] of texts.entries()) {
+      const alone = await prefill.states(ids, 1);
+      const differences = alone.map((x, d) => Math.abs(x - together[i * size + d]));
+      expect(Math.max(...differences)).toBeLessThan(1e-4);
+    }
+    expect((await prefill.states(texts[1], 2)).subarray(size)).toEqual(await prefill.states(texts[1], 1));
+  } finally {
+    await runner.release();
   }
 });
 

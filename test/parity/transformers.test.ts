@@ -1,31 +1,53 @@
 /**
- * The small base's tokenizer and chat templates, compared with Transformers.js, an independent implementation.
+ * The embedded model as it is served, compared with Transformers.js, an independent implementation: tokenizer, chat templates and
+ * generation. Transformers.js reads tokenizer.json and a graph in a layout of its own.
  */
-import { cp, mkdir } from "node:fs/promises";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { AutoTokenizer, env, type PreTrainedTokenizer } from "@huggingface/transformers";
+import {
+  AutoModelForCausalLM,
+  AutoTokenizer,
+  env,
+  type PreTrainedTokenizer,
+  type Tensor,
+} from "@huggingface/transformers";
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { chatTemplates } from "../support/chat-templates.ts";
+import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { buildExportGraph } from "../support/export-graph.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { oracleTexts } from "../support/oracle-texts.ts";
 import { smallBase } from "../support/small-base.ts";
-import { seededRandom } from "../support/steps.ts";
+import { createStepRunner } from "../support/step-runner.ts";
+import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { trialConversations } from "../support/trial-conversations.ts";
 
 const seed = 20_261_126;
+/** How much logits of about 10 may differ, as both implementations compute in float32, but in a different order. */
+const tolerance = 1e-4;
+const prompts = [
+  "The",
+  "Once upon a time there was a small house",
+  "def main():\n    return",
+  "In 1969, the first people on the moon said that",
+  "Dear friends,\n\nI am writing to",
+];
 
 const scratch = temporaryFolder();
 let theirs: PreTrainedTokenizer;
 let ours: Tokenizer;
+let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
 
 beforeAll(async () => {
-  ours = (await readArtifacts(smallBase)).tokenizer;
-  await mkdir(join(scratch, "mini"));
+  artifacts = await readArtifacts(smallBase);
+  ours = artifacts.tokenizer;
+  await mkdir(join(scratch, "mini/onnx"), { recursive: true });
   for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
     await cp(join(smallBase, name), join(scratch, "mini", name));
   }
@@ -89,4 +111,49 @@ describe("token ids of conversations", () => {
       ).toEqual(wanted);
     }
   });
+});
+
+test("the model has the same logits at every position, and the same greedy text", async () => {
+  const { config } = artifacts.model;
+  const file = readTensorFile(await readFile(join(smallBase, "model.safetensors")));
+  const tensors = new Map([...file].map(([name, one]) => [name.replace("transformer.", ""), one]));
+  const graph = buildExportGraph(config, tensors);
+  await writeFile(join(scratch, "mini/onnx/model.onnx"), graph);
+  const model = await AutoModelForCausalLM.from_pretrained("mini", {
+    ...{ dtype: "fp32", device: "cpu", local_files_only: true },
+    session_options: { intraOpNumThreads: 1, interOpNumThreads: 1 },
+  });
+  // All gates are 0, so the adapter adds nothing.
+  const bank = randomBank(config, 2, 1, seededRandom(seed));
+  const runner = await createStepRunner({ ...artifacts.model, bank, threads: 1 });
+  const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });
+  const V = config.vocabularySize;
+  let worst = 0;
+  for (const prompt of prompts) {
+    const inputs = theirs(prompt);
+    const { logits } = await model(inputs);
+    const ids = ours.encode(prompt);
+    expect(logits.dims).toEqual([1, ids.length, V]);
+    for (let length = 1; length <= ids.length; length++) {
+      const { scores: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
+      worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
+    }
+  }
+  expect(worst).toBeLessThan(tolerance);
+
+  const { engine, tokensOf, finish } = createEngineHarness({ runner, textPieceOf: (id) => ours.textPieceOf(id) });
+  const tokens = 40;
+  for (const [i, prompt] of prompts.entries()) {
+    const sampling = { temperature: 0 };
+    await engine.submit(null, [sequenceRequest(`s${i}`, ours.encode(prompt), { maxTokens: tokens, sampling })]);
+  }
+  await finish();
+  for (const [i, prompt] of prompts.entries()) {
+    const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
+    const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
+    const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.roles.endOfTextId));
+    expect(prompt + served).toBe(text);
+  }
+  await runner.release();
+  await model.dispose();
 });

@@ -4,7 +4,7 @@
  */
 import { appendFileSync, readFileSync } from "node:fs";
 
-export type Fault = "throw" | "exit" | "SIGSEGV" | "wait";
+export type Fault = "throw" | "exit" | "SIGSEGV" | "SIGABRT" | "wait";
 export interface Script {
   /** Each process appends its id as a line. */
   pidFile: string;

@@ -17,13 +17,17 @@ const studentT = [
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
+/** Half the width of a mean's 95% interval, in standard errors. The mean is of `values` values. */
+export function studentReach(values: number): number {
+  return values > 1 ? studentT[Math.min(values - 1, studentT.length) - 1] : Number.POSITIVE_INFINITY;
+}
+
 /** The interval is Student's t interval over the examples, infinite for a single example. */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);
   const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;
   const n = examples.length;
   const squares = examples.reduce((sum, example) => sum + (example.nats - nats * example.tokens) ** 2, 0);
-  const quantile = studentT[Math.min(n - 1, studentT.length) - 1];
-  const reach = n > 1 ? (quantile * Math.sqrt((squares * n) / (n - 1))) / tokens : Number.POSITIVE_INFINITY;
+  const reach = n > 1 ? (studentReach(n) * Math.sqrt((squares * n) / (n - 1))) / tokens : Number.POSITIVE_INFINITY;
   return { nats, ci95: [nats - reach, nats + reach], tokens };
 }

@@ -1,15 +1,16 @@
 /**
- * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * Edges run in a bare workerd on loopback, because wrangler's development server adds milliseconds.
+ * Measures the edge's CPU per request inside workerd, and the time that it adds to a first token, beside Portkey's gateway. With --against:
+ * first tokens of this edge and another checkout's. Edges run in a bare workerd, because wrangler's development server adds milliseconds.
  * Run: npm run bench:edge -- --help
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { InvalidArgumentError } from "commander";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { batchesOf, planCompletion } from "../../../edge/plan/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
-import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
@@ -19,6 +20,7 @@ import { read, root } from "../../support/project.ts";
 import { pinsOf } from "../peer-package.ts";
 import { type Bodies, edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu } from "./cpu.ts";
+import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import {
   type Arrivals,
   completionsWay,
@@ -42,22 +44,33 @@ const streamedTokens = 40;
 const prompts = 256;
 
 const options = parsedOptions<{
+  quick?: boolean;
   capacity?: boolean;
+  against?: string;
   json?: string;
   rounds: number;
   requests: number;
+  processes: number;
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
     "chameleon bench:edge --capacity",
+    "chameleon bench:edge --quick --against ../chameleon-before-cells",
   ])
+    .option("--quick", "short rounds, the fake backend only")
+    .option(
+      "--against <folder>",
+      "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else",
+    )
     .option(
       "--capacity",
       "what a self-hosted edge holds: answers a second, streams, and what it adds, instead of all else",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
-    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180),
+    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
+    // With 6 processes, each of the three cases is first once in each order of the two edges.
+    .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
 const sign = createSigner([BACKEND_SECRETS], Date.now);
@@ -66,10 +79,23 @@ const signed = (body: Uint8Array) => sign("POST", "/v1/batches", body);
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
 const ours = "chameleon edge";
-await stageArtifacts();
+const theirs = "other edge";
+const folders = new Map([[ours, root]]);
+if (options.against !== undefined) folders.set(theirs, path.resolve(options.against));
+// Each checkout stages its artifacts with its own code.
+for (const folder of folders.values()) {
+  const { stageArtifacts }: typeof import("../../../infra/stage-artifacts.ts") = await import(
+    pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
+  );
+  await stageArtifacts();
+}
 
 const bodies = await waysBodies();
-const { rows, losing, ...more } = await (options.capacity ? measureHeld : measureCosts)();
+const { rows, losing, ...more } = await (folders.has(theirs)
+  ? measureEdges
+  : options.capacity
+    ? measureHeld
+    : measureCosts)();
 for (const line of losing) say(line);
 if (losing.length === 0 && !options.capacity) say("nothing loses");
 
@@ -132,23 +158,64 @@ async function stopping<T>(work: (stopLater: StopLater) => Promise<T>): Promise<
   }
 }
 
+async function prepareEdge(system: string, folder: string, stopLater: StopLater) {
+  const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+  stopLater(() => edge.remove());
+  return { system, edge };
+}
+type PreparedEdge = Awaited<ReturnType<typeof prepareEdge>>;
+
+async function startEdge({ system, edge }: PreparedEdge, backendUrl: string, stopLater: StopLater): Promise<Way> {
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
+  const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
+  stopLater(() => workerd.stop());
+  return { ...completionsWay(system, workerd.url, bodies.public), headers: { authorization: `Bearer ${key}` } };
+}
+
+async function startFake(stopLater: StopLater): Promise<string> {
+  const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
+  stopLater(fake.stop);
+  return fake.url;
+}
+
+function measureEdges(): Promise<Measured> {
+  const { processes } = options;
+  return stopping(async (stopLater) => {
+    const edges: PreparedEdge[] = [];
+    for (const [system, folder] of folders) edges.push(await prepareEdge(system, folder, stopLater));
+    const fakeUrl = await startFake(stopLater);
+    const runs: FirstTokenRow[][] = [];
+    for (let run = 0; run < processes; run++) {
+      runs.push(await measureProcesses(run % 2 === 0 ? edges : edges.toReversed(), fakeUrl, run));
+      say(`measured ${run + 1} of ${processes} processes of each edge`);
+    }
+    const compared = compareEdges(runs, ours, theirs);
+    for (const row of compared) say(edgesLine(row));
+    return { targets: {}, rows: compared, losing: laterLines(compared) };
+  });
+}
+
+function measureProcesses(edges: readonly PreparedEdge[], backendUrl: string, run: number): Promise<FirstTokenRow[]> {
+  return stopping(async (stopLater) => {
+    const ways: Way[] = [];
+    for (const edge of edges) ways.push(await startEdge(edge, backendUrl, stopLater));
+    return measureBackend("fake", ways, run);
+  });
+}
+
 function measureWays(): Promise<FirstTokenRow[]> {
   return stopping(async (stopLater) => {
-    const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-    stopLater(() => edge.remove());
-    /** The direct way to a backend, and the way through a fresh process of the edge. */
-    const ownWays = async (backendUrl: string): Promise<Way[]> => {
-      const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-      const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
-      stopLater(() => workerd.stop());
-      const way = completionsWay(ours, workerd.url, bodies.public);
-      return [directWay(backendUrl, bodies.contract, signed), { ...way, headers: { authorization: `Bearer ${key}` } }];
-    };
-    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
-    stopLater(fake.stop);
-    const peers = await portkeyWays(fake.url, bodies.public, say);
+    const edge = await prepareEdge(ours, root, stopLater);
+    const ownWays = async (backendUrl: string) => [
+      directWay(backendUrl, bodies.contract, signed),
+      await startEdge(edge, backendUrl, stopLater),
+    ];
+    const fakeUrl = await startFake(stopLater);
+    const peers = await portkeyWays(fakeUrl, bodies.public, say);
     stopLater(peers.stop);
-    const rows = await measureBackend("fake", [...(await ownWays(fake.url)), ...peers.ways]);
+    const rows = await measureBackend("fake", [...(await ownWays(fakeUrl)), ...peers.ways]);
+    if (options.quick) return rows;
+
     const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
     stopLater(() => {
       backend.child.kill();
@@ -158,21 +225,35 @@ function measureWays(): Promise<FirstTokenRow[]> {
   });
 }
 
-async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
+/**
+ * `run` numbers the pairs of processes. Garbage collections begin at about the same request of each process, so each run varies the
+ * warm-up, the arrivals and the first case.
+ */
+async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
   const cells: [number, Arrivals][] = [
     [1, "in step"],
     [16, "apart"],
     [16, "in step"],
   ];
-  await warmUp(ways, 1500);
-  const { rounds, requests } = options;
-  for (const [concurrency, arrivals] of cells) {
+  const first = run % cells.length;
+  await warmUp(ways, (options.quick ? 200 : 1500) + 50 * run);
+  for (const [concurrency, arrivals] of [...cells.slice(first), ...cells.slice(0, first)]) {
+    const requests = options.quick ? 48 : options.requests;
     const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 6) : requests;
-    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 0 };
+    const rounds = options.quick ? quickRounds(concurrency) : options.rounds;
+    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 100 * run };
     rows.push(...(await measureFirstTokens(backend, ways, cell)));
   }
   return rows;
+}
+
+/**
+ * Rounds with --quick. A garbage collection delays a burst by 3 to 5 ms (V8's trace), at about the same request in each run. Two short
+ * rounds would depend on where the collections fall.
+ */
+function quickRounds(concurrency: number): number {
+  return concurrency === 1 ? 2 : 8;
 }
 
 async function waysBodies(tokens = maxTokens): Promise<Bodies> {
@@ -186,6 +267,13 @@ async function waysBodies(tokens = maxTokens): Promise<Bodies> {
   });
   const contract = await Promise.all(planned);
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
+}
+
+/** Parses at least 2, which a confidence interval needs. */
+function processCount(text: string): number {
+  const value = count(text);
+  if (value < 2) throw new InvalidArgumentError("must be at least 2");
+  return value;
 }
 
 function versions(): Record<string, string> {

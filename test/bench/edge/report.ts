@@ -24,10 +24,10 @@ export function added(rows: readonly FirstTokenRow[], system: string, to: string
     });
 }
 
-type Cell = Pick<FirstTokenRow, "backend" | "concurrency" | "arrivals">;
-const isSameCell = (a: Cell, b: Cell) =>
+export type Cell = Pick<FirstTokenRow, "backend" | "concurrency" | "arrivals">;
+export const isSameCell = (a: Cell, b: Cell) =>
   a.backend === b.backend && a.concurrency === b.concurrency && a.arrivals === b.arrivals;
-const shown = ({ backend, concurrency, arrivals }: Cell) =>
+export const shown = ({ backend, concurrency, arrivals }: Cell) =>
   `${backend} backend, concurrency ${concurrency}${concurrency > 1 ? ` ${arrivals}` : ""}`;
 
 export function cpuLine({ vocabulary, centroids, tokens, tokenizeMs, assignMs, bothMs }: CpuRow): string {
