@@ -15,7 +15,7 @@ const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;
 
-/** Returns the hash. Throws an Error if no token can be generated. */
+/** Returns the hash. Throws an Error if the base cannot generate, for example because float16 overflows. */
 export async function answerStartPrompt(
   parts: Pick<EngineParts, "runner" | "limits" | "textPieceOf" | "now">,
   source: AdapterSource,
@@ -24,8 +24,9 @@ export async function answerStartPrompt(
   const hash = createHash("sha256");
   const emit = (frames: Frame[]) => {
     for (const frame of frames) {
-      if (frame.type === "error" && frame.id === "token")
+      if (frame.type === "error" && frame.id !== "mixture") {
         throw new Error(`the engine cannot generate: ${frame.message}`);
+      }
       hash.update(JSON.stringify(numbersOf(frame)));
     }
   };

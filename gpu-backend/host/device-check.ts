@@ -32,6 +32,9 @@ export async function checkDevice(settings: DeviceSettings, environment: NodeJS.
   if (!deviceFormats.includes(weightFormat)) {
     throw new Error(`a device serves WEIGHT_FORMAT=${deviceFormats.join(" or ")}, not ${weightFormat}`);
   }
+  if (isForDevices && !("Float16Array" in globalThis)) {
+    throw new Error(`WEIGHT_FORMAT=fp16 needs Node 24 or newer, this is ${process.version}`);
+  }
   const report = judgeDevice(device, await runSelfTest(settings, environment), process.platform === "linux");
   if (report.selfTest === "passed") return report;
   if (isDeviceRequired) throw new Error(`REQUIRE_DEVICE=${device}: ${report.found}`);

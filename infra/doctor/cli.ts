@@ -34,7 +34,8 @@ type Finding = Omit<Check, "name">;
 
 const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
 const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
-const cpuMend = "set DEVICE=cpu and no REQUIRE_DEVICE, or mend what is missing: infra/docs/gpu.md";
+const cpuMend =
+  "set DEVICE=cpu, no REQUIRE_DEVICE and a WEIGHT_FORMAT for CPUs, or mend what is missing: infra/docs/gpu.md";
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
 
 /** In the order in which a start would fail. */

@@ -90,10 +90,16 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
   const limits = { maxSequences: batches.at(-1)!, kvBytes: Number.MAX_SAFE_INTEGER, threads };
   const rows: { format: WeightFormat; name: string; ms: number; tokensPerSecond: number; floorMs: number }[] = [];
   const reports: DeviceReport[] = [];
+  const refusals: string[] = [];
   const { isInBlocks } = await readBaseConfig(modelDirectory);
   for (const format of deviceFormats.filter((one) => isInBlocks || one !== "exact")) {
     const tested = { modelDirectory, weightFormat: format, threads, device, isDeviceRequired: true };
-    const report = await checkDevice(tested, childEnvironment());
+    const report = await checkDevice(tested, childEnvironment()).catch((error: Error) => error);
+    if (report instanceof Error) {
+      refusals.push(`${format}: ${report.message}`);
+      say(refusals.at(-1)!);
+      continue;
+    }
     reports.push(report);
     say(`${format} on ${report.adapter} (${report.driver}): ${report.found}`);
     const served = { config, weights, format };
@@ -129,6 +135,7 @@ export async function measureDevice({ device, quick, threads, llamaFolder, say, 
     await runner.release();
   }
   close();
+  if (reports.length === 0) throw new Error(refusals.join("\n"));
   const peer = { system: "node-llama-cpp", format: "gguf-vulkan" } as const;
   const isThere = existsSync(join(llamaFolder, "node_modules/@node-llama-cpp/linux-x64-vulkan"));
   if (quick || !isThere) {
