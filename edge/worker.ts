@@ -117,8 +117,8 @@ const app = createApp({
     now,
     lost: (requestId, cause) => logEvent("warn", "cell_lost", { requestId, cause: String(cause) }),
   }),
-  readiness: async (startsContainers) =>
-    backends.some(isContainer) && !startsContainers ? null : readinessOf(clients()),
+  readiness: () => readinessOf(clients()),
+  hasContainers: backends.some(isContainer),
   asset,
   tracing: {
     sampleRatio: otlp ? config.traceRatio : 0,

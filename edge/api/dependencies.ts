@@ -84,8 +84,9 @@ export interface Dependencies {
   eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;
   cells: Cells;
-  /** What each ready backend serves. null if some are containers, which the call would start, and `startsContainers` is false. */
-  readiness(startsContainers: boolean): Promise<Readiness[] | null>;
+  /** What each ready backend serves. The call starts the backends that are containers. */
+  readiness(): Promise<Readiness[]>;
+  hasContainers: boolean;
   /** Rejects with not_found if the deployment has no such asset. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */

@@ -17,23 +17,21 @@ export const healthz: RouteHandler = (c, { version }) =>
  * Needs no key, because load balancers call it. An isolate repeats a result for `probeIntervalMs`, because a probe calls every backend.
  * A call keeps a container running. So a deployment with containers counts as ready without a probe, unless `?wake=true` asks for it.
  */
-export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
+export function readyz({ artifacts, readiness, hasContainers, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
-  const probing = () => new Refreshed<Readiness[] | null>({ now, background }, times);
-  const [probes, waking] = [probing(), probing()];
+  const probing = new Refreshed<Readiness[]>({ now, background }, times);
   return async (c) => {
     const { manifestHash } = await artifacts();
-    const isWaking = c.req.query("wake") === "true";
-    const ready = await (isWaking ? waking : probes)
-      .get(() => readiness(isWaking).catch(() => []))
-      .catch((): Readiness[] => []);
-    if (ready !== null && !ready.some((backend) => holds(backend, manifestHash))) {
+    const answer = () => c.json({ status: "ready", manifest: manifestHash } satisfies Ready);
+    if (hasContainers && c.req.query("wake") !== "true") return answer();
+    const ready = await probing.get(() => readiness().catch(() => [])).catch(() => []);
+    if (!ready.some((backend) => holds(backend, manifestHash))) {
       const message =
         ready.length === 0
           ? "The inference backend is not ready."
           : `The inference backend serves the manifest ${ready[0].manifestHash}, the edge has ${manifestHash}.`;
       throw new ServiceError("backend_unavailable", message, { retryAfterSeconds });
     }
-    return c.json({ status: "ready", manifest: manifestHash } satisfies Ready);
+    return answer();
   };
 }

@@ -105,7 +105,7 @@ export class Router {
     const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
     // Such a backend exists, because at least one backend has at most the average load.
-    return inOrder(key, backends).find((one) => this.shareOf(one, nowMs) < bound)!;
+    return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
   #loadsAt(nowMs: number): (backend: Backend) => BackendLoad {

@@ -122,6 +122,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
       lost: (_, cause) => void lost.push(String(cause)),
     }),
     readiness: () => readinessOf([new BackendClient(backendUrl)]),
+    hasContainers: false,
     asset: async (path) => {
       if (path.startsWith("/docs/site/")) throw new ServiceError("not_found", `${path} is no part of this deployment.`);
       return new Response(path);

@@ -269,7 +269,7 @@ describe("readiness", () => {
   });
 
   test("asks where there are containers only with ?wake=true, because that starts them", async () => {
-    const { request } = testApp({ readiness: async (startsContainers) => (startsContainers ? [] : null) });
+    const { request } = testApp({ hasContainers: true, readiness: async () => [] });
     expect((await request("/readyz")).status).toBe(200);
     expect((await request("/readyz?wake=true")).status).toBe(503);
     expect((await request("/readyz")).status).toBe(200);
