@@ -83,12 +83,15 @@ test.skipIf(await webgpuFailure())("on WebGPU every other one is served", async 
 });
 
 test("a backend process ends such sequences, counts and logs them, and serves on", async () => {
-  const backend = stopAtEnd(await startBackend({ MODEL_DIR: broken }));
+  // Behind the prompt that a backend answers at its start.
+  const late = temporaryFolder();
+  await writeTinyModel(late, seed, { brokenPosition: 200 });
+  const backend = stopAtEnd(await startBackend({ MODEL_DIR: late }));
   const sampling = { logit_bias: neverEnds };
   const frames = await backend.frames("c0", [
-    sequenceRequest("long", [1, 2, 3], { maxTokens: 100, sampling }),
+    sequenceRequest("long", [1, 2, 3], { maxTokens: 220, sampling }),
     sequenceRequest("mate", [4, 5], { maxTokens: 30, sampling }),
-    sequenceRequest("prompt", Array(60).fill(9), { maxTokens: 5, sampling }),
+    sequenceRequest("prompt", Array(220).fill(9), { maxTokens: 5, sampling }),
   ]);
   const last = (id: string) => frames.findLast((frame) => frame.id === id);
   for (const id of ["long", "prompt"]) {
@@ -102,4 +105,10 @@ test("a backend process ends such sequences, counts and logs them, and serves on
   const later = await backend.frames("c0", [sequenceRequest("again", [4, 5], { maxTokens: 30, sampling })]);
   expect(later.at(-1)).toMatchObject({ type: "done", completionTokens: 30 });
   expect(await backend.stop("SIGTERM")).toBe(0);
+});
+
+test("a base that fails in the middle of the start's prompt is refused", async () => {
+  await expect(startBackend({ MODEL_DIR: broken })).rejects.toThrow(
+    "exit 1: chameleon backend: the engine cannot generate",
+  );
 });
