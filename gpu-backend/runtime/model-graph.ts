@@ -131,7 +131,7 @@ export function addTrunk(
   }
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
-  const product = addProducts(build, states);
+  const product = addProducts(build);
 
   for (let l = 0; l < layers; l++) {
     const normed = addNorm(build, `${block(l)}.input_layernorm`, states);
@@ -178,7 +178,7 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
 }
 
 export function addLastFeedForward(build: Build, states: string): string {
-  const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
+  const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build));
   return addNorm(build, "model.norm", last);
 }
 

@@ -56,10 +56,9 @@ interface Scaled {
 /** x [M, in] → x·Wᵀ [M, Σ out]. W joins the rows of the named matrices (names without `.weight`). All have a bias or none. */
 export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) => Product;
 
-/** Products take any x with as many rows M as `like`. In int8 all products share zero points. */
-export function addProducts(target: ProductTarget, like: string): AddProduct {
+export function addProducts(target: ProductTarget): AddProduct {
   const { g, weights, format, isOnDevice, observe } = target;
-  const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
+  const quantized = format === "int8" ? addQuantizedMatMuls(g) : null;
   const packed = addPackedProducts(g, isOnDevice);
   const add: AddProduct = (names, x, scaled = { rows: 0, by: 1 }) => {
     const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
@@ -148,7 +147,7 @@ function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string 
   const [V, D] = head.shape;
   const floatColumns = greatestColumns(head, Math.ceil(D / columnsForEachFloat));
   const floats = new Float32Array(V * floatColumns.length);
-  const product = addQuantizedMatMuls(g, hidden);
+  const product = addQuantizedMatMuls(g);
   const logits = Array.from(rowsOf(head), ({ first, values }) => {
     const rows = values.length / D;
     for (let row = 0; row < rows; row++) {

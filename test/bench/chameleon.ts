@@ -15,7 +15,7 @@ import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
 import type { ConstantFile } from "../../gpu-backend/runtime/graph.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
+import { kvFormatFor, type WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
@@ -56,10 +56,11 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
   const smoothing = format === "int8" ? await readSmoothing(dirname(path)) : null;
   const stored = smoothing ? smoothed(served, weights, smoothing.magnitudes) : weights;
   const folder = await mkdtemp(join(tmpdir(), "bench-"));
-  const build = (constants?: ConstantFile) => buildServingGraph(served, stored, bank, { format, file: constants });
+  const kv = kvFormatFor(format);
+  const build = (constants?: ConstantFile) => buildServingGraph(served, stored, bank, { format, kv, file: constants });
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
-  const runner = await openStepRunner(graph, { config: served, bank, threads });
+  const runner = await openStepRunner(graph, { config: served, bank, threads, kv });
   // The session has mapped or copied the file's constants.
   await rm(folder, { recursive: true, force: true });
   return runner;
