@@ -26,8 +26,6 @@ import { tenantDirectory } from "./tenant-files/tenant-files.ts";
 import { TenantStore } from "./tenant-files/tenant-store.ts";
 
 const closeMs = 1000;
-/** More than the pause between two requests of a client in use. */
-const quietMs = 60_000;
 const leftoverCheckMs = 3_600_000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL, AND REPLACE OR DELETE TENANTS' ADAPTERS AND MEMORIES: set BACKEND_SECRETS here and at the edge.";
@@ -111,7 +109,7 @@ async function run(config: BackendConfig): Promise<void> {
     new Follower({
       ...{ sets, start, now, read },
       download: setDownloads(join(config.dataDirectory, "artifacts"), read, () => new Date()),
-      limits: { sets: maxSets, graceMs: config.artifactGraceMs, quietMs },
+      limits: { sets: maxSets, graceMs: config.artifactGraceMs },
       observer: {
         adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
         retired: (manifest) => log("info", "artifacts_retired", { manifest }),

@@ -1,6 +1,6 @@
 /**
  * The set of artifacts that this isolate serves. A request uses one set to its end.
- * The isolate switches to a published set once all ready backends serve it and the set is loaded. After a failure, the isolate continues
+ * The isolate switches to a published set once the set is loaded and all ready backends serve it. After a failure, the isolate continues
  * with its current set.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
@@ -34,7 +34,7 @@ export interface ArtifactEvent {
     | "artifacts_switched"
     /** The set cannot be loaded or, if `manifest` is null, the pointer cannot be read. */
     | "artifacts_refused"
-    /** Not enough backends have the set yet. */
+    /** The set is loaded here, but not at enough backends yet. */
     | "artifacts_awaited";
   manifest: string | null;
   from?: string | null;
@@ -84,18 +84,19 @@ export class ArtifactSets {
     return this.#served;
   };
 
-  /** A set that is or was served, by manifest hash. null for any other set, or if it cannot be loaded. */
+  /** The published set or its predecessor, by manifest hash. null for any other set, or if it cannot be loaded. */
   readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
     const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
     if (held) return held;
     const { source, assets } = this.#parts;
     const pointer = await source?.pointer().catch(() => null);
     if (!pointer) return null;
-    if (pointer.switches.some(({ manifest }) => manifest === manifestHash)) {
+    const previous = previousOf(pointer);
+    if ([currentOf(pointer), previous].includes(manifestHash)) {
       return this.#load(source!, manifestHash).catch(() => null);
     }
     // Before the first publication, the set in the assets was served.
-    const deployed = await assets().catch(() => null);
+    const deployed = previous === null ? await assets().catch(() => null) : null;
     return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
@@ -142,14 +143,13 @@ export class ArtifactSets {
       // If the pointer is gone, the isolate continues with the served set.
       const wanted = pointer && currentOf(pointer);
       if (!wanted || wanted === this.#served!.manifestHash) return;
-      // Loaded late, because until then adapters may need the set before the served one.
+      if (this.#other?.manifestHash !== wanted) this.#other = await this.#load(source, wanted);
       if (!(await this.#isSpread(wanted))) {
         observe({ event: "artifacts_awaited", manifest: wanted });
         return;
       }
-      const next = this.#other?.manifestHash === wanted ? this.#other : await this.#load(source, wanted);
       const before = this.#served!;
-      this.#served = next;
+      this.#served = this.#other;
       this.#other = before;
       observe({ event: "artifacts_switched", manifest: wanted, from: before.manifestHash });
     } catch (cause) {

@@ -27,8 +27,6 @@ export interface FollowerParts {
 
 export class Follower {
   readonly #parts: FollowerParts;
-  /** The pointer's set, and when the pointer was first seen to name it. */
-  #wanted = { wanted: "", sinceMs: 0 };
   #refusal: { manifestHash: string; untilMs: number } | null = null;
   #timer: NodeJS.Timeout | null = null;
   #isStopped = false;
@@ -55,12 +53,11 @@ export class Follower {
     const pointer = await this.#pointer();
     if (!pointer) return;
     const wanted = currentOf(pointer);
-    if (wanted !== this.#wanted.wanted) this.#wanted = { wanted, sinceMs: now() };
     sets.prefer(wanted);
     for (const { manifestHash, openSequences } of sets.held) {
       if (manifestHash === wanted || openSequences > 0) sets.markUsed(manifestHash);
     }
-    const plan = planSets(sets.held, this.#wanted, now(), limits);
+    const plan = planSets(sets.held, wanted, now(), limits);
     const folder = plan.start ? await this.#download(wanted) : null;
     // Old sets end only after the new set is downloaded.
     if (plan.start && !folder) return;

@@ -130,17 +130,12 @@ export interface SetLimits {
   sets: number;
   /** Time from the last use of a replaced set to its end. */
   graceMs: number;
-  /** Time from the last use of a set until it may end to make room for another one. */
-  quietMs: number;
 }
 
-/**
- * Returns the sets to end, and whether to start the wanted set afterwards. A set that is published during the refits for the previous one
- * waits for them, because they and the adapters not yet refitted use both held sets. It waits no longer than `graceMs`.
- */
+/** Returns the sets to end, and whether to start the wanted set afterwards. */
 export function planSets(
   held: readonly HeldSet[],
-  { wanted, sinceMs }: { wanted: string; sinceMs: number },
+  wanted: string,
   nowMs: number,
   limits: SetLimits,
 ): { start: boolean; retire: string[] } {
@@ -151,11 +146,9 @@ export function planSets(
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  const isLate = nowMs - sinceMs >= limits.graceMs;
-  const unused = idle.filter(({ isServing, usedMs }) => isLate || !isServing || nowMs - usedMs >= limits.quietMs);
   // The only set continues, because it serves until the new set does.
-  if (unused.length === 0 || held.length === 1) return { start: false, retire: [] };
-  const [oldest] = unused.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
+  if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
+  const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
 }
 

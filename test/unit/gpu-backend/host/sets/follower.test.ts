@@ -15,7 +15,6 @@ import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 import { variantOf, writeTinyModel } from "../../../../support/tiny-model.ts";
 
 const graceMs = 1000;
-const quietMs = 100;
 const folder = temporaryFolder();
 let published: ArtifactSet[];
 let otherModel: ArtifactSet;
@@ -59,7 +58,7 @@ beforeEach(async () => {
       if (startFault) throw startFault;
       return fakeSet(path.basename(directory), await readFile(path.join(directory, "manifest.json"), "utf8"));
     },
-    limits: { sets: 2, graceMs, quietMs },
+    limits: { sets: 2, graceMs },
     now: () => nowMs,
     observer: {
       adopted: (manifest) => told.push(["adopted", manifest]),
@@ -153,34 +152,6 @@ test("the old set ends when it is idle and was not asked for during the grace; a
   await follower.applyPointer();
   expect([closed, sets.manifests]).toEqual([[b], [a]]);
   expect(told.map(String)).toEqual([`adopted,${a}`, `adopted,${b}`, `retired,${b}`]);
-});
-
-test("a set published soon after another waits until the first set is not asked for any more, at most for the grace", async () => {
-  const [a, b, c] = hashes();
-  await follow(...published.slice(0, 2));
-  const askFor = async (asked: string[], forMs: number) => {
-    for (const untilMs = nowMs + forMs; nowMs < untilMs; nowMs += quietMs / 2) {
-      for (const hash of asked) sets.of(hash);
-      await follower.applyPointer();
-    }
-  };
-  await publish(published[2]);
-  await askFor([a, b], graceMs / 2);
-  expect([sets.manifests, closed]).toEqual([[a, b], []]);
-  // Adapters are fitted for the second set now.
-  nowMs += quietMs / 2;
-  sets.of(b);
-  await follower.applyPointer();
-  expect([sets.manifests, closed]).toEqual([[b, c], [a]]);
-
-  // Whoever still asks for an old set does not hold up a publication for ever.
-  await publish(published[0]);
-  await askFor([b, c], graceMs - quietMs);
-  expect(sets.manifests).toEqual([b, c]);
-  nowMs += quietMs;
-  sets.of(c);
-  await follower.applyPointer();
-  expect([sets.manifests, closed]).toEqual([[c, a], [a, b]]);
 });
 
 test("while the engine of the new set restarts, the old one is served first and does not end", async () => {

@@ -18,9 +18,9 @@ test("whatever is held, the bound is kept, whoever could serve still can, and no
       const usedMs = Math.floor(random() * 1000);
       return random() < 0.3 ? down(`s${n}`, usedMs) : set(`s${n}`, usedMs, random() < 0.4 ? 1 : 0);
     });
-    const bounds = { sets: Math.max(2, held.length), graceMs: Math.floor(random() * 500), quietMs: Math.floor(random() * 500) };
+    const bounds = { sets: Math.max(2, held.length), graceMs: Math.floor(random() * 500) };
     const wanted = `s${Math.floor(random() * 5)}`;
-    const { start, retire } = planSets(held, { wanted, sinceMs: Math.floor(random() * 1000) }, 1000, bounds);
+    const { start, retire } = planSets(held, wanted, 1000, bounds);
     const left = held.filter(({ manifestHash }) => !retire.includes(manifestHash));
     expect(left.length + (start ? 1 : 0)).toBeLessThanOrEqual(bounds.sets);
     expect(left.length).toBeGreaterThan(0);
