@@ -55,7 +55,7 @@ const forDevelopers = {
   deploy: ["deploy to an environment of wrangler.toml, or roll back there", "infra/deploy/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
-  "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
+  "bench:fault": ["kill or harm an edge or a backend under load", "test/bench/fault/main.ts"],
 };
 
 export function commandsOf(isCheckout) {

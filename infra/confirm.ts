@@ -1,5 +1,7 @@
 /** Asks on stderr, because stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
+
 import { createInterface } from "node:readline/promises";
+import { InvalidArgumentError } from "commander";
 
 export async function isConfirmed(question: string, signal?: AbortSignal): Promise<boolean> {
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
@@ -10,4 +12,10 @@ export async function isConfirmed(question: string, signal?: AbortSignal): Promi
   } finally {
     terminal.close();
   }
+}
+
+/** Asks before something is deleted. Throws an InvalidArgumentError without a terminal, or if the answer is no. */
+export async function confirmDeletion(question: string): Promise<void> {
+  if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
+  if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }

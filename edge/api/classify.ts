@@ -26,13 +26,16 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const { plan: known, artifacts } = await planned(c, dependencies, generation, async (set, caller) => {
     const { tokenizer, manifest } = set;
     const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
+    const known = taught?.task?.labels ?? [];
     const labels = request.labels ?? taught?.task?.labels ?? null;
     if (!labels) {
       const message = "labels is absent; only an adapter of your own whose examples have few answers knows labels";
       throw invalidRequest(message, "labels");
     }
     const isAsked = typeof input[0] === "string" && !taught;
-    const continuations = isAsked ? labels.map((label) => ` ${label.trim()}`) : labels;
+    // Examples mostly teach labels with a space before, which a caller leaves out.
+    const asTaught = (label: string) => known.find((one) => one.trim() === label.trim()) ?? label;
+    const continuations = labels.map((label) => (isAsked ? ` ${label.trim()}` : asTaught(label)));
     const branches = branchesOf(
       continuations.map((label) => tokenizer.encode(label, manifest.model.contextTokens)),
       answerEnd(set),

@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Command, InvalidArgumentError } from "commander";
+import type { Command } from "commander";
 import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { commandProgress } from "../../gpu-backend/training/progress.ts";
 import {
@@ -11,7 +11,7 @@ import {
   adapterListSchema,
   adapterSchema,
 } from "../../shared/contracts/responses.ts";
-import { isConfirmed } from "../confirm.ts";
+import { confirmDeletion } from "../confirm.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
 import { scoreText } from "./scoring.ts";
 import { besideBase, scoreTable } from "./stretches.ts";
@@ -78,7 +78,7 @@ command("delete <name> [documents...]", "delete one of your adapters, or single 
   .option("--yes", "do not ask")
   .action(async (name: string, documents: string[], options: Options & { yes?: boolean }) => {
     const what = documents.length === 0 ? name : `${documents.join(", ")} of ${name}`;
-    if (!options.yes) await confirm(`delete ${what}?`);
+    if (!options.yes) await confirmDeletion(`delete ${what}?`);
     const connection = new Connection(options);
     for (const document of documents) {
       const at = `${pathOf(name)}/documents/${encodeURIComponent(document)}`;
@@ -118,9 +118,12 @@ async function formOf(files: readonly string[], fields: Record<string, string> =
   const form = new FormData();
   for (const [field, value] of Object.entries(fields)) form.set(field, value);
   for (const file of files) {
-    const bytes = await readFile(file).catch((cause: Error) => {
-      throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
+    const bytes = await readFile(file).catch((cause: NodeJS.ErrnoException) => {
+      const why =
+        cause.code === "EISDIR" ? `it is a folder; name its files, as ${path.join(file, "*.md")}` : cause.message;
+      throw new Error(`${file} cannot be read: ${why}`, { cause });
     });
+    if (bytes.length === 0) throw new Error(`${file} is empty`);
     const type = path.extname(file) === "" ? "text/plain" : "";
     form.append("documents", new File([bytes], file, { type }), file);
   }
@@ -145,11 +148,6 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
   }
   if (now.memory?.status === "failed") throw new Error(now.memory.error ?? `${adapter.name} could not be made`);
   return now;
-}
-
-async function confirm(question: string): Promise<void> {
-  if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
-  if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
 /** An example is the whole file or, in JSONL, a line or the line's field `text`. The API checks the form of examples. */

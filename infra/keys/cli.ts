@@ -9,6 +9,7 @@ import * as admin from "../../shared/contracts/admin.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import { type Aliases, keyIdPattern, type Plan, planNames, scopes } from "../../shared/contracts/tenants.ts";
 import { type AdminOptions, adminConnection, withAdminConnection } from "../api/connection.ts";
+import { confirmDeletion } from "../confirm.ts";
 import { aliases, duration, limit, when } from "./options.ts";
 
 const keysPath = "/admin/v1/keys";
@@ -94,21 +95,23 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
     );
   });
 
-command(
-  "delete <tenant>",
-  "erase a tenant: its keys, limits, use and own adapters, at the edge and at its backends",
-).action(async (tenant: string, options: AdminOptions) => {
-  const connection = adminConnection(options);
-  const erase = () => connection.call<admin.TenantErasure>(admin.tenantErasureSchema, "DELETE", tenantPath(tenant));
-  let answer = await erase();
-  while (answer.object === "tenant.erasing") {
-    say(`the keys of ${tenant} are revoked, which is in force everywhere in ${answer.retry_after} s`);
-    await sleep(1000 * answer.retry_after);
-    answer = await erase();
-  }
-  if (options.json) process.stdout.write(`${JSON.stringify(answer)}\n`);
-  else for (const line of erasedLines(answer)) process.stdout.write(`${line}\n`);
-});
+command("delete <tenant>", "erase a tenant: its keys, limits, use and own adapters, at the edge and at its backends")
+  .option("--yes", "do not ask")
+  .action(async (tenant: string, options: AdminOptions & { yes?: boolean }) => {
+    const path = tenantPath(tenant);
+    if (!options.yes) await confirmDeletion(`erase ${tenant}, for ever?`);
+    const connection = adminConnection(options);
+    const erase = () => connection.call<admin.TenantErasure>(admin.tenantErasureSchema, "DELETE", path);
+    let answer = await erase();
+    while (answer.object === "tenant.erasing") {
+      say(`the keys of ${tenant} are revoked, which is in force everywhere in ${answer.retry_after} s`);
+      await sleep(1000 * answer.retry_after);
+      answer = await erase();
+    }
+    if (answer.keys + answer.adapters === 0) say(`${tenant} had no key and no adapter: is the name right?`);
+    if (options.json) process.stdout.write(`${JSON.stringify(answer)}\n`);
+    else for (const line of erasedLines(answer)) process.stdout.write(`${line}\n`);
+  });
 
 function erasedLines({ tenant, keys, adapters, backends, left }: admin.TenantErased): string[] {
   const partly = backends.partly_asked;

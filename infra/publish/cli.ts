@@ -82,7 +82,8 @@ async function run(options: Options): Promise<void> {
   const published = { manifest, before, switched, uploaded, present, dryRun };
   process.stdout.write(`${json ? JSON.stringify(published) : manifest}\n`);
   const files = set ? `${uploaded} files uploaded, ${present} there already; ` : "";
-  if (switched) say(`${files}serves ${manifest} now, ${before ?? "nothing published"} before`);
+  if (switched)
+    say(`${files}switched to ${manifest} from ${before ?? "nothing published"}; served once the backends have it`);
   else say(`${files}it is what is served already`);
 }
 

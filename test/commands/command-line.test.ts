@@ -57,8 +57,9 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["import", [], 2, "chameleon import: missing required argument 'model'"],
   ["classify", ["nothing.txt", "--labels", "a,b"], 1, "chameleon classify: nothing.txt cannot be read: "],
   ["score", ["nothing.txt"], 1, "chameleon score: nothing.txt cannot be read: "],
-  ["adapters", ["create", "legal", "."], 1, "chameleon adapters: . cannot be read: "],
+  ["adapters", ["create", "legal", "."], 1, "chameleon adapters: . cannot be read: it is a folder"],
   ["adapters", ["delete", "legal"], 2, "chameleon adapters: nobody can be asked here: add --yes"],
+  ["keys", ["delete", "acme"], 2, "chameleon keys: nobody can be asked here: add --yes"],
   [
     "adapters",
     ["list", "--key", "кл"],

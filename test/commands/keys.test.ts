@@ -80,7 +80,7 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   };
   expect(await filesOf()).toBeGreaterThan(0);
 
-  const deleted = await keys("delete", "leaver", "--json");
+  const deleted = await keys("delete", "leaver", "--yes", "--json");
   expect(deleted.code, deleted.stderr).toBe(0);
   expect(JSON.parse(deleted.stdout)).toMatchObject({
     ...{ keys: 1, tenant: "leaver", adapters: 1 },

@@ -78,6 +78,13 @@ test("an adapter of examples knows their labels, and gets texts in the examples'
     const model = `gpt2:${name}`;
     const { data } = await classified({ model, input: pairs[0].text });
     expect(Object.keys(data[0].probabilities)).toEqual(labels);
+    // With or without the space before them, they are the labels that were taught.
+    const spaced = labels!.map((label) => ` ${label.trim()}`);
+    const trimmed = await classified({ model, input: pairs[0].text, labels: labels!.map((label) => label.trim()) });
+    const other = await classified({ model, input: pairs[0].text, labels: spaced });
+    for (const told of [trimmed, other]) {
+      expect(Object.values(told.data[0].probabilities)).toEqual(Object.values(data[0].probabilities));
+    }
     if (name === "chats") {
       const messages = forms.chats[0].messages.slice(0, 2);
       const asked = await classified({ model, input: messages, labels });
