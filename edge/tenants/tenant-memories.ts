@@ -138,7 +138,7 @@ export class TenantMemories {
       const documentName = given ?? firstFree(names);
       if (names.has(documentName)) {
         const shown = JSON.stringify(documentName.slice(0, 80));
-        const message = `Two documents are named ${shown}; each needs a name of its own.`;
+        const message = `Two documents would be named ${shown}; delete the old one to replace it, or choose another name.`;
         return refused("invalid_request", message, "documents");
       }
       names.add(documentName);
