@@ -91,7 +91,7 @@ export class HostKv implements KvStore {
       if (isLong !== null && isLong !== positions > boundary) this.park(row);
     }
     for (const { row, positions } of running) {
-      if (!row.arena) this.#enter(row, positions > boundary ? this.#long : this.#short);
+      if (!row.arena) this.#enter(row, positions, positions > boundary ? this.#long : this.#short);
     }
   }
 
@@ -157,10 +157,11 @@ export class HostKv implements KvStore {
     if (!isWhole) block.free();
   }
 
-  #enter(row: KvRow, arena: KvArena): void {
+  /** A parked row gets room for `wanted` positions, because the operator of a prompt's chunk needs room for the chunk. */
+  #enter(row: KvRow, wanted: number, arena: KvArena): void {
     const { parked, positions } = row;
     const copy = parked && this.#memory.restore(parked);
-    if (parked) Object.assign(row, { parked: null, positions: 0, wanted: positions });
+    if (parked) Object.assign(row, { parked: null, positions: 0, wanted });
     arena.open(row);
     if (copy) arena.append([row], [positions], copy, positions);
     copy?.forEach(free);

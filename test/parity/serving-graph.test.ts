@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -193,6 +194,40 @@ test("against the oracle, a repetition penalty divides what is above 0 and multi
 });
 
 const families = ["GPT-2", "Llama"].flatMap((family) => weightFormats.map((format) => ({ family, format })));
+
+test.each(["fp32", "int8"] as const)(
+  "a prompt that is parked between its chunks gets the same bits, with keys in %s",
+  async (kv) => {
+    const weights = randomWeights(smallLlama, seededRandom(seed), 0.1);
+    const own = { config: smallLlama, weights, bank: randomBank(smallLlama, 12, 3, random) };
+    const steps = await createStepRunner({ ...own, threads: 1, kv });
+    const host = new HostRunner(steps, { maxSequences: 2, chunkTokens: 128, kvBytes: 2 ** 26 });
+    const ids = Array.from({ length: 300 }, (_, i) => (i * 7) % smallLlama.vocabularySize);
+    const lastStates = async (isParked: boolean) => {
+      const row = host.kv.open(ids.length);
+      for (let from = 0; from < ids.length; from += 128) {
+        host.kv.place([{ kv: row, positions: ids.length }]);
+        const head = {
+          gates: new Float32Array(0),
+          inverseTemperatures: new Float32Array(0),
+          targetIds: new Int32Array(0),
+        };
+        const bias = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
+        await host.run({
+          ...{ phase: "prefill", rows: [{ kv: row, tokens: ids.slice(from, from + 128) }], states: [] },
+          head: { ...head, bias, want: { scores: false, hidden: false } },
+        });
+        if (isParked && row.positions < ids.length) host.kv.park(row);
+      }
+      const states = Float32Array.from(host.kv.state(row, ids.length - 1));
+      host.kv.close(row);
+      return states;
+    };
+    const expected = await lastStates(false);
+    expect(await lastStates(true)).toEqual(expected);
+    await host.release();
+  },
+);
 
 describe.each(families)("invariants of a $family in $format, bit for bit", ({ family, format }) => {
   beforeAll(async () => {

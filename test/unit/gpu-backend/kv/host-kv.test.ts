@@ -249,3 +249,14 @@ test("two arenas share memory: one uses what the other leaves, copies nothing, a
   for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
   expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
 });
+
+test("a row that was parked within its prompt has room for the whole prompt again", () => {
+  const kv = openKv();
+  const row = kv.open(250);
+  kv.place([{ kv: row, positions: 251 }]);
+  kv.append([row], [10], freshOf([Array.from({ length: 10 }, (_, t) => t)], 10), 10);
+  kv.park(row);
+  kv.place([{ kv: row, positions: 251 }]);
+  expect(tokensIn(kv, row)).toHaveLength(10);
+  expect(kv.feed([row]).pastTokens).toBeGreaterThanOrEqual(250);
+});
