@@ -22,7 +22,7 @@ const env: NodeJS.ProcessEnv = {
 };
 
 /** npm's errors if no registry can be reached. Then nothing can be installed, and these tests are reported as skipped. */
-const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ENOTCACHED)\b/;
+const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/;
 let isOffline: boolean;
 
 interface Packed {
@@ -52,7 +52,9 @@ beforeAll(async () => {
   }
   const tarballs = [base, server, client].map(({ filename }) => `./${filename}`);
   const where = ["--global", "--prefix", folder];
-  const install = ["install", ...where, "--prefer-offline", "--no-audit", "--no-fund", ...tarballs];
+  // By default npm waits five minutes for a download that stalls, which is this hook's whole time.
+  const patience = ["--prefer-offline", "--fetch-timeout=45000"];
+  const install = ["install", ...where, ...patience, "--no-audit", "--no-fund", ...tarballs];
   const startMs = performance.now();
   isOffline = await run("npm", install, { cwd: folder, env }).then(
     () => false,
