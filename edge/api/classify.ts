@@ -26,15 +26,18 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const { plan: known, artifacts } = await planned(c, dependencies, generation, async (set, caller) => {
     const { tokenizer, manifest } = set;
     const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
-    const ownLabels = taught?.task?.labels ?? [];
-    const labels = request.labels ?? taught?.task?.labels ?? null;
+    const ownLabels = taught?.task?.labels ?? null;
+    const labels = request.labels ?? ownLabels;
     if (!labels) {
       const message = "labels is absent; only an adapter of your own whose examples have few answers knows labels";
       throw invalidRequest(message, "labels");
     }
     const isAsked = typeof input[0] === "string" && !taught;
     // Examples mostly teach labels with a space before, which a caller leaves out.
-    const asTaught = (label: string) => ownLabels.find((one) => one.trim() === label.trim()) ?? label;
+    const asTaught = (label: string) => {
+      if (!ownLabels || ownLabels.includes(label)) return label;
+      return ownLabels.find((one) => one.trim() === label.trim()) ?? label;
+    };
     const continuations = labels.map((label) => (isAsked ? ` ${label.trim()}` : asTaught(label)));
     const branches = branchesOf(
       continuations.map((label) => tokenizer.encode(label, manifest.model.contextTokens)),

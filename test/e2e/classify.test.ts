@@ -96,6 +96,19 @@ test("an adapter of examples knows their labels, and gets texts in the examples'
   expect(await refusedParam({ model: "gpt2:memory", input: "a" })).toBe("labels");
 });
 
+test("labels taught with and without a space before them stay apart", async () => {
+  const completions = ["animal", " animal", "flower", " flower"];
+  const examples = ["cow", "horse", "rose", "tulip", "sheep", "goat", "daisy", "lily"].map((word, i) => ({
+    prompt: `The ${word} stands in the field.`,
+    completion: completions[i % 4],
+  }));
+  await stack.ask<Adapter>("/v1/adapters", { name: "spaces", examples }, { status: 201 });
+  for (const labels of [undefined, completions]) {
+    const { data } = await classified({ model: "gpt2:spaces", input: examples[0].prompt, labels });
+    expect(Object.keys(data[0].probabilities).sort()).toEqual([...completions].sort());
+  }
+});
+
 test.each([
   ["no labels", { input: "a", labels: ["x"] }, "labels"],
   ["a label twice", { input: "a", labels: ["x", "x"] }, "labels"],
