@@ -86,8 +86,13 @@ export function collected(text: string, before: string[] = []): string[] {
 }
 
 export async function readText(file: string): Promise<string> {
-  return readFile(file, "utf8").catch((cause: Error) => {
-    throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
+  return (await readBytes(file)).toString("utf8");
+}
+
+export function readBytes(file: string): Promise<Buffer> {
+  return readFile(file).catch((cause: NodeJS.ErrnoException) => {
+    const why = cause.code === "EISDIR" ? "it is a folder; name files of it" : cause.message;
+    throw new Error(`${file} cannot be read: ${why}`, { cause });
   });
 }
 

@@ -1,8 +1,7 @@
-/** Asks on stderr, because stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
-
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
 
+/** Asks on stderr, because stdout is for results. Resolves to true for yes. Rejects if `signal` is aborted. */
 export async function isConfirmed(question: string, signal?: AbortSignal): Promise<boolean> {
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   // In readline's raw mode Ctrl-C sends no signal.

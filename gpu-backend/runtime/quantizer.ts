@@ -36,7 +36,7 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
   return { values, scales };
 }
 
-/** Keeps rows of zeros finite. Mean squares are far above. */
+/** Keeps rows of zeros finite. The mean squares of other rows are far greater. */
 const epsilon = 1e-30;
 
 /** The returned function computes x·W: x [M, rows] float32 → [M, columns] float32. A row with a NaN becomes NaN. */

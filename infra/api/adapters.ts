@@ -1,9 +1,8 @@
 /** `chameleon adapters`: lists, makes and deletes a tenant's own adapters through the API. */
-import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
-import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
+import { count, createCommand, readBytes, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { commandProgress } from "../../gpu-backend/training/progress.ts";
 import {
   type Adapter,
@@ -118,11 +117,7 @@ async function formOf(files: readonly string[], fields: Record<string, string> =
   const form = new FormData();
   for (const [field, value] of Object.entries(fields)) form.set(field, value);
   for (const file of files) {
-    const bytes = await readFile(file).catch((cause: NodeJS.ErrnoException) => {
-      const why =
-        cause.code === "EISDIR" ? `it is a folder; name its files, as ${path.join(file, "*.md")}` : cause.message;
-      throw new Error(`${file} cannot be read: ${why}`, { cause });
-    });
+    const bytes = await readBytes(file);
     if (bytes.length === 0) throw new Error(`${file} is empty`);
     const type = path.extname(file) === "" ? "text/plain" : "";
     form.append("documents", new File([bytes], file, { type }), file);

@@ -22,7 +22,8 @@ const env: NodeJS.ProcessEnv = {
 };
 
 /** npm's errors if no registry can be reached. Then nothing can be installed, and these tests are reported as skipped. */
-const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/;
+const unreachable =
+  /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/;
 let isOffline: boolean;
 
 interface Packed {
@@ -53,8 +54,8 @@ beforeAll(async () => {
   const tarballs = [base, server, client].map(({ filename }) => `./${filename}`);
   const where = ["--global", "--prefix", folder];
   // By default npm waits five minutes for a download that stalls, which is this hook's whole time.
-  const patience = ["--prefer-offline", "--fetch-timeout=45000"];
-  const install = ["install", ...where, ...patience, "--no-audit", "--no-fund", ...tarballs];
+  const fetching = ["--prefer-offline", "--fetch-timeout=45000"];
+  const install = ["install", ...where, ...fetching, "--no-audit", "--no-fund", ...tarballs];
   const startMs = performance.now();
   isOffline = await run("npm", install, { cwd: folder, env }).then(
     () => false,

@@ -193,8 +193,6 @@ test("against the oracle, a repetition penalty divides what is above 0 and multi
   expect(changed.topScores[0]).toBe(expected.subarray(0, V).reduce((a, b) => Math.max(a, b)));
 });
 
-const families = ["GPT-2", "Llama"].flatMap((family) => weightFormats.map((format) => ({ family, format })));
-
 test.each(["fp32", "int8"] as const)(
   "a prompt that is parked between its chunks gets the same bits, with keys in %s",
   async (kv) => {
@@ -228,6 +226,8 @@ test.each(["fp32", "int8"] as const)(
     await host.release();
   },
 );
+
+const families = ["GPT-2", "Llama"].flatMap((family) => weightFormats.map((format) => ({ family, format })));
 
 describe.each(families)("invariants of a $family in $format, bit for bit", ({ family, format }) => {
   beforeAll(async () => {

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { GraphBuilder } from "../../../../gpu-backend/runtime/graph.ts";
 import {
   addQuantizedMatMuls,
@@ -28,13 +28,18 @@ test("products of the largest activations and weights do not saturate", async ()
   expect(new Set(quantized.values.map(Math.abs))).toEqual(new Set([127]));
   const g = new GraphBuilder("largest");
   const x = g.input("x", "float32", ["M", rows]);
+  const products = vi.spyOn(g, "node");
   g.output("y", addQuantizedMatMuls(g)(x, quantized), "float32", ["M", columns]);
+  const [, [both]] = products.mock.calls.find(([operator]) => operator === "com.microsoft:MatMulIntegerToFloat")!;
+  g.output("parts", both, "uint8", ["M", 2, rows]);
   const session = await openSession(g.bytes(), { threads: 1 });
   // The first part of a lone activation is 63, the kernel's 127. If all are equal, each second part is 61, and two products fill 16 bits.
   const lone = new Float32Array(rows);
   lone[rows / 2] = 1;
   for (const row of [lone, new Float32Array(rows).fill(1)]) {
-    const { y } = await session.run({ x: tensor(row, [1, rows]) });
+    const { y, parts } = await session.run({ x: tensor(row, [1, rows]) });
+    // A kernel that adds two products in 16 bits saturates above: 2 x 127 x 127 < 2^15.
+    expect(Math.max(...(parts.data as Uint8Array))).toBeLessThanOrEqual(127);
     const exact = productOf(row, quantized);
     const difference = Math.max(...exact.map((value, j) => Math.abs(value - (y.data as Float32Array)[j])));
     console.log(`greatest difference of a product ${difference}, tolerance ${toleranceOf(row, 1)}`);
@@ -63,7 +68,8 @@ test("a row of zeros gives zeros and one with NaN gives NaN, which change no bit
   await session.release();
 
   const zeros = new Array<number>(columns).fill(0);
-  expect([...beside].map((y) => y + 0)).toEqual([...zeros, ...alone, ...zeros.fill(Number.NaN)]);
+  const lost = new Array<number>(columns).fill(Number.NaN);
+  expect([...beside].map((y) => y + 0)).toEqual([...zeros, ...alone, ...lost]);
   const difference = Math.max(...productOf(row, quantized).map((value, j) => Math.abs(value - alone[j])));
   const tolerance = toleranceOf(row, 1 / 2);
   console.log(`greatest difference of a product in two parts ${difference}, tolerance ${tolerance}`);
