@@ -13,6 +13,7 @@ import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { Pass, PassOutput, Runner } from "../kv/runner.ts";
 import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
 import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
+import { checkedTokens } from "./drafts.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
 import { chooseBrakes, memoriesOfHeads, passagesFor, queryOf, type Searched } from "./memory-steps.ts";
@@ -62,6 +63,7 @@ export class Engine {
   readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
+  readonly #drafts = { checked: 0, accepted: 0 };
   #stalled = false;
 
   constructor(parts: EngineParts) {
@@ -84,6 +86,7 @@ export class Engine {
       waiting: waiting.length,
       parked: waiting.filter((sequence) => sequence.kv).length,
       preemptions: this.#preemptions,
+      drafts: { ...this.#drafts },
       running: running.size,
       slots: limits.maxSequences,
       kvBytes: runner.kv.bytes,
@@ -154,7 +157,7 @@ export class Engine {
     for (const sequence of plan.parked) kv.park(sequence.row);
     this.#preemptions += plan.parked.length;
     for (const sequence of plan.started) sequence.kv ??= kv.open(sequence.promptTokens);
-    kv.place(Array.from(this.#planner.state.running, (one) => ({ kv: one.row, positions: one.nextPositions })));
+    this.#place();
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
@@ -191,38 +194,64 @@ export class Engine {
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
-    const chunks = sequences.map((sequence) => ({ sequence, tokens: 1 }));
+    const chunks = sequences.length === 1 ? [this.#draftedChunk(sequences[0])] : sequences.map(nextToken);
     const sampledTokens = await this.#run("decode", chunks);
+    if (chunks[0].drafts) this.#dropWrongDrafts(chunks[0], sampledTokens - 1);
     for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
     const ms = this.#parts.now() - startedMs;
-    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
+    const tokens = chunks.reduce((sum, chunk) => sum + chunk.tokens + (chunk.drafts?.length ?? 0), 0);
+    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens, sampledTokens });
+  }
+
+  /** A sequence that decodes alone has room in a pass for its continued tokens, or for guesses of its next tokens. */
+  #draftedChunk(sequence: Sequence): Chunk {
+    const { draftCost } = this.#parts.runner;
+    if (!Number.isFinite(draftCost)) return nextToken(sequence);
+    const tokens = Math.min(sequence.pendingTokens, checkedTokens);
+    const drafts = sequence.pendingTokens === 1 ? sequence.draftsFor(draftCost) : [];
+    this.#place(new Map([[sequence, sequence.cachedTokens + tokens + drafts.length]]));
+    return drafts.length > 0 ? { sequence, tokens, drafts } : { sequence, tokens };
+  }
+
+  #dropWrongDrafts({ sequence, drafts = [] }: Chunk, accepted: number): void {
+    if (sequence.ended) return;
+    sequence.drafts.checked(accepted);
+    this.#drafts.checked += drafts.length;
+    this.#drafts.accepted += accepted;
+    this.#parts.runner.kv.cut(sequence.row, sequence.ids.length - 1);
+  }
+
+  /** `lengths`: of sequences whose next pass may have several tokens. */
+  #place(lengths: ReadonlyMap<Sequence, number> = new Map()): void {
+    const rows = Array.from(this.#planner.state.running, (one) => {
+      return { kv: one.row, positions: lengths.get(one) ?? one.nextPositions };
+    });
+    this.#parts.runner.kv.place(rows);
   }
 
   /** Returns the number of sampled tokens. */
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[]): Promise<number> {
     const { pass, heads } = composePass(phase, chunks, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(pass);
-    const faults = faultsOf(chunks, heads, output);
-    for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
+    const certain = heads.filter(({ draftedId }) => draftedId === null);
+    for (const [sequence, error] of faultsOf(chunks, certain, output)) this.#fail(sequence, this.#reportFault(error));
     for (const { sequence } of chunks) await this.#chooseBrakes(sequence);
-    await this.#readHeads(heads, pass.states, output);
-    return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
+    return await this.#readHeads(heads, pass.states, output);
   }
 
   /** Returns the number of sampled tokens. */
-  async #startAnswering(sequence: Sequence): Promise<0 | 1> {
+  async #startAnswering(sequence: Sequence): Promise<number> {
     const { runner, memories } = this.#parts;
     const searched: Searched = new Map();
     const fault = await weighMixture(sequence, runner, memories?.rule ?? null, searched);
     this.#parts.progressed?.();
     if (fault) this.#fail(sequence, this.#reportFault(fault));
     await this.#chooseBrakes(sequence, searched);
-    let sampled: 0 | 1 = 0;
+    let sampled = 0;
     for await (const { heads, states, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
       for (const error of faultsOf([], heads, output).values()) this.#fail(sequence, this.#reportFault(error));
-      await this.#readHeads(heads, states, output);
-      if (!sequence.ended && heads.some(({ scoredId }) => scoredId === null)) sampled = 1;
+      sampled += await this.#readHeads(heads, states, output);
     }
     return sampled;
   }
@@ -266,13 +295,24 @@ export class Engine {
     this.#prefixes?.arrive(sequence);
   }
 
-  async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
+  /** Returns the number of sampled tokens. */
+  async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<number> {
     const { runner, memories, textPieceOf } = this.#parts;
     const says = memories && (await memoriesOfHeads(heads, states, { kv: runner.kv, rule: memories.rule }));
     const model = { hiddenSize: runner.config.hiddenSize, rule: memories?.rule ?? null, textPieceOf };
+    let sampled = 0;
     for (const head of heads) {
-      this.#guard(head.sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
+      const { sequence, scoredId, draftedId } = head;
+      if (draftedId !== null) {
+        const { position } = states[head.hiddenRow];
+        if (!sequence.wantsToken || sequence.ids.length !== position + 1 || sequence.ids[position] !== draftedId)
+          continue;
+        for (const error of faultsOf([], [head], output).values()) this.#fail(sequence, this.#reportFault(error));
+      }
+      this.#guard(sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
+      if (scoredId === null && !sequence.ended) sampled++;
     }
+    return sampled;
   }
 
   /** Also ends the sequence if it needs no token. */
@@ -389,4 +429,8 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
+}
+
+function nextToken(sequence: Sequence): Chunk {
+  return { sequence, tokens: 1 };
 }

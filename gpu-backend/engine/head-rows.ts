@@ -15,6 +15,8 @@ export interface Head {
   baseRow: number | null;
   /** The prompt token to score; null if the next token is sampled. */
   scoredId: number | null;
+  /** The guess (drafts.ts) at the row's position. The row is read only if the sequence has this token there; null if it has anyway. */
+  draftedId: number | null;
   readsMemories: boolean;
 }
 
@@ -42,13 +44,13 @@ export class HeadRows {
   }
 
   /** Adds a row for the answer. A comparison adds a second row, for the base. */
-  add(sequence: Sequence, at: number, scoredId: number | null): void {
+  add(sequence: Sequence, at: number, scoredId: number | null, draftedId: number | null = null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
     const readsMemories = sequence.readsMemories(scoredId !== null);
     // Without adapter and memories the base itself answers, so there is nothing to compare.
     const compares = sequence.request.compare && (sequence.answering !== null || readsMemories);
     const baseRow = compares ? this.#addRow(sequence, at, null, scoredId) : null;
-    this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, readsMemories });
+    this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, draftedId, readsMemories });
   }
 
   /** If `expert` is null, the base scores the token. */

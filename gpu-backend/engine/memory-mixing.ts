@@ -12,8 +12,10 @@ import {
   memoryWeight,
   type Neighbours,
 } from "../../shared/math/memory.ts";
+import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { Passage } from "../memory/passages.ts";
 import type { Found } from "../memory/search.ts";
+import { checkedTokens } from "./drafts.ts";
 import type { HeadResult } from "./sampler.ts";
 import { forbidden, type LogitChange } from "./sequence.ts";
 
@@ -144,6 +146,23 @@ export function sourcesOf(
     .slice(0, limits.sourcesPerToken)
     .map(({ memory, position, share }) => ({ memory, ...passageOf(memory, position), share }));
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
+}
+
+/** The tokens after the nearest key that predicted `tokenId`, as many as a pass can check. */
+export function continuationOf(
+  memories: readonly OpenMemory[],
+  says: readonly MemorySays[],
+  tokenId: number,
+): readonly number[] {
+  let [nearest, ids]: [number, readonly number[]] = [Number.NEGATIVE_INFINITY, []];
+  for (const [m, { found }] of says.entries()) {
+    const at = found.nextIds.indexOf(tokenId);
+    if (at < 0 || found.cosines[at] <= nearest) continue;
+    const next = found.positions[at] + 1;
+    nearest = found.cosines[at];
+    ids = [...memories[m].search.memory.nextIds.subarray(next, next + checkedTokens)];
+  }
+  return ids;
 }
 
 /** Each neighbour's part of the token's probability. The parts add up to 1. */

@@ -75,6 +75,8 @@ export interface EngineStats {
   waiting: number;
   parked: number;
   preemptions: number;
+  /** Counts of guessed tokens (drafts.ts). */
+  drafts: { checked: number; accepted: number };
   running: number;
   slots: number;
   /** Bytes of running and parked sequences. */

@@ -9,12 +9,14 @@ import type { Sequence } from "./sequence.ts";
 export interface Chunk {
   sequence: Sequence;
   tokens: number;
+  /** Guesses of the tokens after those. */
+  drafts?: readonly number[];
 }
 
 /** mixture-steps.ts samples the first token of a mixture that awaits its weights. */
 export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gates: number) {
   const head = new HeadRows(gates);
-  const rows = chunks.map(({ sequence, tokens }) => {
+  const rows = chunks.map(({ sequence, tokens, drafts = [] }) => {
     const [start, end] = [sequence.cachedTokens, sequence.cachedTokens + tokens];
     for (let position = start; position < end; position++) {
       const scoredId = scoredAfter(sequence, position);
@@ -23,7 +25,8 @@ export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gate
     const samples =
       end === sequence.ids.length && sequence.wantsToken && !sequence.awaitsMixture && !sequence.awaitsPassages;
     if (samples) head.add(sequence, head.at(sequence, end - 1), null);
-    return { kv: sequence.row, tokens: sequence.ids.slice(start, end) };
+    for (const [i, id] of drafts.entries()) head.add(sequence, head.at(sequence, end + i), null, id);
+    return { kv: sequence.row, tokens: [...sequence.ids.slice(start, end), ...drafts] };
   });
   return { pass: { phase, rows, states: head.states, head: head.tensors() } satisfies Pass, heads: head.heads };
 }

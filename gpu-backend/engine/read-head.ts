@@ -5,7 +5,7 @@ import type { PassOutput } from "../kv/runner.ts";
 import { passageOf } from "../memory/passages.ts";
 import type { Head } from "./head-rows.ts";
 import { maskedRow } from "./masking.ts";
-import { type MemorySays, mixMemories, sourcesOf } from "./memory-mixing.ts";
+import { continuationOf, type MemorySays, mixMemories, sourcesOf } from "./memory-mixing.ts";
 import {
   alternativesOf,
   type HeadResult,
@@ -48,6 +48,7 @@ export function readHead(
     return [];
   }
   const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
+  if (says) sequence.drafts.remember(continuationOf(sequence.memories, says, tokenId));
   const logprob = logprobOf(result, tokenId);
   const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
   if (mixed && sequence.request.sources) {

@@ -22,6 +22,7 @@ import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { Kv } from "../kv/runner.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
+import { Drafts } from "./drafts.ts";
 import type { GrammarRow } from "./grammars.ts";
 import type { Plannable } from "./plan.ts";
 import type { Trace } from "./traces.ts";
@@ -67,6 +68,7 @@ export class Sequence implements Plannable {
   adapters: readonly AcquiredAdapter[] = [];
   /** null if the base answers. A mixture's base answers until the mixture has weights. */
   answering: RowAdapter | null = null;
+  readonly drafts = new Drafts();
   /** null until the prompt has set the brakes (shared/math/memory.ts). */
   brakes: BrakeWeights | null = null;
   evidenceTokens: EvidenceTokens;
@@ -193,6 +195,14 @@ export class Sequence implements Plannable {
     for (const [id, value] of this.#bias) {
       if (!forbiddenIds?.has(id) && !this.#repeated.has(id)) yield { id, penalty: 1, value };
     }
+  }
+
+  /** Guesses of the tokens after the next one. Empty if that one changes the logits of the tokens after it. */
+  draftsFor(cost: number): readonly number[] {
+    const { presence_penalty, frequency_penalty, repetition_penalty, min_tokens } = this.sampling;
+    const isChanged = presence_penalty !== 0 || frequency_penalty !== 0 || repetition_penalty !== 1;
+    if (!this.wantsToken || this.grammar || isChanged || this.completionTokens < min_tokens) return [];
+    return this.drafts.propose(this.ids, cost, this.maxPositions - this.ids.length - 1);
   }
 
   get wantsToken(): boolean {

@@ -104,6 +104,13 @@ export class KvArena {
     };
   }
 
+  /** Gives every row room for `positions` positions. */
+  reserve(positions: number): void {
+    if (positions <= this.positions) return;
+    const P = positionsFor(positions, this.#shape);
+    this.#fit(P, P);
+  }
+
   /**
    * `fresh` has arrays [S, H, T, d]. `rows[s]` gets the first `counts[s]` tokens of sequence `begin + s`. `rows` must be adjacent in
    * memory.
@@ -114,10 +121,7 @@ export class KvArena {
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
-    if (longest > this.positions) {
-      const P = positionsFor(longest, this.#shape);
-      this.#fit(P, P);
-    }
+    this.reserve(longest);
     const first = this.#firstOf(rows);
     this.#memory.arrays.forEach((array, i) => {
       const { heads: H, width: d } = arrays[i];

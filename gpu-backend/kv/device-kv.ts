@@ -172,6 +172,10 @@ export class DeviceKv implements KvStore {
   }
 
   /** A parked row keeps its place, but takes no more room than it fills. */
+  cut(): void {
+    throw new Error("a device row is never cut");
+  }
+
   park(row: Kv): void {
     const own = asRow(row);
     own.isParked = true;

@@ -99,6 +99,7 @@ export class DeviceRunner implements Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: DeviceKv;
+  readonly draftCost = Number.POSITIVE_INFINITY;
   readonly #parts: Parts;
   /** Empty if the sessions have the embedding. */
   readonly #embedding: Record<string, Tensor>;

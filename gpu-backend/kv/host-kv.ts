@@ -144,6 +144,25 @@ export class HostKv implements KvStore {
     };
   }
 
+  /** The past of `count` consecutive tokens of a row, one a row of the step (`drafts` of step.ts). */
+  feedDrafts(row: KvRow, count: number): ReturnType<KvArena["feed"]> {
+    const arena = this.#arenaOf(row);
+    arena.reserve(row.positions + count);
+    return { ...arena.feed([row]), pastLengths: Int32Array.from({ length: count }, (_, s) => row.positions + s) };
+  }
+
+  /** `fresh` has arrays [S, H, 1, d], of which the row gets the first `count` tokens. Takes ownership of `fresh`. */
+  appendDrafts(row: KvRow, count: number, fresh: KvCopy): void {
+    for (let s = 0; s < count; s++) this.#arenaOf(row).append([row], [1], fresh, 1, s);
+    this.#fresh?.block.free();
+    this.#fresh = null;
+    fresh.forEach(free);
+  }
+
+  cut(row: KvRow, positions: number): void {
+    row.positions = positions;
+  }
+
   /** `rows` must be in the order of `inOrder`. Row s gets the first `counts[s]` of its T tokens. Takes ownership of `fresh`. */
   append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
     for (const { arena, own, begin } of this.#byArena(rows)) {

@@ -21,12 +21,14 @@ export class HostRunner implements Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: HostKv;
+  readonly draftCost: number;
   readonly #steps: StepRunner;
   readonly #chunkTokens: number;
 
   constructor(steps: StepRunner, { maxSequences, chunkTokens, kvBytes }: HostLimits) {
     this.config = steps.config;
     this.gates = steps.gates;
+    this.draftCost = steps.draftCost ?? Number.POSITIVE_INFINITY;
     this.kv = new HostKv(steps, { maximumRows: maxSequences, maximumBytes: kvBytes });
     this.#steps = steps;
     this.#chunkTokens = chunkTokens;
@@ -36,9 +38,11 @@ export class HostRunner implements Runner {
     const tokensOf = new Map(rows.map(({ kv, tokens }) => [kv as KvRow, tokens]));
     const order = this.kv.inOrder([...tokensOf.keys()], phase);
     const counts = order.map((row) => tokensOf.get(row)!.length);
-    const S = order.length;
+    const drafts = phase === "decode" && counts[0] > 1;
     const longest = Math.max(1, ...counts);
-    const T = phase === "prefill" ? minPrefillTokens * Math.ceil(longest / minPrefillTokens) : longest;
+    const [S, T] = drafts
+      ? [longest, 1]
+      : [order.length, phase === "prefill" ? minPrefillTokens * Math.ceil(longest / minPrefillTokens) : longest];
     const [tokenIds, positions] = [new Int32Array(S * T), new Int32Array(S * T)];
     order.forEach((row, s) => {
       tokensOf.get(row)!.forEach((id, t) => {
@@ -53,20 +57,24 @@ export class HostRunner implements Runner {
     const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv as KvRow, position));
     // Number of tokens of this chunk that earlier passes have computed.
     const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
+    const past = S === 0 ? null : drafts ? this.kv.feedDrafts(order[0], S) : this.kv.feed(order);
     const {
       present,
       states: fresh,
       ...output
     } = await this.#steps.run({
       ...head,
-      ...(S > 0 ? { sequences: S, tokens: T, tokenIds, positions, begunTokens, ...this.kv.feed(order) } : noTokens()),
+      ...(past ? { sequences: S, tokens: T, tokenIds, positions, begunTokens, drafts, ...past } : noTokens()),
       ...{ headRows: Int32Array.from(headRows), fedStates: joinArrays(Float32Array, earlier) },
     });
     const { hiddenSize: D } = this.config;
-    const areFinite = counts.map((count, s) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D)));
-    const kept = counts.map((count, s) => (areFinite[s] ? count : 0));
-    if (S > 0) this.kv.append(order, kept, [...storedAs(this.#steps.kvFormat, present, this.config), fresh], T);
-    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(kv as KvRow)])) };
+    const areFinite = (s: number, count: number) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D));
+    const bad = drafts ? tokenIds.findIndex((_, s) => !areFinite(s, 1)) : -1;
+    const kept = drafts ? [bad < 0 ? S : bad] : counts.map((count, s) => (areFinite(s, count) ? count : 0));
+    const stored = () => [...storedAs(this.#steps.kvFormat, present, this.config), fresh];
+    if (drafts) this.kv.appendDrafts(order[0], kept[0], stored());
+    else if (S > 0) this.kv.append(order, kept, stored(), T);
+    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(kept[order.indexOf(kv as KvRow)] > 0)) };
   }
 
   release(): Promise<void> {

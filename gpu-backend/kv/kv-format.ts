@@ -1,7 +1,8 @@
-import type { KvFormat, ModelShape } from "../runtime/step.ts";
+import { int8Greatest, int8Least, type KvFormat, type ModelShape } from "../runtime/step.ts";
 import { free, type KvCopy } from "./kv-memory.ts";
 
-const greatest = 127;
+/** Adding this number to a float32 below 2²² rounds it to an integer, halves to even. */
+const rounding = 1.5 * 2 ** 23;
 
 /** `present` is [2L, S, H, T, d]. For int8, arrays of scales, [S, H, T, 1], come last. Takes ownership of `present`. */
 export function storedAs(
@@ -26,10 +27,12 @@ export function storedAs(
       else if (x < least) least = x;
     }
     most = Math.max(most, -least);
-    const inverse = most > 0 ? greatest / most : 0;
-    // Adding 127.5 makes the number positive, so that truncation rounds. Math.round would take ten times as long.
-    for (let e = start; e < start + d; e++) values[e] = ((present[e] * inverse + greatest + 0.5) | 0) - greatest;
-    scales[v] = most / greatest;
+    // float32 throughout, because drafts are rounded in the graph (attention-graph.ts) and must get the same bits.
+    const inverse = Math.fround(int8Greatest / Math.max(most, Math.fround(int8Least)));
+    for (let e = start; e < start + d; e++) {
+      values[e] = Math.fround(Math.fround(present[e] * inverse) + rounding) - rounding;
+    }
+    scales[v] = most / int8Greatest;
   }
   free(present);
   return [...split(values), ...split(scales)];

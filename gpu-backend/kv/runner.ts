@@ -31,6 +31,8 @@ export interface KvStore {
   /** Opens a row with room for `wanted` positions. */
   open(wanted: number): Kv;
   close(row: Kv): void;
+  /** Drops the row's positions from `positions` on. */
+  cut(row: Kv, positions: number): void;
   /** Frees the row's slot, but keeps the row's positions. */
   park(row: Kv): void;
   /** Assigns a slot to every row of the next step. `positions` is the row's length after the step. `holds` must be true. */
@@ -47,6 +49,8 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
+  /** Cost of a further token in a decode of one row, as a share of a pass's. The bits are those of two passes. Infinity if not possible. */
+  readonly draftCost: number;
   /** The previous pass must have ended. */
   run(pass: Pass): Promise<PassOutput>;
   release(): Promise<void>;
@@ -54,7 +58,7 @@ export interface Runner {
 
 /** A pass without rows runs only the head. */
 export interface Pass {
-  /** A prefill has one row. A decode has one token for each row. */
+  /** A prefill has one row. A decode has one token for each row, or several tokens of one row (`draftCost`). */
   phase: "prefill" | "decode";
   rows: readonly { kv: Kv; tokens: readonly number[] }[];
   /** M positions that the head is computed at: positions of this pass first, then positions of earlier passes. */
@@ -65,6 +69,6 @@ export interface Pass {
 export interface PassOutput extends RowOutput {
   /** States after the last layer norm, [M, D]; null unless `head.want.hidden`. */
   hidden: Float32Array | null;
-  /** 0 for each row whose new keys and values are not finite, [S]. Such a row does not keep the pass's tokens. */
+  /** 0 for each row whose first new keys and values are not finite, [S]. Tokens are kept only before the first that are not finite. */
   finite: Uint8Array;
 }

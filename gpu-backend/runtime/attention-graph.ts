@@ -7,7 +7,7 @@
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import type { RotaryTables } from "./rotary.ts";
-import type { KvFormat, ModelShape } from "./step.ts";
+import { int8Greatest, int8Least, type KvFormat, type ModelShape } from "./step.ts";
 
 export interface Target {
   g: GraphBuilder;
@@ -36,6 +36,8 @@ export interface Past extends PastRows {
   positionCount: string;
   /** Keys, then values, of each layer for tokens of the chunk that earlier steps have computed: 2L × [S, K, G, d]. */
   begun: string[];
+  /** `isDrafts`: the step has `drafts` (step.ts). `at` are the indexes at which the past gets each row's keys and values, [K, S, 3]. */
+  drafts: { isDrafts: string; at: string };
 }
 
 /** Adds inputs for SS rows with P positions each, and for SL rows with PL positions each (`longPast` of step.ts). */
@@ -48,6 +50,10 @@ export function pastInputs(target: Target) {
     long: { ...rowInputs(target, names.long, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
     isChunk: g.input(names.isChunk, "bool", []),
     positionCount: g.input(names.positionCount, "int32", []),
+    drafts: {
+      isDrafts: g.input(names.isDrafts, "bool", []),
+      at: g.node("Cast", [g.input(names.draftsAt, "int32", [K, "SD", 3])], { to: 7 }),
+    },
   };
 }
 
@@ -88,17 +94,18 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
       return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
     });
   }
-  const { short, apart } = addPastAttention(target, past, causalMask);
-  const { long, isChunk, positionCount } = past;
+  const { short, apart, drafted } = addPastAttention(target, past, causalMask);
+  const { long, isChunk, positionCount, drafts } = past;
   const chunk = { positions, positionCount, tokenCount };
   const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, chunk) : null;
-  const isOther = g.node("Or", [isChunk, long.has]);
+  const isOther = g.node("Or", [g.node("Or", [isChunk, long.has]), drafts.isDrafts]);
   const own: (string | number)[] = ["S", K, "T", d];
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
-    const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
+    const [ofLong, ofShort, ofDrafts] = [apart, short, drafted].map((attend) => () => byHeads(attend)(l, qkv));
     // Nested branches: decoding of rows with one P, the most frequent kind of step, enters only one.
-    const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
+    const plain = () => g.when(drafts.isDrafts, outputs, ofDrafts, ofLong);
+    const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), plain) : plain());
     return g.when(isOther, outputs, other, ofShort);
   };
 }
@@ -173,16 +180,24 @@ type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
  * One sum runs over the whole chunk, so that the bits do not depend on how the chunk was divided into steps. `short` is for a step whose
- * rows have one P. `apart` attends to each P separately, which is cheaper than padding all rows to the larger P.
+ * rows have one P. `apart` attends to each P separately, which is cheaper than padding all rows to the larger P. `drafted` first writes
+ * the rows' keys and values into their past, as later steps find them there, and each row's mask hides those that are not before it.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
   /** `toOwn` is the product of the queries with the chunk's keys, [S, K, H / K · T, G + T]. `toChunk` has the chunk's attention weights. */
-  type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
-  const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
+  type PastAttention = (l: number, q: string, toOwn: string, stored?: StoredPair) => [ofPast: string, toChunk: string];
+  const storedIn = ({ keys, values, scales }: PastRows, l: number): StoredPair => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
+    return [
+      { plain: plain(keys[l]), scale: scales?.keys[l] },
+      { plain: plain(values[l]), scale: scales?.values[l] },
+    ];
+  };
+  const among = (rows: PastRows) => {
+    const { mask: pastMask } = rows;
     // Scales multiply scores and weights, because keys and values have far more elements.
     const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
@@ -191,12 +206,12 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
       g.node("Expand", [mask, g.node("Concat", [count, g.integers(1), queryCount, columns], { axis: 0 })]);
     const mask = g.node("Concat", [spread(pastMask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
     const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
-    const attend: PastAttention = (l, q, toOwn) => {
-      const ofPast = scaled(products(g, q, plain(keys[l])), scales?.keys[l]);
+    const attend: PastAttention = (l, q, toOwn, [keys, values] = storedIn(rows, l)) => {
+      const ofPast = scaled(products(g, q, keys.plain), keys.scale);
       const scores = g.node("Concat", [ofPast, toOwn], { axis: -1 });
       const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
       const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
-      return [g.node("MatMul", [scaled(toPast, scales?.values[l]), plain(values[l])]), toChunk];
+      return [g.node("MatMul", [scaled(toPast, values.scale), values.plain]), toChunk];
     };
     return { count, attend };
   };
@@ -216,7 +231,36 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
     const [ofPast, toChunk] = [0, 1].map((i) => g.node("Concat", [first[i], last[i]], { axis: 0 }));
     return [ofPast, toChunk];
   });
-  return { short: withChunk(short.attend), apart };
+  const drafted: HeadAttention = (l, q, k, v) => {
+    const stored = storedIn(past, l).map((before, i) => addStored(target, before, [k, v][i], past.drafts.at));
+    const [ofPast, toChunk] = short.attend(l, q, products(g, q, k), stored as StoredPair);
+    return g.node("Add", [ofPast, g.node("MatMul", [toChunk, v])]);
+  };
+  return { short: withChunk(short.attend), apart, drafted };
+}
+
+/** Keys or values of a past as floats, [S, K, P, d], and their scales, [S, K, 1, P], if they are stored as int8. */
+interface Stored {
+  plain: string;
+  scale: string | undefined;
+}
+
+type StoredPair = [keys: Stored, values: Stored];
+
+/** Writes `own`, [S, K, 1, d], into one sequence's past at the indexes `at`, in the format of kv-format.ts. */
+function addStored({ g, config }: Target, { plain, scale }: Stored, own: string, at: string): Stored {
+  const transposed = g.node("Transpose", [own], { perm: [1, 0, 2, 3] });
+  const byHead = g.node("Reshape", [transposed, g.integers(0, 0, config.headWidth)]); // [K, S, d]
+  if (!scale) return { plain: g.node("ScatterND", [plain, at, byHead]), scale };
+  const most = g.node("ReduceMax", [g.node("Abs", [byHead]), g.integers(2)], { keepdims: 1 });
+  const inverse = g.node("Div", [g.scalar(int8Greatest), g.node("Max", [most, g.scalar(int8Least)])]);
+  const rounded = g.node("Round", [g.node("Mul", [byHead, inverse])]);
+  const ownScale = g.node("Squeeze", [g.node("Div", [most, g.scalar(int8Greatest)]), g.integers(2)]);
+  const scales = g.node("ScatterND", [g.node("Squeeze", [scale, g.integers(2)]), at, ownScale]);
+  return {
+    plain: g.node("ScatterND", [plain, at, rounded]),
+    scale: g.node("Unsqueeze", [scales, g.integers(2)]),
+  };
 }
 
 function products(g: GraphBuilder, q: string, k: string): string {

@@ -20,6 +20,8 @@ export const names = {
   /** True if the step is a chunk of one prompt. Its row then has `positionCount` positions after the step. */
   isChunk: "is_chunk",
   positionCount: "position_count",
+  isDrafts: "is_drafts",
+  draftsAt: "drafts_at",
   wantsTrunk: "wants_trunk",
   /** The head is computed at `headRows` of the step, then at `fedStates` of earlier steps. */
   headRows: "head_rows",

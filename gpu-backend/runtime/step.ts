@@ -31,6 +31,11 @@ export interface StepInput extends HeadInput {
   begunTokens?: number;
   /** Keys, then values, of each layer, [S, H, P, d]; for int8 then the scales, [S, H, P, 1]. Positions past a row's length are ignored. */
   past: (Float32Array | Int8Array)[];
+  /**
+   * If true, the S rows are consecutive tokens of one sequence, whose `past` is given once, with P above each row's length. Each row has
+   * the bits that it would have in a step of its own, after the rows before it. Excludes `longPast`.
+   */
+  drafts?: boolean;
   /** A past with its own P for the last `sequences` rows. `past` is then for the rows before these. Excludes `begunTokens`. */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
   /** The first of the M positions, each given as row × T + column. */
@@ -121,6 +126,10 @@ export interface RowOutput {
 /** Keys and values in int8 have a scale for each position and head. fp16 is for devices. */
 export type KvFormat = "fp32" | "fp16" | "int8";
 
+/** int8 keys and values of a position and head are round(x · greatest / max(|x|, least)), with the scale |x| / greatest, |x| = max |xᵢ|. */
+export const int8Greatest = 127;
+export const int8Least = 1e-30;
+
 export interface StepRunner {
   readonly config: ModelShape;
   /** Q, gates of a row. */
@@ -129,6 +138,8 @@ export interface StepRunner {
   readonly classBytes: number;
   /** Format of the past. Default: fp32. */
   readonly kvFormat?: KvFormat;
+  /** Cost of a further row of `drafts`, as a share of a step's. Default: Infinity, for a runner without `drafts`. */
+  readonly draftCost?: number;
   run(input: StepInput): Promise<StepOutput>;
   release(): Promise<void>;
 }

@@ -18,8 +18,12 @@ import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { kvFormatFor, type WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
+import type { Text } from "./texts.ts";
+
+const engineLimits = { maxSequences: 1, maxQueue: 1, stepTokens: 256, chunkTokens, kvBytes: 2 ** 28 };
 
 /** Opens a model as a server does: from the graph's file, with a server's default context. */
 export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
@@ -38,6 +42,11 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf:
       }
       return meter.result();
     },
+    async answer(text) {
+      const guessed = await answerTo(text, new HostRunner(runner, engineLimits));
+      const plain = Object.assign(new HostRunner(runner, engineLimits), { draftCost: Number.POSITIVE_INFINITY });
+      return { ...guessed, unguessed: await answerTo(text, plain) };
+    },
     async firstIds(prompts) {
       const batch = new Batch(runner, prompts.length, prompts[0].length);
       await batch.prefill(
@@ -47,6 +56,19 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf:
       return batch.lastIds;
     },
   };
+}
+
+/** The engine itself answers, without HTTP. */
+async function answerTo({ promptIds, tokens }: Text, runner: HostRunner) {
+  const harness = createEngineHarness({ runner, limits: engineLimits });
+  const request = sequenceRequest("a", promptIds, { maxTokens: tokens, sampling: { ignore_eos: true } });
+  await harness.engine.submit(null, [request]);
+  while (harness.tokensOf("a").length === 0) await harness.engine.step();
+  const [before, startedMs] = [harness.reports.length, performance.now()];
+  await harness.finish();
+  const ms = performance.now() - startedMs;
+  const passes = harness.reports.length - before;
+  return { ms, ids: harness.tokensOf("a"), passes, guesses: harness.engine.stats.drafts };
 }
 
 async function openGguf(path: string, format: WeightFormat, threads: number): Promise<StepRunner> {

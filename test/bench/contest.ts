@@ -3,8 +3,9 @@
  * contestant computes at a time, while the others are loaded and idle.
  */
 import { AskedProcess } from "./asked-process.ts";
-import type { Cell, Entry, Measurement } from "./contestant.ts";
+import type { Answer, Cell, Entry, Measurement } from "./contestant.ts";
 import { median } from "./quantile.ts";
+import type { Text } from "./texts.ts";
 
 export type Row = ReturnType<typeof rowOf>;
 
@@ -15,8 +16,20 @@ export interface Skipped extends Entry {
   reason: string;
 }
 
+/** Times are medians over the rounds. `peers`: of the other contestants, by name. */
+export interface TextRow {
+  name: string;
+  ms: number;
+  unguessedMs: number;
+  sameText: boolean;
+  passes: [guessed: number, unguessed: number];
+  guesses: { checked: number; accepted: number };
+  peers: { entry: Entry; ms: number }[];
+}
+
 export interface GroupResult {
   rows: Row[];
+  texts: TextRow[];
   skipped: Skipped[];
   /** First tokens of each contestant's base model on the check prompts. */
   firstIds: { entry: Entry; ids: number[] }[];
@@ -26,10 +39,10 @@ export interface GroupResult {
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
-  options: { rounds: number; threads: number; gguf: string; note: (line: string) => void },
+  options: { rounds: number; threads: number; gguf: string; texts?: readonly Text[]; note: (line: string) => void },
 ): Promise<GroupResult> {
   const { rounds, threads, gguf, note } = options;
-  const result: GroupResult = { rows: [], skipped: [], firstIds: [] };
+  const result: GroupResult = { rows: [], texts: [], skipped: [], firstIds: [] };
   let running: Runner[] = [];
   const skip = (skipped: Skipped) => {
     result.skipped.push(skipped);
@@ -68,6 +81,18 @@ export async function runGroup(
         note(`${system} ${format}, batch ${batch}, context ${context}: ${msPerStep.toFixed(1)} ms/step`);
       }
     }
+    const others = running.slice(1);
+    for (const text of running[0]?.entry === entries[0] ? (options.texts ?? []) : []) {
+      const answers: Answer[][] = [];
+      for (let round = 0; round < rounds; round++) {
+        const answered: Answer[] = [];
+        for (const i of round % 2 === 0 ? running.keys() : [...running.keys()].reverse()) {
+          answered[i] = await running[i].answer(text);
+        }
+        answers.push(answered);
+      }
+      result.texts.push(textRowOf(text.name, others, answers));
+    }
   } finally {
     for (const runner of running) runner.end();
   }
@@ -99,6 +124,21 @@ function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
   };
 }
 
+/** `answers[round][contestant]`, ours first. */
+function textRowOf(name: string, others: readonly Runner[], answers: readonly Answer[][]): TextRow {
+  const [ours] = answers[0];
+  const unguessed = ours.unguessed!;
+  return {
+    name,
+    ms: median(answers.map(([{ ms }]) => ms)),
+    unguessedMs: median(answers.map(([one]) => one.unguessed!.ms)),
+    sameText: `${ours.ids}` === `${unguessed.ids}`,
+    passes: [ours.passes!, unguessed.passes],
+    guesses: ours.guesses!,
+    peers: others.map(({ entry }, i) => ({ entry, ms: median(answers.map((round) => round[i + 1].ms)) })),
+  };
+}
+
 class Runner {
   readonly entry: Entry;
   readonly #args: string[];
@@ -116,6 +156,10 @@ class Runner {
 
   measure(cell: Cell): Promise<Measurement> {
     return this.#process!.ask(cell);
+  }
+
+  answer(text: Text): Promise<Answer> {
+    return this.#process!.ask(text);
   }
 
   end(): void {

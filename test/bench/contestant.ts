@@ -2,6 +2,7 @@
  * A contestant is a loaded model that is measured on batches. Each has a process of its own (contestant-process.ts), so that resident
  * memory and threads are its own.
  */
+import type { Text } from "./texts.ts";
 
 export type System = "chameleon" | "node-llama-cpp";
 
@@ -17,6 +18,15 @@ export interface Cell {
   steps: number;
 }
 
+/** Time from an answer's first token to its last. Ours also has the time without guesses of the next tokens. */
+export interface Answer {
+  ms: number;
+  ids: number[];
+  unguessed?: { ms: number; ids: number[]; passes: number };
+  passes?: number;
+  guesses?: { checked: number; accepted: number };
+}
+
 export interface Measurement {
   prefillMs: number;
   stepMs: number[];
@@ -26,6 +36,8 @@ export interface Measurement {
 export interface Contestant {
   /** Runs the prompts [batch][tokens], then `steps` greedy decode steps. */
   measure(prompts: number[][], steps: number): Promise<Measurement>;
+  /** Answers greedily with `tokens` tokens. */
+  answer(text: Text): Promise<Answer>;
   /** Greedy first token of each prompt, which shows whether contestants compute the same. */
   firstIds(prompts: number[][]): Promise<number[]>;
 }

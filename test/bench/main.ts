@@ -19,9 +19,11 @@ import { measureDevice } from "./device.ts";
 import { measureFits } from "./fits.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
-import { agreementLines, ratioLines, tableLines } from "./report.ts";
+import { agreementLines, ratioLines, tableLines, textLines } from "./report.ts";
+import { benchTexts } from "./texts.ts";
 
 const llamaFolder = join(import.meta.dirname, "llama");
+const embeddedGguf = join(embeddedBase, "model.gguf");
 const contexts = [136, 264];
 
 const options = parsedOptions<{
@@ -40,12 +42,7 @@ const options = parsedOptions<{
   quick?: boolean;
 }>(
   createCommand("bench", "our engine beside node-llama-cpp on one GGUF file", ["chameleon bench"])
-    .addOption(
-      new Option("--gguf <file>", "the model, also in parts").default(
-        join(embeddedBase, "model.gguf"),
-        "the embedded one",
-      ),
-    )
+    .addOption(new Option("--gguf <file>", "the model, also in parts").default(embeddedGguf, "the embedded one"))
     .option("--json <file>", "write the figures there")
     .option("--threads <n>", "threads of each contestant (1; with --load the server's default, all cores)", count)
     .option("--rounds <n>", "rounds over which medians are taken", count, 5)
@@ -108,12 +105,14 @@ async function benchContest() {
   const peer: Entry = { system: "node-llama-cpp", format: "gguf" };
   const entries: Entry[] = [{ system: "chameleon", format: "int8" }, peer, { system: "chameleon", format: "exact" }];
   installPeer(llamaFolder);
-  const result = await runGroup(entries, cells, { rounds, threads, gguf, note });
+  const texts = gguf === embeddedGguf ? await benchTexts() : [];
+  const result = await runGroup(entries, cells, { rounds, threads, gguf, texts, note });
   for (const line of tableLines(result.rows)) say(line);
   for (const cell of result.skipped) say(skippedLine(cell));
   for (const line of agreementLines(result)) say(line);
   for (const line of ratioLines(entries, result.rows)) say(line);
-  return { rows: result.rows, skipped: result.skipped };
+  for (const line of textLines(result.texts)) say(line);
+  return { rows: result.rows, texts: result.texts, skipped: result.skipped };
 }
 
 async function benchMemory() {

@@ -1,6 +1,6 @@
 /** The benchmark's lines: the table, whether contestants compute the same, and the ratios. Pure: results in, lines out. */
 
-import type { GroupResult, Row } from "./contest.ts";
+import type { GroupResult, Row, TextRow } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 
 export function tableLines(rows: readonly Row[]): string[] {
@@ -21,6 +21,16 @@ export function tableLines(rows: readonly Row[]): string[] {
       ]),
     ),
   ];
+}
+
+/** A line for each text of batch 1: what guesses of the next tokens gain, and the others' times divided by ours. */
+export function textLines(texts: readonly TextRow[]): string[] {
+  return texts.map(({ name, ms, unguessedMs, sameText, passes, guesses: { checked, accepted }, peers }) => {
+    const ratios = peers.map(({ entry, ms: theirs }) => `${nameOf(entry)} ÷ ours ${times(theirs / ms)}`);
+    const counts = `${passes[0]} passes instead of ${passes[1]}, ${accepted} of ${checked} guesses right`;
+    const gain = `without guesses ÷ with ${times(unguessedMs / ms)}, text ${sameText ? "the same" : "DIFFERENT"}`;
+    return `${name}: ${counts}; ${gain}; ${ratios.join(", ")}`;
+  });
 }
 
 /** A line for each contestant: how often its first token is that of the group's first contestant. */

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { KvRow } from "../../gpu-backend/kv/arena.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
-import { weightFormats } from "../../gpu-backend/runtime/products.ts";
+import { kvFormatFor, weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import reference from "../fixtures/small-base-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
@@ -193,6 +194,22 @@ test("against the oracle, a repetition penalty divides what is above 0 and multi
   expect(changed.topScores[0]).toBe(expected.subarray(0, V).reduce((a, b) => Math.max(a, b)));
 });
 
+/** The head is computed for every token of a decode pass, without gates. */
+function pass(host: HostRunner, phase: "prefill" | "decode", kv: KvRow, tokens: number[]) {
+  const count = phase === "decode" ? tokens.length : 0;
+  return host.run({
+    ...{ phase, rows: [{ kv, tokens }] },
+    states: tokens.slice(0, count).map((_, t) => ({ kv, position: kv.positions + t })),
+    head: {
+      gates: new Float32Array(count * host.gates),
+      inverseTemperatures: new Float32Array(count).fill(1),
+      targetIds: new Int32Array(count),
+      bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },
+      want: { scores: count > 0, hidden: false },
+    },
+  });
+}
+
 test.each(["fp32", "int8"] as const)(
   "a prompt that is parked between its chunks gets the same bits, with keys in %s",
   async (kv) => {
@@ -205,16 +222,7 @@ test.each(["fp32", "int8"] as const)(
       const row = host.kv.open(ids.length);
       for (let from = 0; from < ids.length; from += 128) {
         host.kv.place([{ kv: row, positions: ids.length }]);
-        const head = {
-          gates: new Float32Array(0),
-          inverseTemperatures: new Float32Array(0),
-          targetIds: new Int32Array(0),
-        };
-        const bias = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
-        await host.run({
-          ...{ phase: "prefill", rows: [{ kv: row, tokens: ids.slice(from, from + 128) }], states: [] },
-          head: { ...head, bias, want: { scores: false, hidden: false } },
-        });
+        await pass(host, "prefill", row, ids.slice(from, from + 128));
         if (isParked && row.positions < ids.length) host.kv.park(row);
       }
       const states = Float32Array.from(host.kv.state(row, ids.length - 1));
@@ -236,6 +244,38 @@ describe.each(families)("invariants of a $family in $format, bit for bit", ({ fa
     bank = randomBank(model.config, 12, 3, random);
     await runner.release();
     runner = await createStepRunner({ ...model, bank, threads: 2, format });
+  });
+
+  test("tokens that one pass decodes have the bits of a pass each, and so have those after them", async () => {
+    const own = await createStepRunner({ ...model, bank, threads: 2, format, kv: kvFormatFor(format) });
+    const host = new HostRunner(own, { maxSequences: 2, chunkTokens: 64, kvBytes: 2 ** 27 });
+    // Positions at which the past grows, and lengths that are no multiple of a vector.
+    for (const [start, count] of [
+      [5, 2],
+      [57, 8],
+      [62, 3],
+      [125, 8],
+    ]) {
+      const ids = randomIds(start + count + 2);
+      const scoresOf = async (isSingle: boolean) => {
+        const row = host.kv.open(start);
+        host.kv.place([{ kv: row, positions: start + 1 }]);
+        for (let from = 0; from < start; from += 64)
+          await pass(host, "prefill", row, ids.slice(from, Math.min(from + 64, start)));
+        const scores: number[] = [];
+        // The last of the tokens is dropped and computed again, as after a wrong guess.
+        if (!isSingle) scores.push(...(await pass(host, "decode", row, ids.slice(start, start + count))).scores!);
+        if (!isSingle) host.kv.cut(row, start + count - 1);
+        for (const id of ids.slice(row.positions)) scores.push(...(await pass(host, "decode", row, [id])).scores!);
+        host.kv.close(row);
+        return scores;
+      };
+      const V = model.config.vocabularySize;
+      const expected = await scoresOf(true);
+      expected.splice(count * V, 0, ...expected.slice((count - 1) * V, count * V));
+      expect(await scoresOf(false)).toEqual(expected);
+    }
+    await host.release();
   });
 
   test("head-only: whatever the gates, hidden states, keys and values are the same; the logits are not", async () => {

@@ -36,12 +36,17 @@ export interface FakeRunner extends StepRunner {
   readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
-/** `topCount`: number of ranked candidates K. `before` may delay a step or make it fail. */
+/**
+ * `topCount`: number of ranked candidates K. `seen`: number of last tokens that logits depend on. `before` may delay a step or make it
+ * fail.
+ */
 export function createFakeRunner(
   options: {
     config?: Partial<ModelShape>;
     classBytes?: number;
     topCount?: number;
+    seen?: number;
+    draftCost?: number;
     before?: (input: StepInput) => Promise<void>;
   } = {},
 ): FakeRunner {
@@ -51,6 +56,7 @@ export function createFakeRunner(
     config,
     gates: 2,
     classBytes: options.classBytes ?? 0,
+    draftCost: options.draftCost ?? Number.POSITIVE_INFINITY,
     steps,
     async run(input) {
       await options.before?.(input);
@@ -63,7 +69,8 @@ export function createFakeRunner(
         isSplit: longPast.sequences > 0,
         headRows: input.headRows.length,
       });
-      return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input);
+      const K = Math.min(options.topCount ?? topCandidates, config.vocabularySize);
+      return fakeStep(config, { K, seen: options.seen ?? config.contextTokens }, input);
     },
     async release() {},
   };
@@ -78,7 +85,7 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
   });
 }
 
-function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
+function fakeStep(config: ModelShape, { K, seen }: { K: number; seen: number }, input: StepInput): StepOutput {
   const { sequences: S, tokens: T } = input;
   const { vocabularySize: V } = config;
   const arrays = 2 * config.layers;
@@ -126,7 +133,7 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
         throw new Error(`row ${s}: token at position ${position} is elsewhere`);
     }
     const gates = [input.gates[2 * n], input.gates[2 * n + 1]];
-    const row = fakeLogits(V, [...histories[s], ...own], gates);
+    const row = fakeLogits(V, [...histories[s], ...own].slice(-seen), gates);
     for (let b = 0; b < input.bias.rows.length; b++) {
       if (input.bias.rows[b] !== n) continue;
       const id = input.bias.ids[b];
@@ -147,6 +154,10 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
 
 /** Ids of a row's past. Throws an Error if a layer or head holds other ids. */
 function pastOf(input: StepInput, s: number): number[] {
+  if (input.drafts && s > 0) {
+    if (input.pastTokens <= input.pastLengths[s]) throw new Error(`the past has no room for row ${s}`);
+    return [...pastOf(input, 0), ...input.tokenIds.subarray(0, s)];
+  }
   const first = input.sequences - (input.longPast?.sequences ?? 0);
   const { past, pastTokens: P } = s < first ? input : input.longPast!;
   const row = s < first ? s : s - first;

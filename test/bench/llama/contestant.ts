@@ -71,6 +71,15 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
       await batch.close();
       return meter.result();
     },
+    async answer({ promptIds, tokens }) {
+      const batch = await open([promptIds], tokens);
+      const ids = await batch.next();
+      const startedMs = performance.now();
+      while (ids.length < tokens) ids.push(...(await batch.next()));
+      const ms = performance.now() - startedMs;
+      await batch.close();
+      return { ms, ids };
+    },
     async firstIds(prompts) {
       const batch = await open(prompts, 0);
       const ids = await batch.next();

@@ -29,7 +29,8 @@ function testOf(change: (output: PassOutput, pass: Pass, runTokens: number) => v
         change(output, pass, runTokens);
         return output;
       };
-      return { config: runner.config, gates: runner.gates, kv: runner.kv, run, release: () => runner.release() };
+      const { config, gates, kv, draftCost } = runner;
+      return { config, gates, kv, draftCost, run, release: () => runner.release() };
     },
     longest,
     1e-4,

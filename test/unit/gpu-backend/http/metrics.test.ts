@@ -8,7 +8,7 @@ import { doneFrame } from "../../../support/frames.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
 
 const stats: EngineStats = {
-  ...{ waiting: 7, running: 6, parked: 1, preemptions: 15, slots: 32 },
+  ...{ waiting: 7, running: 6, parked: 1, preemptions: 15, slots: 32, drafts: { checked: 20, accepted: 12 } },
   ...{ kvBytes: 4096, kvUsedBytes: 1024, kvCapacityBytes: 8192 },
   prefixes: { queriedTokens: 900, reusedTokens: 640, tenants: 3, blocks: 13, bytes: 2048, evictions: 14 },
   adapters: { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 },
