@@ -27,9 +27,10 @@ const engineLimits = { maxSequences: 1, maxQueue: 1, stepTokens: 256, chunkToken
 
 /** Opens a model as a server does: from the graph's file, with a server's default context. */
 export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
-  const runner = await openGguf(gguf, format, threads);
+  const { runner, loadMs } = await openGguf(gguf, format, threads);
   const random = seededRandom(3);
   return {
+    loadMs,
     async measure(prompts, steps) {
       const gates = prompts.map(() => Float32Array.from({ length: runner.gates }, () => random()));
       const batch = new Batch(runner, prompts.length, prompts[0].length + steps);
@@ -71,7 +72,7 @@ async function answerTo({ promptIds, tokens }: Text, runner: HostRunner) {
   return { ms, ids: harness.tokensOf("a"), passes, guesses: harness.engine.stats.drafts };
 }
 
-async function openGguf(path: string, format: WeightFormat, threads: number): Promise<StepRunner> {
+async function openGguf(path: string, format: WeightFormat, threads: number) {
   const { config, weights, file } = openGgufModel(path);
   const served = { ...config, contextTokens: Math.min(config.contextTokens, 2048) };
   const bank = randomBank(served, 64, 8, seededRandom(8));
@@ -82,10 +83,12 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
   const build = (constants?: ConstantFile) => buildServingGraph(served, stored, bank, { format, kv, file: constants });
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
+  const startedMs = performance.now();
   const runner = await openStepRunner(graph, { config: served, bank, threads, kv });
+  const loadMs = performance.now() - startedMs;
   // The session has mapped or copied the file's constants.
   await rm(folder, { recursive: true, force: true });
-  return runner;
+  return { runner, loadMs };
 }
 
 export class Batch {

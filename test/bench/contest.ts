@@ -3,11 +3,12 @@
  * contestant computes at a time, while the others are loaded and idle.
  */
 import { AskedProcess } from "./asked-process.ts";
-import type { Answer, Cell, Entry, Measurement } from "./contestant.ts";
+import type { Answer, Cell, Entry, Loaded, Measurement } from "./contestant.ts";
 import { median } from "./quantile.ts";
 import type { Text } from "./texts.ts";
 
 export type Row = ReturnType<typeof rowOf>;
+export type TextRow = ReturnType<typeof textRowOf>;
 
 /** A cell that was left out. Without `batch` and `context`: the contestant was left out of all cells. */
 export interface Skipped extends Entry {
@@ -16,23 +17,12 @@ export interface Skipped extends Entry {
   reason: string;
 }
 
-/** Times are medians over the rounds. `peers`: of the other contestants, by name. */
-export interface TextRow {
-  name: string;
-  ms: number;
-  unguessedMs: number;
-  sameText: boolean;
-  passes: [guessed: number, unguessed: number];
-  guesses: { checked: number; accepted: number };
-  peers: { entry: Entry; ms: number }[];
-}
-
 export interface GroupResult {
   rows: Row[];
   texts: TextRow[];
   skipped: Skipped[];
-  /** First tokens of each contestant's base model on the check prompts. */
-  firstIds: { entry: Entry; ids: number[] }[];
+  /** `ids`: first tokens of the contestant's base model on the check prompts. */
+  loaded: (Loaded & { entry: Entry })[];
 }
 
 /** Our contestant is the first of `entries`. A cell in which a contestant fails is left out, with the reason. */
@@ -42,7 +32,7 @@ export async function runGroup(
   options: { rounds: number; threads: number; gguf: string; texts?: readonly Text[]; note: (line: string) => void },
 ): Promise<GroupResult> {
   const { rounds, threads, gguf, note } = options;
-  const result: GroupResult = { rows: [], texts: [], skipped: [], firstIds: [] };
+  const result: GroupResult = { rows: [], texts: [], skipped: [], loaded: [] };
   let running: Runner[] = [];
   const skip = (skipped: Skipped) => {
     result.skipped.push(skipped);
@@ -52,7 +42,7 @@ export async function runGroup(
     for (const entry of entries) {
       const runner = new Runner(entry, threads, gguf);
       try {
-        result.firstIds.push({ entry, ids: await runner.start() });
+        result.loaded.push({ entry, ...(await runner.start()) });
         running.push(runner);
       } catch (error) {
         skip({ ...entry, reason: messageOf(error) });
@@ -83,13 +73,10 @@ export async function runGroup(
     }
     const others = running.slice(1);
     for (const text of running[0]?.entry === entries[0] ? (options.texts ?? []) : []) {
-      const answers: Answer[][] = [];
-      for (let round = 0; round < rounds; round++) {
-        const answered: Answer[] = [];
-        for (const i of round % 2 === 0 ? running.keys() : [...running.keys()].reverse()) {
-          answered[i] = await running[i].answer(text);
-        }
-        answers.push(answered);
+      const answers = Array.from({ length: rounds }, () => [] as Answer[]);
+      for (const [round, answered] of answers.entries()) {
+        const order = [...running.keys()];
+        for (const i of round % 2 === 0 ? order : order.reverse()) answered[i] = await running[i].answer(text);
       }
       result.texts.push(textRowOf(text.name, others, answers));
     }
@@ -110,22 +97,25 @@ function messageOf(error: unknown): string {
 
 function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
   const { batch, context, steps } = cell;
-  const msPerStep = median(samples.flatMap(({ stepMs }) => stepMs));
+  const stepMs = samples.flatMap((sample) => sample.stepMs);
+  const msPerStep = median(stepMs);
   const timeToFirstTokenMs = median(samples.map(({ prefillMs }) => prefillMs));
   return {
     ...entry,
     batch,
     context,
     msPerStep,
+    leastMsPerStep: Math.min(...stepMs),
     tokensPerSecond: (1000 * batch) / msPerStep,
     prefillTokensPerSecond: (1000 * batch * (context - steps)) / timeToFirstTokenMs,
     timeToFirstTokenMs,
+    leastTimeToFirstTokenMs: Math.min(...samples.map(({ prefillMs }) => prefillMs)),
     rssBytes: Math.max(...samples.map(({ rssBytes }) => rssBytes)),
   };
 }
 
-/** `answers[round][contestant]`, ours first. */
-function textRowOf(name: string, others: readonly Runner[], answers: readonly Answer[][]): TextRow {
+/** `answers[round][contestant]`, ours first. Times are medians over the rounds. */
+function textRowOf(name: string, others: readonly Runner[], answers: readonly Answer[][]) {
   const [ours] = answers[0];
   const unguessed = ours.unguessed!;
   return {
@@ -149,7 +139,7 @@ class Runner {
     this.#args = [entry.system, entry.format, `${threads}`, gguf];
   }
 
-  start(): Promise<number[]> {
+  start(): Promise<Loaded> {
     this.#process = new AskedProcess(new URL("./contestant-process.ts", import.meta.url), ...this.#args);
     return this.#process.ready();
   }

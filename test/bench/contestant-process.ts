@@ -4,7 +4,7 @@
  */
 import { answerQuestions } from "./asked-process.ts";
 import { openChameleon } from "./chameleon.ts";
-import type { Answer, Cell, Contestant, Measurement, System } from "./contestant.ts";
+import type { Answer, Cell, Contestant, Loaded, Measurement, System } from "./contestant.ts";
 import { promptsOf } from "./model.ts";
 import type { Text } from "./texts.ts";
 
@@ -14,11 +14,14 @@ const checkPrompts = { batch: 8, tokens: 24 };
 const [system, format, threads, gguf] = process.argv.slice(2);
 const contestant = await open(system as System, format, Number(threads));
 const firstIds = await contestant.firstIds(promptsOf(checkPrompts.batch, checkPrompts.tokens));
-answerQuestions(firstIds, (question: Cell | Text): Promise<Measurement | Answer> => {
-  if ("promptIds" in question) return contestant.answer(question);
-  const { batch, context, steps } = question;
-  return contestant.measure(promptsOf(batch, context - steps), steps);
-});
+answerQuestions(
+  { ids: firstIds, loadMs: contestant.loadMs } satisfies Loaded,
+  (question: Cell | Text): Promise<Measurement | Answer> => {
+    if ("promptIds" in question) return contestant.answer(question);
+    const { batch, context, steps } = question;
+    return contestant.measure(promptsOf(batch, context - steps), steps);
+  },
+);
 
 async function open(system: System, format: string, threads: number): Promise<Contestant> {
   switch (system) {

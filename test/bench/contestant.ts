@@ -27,6 +27,12 @@ export interface Answer {
   guesses?: { checked: number; accepted: number };
 }
 
+/** What a contestant's process says first. `ids`: see Contestant.firstIds. */
+export interface Loaded {
+  ids: number[];
+  loadMs: number;
+}
+
 export interface Measurement {
   prefillMs: number;
   stepMs: number[];
@@ -34,6 +40,8 @@ export interface Measurement {
 }
 
 export interface Contestant {
+  /** Time to load the model; ours from its prepared graph, as a server's second start. */
+  readonly loadMs: number;
   /** Runs the prompts [batch][tokens], then `steps` greedy decode steps. */
   measure(prompts: number[][], steps: number): Promise<Measurement>;
   /** Answers greedily with `tokens` tokens. */

@@ -19,7 +19,7 @@ import { measureDevice } from "./device.ts";
 import { measureFits } from "./fits.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
-import { agreementLines, ratioLines, tableLines, textLines } from "./report.ts";
+import { loadedLines, ratioLines, tableLines, textLines } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
 const llamaFolder = join(import.meta.dirname, "llama");
@@ -109,10 +109,10 @@ async function benchContest() {
   const result = await runGroup(entries, cells, { rounds, threads, gguf, texts, note });
   for (const line of tableLines(result.rows)) say(line);
   for (const cell of result.skipped) say(skippedLine(cell));
-  for (const line of agreementLines(result)) say(line);
+  for (const line of loadedLines(result)) say(line);
   for (const line of ratioLines(entries, result.rows)) say(line);
   for (const line of textLines(result.texts)) say(line);
-  return { rows: result.rows, texts: result.texts, skipped: result.skipped };
+  return { rows: result.rows, texts: result.texts, loaded: result.loaded, skipped: result.skipped };
 }
 
 async function benchMemory() {

@@ -4,9 +4,19 @@ import type { GroupResult, Row, TextRow } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 
 export function tableLines(rows: readonly Row[]): string[] {
-  const columns = ["batch", "context", "ms/step", "tokens/s", "prefill t/s", "first token ms", "memory MB"];
+  const columns = [
+    "batch",
+    "context",
+    "ms/step",
+    "least",
+    "tokens/s",
+    "prefill t/s",
+    "first token ms",
+    "least",
+    "memory MB",
+  ];
   const line = (system: string, format: string, cells: (string | number)[]) =>
-    `${system.padEnd(16)}${format.padEnd(8)}${cells.map((cell) => `${cell}`.padStart(15)).join("")}`;
+    `${system.padEnd(16)}${format.padEnd(8)}${cells.map((cell) => `${cell}`.padStart(14)).join("")}`;
   return [
     line("system", "format", columns),
     ...rows.map((row) =>
@@ -14,9 +24,11 @@ export function tableLines(rows: readonly Row[]): string[] {
         row.batch,
         row.context,
         row.msPerStep.toFixed(2),
+        row.leastMsPerStep.toFixed(2),
         row.tokensPerSecond.toFixed(1),
         row.prefillTokensPerSecond.toFixed(0),
         row.timeToFirstTokenMs.toFixed(0),
+        row.leastTimeToFirstTokenMs.toFixed(0),
         (row.rssBytes / 1e6).toFixed(0),
       ]),
     ),
@@ -33,12 +45,13 @@ export function textLines(texts: readonly TextRow[]): string[] {
   });
 }
 
-/** A line for each contestant: how often its first token is that of the group's first contestant. */
-export function agreementLines({ firstIds }: GroupResult): string[] {
-  const [reference, ...others] = firstIds;
-  return others.map(({ entry, ids }) => {
+/** A line for each contestant: how often its first token is that of the group's first contestant, and both loading times. */
+export function loadedLines({ loaded }: GroupResult): string[] {
+  const [reference, ...others] = loaded;
+  return others.map(({ entry, ids, loadMs }) => {
     const same = ids.filter((id, i) => id === reference.ids[i]).length;
-    return `${nameOf(entry)} and ${nameOf(reference.entry)}: ${same} of ${ids.length} first tokens are the same`;
+    const loading = `loading ${loadMs.toFixed(0)} and ${reference.loadMs.toFixed(0)} ms`;
+    return `${nameOf(entry)} and ${nameOf(reference.entry)}: ${same} of ${ids.length} first tokens are the same, ${loading}`;
   });
 }
 

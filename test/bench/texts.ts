@@ -5,8 +5,6 @@ import { readTokenizer } from "../../gpu-backend/engine/artifacts.ts";
 import { parseManifest } from "../../shared/artifacts/manifest.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 
-const answerTokens = 96;
-
 const functions = `def total(prices):
     result = 0
     for price in prices:
@@ -20,15 +18,11 @@ def mean(values):
     return result / len(values)
 
 def total_of_squares(values):`;
-const letter = `Dear Ms Keller,
-please send the parcel to Anna Lindqvist, Storgatan 12, 903 26 Umeå, Sweden. Her telephone number is +46 90 123 45 67.
-The invoice goes to Lindqvist & Daughters, Box 88, 903 26 Umeå, Sweden.
-`;
 /** The answers to the first three repeat parts of the prompt or of themselves. */
 const prompts = {
   code: functions,
   form: `Name: Ada Lovelace\nBorn: 1815 in London\nKnown for: the first program\n\nName: Alan Turing\nBorn: 1912 in London\nKnown for: the Turing machine\n\nName: Grace Hopper`,
-  extraction: `${letter}\nThe addresses in this letter, each on a line of its own:\n1. Anna Lindqvist, Storgatan 12,`,
+  extraction: `Dear Ms Keller,\nplease send the parcel to Anna Lindqvist, Storgatan 12, 903 26 Umeå, Sweden. Her telephone number is +46 90 123 45 67.\nThe invoice goes to Lindqvist & Daughters, Box 88, 903 26 Umeå, Sweden.\n\nThe addresses in this letter, each on a line of its own:\n1. Anna Lindqvist, Storgatan 12,`,
   story: "It was late in the evening when the old fisherman came home. The wind had",
   explanation: "Photosynthesis is the process by which",
   application: "Dear Sir or Madam,\n\nI am writing to apply for the position of librarian. I have",
@@ -46,6 +40,6 @@ export async function benchTexts(): Promise<Text[]> {
   const manifest = parseManifest(await readFile(join(artifacts, "manifest.json"), "utf8"));
   const tokenizer = await readTokenizer(artifacts, manifest);
   return Object.entries(prompts).map(([name, text]) => {
-    return { name, promptIds: [...tokenizer.encode(text)], tokens: answerTokens };
+    return { name, promptIds: [...tokenizer.encode(text)], tokens: 96 };
   });
 }

@@ -42,7 +42,9 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
     logLevel: "error",
     progressLogs: false,
   });
+  const startedMs = performance.now();
   const model = await llama.loadModel({ modelPath });
+  const loadMs = performance.now() - startedMs;
 
   /** The context has room for the last sampled token, at which it would otherwise begin to shift. */
   const open = async (prompts: number[][], steps: number) => {
@@ -61,6 +63,7 @@ export async function openLlama(threads: number, gguf: string, gpu: "vulkan" | f
     };
   };
   return {
+    loadMs,
     async measure(prompts, steps) {
       const batch = await open(prompts, steps);
       const meter = new BatchMeter();
