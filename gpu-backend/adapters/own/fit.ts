@@ -35,7 +35,7 @@ const maxCandidates = 2048;
 /** About how much one training step changes a logit. */
 const learningRate = 0.12;
 /** The share of each parameter that a step removes. */
-const decay = 0.004;
+const decay = 0.01;
 /** Positions in one call of `survey`, which computes the whole vocabulary. */
 const surveyPositions = 128;
 /** Training steps of the adapter that finds candidates (`prepare`). */
@@ -64,7 +64,7 @@ export async function fitOwnAdapter(
     losses.push(await lossAt(step, runs, session));
     kept.push({
       step,
-      deltas: structuredClone(runs.map(({ delta }) => delta)),
+      deltas: runs.map((one) => one.adapter),
       heldOut: runs.map((one) => one.heldOut),
     });
     const best = losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
@@ -83,7 +83,7 @@ export async function fitOwnAdapter(
   const { step } = bestFor(-1);
   const whole = new Training(data, (i) => i < examples.length);
   await whole.trainTo(step, session);
-  return { delta: whole.delta, gain, losses };
+  return { delta: whole.adapter, gain, losses };
 }
 
 /** Sum of the held-out losses of all folds but `fold`. If there is only one fold, the sum is its own loss. */
@@ -104,8 +104,8 @@ interface FitData {
   targets: Int32Array; // indexes of candidates, [N]
   /** The candidates' rows of the LM head, [C, D]. */
   rows: Float32Array;
-  /** Root mean squares of `hidden` and `rows`. */
-  scales: { hidden: number; rows: number };
+  /** Root mean square of `rows`. */
+  rowScale: number;
 }
 
 interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
@@ -127,7 +127,7 @@ async function prepare(all: readonly Example[], learnt: number, session: FitSess
   await pilot.trainTo(miningSteps, session);
   const mined = Math.min(stepPositions, base.targetIds.length);
   const hidden = base.hidden.subarray(0, mined * session.hiddenSize);
-  const change = changeOf(pilot.delta, hidden);
+  const change = changeOf(pilot.adapter, hidden);
   const { topIds } = await session.survey(hidden, change, base.targetIds.subarray(0, mined));
   for (const id of topIds) want(base, id, 1);
   return withCandidates(base, session);
@@ -193,8 +193,7 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
     logits[n * C + C - 1] = logSumExp[n] + Math.log(Math.max(1e-6, 1 - mass));
   }
   const targets = targetIds.map((id) => placeOf.get(id) ?? C - 1);
-  const scales = { hidden: rms(hidden), rows: rms(rows) };
-  return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
+  return { offsets, hidden, targetIds, logprobs, logits, targets, rows, rowScale: rms(rows) };
 }
 
 /** Mean [D] of the LM head's rows, weighted by the tokens' expected counts. */
@@ -214,11 +213,19 @@ function rms(values: Float32Array): number {
 }
 
 class Training {
-  readonly delta: Delta;
   /** Mean losses in nats per token. */
   heldOut = 0;
   train = 0;
   readonly #data: FitData;
+  /**
+   * Mean of the learnt hidden states, [D]. Training reads the states without their mean, which is most of a state and says nothing about
+   * which text it is.
+   */
+  readonly #mean: Float32Array;
+  /** Root mean square of the learnt states without their mean. */
+  readonly #hiddenScale: number;
+  /** The adapter of states without their mean. */
+  readonly #delta: Delta;
   readonly #learnt: Int32Array;
   readonly #held: Int32Array;
   readonly #moments: Record<keyof Delta, Moments>;
@@ -237,16 +244,24 @@ class Training {
     const size = ownRank * D;
     const moments = (length: number) => ({ first: new Float32Array(length), second: new Float32Array(length) });
     this.#moments = { a: moments(size), b: moments(size), c: moments(D) };
-    const spread = 1 / (Math.sqrt(D) * data.scales.hidden);
+    this.#mean = meanRowOf(gather(data.hidden, D, this.#learnt), D);
+    this.#hiddenScale = rms(this.#batchOf(this.#learnt).hidden);
+    const spread = 1 / (Math.sqrt(D) * this.#hiddenScale);
     const a = Float32Array.from({ length: size }, (_, i) => spread * normalAt(i));
-    this.delta = { a, b: new Float32Array(size), c: new Float32Array(D) };
+    this.#delta = { a, b: new Float32Array(size), c: new Float32Array(D) };
+  }
+
+  /** The adapter of whole states: B(A(h − mean)) + c is B(Ah) + c − B(A · mean). */
+  get adapter(): Delta {
+    const { a, b, c } = this.#delta;
+    const ofMean = changeOf({ a, b, c: new Float32Array(c.length) }, this.#mean);
+    return { a: a.slice(), b: b.slice(), c: c.map((value, d) => value - ofMean[d]) };
   }
 
   async trainTo(step: number, session: FitSession): Promise<void> {
-    const { delta } = this;
+    const delta = this.#delta;
     const D = delta.c.length;
-    const { scales } = this.#data;
-    const units = { a: scales.hidden, b: scales.rows, c: scales.rows };
+    const units = { a: this.#hiddenScale, b: this.#data.rowScale, c: this.#data.rowScale };
     while (this.#step < step) {
       this.#step++;
       const batch = this.#nextBatch();
@@ -267,14 +282,13 @@ class Training {
   async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);
-    const batch = batchOf(this.#data, chosen);
-    const { nll } = await session.step({ ...batch, ...this.delta });
+    const { nll } = await session.step({ ...this.#batchOf(chosen), ...this.#delta });
     return nll.reduce((total, loss) => total + loss, 0) / nll.length;
   }
 
   #nextBatch(): Batch {
     if (this.#learnt.length <= stepPositions) {
-      this.#batch ??= batchOf(this.#data, this.#learnt);
+      this.#batch ??= this.#batchOf(this.#learnt);
       return this.#batch;
     }
     const start = (this.#step - 1) * stepPositions;
@@ -282,7 +296,15 @@ class Training {
       { length: stepPositions },
       (_, i) => this.#learnt[Math.floor(uniformAt(deriveSeed(2, 0), start + i) * this.#learnt.length)],
     );
-    return batchOf(this.#data, drawn);
+    return this.#batchOf(drawn);
+  }
+
+  #batchOf(positions: Int32Array): Batch {
+    const { hidden, logits, targets, rows } = this.#data;
+    const D = this.#mean.length;
+    const centred = gather(hidden, D, positions).map((value, i) => value - this.#mean[i % D]);
+    const chosen = gather(logits, logits.length / targets.length, positions);
+    return { hidden: centred, logits: chosen, targets: positions.map((n) => targets[n]), rows };
   }
 }
 
@@ -295,14 +317,18 @@ async function lossAt(step: number, runs: readonly Training[], session: FitSessi
 
 type Batch = Pick<FitData, "hidden" | "logits" | "targets" | "rows">;
 
-function batchOf({ hidden, logits, targets, rows }: FitData, positions: Int32Array): Batch {
-  const gathered = (values: Float32Array) => {
-    const width = values.length / targets.length;
-    const result = new Float32Array(positions.length * width);
-    for (const [i, n] of positions.entries()) result.set(values.subarray(n * width, (n + 1) * width), i * width);
-    return result;
-  };
-  return { hidden: gathered(hidden), logits: gathered(logits), targets: positions.map((n) => targets[n]), rows };
+/** The named rows of a matrix with `width` columns. */
+function gather(values: Float32Array, width: number, rows: Int32Array): Float32Array {
+  const result = new Float32Array(rows.length * width);
+  for (const [i, n] of rows.entries()) result.set(values.subarray(n * width, (n + 1) * width), i * width);
+  return result;
+}
+
+function meanRowOf(values: Float32Array, width: number): Float32Array {
+  const sum = new Float64Array(width);
+  for (const [i, value] of values.entries()) sum[i % width] += value;
+  const count = Math.max(1, values.length / width);
+  return Float32Array.from(sum, (total) => total / count);
 }
 
 function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolean): Int32Array {

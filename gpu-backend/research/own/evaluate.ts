@@ -43,7 +43,7 @@ interface OwnOptions {
 /** Values of θ to try. The value with the greatest gain on the development kinds is used. */
 const thetas = [20, 40];
 /** A new version measures everything again. */
-const partVersion = 3;
+const partVersion = 4;
 const format = "int8";
 /** Memory and own adapter together, compared with the better of the two. */
 const bothOverBetter = "both over better alone";

@@ -43,7 +43,7 @@ interface TaskRow {
 const sizes = [8, 32, 128];
 
 /** A new version measures everything again. */
-const partVersion = 2;
+const partVersion = 3;
 
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {
   const { model, corpusFolder, seeds, tests, promptTests, now } = options;
