@@ -197,6 +197,7 @@ export class Engine {
     const chunks = sequences.length === 1 ? [this.#draftedChunk(sequences[0])] : sequences.map(nextToken);
     const sampledTokens = await this.#run("decode", chunks);
     if (chunks[0].drafts) this.#dropWrongDrafts(chunks[0], sampledTokens - 1);
+    this.#planner.decoded(chunks[0].sequence, chunks[0].tokens - 1 + Math.max(0, sampledTokens - sequences.length));
     for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
     const ms = this.#parts.now() - startedMs;
     const tokens = chunks.reduce((sum, chunk) => sum + chunk.tokens + (chunk.drafts?.length ?? 0), 0);
@@ -234,9 +235,17 @@ export class Engine {
     const { pass, heads } = composePass(phase, chunks, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(pass);
     const certain = heads.filter(({ draftedId }) => draftedId === null);
-    for (const [sequence, error] of faultsOf(chunks, certain, output)) this.#fail(sequence, this.#reportFault(error));
+    const faults = faultsOf(chunks, certain, output);
+    const [{ sequence: first, drafts }] = chunks;
+    if (faults.size > 0 && drafts) {
+      // A guess that cannot be computed makes the rows before it NaN, too.
+      this.#parts.runner.kv.cut(first.row, first.ids.length - 1);
+      return this.#run(phase, [nextToken(first)]);
+    }
+    for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const { sequence } of chunks) await this.#chooseBrakes(sequence);
-    return await this.#readHeads(heads, pass.states, output);
+    const isKept = ({ hiddenRow, sequence }: Head) => pass.states[hiddenRow].position < sequence.cachedTokens;
+    return await this.#readHeads(heads.filter(isKept), pass.states, output);
   }
 
   /** Returns the number of sampled tokens. */
@@ -305,9 +314,9 @@ export class Engine {
       const { sequence, scoredId, draftedId } = head;
       if (draftedId !== null) {
         const { position } = states[head.hiddenRow];
-        if (!sequence.wantsToken || sequence.ids.length !== position + 1 || sequence.ids[position] !== draftedId)
-          continue;
-        for (const error of faultsOf([], [head], output).values()) this.#fail(sequence, this.#reportFault(error));
+        const isRight = sequence.ids.length === position + 1 && sequence.ids[position] === draftedId;
+        // A row that is not finite is computed again, without guesses after it.
+        if (!isRight || !sequence.wantsToken || faultsOf([], [head], output).size > 0) continue;
       }
       this.#guard(sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
       if (scoredId === null && !sequence.ended) sampled++;

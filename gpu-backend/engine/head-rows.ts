@@ -15,7 +15,7 @@ export interface Head {
   baseRow: number | null;
   /** The prompt token to score; null if the next token is sampled. */
   scoredId: number | null;
-  /** The guess (drafts.ts) at the row's position. The row is read only if the sequence has this token there; null if it has anyway. */
+  /** The row's token if it is a guess (drafts.ts); else null. The row is read only if the guess is right. */
   draftedId: number | null;
   readsMemories: boolean;
 }

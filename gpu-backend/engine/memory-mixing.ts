@@ -148,7 +148,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The tokens after the nearest key that predicted `tokenId`, as many as a pass can check. */
+/** The memory's tokens after the nearest key that predicted `tokenId`, fewer than `checkedTokens`. */
 export function continuationOf(
   memories: readonly OpenMemory[],
   says: readonly MemorySays[],
@@ -160,7 +160,7 @@ export function continuationOf(
     if (at < 0 || found.cosines[at] <= nearest) continue;
     const next = found.positions[at] + 1;
     nearest = found.cosines[at];
-    ids = [...memories[m].search.memory.nextIds.subarray(next, next + checkedTokens)];
+    ids = [...memories[m].search.memory.nextIds.subarray(next, next + checkedTokens - 1)];
   }
   return ids;
 }

@@ -2,10 +2,11 @@
  * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences. Planner (planner.ts) keeps these, and the
  * engine executes each StepPlan.
  *
- * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end at fixed
- * prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens. Several chunks
- * also have at most `stepTokens`² pairs of a token and a cached token, because attention makes a chunk late in a long prompt take nearly
- * three times as long as the first chunk. A sequence starts only if the step has tokens left for its first chunk.
+ * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence (of a single one
+ * maybe several, drafts.ts). Chunks end at fixed prompt positions, so results do not depend on what else runs. The chunks of a step have
+ * at most `stepTokens` tokens. Several chunks also have at most `stepTokens`² pairs of a token and a cached token, because attention makes
+ * a chunk late in a long prompt take nearly three times as long as the first chunk. A sequence starts only if the step has tokens left for
+ * its first chunk.
  *
  * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's counter is its
  * service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest counter is next. A tenant

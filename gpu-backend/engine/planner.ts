@@ -1,5 +1,13 @@
 import { ServiceError } from "../../shared/errors.ts";
-import { type PlanLimits, type Plannable, type PlanResources, type PlanState, plan, type StepPlan } from "./plan.ts";
+import {
+  generatedWeight,
+  type PlanLimits,
+  type Plannable,
+  type PlanResources,
+  type PlanState,
+  plan,
+  type StepPlan,
+} from "./plan.ts";
 
 export class Planner<S extends Plannable> {
   readonly #limits: PlanLimits;
@@ -50,6 +58,12 @@ export class Planner<S extends Plannable> {
     this.#service = step.service;
     this.#passedSince = step.passedSince;
     return step;
+  }
+
+  /** Counts more decoded tokens than the one of the step. */
+  decoded({ tenant }: S, moreTokens: number): void {
+    const counter = this.#service.get(tenant);
+    if (counter !== undefined) this.#service.set(tenant, counter + generatedWeight * moreTokens);
   }
 
   /** The sequence starts again from its first token. */

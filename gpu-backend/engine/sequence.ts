@@ -161,7 +161,7 @@ export class Sequence implements Plannable {
     return this.ids.length - this.cachedTokens;
   }
 
-  /** Continued tokens do not count: they are decoded one by one, because a prefill would give other bits. */
+  /** Continued tokens do not count: they are decoded again, because a prefill would give other bits. */
   get pendingPromptTokens(): number {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }

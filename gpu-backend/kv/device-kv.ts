@@ -172,14 +172,15 @@ export class DeviceKv implements KvStore {
   }
 
   /** A parked row keeps its place, but takes no more room than it fills. */
-  cut(): void {
-    throw new Error("a device row is never cut");
-  }
-
   park(row: Kv): void {
     const own = asRow(row);
     own.isParked = true;
     own.wanted = own.positions;
+  }
+
+  /** Never called, because a device takes no drafts. */
+  cut(): void {
+    throw new Error("a device row is never cut");
   }
 
   place(rows: readonly { kv: Kv; positions: number }[]): void {

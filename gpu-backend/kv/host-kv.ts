@@ -161,6 +161,8 @@ export class HostKv implements KvStore {
 
   cut(row: KvRow, positions: number): void {
     row.positions = positions;
+    // A row that changed its class for the dropped positions would else keep room for them, which the budget does not count.
+    row.wanted = Math.min(row.wanted, positions);
   }
 
   /** `rows` must be in the order of `inOrder`. Row s gets the first `counts[s]` of its T tokens. Takes ownership of `fresh`. */

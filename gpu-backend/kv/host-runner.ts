@@ -74,7 +74,9 @@ export class HostRunner implements Runner {
     const stored = () => [...storedAs(this.#steps.kvFormat, present, this.config), fresh];
     if (drafts) this.kv.appendDrafts(order[0], kept[0], stored());
     else if (S > 0) this.kv.append(order, kept, stored(), T);
-    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(kept[order.indexOf(kv as KvRow)] > 0)) };
+    const needed = drafts ? 1 + (headRows[0] ?? S - 1) : 1;
+    const finite = rows.map(({ kv }) => Number(kept[order.indexOf(kv as KvRow)] >= needed));
+    return { ...output, finite: Uint8Array.from(finite) };
   }
 
   release(): Promise<void> {

@@ -22,6 +22,9 @@ const layerClassBytes = 2 ** 21;
 /** Shares measured on an Xeon at 2.8 GHz: products of int8 take several rows in little more time, products of blocks do not. */
 const draftCosts = { int8: 0.13, fp32: 0.35, fp16: Number.POSITIVE_INFINITY };
 
+/** float32 elements of the widest vector register. */
+const vectorElements = 16;
+
 const nothing = new Float32Array(0);
 const noBytes = new Int8Array(0);
 const noPresent = { present: nothing, states: nothing };
@@ -53,8 +56,10 @@ class OnnxRunner implements StepRunner {
     this.gates = bank.gates;
     this.classBytes = layerClassBytes * config.layers;
     this.kvFormat = kv;
-    // With one head of keys, a product joins the queries of all rows, and sums in another order.
-    this.draftCost = config.kvHeads > 1 ? draftCosts[kv] : Number.POSITIVE_INFINITY;
+    // Drafts would change bits: with one head of keys, a product joins the queries of all rows; and P grows earlier, which changes sums if
+    // the context, the greatest P, does not fill whole vector registers.
+    const isSteady = config.kvHeads > 1 && config.contextTokens % vectorElements === 0;
+    this.draftCost = isSteady ? draftCosts[kv] : Number.POSITIVE_INFINITY;
     this.#session = session;
   }
 

@@ -8,7 +8,7 @@ import type { PreTokenizerName } from "../../shared/tokenizer/pre-tokens.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { packGpt2 } from "./gpt2-tokenizer.ts";
 
-export const gpt2EndOfTextId = 50256;
+const gpt2EndOfTextId = 50256;
 /** tiktoken's spelling of GPT-2's pattern; its \s is Unicode's White_Space. */
 const gpt2Pattern = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 

@@ -1,5 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { checkedTokens, Drafts } from "../../../../gpu-backend/engine/drafts.ts";
+import { bytesPerPosition, kvShapeOf } from "../../../../gpu-backend/kv/kv-budget.ts";
+import type { StepInput } from "../../../../gpu-backend/runtime/step.ts";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig, promptOf } from "../../../support/fake-runner.ts";
@@ -9,47 +11,40 @@ const seed = 20_261_130;
 const random = seededRandom(seed);
 const below = (end: number) => Math.floor(random() * end);
 
-/** Continues `text` token by token as an engine would. Returns the passes, the guesses, and both since guessing first paused. */
-function continued(text: readonly number[], known: number, { cost, memory }: { cost: number; memory?: number[] }) {
+/** Continues `text` from its first `known` tokens as an engine would. `memory`: text that a memory knows. */
+function continued(text: readonly number[], known: number, memory: readonly number[] = []) {
   const drafts = new Drafts();
-  const counts = { passes: 0, guessed: 0, pausedTokens: 0, pausedGuesses: 0 };
-  let isPaused = false;
+  const counts = { passes: 0, guesses: 0 };
   for (let length = known; length < text.length; counts.passes++) {
-    drafts.remember(memory?.slice(length, length + checkedTokens) ?? []);
-    const guess = drafts.propose(text.slice(0, length), cost, text.length - length - 1);
+    drafts.remember(memory.slice(length, length + checkedTokens));
+    const guess = drafts.propose(text.slice(0, length), 0.13, text.length - length - 1);
     const wrong = guess.findIndex((id, i) => id !== text[length + i]);
     const right = wrong < 0 ? guess.length : wrong;
     if (guess.length > 0) drafts.checked(right);
-    counts.guessed += guess.length;
-    isPaused ||= counts.guessed > 0 && guess.length === 0;
-    if (isPaused) {
-      counts.pausedTokens += right + 1;
-      counts.pausedGuesses += guess.length;
-    }
+    counts.guesses += guess.length;
     length += right + 1;
   }
   return counts;
 }
 
-test("text that repeats takes a fraction of the passes, and so does text that a memory knows", () => {
+test(`text that repeats takes a fraction of the passes, and so does text that a memory knows (seed ${seed})`, () => {
   const period = Array.from({ length: 20 }, () => below(50_000));
   const repeated = Array.from({ length: 400 }, (_, i) => period[i % period.length]);
-  expect(continued(repeated, 40, { cost: 0.13 }).passes).toBeLessThan(90);
+  expect(continued(repeated, 40).passes).toBeLessThan(90);
   const once = Array.from({ length: 400 }, () => below(50_000));
-  expect(continued(once, 40, { cost: 0.13 }).passes).toBe(360);
-  expect(continued(once, 40, { cost: 0.13, memory: once }).passes).toBeLessThan(90);
+  expect(continued(once, 40)).toEqual({ passes: 360, guesses: 0 });
+  expect(continued(once, 40, once).passes).toBeLessThan(90);
 });
 
 test(`once guesses have proved wrong, they are at most 5% of the tokens, until they are right again (seed ${seed})`, () => {
   // Phrases recur all the time, but what follows them is random.
   const text = Array.from({ length: 3000 }, (_, i) => (i % 3 < 2 ? i % 3 : 100 + below(10_000)));
-  const { passes, pausedGuesses, pausedTokens } = continued(text, 100, { cost: 0.13 });
-  expect(pausedTokens).toBeGreaterThan(2500);
-  expect(pausedGuesses / pausedTokens).toBeLessThanOrEqual(0.05);
-  expect(passes).toBeLessThanOrEqual(2900);
+  const [start, whole] = [text.slice(0, 300), text].map((part) => continued(part, 100));
+  expect(start.guesses).toBeGreaterThan(0);
+  expect((whole.guesses - start.guesses) / (text.length - 300)).toBeLessThanOrEqual(0.05);
   const period = Array.from({ length: 50 }, () => below(50_000));
   const recovered = [...text, ...Array.from({ length: 1000 }, (_, i) => period[i % 50])];
-  expect(continued(recovered, 100, { cost: 0.13 }).passes).toBeLessThan(passes + 300);
+  expect(continued(recovered, 100).passes).toBeLessThan(whole.passes + 300);
 });
 
 describe(`a sequence that decodes alone has the same frames with guesses as without (seed ${seed})`, () => {
@@ -84,25 +79,11 @@ describe(`a sequence that decodes alone has the same frames with guesses as with
       const plain = await framesOf(request, Number.POSITIVE_INFINITY);
       const guessed = await framesOf(request, 0.13);
       expect(guessed.frames).toEqual(plain.frames);
-      expect(guessed.steps).toBeLessThanOrEqual(plain.steps);
+      // One pass computes several resumed tokens.
+      expect(guessed.steps).toBeLessThanOrEqual(plain.steps - (request.continuedIds.length * 3) / 4);
       expect([plain.drafts.checked, guessed.kv]).toEqual([0, 0]);
       expect(guessed.drafts.accepted).toBeLessThanOrEqual(guessed.drafts.checked);
     }
-  });
-
-  test("fewer passes, and none past the longest answer", async () => {
-    const request = sequenceRequest("a", promptOf(100), { maxTokens: 200, sampling: { ignore_eos: true } });
-    const { steps, drafts } = await framesOf(request, 0.13);
-    expect(steps).toBeLessThan(100);
-    expect(drafts.accepted).toBeGreaterThan(100);
-    expect((await framesOf(sequenceRequest("a", promptOf(100), { maxTokens: 1 }), 0.13)).drafts.checked).toBe(0);
-  });
-
-  test("resumed tokens are computed several a pass", async () => {
-    const continuedIds = Array.from({ length: 64 }, () => below(90));
-    const request = sequenceRequest("a", promptOf(20), { maxTokens: 65, continuedIds });
-    const { steps } = await framesOf(request, 0.13);
-    expect(steps).toBe(1 + 64 / checkedTokens);
   });
 });
 
@@ -120,32 +101,72 @@ test("beside another sequence none guesses, and the tokens are those that it has
   }
 });
 
-test("a guess that the model cannot compute ends nothing unless the sequence comes to it", async () => {
+describe("a pass that is not finite", () => {
   const sampling = { ignore_eos: true, temperature: 0.4, seed: 5 };
   const request = sequenceRequest("a", promptOf(30), { maxTokens: 200, sampling });
-  const expected = (await createEngineHarness({ runner: createFakeRunner({ seen: 2 }) }).run(["c1", request])).tokensOf(
-    "a",
-  );
-  const text = [...request.promptIds, ...expected];
   const base = createFakeRunner({ seen: 2, draftCost: 0.13 });
-  /** Breaks the second row if its token is a wrong guess, or from `from` on. */
-  const brokenFrom = (from: number): typeof base.run => {
-    return async (input) => {
+  /** Rows from `broken(input)` on are not finite; none if it gives null. */
+  const served = async (broken: (input: StepInput) => number | null, asked = request) => {
+    const run: typeof base.run = async (input) => {
       const output = await base.run(input);
-      const isWrong = input.drafts && input.tokenIds[1] !== text[input.positions[1]];
-      if (!isWrong && !(input.drafts && input.positions[1] >= from)) return output;
-      broken++;
-      output.states.fill(Number.NaN, fakeConfig.hiddenSize);
-      output.logSumExp.fill(Number.NaN, 1);
+      const from = broken(input);
+      if (from === null) return output;
+      output.states.fill(Number.NaN, from * fakeConfig.hiddenSize);
+      output.logSumExp.fill(Number.NaN, from);
       return output;
     };
+    return createEngineHarness({ runner: { ...base, run } }).run(["c1", asked]);
   };
-  let broken = 0;
-  const served = await createEngineHarness({ runner: { ...base, run: brokenFrom(1000) } }).run(["c1", request]);
-  expect(broken).toBeGreaterThan(0);
-  expect(served.tokensOf("a")).toEqual(expected);
-  const ended = await createEngineHarness({ runner: { ...base, run: brokenFrom(0) } }).run(["c1", request]);
-  expect(ended.lastFrameOf("a")).toMatchObject({ type: "error", kind: "generation_failed" });
-  expect(ended.tokensOf("a")).toEqual(expected.slice(0, ended.tokensOf("a").length));
-  expect(ended.engine.stats.kvUsedBytes).toBe(0);
+
+  test.each([0, 1])("changes nothing if a wrong guess broke row %d", async (row) => {
+    const expected = (await served(() => null)).tokensOf("a");
+    const text = [...request.promptIds, ...expected];
+    let broken = 0;
+    const harness = await served((input) => {
+      const isWrong = input.drafts && input.tokenIds[1] !== text[input.positions[1]];
+      broken += Number(isWrong ?? false);
+      return isWrong ? row : null;
+    });
+    expect(broken).toBeGreaterThan(0);
+    expect(harness.tokensOf("a")).toEqual(expected);
+    expect(harness.engine.stats.kvUsedBytes).toBe(0);
+  });
+
+  test("ends the sequence at the token that cannot be computed, guessed or resumed", async () => {
+    const at = 120;
+    const brokenAt = ({ positions }: StepInput) => (positions.includes(at) ? positions.indexOf(at) : null);
+    const whole = (await served(() => null)).tokensOf("a");
+    for (const continuedIds of [[], whole.slice(0, at - 27)]) {
+      const harness = await served(brokenAt, { ...request, continuedIds });
+      expect(harness.lastFrameOf("a")).toMatchObject({ type: "error", kind: "generation_failed" });
+      expect(harness.tokensOf("a")).toEqual(continuedIds.length > 0 ? [] : whole.slice(0, at - 29));
+    }
+  });
+});
+
+test("guesses that would have changed a row's length class leave no room that the memory lacks", async () => {
+  for (const [change, arrives] of [
+    [126, 115],
+    [126, 119],
+    [126, 121],
+    [125, 119],
+  ]) {
+    const text = Array.from({ length: 400 }, (_, i) => (i < change ? i % 20 : 21 + (i % 70)));
+    const base = createFakeRunner({ draftCost: 0.13, config: { contextTokens: 320 } });
+    const run: typeof base.run = async (input) => {
+      const output = await base.run(input);
+      input.headRows.forEach((row, n) => {
+        output.topIds[n * output.topCount] = text[input.positions[row] + 1];
+      });
+      return output;
+    };
+    const memory = { kvBytes: 320 * bytesPerPosition(kvShapeOf(base.config)), prefixBytes: 0 };
+    const limits = { chunkTokens: 64, stepTokens: 64 };
+    const harness = createEngineHarness({ runner: { ...base, run }, limits, ...memory });
+    const sampling = { ignore_eos: true };
+    await harness.engine.submit(null, [sequenceRequest("a", text.slice(0, 100), { maxTokens: 40, sampling })]);
+    while (100 + harness.tokensOf("a").length < arrives) await harness.engine.step();
+    await harness.run([null, sequenceRequest("b", promptOf(90, 1), { maxTokens: 38, sampling })]);
+    expect(harness.tokensOf("a")).toEqual(text.slice(100, 140));
+  }
 });

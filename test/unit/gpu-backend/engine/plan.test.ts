@@ -37,6 +37,13 @@ test("the prompt with the fewest chunks left goes first, also before one that ha
   expect(order.map((one) => [long, middle, short].indexOf(one))).toEqual([2, 2, 1, 1, 1, 0, 0, 0, 0]);
 });
 
+test("a tenant is charged for every decoded token, however many a step gives", () => {
+  const [simulation, sequence] = [new Simulation(), fake(10, 9)];
+  simulation.enqueue(sequence);
+  simulation.planner.decoded(sequence, 7);
+  expect(simulation.planner.state.service.get(sequence.tenant)).toBe(14);
+});
+
 test("prompts are cut where they would be cut alone, whatever runs beside them and however often they were parked", () => {
   const simulation = new Simulation({ maxSequences: 4, stepTokens: 200 });
   const sequences = Array.from({ length: 60 }, (_, i) => fake(1 + ((i * 37) % 300), 3, { tenant: `t${i % 3}` }));
