@@ -18,7 +18,6 @@ import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { kvFormatFor, type WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 import type { Text } from "./texts.ts";
@@ -59,8 +58,9 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf:
   };
 }
 
-/** The engine itself answers, without HTTP. */
+/** The engine itself answers, without HTTP. Its code is loaded after the other measurements, because it takes memory. */
 async function answerTo({ promptIds, tokens }: Text, runner: HostRunner) {
+  const { createEngineHarness, sequenceRequest } = await import("../support/engine-harness.ts");
   const harness = createEngineHarness({ runner, limits: engineLimits });
   const request = sequenceRequest("a", promptIds, { maxTokens: tokens, sampling: { ignore_eos: true } });
   await harness.engine.submit(null, [request]);

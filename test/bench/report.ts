@@ -16,7 +16,7 @@ export function tableLines(rows: readonly Row[]): string[] {
     "memory MB",
   ];
   const line = (system: string, format: string, cells: (string | number)[]) =>
-    `${system.padEnd(16)}${format.padEnd(8)}${cells.map((cell) => `${cell}`.padStart(14)).join("")}`;
+    `${system.padEnd(16)}${format.padEnd(8)}${cells.map((cell) => `${cell}`.padStart(15)).join("")}`;
   return [
     line("system", "format", columns),
     ...rows.map((row) =>
