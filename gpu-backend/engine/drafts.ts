@@ -1,16 +1,16 @@
 /**
- * Guesses a sequence's next tokens, so that one pass can check several (speculative decoding, arXiv 2211.17192). A guess is what followed
- * the last tokens when they last occurred in the sequence, or what follows a memory's key that predicted the last token. The sequence's
- * tokens are the same without guesses, so a wrong guess only costs time. Pure.
+ * Drafts are guesses of a sequence's next tokens, so that one pass can check several (speculative decoding, arXiv 2211.17192). A guess is
+ * what followed the last tokens when they last occurred in the sequence, or what follows a memory's key that predicted the last token. The
+ * sequence gets the tokens that it gets without guesses, so a wrong guess only makes the pass longer. Pure.
  */
 
 /** Tokens that must have occurred before, for what followed to be a guess. */
 const phraseTokens = 2;
-/** Maximum tokens that a pass checks, the first of which is no guess. */
+/** Maximum tokens of a pass: the last token of the sequence, then guesses. */
 export const checkedTokens = 8;
-/** Weight of earlier checks in a record, relative to the next one. */
-const recordShare = 0.8;
-/** A record that rules out guessing is tested by one guess for this many tokens. */
+/** Weight of a check in an accuracy, relative to the check after it. */
+const earlierWeight = 0.8;
+/** While the accuracy rules guesses out, one guess is tried every so many tokens. */
 const trialTokens = 32;
 /** Above every token id. */
 const idBound = 2 ** 24;
@@ -25,8 +25,8 @@ class Accuracy {
   }
 
   add(right: number, checked: number): void {
-    this.#right = recordShare * this.#right + right;
-    this.#checked = recordShare * this.#checked + checked;
+    this.#right = earlierWeight * this.#right + right;
+    this.#checked = earlierWeight * this.#checked + checked;
   }
 }
 
@@ -51,7 +51,7 @@ export class Drafts {
     this.#remembered = ids;
   }
 
-  /** Returns at most `room` tokens. `cost` is that of checking one, as a share of a step. */
+  /** Returns at most `room` tokens. `cost`: of checking one, as a share of a pass's cost (Runner.draftCost). */
   propose(ids: readonly number[], cost: number, room: number): readonly number[] {
     const most = Math.min(room, checkedTokens - 1);
     const guesses = [

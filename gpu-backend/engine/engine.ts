@@ -7,20 +7,18 @@
 import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { MemoryRule } from "../../shared/math/memory.ts";
-import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
-import type { PrefixCache } from "../kv/prefix-cache.ts";
-import type { Pass, PassOutput, Runner } from "../kv/runner.ts";
-import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
+import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
+import type { Pass, PassOutput } from "../kv/runner.ts";
+import { memoryDeleted } from "../memory/memory-cache.ts";
 import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
-import { checkedTokens } from "./drafts.ts";
-import type { Grammars } from "./grammars.ts";
+import { chunksOf, DraftCounts, isReached, lengthAfter, nextToken } from "./draft-steps.ts";
+import type { EngineParts } from "./engine-parts.ts";
 import type { Head } from "./head-rows.ts";
 import { chooseBrakes, memoriesOfHeads, passagesFor, queryOf, type Searched } from "./memory-steps.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf } from "./pass.ts";
-import { nextChunk, type PlanLimits } from "./plan.ts";
+import { nextChunk } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { readHead } from "./read-head.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
@@ -32,27 +30,6 @@ import type { Vocabulary } from "./vocabulary.ts";
 /** Time that a step waits for grammars. A grammar mostly takes .1 to .5 ms a token, a step about 20 ms. */
 const grammarGraceMs = 1;
 
-export interface EngineParts {
-  runner: Runner;
-  adapters: AdapterCache;
-  /** Without `memories`, sequences with memories are refused. */
-  memories?: { cache: MemoryCache; rule: MemoryRule };
-  /** null: no keys and values of prompts are reused. */
-  prefixCache: PrefixCache | null;
-  /** Without `grammars`, sequences with a JSON Schema or tool calls are refused. */
-  grammars?: Grammars;
-  limits: PlanLimits;
-  textPieceOf: Vocabulary["textPieceOf"];
-  /** A monotonic clock, in milliseconds. */
-  now(): number;
-  emit(frames: Frame[], report: PhaseReport | null): void;
-  queued?(): void;
-  /** Called after each pass. More passes of the phase may follow before `emit`. */
-  progressed?(): void;
-  /** Called when a sequence ends because it cannot be computed. `error.cause` is what was thrown. */
-  faulted?(error: ServiceError): void;
-}
-
 export class Engine {
   readonly #parts: EngineParts;
   readonly #vocabulary: Vocabulary;
@@ -63,7 +40,7 @@ export class Engine {
   readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
-  readonly #drafts = { checked: 0, accepted: 0 };
+  readonly #drafts = new DraftCounts();
   #stalled = false;
 
   constructor(parts: EngineParts) {
@@ -86,7 +63,7 @@ export class Engine {
       waiting: waiting.length,
       parked: waiting.filter((sequence) => sequence.kv).length,
       preemptions: this.#preemptions,
-      drafts: { ...this.#drafts },
+      drafts: { ...this.#drafts.counts },
       running: running.size,
       slots: limits.maxSequences,
       kvBytes: runner.kv.bytes,
@@ -194,38 +171,22 @@ export class Engine {
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
-    const chunks = sequences.length === 1 ? [this.#draftedChunk(sequences[0])] : sequences.map(nextToken);
+    const chunks = chunksOf(sequences, this.#parts.runner.draftCost);
+    const [first] = chunks;
+    if (lengthAfter(first) > first.sequence.nextPositions) this.#place(first);
     const sampledTokens = await this.#run("decode", chunks);
-    if (chunks[0].drafts) this.#dropWrongDrafts(chunks[0], sampledTokens - 1);
-    this.#planner.decoded(chunks[0].sequence, chunks[0].tokens - 1 + Math.max(0, sampledTokens - sequences.length));
+    if (first.drafts && !first.sequence.ended) this.#drafts.learn(first, sampledTokens - 1, this.#parts.runner.kv);
+    this.#planner.decoded(first.sequence, first.tokens - 1 + Math.max(0, sampledTokens - sequences.length));
     for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
     const ms = this.#parts.now() - startedMs;
     const tokens = chunks.reduce((sum, chunk) => sum + chunk.tokens + (chunk.drafts?.length ?? 0), 0);
     this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens, sampledTokens });
   }
 
-  /** A sequence that decodes alone has room in a pass for its continued tokens, or for guesses of its next tokens. */
-  #draftedChunk(sequence: Sequence): Chunk {
-    const { draftCost } = this.#parts.runner;
-    if (!Number.isFinite(draftCost)) return nextToken(sequence);
-    const tokens = Math.min(sequence.pendingTokens, checkedTokens);
-    const drafts = sequence.pendingTokens === 1 ? sequence.draftsFor(draftCost) : [];
-    this.#place(new Map([[sequence, sequence.cachedTokens + tokens + drafts.length]]));
-    return drafts.length > 0 ? { sequence, tokens, drafts } : { sequence, tokens };
-  }
-
-  #dropWrongDrafts({ sequence, drafts = [] }: Chunk, accepted: number): void {
-    if (sequence.ended) return;
-    sequence.drafts.checked(accepted);
-    this.#drafts.checked += drafts.length;
-    this.#drafts.accepted += accepted;
-    this.#parts.runner.kv.cut(sequence.row, sequence.ids.length - 1);
-  }
-
-  /** `lengths`: of sequences whose next pass may have several tokens. */
-  #place(lengths: ReadonlyMap<Sequence, number> = new Map()): void {
+  /** `chunk`: of a sequence whose next pass has several tokens. */
+  #place(chunk: Chunk | null = null): void {
     const rows = Array.from(this.#planner.state.running, (one) => {
-      return { kv: one.row, positions: lengths.get(one) ?? one.nextPositions };
+      return { kv: one.row, positions: chunk?.sequence === one ? lengthAfter(chunk) : one.nextPositions };
     });
     this.#parts.runner.kv.place(rows);
   }
@@ -238,7 +199,7 @@ export class Engine {
     const faults = faultsOf(chunks, certain, output);
     const [{ sequence: first, drafts }] = chunks;
     if (faults.size > 0 && drafts) {
-      // A guess that cannot be computed makes the rows before it NaN, too.
+      // A guess that is NaN makes the rows before it NaN, too, because their sums contain 0 · NaN.
       this.#parts.runner.kv.cut(first.row, first.ids.length - 1);
       return this.#run(phase, [nextToken(first)]);
     }
@@ -311,13 +272,8 @@ export class Engine {
     const model = { hiddenSize: runner.config.hiddenSize, rule: memories?.rule ?? null, textPieceOf };
     let sampled = 0;
     for (const head of heads) {
-      const { sequence, scoredId, draftedId } = head;
-      if (draftedId !== null) {
-        const { position } = states[head.hiddenRow];
-        const isRight = sequence.ids.length === position + 1 && sequence.ids[position] === draftedId;
-        // A row that is not finite is computed again, without guesses after it.
-        if (!isRight || !sequence.wantsToken || faultsOf([], [head], output).size > 0) continue;
-      }
+      const { sequence, scoredId } = head;
+      if (!isReached(head, states, output)) continue;
       this.#guard(sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
       if (scoredId === null && !sequence.ended) sampled++;
     }
@@ -438,8 +394,4 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
-}
-
-function nextToken(sequence: Sequence): Chunk {
-  return { sequence, tokens: 1 };
 }

@@ -8,7 +8,8 @@ import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { AdapterSource } from "../adapters/adapter.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
-import { Engine, type EngineParts } from "./engine.ts";
+import { Engine } from "./engine.ts";
+import type { EngineParts } from "./engine-parts.ts";
 
 /** More than a chunk has tokens or a vector register has lanes, and not a multiple of either. */
 const promptTokens = 141;

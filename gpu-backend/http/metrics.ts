@@ -182,8 +182,8 @@ const gauges: Entry[] = [
 
 const counters: Entry[] = [
   ["vllm:num_preemptions_total", "Times a sequence gave way to another tenant", (s) => s.preemptions],
-  ["vllm:spec_decode_num_draft_tokens_total", "Guessed tokens that passes checked", (s) => s.drafts.checked],
-  ["vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that were right", (s) => s.drafts.accepted],
+  ["vllm:spec_decode_num_draft_tokens_total", "Guesses of next tokens that passes checked", (s) => s.drafts.checked],
+  ["vllm:spec_decode_num_accepted_tokens_total", "Guesses of next tokens that were right", (s) => s.drafts.accepted],
   ["vllm:prefix_cache_queries_total", "Prompt tokens looked for in the cache", (s) => s.prefixes?.queriedTokens ?? 0],
   ["vllm:prefix_cache_hits_total", "Prompt tokens found there, not prefilled", (s) => s.prefixes?.reusedTokens ?? 0],
   ["chameleon_prefix_cache_evictions_total", "Blocks dropped for want of memory", (s) => s.prefixes?.evictions ?? 0],

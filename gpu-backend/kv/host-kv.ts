@@ -161,7 +161,7 @@ export class HostKv implements KvStore {
 
   cut(row: KvRow, positions: number): void {
     row.positions = positions;
-    // A row that changed its class for the dropped positions would else keep room for them, which the budget does not count.
+    // The row may have changed its class for the dropped positions. The budget no longer counts room for them.
     row.wanted = Math.min(row.wanted, positions);
   }
 

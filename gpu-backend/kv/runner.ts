@@ -49,7 +49,7 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
-  /** Cost of a further token in a decode of one row, as a share of a pass's. Infinity if two tokens have other bits than in two passes. */
+  /** Cost of a further token in a decode of one row, as a share of a pass's. Infinity if tokens of one pass have other bits than in passes of their own. */
   readonly draftCost: number;
   /** The previous pass must have ended. */
   run(pass: Pass): Promise<PassOutput>;
@@ -70,8 +70,8 @@ export interface PassOutput extends RowOutput {
   /** States after the last layer norm, [M, D]; null unless `head.want.hidden`. */
   hidden: Float32Array | null;
   /**
-   * 0 for each row whose new keys and values are not finite, [S]. Such a row does not keep the pass's tokens. In a pass with several
-   * decoded tokens, this is about the tokens up to the first that the head is computed at. Of the others, the first finite ones are kept.
+   * 0 for each row whose new keys and values are not finite, [S]. Such a row does not keep the pass's tokens. A decoded row with several
+   * tokens keeps those before the first that is not finite, and gets 0 if the head's first position is not among them.
    */
   finite: Uint8Array;
 }

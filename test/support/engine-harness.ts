@@ -1,7 +1,8 @@
 /** An engine on this thread, stepped by the test. Frames are sorted by sequence. */
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
-import { Engine, type EngineParts } from "../../gpu-backend/engine/engine.ts";
+import { Engine } from "../../gpu-backend/engine/engine.ts";
+import type { EngineParts } from "../../gpu-backend/engine/engine-parts.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";

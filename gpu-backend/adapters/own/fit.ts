@@ -217,14 +217,11 @@ class Training {
   heldOut = 0;
   train = 0;
   readonly #data: FitData;
-  /**
-   * Mean of the learnt hidden states, [D]. Training reads the states without their mean, which is most of a state and says nothing about
-   * which text it is.
-   */
+  /** Mean of the learnt hidden states, [D], which is most of each state. Training reads the states without it. */
   readonly #mean: Float32Array;
   /** Root mean square of the learnt states without their mean. */
   readonly #hiddenScale: number;
-  /** The adapter of states without their mean. */
+  /** The adapter, if applied to states without the mean. */
   readonly #delta: Delta;
   readonly #learnt: Int32Array;
   readonly #held: Int32Array;
@@ -251,7 +248,7 @@ class Training {
     this.#delta = { a, b: new Float32Array(size), c: new Float32Array(D) };
   }
 
-  /** The adapter of whole states: B(A(h − mean)) + c is B(Ah) + c − B(A · mean). */
+  /** The same adapter, if applied to whole states: B(A(h − mean)) + c is B(Ah) + c − B(A · mean). */
   get adapter(): Delta {
     const { a, b, c } = this.#delta;
     const ofMean = changeOf({ a, b, c: new Float32Array(c.length) }, this.#mean);
