@@ -49,7 +49,10 @@ export interface Runner {
   readonly config: ModelShape;
   readonly gates: number; // Q
   readonly kv: KvStore;
-  /** Cost of a further token in a decode of one row, as a share of a pass's. Infinity if tokens of one pass have other bits than in passes of their own. */
+  /**
+   * Cost of a further token in a decode of one row, as a share of a pass's. Infinity if tokens of one pass have other bits than in passes
+   * of their own.
+   */
   readonly draftCost: number;
   /** The previous pass must have ended. */
   run(pass: Pass): Promise<PassOutput>;

@@ -187,7 +187,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  /** `toOwn` is the product of the queries with the chunk's keys, [S, K, H / K · T, G + T]. `toChunk` has the chunk's attention weights. */
+  /** `toOwn`: products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. `toChunk` has the chunk's attention weights. */
   type PastAttention = (l: number, q: string, toOwn: string, stored?: StoredPair) => [ofPast: string, toChunk: string];
   const storedIn = ({ keys, values, scales }: PastRows, l: number): StoredPair => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);

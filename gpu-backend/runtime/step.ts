@@ -126,7 +126,7 @@ export interface RowOutput {
 /** Keys and values in int8 have a scale for each position and head. fp16 is for devices. */
 export type KvFormat = "fp32" | "fp16" | "int8";
 
-/** int8 keys and values of a position and head are round(x · greatest / max(|x|, least)), with the scale |x| / greatest, |x| = max |xᵢ|. */
+/** int8 keys and values of a position and head are round(x · greatest / max(m, least)), with the scale m / greatest, m = max |xᵢ|. */
 export const int8Greatest = 127;
 export const int8Least = 1e-30;
 

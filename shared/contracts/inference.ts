@@ -75,8 +75,8 @@ export const sequenceRequestSchema = z.strictObject({
   tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
-   * Tokens that the client already has. The backend decodes them again, so that the next tokens have the same bits as at the
-   * first backend.
+   * Tokens that the client already has. The backend decodes them again, so that the next tokens have the same bits as at the first
+   * backend.
    */
   continuedIds: z.array(tokenId),
   /** Maximum tokens of the completion, `continuedIds` included. */

@@ -43,9 +43,9 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf:
       return meter.result();
     },
     async answer(text) {
-      const guessed = await answerTo(text, new HostRunner(runner, engineLimits));
-      const plain = Object.assign(new HostRunner(runner, engineLimits), { draftCost: Number.POSITIVE_INFINITY });
-      return { ...guessed, unguessed: await answerTo(text, plain) };
+      const { ms, ids, ...own } = await answerTo(text, new HostRunner(runner, engineLimits));
+      const unguessing = Object.assign(new HostRunner(runner, engineLimits), { draftCost: Number.POSITIVE_INFINITY });
+      return { ms, ids, own: { ...own, plain: await answerTo(text, unguessing) } };
     },
     async firstIds(prompts) {
       const batch = new Batch(runner, prompts.length, prompts[0].length);

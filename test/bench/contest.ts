@@ -116,15 +116,15 @@ function rowOf(entry: Entry, cell: Cell, samples: Measurement[]) {
 
 /** `answers[round][contestant]`, ours first. Times are medians over the rounds. */
 function textRowOf(name: string, others: readonly Runner[], answers: readonly Answer[][]) {
-  const [ours] = answers[0];
-  const unguessed = ours.unguessed!;
+  const [{ ids, own }] = answers[0];
+  const { passes, guesses, plain } = own!;
   return {
     name,
     ms: median(answers.map(([{ ms }]) => ms)),
-    unguessedMs: median(answers.map(([one]) => one.unguessed!.ms)),
-    sameText: `${ours.ids}` === `${unguessed.ids}`,
-    passes: [ours.passes!, unguessed.passes],
-    guesses: ours.guesses!,
+    unguessedMs: median(answers.map(([ours]) => ours.own!.plain.ms)),
+    sameText: `${ids}` === `${plain.ids}`,
+    passes: [passes, plain.passes],
+    guesses,
     peers: others.map(({ entry }, i) => ({ entry, ms: median(answers.map((round) => round[i + 1].ms)) })),
   };
 }

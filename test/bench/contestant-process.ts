@@ -1,5 +1,6 @@
 /**
- * The child process of one contestant: loads the model, answers the check prompts, and measures each `Cell` and answers each `Text` it receives.
+ * The child process of one contestant: loads the model and answers the check prompts. Then it measures each `Cell` and answers each `Text`
+ * that it receives.
  * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS GGUF
  */
 import { answerQuestions } from "./asked-process.ts";

@@ -18,13 +18,16 @@ export interface Cell {
   steps: number;
 }
 
-/** Time from an answer's first token to its last. Ours also has the time without guesses of the next tokens. */
+/** `ms`: time from an answer's first token to its last. */
 export interface Answer {
   ms: number;
   ids: number[];
-  unguessed?: { ms: number; ids: number[]; passes: number };
-  passes?: number;
-  guesses?: { checked: number; accepted: number };
+  /** Of ours: passes, guesses of next tokens, and the same answer without guesses. */
+  own?: {
+    passes: number;
+    guesses: { checked: number; accepted: number };
+    plain: { ms: number; ids: number[]; passes: number };
+  };
 }
 
 /** What a contestant's process says first. `ids`: see Contestant.firstIds. */

@@ -3,11 +3,8 @@
  * documents are continued by the base and by `auto` with the memory, through the public API. Prints Markdown. Run: `npm run corpora`, then
  * `npm start` in one terminal and `node test/bench/samples.ts` (`--url`, `--key` for another server of the embedded base).
  */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { z } from "zod";
 import { count, createCommand, runCommand } from "../../gpu-backend/command-line.ts";
-import { readTokenizer } from "../../gpu-backend/engine/artifacts.ts";
 import { freshKinds, kindOf, promptTokens } from "../../gpu-backend/research/own/kinds.ts";
 import { suggestedTokens } from "../../gpu-backend/research/own/score.ts";
 import { averageOf, estimateText, markdownTable, resampled, signed } from "../../gpu-backend/research/statistics.ts";
@@ -15,9 +12,8 @@ import { defaultCorpusFolder, lockedSources, readLock } from "../../gpu-backend/
 import { readCorpus } from "../../gpu-backend/training/corpus/read-corpus.ts";
 import { commandProgress } from "../../gpu-backend/training/progress.ts";
 import { Connection, type ConnectionOptions, withConnection } from "../../infra/api/connection.ts";
-import { parseManifest } from "../../shared/artifacts/manifest.ts";
 import { adapterDeletedSchema, adapterSchema } from "../../shared/contracts/responses.ts";
-import { embeddedBase } from "../support/embedded-base.ts";
+import { embeddedTokenizer } from "./embedded-tokenizer.ts";
 
 const sampling = { temperature: 0.8, seed: 1, max_tokens: 64 };
 /** Tokens of the author's text that are compared, and maximum tokens of a greedy answer. */
@@ -25,9 +21,7 @@ const comparedTokens = 32;
 /** The report shows the first text of each of the first kinds, so that no sample is chosen. */
 const shownKinds = 3;
 
-const artifacts = join(embeddedBase, "artifacts");
-const manifest = parseManifest(await readFile(join(artifacts, "manifest.json"), "utf8"));
-const tokenizer = await readTokenizer(artifacts, manifest);
+const tokenizer = await embeddedTokenizer();
 const answerSchema = z.object({ choices: z.array(z.object({ index: z.int(), text: z.string() })) });
 
 type Ids = readonly number[];

@@ -1,9 +1,5 @@
 /** Prompts whose greedy answers show what guesses of the next tokens gain. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { readTokenizer } from "../../gpu-backend/engine/artifacts.ts";
-import { parseManifest } from "../../shared/artifacts/manifest.ts";
-import { embeddedBase } from "../support/embedded-base.ts";
+import { embeddedTokenizer } from "./embedded-tokenizer.ts";
 
 const functions = `def total(prices):
     result = 0
@@ -36,9 +32,7 @@ export interface Text {
 
 /** In the tokens of the embedded base. */
 export async function benchTexts(): Promise<Text[]> {
-  const artifacts = join(embeddedBase, "artifacts");
-  const manifest = parseManifest(await readFile(join(artifacts, "manifest.json"), "utf8"));
-  const tokenizer = await readTokenizer(artifacts, manifest);
+  const tokenizer = await embeddedTokenizer();
   return Object.entries(prompts).map(([name, text]) => {
     return { name, promptIds: [...tokenizer.encode(text)], tokens: 96 };
   });

@@ -196,14 +196,14 @@ async function withCandidates(base: Base, session: FitSession): Promise<FitData>
   return { offsets, hidden, targetIds, logprobs, logits, targets, rows, rowScale: rms(rows) };
 }
 
-/** Mean [D] of the LM head's rows, weighted by the tokens' expected counts. */
-function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
+/** Weighted mean [D] of the rows of a matrix [N, D]. Weights below 1e-7 count as 0. */
+function meanRow(rows: Float32Array, weights: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
-  const total = expected.reduce((sum, mass) => sum + mass, 0);
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
   if (total === 0) return new Float32Array(D);
-  for (const [id, mass] of expected.entries()) {
-    if (mass < 1e-7) continue;
-    for (let d = 0; d < D; d++) mean[d] += (mass / total) * embedding[id * D + d];
+  for (const [n, weight] of weights.entries()) {
+    if (weight < 1e-7) continue;
+    for (let d = 0; d < D; d++) mean[d] += (weight / total) * rows[n * D + d];
   }
   return Float32Array.from(mean);
 }
@@ -241,7 +241,9 @@ class Training {
     const size = ownRank * D;
     const moments = (length: number) => ({ first: new Float32Array(length), second: new Float32Array(length) });
     this.#moments = { a: moments(size), b: moments(size), c: moments(D) };
-    this.#mean = meanRowOf(gather(data.hidden, D, this.#learnt), D);
+    const weights = new Float64Array(data.targets.length);
+    for (const n of this.#learnt) weights[n] = 1;
+    this.#mean = meanRow(data.hidden, weights, D);
     this.#hiddenScale = rms(this.#batchOf(this.#learnt).hidden);
     const spread = 1 / (Math.sqrt(D) * this.#hiddenScale);
     const a = Float32Array.from({ length: size }, (_, i) => spread * normalAt(i));
@@ -319,13 +321,6 @@ function gather(values: Float32Array, width: number, rows: Int32Array): Float32A
   const result = new Float32Array(rows.length * width);
   for (const [i, n] of rows.entries()) result.set(values.subarray(n * width, (n + 1) * width), i * width);
   return result;
-}
-
-function meanRowOf(values: Float32Array, width: number): Float32Array {
-  const sum = new Float64Array(width);
-  for (const [i, value] of values.entries()) sum[i % width] += value;
-  const count = Math.max(1, values.length / width);
-  return Float32Array.from(sum, (total) => total / count);
 }
 
 function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolean): Int32Array {
