@@ -11,7 +11,7 @@ import {
   switchedTo,
 } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
+import { filesOf, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { hexOf } from "../../shared/bytes.ts";
 import type { SwitchReport } from "../../shared/contracts/admin.ts";
@@ -130,8 +130,7 @@ async function storedManifest(bucket: PublishBucket, hash: string): Promise<Mani
 
 async function requireWhole(bucket: PublishBucket, hash: string): Promise<Manifest> {
   const manifest = await storedManifest(bucket, hash);
-  for (const name of setFiles) {
-    const { sha256, bytes } = manifest.files[name];
+  for (const [name, { sha256, bytes }] of filesOf(manifest)) {
     if ((await storedBytes(bucket, sha256)) === bytes) continue;
     const message = `${name} of the manifest ${hash} is not whole in the bucket; publish its folder again`;
     throw invalidRequest(message, "manifest");

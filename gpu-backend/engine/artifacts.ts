@@ -4,6 +4,7 @@ import {
   hyperNetworkFile,
   type Manifest,
   manifestFile,
+  memoriesFile,
   parseManifest,
   type SetFile,
   tokenizerFile,
@@ -14,6 +15,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../files.ts";
+import { type Excerpt, readExcerpts } from "../memory/centroid-memories.ts";
 import { type Base, openBase } from "../models/base.ts";
 import type { HashRecord } from "../models/weights-record.ts";
 
@@ -39,6 +41,7 @@ export async function readArtifacts(
     const tokenizer = await readTokenizer(directory, manifest);
     const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
     requireHyperNetwork(manifest, hyperNetwork);
+    await readMemories(directory, manifest); // Checks the file, which other processes read.
     return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
   } catch (error) {
     base.close();
@@ -62,9 +65,16 @@ function checkModel({ model: wanted }: Manifest, { config, weightsFile, weightsH
   throw new Error(`the model's context is ${config.contextTokens} tokens, manifest.json says ${wanted.contextTokens}`);
 }
 
+/** Excerpts of each centroid's memory. */
+export async function readMemories(directory: string, manifest: Manifest): Promise<Excerpt[][]> {
+  if (!manifest.files[memoriesFile]) return manifest.centroids.map(() => []);
+  return readExcerpts(await readListedFile(directory, manifest, memoriesFile), manifest);
+}
+
 async function readListedFile(directory: string, { files }: Manifest, name: SetFile): Promise<TensorFile> {
-  const bytes = await readFileAtMost(join(directory, name), files[name].bytes);
-  await requireFile(name, bytes, files[name]);
+  const record = files[name]!;
+  const bytes = await readFileAtMost(join(directory, name), record.bytes);
+  await requireFile(name, bytes, record);
   return readTensorFile(bytes, name);
 }
 

@@ -28,6 +28,12 @@ export interface MemoryDocument {
   end: number;
 }
 
+/** Where a memory is stored. `tenant` is a tenant's name, or `centroidTenant`. */
+export interface MemoryName {
+  tenant: string;
+  hash: string;
+}
+
 export interface MemoryShape {
   manifestHash: string;
   hiddenSize: number;

@@ -58,7 +58,7 @@ const documentCharacters = 20_000;
 /** Upper bound on a token's mean number of characters. */
 const tokenCharacters = 8;
 
-async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {
+export async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
   const random = new Random(options.windowSeed, streams.windows);
   const limits = { train: options.trainWindows, validation: options.validationWindows, test: options.testWindows };

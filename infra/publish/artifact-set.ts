@@ -4,14 +4,16 @@ import { type Artifacts, loadArtifacts } from "../../edge/artifacts/artifacts.ts
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf, requireHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../../gpu-backend/files.ts";
+import { readExcerpts } from "../../gpu-backend/memory/centroid-memories.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   edgeTableFile,
+  filesOf,
   hyperNetworkFile,
   type Manifest,
   manifestFile,
+  memoriesFile,
   parseManifest,
-  setFiles,
 } from "../../shared/artifacts/manifest.ts";
 import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
@@ -39,8 +41,7 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
   const manifestBytes = await read(manifestFile, setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   const files = new Map<string, PublishedFile>();
-  for (const name of setFiles) {
-    const record = manifest.files[name];
+  for (const [name, record] of filesOf(manifest)) {
     const bytes = await read(name, record.bytes);
     await requireFile(name, bytes, record);
     files.set(name, { sha256: record.sha256, bytes });
@@ -59,6 +60,8 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   bankOf(network);
   const adapters = generatedAdapters(manifest, network);
   for (const { id } of manifest.centroids) await adapters.generate(id);
+  const memories = files.get(memoriesFile);
+  if (memories) readExcerpts(readTensorFile(memories.bytes, memoriesFile), manifest);
 }
 
 /** Compares the edge's copy of the centroids with the backend's. The manifest's hashes cover the backend's copy only. */

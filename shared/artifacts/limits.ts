@@ -15,6 +15,8 @@ export const setLimits = {
   tokenizerBytes: 4_194_304,
   /** 1,024 gates of a model that is 4,096 wide take 34 MB. */
   hyperNetworkBytes: 67_108_864,
+  /** Memories of 1,024 centroids with 8,192 tokens each take 34 MB. */
+  memoriesBytes: 67_108_864,
   /** The largest GPT-2, with 580 tensors, has a header of 60 kB. */
   tensorHeaderBytes: 1_048_576,
   tensorsPerFile: 8192,

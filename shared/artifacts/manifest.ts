@@ -11,6 +11,7 @@ export const manifestFile = "manifest.json";
 export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
+export const memoriesFile = "memories.safetensors";
 
 export const staticId = "static";
 
@@ -49,6 +50,8 @@ export const centroidSchema = z.strictObject({
   scale: z.number().min(0).max(1),
   /** Gain over the base on held-out text; null if too little text was held out. */
   gain: gain.nullable(),
+  /** The centroid's memory, made of training text in `memoriesFile`. Its gain is over the centroid's adapter. Absent: it has none. */
+  memory: z.strictObject({ tokens: upTo(limits.memoryTokens), gain: gain.nullable() }).optional(),
 });
 
 const share = z.number().min(0).max(1);
@@ -123,6 +126,8 @@ const shape = z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),
     [tokenizerFile]: fileRecord(setLimits.tokenizerBytes),
     [hyperNetworkFile]: fileRecord(setLimits.hyperNetworkBytes),
+    /** Present if a centroid has a memory. */
+    [memoriesFile]: fileRecord(setLimits.memoriesBytes).optional(),
   }),
   /** null if the set serves the base alone. */
   training: z
@@ -154,8 +159,9 @@ export const manifestSchema = shape.superRefine((manifest, context) => {
   if (gates < 1 || gates > setLimits.gates) {
     refuse(["hyperNetwork", "rank"], `with its biases it must be 1 to ${setLimits.gates}, the limit gates`);
   }
-  centroids.forEach(({ id }, k) => {
+  centroids.forEach(({ id, memory }, k) => {
     if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
+    if (memory && !files[memoriesFile]) refuse(["centroids", k, "memory"], `the set has no ${memoriesFile}`);
   });
 });
 
@@ -163,7 +169,13 @@ export type Manifest = z.infer<typeof manifestSchema>;
 export type CentroidRecord = z.infer<typeof centroidSchema>;
 export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
 export type SetFile = keyof Manifest["files"];
-export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
+/** Files that every set has. */
+export const setFiles = [edgeTableFile, tokenizerFile, hyperNetworkFile] as const;
+
+/** All files of a set but manifest.json. */
+export function filesOf({ files }: Pick<Manifest, "files">): [SetFile, FileRecord][] {
+  return Object.entries(files) as [SetFile, FileRecord][];
+}
 
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);

@@ -3,11 +3,13 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
+import { packExcerpts } from "../../gpu-backend/memory/centroid-memories.ts";
 import {
   edgeTableFile,
   hyperNetworkFile,
   type Manifest,
   manifestFormat,
+  memoriesFile,
   type SetFile,
   setFiles,
   tokenizerFile,
@@ -42,19 +44,19 @@ const bank = { rank: 6, biases: 2, hidden: 8 };
 
 /**
  * Writes the folder `directory`. Centroids are `c0`, `c1`, …; the last one is off. `brokenPosition`: the output is NaN from this position
- * on. `brokenCentroid`: the centroid's vector is NaN.
+ * on. `brokenCentroid`: the centroid's vector is NaN. `texts`: token ids of each centroid's memory.
  */
 export async function writeTinyModel(
   directory: string,
   seed = 7,
-  options: { centroids?: number; brokenPosition?: number; brokenCentroid?: number } = {},
+  options: { centroids?: number; brokenPosition?: number; brokenCentroid?: number; texts?: number[][] } = {},
 ): Promise<{ manifest: Manifest; manifestHash: string }> {
   const random = seededRandom(seed);
   const normal = gaussian(random);
   await mkdir(join(directory, "artifacts"), { recursive: true });
 
   const { vocabularySize: V, hiddenSize: D } = tinyConfig;
-  const { centroids: K = tinyCentroids.length, brokenPosition, brokenCentroid } = options;
+  const { centroids: K = tinyCentroids.length, brokenPosition, brokenCentroid, texts } = options;
   const vocabulary = tinyVocabulary();
   const model = await writeGpt2(directory, tinyConfig, vocabulary, (name, i) => {
     const value = (name === "wte.weight" ? 0.35 : 0.25) * normal();
@@ -68,32 +70,30 @@ export async function writeTinyModel(
   if (brokenCentroid !== undefined) vectors[brokenCentroid * P] = Number.NaN;
   const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / K));
   const table = () => Int8Array.from({ length: V * P }, () => Math.round(random() * 254 - 127));
-  const tensors: Record<SetFile, TensorFile> = {
-    [hyperNetworkFile]: new Map([
-      ...bankTensors(floats),
-      ["centroids", tensorFrom(vectors, [K, P])],
-      ["scales", tensorFrom(scales, [K])],
-      ["mean", tensorFrom(new Float32Array(D), [D])],
-      ["transform", tensorFrom(floats([D, P], 1), [D, P])],
-    ]),
-    [edgeTableFile]: new Map([
-      ["table", tensorFrom(table(), [V, P])],
-      ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
-      ["centroids", tensorFrom(vectors, [K, P])],
-    ]),
-    [tokenizerFile]: packGpt2(vocabulary),
-  };
-
-  const write = async (name: SetFile) => {
-    const bytes = writeTensorFile(tensors[name]);
+  const write = async (name: SetFile, tensors: TensorFile) => {
+    const bytes = writeTensorFile(tensors);
     await writeFile(join(directory, "artifacts", name), bytes);
-    const described = [...tensors[name]].map(([tensor, { dtype, shape }]) => [tensor, { dtype, shape }]);
+    const described = [...tensors].map(([tensor, { dtype, shape }]) => [tensor, { dtype, shape }]);
     return { sha256: sha256(bytes), bytes: bytes.length, tensors: Object.fromEntries(described) };
   };
+  const network: TensorFile = new Map([
+    ...bankTensors(floats),
+    ["centroids", tensorFrom(vectors, [K, P])],
+    ["scales", tensorFrom(scales, [K])],
+    ["mean", tensorFrom(new Float32Array(D), [D])],
+    ["transform", tensorFrom(floats([D, P], 1), [D, P])],
+  ]);
+  const edgeTable: TensorFile = new Map([
+    ["table", tensorFrom(table(), [V, P])],
+    ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
+    ["centroids", tensorFrom(vectors, [K, P])],
+  ]);
+  const excerpts = texts?.map((ids, k) => [{ name: `public ${k}`, offset: 10, ids: Int32Array.from(ids) }]);
   const files: Manifest["files"] = {
-    [hyperNetworkFile]: await write(hyperNetworkFile),
-    [edgeTableFile]: await write(edgeTableFile),
-    [tokenizerFile]: await write(tokenizerFile),
+    [hyperNetworkFile]: await write(hyperNetworkFile, network),
+    [edgeTableFile]: await write(edgeTableFile, edgeTable),
+    [tokenizerFile]: await write(tokenizerFile, packGpt2(vocabulary)),
+    ...(excerpts && { [memoriesFile]: await write(memoriesFile, packExcerpts(excerpts)) }),
   };
   const manifest: Manifest = {
     format: manifestFormat,
@@ -116,6 +116,7 @@ export async function writeTinyModel(
       position: [k, -k],
       scale: scales[k],
       gain: null,
+      ...(texts && { memory: { tokens: texts[k].length, gain: null } }),
     })),
     static: { gain: null },
     files,

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { AwsClient } from "aws4fetch";
 import { objectName, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
-import { type FileRecord, manifestFile, parseManifest, setFiles } from "../../../shared/artifacts/manifest.ts";
+import { type FileRecord, filesOf, manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
 import { readAtMost, requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
@@ -74,7 +74,7 @@ export function setDownloads(directory: string, read: ReadObject, now: () => Dat
     await mkdir(folder, { recursive: true });
     await removeUnfinished(folder, now().getTime() - abandonedMs);
     try {
-      for (const name of setFiles) await downloadFile(folder, name, manifest.files[name]);
+      for (const [name, record] of filesOf(manifest)) await downloadFile(folder, name, record);
       if (!present) await writeWhole(path, bytes);
       await utimes(folder, now(), now());
     } finally {
