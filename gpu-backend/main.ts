@@ -9,6 +9,7 @@ import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, r
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
 import { checkDevice } from "./host/device-check.ts";
+import { idleCheckMs, idleMaking } from "./host/memories/idle-making.ts";
 import { MemoryService } from "./host/memories/service.ts";
 import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
@@ -122,7 +123,10 @@ async function run(config: BackendConfig): Promise<void> {
   const setOf = (manifestHash: string) => sets.of(manifestHash);
   const dropMemory = (tenant: string, hash: string | null) => sets.dropMemory(tenant, hash);
   const adapters = new OwnAdapterService({ setOf, store, newId: randomUUID, now });
-  const memories = new MemoryService({ setOf, store: memoryStore, dropMemory, newId: randomUUID });
+  const memories = new MemoryService({
+    ...{ setOf, store: memoryStore, dropMemory, newId: randomUUID },
+    centroidMade: (centroid, { tokens }) => log("info", "centroid_memory", { centroid, tokens }),
+  });
   const verifyCall = config.secrets.length > 0 ? callVerifier(config.secrets, () => Date.now()) : null;
   if (!verifyCall && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
@@ -155,6 +159,8 @@ async function run(config: BackendConfig): Promise<void> {
     throw error;
   }
   if (!isTooMuch) log("info", "memory", memoryFields);
+  const failed = (error: unknown) => log("warn", "centroid_memory_failed", { message: String(error) });
+  setInterval(idleMaking({ sets, memories, failed }), idleCheckMs).unref();
   follower?.follow(config.artifactPollMs);
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;

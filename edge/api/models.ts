@@ -72,6 +72,7 @@ export const listCentroids: RouteHandler = async (c, dependencies) => {
       gain: centroid.gain,
       scale: centroid.scale,
       auto_off: isAutoOff(centroid),
+      memory: centroid.memory ?? null,
       adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid.hash))) },
     })),
   );

@@ -68,8 +68,8 @@ export class PendingSequence {
   }
 
   get route(): Route {
-    const [memory] = this.sequence.memories ?? [];
-    return { ...this.model, memoryHash: memory?.hash, numerics: this.numerics };
+    const [memoryHash] = memoriesOf({ sequences: [this.sequence] });
+    return { ...this.model, memoryHash, numerics: this.numerics };
   }
 
   get dueMs(): number {

@@ -42,8 +42,10 @@ export interface Assignment {
 }
 
 interface AssignedMemory {
+  /** Name of an own adapter, or id of a centroid. */
   id: string;
-  hash: string;
+  /** null for a centroid's memory. */
+  hash: string | null;
 }
 
 /**
@@ -132,12 +134,14 @@ export function assign(
     if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
     return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
   };
-  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture, readers: readonly OwnAdapter[]) =>
-    assignmentOf(at, mode, experts, request, memoriesOf(readers));
+  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture, memories: AssignedMemory[]) =>
+    assignmentOf(at, mode, experts, request, memories.slice(0, limits.memoriesPerSequence));
   if (selection === "auto" || (isOwn(selection) && selection.memory?.ready)) {
     const candidates = own.map((one) => ownCandidate(one, embedding));
     const at = selection === "auto" ? nearest : ownCandidate(selection, embedding);
-    return mixed(at, automaticMixture(nearestFirst, manifest, evidence, candidates), own);
+    const ofCentroid = selection === "auto" ? centroidMemoryOf(nearest, manifest, evidence) : [];
+    const memories = [...memoriesOf(own), ...ofCentroid];
+    return mixed(at, automaticMixture(nearestFirst, manifest, evidence, candidates), memories);
   }
   if (Array.isArray(selection)) {
     const listed = selection.map(({ adapter, weight }) => ({
@@ -148,7 +152,7 @@ export function assign(
     const readers = selection.flatMap(({ adapter, weight }) =>
       typeof adapter === "object" && weight !== 0 ? [adapter] : [],
     );
-    return mixed(planned.experts[0] ?? nearest, planned, readers);
+    return mixed(planned.experts[0] ?? nearest, planned, memoriesOf(readers));
   }
   if (selection === "off") return assignmentOf(nearest, "off", [], null);
   const one = selection === "nearest" ? nearest : candidateOf(selection);
@@ -174,7 +178,13 @@ function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
   const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
   // Adapters with the same documents have the same memory, which is searched once, under the first adapter's name.
   const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
-  return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
+  return [...byHash.values()].reverse();
+}
+
+/** Answers of a chat are unlike the documents of which centroids' memories are made, so a chat reads none. */
+function centroidMemoryOf({ id }: Candidate, { centroids }: Manifest, { spans }: EvidenceTokens): AssignedMemory[] {
+  const has = !spans && centroids.some((one) => one.id === id && one.memory);
+  return has ? [{ id, hash: null }] : [];
 }
 
 function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {

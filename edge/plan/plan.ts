@@ -105,7 +105,7 @@ export async function planGeneration(
   for (const [p, prompt] of prompts.entries()) {
     const { promptIds } = prompt;
     const { mixture, ...assignment } = assignments[p];
-    const memories = assignment.memories.map(({ hash }) => ({ hash }));
+    const memories = assignment.memories.map(({ id, hash }) => (hash === null ? { centroidId: id } : { hash }));
     const retrieval = retrievalOf(request, prompt, assignment, { contextTokens, tokenizer: artifacts.tokenizer });
     const room = contextTokens - promptIds.length - (retrieval?.tokens ?? 0);
     for (let i = 0; i < request.n; i++) {

@@ -33,7 +33,7 @@ export function retrievalOf(
   const refuse = (why: string) => invalidRequest(`chameleon.retrieve is ${retrieve}, but ${why}`, "chameleon.retrieve");
   if (echo && logprobs !== null) throw refuse("echo with logprobs scores a prompt as it is");
   if (prompt_logprobs !== null) throw refuse("prompt_logprobs scores a prompt as it is");
-  if (memories.length === 0) {
+  if (memories.every(({ hash }) => hash === null)) {
     throw refuse("no adapter of your own with documents that are ready answers; POST /v1/adapters makes one");
   }
   const question = questionOf(prompt, tokenizer);

@@ -2,6 +2,7 @@
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
+import { memoryName } from "../memory/centroid-memories.ts";
 import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
@@ -12,18 +13,20 @@ export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterI
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/** Opens passage indexes if the request wants passages. Throws a ServiceError for a missing memory. */
+/** Opens the passage indexes of the tenant's memories if the request wants passages. Throws a ServiceError for a missing memory. */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,
   textPieceOf: (id: number) => Uint8Array,
 ): Promise<void> {
-  for (const { hash } of sequence.request.memories ?? []) {
-    if (!cache) throw new ServiceError("memory_not_found", `There is no memory ${hash}.`);
-    const memory = await cache.acquire(sequence.tenant, hash);
+  for (const read of sequence.request.memories ?? []) {
+    if (!cache) throw new ServiceError("memory_not_found", "This engine keeps no memories.");
+    const { tenant, hash } = memoryName(read, sequence.tenant, cache.manifestHash);
+    const memory = await cache.acquire(tenant, hash);
     if (sequence.ended) return cache.release(memory);
     sequence.memories.push(memory);
-    if (sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
+    const isOwn = tenant === sequence.tenant;
+    if (isOwn && sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
   }
 }
 

@@ -5,7 +5,7 @@
  * and the engine is unusable.
  */
 import { setImmediate } from "node:timers/promises";
-import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import { errorFrame, type Frame, memoriesOf, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { Pass, PassOutput } from "../kv/runner.ts";
@@ -118,8 +118,8 @@ export class Engine {
     this.#parts.memories?.cache.delete(tenant, hash);
     for (const { id, request } of this.#open.values()) {
       if (request.tenant !== tenant) continue;
-      const deleted = request.memories?.find((one) => hash === null || one.hash === hash);
-      if (deleted) this.#ending.set(id, memoryDeleted(deleted.hash));
+      const deleted = memoriesOf({ sequences: [request] }).find((one) => hash === null || one === hash);
+      if (deleted) this.#ending.set(id, memoryDeleted(deleted));
     }
   }
 

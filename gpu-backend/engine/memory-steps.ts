@@ -64,7 +64,7 @@ export function passagesFor(
 ): InsertedPassages {
   const { promptIds, maxTokens } = request;
   const retrieval = request.retrieval!;
-  const indexed = memories.map(({ search }, m) => ({ memory: search.memory, index: indexes[m] }));
+  const indexed = indexes.map((index, m) => ({ memory: memories[m].search.memory, index }));
   const room = Math.min(retrieval.tokens, contextTokens - promptIds.length - maxTokens);
   return retrievePassages(indexed, meanOfStates(query), retrieval, room);
 }

@@ -15,6 +15,8 @@ import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
 import { requireManifest, unavailable } from "../engine/refusals.ts";
 import type { Traced, TracedValues } from "../engine/traces.ts";
+import { memoryName } from "../memory/centroid-memories.ts";
+import type { MemoryName } from "../memory/memory.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver, type SupervisorParts } from "./supervisor.ts";
 
@@ -121,7 +123,7 @@ export class EngineClient {
     for (const id of ids) if (this.#open.has(id)) throw invalid("sequences", `A sequence of id ${id} is open already.`);
     this.#register(batch.sequences, sink);
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
-    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesByTenant(batch)];
+    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesRead(batch)];
     const unwritten = files.flatMap(({ tenant, hash }): [string, Uint8Array][] => {
       const bytes = this.#parts.unwrittenOf?.(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
@@ -278,8 +280,17 @@ export class EngineClient {
   }
 }
 
-export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
-  const named = sequences.flatMap(({ tenant, memories = [] }) => memories.map(({ hash }) => ({ tenant, hash })));
+/** Memories that the batch's sequences read. `centroidId` is null for a tenant's memory. */
+export function memoriesRead({
+  sequences,
+  manifestHash,
+}: BatchRequest): (MemoryName & { centroidId: string | null })[] {
+  const named = sequences.flatMap(({ tenant, memories = [] }) =>
+    memories.map((one) => ({
+      ...memoryName(one, tenant, manifestHash),
+      centroidId: "centroidId" in one ? one.centroidId : null,
+    })),
+  );
   return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
 }
 

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { type Manifest, memoriesFile } from "../../shared/artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
+import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { MemoryName } from "./memory.ts";
 
 export interface Excerpt {
@@ -16,11 +17,14 @@ export interface Excerpt {
 /** Owns the centroids' memories on disk. No tenant can have this name. */
 export const centroidTenant = ":centroids";
 
-/** A set's manifest has the hash of the set's text, so the name covers the memory's content. */
-export function centroidMemory(manifestHash: string, centroidId: string): MemoryName {
-  const hash = createHash("sha256").update(`${manifestHash}/${centroidId}`).digest("hex");
+/** The name of a memory that a tenant's sequence reads. A set's manifest has the hash of the set's text, so the name covers the content. */
+export function memoryName(read: MemoryRead, tenant: string, manifestHash: string): MemoryName {
+  if ("hash" in read) return { tenant, hash: read.hash };
+  const hash = createHash("sha256").update(`${manifestHash}/${read.centroidId}`).digest("hex");
   return { tenant: centroidTenant, hash };
 }
+
+type MemoryRead = NonNullable<SequenceRequest["memories"]>[number];
 
 /** `excerpts` are the excerpts of each centroid; empty for a centroid without a memory. */
 export function packExcerpts(excerpts: readonly (readonly Excerpt[])[]): TensorFile {

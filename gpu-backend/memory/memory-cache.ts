@@ -46,6 +46,10 @@ export class MemoryCache {
     this.#parts = parts;
   }
 
+  get manifestHash(): string {
+    return this.#parts.shape.manifestHash;
+  }
+
   get stats() {
     const entries = this.#entries.values().filter(({ search }) => search);
     return { entries: [...entries].length, bytes: this.#bytes, pinnedBytes: this.#pinnedBytes, ...this.#counts };

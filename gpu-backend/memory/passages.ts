@@ -20,7 +20,9 @@ export function passageOf(
   for (let words = 0; at > first && position - at < passageTokens; at--) {
     if (beginsWord(textPieceOf(nextIds[at])) && ++words > passageWords) break;
   }
-  return { document: documents[c].name, start: at === first ? 0 : starts[at], end: ends[position] };
+  // The document's first token has no key. An excerpt's first token does not begin its document.
+  const start = at === first ? starts[first] - textPieceOf(documents[c].firstId).length : starts[at];
+  return { document: documents[c].name, start, end: ends[position] };
 }
 
 /** Binary search. If `holds` is true at an index, it must be true at all later indexes. */

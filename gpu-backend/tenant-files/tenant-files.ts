@@ -6,6 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
+import { centroidTenant } from "../memory/centroid-memories.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
 /** After this many decrypted bytes, other work of the process may run. */
@@ -91,7 +92,7 @@ export class TenantFiles {
   }
 
   folderOf(tenant: string): string {
-    if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
+    if (tenant !== centroidTenant && !tenantPattern.test(tenant)) throw new Error("not a tenant's id");
     return join(this.#settings.directory, createHash("sha256").update(tenant).digest("hex"));
   }
 

@@ -8,7 +8,7 @@ export const sourcedTokenSchema = z.object({
   passages: z
     .array(
       z.object({
-        adapter: z.string().describe("The adapter of your own whose document it is"),
+        adapter: z.string().describe("The adapter of your own whose document it is, or a centroid"),
         document: z.string(),
         start: z.int().describe("Bytes [start, end) of the document: some words before the token, and the token"),
         end: z.int(),

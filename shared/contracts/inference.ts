@@ -19,7 +19,7 @@ import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
 /** A backend refuses calls of another version with `version_mismatch`. The edge then tries the next backend. */
-export const contractVersion = 3;
+export const contractVersion = 4;
 
 /** After this time without a frame, a backend writes a blank line into the answer, which shows that the backend is alive. */
 export const heartbeatMs = 500;
@@ -94,7 +94,12 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** The mixture that serves in place of the batch's adapter. */
   mixture: mixtureSchema.optional(),
-  memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
+  /** Memories of the tenant, then those of centroids. */
+  memories: z
+    .array(z.union([z.strictObject({ hash }), z.strictObject({ centroidId: id })]))
+    .min(1)
+    .max(limits.memoriesPerSequence)
+    .optional(),
   /** Whether to report the passages that raised each token's probability. */
   sources: z.boolean().optional(),
   /** Which passages of `memories` to put into the prompt. Not allowed with `promptLogprobs`. */
@@ -336,8 +341,10 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
   return [...hashes];
 }
 
-export function memoriesOf({ sequences }: BatchRequest): string[] {
-  return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
+/** Hashes of the tenants' memories. */
+export function memoriesOf({ sequences }: Pick<BatchRequest, "sequences">): string[] {
+  const named = sequences.flatMap(({ memories = [] }) => memories);
+  return [...new Set(named.flatMap((one) => ("hash" in one ? one.hash : [])))];
 }
 
 /** Whether a backend with this readiness serves batches of the manifest `wanted`. */

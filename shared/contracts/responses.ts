@@ -73,7 +73,9 @@ export const chameleonBlockSchema = z
     memories: z
       .array(
         z.object({
-          id: z.string().describe("The adapter of your own whose documents they are"),
+          id: z
+            .string()
+            .describe("The adapter of your own whose documents it holds, or the centroid of its public text"),
           brake: z.number().min(0).describe("How much the memory counts, as the prompt chose; 0: not at all"),
         }),
       )
@@ -239,6 +241,10 @@ export const centroidListSchema = z.object({
       gain: gainSchema.nullable(),
       scale: z.number(),
       auto_off: z.boolean().describe("The adapter did not help when it was measured, so the base is served"),
+      memory: z
+        .object({ tokens: z.int(), gain: gainSchema.nullable() })
+        .nullable()
+        .describe("The public text that `auto` reads beside the adapter, and its gain over the adapter"),
       adapter: z.object({ hash: hash.describe("As in a completion's `chameleon.adapter.hash`") }),
     }),
   ),

@@ -35,7 +35,7 @@ export async function generate(
 /** Each example is learnt from its token `from` on. */
 export async function makeAdapter(backend: Backend, tenant: string, examples: number[][], from: number) {
   const response = await backend.post("/v1/adapters", {
-    ...{ version: 3, manifestHash: backend.manifestHash, tenant },
+    ...{ version: 4, manifestHash: backend.manifestHash, tenant },
     examples: examples.map((ids) => ({ ids, from })),
   });
   if (!response.ok) throw new Error(await response.text());

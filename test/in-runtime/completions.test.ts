@@ -82,7 +82,7 @@ describe("a completion", () => {
   test("defaults are OpenAI's", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     await completed({ model: "gpt2" });
-    expect(seen.batches[0]).toMatchObject({ version: 3, manifestHash: await manifestHash(), centroidId: null });
+    expect(seen.batches[0]).toMatchObject({ version: 4, manifestHash: await manifestHash(), centroidId: null });
     expect(seen.batches[0].sequences).toHaveLength(1);
     const prompt = { promptIds: [endOfTextId], maxTokens: 16, promptLogprobs: false, compare: false };
     expect(seen.batches[0].sequences[0]).toMatchObject(prompt);

@@ -36,7 +36,7 @@ describe("an adapter of documents", () => {
     const adapter = await created({ documents: noting });
     const documents = [{ name: "text-1", text: "aaab aaab aaab" }, noting[1]];
     const hash = await memoryHash(own.tenant, await manifestHash(), documents as { name: string; text: string }[]);
-    const body = { version: 3, manifestHash: await manifestHash(), documents };
+    const body = { version: 4, manifestHash: await manifestHash(), documents };
     expect(seen.puts).toEqual([{ path: `/v1/memories/${own.tenant}/${hash}`, body }]);
     expect(adapter).toMatchObject({
       ...{ id: "notes", model: "gpt2:notes", hash: null, examples: 0, adapts: true, outdated: false },

@@ -103,7 +103,7 @@ describe("one backend", async () => {
 
   test("a cancellation ends a sequence in an explicit error, and leaves its mates alone", async () => {
     const frames = await framesWith(backend, [endless("a"), endless("b", [9, 9])], async () => {
-      const answer = await backend.post("/v1/cancellations", { version: 3, ids: ["a", "unknown"] });
+      const answer = await backend.post("/v1/cancellations", { version: 4, ids: ["a", "unknown"] });
       expect(await answer.json()).toEqual({ cancelled: ["a"] });
     });
     expect(lastOf(frames, "a")).toMatchObject({ type: "error", kind: "cancelled" });
@@ -121,8 +121,8 @@ describe("one backend", async () => {
       for await (const frame of framesOf(response)) {
         if (frame.type !== "error" || frame.kind !== "overloaded") continue;
         refused.push(frame);
-        await backend.post("/v1/cancellations", { version: 3, ids: sequences.map(({ id }) => id) });
-        await backend.post("/v1/cancellations", { version: 3, ids: others.map(({ id }) => id) });
+        await backend.post("/v1/cancellations", { version: 4, ids: sequences.map(({ id }) => id) });
+        await backend.post("/v1/cancellations", { version: 4, ids: others.map(({ id }) => id) });
       }
     };
     await Promise.all([read(first), read(second)]);

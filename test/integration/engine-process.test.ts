@@ -19,7 +19,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 const stallMs = 1000;
 const environment = { LC_ALL: "C" };
 const script = new URL("../support/scripted-engine.ts", import.meta.url);
-const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: null } as const;
+const batch = { version: 4, manifestHash: "a".repeat(64), centroidId: null } as const;
 const patience = { timeout: 20_000, interval: 5 };
 let nowMs = 0;
 let folder: string;

@@ -31,7 +31,7 @@ async function put(documents: Documents, signal?: AbortSignal): Promise<Response
   const { manifestHash } = backend;
   return fetch(`${backend.url}/v1/memories/acme/${await hashOf(documents)}`, {
     method: "PUT",
-    body: JSON.stringify({ version: 3, manifestHash, documents }),
+    body: JSON.stringify({ version: 4, manifestHash, documents }),
     signal,
   });
 }
@@ -176,7 +176,7 @@ test("invalid bodies, names and hashes are refused", async () => {
     const response = await fetch(`${backend.url}/v1/memories/${path}`, { method: "PUT", body: JSON.stringify(body) });
     return [response.status, ((await response.json()) as { error: { code: string | null } }).error.code];
   };
-  const body = { version: 3, manifestHash: backend.manifestHash, documents };
+  const body = { version: 4, manifestHash: backend.manifestHash, documents };
   expect(await send(`acme/${hash}`, { ...body, documents: [] })).toEqual([400, null]);
   expect(await send(`acme/${hash}`, { ...body, manifestHash: "a".repeat(64) })).toEqual([409, "manifest_mismatch"]);
   expect(await send(`other/${hash}`, body)).toEqual([400, null]);

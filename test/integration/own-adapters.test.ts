@@ -240,7 +240,7 @@ describe("backends", async () => {
   });
   const ask = (backend: Backend, rest: object = {}) => {
     const { manifestHash } = backend;
-    return backend.post("/v1/adapters", { version: 3, manifestHash, tenant: "acme", examples, ...rest });
+    return backend.post("/v1/adapters", { version: 4, manifestHash, tenant: "acme", examples, ...rest });
   };
   const make = async (backend: Backend, rest?: object) => {
     const response = await ask(backend, rest);

@@ -51,7 +51,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
     exited,
     log: () => written,
     enginePids: () => Array.from(written.matchAll(/"event":"engine",.*"pid":(\d+)/g), ([, pid]) => Number(pid)),
-    batch: (centroidId, sequences) => ({ version: 3, manifestHash: manifest, centroidId, sequences }),
+    batch: (centroidId, sequences) => ({ version: 4, manifestHash: manifest, centroidId, sequences }),
     async frames(centroidId, sequences, rest = {}) {
       const response = await backend.post("/v1/batches", { ...backend.batch(centroidId, sequences), ...rest });
       if (response.status !== 200)

@@ -232,7 +232,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
     sequences.map((one, i) => {
       // No connection is free until the last sequence is submitted, so that all leave in the same call.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
-      const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
+      const batch = { version: 4, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const cancelOne = routing.client.submit(
         { ...batch, sequences: [...batch.sequences] },
         {

@@ -6,6 +6,7 @@ import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { partCharacters, partsOf } from "../../../shared/tokenizer/text-parts.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import type { Excerpt } from "../../memory/centroid-memories.ts";
 import type { DocumentTokens } from "../../memory/memory.ts";
 
 export interface EncodedDocument extends DocumentTokens {
@@ -34,15 +35,19 @@ export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: D
       await setImmediate();
     }
     total += ids.length;
-    encoded.push(encodedDocument(name, Int32Array.from(ids), tokenizer));
+    encoded.push(encodedDocument({ name, ids: Int32Array.from(ids), offset: 0 }, tokenizer));
   }
   if (encoded.some(({ ids }) => ids.length > 1)) return encoded;
   const message = `None of the ${encoded.length} documents has two tokens, so that one could follow another.`;
   throw new ServiceError("invalid_request", message, { param: "documents" });
 }
 
-function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentTokenizer): EncodedDocument {
-  let bytes = 0;
+/** `offset`: byte offset of the first token in the document's text. */
+export function encodedDocument(
+  { name, ids, offset }: Excerpt,
+  tokenizer: Pick<DocumentTokenizer, "textPieceOf">,
+): EncodedDocument {
+  let bytes = offset;
   const ends = ids.map((id) => {
     bytes += tokenizer.textPieceOf(id).length;
     return bytes;

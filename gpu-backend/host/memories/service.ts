@@ -2,17 +2,22 @@ import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { requireManifest } from "../../engine/refusals.ts";
+import { centroidTenant, memoryName } from "../../memory/centroid-memories.ts";
+import type { MemoryName } from "../../memory/memory.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EngineClient, tracedPrompt } from "../client.ts";
 import { cancelled, MakingQueue } from "../own-adapters/making-queue.ts";
+import type { ServingSet } from "../sets/serving-sets.ts";
 import { MemoryBuild } from "./build.ts";
-import { type DocumentTokenizer, encodeDocuments } from "./document-windows.ts";
+import { type EncodedDocument, encodeDocuments, encodedDocument } from "./document-windows.ts";
 
 export interface MemoryServiceParts {
-  setOf(hash: string): { engine: Pick<EngineClient, "keysOf" | "info">; tokenizer(): Promise<DocumentTokenizer> };
+  setOf(hash: string): Pick<ServingSet, "tokenizer" | "excerpts"> & { engine: Pick<EngineClient, "keysOf" | "info"> };
   store: TenantStore;
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
+  /** Called when a centroid's memory is made. */
+  centroidMade?(centroidId: string, build: Pick<MemoryBuild, "tokens">): void;
 }
 
 export interface RunningBuild {
@@ -24,6 +29,8 @@ export class MemoryService {
   readonly store: TenantStore;
   readonly #parts: MemoryServiceParts;
   readonly #queue = new MakingQueue("memories");
+  /** By centroid memory's hash. */
+  readonly #ofCentroids = new Map<string, Promise<unknown>>();
   readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ended: Promise<void> }>();
 
   constructor(parts: MemoryServiceParts) {
@@ -35,7 +42,7 @@ export class MemoryService {
   async begin(tenant: string, hash: string, request: MemoryRequest, signal: AbortSignal): Promise<RunningBuild> {
     const { manifestHash, documents } = request;
     const { engine, tokenizer } = this.#parts.setOf(manifestHash);
-    const { contextTokens, hiddenSize } = requireManifest(engine.info, manifestHash).manifest.model;
+    requireManifest(engine.info, manifestHash);
     const found = await memoryHash(tenant, manifestHash, documents);
     if (found !== hash) {
       throw new ServiceError("invalid_request", `The documents' hash for this tenant is ${found}, not ${hash}.`);
@@ -49,24 +56,38 @@ export class MemoryService {
       resolve();
     };
     try {
-      const build = new MemoryBuild({
-        ...{ tenant, hash, manifestHash, contextTokens, hiddenSize, store: this.store },
-        documents: await encodeDocuments(await tokenizer(), documents),
-        keysOf: (prompts, stop) => {
-          const batch = this.#parts.newId();
-          const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
-          // Another set may have replaced the manifest's set in the meantime.
-          const { engine } = this.#parts.setOf(manifestHash);
-          requireManifest(engine.info, manifestHash);
-          return engine.keysOf(sequences, stop);
-        },
-      });
+      const encoded = await encodeDocuments(await tokenizer(), documents);
+      const build = this.#buildOf({ tenant, hash }, manifestHash, encoded);
       const stop = AbortSignal.any([signal, deletion.signal]);
       return { build, ready: this.#make(build, tenant, stop).finally(end) };
     } catch (error) {
       end();
       throw error;
     }
+  }
+
+  /** Makes a centroid's memory if it is not on disk. Concurrent calls wait for one build. */
+  makeOfCentroid(manifestHash: string, centroidId: string): Promise<unknown> {
+    const name = memoryName({ centroidId }, centroidTenant, manifestHash);
+    const { hash } = name;
+    const making =
+      this.#ofCentroids.get(hash) ??
+      this.#makeOfCentroid(name, manifestHash, centroidId).finally(() => this.#ofCentroids.delete(hash));
+    this.#ofCentroids.set(hash, making);
+    return making;
+  }
+
+  /** Makes one of the set's missing memories. Resolves to false if none is missing. */
+  async makeMissing(manifestHash: string): Promise<boolean> {
+    const { centroids } = requireManifest(this.#parts.setOf(manifestHash).engine.info, manifestHash).manifest;
+    for (const { id, memory } of centroids) {
+      if (!memory) continue;
+      const { tenant, hash } = memoryName({ centroidId: id }, centroidTenant, manifestHash);
+      if (await this.store.has(tenant, hash)) continue;
+      await this.makeOfCentroid(manifestHash, id);
+      return true;
+    }
+    return false;
   }
 
   /** If `hash` is null, removes all memories of the tenant. */
@@ -78,6 +99,33 @@ export class MemoryService {
     if (hash === null) await this.store.removeAll(tenant);
     else await this.store.remove(tenant, hash);
     this.#parts.dropMemory(tenant, hash);
+  }
+
+  async #makeOfCentroid(name: MemoryName, manifestHash: string, centroidId: string): Promise<void> {
+    const { engine, tokenizer, excerpts } = this.#parts.setOf(manifestHash);
+    const { centroids } = requireManifest(engine.info, manifestHash).manifest;
+    const k = centroids.findIndex(({ id, memory }) => id === centroidId && memory);
+    if (k < 0) throw new ServiceError("memory_not_found", `There is no memory of a centroid ${centroidId}.`);
+    const pieces = await tokenizer();
+    const documents = (await excerpts())[k].map((excerpt) => encodedDocument(excerpt, pieces));
+    const build = this.#buildOf(name, manifestHash, documents);
+    await this.#make(build, name.tenant, new AbortController().signal);
+    this.#parts.centroidMade?.(centroidId, build);
+  }
+
+  #buildOf({ tenant, hash }: MemoryName, manifestHash: string, documents: EncodedDocument[]): MemoryBuild {
+    const { contextTokens, hiddenSize } = this.#parts.setOf(manifestHash).engine.info!.manifest.model;
+    return new MemoryBuild({
+      ...{ tenant, hash, manifestHash, documents, contextTokens, hiddenSize, store: this.store },
+      keysOf: (prompts, stop) => {
+        const batch = this.#parts.newId();
+        const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
+        // Another set may have replaced the manifest's set in the meantime.
+        const { engine } = this.#parts.setOf(manifestHash);
+        requireManifest(engine.info, manifestHash);
+        return engine.keysOf(sequences, stop);
+      },
+    });
   }
 
   async #make(build: MemoryBuild, tenant: string, signal: AbortSignal): Promise<number> {

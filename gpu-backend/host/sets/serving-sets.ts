@@ -1,7 +1,8 @@
 import type { ServiceError } from "../../../shared/errors.ts";
-import { readTokenizer } from "../../engine/artifacts.ts";
+import { readMemories, readTokenizer } from "../../engine/artifacts.ts";
 import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
+import type { Excerpt } from "../../memory/centroid-memories.ts";
 import { EngineClient, type EngineClientParts } from "../client.ts";
 import type { DocumentTokenizer } from "../memories/document-windows.ts";
 import { FitClient } from "../own-adapters/fit-client.ts";
@@ -11,6 +12,8 @@ export interface ServingSet {
   engine: Omit<EngineClient, "ready" | "close">;
   fitter: Pick<FitClient, "fit">;
   tokenizer(): Promise<DocumentTokenizer>;
+  /** Excerpts of each centroid's memory. */
+  excerpts(): Promise<Excerpt[][]>;
   /** Waits up to `limitMs` for open sequences. */
   close(limitMs: number): Promise<void>;
 }
@@ -170,6 +173,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
         });
         return tokenizer;
       },
+      excerpts: () => readMemories(artifactsDirectory, info.manifest),
       async close(limitMs) {
         await engine.close(limitMs);
         await fitter.close();

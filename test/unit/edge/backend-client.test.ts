@@ -11,7 +11,7 @@ import { firstCall } from "../../support/scripted-backends.ts";
 const secret = "edge-0123456789abcdef";
 const own = "b".repeat(64);
 const batch: BatchRequest = {
-  version: 3,
+  version: 4,
   manifestHash: "a".repeat(64),
   centroidId: null,
   adapterHash: own,
@@ -91,7 +91,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     },
   });
   const examples = [{ ids: [1, 2], from: 1 }];
-  const request: AdapterRequest = { version: 3, manifestHash: "a".repeat(64), tenant: "acme", examples };
+  const request: AdapterRequest = { version: 4, manifestHash: "a".repeat(64), tenant: "acme", examples };
   const calls = [
     () => client.openBatch(batch, firstCall(signal)),
     () => client.cancel(["a"], null),

@@ -33,7 +33,7 @@ function submit(
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const cancel = client.submit(
-    { version: 3, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
+    { version: 4, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
     {
       accepted: () => void accepted.push(received.length),
       receive: (frames) => {

@@ -9,7 +9,7 @@ import type { AdapterAnswer, AdapterRequest } from "../../../../shared/contracts
 
 const hash = "a".repeat(64);
 const examples = [1, 2].map(() => ({ ids: [1, 2], from: 1 }));
-const request: AdapterRequest = { version: 3, manifestHash: "b".repeat(64), tenant: "acme", examples };
+const request: AdapterRequest = { version: 4, manifestHash: "b".repeat(64), tenant: "acme", examples };
 const answerOf = (fileBytes: number): AdapterAnswer => ({
   ...{ hash, gain: null, kept: false, losses: [], tokens: 4, timings: { hiddenMs: 0, fitMs: 0 } },
   file: "x".repeat(fileBytes),

@@ -27,7 +27,7 @@ let appWith: (verifyCall: VerifyCall | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
 const batch = (change: object = {}): BatchRequest => ({
-  version: 3,
+  version: 4,
   manifestHash: "a".repeat(64),
   centroidId: "c0",
   sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
@@ -96,7 +96,8 @@ beforeEach(() => {
     upload: async () => {},
     store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now }),
   };
-  const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
+  const { begin, store } = adapters;
+  const memories = { begin, remove: async () => {}, store, makeOfCentroid: begin };
   const load = () => ({ sequences: openSequences, slots: 32 });
   const parts = { sets, adapters, memories, metrics, log };
   appWith = (verifyCall) =>
@@ -183,9 +184,9 @@ test.each([
 
 test("POST /v1/batches refuses a call of another version of the contract, so that the edge asks another backend", async () => {
   for (const path of ["/v1/batches", "/v1/cancellations"]) {
-    const response = await post(path, batch({ version: 4 }));
+    const response = await post(path, batch({ version: 3 }));
     expect(response.status).toBe(409);
-    const message = expect.stringMatching(/4.*3/);
+    const message = expect.stringMatching(/3.*4/);
     expect(await errorOf(response)).toMatchObject({ code: "version_mismatch", message });
   }
 });
@@ -297,7 +298,7 @@ describe("where a secret is set", () => {
   });
 
   test("the name is a part of what is signed: it can be neither taken away, nor added, nor altered", async () => {
-    const body = bytesOf({ version: 3, ids: ["s1"] });
+    const body = bytesOf({ version: 4, ids: ["s1"] });
     const cancel = async (signed: string | null, sent: string | null) => {
       const headers = { ...json, ...(await sign("POST", "/v1/cancellations", body, signed)) };
       const named = sent === null ? headers : { ...headers, [nameHeader]: sent };
@@ -312,8 +313,8 @@ describe("where a secret is set", () => {
 
   test("another body under a right signature reaches nobody", async () => {
     sink = () => expect.unreachable();
-    const headers = { ...json, ...(await sign("POST", "/v1/cancellations", bytesOf({ version: 3, ids: ["s1"] }))) };
-    const body = bytesOf({ version: 3, ids: ["s2"] });
+    const headers = { ...json, ...(await sign("POST", "/v1/cancellations", bytesOf({ version: 4, ids: ["s1"] }))) };
+    const body = bytesOf({ version: 4, ids: ["s2"] });
     const response = await app.request(`${url}/v1/cancellations`, { method: "POST", headers, body });
     expect(response.status).toBe(401);
     expect((await errorOf(response)).message).toContain("body");

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { ServiceError } from "../../../../../shared/errors.ts";
 import type { EngineClient } from "../../../../gpu-backend/host/client.ts";
 import {
   type BatchOutcome,
@@ -15,14 +16,14 @@ afterEach(() => void vi.useRealTimers());
 
 const gatherMs = 25;
 const batch: BatchRequest = {
-  version: 3,
+  version: 4,
   manifestHash: "a".repeat(64),
   centroidId: "c0",
   sequences: [{ ...sequenceRequest("a"), gatherMs }],
 };
 
 /** The body of the answer to `batch`. The test plays the engine: `say` in the result sends the engine's frames. */
-function streamed() {
+function streamed(making?: Promise<unknown>) {
   let tell: (frames: Frame[]) => void = () => undefined;
   const cancelled: string[][] = [];
   const engine: Pick<EngineClient, "submit" | "cancel"> = {
@@ -35,7 +36,7 @@ function streamed() {
     },
   };
   const outcomes: BatchOutcome[] = [];
-  const reader = frameStream(engine, batch, (outcome) => void outcomes.push(outcome)).getReader();
+  const reader = frameStream(engine, batch, { ended: (outcome) => void outcomes.push(outcome), making }).getReader();
   const next = async () => new TextDecoder().decode((await reader.read()).value);
   return { reader, next, say: (...frames: Frame[]) => tell(frames), cancelled, outcomes };
 }
@@ -131,4 +132,14 @@ test("gathering sends waiting frames along with one that may not wait, and waits
   one.push([token("slow", 3)]);
   vi.advanceTimersByTime(10 * gatherMs);
   expect(sent.slice(3)).toEqual([["slow 3"]]);
+});
+
+test("a batch whose memory cannot be made ends in that error; one that nobody waits for is not submitted", async () => {
+  const failing = streamed(Promise.reject(new ServiceError("overloaded", "no room")));
+  expect(JSON.parse(await failing.next())).toMatchObject({ type: "error", kind: "overloaded", message: "no room" });
+  const making = Promise.withResolvers<void>();
+  const left = streamed(making.promise);
+  await left.reader.cancel();
+  making.resolve();
+  await expect.poll(() => left.outcomes).toMatchObject([{ tokens: 0, clientGone: true }]);
 });

@@ -12,7 +12,7 @@ import { noEngine } from "../../../support/metrics-view.ts";
 
 const [manifestHash, hash] = ["a".repeat(64), "b".repeat(64)];
 const path = `/v1/memories/acme/${hash}`;
-const body = { version: 3, manifestHash, documents: [{ name: "d", text: "t" }] };
+const body = { version: 4, manifestHash, documents: [{ name: "d", text: "t" }] };
 
 let outcome: PromiseWithResolvers<number>;
 let build: { tokens: number; totalTokens: number; computedTokens: number };
@@ -103,7 +103,7 @@ test("a batch is refused if one of its memories is not there for the sequence's 
   there = [`acme/${hash}`];
   const send = (...tenants: string[]) => {
     const sequences = tenants.map((tenant, i) => sequenceRequest(`s${i}`, [1], { tenant, memories: [{ hash }] }));
-    const batch = { version: 3, manifestHash, centroidId: null, sequences };
+    const batch = { version: 4, manifestHash, centroidId: null, sequences };
     const headers = { "content-type": "application/json" };
     return appWith(null).request("/v1/batches", { method: "POST", headers, body: JSON.stringify(batch) });
   };

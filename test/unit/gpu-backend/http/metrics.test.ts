@@ -15,7 +15,7 @@ const stats: EngineStats = {
   memories: null,
 };
 const batch = (count: number, rest: Partial<BatchRequest>): BatchRequest => ({
-  ...{ version: 3, manifestHash: "a".repeat(64), centroidId: null },
+  ...{ version: 4, manifestHash: "a".repeat(64), centroidId: null },
   sequences: Array.from({ length: count }, (_, i) => sequenceRequest(`s${i}`, [1])),
   ...rest,
 });

@@ -65,7 +65,7 @@ async function begin(
   tenant = "acme",
 ): Promise<RunningBuild> {
   const hash = await hashOf(documents, tenant);
-  return service.begin(tenant, hash, { version: 3, manifestHash, documents }, signal);
+  return service.begin(tenant, hash, { version: 4, manifestHash, documents }, signal);
 }
 async function make(documents: Documents, tenant = "acme"): Promise<RunningBuild["build"]> {
   const { build, ready } = await begin(documents, undefined, tenant);
@@ -134,7 +134,7 @@ test("other hashes, other manifests, too many tokens and too many bytes are refu
   const documents = documentsOf(textOf(100, 1));
   const signal = new AbortController().signal;
   const hash = await hashOf(documents);
-  const request = { version: 3 as const, manifestHash, documents };
+  const request = { version: 4 as const, manifestHash, documents };
   const other = "cd".repeat(32);
   const long = documentsOf(..."ab".split("").map((letter) => letter.repeat(limits.memoryTokens / 2 + 1)));
   const refused = async (begun: Promise<RunningBuild>, message: string | RegExp, kind = "invalid_request") =>

@@ -97,7 +97,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
         return busy.has(manifestHash) ? 1 : 0;
       },
     },
-    fitter: { fit: never },
+    ...{ fitter: { fit: never }, excerpts: never },
     tokenizer: never,
     close: async () => void closed.push(manifestHash),
   };

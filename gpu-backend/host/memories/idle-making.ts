@@ -1,0 +1,31 @@
+/** Makes centroids' memories while the backend is idle, so that few requests wait for one. A request that comes first has its own made. */
+import type { ServingSets } from "../sets/serving-sets.ts";
+import type { MemoryService } from "./service.ts";
+
+/** A memory of 4,096 tokens takes two cores some 4 seconds. */
+export const idleCheckMs = 5000;
+
+export interface IdleMakingParts {
+  sets: Pick<ServingSets, "info" | "openSequences">;
+  memories: Pick<MemoryService, "makeMissing">;
+  failed(error: unknown): void;
+}
+
+/** Returns a function that makes at most one memory. After a failure, it leaves the set's memories to the requests that need them. */
+export function idleMaking({ sets, memories, failed }: IdleMakingParts): () => Promise<void> {
+  let settled: string | null = null;
+  let isMaking = false;
+  return async () => {
+    const { manifestHash } = sets.info ?? {};
+    if (!manifestHash || manifestHash === settled || isMaking || sets.openSequences > 0) return;
+    isMaking = true;
+    try {
+      if (!(await memories.makeMissing(manifestHash))) settled = manifestHash;
+    } catch (error) {
+      settled = manifestHash;
+      failed(error);
+    } finally {
+      isMaking = false;
+    }
+  };
+}

@@ -1,0 +1,66 @@
+/** Memories of centroids in a real backend: made of the set's text at first need, shared by tenants, the same after a restart. */
+import { expect, test } from "vitest";
+import { idleMaking } from "../../gpu-backend/host/memories/idle-making.ts";
+import { atEnd } from "../support/at-end.ts";
+import { startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyModel } from "../support/tiny-model.ts";
+
+const [model, data] = [temporaryFolder(), temporaryFolder()];
+const texts = Array.from({ length: 4 }, (_, k) => Array.from({ length: 200 }, (_, i) => (i * i * (k + 3) + i) % 250));
+const { manifest } = await writeTinyModel(model, 7, { texts });
+const start = () => startBackend({ MODEL_DIR: model, DATA_DIR: data, THREADS: "1" });
+let backend = await start();
+atEnd(() => backend.stop());
+
+const reading = (id: string, tenant: string, centroidId: string, prompt = texts[1].slice(0, 60)) =>
+  sequenceRequest(id, prompt, { tenant, maxTokens: 8, sources: true, memories: [{ centroidId }] });
+const tokensOf = async (id: string, tenant: string, centroidId: string) => {
+  const frames = await backend.frames(null, [reading(id, tenant, centroidId)]);
+  expect(frames.at(-1)).toMatchObject({ type: "done", memories: [{ brake: expect.any(Number) }] });
+  return frames.flatMap((frame) => (frame.type === "token" ? [{ ...frame, id: "" }] : []));
+};
+
+test("requests that come first wait for one build; every tenant then reads the same memory, also after a restart", async () => {
+  const all = await Promise.all([1, 2, 3, 4].map((i) => tokensOf(`s${i}`, `tenant-${i}`, "c1")));
+  for (const tokens of all) expect(tokens).toEqual(all[0]);
+  expect(await backend.metric("chameleon_memory_disk_files")).toBe(1);
+  const passages = all[0].flatMap(({ sources }) => sources!.passages);
+  expect(passages.length).toBeGreaterThan(0);
+  // The excerpt begins 10 bytes after the beginning of its document.
+  for (const { document, start: from } of passages) expect([document, from >= 10]).toEqual(["public 1", true]);
+
+  await backend.stop("SIGKILL");
+  backend = await start();
+  expect(await tokensOf("s5", "tenant-5", "c1")).toEqual(all[0]);
+  expect(await tokensOf("s6", "tenant-5", "c2")).not.toEqual(all[0]);
+});
+
+test("a centroid without text ends the sequence in memory_not_found", async () => {
+  const frames = await backend.frames(null, [reading("a", "acme", "c9")]);
+  expect(frames).toMatchObject([{ type: "error", kind: "memory_not_found" }]);
+});
+
+test("an idle backend makes one memory at a time until all are there, and gives up after a failure", async () => {
+  const sets = { info: { manifestHash: "m", manifest }, openSequences: 1 };
+  const made: string[] = [];
+  const failures: unknown[] = [];
+  let missing = 2;
+  const makeMissing = async (hash: string) => {
+    made.push(hash);
+    if (missing < 0) throw new Error("no disk");
+    return missing-- > 0;
+  };
+  const make = idleMaking({ sets: sets as never, memories: { makeMissing }, failed: (error) => failures.push(error) });
+  await make();
+  expect(made).toEqual([]);
+  sets.openSequences = 0;
+  await Promise.all([make(), make()]);
+  expect(made).toEqual(["m"]);
+  for (let i = 0; i < 3; i++) await make();
+  expect(made).toEqual(["m", "m", "m"]);
+  sets.info.manifestHash = "n";
+  for (let i = 0; i < 2; i++) await make();
+  expect([made.at(-1), failures.length]).toEqual(["n", 1]);
+});
