@@ -4,6 +4,7 @@ import { type Manifest, memoriesFile } from "../../shared/artifacts/manifest.ts"
 import { alignedCopy, requireTensor, type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
 import type { MemoryName } from "./memory.ts";
 
 export interface Excerpt {
@@ -13,9 +14,6 @@ export interface Excerpt {
   offset: number;
   ids: Int32Array; // at least two
 }
-
-/** Owns the centroids' memories on disk. No tenant can have this name. */
-export const centroidTenant = ":centroids";
 
 /** The name of a memory that a tenant's sequence reads. A set's manifest has the hash of the set's text, so the name covers the content. */
 export function memoryName(read: MemoryRead, tenant: string, manifestHash: string): MemoryName {

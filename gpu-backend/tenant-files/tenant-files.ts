@@ -4,9 +4,8 @@ import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { hashPattern } from "../../shared/contracts/inference.ts";
-import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
+import { centroidTenant, tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
-import { centroidTenant } from "../memory/centroid-memories.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
 /** After this many decrypted bytes, other work of the process may run. */

@@ -14,6 +14,9 @@ export const tenantSchema = z
   .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
   .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
+/** Owns the centroids' memories on backends' disks. No tenant can have this name. */
+export const centroidTenant = ":centroids";
+
 export function jurisdictionOf(name: string): Jurisdiction | null {
   return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
 }

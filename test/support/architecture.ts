@@ -112,7 +112,7 @@ const mayImport: Record<string, string[]> = {
   // The site prints metrics and settings out of their code.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],
   // Publishing refuses a set with the code that would refuse it in service.
-  "infra/publish": ["infra", "edge/artifacts/artifacts.ts", ...commandFiles, ...inBackend("adapters")],
+  "infra/publish": ["infra", "edge/artifacts/artifacts.ts", ...commandFiles, ...inBackend("adapters", "memory")],
 };
 
 /** Folder → packages that it may import: a name, or a scheme such as `node:`. `gpu-backend` applies to all its folders. */

@@ -1,8 +1,9 @@
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
+import { centroidTenant } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { requireManifest } from "../../engine/refusals.ts";
-import { centroidTenant, memoryName } from "../../memory/centroid-memories.ts";
+import { memoryName } from "../../memory/centroid-memories.ts";
 import type { MemoryName } from "../../memory/memory.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EngineClient, tracedPrompt } from "../client.ts";

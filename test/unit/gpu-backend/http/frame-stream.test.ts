@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { ServiceError } from "../../../../../shared/errors.ts";
 import type { EngineClient } from "../../../../gpu-backend/host/client.ts";
 import {
   type BatchOutcome,
@@ -9,6 +8,7 @@ import {
 } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../../shared/contracts/ndjson.ts";
+import { ServiceError } from "../../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
 
 beforeEach(() => void vi.useFakeTimers());
