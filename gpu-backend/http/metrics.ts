@@ -176,8 +176,8 @@ const gauges: Entry[] = [
   ["chameleon_prefix_cache_tenants", "Tenants that have such blocks", (s) => s.prefixes?.tenants ?? 0],
   ["chameleon_adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries],
   ["chameleon_adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes],
-  ["chameleon_memory_cache_entries", "Tenants' memories that are open for search", (s) => s.memories?.entries ?? 0],
-  ["chameleon_memory_cache_bytes", "RAM of tenants' memories that are open for search", (s) => s.memories?.bytes ?? 0],
+  ["chameleon_memory_cache_entries", "Memories that are open for search", (s) => s.memories?.entries ?? 0],
+  ["chameleon_memory_cache_bytes", "RAM of memories that are open for search", (s) => s.memories?.bytes ?? 0],
 ];
 
 const counters: Entry[] = [

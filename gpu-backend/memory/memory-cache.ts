@@ -1,4 +1,5 @@
 /** Keeps memories open for search, up to a number of bytes. Sequences pin the memories that they read. */
+import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type MemoryShape, unpackMemory } from "./memory.ts";
 import { type MemorySearch, openMemorySearch } from "./search.ts";
@@ -8,7 +9,7 @@ export interface MemoryCacheParts {
   shape: MemoryShape;
   neighbours: number;
   threads: number;
-  /** Bound on all open memories. A single memory may exceed the bound. */
+  /** Bound on all open memories. A single memory may exceed the bound, and so may centroids' memories, so that nobody is refused for them. */
   maximumBytes: number;
 }
 
@@ -92,7 +93,8 @@ export class MemoryCache {
   }
 
   get #pinnedBytes(): number {
-    return this.#entries.values().reduce((sum, { pins, bytes }) => sum + (pins > 0 ? bytes : 0), 0);
+    const pinned = this.#entries.values().filter(({ pins, tenant }) => pins > 0 && tenant !== centroidTenant);
+    return pinned.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   async #open(entry: Entry): Promise<void> {
@@ -103,7 +105,7 @@ export class MemoryCache {
     if (!file) throw new ServiceError("memory_not_found", `There is no memory ${hash} of this tenant.`);
     const bytes = copies * file.length;
     const pinned = this.#pinnedBytes;
-    if (pinned > 0 && pinned + bytes > maximumBytes) {
+    if (tenant !== centroidTenant && pinned > 0 && pinned + bytes > maximumBytes) {
       throw new ServiceError(
         "overloaded",
         `The memory takes ${bytes} bytes; those that answers read take ${pinned} of ${maximumBytes}.`,

@@ -31,6 +31,11 @@ export class TenantFiles {
     this.#settings = settings;
   }
 
+  /** Bound on a tenant's files together. Centroids' memories are bounded by their set's text. */
+  maximumBytes(tenant: string): number {
+    return tenant === centroidTenant ? Number.MAX_SAFE_INTEGER : this.#settings.tenantBytes;
+  }
+
   /** Returns null if the file is missing or damaged. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     const records = await this.records(tenant, hash);
@@ -52,10 +57,9 @@ export class TenantFiles {
   /** Returns null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
     // A file that cannot be read counts as missing. The edge then has it made or uploaded again.
-    const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#settings.tenantBytes).catch(
-      () => null,
-    );
-    const key = bytes && bytes.length <= this.#settings.tenantBytes ? await this.keyOf(tenant) : null;
+    const most = this.maximumBytes(tenant);
+    const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, most).catch(() => null);
+    const key = bytes && bytes.length <= most ? await this.keyOf(tenant) : null;
     return bytes && key && new SealedRecords(key, hash, bytes);
   }
 
@@ -67,7 +71,7 @@ export class TenantFiles {
     try {
       const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
       const length = bytesRead === 4 ? buffer.readUInt32LE() : 0;
-      if (length > this.#settings.tenantBytes) return null;
+      if (length > this.maximumBytes(tenant)) return null;
       const record = await file.read(Buffer.alloc(4 + length), 0, 4 + length, 0);
       return new SealedRecords(key, hash, record.buffer).at(0);
     } finally {

@@ -118,7 +118,7 @@ export class TenantStore {
     const found = await this.files.records(tenant, hash, partialSuffix);
     const requireKey = async () => {
       const key = await this.#requireKey(tenant);
-      await this.#makeRoom(path, bytes);
+      await this.#makeRoom(tenant, path, bytes);
       return key;
     };
     await file.open(found, requireKey).catch(async (error) => {
@@ -254,10 +254,9 @@ export class TenantStore {
   }
 
   /** Removes other files. The new file replaces any older file at `path`. */
-  async #makeRoom(path: string, bytes: number): Promise<void> {
-    const { tenantBytes, totalBytes } = this.#settings;
-    await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
-    await this.#dropOldest("", totalBytes - bytes, path);
+  async #makeRoom(tenant: string, path: string, bytes: number): Promise<void> {
+    await this.#dropOldest(this.files.folderOf(tenant), this.files.maximumBytes(tenant) - bytes, path);
+    await this.#dropOldest("", this.#settings.totalBytes - bytes, path);
   }
 
   /** Removes files until `maxBytes` suffice. `kept` and its partial file are not counted. */

@@ -47,8 +47,9 @@ export class MemoryBuild {
       recordBytes: this.#windows.map(({ from, end }) => (end - from) * hiddenSize),
     };
     const bytes = plannedBytes(this.#plan);
-    if (bytes > store.tenantBytes) {
-      const message = `The memory would have ${bytes} bytes; a tenant may keep ${store.tenantBytes} bytes of memories.`;
+    const most = store.files.maximumBytes(parts.tenant);
+    if (bytes > most) {
+      const message = `The memory would have ${bytes} bytes; a tenant may keep ${most} bytes of memories.`;
       throw new ServiceError("invalid_request", message);
     }
   }
