@@ -3,18 +3,13 @@ import { isAutoOff } from "../../shared/artifacts/manifest.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import { defaultCalibration, positionsOfEvidence, priorsOf, weigh } from "../../shared/math/evidence.ts";
-import {
-  type MemoryRule,
-  memoryProbabilities,
-  memoryWeight,
-  mixedBeforeBrakes,
-  type Neighbours,
-} from "../../shared/math/memory.ts";
+import { type MemoryRule, memoryWeight, mixedBeforeBrakes, type Neighbours } from "../../shared/math/memory.ts";
 import { changeOf } from "../adapters/own/fit.ts";
 import type { Delta } from "../runtime/fit-session.ts";
 import { gatesAt } from "../training/bank/measure.ts";
-import type { Reader, Reading } from "../training/bank/reader.ts";
+import type { Reader } from "../training/bank/reader.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";
+import { observationAt } from "../training/memory-scores.ts";
 
 export interface OwnAdapter {
   delta: Delta;
@@ -127,26 +122,6 @@ export async function logprobsUnder(
     return Math.log(mixedBeforeBrakes(rule, observed.ofModel, [says]));
   });
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
-}
-
-export type Observation = ReturnType<typeof observationAt>;
-
-/** `found` has the memory's nearest keys. `ofMemory` and `ofModel` are probabilities of `target`, the text's own next token. */
-export function observationAt(
-  reading: Pick<Reading, "logprobs" | "topLogprobs">,
-  at: number,
-  found: Neighbours,
-  target: number,
-  rule: MemoryRule,
-) {
-  const probabilities = memoryProbabilities(found, rule);
-  return {
-    cosine: found.cosines[0],
-    memory: Math.max(...probabilities.values()),
-    model: Math.exp(reading.topLogprobs[at]),
-    ofMemory: probabilities.get(target) ?? 0,
-    ofModel: Math.exp(reading.logprobs[at]),
-  };
 }
 
 /** Change of states [N, D] by an own adapter of weight `share`. */

@@ -46,6 +46,31 @@ export async function hiddenStatesOf(
   }
 }
 
+export type Stated<T> = T & {
+  /** States before the last feed-forward part, [T, D]: the keys and queries of memories. */
+  states: Float32Array;
+  /** Hidden states after the last layer norm, [T, D]. */
+  hidden: Float32Array;
+};
+
+export async function statesOf<T extends { ids: ArrayLike<number> }>(
+  texts: readonly T[],
+  trunk: Pick<TrunkRunner, "states">,
+): Promise<Stated<T>[]> {
+  const stated: Stated<T>[] = [];
+  for (let from = 0; from < texts.length; from += windowsPerPass) {
+    const pass = texts.slice(from, from + windowsPerPass);
+    const { tokenIds, T } = rightPadded(pass.map(({ ids }) => ids));
+    const { states, hidden } = await trunk.states(tokenIds, pass.length, T); // [S, T, D] each
+    const D = hidden.length / tokenIds.length;
+    for (const [s, text] of pass.entries()) {
+      const [start, end] = [s * T * D, (s * T + text.ids.length) * D];
+      stated.push({ ...text, states: states.subarray(start, end), hidden: hidden.subarray(start, end) });
+    }
+  }
+  return stated;
+}
+
 /** Returns float16 bits, [scoredTokens, D], for each window. */
 async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16Array[]> {
   const { tokenIds, T } = rightPadded(windows.map((window) => window.tokenIds));

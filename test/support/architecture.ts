@@ -66,7 +66,7 @@ const backendLayers: Record<string, string[]> = {
     ...["command-line.ts", "config.ts", "settings.ts"],
   ],
   training: [
-    ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
+    ...["adapters", "engine/smoothing-file.ts", "memory", "models/base.ts", "models/embedded.ts", "runtime"],
     ...["command-line.ts", "files.ts"],
   ],
   // Compares what is shipped with the paper's method. No layer imports this one.

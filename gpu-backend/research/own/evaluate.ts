@@ -2,8 +2,9 @@
 import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
 import { readLock } from "../../training/corpus/lock.ts";
+import { statesOf } from "../../training/hidden-states.ts";
+import { observationAt } from "../../training/memory-scores.ts";
 import { type Run, resultsOf } from "../../training/run.ts";
-import { observationAt } from "../mixtures.ts";
 import { openArtifacts } from "../open-artifacts.ts";
 import {
   averageOf,
@@ -22,7 +23,7 @@ import {
 import { fitWeights } from "./fit.ts";
 import {
   comparedSize,
-  evidencePositions,
+  evidenceCount,
   freshKinds,
   groups,
   type Kind,
@@ -31,7 +32,7 @@ import {
   readPositions,
   targetsOf,
 } from "./kinds.ts";
-import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./read-kind.ts";
+import { memoryNames, openFits, readKind, type StatedText } from "./read-kind.ts";
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
 interface OwnOptions {
@@ -167,7 +168,7 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule) {
 
 function observationsOf({ kind, readings: { base } }: ReadKind, rule: MemoryRule) {
   const targets = targetsOf(kind.texts);
-  const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);
+  const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidenceCount);
   const of = (name: string) =>
     scoredPlaces.map((at) => observationAt(base, at, base.memories[name][at], targets[at], rule));
   return { own: knownSizes[kind.group].map((tokens) => of(memoryNames.own(tokens))), foreign: of(memoryNames.foreign) };

@@ -1,7 +1,7 @@
 /** Fits the six weights of λ (`memoryWeight`) by gradient descent on the negative log-likelihood of observed tokens. Pure. */
 import { adamWStep } from "../../../shared/math/adamw.ts";
 import { type MemoryRule, memoryFeatures } from "../../../shared/math/memory.ts";
-import type { Observation } from "../mixtures.ts";
+import type { Observation } from "../../training/memory-scores.ts";
 
 const featureCount = 6;
 const steps = 300;

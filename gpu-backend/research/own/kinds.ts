@@ -1,10 +1,9 @@
 /** Kinds of text: ten served to develop the rule of memories, twelve fresh kinds only measure the rule. */
 import { createHash } from "node:crypto";
-import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
-import { brakePositions } from "../../../shared/math/memory.ts";
 import { type Document, splitDocuments } from "../../training/corpus/documents.ts";
 import { type CorpusLock, type LockedCorpus, lockedSources } from "../../training/corpus/lock.ts";
 import { readCorpus } from "../../training/corpus/read-corpus.ts";
+import { readPositionsOf } from "../../training/memory-scores.ts";
 import { cutTexts, type Text, type TextTokenizer, tokensOf } from "../texts.ts";
 
 /** A development kind is measured with the rule fitted on the other nine. */
@@ -19,13 +18,8 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
-/** Positions whose next tokens set the brakes, factors of a memory's weight. */
-export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
-/** [P]: `evidencePositions`, then the position before each scored token. */
-export const readPositions = [
-  ...evidencePositions,
-  ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
-];
+/** The first `evidenceCount` of `readPositions` [P] set the brakes, factors of a memory's weight. */
+export const { evidence: evidenceCount, positions: readPositions } = readPositionsOf(promptTokens, scoredTokens);
 
 /** Tokens of each memory. A smaller memory is the beginning of a larger one. */
 export const knownSizes: Record<Group, readonly number[]> = {

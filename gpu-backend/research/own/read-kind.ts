@@ -4,14 +4,12 @@ import { dot, promptEmbedding } from "../../../shared/math/assignment.ts";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { defaultMemoryRule, type Neighbours } from "../../../shared/math/memory.ts";
 import { fitOwnAdapter } from "../../adapters/own/fit.ts";
-import { writeKey } from "../../memory/keys.ts";
-import { openMemorySearch } from "../../memory/search.ts";
 import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
-import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
 import type { TrainingBase } from "../../training/base.ts";
 import { unitVector } from "../../training/clustering/k-means.ts";
-import { rightPadded } from "../../training/hidden-states.ts";
+import { type Stated, statesOf } from "../../training/hidden-states.ts";
+import { type Known, memoryOf, openSearch } from "../../training/memory-scores.ts";
 import { type Mixed, mixtureOf, type OwnAdapter, ownChange } from "../mixtures.ts";
 import type { OpenArtifacts } from "../open-artifacts.ts";
 import type { Text } from "../texts.ts";
@@ -29,46 +27,7 @@ import type { ModelReading, Readings } from "./score.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
 
-export interface StatedText extends Text {
-  /** States before the last feed-forward part, [T, D]: the keys and queries of memories. */
-  states: Float32Array;
-  /** Hidden states after the last layer norm, [T, D]. */
-  hidden: Float32Array;
-}
-
-const textsPerPass = 8;
-
-export async function statesOf(texts: readonly Text[], trunk: Pick<TrunkRunner, "states">): Promise<StatedText[]> {
-  const stated: StatedText[] = [];
-  for (let from = 0; from < texts.length; from += textsPerPass) {
-    const pass = texts.slice(from, from + textsPerPass);
-    const { tokenIds, T } = rightPadded(pass.map(({ ids }) => ids));
-    const { states, hidden } = await trunk.states(tokenIds, pass.length, T); // [S, T, D] each
-    const D = hidden.length / tokenIds.length;
-    for (const [s, text] of pass.entries()) {
-      const [start, end] = [s * T * D, (s * T + text.ids.length) * D];
-      stated.push({ ...text, states: states.subarray(start, end), hidden: hidden.subarray(start, end) });
-    }
-  }
-  return stated;
-}
-
-export interface Known {
-  keys: Int8Array; // [N, D]
-  nextIds: Int32Array; // [N], the token after each key
-}
-
-export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[], D: number): Known {
-  const nextIds = Int32Array.from(excerpts.flatMap(({ ids }) => ids.slice(1)));
-  const keys = new Int8Array(nextIds.length * D);
-  let at = 0;
-  for (const { ids, states } of excerpts) {
-    for (let t = 0; t < ids.length - 1; t++, at += D) {
-      writeKey(states.subarray(t * D, (t + 1) * D), keys.subarray(at, at + D));
-    }
-  }
-  return { keys, nextIds };
-}
+export type StatedText = Stated<Text>;
 
 /** A text's passage is the excerpt whose mean hidden state is nearest to that of the text's prompt. */
 function afterPassages(
@@ -138,9 +97,8 @@ export async function readKind(
       return positions.map((t) => text[what].subarray((first + t) * D, (first + t + 1) * D));
     });
   const search = async (known: Known, ...queries: Float32Array[][]): Promise<Neighbours[][]> => {
-    const memory = { ...known, starts: new Int32Array(0), ends: new Int32Array(0), documents: [] };
     const { neighbours } = defaultMemoryRule;
-    const opened = await openMemorySearch(memory, { hiddenSize: D, neighbours, threads });
+    const opened = await openSearch(known, { hiddenSize: D, neighbours, threads });
     const found: Neighbours[][] = [];
     for (const states of queries) found.push(await opened.nearest(states));
     await opened.release();

@@ -1,15 +1,8 @@
 /** Scores texts by a method and a rule of memories, from the predictions of read-kind.ts. Pure. */
-import {
-  type MemoryRule,
-  memoryProbabilities,
-  memoryShares,
-  memoryWeight,
-  type Neighbours,
-  weighBrakes,
-} from "../../../shared/math/memory.ts";
+import { type MemoryRule, memoryProbabilities, type Neighbours } from "../../../shared/math/memory.ts";
 import type { Reading } from "../../training/bank/reader.ts";
-import { observationAt } from "../mixtures.ts";
-import { evidencePositions, readPositions } from "./kinds.ts";
+import { mixedWithMemory, observationAt } from "../../training/memory-scores.ts";
+import { evidenceCount as E, readPositions } from "./kinds.ts";
 
 /**
  * The model before any memory is mixed in. "static" is the static adapter, "mixture" what `auto` serves. Three models have an own
@@ -38,7 +31,6 @@ interface TextScore {
 }
 
 const P = readPositions.length;
-const E = evidencePositions.length;
 
 /** `targets` are the texts' own next tokens, [S × P]. */
 export function scoreKind(
@@ -67,21 +59,13 @@ function scoreWithMemory(
 ): TextScore {
   const found = reading.memories[memory].slice(from, from + P);
   const seen = found.map((own, i) => observationAt(reading, from + i, own, targets[from + i], rule));
-  const weights = seen.map((observation) => memoryWeight(rule, observation));
-  const evidence = seen.slice(0, E);
-  const chosen = weighBrakes(
-    rule,
-    evidence.map(({ ofModel }) => ofModel),
-    [evidence.map(({ ofMemory }, i) => ({ weight: weights[i], probability: ofMemory }))],
-  );
+  const mixed = mixedWithMemory(seen, E, rule);
   const firstOther = Object.keys(reading.memories).indexOf(memory) * rule.neighbours;
   const others = reading.otherLogprobs.length / reading.logprobs.length;
-  const logprobs: number[] = [];
   const correct: number[] = [];
   for (let i = E; i < P; i++) {
-    const { ofModel, ofMemory, model } = seen[i];
-    const [share] = memoryShares(rule, [weights[i]], chosen);
-    logprobs.push(Math.log(ofModel + share * (ofMemory - ofModel)));
+    const { model } = seen[i];
+    const { share } = mixed[i - E];
     const at = from + i;
     const probabilities = memoryProbabilities(found[i], rule);
     let best = { id: reading.topIds[at], p: 0 };
@@ -93,7 +77,7 @@ function scoreWithMemory(
     }
     correct.push(Number(best.id === targets[at]));
   }
-  return { logprobs, correct };
+  return { logprobs: mixed.map(({ logprob }) => logprob), correct };
 }
 
 /** Maximum tokens of a greedy continuation that are compared with the text. */
