@@ -1,14 +1,14 @@
-/** What `chameleon train` prints about each centroid: its gain, or why it is off. */
+/** What `chameleon train` prints about each centroid: its gain, or why it is off, and its memory. */
 import { type CentroidRecord, isAutoOff } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { documentsPerCentroid, minMeasuredDocuments } from "./bank/gain.ts";
 
 export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   const lines = centroids.map((centroid) => {
-    const { id, label, size, scale, gain } = centroid;
+    const { id, label, size, scale, gain, memory } = centroid;
     const served = isAutoOff(centroid) ? "off       " : `scale ${scale.toFixed(2)}`;
-    const measured = gain === null ? "not measured" : `gain ${gainText(gain)}`;
-    return `${id.padEnd(4)} ${served}  ${measured}  ${size} windows  ${label.join(" ")}`;
+    const remembered = memory ? `memory ${memory.tokens} tokens, ${gainText(memory.gain)}` : "no memory";
+    return `${id.padEnd(4)} ${served}  ${gainText(gain)}  ${size} windows  ${remembered}  ${label.join(" ")}`;
   });
   const off = centroids.filter((centroid) => centroid.gain && isAutoOff(centroid)).length;
   const unmeasured = centroids.filter(({ gain }) => !gain).length;
@@ -23,6 +23,6 @@ export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   return lines;
 }
 
-function gainText({ nats, ci95: [low, high] }: Gain): string {
-  return `${nats.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
+export function gainText(gain: Gain | null): string {
+  return gain ? `gain ${gain.nats.toFixed(3)} [${gain.ci95.map((end) => end.toFixed(3)).join(", ")}]` : "not measured";
 }

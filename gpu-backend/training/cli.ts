@@ -11,7 +11,7 @@ import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "./progress.ts";
-import { maxCentroids, type TrainOptions, train } from "./train.ts";
+import { maxCentroids, renewMemories, type TrainOptions, train } from "./train.ts";
 
 const isCheckout = import.meta.filename.endsWith(".ts");
 
@@ -43,18 +43,25 @@ const command = createCommand("train", "Train adapters on text and write the art
   .option("--rank <n>", "low-rank directions of the centroids' adapters, R", count, embeddedSettings.rank)
   .option("--steps <n>", "optimiser steps of each part", count, embeddedSettings.steps)
   .option("--windows <n>", "training windows of 256 tokens at most", count, embeddedSettings.trainWindows)
+  .option(
+    "--memory-tokens <n>",
+    "training text in a centroid's memory; 0: no memories",
+    (text) => (text === "0" ? 0 : count(text)),
+    embeddedSettings.memoryTokens,
+  )
+  .option("--memories-only", "trains nothing: gives the set in <model>/artifacts new memories", false)
   .option("--threads <n>", "threads", count, availableParallelism())
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
   .action(async (flags: TrainFlags) => {
-    const { threads, out: outDirectory, model: modelDirectory, seed, rank, steps, windows } = flags;
+    const { threads, out: outDirectory, model: modelDirectory, seed, rank, steps, windows, memoryTokens } = flags;
     const own = { seed, clusters: flags.centroids ?? null, rank, steps, trainWindows: windows };
     const options: TrainOptions = {
       ...{ ...embeddedSettings, ...(!flags.embedded && own) },
-      ...{ modelDirectory, corpora: await corporaOf(flags), outDirectory, threads },
+      ...{ modelDirectory, corpora: await corporaOf(flags), outDirectory, threads, memoryTokens },
       evidence: flags.embedded ? await embeddedEvidence() : undefined,
     };
-    const { centroids, training } = await train(options, progress, interruption);
+    const { centroids, training } = await (flags.memoriesOnly ? renewMemories : train)(options, progress, interruption);
     for (const line of centroidLines(centroids)) console.log(line);
     const { basePerplexity, adaptedPerplexity } = training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
@@ -84,6 +91,8 @@ interface TrainFlags {
   rank: number;
   steps: number;
   windows: number;
+  memoryTokens: number;
+  memoriesOnly: boolean;
   threads: number;
   out: string;
   seed: number;

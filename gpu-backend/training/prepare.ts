@@ -36,7 +36,7 @@ export async function prepare(base: TrainingBase, options: PrepareOptions, run: 
   return { base, head, corpora, rows, sets, key };
 }
 
-function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
+export function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
   return { train: of("train"), validation: of("validation"), test: of("test") };
 }
 

@@ -1,5 +1,6 @@
-/** A set of artifacts has three tensor files and a manifest. Layout: FORMAT.md. */
+/** A set of artifacts has three or four tensor files and a manifest. Layout: FORMAT.md. */
 import { createHash } from "node:crypto";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type CentroidRecord,
@@ -10,6 +11,7 @@ import {
   manifestFile,
   manifestFormat,
   manifestSchema,
+  memoriesFile,
   type SetFile,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
@@ -17,6 +19,7 @@ import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artif
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
 import { centroidHash } from "../adapters/generated/generated.ts";
 import { writeWhole } from "../files.ts";
+import { type Excerpt, packExcerpts } from "../memory/centroid-memories.ts";
 import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Adapters } from "./bank/measure.ts";
@@ -71,7 +74,7 @@ export function servedModel(
   return { name, servedAs, vocabularySize, hiddenSize, contextTokens: served, stopIds, sampling };
 }
 
-/** Writes manifest.json last, each file atomically. Throws an Error if the manifest would be invalid. */
+/** Writes a set without memories: manifest.json last, each file atomically. Throws an Error if the manifest would be invalid. */
 export async function publish(
   directory: string,
   bank: TrainedBank,
@@ -82,11 +85,7 @@ export async function publish(
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
   const biases = bank.bank.a0.reduce((sum, constant) => sum + constant, 0);
-  const write = async (name: SetFile, tensors: TensorFile): Promise<FileRecord> => {
-    const bytes = writeTensorFile(tensors);
-    await writeWhole(join(directory, name), bytes);
-    return fileRecord(bytes, tensors);
-  };
+  const write = (name: SetFile, tensors: TensorFile) => writeTensors(directory, name, tensors);
   const files: Manifest["files"] = {
     [edgeTableFile]: await write(edgeTableFile, edgeTableTensors(table, bank.centroids)),
     [tokenizerFile]: await write(tokenizerFile, tokenizer),
@@ -113,11 +112,41 @@ export async function publish(
     files,
     training: about.training,
   } satisfies Manifest);
-  await writeWhole(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeManifest(directory, manifest);
   return manifest;
 }
 
-function fileRecord(bytes: Uint8Array, tensors: TensorFile): FileRecord {
+/** `gain` is over the centroid's adapter. null: no memory. */
+export type CentroidMemory = { excerpts: Excerpt[]; gain: CentroidRecord["gain"] } | null;
+
+/** Writes the memories of a set whose other files are in `directory`, and its manifest. */
+export async function publishMemories(
+  directory: string,
+  former: Manifest,
+  memories: readonly CentroidMemory[],
+): Promise<Manifest> {
+  const excerpts = memories.map((memory) => memory?.excerpts ?? []);
+  const files = { ...former.files };
+  delete files[memoriesFile];
+  if (memories.some((memory) => memory)) {
+    files[memoriesFile] = await writeTensors(directory, memoriesFile, packExcerpts(excerpts));
+  } else await rm(join(directory, memoriesFile), { force: true });
+  const centroids = former.centroids.map(({ memory: _, ...record }, k) => {
+    const tokens = excerpts[k].reduce((sum, { ids }) => sum + ids.length, 0);
+    return { ...record, ...(memories[k] && { memory: { tokens, gain: memories[k].gain } }) };
+  });
+  const manifest = manifestSchema.parse({ ...former, centroids, files });
+  await writeManifest(directory, manifest);
+  return manifest;
+}
+
+function writeManifest(directory: string, manifest: Manifest): Promise<void> {
+  return writeWhole(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+async function writeTensors(directory: string, name: SetFile, tensors: TensorFile): Promise<FileRecord> {
+  const bytes = writeTensorFile(tensors);
+  await writeWhole(join(directory, name), bytes);
   const described = [...tensors].map(([name, { dtype, shape }]) => [name, { dtype, shape }]);
   return {
     sha256: createHash("sha256").update(bytes).digest("hex"),

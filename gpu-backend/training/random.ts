@@ -6,6 +6,7 @@ export const streams = {
   kMeans: 3,
   initialise: 4,
   bootstrap: 5,
+  memories: 6,
   placement: 7,
   /** Step s draws from stream `firstStep + s`. */
   firstStep: 1000,

@@ -1,25 +1,28 @@
 /** The same command resumes an interrupted run from `<out>/cache`, to the same bytes. */
-import { rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import { type Manifest, setFiles } from "../../shared/artifacts/manifest.ts";
+import { writeWhole } from "../files.ts";
 import { fitNetwork, fitStatic } from "./bank/fit.ts";
 import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
 import { type Adapters, chooseScales, documentsByCentroid, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { servedParameters } from "./bank/parameters.ts";
 import { openReader, plainHead } from "./bank/reader.ts";
-import type { BankSettings, TextSettings } from "./bank/settings.ts";
-import { readBase } from "./base.ts";
+import { readServedBank, type ServedBank } from "./bank/served-bank.ts";
+import type { BankSettings, MemorySettings, TextSettings } from "./bank/settings.ts";
+import { readBase, type TrainingBase } from "./base.ts";
 import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
-import { type Placed, type Prepared, place, prepare } from "./prepare.ts";
+import { type MemoryText, makeMemories } from "./memories.ts";
+import { bySplit, type Placed, type Prepared, place, prepare, readWindows } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
-import { publish } from "./publish.ts";
+import { publish, publishMemories } from "./publish.ts";
 import { Random, streams } from "./random.ts";
 import type { Run } from "./run.ts";
 
-export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings {
+export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings, MemorySettings {
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
@@ -36,7 +39,7 @@ export const maxCentroids = 24;
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
   const base = await readBase(options.modelDirectory);
-  const run = { threads: options.threads, folder: join(options.outDirectory, "cache"), progress, signal };
+  const run = runOf(options, progress, signal);
   const prepared = await prepare(base, { ...options, windowSeed: options.seed }, run);
   const { head, sets, key } = prepared;
   const text = { head, set: sets.train };
@@ -46,9 +49,40 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   const generated = await fitNetwork(text, placed, fixed, fitOptions, run);
   const adapters = { ...servedParameters(fixed, generated), centroids: placed.centroids };
   const measured = await measure(prepared, placed, adapters, options.seed, run);
-  const manifest = await publishTrained(prepared, placed, adapters, measured, options);
-  await rm(run.folder, { recursive: true });
-  progress.end();
+  await publishTrained(prepared, placed, adapters, measured, options);
+  const windows = bySplit((split) => sets[split].windows);
+  return writeMemories(base, { ...prepared, windows }, await readServedBank(options.outDirectory), options, run);
+}
+
+/** Gives the set in `<modelDirectory>/artifacts`, which was trained on these corpora, new memories. Copies its other files. */
+export async function renewMemories(
+  options: TrainOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Manifest> {
+  const base = await readBase(options.modelDirectory);
+  const former = join(options.modelDirectory, "artifacts");
+  const { corpora, chosen: windows } = await readWindows(base, { ...options, windowSeed: options.seed }, progress);
+  for (const name of setFiles) await writeWhole(join(options.outDirectory, name), await readFile(join(former, name)));
+  const served = await readServedBank(former);
+  return writeMemories(base, { corpora, windows }, served, options, runOf(options, progress, signal));
+}
+
+function runOf({ threads, outDirectory }: TrainOptions, progress: Progress, signal?: AbortSignal): Run {
+  return { threads, folder: join(outDirectory, "cache"), progress, signal };
+}
+
+async function writeMemories(
+  base: TrainingBase,
+  text: MemoryText,
+  served: ServedBank,
+  options: TrainOptions,
+  run: Run,
+): Promise<Manifest> {
+  const memories = await makeMemories(base, text, served, options, run);
+  const manifest = await publishMemories(options.outDirectory, served.manifest, memories);
+  await rm(run.folder, { recursive: true, force: true });
+  run.progress.end();
   return manifest;
 }
 

@@ -1,11 +1,15 @@
 import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { cp, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
+import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
+import { readBase } from "../../gpu-backend/training/base.ts";
+import { splitDocuments } from "../../gpu-backend/training/corpus/documents.ts";
+import { readCorpus } from "../../gpu-backend/training/corpus/read-corpus.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
-import { train } from "../../gpu-backend/training/train.ts";
-import { edgeTableFile, hyperNetworkFile, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { renewMemories, train } from "../../gpu-backend/training/train.ts";
+import { edgeTableFile, hyperNetworkFile, memoriesFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../shared/math/assignment.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -83,18 +87,46 @@ describe("a finished training", async () => {
     }
   });
 
+  test("gives centroids memories of training text, which can be made again without training", async () => {
+    const { memories } = await readServedBank(out);
+    expect(memories.flat().length).toBeGreaterThan(0);
+    expect(memories.map((own) => own.length > 0)).toEqual(manifest.centroids.map(({ memory }) => Boolean(memory)));
+    for (const { memory } of manifest.centroids) expect(memory?.gain?.nats ?? 1).toBeGreaterThan(0);
+    const { tokenizer } = await readBase(options.modelDirectory);
+    for (const corpus of await Promise.all(options.corpora.map(readCorpus))) {
+      const splits = splitDocuments(corpus.name, corpus.documents);
+      for (const { name, offset, ids } of memories.flat().filter((one) => one.name.startsWith(`${corpus.name} `))) {
+        const document = Number(name.slice(corpus.name.length)) - 1;
+        expect(splits[document]).toBe("train");
+        expect(Buffer.from(corpus.documents[document].text).toString("utf8", offset)).toMatch(
+          new RegExp(`^${RegExp.escape(tokenizer.decode([...ids]))}`),
+        );
+      }
+    }
+    const modelDirectory = join(folder, "copy");
+    await cp(options.modelDirectory, modelDirectory, { recursive: true });
+    await cp(out, join(modelDirectory, "artifacts"), { recursive: true });
+    const renewed = { ...options, modelDirectory, outDirectory: join(folder, "renewed") };
+    const { files, centroids } = await renewMemories({ ...renewed, memoryTokens: 0 }, silent);
+    expect([files[memoriesFile], ...centroids.map(({ memory }) => memory)].filter(Boolean)).toEqual([]);
+    await renewMemories(renewed, silent);
+    expect(await bytesOf(renewed.outDirectory)).toEqual(await bytesOf(out));
+  });
+
   test("is what an interrupted and resumed one makes, byte for byte", async () => {
     const outDirectory = join(folder, "resumed");
+    const notes: string[] = [];
+    const note = (line: string) => notes.push(line);
     for (const [stage, at] of [
       ["hidden states", 2],
       ["static 0.003", 7],
       ["hyper-network", 41],
+      ["memories", 1],
     ] as const) {
       const { progress, signal } = interruptedAt(stage, at);
-      await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
+      await expect(train({ ...options, outDirectory }, { ...progress, note }, signal)).rejects.toThrow("interrupted");
     }
-    const notes: string[] = [];
-    await train({ ...options, outDirectory }, { ...silent, note: (line) => notes.push(line) });
+    await train({ ...options, outDirectory }, silent);
     expect(notes).toContain("hyper-network: continuing from step 41");
     expect(await bytesOf(outDirectory)).toEqual(await bytesOf(out));
   });

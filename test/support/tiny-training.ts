@@ -30,7 +30,7 @@ export async function tinyTraining(
     ...{ modelDirectory: join(folder, "model"), corpora, seed, clusters: 3, threads: 1 },
     ...{ staticRank: 2, rank: 8, biases: 2, hidden: 8, dimensions: 8 },
     ...{ steps: 60, learningRate: 0.02, weightDecay: 0 },
-    ...{ trainWindows: 100, validationWindows: 40, testWindows: 40 },
+    ...{ trainWindows: 100, validationWindows: 40, testWindows: 40, memoryTokens: 2000 },
   };
 }
 

@@ -64,6 +64,12 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
 /** Nats per token. Smaller gains on validation text are often noise. */
 const requiredGain = 0.005;
+
+/** Looks at the interval's lower end, because one document that copies a known one can make the mean large. */
+export function hasProvenGain(gain: Gain | null): boolean {
+  return gain !== null && gain.ci95[0] >= requiredGain;
+}
+
 /** Allowed rise of any corpus's loss, in nats per token. */
 const toleratedLoss = 0.005;
 /** Share of a centroid's validation tokens. A corpus with a smaller share may exceed `toleratedLoss`. */

@@ -6,11 +6,14 @@ import {
   hyperNetworkFile,
   isAutoOff,
   manifestFile,
+  memoriesFile,
   parseManifest,
+  type SetFile,
 } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
+import { readExcerpts } from "../../memory/centroid-memories.ts";
 
 export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
@@ -18,13 +21,18 @@ export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);
-  const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));
-  const { table, centroids } = readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile))));
+  const tensorsOf = async (name: SetFile) => readTensorFile(await readFile(join(artifacts, name)), name);
+  const file = await tensorsOf(hyperNetworkFile);
+  const { table, centroids } = readEdgeTable(await tensorsOf(edgeTableFile));
   return {
     manifest,
     manifestHash: createHash("sha256").update(json).digest("hex"),
     table,
     adapters: { bank: bankOf(file), network: readHyperNetwork(file), centroids },
+    /** Excerpts of each centroid's memory, [K]. */
+    memories: manifest.files[memoriesFile]
+      ? readExcerpts(await tensorsOf(memoriesFile), manifest)
+      : manifest.centroids.map(() => []),
     scales: Float32Array.from(manifest.centroids, (record) => (isAutoOff(record) ? 0 : record.scale)),
   };
 }

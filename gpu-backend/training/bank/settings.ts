@@ -21,8 +21,13 @@ export interface TextSettings {
   testWindows: number;
 }
 
-export const embeddedSettings: BankSettings & TextSettings = {
+export interface MemorySettings {
+  /** Maximum tokens of a centroid's memory. 0: no memories. */
+  memoryTokens: number;
+}
+
+export const embeddedSettings: BankSettings & TextSettings & MemorySettings = {
   ...{ seed: 1, clusters: 24, staticRank: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64 },
   ...{ steps: 250, learningRate: 1.5e-3, weightDecay: 0.3 },
-  ...{ trainWindows: 1600, validationWindows: 240, testWindows: 240 },
+  ...{ trainWindows: 1600, validationWindows: 240, testWindows: 240, memoryTokens: 8192 },
 };

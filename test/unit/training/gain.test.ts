@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { chooseScale, documentGain } from "../../../gpu-backend/training/bank/gain.ts";
+import { chooseScale, documentGain, hasProvenGain } from "../../../gpu-backend/training/bank/gain.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
 const loss = (document: string, tokens: number, base: number, adapted: number) => ({ document, tokens, base, adapted });
@@ -41,4 +41,17 @@ test("no corpus of a centroid pays for another, unless it is too small to judge 
   expect(chooseScale([gaining, trial(50, 100, 99, 100, 102, 104)])).toBe(0.5);
   expect(chooseScale([gaining, trial(50, 100, 101, 102, 103, 104)])).toBe(0);
   expect(chooseScale([gaining, trial(5, 10, 11, 12, 13, 14)])).toBe(1);
+});
+
+test("a gain is proven by documents that agree, not by one copy of a known text", () => {
+  const isProven = (...gains: number[]) =>
+    hasProvenGain(
+      documentGain(
+        gains.map((gain, i) => loss(`${i}`, 10, 30, 30 - 10 * gain)),
+        new Random(1, 0),
+      ),
+    );
+  expect(isProven(0.02, 0.03, 0.02, 0.01, 0.02, 0.03)).toBe(true);
+  expect(isProven(5, 0, 0, 0, 0, 0)).toBe(false);
+  expect(isProven(5)).toBe(false);
 });
