@@ -1,6 +1,10 @@
 /** `chameleon eval`: scores held-out text under the base and a set of artifacts, after prompts of several lengths. */
+import { defaultMemoryRule, type MemoryRule } from "../../shared/math/memory.ts";
+import type { MemorySearch } from "../memory/search.ts";
 import { readLock } from "../training/corpus/lock.ts";
 import type { CorpusSource } from "../training/corpus/read-corpus.ts";
+import { statesOf } from "../training/hidden-states.ts";
+import { memoryOf, openSearch, scoreWithMemory } from "../training/memory-scores.ts";
 import { type Run, resultsOf } from "../training/run.ts";
 import { logprobsUnder, mixtureOf } from "./mixtures.ts";
 import { type OpenArtifacts, openArtifacts } from "./open-artifacts.ts";
@@ -26,12 +30,15 @@ export interface EvalOptions {
   texts: number;
 }
 
-/** `mixture` is the mixture that the model `auto` serves. */
-const methods = ["base", "static", "nearest", "mixture"] as const;
+/** `mixture` is the mixture that the model `auto` serves, `memory` the same with the nearest centroid's memory, if it has one. */
+const methods = ["base", "static", "nearest", "mixture", "memory"] as const;
 /** By method, log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
 /** "A over B" compares A with B, a single name compares with the base. */
-const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
+const comparisons = [
+  ...["static", "nearest", "mixture", "mixture over static", "mixture over nearest"],
+  ...["memory", "memory over mixture"],
+];
 
 export type Evaluation = Awaited<ReturnType<typeof evaluate>>;
 
@@ -39,15 +46,17 @@ export async function evaluate(options: EvalOptions, run: Run) {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
   const { lock, hash } = await readLock();
   const opened = await openArtifacts(model, artifacts, { threads: run.threads, format: "fp32" });
+  const memories = centroidMemories(opened, run.threads);
   try {
     const { manifest, manifestHash } = opened.served;
     const { tokenizer } = opened.base;
     const named = corpora?.map((corpus) => ({ ...corpus, group: "trained" as const }));
     const sources = await readTexts(named ?? measuredCorpora(lock, corpusFolder), tokenizer, texts);
-    const score = (source: Source, prompt: number) => scoresOf(opened, source, prompt);
+    const score = (source: Source, prompt: number) => scoresOf(opened, memories.of, source, prompt);
     const prompts = await measureSources(sources, score, manifestHash, tokenizer, run);
     return rounded({ model: manifest.model.name, artifacts: manifestHash, lock: hash, prompts });
   } finally {
+    await memories.release();
     await opened.release();
   }
 }
@@ -93,24 +102,47 @@ function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames
   };
 }
 
-const textsPerPass = 8;
+type MemoryOf = ReturnType<typeof centroidMemories>["of"];
 
-async function scoresOf({ trunk, reader, served }: OpenArtifacts, { texts }: Source, prompt: number): Promise<Scores> {
-  const scores: Scores = { base: [], static: [], nearest: [], mixture: [] };
+/** `of` opens the memory of a centroid when it is first needed. Returns undefined if the centroid has none. */
+function centroidMemories({ base, served, trunk }: OpenArtifacts, threads: number) {
+  const { hiddenSize } = base.config;
+  const { memory: rule = defaultMemoryRule } = served.manifest;
+  const opened = new Map<number, { search: MemorySearch; rule: MemoryRule }>();
+  return {
+    async of(centroid: number) {
+      const excerpts = served.memories[centroid];
+      if (excerpts.length > 0 && !opened.has(centroid)) {
+        const known = memoryOf(await statesOf(excerpts, trunk), hiddenSize);
+        const search = await openSearch(known, { hiddenSize, neighbours: rule.neighbours, threads });
+        opened.set(centroid, { search, rule });
+      }
+      return opened.get(centroid);
+    },
+    async release() {
+      for (const { search } of opened.values()) await search.release();
+    },
+  };
+}
+
+async function scoresOf(
+  { trunk, reader, served }: OpenArtifacts,
+  memoryOfCentroid: MemoryOf,
+  { texts }: Source,
+  prompt: number,
+): Promise<Scores> {
+  const scores: Scores = { base: [], static: [], nearest: [], mixture: [], memory: [] };
   const { staticGates } = served.adapters.network;
   const base = new Float32Array(staticGates.length);
   const positions = Array.from({ length: scoredTokens }, (_, i) => prompt - 1 + i);
-  for (let from = 0; from < texts.length; from += textsPerPass) {
-    const pass = texts.slice(from, from + textsPerPass).map((text) => withPrompt(text, prompt));
-    const all = await trunk.hidden(Int32Array.from(pass.flat()), pass.length, prompt + scoredTokens); // [S, T, D]
-    const size = all.length / pass.length;
-    for (const [s, ids] of pass.entries()) {
-      const text = { ids, hidden: all.subarray(s * size, (s + 1) * size) };
-      const { nearest, gates } = await mixtureOf(reader, served, text, prompt);
-      const experts = [base, staticGates, nearest, gates].map((own) => ({ gates: own, own: 0 }));
-      const scored = await logprobsUnder(experts, null, reader, text, positions);
-      for (const [m, method] of methods.entries()) scores[method].push(scored[m]);
-    }
+  const asked = texts.map((text) => ({ ids: withPrompt(text, prompt) }));
+  for (const text of await statesOf(asked, trunk)) {
+    const { nearest, gates } = await mixtureOf(reader, served, text, prompt);
+    const experts = [base, staticGates, nearest.gates, gates].map((own) => ({ gates: own, own: 0 }));
+    const scored = await logprobsUnder(experts, null, reader, text, positions);
+    const memory = await memoryOfCentroid(nearest.index);
+    scored.push(memory ? (await scoreWithMemory(text, prompt, { reader, gates, ...memory })).mixed : scored.at(-1)!);
+    for (const [m, method] of methods.entries()) scores[method].push(scored[m]);
   }
   return scores;
 }

@@ -48,14 +48,14 @@ export function expertsOf(
   const near = rankCentroids(embedding, adapters.centroids)
     .slice(0, own ? Math.min(calibration.adapters, limits.mixtureAdapters - 2) : calibration.adapters)
     .map(({ index, similarity }) => ({
-      similarity,
+      ...{ similarity, index },
       isOff: isAutoOff(manifest.centroids[index]),
       ...{ gates: gatesAt(adapters, index, scales[index]), own: 0, ownHash: null as string | null },
     }));
-  const nearest = near[0].gates;
+  const nearest = { index: near[0].index, gates: near[0].gates };
   if (own) {
     const similarity = embedding.reduce((sum, value, p) => sum + value * own.centroid[p], 0);
-    near.unshift({ similarity, isOff: false, gates: staticGates, own: 1, ownHash: "own" });
+    near.unshift({ similarity, index: -1, isOff: false, gates: staticGates, own: 1, ownHash: "own" });
   }
   const priors = priorsOf(near, true, calibration);
   const all: Mixed[] = [
@@ -66,7 +66,7 @@ export function expertsOf(
   return { all, priors: [priors.base, priors.fixed, ...priors.adapters], nearest, calibration };
 }
 
-/** The prompt is the first `promptTokens` of the text. `nearest` has the gates of the nearest centroid's adapter. */
+/** The prompt is the first `promptTokens` of the text. `nearest` is the nearest centroid. */
 export async function mixtureOf(
   reader: Pick<Reader, "read">,
   served: ServedBank,
@@ -74,7 +74,7 @@ export async function mixtureOf(
   promptTokens: number,
   own: OwnAdapter | null = null,
   memory: EvidentMemory | null = null,
-): Promise<Mixed & { nearest: Float32Array }> {
+): Promise<Mixed & { nearest: { index: number; gates: Float32Array } }> {
   const { all, priors, nearest, calibration } = expertsOf(text.ids.slice(0, promptTokens), served, own);
   const evidence = positionsOfEvidence(promptTokens);
   const logprobs = await logprobsUnder(all, own, reader, text, evidence, memory);

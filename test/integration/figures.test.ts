@@ -32,6 +32,7 @@ test("artifacts are scored on the documents that their training held out, by eve
   expect(meanOf("static")).toBeGreaterThan(0);
   expect(meanOf("nearest")).toBeGreaterThan(meanOf("static") + 0.1);
   expect(meanOf("mixture over static")).toBeGreaterThan(0);
+  expect(meanOf("memory over mixture")).toBeGreaterThan(0.1);
   expect(meanOf("mixture") - meanOf("nearest")).toBeCloseTo(meanOf("mixture over nearest"), 2);
 });
 

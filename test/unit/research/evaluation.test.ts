@@ -62,10 +62,10 @@ test("each document gives a text before any gives a second, and texts do not ove
   expect(cutTexts(documents, letters, 4)).toEqual(texts);
 });
 
-/** Over a base at −4 nats every scored token gains 1 under the static adapter, 2 under the nearest and 3 under the mixture. */
+/** Over a base at −4 nats every scored token gains 1 under the static adapter, 2 under the nearest and 3 under the mixture, alone or with a memory. */
 async function score({ texts }: Source) {
   const level = (logprob: number) => texts.map(() => new Float32Array(scoredTokens).fill(logprob));
-  return { base: level(-4), static: level(-3), nearest: level(-2), mixture: level(-1) };
+  return { base: level(-4), static: level(-3), nearest: level(-2), mixture: level(-1), memory: level(-1) };
 }
 
 async function measured(text: string): Promise<Evaluation> {
@@ -86,7 +86,7 @@ test("gains, bits a byte and classes of tokens are what the scores say, and fini
   for (const { gains, base } of evaluation.prompts.flatMap(({ groups }) => groups)) {
     const { parts, worst } = gains.mixture;
     expect(Object.fromEntries(Object.entries(gains).map(([of, { gain }]) => [of, gain.mean]))).toEqual({
-      ...{ static: 1, nearest: 2, mixture: 3 },
+      ...{ static: 1, nearest: 2, mixture: 3, memory: 3, "memory over mixture": 0 },
       ...{ "mixture over static": 2, "mixture over nearest": 1 },
     });
     expect(base.nats).toBe(4);
