@@ -47,7 +47,7 @@ const gains = "Gains over the base in nats a token [95% interval].";
 
 const measurements: Record<string, Measurement> = {
   eval: {
-    what: "Score artifacts by base, static adapter, nearest adapter and mixture, after prompts of 8 to 128 tokens",
+    what: "Score artifacts by base, adapters, mixture and memories, after prompts of 8 to 128 tokens",
     examples: ["chameleon eval --texts 12", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
     addOptions: (command) =>
       command

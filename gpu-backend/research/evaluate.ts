@@ -35,10 +35,8 @@ const methods = ["base", "static", "nearest", "mixture", "memory"] as const;
 /** By method, log-likelihoods of the scored tokens in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
 /** "A over B" compares A with B, a single name compares with the base. */
-const comparisons = [
-  ...["static", "nearest", "mixture", "mixture over static", "mixture over nearest"],
-  ...["memory", "memory over mixture"],
-];
+const ofAdapters = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
+const comparisons = [...ofAdapters, "memory", "memory over mixture"];
 
 export type Evaluation = Awaited<ReturnType<typeof evaluate>>;
 
@@ -155,6 +153,12 @@ const titles: Record<string, string> = {
 /** Prompt length of the detailed tables, in tokens. */
 const comparedPrompt = 64;
 
+const ofSources = ["static", "nearest", "mixture", "memory"];
+
+function lowestOf({ lowest, worst }: { lowest: { name: string; gain: number }; worst: number }): string[] {
+  return [`${signed(lowest.gain)} (${lowest.name})`, signed(worst)];
+}
+
 export function evaluationTables({ prompts }: Evaluation): string[] {
   const { rows, groups } = prompts.find(({ prompt }) => prompt === comparedPrompt)!;
   const ofGroups = kinds.flatMap((kind) =>
@@ -164,12 +168,18 @@ export function evaluationTables({ prompts }: Evaluation): string[] {
   );
   return [
     markdownTable(
-      ["text", "prompt", "base, bits a byte", ...comparisons, "mixture: worst source", "mixture: worst 5%"],
+      ["text", "prompt", "base, bits a byte", ...ofAdapters, "mixture: worst source", "mixture: worst 5%"],
       ofGroups.map(({ prompt, group, sources, base, gains }) => [
         ...[`${titles[group]} (${sources})`, String(prompt), base.bitsPerByte.toFixed(3)],
-        ...comparisons.map((of) => estimateText(gains[of].gain)),
-        `${signed(gains.mixture.lowest.gain)} (${gains.mixture.lowest.name})`,
-        signed(gains.mixture.worst),
+        ...ofAdapters.map((of) => estimateText(gains[of].gain)),
+        ...lowestOf(gains.mixture),
+      ]),
+    ),
+    markdownTable(
+      ["text", "prompt", "memory", "memory over mixture", "over mixture: worst source", "over mixture: worst 5%"],
+      ofGroups.map(({ prompt, group, sources, gains: { memory, "memory over mixture": over } }) => [
+        ...[`${titles[group]} (${sources})`, String(prompt), estimateText(memory.gain), estimateText(over.gain)],
+        ...lowestOf(over),
       ]),
     ),
     markdownTable(
@@ -180,11 +190,11 @@ export function evaluationTables({ prompts }: Evaluation): string[] {
       ]),
     ),
     markdownTable(
-      ["text", "documents / texts", "base, bits a byte", "static", "nearest", "mixture", "mixture: worst 5%"],
+      ["text", "documents / texts", "base, bits a byte", ...ofSources, "mixture: worst 5%", "memory: worst 5%"],
       rows.map(({ group, name, documents, texts, base, gains, worst }) => [
         ...[group === "trained" ? name : `${name} (${group})`, `${documents} / ${texts}`, base.bitsPerByte.toFixed(3)],
-        ...["static", "nearest", "mixture"].map((of) => estimateText(gains[of])),
-        signed(worst.mixture),
+        ...ofSources.map((of) => estimateText(gains[of])),
+        ...[signed(worst.mixture), signed(worst.memory)],
       ]),
     ),
   ];
