@@ -7,7 +7,7 @@ import { isLoopback } from "../shared/loopback.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
 import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
-import type { EngineObserver } from "./host/client.ts";
+import type { EngineClientParts, EngineObserver } from "./host/client.ts";
 import { checkDevice } from "./host/device-check.ts";
 import { idleCheckMs, idleMaking } from "./host/memories/idle-making.ts";
 import { MemoryService } from "./host/memories/service.ts";
@@ -102,7 +102,12 @@ async function run(config: BackendConfig): Promise<void> {
     const settings = { ...open, device, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) =>
       store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
-    return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
+    const bringMemory: EngineClientParts["bringMemory"] = (source, centroid) =>
+      memories.bringOfCentroid(source, centroid).catch((error: unknown) => {
+        log("warn", "centroid_memory_failed", { centroid, message: String(error) });
+        throw error;
+      });
+    return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf, bringMemory });
   };
   const read = config.artifactStore && openStore(config.artifactStore);
   const follower =

@@ -2,8 +2,7 @@
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
-import { memoryName } from "../memory/centroid-memories.ts";
-import type { MemoryCache } from "../memory/memory-cache.ts";
+import type { EngineParts } from "./engine-parts.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -16,16 +15,17 @@ export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterI
 /** Opens the passage indexes of the tenant's memories if the request wants passages. Throws a ServiceError for a missing memory. */
 export async function acquireMemories(
   sequence: Sequence,
-  cache: MemoryCache | undefined,
+  memories: EngineParts["memories"],
   textPieceOf: (id: number) => Uint8Array,
 ): Promise<void> {
   for (const read of sequence.request.memories ?? []) {
-    if (!cache) throw new ServiceError("memory_not_found", "This engine keeps no memories.");
-    const { tenant, hash } = memoryName(read, sequence.tenant, cache.manifestHash);
-    const memory = await cache.acquire(tenant, hash);
-    if (sequence.ended) return cache.release(memory);
+    const isOwn = "hash" in read;
+    const memory = await (isOwn
+      ? memories?.cache.acquire(sequence.tenant, read.hash)
+      : memories?.ofCentroids?.acquire(read.centroidId));
+    if (!memories || !memory) throw new ServiceError("memory_not_found", "This engine keeps no such memories.");
+    if (sequence.ended) return memories.cache.release(memory);
     sequence.memories.push(memory);
-    const isOwn = tenant === sequence.tenant;
     if (isOwn && sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
   }
 }

@@ -5,6 +5,7 @@ import type { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { Runner } from "../kv/runner.ts";
 import type { MemoryCache } from "../memory/memory-cache.ts";
+import type { CentroidMemories } from "./centroid-memories.ts";
 import type { Grammars } from "./grammars.ts";
 import type { PhaseReport } from "./messages.ts";
 import type { PlanLimits } from "./plan.ts";
@@ -14,7 +15,7 @@ export interface EngineParts {
   runner: Runner;
   adapters: AdapterCache;
   /** Without `memories`, sequences with memories are refused. */
-  memories?: { cache: MemoryCache; rule: MemoryRule };
+  memories?: { cache: MemoryCache; rule: MemoryRule; ofCentroids?: Pick<CentroidMemories, "acquire"> };
   /** null: no keys and values of prompts are reused. */
   prefixCache: PrefixCache | null;
   /** Without `grammars`, sequences with a JSON Schema or tool calls are refused. */

@@ -301,7 +301,7 @@ export class Engine {
     const ids = adapterIdsOf(sequence.request, batchAdapterId);
     const acquired = await Promise.all([
       Promise.all(ids.map((id) => this.#parts.adapters.acquire(id))),
-      acquireMemories(sequence, this.#parts.memories?.cache, this.#parts.textPieceOf),
+      acquireMemories(sequence, this.#parts.memories, this.#parts.textPieceOf),
       acquireGrammar(sequence, this.#parts.grammars, (error) => {
         if (error) this.#ending.set(sequence.id, error);
         this.#resume();

@@ -1,5 +1,5 @@
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { ErrorFrame, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { MemoryCache } from "../memory/memory-cache.ts";
@@ -41,13 +41,17 @@ export type ToEngine =
       unwritten: [id: string, bytes: Uint8Array][];
     }
   | { type: "cancel"; ids: string[] }
-  | { type: "dropMemory"; tenant: string; hash: string | null };
+  | { type: "dropMemory"; tenant: string; hash: string | null }
+  /** The answer to `memoryWanted`. `unwritten`: the memory's bytes if they are not on disk. */
+  | { type: "memoryBrought"; centroidId: string; unwritten: Uint8Array | null; error: ErrorFrame | null };
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
   | { type: "failed"; message: string; stack: string }
   /** The last frame of the prompt follows. */
   | { type: "traced"; id: string; values: TracedValues }
+  /** A sequence waits for the memory of a centroid. */
+  | { type: "memoryWanted"; centroidId: string }
   | { type: "progress" }
   | { type: "fault"; description: string }
   /** `report` is null if the frames were made between two phases. */

@@ -7,8 +7,10 @@ import { generatedAdapters } from "../adapters/generated/generated.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { LruCache } from "../lru.ts";
+import { centroidMemory } from "../memory/centroid-memories.ts";
 import { MemoryCache } from "../memory/memory-cache.ts";
 import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
+import { CentroidMemories } from "./centroid-memories.ts";
 import { Engine } from "./engine.ts";
 import { Grammars } from "./grammars.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -69,13 +71,18 @@ async function serve(settings: EngineSettings): Promise<void> {
     ...{ source: filesOf("memories", settings.tenantMemoryBytes), shape },
     ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
   };
+  const cache = new MemoryCache(memories);
+  const ofCentroids = new CentroidMemories({
+    ...{ cache, source: { manifestHash, numerics } },
+    want: (centroidId) => send({ type: "memoryWanted", centroidId }),
+  });
   const { vocabularySize, stopIds } = runner.config;
   const threadData = () => ({ ...sharedPieces(vocabularySize, parts.textPieceOf), stopIds });
   const engine = new Engine({
     ...parts,
     grammars: new Grammars(threadData, now),
     adapters: new AdapterCache(source, now),
-    memories: { cache: new MemoryCache(memories), rule },
+    memories: { cache, rule, ofCentroids },
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
     emit: (frames, report) => send({ type: "frames", frames, report, stats: engine.stats }),
     queued: () => wake(),
@@ -94,7 +101,12 @@ async function serve(settings: EngineSettings): Promise<void> {
       };
       engine.submit(message.adapterId, message.sequences, message.traced && { ...message.traced, take }).catch(fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
-    else if (message.type === "dropMemory") {
+    else if (message.type === "memoryBrought") {
+      const { centroidId, unwritten: bytes, error } = message;
+      const { tenant, hash } = centroidMemory({ manifestHash, numerics }, centroidId);
+      if (bytes) unwritten.set(ownAdapterId(tenant, hash), bytes, bytes.length);
+      ofCentroids.brought(centroidId, error);
+    } else if (message.type === "dropMemory") {
       const { tenant, hash } = message;
       for (const id of unwritten.keys) if (id.startsWith(ownAdapterId(tenant, hash ?? ""))) unwritten.delete(id);
       engine.dropMemory(tenant, hash);

@@ -6,17 +6,17 @@ import {
   type ErrorFrame,
   errorFrame,
   type Frame,
+  memoriesOf,
   ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
 import { requireManifest, unavailable } from "../engine/refusals.ts";
 import type { Traced, TracedValues } from "../engine/traces.ts";
-import { memoryName } from "../memory/centroid-memories.ts";
-import type { MemoryName } from "../memory/memory.ts";
+import type { MemorySource } from "../memory/centroid-memories.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver, type SupervisorParts } from "./supervisor.ts";
 
@@ -51,6 +51,8 @@ export interface EngineClientParts extends Pick<SupervisorParts, "now" | "enviro
   stallMs: number;
   /** The bytes of an adapter or memory that the disk refused; null for a file on disk. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
+  /** Makes a centroid's memory if it is not on disk. Resolves to its bytes if the disk refused them. */
+  bringMemory?(source: MemorySource, centroidId: string): Promise<Uint8Array | null>;
 }
 
 interface OpenSequence {
@@ -123,7 +125,7 @@ export class EngineClient {
     for (const id of ids) if (this.#open.has(id)) throw invalid("sequences", `A sequence of id ${id} is open already.`);
     this.#register(batch.sequences, sink);
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
-    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesRead(batch)];
+    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesByTenant(batch)];
     const unwritten = files.flatMap(({ tenant, hash }): [string, Uint8Array][] => {
       const bytes = this.#parts.unwrittenOf?.(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
@@ -232,7 +234,8 @@ export class EngineClient {
     else if (message.type === "fault") observer.sequenceFaulted(message.description);
     else if (message.type === "traced") {
       if (this.#open.has(message.id)) this.#traced.set(message.id, message.values);
-    } else {
+    } else if (message.type === "memoryWanted") void this.#bringMemory(message.centroidId);
+    else {
       observer.statsChanged(message.stats, this.stats);
       this.stats = message.stats;
       if (message.report) {
@@ -241,6 +244,17 @@ export class EngineClient {
       }
       this.#deliver(message.frames);
     }
+  }
+
+  async #bringMemory(centroidId: string): Promise<void> {
+    const bring = this.#parts.bringMemory ?? (() => Promise.reject(unavailable("No memories are made here.")));
+    const made = await bring(this.info!, centroidId).catch(toServiceError);
+    if (!this.#supervisor.isRunning) return;
+    const isError = made instanceof ServiceError;
+    this.#supervisor.send({
+      ...{ type: "memoryBrought", centroidId, unwritten: isError ? null : made },
+      error: isError ? errorFrame("", made) : null,
+    });
   }
 
   #deliver(frames: readonly Frame[]): void {
@@ -280,16 +294,10 @@ export class EngineClient {
   }
 }
 
-/** Memories that the batch's sequences read. `centroidId` is null for a tenant's memory. */
-export function memoriesRead({
-  sequences,
-  manifestHash,
-}: BatchRequest): (MemoryName & { centroidId: string | null })[] {
-  const named = sequences.flatMap(({ tenant, memories = [] }) =>
-    memories.map((one) => ({
-      ...memoryName(one, tenant, manifestHash),
-      centroidId: "centroidId" in one ? one.centroidId : null,
-    })),
+/** Memories of tenants that the batch's sequences read. */
+export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
+  const named = sequences.flatMap((one) =>
+    memoriesOf({ sequences: [one] }).map((hash) => ({ tenant: one.tenant, hash })),
   );
   return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
 }

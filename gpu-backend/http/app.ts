@@ -17,13 +17,14 @@ import {
 import { limits } from "../../shared/contracts/limits.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import { requireNumerics } from "../engine/refusals.ts";
-import { type EngineClient, memoriesRead } from "../host/client.ts";
+import { type EngineClient, memoriesByTenant } from "../host/client.ts";
+import type { MemoryService } from "../host/memories/service.ts";
 import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import { centroidLabel, type Log } from "./log.ts";
-import { addMemoryRoutes, type Memories, readyMemories } from "./memories.ts";
+import { addMemoryRoutes, requireMemories } from "./memories.ts";
 import type { Metrics } from "./metrics.ts";
 import {
   checkSignature,
@@ -48,7 +49,7 @@ export interface AppParts {
   sets: Sets;
   load(): BackendLoad;
   adapters: Pick<OwnAdapterService, "begin" | "upload" | "store">;
-  memories: Memories;
+  memories: Pick<MemoryService, "begin" | "remove" | "store">;
   metrics: Metrics;
   log: Log;
   /** If null, anybody may call. */
@@ -76,7 +77,7 @@ export function createApp(parts: AppParts): Hono {
     const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
     requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
-    const { making } = await readyMemories(batch, memories);
+    await requireMemories(batch, memories.store);
     const startedMs = now();
     const ended = (outcome: BatchOutcome) => {
       log("info", "batch", {
@@ -86,8 +87,7 @@ export function createApp(parts: AppParts): Hono {
         ...outcome,
       });
     };
-    const onFrame = (frame: Frame) => doubtUnreadable(frame, batch, parts);
-    const body = frameStream(engine, batch, { ended, onFrame, making });
+    const body = frameStream(engine, batch, ended, (frame) => doubtUnreadable(frame, batch, parts));
     metrics.batchAccepted(batch);
     return context.body(body, 200, {
       "content-type": "application/x-ndjson",
@@ -147,7 +147,7 @@ function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories
   const [{ tenant }] = batch.sequences;
   if (frame.kind === "adapter_not_found") for (const hash of ownAdaptersOf(batch)) adapters.store.doubt(tenant, hash);
   if (frame.kind !== "memory_not_found") return;
-  for (const { tenant, hash } of memoriesRead(batch)) memories.store.doubt(tenant, hash);
+  for (const { tenant, hash } of memoriesByTenant(batch)) memories.store.doubt(tenant, hash);
 }
 
 const requireJson: MiddlewareHandler = async (context, next) => {

@@ -1,14 +1,12 @@
 /** The NDJSON answer to one micro-batch. Blank lines are heartbeats. A token may wait up to its sequence's `gatherMs`. */
 import {
   type BatchRequest,
-  errorFrame,
   type Frame,
   heartbeatMs,
   isLast,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import { toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../host/client.ts";
 
 /** Bound on unread bytes: a full micro-batch's prompt frames with five alternatives for each token. */
@@ -22,18 +20,12 @@ export interface BatchOutcome {
   clientGone: boolean;
 }
 
-interface FrameStreamParts {
-  ended(outcome: BatchOutcome): void;
-  onFrame?(frame: Frame): void;
-  /** The batch is submitted when this resolves. If it rejects, every sequence ends in its error. */
-  making?: Promise<unknown> | undefined;
-}
-
-/** Throws a ServiceError if the engine refuses the batch at once. */
+/** Throws a ServiceError if the engine refuses the batch. */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,
-  { ended, onFrame, making }: FrameStreamParts,
+  ended: (outcome: BatchOutcome) => void,
+  onFrame: (frame: Frame) => void = () => undefined,
 ): ReadableStream<Uint8Array> {
   const open = new Set(batch.sequences.map(({ id }) => id));
   const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
@@ -66,27 +58,20 @@ export function frameStream(
     if (isSilent) write("\n");
     isSilent = true;
   }, heartbeatMs);
-  const take = (frames: Frame[]) => {
-    isSilent = false;
-    for (const frame of frames) {
-      count(frame, outcome);
-      if (isLast(frame)) open.delete(frame.id);
-      onFrame?.(frame);
-    }
-    if (!outcome.clientGone) gathering.push(frames);
-    if (open.size > 0) return;
-    clearInterval(heartbeat);
-    if (!outcome.clientGone) controller.close();
-    ended(outcome);
-  };
-  const fail = (thrown: unknown) => take([...open].map((id) => errorFrame(id, toServiceError(thrown))));
-  if (making !== undefined) {
-    const submit = () => (outcome.clientGone ? ended(outcome) : engine.submit(batch, take));
-    making.then(submit).catch(fail);
-    return body;
-  }
   try {
-    engine.submit(batch, take);
+    engine.submit(batch, (frames) => {
+      isSilent = false;
+      for (const frame of frames) {
+        count(frame, outcome);
+        if (isLast(frame)) open.delete(frame.id);
+        onFrame(frame);
+      }
+      if (!outcome.clientGone) gathering.push(frames);
+      if (open.size > 0) return;
+      clearInterval(heartbeat);
+      if (!outcome.clientGone) controller.close();
+      ended(outcome);
+    });
   } catch (error) {
     clearInterval(heartbeat);
     throw error;

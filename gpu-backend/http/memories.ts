@@ -6,14 +6,14 @@ import {
   memoryRequestSchema,
 } from "../../shared/contracts/inference.ts";
 import { toServiceError } from "../../shared/errors.ts";
-import { memoriesRead } from "../host/client.ts";
+import { memoriesByTenant } from "../host/client.ts";
 import type { MemoryService, RunningBuild } from "../host/memories/service.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { readBody } from "./middleware.ts";
 import { addTenantPaths, missing } from "./tenant-paths.ts";
 
-export type Memories = Pick<MemoryService, "begin" | "remove" | "store" | "makeOfCentroid">;
+type Memories = Pick<MemoryService, "begin" | "remove" | "store">;
 
 export function addMemoryRoutes(
   app: Hono,
@@ -52,19 +52,10 @@ export function addMemoryRoutes(
   });
 }
 
-/**
- * Throws `memory_not_found` for a missing memory of a tenant, because the edge has its documents. Begins to make a missing memory of a
- * centroid, because this backend has its text.
- */
-export async function readyMemories(batch: BatchRequest, memories: Memories): Promise<{ making?: Promise<unknown> }> {
-  const missingIds: string[] = [];
-  for (const { tenant, hash, centroidId } of memoriesRead(batch)) {
-    if (await memories.store.has(tenant, hash)) continue;
-    if (centroidId === null) throw missing("memories", hash);
-    missingIds.push(centroidId);
+export async function requireMemories(batch: BatchRequest, store: Memories["store"]): Promise<void> {
+  for (const { tenant, hash } of memoriesByTenant(batch)) {
+    if (!(await store.has(tenant, hash))) throw missing("memories", hash);
   }
-  const made = missingIds.map((id) => memories.makeOfCentroid(batch.manifestHash, id));
-  return made.length > 0 ? { making: Promise.all(made) } : {};
 }
 
 /** Sends progress every `heartbeatMs`. Aborts `left` when the caller leaves. */

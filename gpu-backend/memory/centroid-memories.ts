@@ -3,9 +3,12 @@ import { createHash } from "node:crypto";
 import { type Manifest, memoriesFile } from "../../shared/artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
-import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
 import type { MemoryName } from "./memory.ts";
+
+/** Ends of tokens in a document are 32-bit numbers (memory.ts). */
+const maxOffset = 2 ** 30;
 
 export interface Excerpt {
   /** Name of the document. */
@@ -15,14 +18,17 @@ export interface Excerpt {
   ids: Int32Array; // at least two
 }
 
-/** The name of a memory that a tenant's sequence reads. A set's manifest has the hash of the set's text, so the name covers the content. */
-export function memoryName(read: MemoryRead, tenant: string, manifestHash: string): MemoryName {
-  if ("hash" in read) return { tenant, hash: read.hash };
-  const hash = createHash("sha256").update(`${manifestHash}/${read.centroidId}`).digest("hex");
-  return { tenant: centroidTenant, hash };
+/** What a centroid's memory is made of: a set's text, and a backend that computes keys with certain bits. */
+export interface MemorySource {
+  manifestHash: string;
+  numerics: string;
 }
 
-type MemoryRead = NonNullable<SequenceRequest["memories"]>[number];
+/** The manifest has the hash of the set's text, so the name covers the memory's content. */
+export function centroidMemory({ manifestHash, numerics }: MemorySource, centroidId: string): MemoryName {
+  const hash = createHash("sha256").update(`${manifestHash}/${numerics}/${centroidId}`).digest("hex");
+  return { tenant: centroidTenant, hash };
+}
 
 /** `excerpts` are the excerpts of each centroid; empty for a centroid without a memory. */
 export function packExcerpts(excerpts: readonly (readonly Excerpt[])[]): TensorFile {
@@ -47,12 +53,7 @@ export function readExcerpts(file: TensorFile, { centroids, model }: Pick<Manife
   const integers = (name: string, size: number | null) =>
     new Int32Array(alignedCopy(requireTensor(file, name, "I32", [size], memoriesFile).bytes));
   const ids = integers("ids", null);
-  const names: unknown = JSON.parse(
-    new TextDecoder().decode(requireTensor(file, "excerpt_names", "U8", [null], memoriesFile).bytes),
-  );
-  if (!Array.isArray(names) || !names.every((name) => typeof name === "string")) {
-    throw new Error(`${memoriesFile}: excerpt_names is not a list of strings`);
-  }
+  const names = namesOf(requireTensor(file, "excerpt_names", "U8", [null], memoriesFile).bytes);
   const excerptEnds = integers("excerpt_ends", names.length);
   const offsets = integers("excerpt_offsets", names.length);
   const centroidEnds = integers("centroid_ends", centroids.length);
@@ -61,8 +62,10 @@ export function readExcerpts(file: TensorFile, { centroids, model }: Pick<Manife
   if (!ids.every((id) => id >= 0 && id < model.vocabularySize)) {
     throw new Error(`${memoriesFile}: a token id is not below ${model.vocabularySize}`);
   }
-  if (!offsets.every((offset) => offset >= 0)) throw new Error(`${memoriesFile}: an offset is negative`);
-  const excerpts = names.map((name: string, e): Excerpt => {
+  if (!offsets.every((offset) => offset >= 0 && offset <= maxOffset)) {
+    throw new Error(`${memoriesFile}: an offset is not between 0 and ${maxOffset}`);
+  }
+  const excerpts = names.map((name, e): Excerpt => {
     return { name, offset: offsets[e], ids: ids.subarray(excerptEnds[e - 1] ?? 0, excerptEnds[e]) };
   });
   return centroids.map(({ id, memory }, k) => {
@@ -71,6 +74,21 @@ export function readExcerpts(file: TensorFile, { centroids, model }: Pick<Manife
     if (tokens === (memory?.tokens ?? 0)) return own;
     throw new Error(`${memoriesFile}: ${id} has ${tokens} tokens, its manifest says ${memory?.tokens ?? 0}`);
   });
+}
+
+function namesOf(bytes: Uint8Array): string[] {
+  const most = limits.documentNameCharacters;
+  const refused = (cause?: unknown) =>
+    new Error(`${memoriesFile}: excerpt_names is not a JSON list of strings of 1 to ${most} characters`, { cause });
+  let names: unknown;
+  try {
+    names = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw refused(cause);
+  }
+  const isName = (one: unknown) => typeof one === "string" && one.length > 0 && one.length <= most;
+  if (!Array.isArray(names) || !names.every(isName)) throw refused();
+  return names;
 }
 
 function endsOf(lengths: readonly number[]): number[] {

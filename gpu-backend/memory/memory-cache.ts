@@ -47,8 +47,9 @@ export class MemoryCache {
     this.#parts = parts;
   }
 
-  get manifestHash(): string {
-    return this.#parts.shape.manifestHash;
+  /** Also true while the memory is being opened. */
+  isOpen(tenant: string, hash: string): boolean {
+    return this.#entries.has(`${tenant}/${hash}`);
   }
 
   get stats() {

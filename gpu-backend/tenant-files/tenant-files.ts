@@ -71,7 +71,7 @@ export class TenantFiles {
     try {
       const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
       const length = bytesRead === 4 ? buffer.readUInt32LE() : 0;
-      if (length > this.maximumBytes(tenant)) return null;
+      if (4 + length > (await file.stat()).size) return null;
       const record = await file.read(Buffer.alloc(4 + length), 0, 4 + length, 0);
       return new SealedRecords(key, hash, record.buffer).at(0);
     } finally {

@@ -9,7 +9,7 @@ import { writeTinyModel } from "../support/tiny-model.ts";
 
 const [model, data] = [temporaryFolder(), temporaryFolder()];
 const texts = Array.from({ length: 4 }, (_, k) => Array.from({ length: 200 }, (_, i) => (i * i * (k + 3) + i) % 250));
-const { manifest } = await writeTinyModel(model, 7, { texts });
+await writeTinyModel(model, 7, { texts });
 const start = () => startBackend({ MODEL_DIR: model, DATA_DIR: data, THREADS: "1" });
 let backend = await start();
 atEnd(() => backend.stop());
@@ -21,6 +21,9 @@ const tokensOf = async (id: string, tenant: string, centroidId: string) => {
   expect(frames.at(-1)).toMatchObject({ type: "done", memories: [{ brake: expect.any(Number) }] });
   return frames.flatMap((frame) => (frame.type === "token" ? [{ ...frame, id: "" }] : []));
 };
+
+const cancel = async (id: string) =>
+  (await (await backend.post("/v1/cancellations", { version: 4, ids: [id] })).json()) as { cancelled: string[] };
 
 test("requests that come first wait for one build; every tenant then reads the same memory, also after a restart", async () => {
   const all = await Promise.all([1, 2, 3, 4].map((i) => tokensOf(`s${i}`, `tenant-${i}`, "c1")));
@@ -37,18 +40,27 @@ test("requests that come first wait for one build; every tenant then reads the s
   expect(await tokensOf("s6", "tenant-5", "c2")).not.toEqual(all[0]);
 });
 
-test("a centroid without text ends the sequence in memory_not_found", async () => {
-  const frames = await backend.frames(null, [reading("a", "acme", "c9")]);
-  expect(frames).toMatchObject([{ type: "error", kind: "memory_not_found" }]);
+test("only the sequence that needs a memory waits for it or fails without it, and it can be cancelled meanwhile", async () => {
+  const plain = sequenceRequest("plain", [1, 2, 3], { maxTokens: 1 });
+  const batch = [reading("none", "acme", "c9"), reading("cold", "acme", "c3"), plain];
+  const frames = await backend.frames(null, batch);
+  expect(frames).toContainEqual(expect.objectContaining({ id: "none", type: "error", kind: "memory_not_found" }));
+  const at = (id: string) => frames.findIndex((frame) => frame.id === id && frame.type === "done");
+  expect(at("plain")).toBeGreaterThanOrEqual(0);
+  expect(at("cold")).toBeGreaterThan(at("plain"));
+
+  const left = backend.frames(null, [{ ...reading("left", "acme", "c0"), maxTokens: 900 }]);
+  await expect.poll(async () => (await cancel("left")).cancelled).toEqual(["left"]);
+  expect((await left).at(-1)).toMatchObject({ type: "error", kind: "cancelled" });
 });
 
 test("an idle backend makes one memory at a time until all are there, and gives up after a failure", async () => {
-  const sets = { info: { manifestHash: "m", manifest }, openSequences: 1 };
+  const sets = { info: { manifestHash: "m" }, openSequences: 1 };
   const made: string[] = [];
   const failures: unknown[] = [];
   let missing = 2;
-  const makeMissing = async (hash: string) => {
-    made.push(hash);
+  const makeMissing = async ({ manifestHash }: { manifestHash: string }) => {
+    made.push(manifestHash);
     if (missing < 0) throw new Error("no disk");
     return missing-- > 0;
   };

@@ -1,4 +1,4 @@
-/** Makes centroids' memories while the backend is idle, so that few requests wait for one. A request that comes first has its own made. */
+/** Makes centroids' memories while the backend is idle, so that few requests wait for one. A sequence that comes first has its own made. */
 import type { ServingSets } from "../sets/serving-sets.ts";
 import type { MemoryService } from "./service.ts";
 
@@ -16,13 +16,13 @@ export function idleMaking({ sets, memories, failed }: IdleMakingParts): () => P
   let settled: string | null = null;
   let isMaking = false;
   return async () => {
-    const { manifestHash } = sets.info ?? {};
-    if (!manifestHash || manifestHash === settled || isMaking || sets.openSequences > 0) return;
+    const { info } = sets;
+    if (!info || info.manifestHash === settled || isMaking || sets.openSequences > 0) return;
     isMaking = true;
     try {
-      if (!(await memories.makeMissing(manifestHash))) settled = manifestHash;
+      if (!(await memories.makeMissing(info))) settled = info.manifestHash;
     } catch (error) {
-      settled = manifestHash;
+      settled = info.manifestHash;
       failed(error);
     } finally {
       isMaking = false;

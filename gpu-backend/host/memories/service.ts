@@ -1,9 +1,9 @@
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
-import { centroidTenant } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
+import type { EngineInfo } from "../../engine/messages.ts";
 import { requireManifest } from "../../engine/refusals.ts";
-import { memoryName } from "../../memory/centroid-memories.ts";
+import { centroidMemory, type MemorySource } from "../../memory/centroid-memories.ts";
 import type { MemoryName } from "../../memory/memory.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EngineClient, tracedPrompt } from "../client.ts";
@@ -30,8 +30,10 @@ export class MemoryService {
   readonly store: TenantStore;
   readonly #parts: MemoryServiceParts;
   readonly #queue = new MakingQueue("memories");
-  /** By centroid memory's hash. */
-  readonly #ofCentroids = new Map<string, Promise<unknown>>();
+  /** Centroids' memories are made one after the other, and do not wait for the queue, which tenants may fill. */
+  #lastOfCentroid: Promise<unknown> = Promise.resolve();
+  /** Hashes of memories that `makeMissing` began to make. */
+  readonly #tried = new Set<string>();
   readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ended: Promise<void> }>();
 
   constructor(parts: MemoryServiceParts) {
@@ -67,25 +69,22 @@ export class MemoryService {
     }
   }
 
-  /** Makes a centroid's memory if it is not on disk. Concurrent calls wait for one build. */
-  makeOfCentroid(manifestHash: string, centroidId: string): Promise<unknown> {
-    const name = memoryName({ centroidId }, centroidTenant, manifestHash);
-    const { hash } = name;
-    const making =
-      this.#ofCentroids.get(hash) ??
-      this.#makeOfCentroid(name, manifestHash, centroidId).finally(() => this.#ofCentroids.delete(hash));
-    this.#ofCentroids.set(hash, making);
-    return making;
+  /** Makes a centroid's memory if it is not on disk. Resolves to its bytes if the disk refused them. */
+  bringOfCentroid(source: MemorySource, centroidId: string): Promise<Uint8Array | null> {
+    const { tenant, hash } = centroidMemory(source, centroidId);
+    const making = this.#lastOfCentroid.then(() => this.#makeOfCentroid(source, centroidId));
+    this.#lastOfCentroid = making.catch(() => undefined);
+    return making.then(() => this.store.unwritten(tenant, hash));
   }
 
-  /** Makes one of the set's missing memories. Resolves to false if none is missing. */
-  async makeMissing(manifestHash: string): Promise<boolean> {
-    const { centroids } = requireManifest(this.#parts.setOf(manifestHash).engine.info, manifestHash).manifest;
-    for (const { id, memory } of centroids) {
-      if (!memory) continue;
-      const { tenant, hash } = memoryName({ centroidId: id }, centroidTenant, manifestHash);
-      if (await this.store.has(tenant, hash)) continue;
-      await this.makeOfCentroid(manifestHash, id);
+  /** Makes one of the set's missing memories that it has not tried before. Resolves to false if there is none. */
+  async makeMissing({ manifest, ...source }: EngineInfo): Promise<boolean> {
+    for (const { id, memory } of manifest.centroids) {
+      const { tenant, hash } = centroidMemory(source, id);
+      if (!memory || this.#tried.has(hash) || (await this.store.has(tenant, hash))) continue;
+      // Of memories that do not all have room on the disk, none is made again and again.
+      this.#tried.add(hash);
+      await this.bringOfCentroid(source, id);
       return true;
     }
     return false;
@@ -102,15 +101,20 @@ export class MemoryService {
     this.#parts.dropMemory(tenant, hash);
   }
 
-  async #makeOfCentroid(name: MemoryName, manifestHash: string, centroidId: string): Promise<void> {
+  async #makeOfCentroid(source: MemorySource, centroidId: string): Promise<void> {
+    const { manifestHash } = source;
     const { engine, tokenizer, excerpts } = this.#parts.setOf(manifestHash);
     const { centroids } = requireManifest(engine.info, manifestHash).manifest;
     const k = centroids.findIndex(({ id, memory }) => id === centroidId && memory);
-    if (k < 0) throw new ServiceError("memory_not_found", `There is no memory of a centroid ${centroidId}.`);
+    if (k < 0) throw new ServiceError("memory_not_found", `The centroid ${centroidId} has no memory.`);
+    const name = centroidMemory(source, centroidId);
+    // An engine asks for a memory that it could not open, too.
+    this.store.doubt(name.tenant, name.hash);
+    if (await this.store.has(name.tenant, name.hash)) return;
     const pieces = await tokenizer();
     const documents = (await excerpts())[k].map((excerpt) => encodedDocument(excerpt, pieces));
     const build = this.#buildOf(name, manifestHash, documents);
-    await this.#make(build, name.tenant, new AbortController().signal);
+    await build.run(new AbortController().signal);
     this.#parts.centroidMade?.(centroidId, build);
   }
 

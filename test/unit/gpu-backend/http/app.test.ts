@@ -96,8 +96,7 @@ beforeEach(() => {
     upload: async () => {},
     store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now }),
   };
-  const { begin, store } = adapters;
-  const memories = { begin, remove: async () => {}, store, makeOfCentroid: begin };
+  const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
   const parts = { sets, adapters, memories, metrics, log };
   appWith = (verifyCall) =>

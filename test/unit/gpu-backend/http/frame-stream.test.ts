@@ -8,7 +8,6 @@ import {
 } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../../shared/contracts/ndjson.ts";
-import { ServiceError } from "../../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
 
 beforeEach(() => void vi.useFakeTimers());
@@ -23,7 +22,7 @@ const batch: BatchRequest = {
 };
 
 /** The body of the answer to `batch`. The test plays the engine: `say` in the result sends the engine's frames. */
-function streamed(making?: Promise<unknown>) {
+function streamed() {
   let tell: (frames: Frame[]) => void = () => undefined;
   const cancelled: string[][] = [];
   const engine: Pick<EngineClient, "submit" | "cancel"> = {
@@ -36,7 +35,7 @@ function streamed(making?: Promise<unknown>) {
     },
   };
   const outcomes: BatchOutcome[] = [];
-  const reader = frameStream(engine, batch, { ended: (outcome) => void outcomes.push(outcome), making }).getReader();
+  const reader = frameStream(engine, batch, (outcome) => void outcomes.push(outcome)).getReader();
   const next = async () => new TextDecoder().decode((await reader.read()).value);
   return { reader, next, say: (...frames: Frame[]) => tell(frames), cancelled, outcomes };
 }
@@ -132,14 +131,4 @@ test("gathering sends waiting frames along with one that may not wait, and waits
   one.push([token("slow", 3)]);
   vi.advanceTimersByTime(10 * gatherMs);
   expect(sent.slice(3)).toEqual([["slow 3"]]);
-});
-
-test("a batch whose memory cannot be made ends in that error; one that nobody waits for is not submitted", async () => {
-  const failing = streamed(Promise.reject(new ServiceError("overloaded", "no room")));
-  expect(JSON.parse(await failing.next())).toMatchObject({ type: "error", kind: "overloaded", message: "no room" });
-  const making = Promise.withResolvers<void>();
-  const left = streamed(making.promise);
-  await left.reader.cancel();
-  making.resolve();
-  await expect.poll(() => left.outcomes).toMatchObject([{ tokens: 0, clientGone: true }]);
 });
