@@ -1,23 +1,20 @@
 /** `npm run deploy -- --dry-run` and its gate `deploy:check` on this tree: the Worker that would be deployed is small and starts. */
 import { spawn } from "node:child_process";
-import { once } from "node:events";
 import path from "node:path";
-import { text } from "node:stream/consumers";
 import { beforeAll, expect, test, vi } from "vitest";
 import { deploy } from "../../infra/deploy/deploy.ts";
 import { readEnvironment } from "../../infra/deploy/environment.ts";
 import { gatesOf } from "../../infra/deploy/gates.ts";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { serve } from "../support/loopback.ts";
+import { outcomeOf } from "../support/outcome.ts";
 import { smallBase } from "../support/small-base.ts";
 
 async function check(...args: string[]) {
   const script = path.join(import.meta.dirname, "../../infra/deploy-check.ts");
-  const child = spawn(process.execPath, [script, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-  child.stderr.on("data", (text) => console.error(String(text)));
-  const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
-  console.log(stdout);
-  return { stdout, code };
+  const ended = await outcomeOf(spawn(process.execPath, [script, ...args], { stdio: ["ignore", "pipe", "pipe"] }));
+  console.log(ended);
+  return ended;
 }
 
 beforeAll(() => stageArtifacts(smallBase));

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { cutAfter, FakeHub } from "../support/fake-hub.ts";
+import { outcomeOf } from "../support/outcome.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -41,14 +42,7 @@ function launch(env: Record<string, string>) {
     stdio: ["ignore", "pipe", "pipe"],
   });
   onTestFinished(() => void child.kill("SIGKILL"));
-  const printed = { stdout: "", stderr: "" };
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name].on("data", (chunk) => {
-      printed[name] += chunk;
-    });
-  }
-  const ended = once(child, "close").then(([code]) => ({ code: code as number | null, ...printed }));
-  return { child, ended };
+  return { child, ended: outcomeOf(child) };
 }
 
 test("follows the hub to its storage, keeps the token from it, and names the next commands", async () => {

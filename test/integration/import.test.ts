@@ -264,10 +264,6 @@ describe("models that cannot be served", () => {
   };
   test.each<[string, () => void, RegExp]>([
     ["another architecture", () => setConfig({ model_type: "bloom" }), /model_type is "bloom"/],
-    ["a config that is no JSON", () => setText("config.json", "{"), /config\.json is not JSON/],
-    ["weights as a pickle", () => hub.files.delete(weights), /only as pytorch_model\.bin/],
-    ["heads that do not divide", () => setConfig({ n_head: 7 }), /n_head is 7, which does not divide n_embd, 32/],
-    ["layers without end", () => setConfig({ n_layer: 1e9 }), /n_layer is 1000000000: .*512/],
     ["too few weights", () => setConfig({ n_layer: 200 }), /the \d+ parameters of config\.json take more/],
     ["a config of megabytes", () => setText("config.json", " ".repeat(2 ** 20 + 1)), /1048577 bytes; at most 1048576/],
     [
@@ -276,13 +272,7 @@ describe("models that cannot be served", () => {
       /tokenizer\.json is not valid: pre_tokenizer/,
     ],
     ["an empty tokenizer.json", () => setText("tokenizer.json", "{}"), /tokenizer\.json is not valid: pre_tokenizer/],
-    [
-      "a template without end",
-      () => setText("tokenizer_config.json", JSON.stringify({ chat_template: "{{ range(2000000000) }}" })),
-      /the chat template of .* makes 2000000000 list items, the maximum is 65536/,
-    ],
     ["no tokenizer", () => hub.files.delete("tokenizer.json"), /no tokenizer\.json/],
-    ["no config", () => hub.files.delete("config.json"), /no config\.json/],
     [
       "another vocabulary",
       () => setTokenizer(({ model }) => Object.assign(model.vocab, { more: 300 })),

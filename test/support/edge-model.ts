@@ -4,6 +4,7 @@
  */
 import { edgeTableFile, hyperNetworkFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { SpecialRoles } from "../../shared/tokenizer/vocabulary.ts";
 
@@ -49,7 +50,7 @@ export async function edgeModelFiles(
   const bytes = new Map([...files].map(([name, tensors]) => [name, writeTensorFile(tensors)]));
   const record = async (name: string) => {
     const content = bytes.get(name)!;
-    return { sha256: await sha256(content), bytes: content.byteLength, tensors: {} };
+    return { sha256: await sha256Hex(content), bytes: content.byteLength, tensors: {} };
   };
   const records: Manifest["files"] = {
     [edgeTableFile]: await record(edgeTableFile),
@@ -106,9 +107,4 @@ function manifestOf(files: Manifest["files"], model: Partial<Manifest["model"]>)
     files,
     training: { seed: 1, steps: 1, corpora: [], basePerplexity: 10, adaptedPerplexity: 9 },
   };
-}
-
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -160,42 +160,23 @@ const changedBody = fc
 
 /** Turns a body's text into bytes: mostly unchanged, otherwise cut, replaced or lengthened. */
 type Damage = (text: string) => Uint8Array;
+function cutTo(part: number): Damage {
+  return (text) => printed(text.slice(0, part * text.length));
+}
+function replacedBy(bytes: Uint8Array): Damage {
+  return () => new Uint8Array(bytes);
+}
+function endingIn(end: Uint8Array): Damage {
+  return (text) => Buffer.concat([printed(text), end]);
+}
 const share = fc.double({ min: 0, max: 1, noNaN: true });
 const otherBodies = ["[]", "null", "1", '"x"', "", "{}", '{"prompt":1,"prompt":"a"}', "\ufeff{}"];
 const damage: fc.Arbitrary<Damage> = weighted(
   [120, fc.constant<Damage>(printed)],
-  [
-    10,
-    share.map(
-      (part): Damage =>
-        (text) =>
-          printed(text.slice(0, part * text.length)),
-    ),
-  ],
-  [
-    10,
-    fc.uint8Array({ maxLength: 300 }).map(
-      (bytes): Damage =>
-        () =>
-          new Uint8Array(bytes),
-    ),
-  ],
-  [
-    10,
-    fc.uint8Array({ minLength: 1, maxLength: 4 }).map(
-      (end): Damage =>
-        (text) =>
-          Buffer.concat([printed(text), end]),
-    ),
-  ],
-  [
-    10,
-    fc.constantFrom(...otherBodies).map(
-      (other): Damage =>
-        () =>
-          printed(other),
-    ),
-  ],
+  [10, share.map(cutTo)],
+  [10, fc.uint8Array({ maxLength: 300 }).map(replacedBy)],
+  [10, fc.uint8Array({ minLength: 1, maxLength: 4 }).map(endingIn)],
+  [10, fc.constantFrom(...otherBodies).map((other) => replacedBy(printed(other)))],
   [1, fc.constant<Damage>((text) => printed(`${text.slice(0, -1)}${" ".repeat(limits.bodyBytes)}}`))],
 );
 
