@@ -168,20 +168,3 @@ test.each<[string, (file: string) => Promise<void>]>([
   const frames = await allFrames(await backend.post("/v1/batches", await reading(`mended-${how.length}`, documents)));
   expect(frames.at(-1)).toMatchObject({ type: "done" });
 });
-
-test("invalid bodies, names and hashes are refused", async () => {
-  const documents = documentsOf(1, 50);
-  const hash = await hashOf(documents);
-  const send = async (path: string, body: unknown) => {
-    const response = await fetch(`${backend.url}/v1/memories/${path}`, { method: "PUT", body: JSON.stringify(body) });
-    return [response.status, ((await response.json()) as { error: { code: string | null } }).error.code];
-  };
-  const body = { version: 4, manifestHash: backend.manifestHash, documents };
-  expect(await send(`acme/${hash}`, { ...body, documents: [] })).toEqual([400, null]);
-  expect(await send(`acme/${hash}`, { ...body, manifestHash: "a".repeat(64) })).toEqual([409, "manifest_mismatch"]);
-  expect(await send(`other/${hash}`, body)).toEqual([400, null]);
-  expect(await send("acme/..%2f..%2fkey", body)).toEqual([404, "memory_not_found"]);
-  expect(await send(`..%2facme/${hash}`, body)).toEqual([404, "memory_not_found"]);
-  const long = [{ name: "long", text: "a b ".repeat(9 * 2 ** 20) }];
-  expect(await send(`acme/${hash}`, { ...body, documents: long })).toEqual([413, "body_too_large"]);
-});

@@ -16,6 +16,7 @@ const body = { version: 4, manifestHash, documents: [{ name: "d", text: "t" }] }
 
 let outcome: PromiseWithResolvers<number>;
 let build: { tokens: number; totalTokens: number; computedTokens: number };
+let begun: number;
 let signal: AbortSignal;
 let removed: (string | null)[][];
 let there: string[];
@@ -23,6 +24,7 @@ let metrics: ReturnType<typeof createMetrics>;
 const appWith = (verifyCall: VerifyCall | null) => {
   const memories = {
     async begin(...given: Parameters<MemoryService["begin"]>) {
+      begun++;
       signal = given[3];
       return { build, ready: outcome.promise };
     },
@@ -42,7 +44,7 @@ const metric = async (name: string) => new RegExp(`^${name} (.*)$`, "m").exec(aw
 
 beforeEach(() => {
   vi.useFakeTimers();
-  [removed, there, metrics] = [[], [], createMetrics(noEngine)];
+  [begun, removed, there, metrics] = [0, [], [], createMetrics(noEngine)];
   outcome = Promise.withResolvers();
   build = { tokens: 0, totalTokens: 90, computedTokens: 0 };
 });
@@ -83,6 +85,15 @@ test("a caller that leaves ends its build", async () => {
   outcome.reject(new Error("cancelled"));
   await vi.advanceTimersByTimeAsync(0);
   expect(vi.getTimerCount()).toBe(0);
+});
+
+test("invalid bodies, names and hashes are refused before a memory is begun", async () => {
+  expect((await put({ ...body, documents: [] })).status).toBe(400);
+  for (const to of ["acme/..%2f..%2fkey", `..%2facme/${hash}`]) {
+    const refused = await put(body, `/v1/memories/${to}`);
+    expect([refused.status, await refused.json()]).toMatchObject([404, { error: { code: "memory_not_found" } }]);
+  }
+  expect(begun).toBe(0);
 });
 
 test("documents may have 32 MB, other bodies what they had; unsigned calls read nothing of them", async () => {
