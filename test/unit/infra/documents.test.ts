@@ -1,4 +1,4 @@
-/** The targets of links in the documents exist. */
+/** The targets of links in the documents exist, and the files that the threat model names. */
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
@@ -19,6 +19,13 @@ describe.skipIf(!isCheckout)("documents", () => {
       return heading !== undefined && !headingsOf(readFileSync(target, "utf8")).includes(heading);
     });
     expect(broken).toEqual([]);
+  });
+
+  test("every file that the threat model names exists", () => {
+    const pattern = /`((?:test|edge|shared|gpu-backend|infra)\/[\w./-]+\.\w+)`/g;
+    const named = [...read("edge/SECURITY.md").matchAll(pattern)].map(([, file]) => file);
+    expect(named.length).toBeGreaterThan(10);
+    expect(named.filter((file) => !existsSync(path.join(root, file)))).toEqual([]);
   });
 
   test("the charts show the figures beside the model card and in the table of speed", () => {
