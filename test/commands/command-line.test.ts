@@ -77,12 +77,6 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["eval", ["--corpora", "nowhere"], 1, "chameleon eval: corpus king-james-bible is not in nowhere"],
   ["corpora", ["a", "b"], 2, "chameleon corpora: too many arguments"],
   ["doctor", [], 1, ""],
-  [
-    "backend",
-    ["--device", "tpu"],
-    2,
-    "chameleon backend: option '--device <value>' argument 'tpu' is invalid: must be one of cpu, webgpu, software",
-  ],
   ["backend", ["--backend-secrets", "x"], 2, "chameleon backend: unknown option '--backend-secrets'"],
 ];
 test.for(refusals)("chameleon %s %j ends with %i", async ([name, args, code, sentence]) => {

@@ -90,9 +90,7 @@ describe("a request that is refused", () => {
     await expectError(response, { status: 401, type: "authentication_error", code: "invalid_api_key", message });
   });
 
-  test("a body over the limit: 413, with and without Content-Length", async () => {
-    const declared = testApp().complete({ ...valid, user: "x".repeat(limits.bodyBytes) });
-    await expectError(declared, { status: 413, code: "body_too_large", mentions: String(limits.bodyBytes) });
+  test("a body over the limit, without Content-Length: 413", async () => {
     let pulled = 0;
     const endless = new ReadableStream<Uint8Array>({
       pull(controller) {
@@ -100,7 +98,7 @@ describe("a request that is refused", () => {
         controller.enqueue(new Uint8Array(65_536).fill(32));
       },
     });
-    expect((await send(endless)).status).toBe(413);
+    await expectError(send(endless), { status: 413, code: "body_too_large", mentions: String(limits.bodyBytes) });
     expect(pulled).toBeLessThan(2 * limits.bodyBytes);
   });
 

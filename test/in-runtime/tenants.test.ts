@@ -57,7 +57,7 @@ describe("a key", () => {
     nowMs += 10_000;
     await expectError(request("/v1/models"), { status: 401, code: "invalid_api_key", mentions: key.expiresAt });
     await revoke();
-    nowMs += 2000;
+    nowMs += 1000;
     await expectError(request("/v1/models"), { mentions: "revoked" });
   });
 
@@ -65,16 +65,6 @@ describe("a key", () => {
     const { request, put } = await tenantWith();
     await put({ hash: "0".repeat(64) });
     await expectError(request("/v1/models"), { status: 401 });
-  });
-
-  test("is served from memory for a second, and then looked up again", async () => {
-    let nowMs = 0;
-    const { request, revoke } = await tenantWith({}, { now: () => nowMs });
-    const status = async () => (await request("/v1/models")).status;
-    expect(await status()).toBe(200);
-    await revoke();
-    nowMs += 1000;
-    expect(await status()).toBe(401);
   });
 
   test("without the scope of a route: 403 that names it", async () => {
