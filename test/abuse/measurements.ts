@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { quantile } from "../bench/quantile.ts";
 
 /** Maximum ratio of another caller's median latency under attack to its median latency without an attack, in the same run. */
 export const mostSlowdown = 4;
@@ -33,9 +34,8 @@ export function megabytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(0)} MB`;
 }
 
-export function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
-}
+export const median = (values: readonly number[]) => quantile(values, 0.5);
+export const p95 = (values: readonly number[]) => quantile(values, 0.95);
 
 /** A request that is repeated on many connections. */
 export interface Flood {
@@ -76,10 +76,6 @@ export async function p95Beside(floods: { harmless: Flood; attack: Flood }, requ
     attack.times.push(...more.attack.times);
   }
   return { ...found(), statuses: { harmless: harmless.statuses, attack: attack.statuses } };
-}
-
-export function p95(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.95)];
 }
 
 interface Beside {

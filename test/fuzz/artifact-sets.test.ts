@@ -101,17 +101,10 @@ const headerHarm = jsonHarm.map((harm) => (bytes: Bytes) => {
   changed.set(bytes.subarray(8 + length), 8 + header.length);
   return changed;
 });
-const manifestHarm = weighted(
-  [
-    6,
-    jsonHarm.map(
-      (harm): ChangeBytes =>
-        (bytes) =>
-          bytesOf(harm(new TextDecoder().decode(bytes))),
-    ),
-  ],
-  [1, byteHarm],
-);
+function ofBytes(harm: (text: string) => string): ChangeBytes {
+  return (bytes) => bytesOf(harm(new TextDecoder().decode(bytes)));
+}
+const manifestHarm = weighted([6, jsonHarm.map(ofBytes)], [1, byteHarm]);
 const noHarm = fc.constant<ChangeBytes>((bytes) => bytes);
 const seldom = <T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U) =>
   weighted([1, arbitrary], [3, fc.constant(otherwise)]);
