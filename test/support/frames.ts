@@ -1,10 +1,14 @@
 /** Requests and frames of the backend contract, with defaults for what a test does not name. */
-import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+import type { BatchRequest, DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export function sequenceRequest(id: string): SequenceRequest {
   const sampling = { seed: 1 };
   const prompt = { promptIds: [1, 2, 3], promptLogprobs: false };
   return { id, tenant: "local", ...prompt, continuedIds: [], maxTokens: 4, sampling, compare: false };
+}
+
+export function batchRequest(sequences: SequenceRequest[], rest: Partial<BatchRequest> = {}): BatchRequest {
+  return { version: 3, manifestHash: "a".repeat(64), centroidId: null, sequences, ...rest };
 }
 
 export function tokenFrame(id: string, index: number, tokenId: number): TokenFrame {

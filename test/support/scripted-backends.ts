@@ -22,7 +22,7 @@ import {
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import { doneFrame, tokenFrame } from "./frames.ts";
+import { batchRequest, doneFrame, tokenFrame } from "./frames.ts";
 
 /** All frames of a sequence if nothing fails. A continued sequence starts after its known tokens. */
 export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprobs }: SequenceRequest): Frame[] {
@@ -232,20 +232,16 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
     sequences.map((one, i) => {
       // No connection is free until the last sequence is submitted, so that all leave in the same call.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
-      const batch = { version: 4, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
-      const cancelOne = routing.client.submit(
-        { ...batch, sequences: [...batch.sequences] },
-        {
-          accepted: () => {
-            isBegun = true;
-            begun.resolve();
-          },
-          receive: (frames) => {
-            received.push(...frames);
-            for (const frame of frames) if (isLast(frame)) end(frame.id, frame);
-          },
+      const cancelOne = routing.client.submit(batchRequest([one], { centroidId: "c0" }), {
+        accepted: () => {
+          isBegun = true;
+          begun.resolve();
         },
-      );
+        receive: (frames) => {
+          received.push(...frames);
+          for (const frame of frames) if (isLast(frame)) end(frame.id, frame);
+        },
+      });
       return [one.id, cancelOne] as const;
     }),
   );

@@ -4,19 +4,13 @@ import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts"
 import { callVerifier } from "../../../gpu-backend/http/middleware.ts";
 import { nameHeader } from "../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
-import type { AdapterRequest, BatchRequest } from "../../../shared/contracts/inference.ts";
-import { sequenceRequest } from "../../support/frames.ts";
+import type { AdapterRequest } from "../../../shared/contracts/inference.ts";
+import { batchRequest, sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 
 const secret = "edge-0123456789abcdef";
 const own = "b".repeat(64);
-const batch: BatchRequest = {
-  version: 4,
-  manifestHash: "a".repeat(64),
-  centroidId: null,
-  adapterHash: own,
-  sequences: [sequenceRequest("a")],
-};
+const batch = batchRequest([sequenceRequest("a")], { adapterHash: own });
 
 const { signal } = new AbortController();
 

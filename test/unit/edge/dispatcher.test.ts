@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
-import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+import { batchRequest, doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {
   callFailure,
   framesFor,
@@ -32,16 +32,13 @@ function submit(
   /** An entry for each time that sequences of this request were accepted: how many frames had come before. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
-  const cancel = client.submit(
-    { version: 4, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
-    {
-      accepted: () => void accepted.push(received.length),
-      receive: (frames) => {
-        received.push(...frames);
-        groups.push(frames.map(({ type, id }) => `${type} ${id}`));
-      },
+  const cancel = client.submit(batchRequest(sequences, { centroidId, ...model }), {
+    accepted: () => void accepted.push(received.length),
+    receive: (frames) => {
+      received.push(...frames);
+      groups.push(frames.map(({ type, id }) => `${type} ${id}`));
     },
-  );
+  });
   return { received, groups, accepted, cancel };
 }
 

@@ -12,7 +12,7 @@ import { createSigner } from "../../../../shared/contracts/call-signature.ts";
 import { type BatchRequest, type Frame, heartbeatMs, numericsHeader } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
-import { doneFrame, tokenFrame } from "../../../support/frames.ts";
+import { batchRequest, doneFrame, tokenFrame } from "../../../support/frames.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
 
 /** Through this function the test sends frames in place of an engine. */
@@ -26,13 +26,8 @@ let openSequences: number;
 let appWith: (verifyCall: VerifyCall | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
-const batch = (change: object = {}): BatchRequest => ({
-  version: 4,
-  manifestHash: "a".repeat(64),
-  centroidId: "c0",
-  sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
-  ...change,
-});
+const two = [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])];
+const batch = (change: object = {}) => batchRequest(two, { centroidId: "c0", ...change });
 const token = (id: string): Frame => tokenFrame(id, 0, secret);
 const post = (path: string, body: unknown, type = "application/json") =>
   app.request(path, {
@@ -183,7 +178,7 @@ test.each([
 
 test("POST /v1/batches refuses a call of another version of the contract, so that the edge asks another backend", async () => {
   for (const path of ["/v1/batches", "/v1/cancellations"]) {
-    const response = await post(path, batch({ version: 3 }));
+    const response = await post(path, batch({ version: 4 }));
     expect(response.status).toBe(409);
     const message = expect.stringMatching(/3.*4/);
     expect(await errorOf(response)).toMatchObject({ code: "version_mismatch", message });

@@ -6,20 +6,15 @@ import {
   frameStream,
   unreadFrameBytes,
 } from "../../../../gpu-backend/http/frame-stream.ts";
-import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
+import type { Frame } from "../../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../../shared/contracts/ndjson.ts";
-import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
+import { batchRequest, doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
 const gatherMs = 25;
-const batch: BatchRequest = {
-  version: 4,
-  manifestHash: "a".repeat(64),
-  centroidId: "c0",
-  sequences: [{ ...sequenceRequest("a"), gatherMs }],
-};
+const batch = batchRequest([{ ...sequenceRequest("a"), gatherMs }]);
 
 /** The body of the answer to `batch`. The test plays the engine: `say` in the result sends the engine's frames. */
 function streamed() {
