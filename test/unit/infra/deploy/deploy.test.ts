@@ -3,17 +3,9 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
 import type { Environment } from "../../../../infra/deploy/environment.ts";
 import type { Gate } from "../../../../infra/deploy/gates.ts";
+import { production } from "../../../support/production.ts";
 import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
-const environment: Environment = {
-  name: "production",
-  configFile: "wrangler.toml",
-  worker: "edge-production",
-  migrations: ["v1"],
-  url: null,
-  hasContainers: false,
-  problems: [],
-};
 const options: DeployOptions = { dryRun: false, yes: true };
 const signal = new AbortController().signal;
 const gate = { name: "tests", run: vi.fn<Gate["run"]>() } satisfies Gate;
@@ -34,7 +26,7 @@ test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
   ["no address to test", {}, {}, "--url or EDGE_URL"],
   ["nobody to ask", { url: "https://edge" }, { yes: false }, "--yes"],
 ])("refused: %s", async (_, wrong, given, message) => {
-  const started = deploy({ ...environment, ...wrong }, { ...options, ...given }, [gate], signal);
+  const started = deploy({ ...production, ...wrong }, { ...options, ...given }, [gate], signal);
   await expect(started).rejects.toThrow(message);
   expect(gate.run).not.toHaveBeenCalled();
 });
@@ -47,7 +39,7 @@ test("a dry run lists everything that a deployment lacks, then runs its checks",
   const empty = temporaryFolder();
   for (const name of ["HOME", "XDG_CONFIG_HOME", "MODEL_DIR", "PATH"]) vi.stubEnv(name, empty);
   vi.stubEnv("CLOUDFLARE_API_TOKEN", undefined);
-  const wrong = { ...environment, hasContainers: true, problems: ["BACKEND_URLS names x"] };
+  const wrong = { ...production, hasContainers: true, problems: ["BACKEND_URLS names x"] };
   expect(await deploy(wrong, { ...options, dryRun: true }, [gate], signal)).toBeNull();
   expect(gate.run).toHaveBeenCalledOnce();
   const missing = [...before.matchAll(/^missing for a deployment: (.{11})/gm)].map(([, start]) => start);
@@ -57,6 +49,6 @@ test("a dry run lists everything that a deployment lacks, then runs its checks",
 
 test("a failed check ends the deployment; a rollback asks, too", async () => {
   gate.run.mockRejectedValue(new Error("mend the tests above"));
-  await expect(deploy(environment, { ...options, dryRun: true }, [gate], signal)).rejects.toThrow("mend the tests");
-  await expect(goBack(environment, { ...options, yes: false }, signal)).rejects.toThrow("--yes");
+  await expect(deploy(production, { ...options, dryRun: true }, [gate], signal)).rejects.toThrow("mend the tests");
+  await expect(goBack(production, { ...options, yes: false }, signal)).rejects.toThrow("--yes");
 });

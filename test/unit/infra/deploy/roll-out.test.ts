@@ -1,19 +1,10 @@
 /** The order of a deployment, and the way back from every step of it. */
 import { expect, test } from "vitest";
 import { Interrupted } from "../../../../gpu-backend/command-line.ts";
-import type { Environment } from "../../../../infra/deploy/environment.ts";
 import type { Platform, Shares } from "../../../../infra/deploy/platform.ts";
 import { type RollOutParts, rollBack, rollOut } from "../../../../infra/deploy/roll-out.ts";
+import { production } from "../../../support/production.ts";
 
-const environment: Environment = {
-  name: "production",
-  configFile: "wrangler.toml",
-  worker: "edge-production",
-  migrations: ["v1", "v2"],
-  url: null,
-  hasContainers: false,
-  problems: [],
-};
 const all = (version: string): Shares => [[version, 100]];
 
 /** A platform in memory. `history` lists deployments, the newest first; "old" was uploaded with the migration `tag`. */
@@ -61,7 +52,7 @@ class FakePlatform implements Platform {
 
 function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}): RollOutParts {
   return {
-    environment,
+    environment: production,
     platform,
     smoke: async (version, isPicked) => void platform.calls.push(`smoke ${version}${isPicked ? " picked" : ""}`),
     say: () => undefined,
@@ -131,7 +122,7 @@ test("a migration is named and asked about; its version, as one with containers,
   await rollOut(partsOf(migrating, { confirm: async (question) => asked.push(question) > 0 }));
   expect(asked[0]).toContain("It applies v2:");
   const ofContainers = new FakePlatform();
-  await rollOut(partsOf(ofContainers, { environment: { ...environment, hasContainers: true } }));
+  await rollOut(partsOf(ofContainers, { environment: { ...production, hasContainers: true } }));
   for (const { calls } of [migrating, ofContainers]) expect(calls).toEqual(["deploy all", "smoke new"]);
 });
 
