@@ -38,7 +38,8 @@ export async function makeMemories(
   const parts = Array.from(scales, (scale, k) => {
     const held = (split: Split) => windows[split].filter((_, i) => memberOf[split][i] === k);
     const members = order.filter((i) => memberOf.train[i] === k).map((i) => windows.train[i]);
-    const excerpts = upTo(memoryTokens, members).map((window) => excerptOf(window, corpora, base));
+    const shown = members.filter(({ isWithheld }) => !isWithheld);
+    const excerpts = upTo(memoryTokens, shown).map((window) => excerptOf(window, corpora, base));
     const text = { excerpts, validation: held("validation"), test: held("test"), gates: gatesAt(adapters, k, scale) };
     return { ...text, name: `c${k}`, key: [key, text] };
   });

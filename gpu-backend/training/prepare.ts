@@ -3,6 +3,7 @@ import type { TrainingBase } from "./base.ts";
 import { embedWindows, placeText } from "./clustering/placement.ts";
 import { fitPromptRows } from "./clustering/prompt-space.ts";
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
+import { documentHash, withheldDocuments } from "./corpus/lock.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
 import { hiddenStatesOf, type PlacedSet, type WindowSet } from "./hidden-states.ts";
@@ -75,8 +76,11 @@ export async function readWindows({ tokenizer }: TrainingBase, options: PrepareO
       const ofSplit: Window[] = [];
       for (const document of documents) {
         if (ofSplit.length >= wanted) break;
-        const text = corpus.documents[document].text.slice(0, Math.max(documentCharacters, enough));
-        ofSplit.push(...windowsOf(index, document, Int32Array.from(tokenizer.encode(text.toWellFormed()))));
+        const { text: whole } = corpus.documents[document];
+        const text = whole.slice(0, Math.max(documentCharacters, enough));
+        const cut = windowsOf(index, document, Int32Array.from(tokenizer.encode(text.toWellFormed())));
+        const isWithheld = withheldDocuments.has(documentHash(whole));
+        ofSplit.push(...cut.map((window) => ({ ...window, isWithheld })));
       }
       windows[split].push(...ofSplit);
     }

@@ -8,7 +8,7 @@ export function sequenceRequest(id: string): SequenceRequest {
 }
 
 export function batchRequest(sequences: SequenceRequest[], rest: Partial<BatchRequest> = {}): BatchRequest {
-  return { version: 3, manifestHash: "a".repeat(64), centroidId: null, sequences, ...rest };
+  return { version: 4, manifestHash: "a".repeat(64), centroidId: null, sequences, ...rest };
 }
 
 export function tokenFrame(id: string, index: number, tokenId: number): TokenFrame {

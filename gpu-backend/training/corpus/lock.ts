@@ -37,6 +37,12 @@ export async function readLock(): Promise<{ lock: CorpusLock; hash: string }> {
   return { lock: lockSchema.parse(JSON.parse(text)), hash: createHash("sha256").update(text).digest("hex") };
 }
 
+/** Hashes of documents of the lock whose licences ask for more than a notice (TEXT_LICENCES.txt), so that we ship no excerpts of them. */
+export const withheldDocuments: ReadonlySet<string> = new Set([
+  ...["2ee07df6bcbb27d4", "8156237a29bfec9b"], // cpp-headers 394, 399
+  ...["f1e270e6c814e8dc", "ecb5a4c68d416c59"], // go-programs 1435, 1437
+]);
+
 export function documentHash(text: string): string {
   return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }

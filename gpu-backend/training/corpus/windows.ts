@@ -10,7 +10,8 @@ export interface Window {
   corpus: number;
   /** Index of the document in its corpus. */
   document: number;
-  tokenIds: Int32Array; // at most `windowTokens`
+  tokenIds: Int32Array; // at most `windowTokens`, a view of the document's ids
+  isWithheld?: boolean;
 }
 
 export function scoredTokens(window: Window): number {
