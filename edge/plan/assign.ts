@@ -1,5 +1,5 @@
 /** Finds the centroids nearest to a prompt and the experts that answer it. Pure. Not here: the experts' weights (mixture.ts). */
-import { type CentroidRecord, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
+import { type CentroidRecord, hasMemory, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -183,8 +183,8 @@ function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
 
 /** Answers of a chat are unlike the documents of which centroids' memories are made, so a chat reads none. */
 function centroidMemoryOf({ id }: Candidate, { centroids }: Manifest, { spans }: EvidenceTokens): AssignedMemory[] {
-  const has = !spans && centroids.some((one) => one.id === id && one.memory);
-  return has ? [{ id, hash: null }] : [];
+  const record = centroids.find((one) => one.id === id)!;
+  return !spans && hasMemory(record) ? [{ id, hash: null }] : [];
 }
 
 function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {

@@ -1,4 +1,5 @@
 /** `chameleon eval`: scores held-out text under the base and a set of artifacts, after prompts of several lengths. */
+import { hasMemory } from "../../shared/artifacts/manifest.ts";
 import { defaultMemoryRule, type MemoryRule } from "../../shared/math/memory.ts";
 import type { MemorySearch } from "../memory/search.ts";
 import { readLock } from "../training/corpus/lock.ts";
@@ -102,16 +103,15 @@ function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames
 
 type MemoryOf = ReturnType<typeof centroidMemories>["of"];
 
-/** `of` opens the memory of a centroid when it is first needed. Returns undefined if the centroid has none. */
+/** `of` opens the memory of a centroid when it is first needed. Returns undefined if `auto` reads none. */
 function centroidMemories({ base, served, trunk }: OpenArtifacts, threads: number) {
   const { hiddenSize } = base.config;
   const { memory: rule = defaultMemoryRule } = served.manifest;
   const opened = new Map<number, { search: MemorySearch; rule: MemoryRule }>();
   return {
     async of(centroid: number) {
-      const excerpts = served.memories[centroid];
-      if (excerpts.length > 0 && !opened.has(centroid)) {
-        const known = memoryOf(await statesOf(excerpts, trunk), hiddenSize);
+      if (hasMemory(served.manifest.centroids[centroid]) && !opened.has(centroid)) {
+        const known = memoryOf(await statesOf(served.memories[centroid], trunk), hiddenSize);
         const search = await openSearch(known, { hiddenSize, neighbours: rule.neighbours, threads });
         opened.set(centroid, { search, rule });
       }

@@ -181,6 +181,11 @@ export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
+/** Whether `auto` reads the centroid's memory. */
+export function hasMemory({ memory }: Pick<CentroidRecord, "memory">): boolean {
+  return memory !== undefined && (memory.gain === null || memory.gain.nats > 0);
+}
+
 /** The text whose SHA-256 is an adapter's hash. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;

@@ -1,3 +1,4 @@
+import { hasMemory } from "../../../shared/artifacts/manifest.ts";
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -79,9 +80,9 @@ export class MemoryService {
 
   /** Makes one of the set's missing memories that it has not tried before. Resolves to false if there is none. */
   async makeMissing({ manifest, ...source }: EngineInfo): Promise<boolean> {
-    for (const { id, memory } of manifest.centroids) {
+    for (const { id, ...record } of manifest.centroids) {
       const { tenant, hash } = centroidMemory(source, id);
-      if (!memory || this.#tried.has(hash) || (await this.store.has(tenant, hash))) continue;
+      if (!hasMemory(record) || this.#tried.has(hash) || (await this.store.has(tenant, hash))) continue;
       // Of memories that do not all have room on the disk, none is made again and again.
       this.#tried.add(hash);
       await this.bringOfCentroid(source, id);
