@@ -33,6 +33,8 @@ export class MemoryService {
   readonly #queue = new MakingQueue("memories");
   /** Centroids' memories are made one after the other, and do not wait for the queue, which tenants may fill. */
   #lastOfCentroid: Promise<unknown> = Promise.resolve();
+  /** Interrupts a build of `makeMissing`. */
+  #unasked: AbortController | null = null;
   /** Hashes of memories that `makeMissing` began to make. */
   readonly #tried = new Set<string>();
   readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ended: Promise<void> }>();
@@ -71,11 +73,12 @@ export class MemoryService {
   }
 
   /** Makes a centroid's memory if it is not on disk. Resolves to its bytes if the disk refused them. */
-  bringOfCentroid(source: MemorySource, centroidId: string): Promise<Uint8Array | null> {
+  async bringOfCentroid(source: MemorySource, centroidId: string): Promise<Uint8Array | null> {
     const { tenant, hash } = centroidMemory(source, centroidId);
-    const making = this.#lastOfCentroid.then(() => this.#makeOfCentroid(source, centroidId));
-    this.#lastOfCentroid = making.catch(() => undefined);
-    return making.then(() => this.store.unwritten(tenant, hash));
+    // A sequence waits for this memory. An interrupted build continues where it was.
+    this.#unasked?.abort();
+    await this.#inTurn(source, centroidId, new AbortController().signal);
+    return this.store.unwritten(tenant, hash);
   }
 
   /** Makes one of the set's missing memories that it has not tried before. Resolves to false if there is none. */
@@ -85,7 +88,12 @@ export class MemoryService {
       if (!hasMemory(record) || this.#tried.has(hash) || (await this.store.has(tenant, hash))) continue;
       // Of memories that do not all have room on the disk, none is made again and again.
       this.#tried.add(hash);
-      await this.bringOfCentroid(source, id);
+      this.#unasked = new AbortController();
+      const { signal } = this.#unasked;
+      await this.#inTurn(source, id, signal).catch((error) => {
+        if (!signal.aborted) throw error;
+        this.#tried.delete(hash);
+      });
       return true;
     }
     return false;
@@ -102,7 +110,13 @@ export class MemoryService {
     this.#parts.dropMemory(tenant, hash);
   }
 
-  async #makeOfCentroid(source: MemorySource, centroidId: string): Promise<void> {
+  #inTurn(source: MemorySource, centroidId: string, signal: AbortSignal): Promise<void> {
+    const making = this.#lastOfCentroid.then(() => this.#makeOfCentroid(source, centroidId, signal));
+    this.#lastOfCentroid = making.catch(() => undefined);
+    return making;
+  }
+
+  async #makeOfCentroid(source: MemorySource, centroidId: string, signal: AbortSignal): Promise<void> {
     const { manifestHash } = source;
     const { engine, tokenizer, excerpts } = this.#parts.setOf(manifestHash);
     const { centroids } = requireManifest(engine.info, manifestHash).manifest;
@@ -115,7 +129,7 @@ export class MemoryService {
     const pieces = await tokenizer();
     const documents = (await excerpts())[k].map((excerpt) => encodedDocument(excerpt, pieces));
     const build = this.#buildOf(name, manifestHash, documents);
-    await build.run(new AbortController().signal);
+    await build.run(signal);
     this.#parts.centroidMade?.(centroidId, build);
   }
 

@@ -13,6 +13,7 @@ import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
 const manifestHash = "ab".repeat(32);
 const [D, contextTokens, vocabularySize] = [8, 1024, 256];
+const source = { manifestHash, numerics: "cpu-fp32" };
 
 let directory: string;
 let service: MemoryService;
@@ -34,7 +35,9 @@ const keyOf = (ids: readonly number[], t: number) =>
   new Int8Array(D).fill(ids[t] % 100).fill((ids[t - 1] ?? 0) % 100, 4);
 
 function serviceOf(rest: Partial<TenantStoreSettings> = {}): MemoryService {
-  const info = { manifestHash, manifest: { model: { contextTokens, hiddenSize: D } } };
+  const centroids = ["c0", "c1", "c2"].map((id) => ({ id, memory: { tokens: 9, gain: null } }));
+  const info = { ...source, manifest: { centroids, model: { contextTokens, hiddenSize: D } } };
+  const excerpts = async () => centroids.map(({ id }, k) => [{ name: id, offset: 0, ids: Int32Array.of(k, 2, 3, 4) }]);
   const keysOf = async (sequences: SequenceRequest[], signal: AbortSignal) => {
     const prompts = sequences.map(({ promptIds }) => promptIds);
     await before(prompts, signal);
@@ -49,7 +52,7 @@ function serviceOf(rest: Partial<TenantStoreSettings> = {}): MemoryService {
   const settings = { directory, tenantBytes: 10_000_000, totalBytes: 100_000_000, now: () => new Date(), ...rest };
   let ids = 0;
   return new MemoryService({
-    setOf: () => ({ engine: { keysOf, info }, tokenizer: async () => tokenizer }) as never,
+    setOf: () => ({ engine: { keysOf, info }, tokenizer: async () => tokenizer, excerpts }) as never,
     store: new TenantStore(settings),
     dropMemory: (...which) => void dropped.push(which),
     newId: () => `${ids++}`,
@@ -164,4 +167,24 @@ test("a memory is gone once it is removed, from the disk first and then from the
   await service.remove("acme", null);
   expect(dropped.at(-1)).toEqual(["acme", null]);
   expect(await readdir(directory)).toEqual([]);
+});
+
+test("the memory of a centroid that a sequence waits for comes before one that nobody waits for, which goes on later", async () => {
+  const set = { ...source, manifest: { centroids: [0, 1].map((k) => ({ id: `c${k}`, memory: { gain: null } })) } };
+  const makeMissing = () => service.makeMissing(set as never);
+  before = async (_, signal) => {
+    before = async () => {};
+    await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
+    signal.throwIfAborted();
+  };
+  const idle = makeMissing();
+  await expect.poll(() => before.length).toBe(0);
+  await service.bringOfCentroid(source, "c2");
+  expect(await idle).toBe(true);
+  expect(computed.map(([first]) => first)).toEqual([2]);
+  expect([await makeMissing(), await makeMissing(), await makeMissing()]).toEqual([true, true, false]);
+  expect(computed.map(([first]) => first)).toEqual([2, 0, 1]);
+  await Promise.all([1, 2].map(() => service.bringOfCentroid(source, "c1")));
+  expect(computed).toHaveLength(3);
+  await expect(service.bringOfCentroid(source, "c9")).rejects.toMatchObject({ kind: "memory_not_found" });
 });
