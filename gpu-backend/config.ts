@@ -63,7 +63,7 @@ export const environmentSchema = z.object({
     "what the memory limit leaves, and no more than MAX_SEQUENCES can use; on a device 4 GB",
   ),
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB, "Bytes of prompt beginnings for tenants to reuse; 0 keeps none"),
-  MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one may take more"),
+  MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one and those of centroids may take more"),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
@@ -72,7 +72,7 @@ export const environmentSchema = z.object({
   TENANT_ADAPTER_BYTES: storedBytes(64, "a tenant's adapters"),
   ADAPTERS_BYTES: storedBytes(4096, "all tenants' adapters"),
   TENANT_MEMORY_BYTES: storedBytes(2048, "a tenant's memories"),
-  MEMORIES_BYTES: storedBytes(4096, "all tenants' memories"),
+  MEMORIES_BYTES: storedBytes(4096, "all memories"),
   ARTIFACTS_URL: optionalText(
     /^(https?|file):\/\/./,
     "an http(s) or file URL",
