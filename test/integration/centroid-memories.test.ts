@@ -1,6 +1,5 @@
 /** Memories of centroids in a real backend: made of the set's text at first need, shared by tenants, the same after a restart. */
 import { expect, test } from "vitest";
-import { idleMaking } from "../../gpu-backend/host/memories/idle-making.ts";
 import { atEnd } from "../support/at-end.ts";
 import { startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -21,7 +20,6 @@ const tokensOf = async (id: string, tenant: string, centroidId: string) => {
   expect(frames.at(-1)).toMatchObject({ type: "done", memories: [{ brake: expect.any(Number) }] });
   return frames.flatMap((frame) => (frame.type === "token" ? [{ ...frame, id: "" }] : []));
 };
-
 const cancel = async (id: string) =>
   (await (await backend.post("/v1/cancellations", { version: 4, ids: [id] })).json()) as { cancelled: string[] };
 
@@ -52,27 +50,4 @@ test("only the sequence that needs a memory waits for it or fails without it, an
   const left = backend.frames(null, [{ ...reading("left", "acme", "c0"), maxTokens: 900 }]);
   await expect.poll(async () => (await cancel("left")).cancelled).toEqual(["left"]);
   expect((await left).at(-1)).toMatchObject({ type: "error", kind: "cancelled" });
-});
-
-test("an idle backend makes one memory at a time until all are there, and gives up after a failure", async () => {
-  const sets = { info: { manifestHash: "m" }, openSequences: 1 };
-  const made: string[] = [];
-  const failures: unknown[] = [];
-  let missing = 2;
-  const makeMissing = async ({ manifestHash }: { manifestHash: string }) => {
-    made.push(manifestHash);
-    if (missing < 0) throw new Error("no disk");
-    return missing-- > 0;
-  };
-  const make = idleMaking({ sets: sets as never, memories: { makeMissing }, failed: (error) => failures.push(error) });
-  await make();
-  expect(made).toEqual([]);
-  sets.openSequences = 0;
-  await Promise.all([make(), make()]);
-  expect(made).toEqual(["m"]);
-  for (let i = 0; i < 3; i++) await make();
-  expect(made).toEqual(["m", "m", "m"]);
-  sets.info.manifestHash = "n";
-  for (let i = 0; i < 2; i++) await make();
-  expect([made.at(-1), failures.length]).toEqual(["n", 1]);
 });

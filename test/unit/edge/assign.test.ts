@@ -6,11 +6,7 @@ import type { CentroidRecord } from "../../../shared/artifacts/manifest.ts";
 const gain = (nats: number) => ({ nats, ci95: [nats - 0.01, nats + 0.01] as [number, number], tokens: 1000 });
 
 /** Artifacts with a single centroid, to which every prompt is assigned. */
-function artifacts(centroid: {
-  scale: number;
-  gain: ReturnType<typeof gain> | null;
-  memory?: CentroidRecord["memory"];
-}): Artifacts {
+function artifacts(centroid: Pick<CentroidRecord, "scale" | "gain" | "memory">): Artifacts {
   return {
     manifest: { centroids: [{ id: "c0", ...centroid }], embedding: { dimensions: 1, prefixTokens: 64 } },
     table: { vocabularySize: 2, dimensions: 1, rows: Int8Array.of(1, 1), rowScales: Float32Array.of(1, 1) },

@@ -7,6 +7,5 @@ test.each<[Partial<TrainOptions>, RegExp]>([
 ])("%j, which no manifest can hold, is refused before anything is read", async (change, message) => {
   const sizes = { clusters: 4, staticRank: 0, rank: 4, biases: 0, hidden: 8, dimensions: 8 };
   const fits = { ...sizes, corpora: [], outDirectory: "/nowhere" };
-  // The sizes are refused before other options are read.
   await expect(train({ ...fits, ...change } as unknown as TrainOptions, undefined as never)).rejects.toThrow(message);
 });

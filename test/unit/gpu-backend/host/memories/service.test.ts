@@ -3,6 +3,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { windowsOf } from "../../../../../gpu-backend/host/memories/document-windows.ts";
+import { idleMaking } from "../../../../../gpu-backend/host/memories/idle-making.ts";
 import { MemoryService, type RunningBuild } from "../../../../../gpu-backend/host/memories/service.ts";
 import { unpackMemory } from "../../../../../gpu-backend/memory/memory.ts";
 import { TenantStore, type TenantStoreSettings } from "../../../../../gpu-backend/tenant-files/tenant-store.ts";
@@ -169,22 +170,25 @@ test("a memory is gone once it is removed, from the disk first and then from the
   expect(await readdir(directory)).toEqual([]);
 });
 
-test("the memory of a centroid that a sequence waits for comes before one that nobody waits for, which goes on later", async () => {
-  const set = { ...source, manifest: { centroids: [0, 1].map((k) => ({ id: `c${k}`, memory: { gain: null } })) } };
-  const makeMissing = () => service.makeMissing(set as never);
+test("an idle backend makes one memory at a time, after those that sequences wait for, and stops after a failure", async () => {
+  const set = { ...source, manifest: { centroids: [0, 1, 9].map((k) => ({ id: `c${k}`, memory: { gain: null } })) } };
+  const [sets, failures] = [{ info: set, openSequences: 1 }, [] as unknown[]];
+  const make = idleMaking({ sets: sets as never, memories: service, failed: (error) => failures.push(error) });
+  await make();
+  sets.openSequences = 0;
   before = async (_, signal) => {
     before = async () => {};
     await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
     signal.throwIfAborted();
   };
-  const idle = makeMissing();
+  const interrupted = Promise.all([make(), make()]);
   await expect.poll(() => before.length).toBe(0);
   await service.bringOfCentroid(source, "c2");
-  expect(await idle).toBe(true);
+  await interrupted;
   expect(computed.map(([first]) => first)).toEqual([2]);
-  expect([await makeMissing(), await makeMissing(), await makeMissing()]).toEqual([true, true, false]);
+  for (let i = 0; i < 4; i++) await make();
   expect(computed.map(([first]) => first)).toEqual([2, 0, 1]);
-  await Promise.all([1, 2].map(() => service.bringOfCentroid(source, "c1")));
+  expect(failures).toMatchObject([{ kind: "memory_not_found" }]);
+  await service.bringOfCentroid(source, "c1");
   expect(computed).toHaveLength(3);
-  await expect(service.bringOfCentroid(source, "c9")).rejects.toMatchObject({ kind: "memory_not_found" });
 });
