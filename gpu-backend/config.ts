@@ -63,7 +63,12 @@ export const environmentSchema = z.object({
     "what the memory limit leaves, and no more than MAX_SEQUENCES can use; on a device 4 GB",
   ),
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB, "Bytes of prompt beginnings for tenants to reuse; 0 keeps none"),
-  MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one and those of centroids may take more"),
+  MEMORY_CACHE_BYTES: integer(
+    1,
+    2 ** 40,
+    384 * MiB,
+    "Bytes of memories open for search; a single one and those of centroids may take more",
+  ),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",

@@ -130,6 +130,7 @@ async function run(config: BackendConfig): Promise<void> {
   const adapters = new OwnAdapterService({ setOf, store, newId: randomUUID, now });
   const memories = new MemoryService({
     ...{ setOf, store: memoryStore, dropMemory, newId: randomUUID },
+    isIdle: () => sets.openSequences === 0,
     centroidMade: (centroid, { tokens }) => log("info", "centroid_memory", { centroid, tokens }),
   });
   const verifyCall = config.secrets.length > 0 ? callVerifier(config.secrets, () => Date.now()) : null;

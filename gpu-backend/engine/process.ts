@@ -69,7 +69,12 @@ async function serve(settings: EngineSettings): Promise<void> {
   const rule = manifest.memory ?? defaultMemoryRule;
   const memories = {
     ...{ source: filesOf("memories", settings.tenantMemoryBytes), shape },
-    ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
+    ...{
+      textPieceOf: parts.textPieceOf,
+      neighbours: rule.neighbours,
+      threads: settings.threads,
+      maximumBytes: settings.memoryCacheBytes,
+    },
   };
   const cache = new MemoryCache(memories);
   const ofCentroids = new CentroidMemories({

@@ -1,12 +1,14 @@
 /** Keeps memories open for search, up to a number of bytes. Sequences pin the memories that they read. */
 import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { type MemoryShape, unpackMemory } from "./memory.ts";
+import { type MemoryShape, setByteRanges, unpackMemory } from "./memory.ts";
 import { type MemorySearch, openMemorySearch } from "./search.ts";
 
 export interface MemoryCacheParts {
   source: { read(tenant: string, hash: string): Promise<Uint8Array | null> };
   shape: MemoryShape;
+  /** Only needed for centroids' memories. */
+  textPieceOf?(id: number): Uint8Array;
   neighbours: number;
   threads: number;
   /** Bound on all open memories. A single memory may exceed the bound, and so may centroids' memories, so that nobody is refused for them. */
@@ -116,7 +118,9 @@ export class MemoryCache {
     entry.bytes = bytes;
     this.#evict();
     const { hiddenSize } = shape;
-    const search = await openMemorySearch(unpackMemory(file, shape), { hiddenSize, neighbours, threads });
+    const memory = unpackMemory(file, shape);
+    if (tenant === centroidTenant) setByteRanges(memory, this.#parts.textPieceOf!);
+    const search = await openMemorySearch(memory, { hiddenSize, neighbours, threads });
     if (entry.isDeleted) {
       await search.release();
       throw memoryDeleted(hash);

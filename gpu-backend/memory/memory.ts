@@ -105,6 +105,19 @@ export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, voca
   };
 }
 
+/** Sets `starts` and `ends` of a memory in which a document's tokens all end where the document begins. */
+export function setByteRanges({ nextIds, starts, ends, documents }: Memory, textPieceOf: (id: number) => Uint8Array) {
+  let i = 0;
+  for (const { firstId, end } of documents) {
+    let bytes = starts[i] + textPieceOf(firstId).length;
+    for (; i < end; i++) {
+      starts[i] = bytes;
+      bytes += textPieceOf(nextIds[i]).length;
+      ends[i] = bytes;
+    }
+  }
+}
+
 function namesOf(bytes: Uint8Array): string[] {
   const names: unknown = JSON.parse(new TextDecoder().decode(bytes));
   if (!Array.isArray(names) || !names.every((name) => typeof name === "string")) {

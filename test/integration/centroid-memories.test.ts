@@ -31,7 +31,6 @@ test("requests that come first wait for one build; every tenant then reads the s
   expect(passages.length).toBeGreaterThan(0);
   // The excerpt begins 10 bytes after the beginning of its document.
   for (const { document, start: from } of passages) expect([document, from >= 10]).toEqual(["public 1", true]);
-
   await backend.stop("SIGKILL");
   backend = await start();
   expect(await tokensOf("s5", "tenant-5", "c1")).toEqual(all[0]);

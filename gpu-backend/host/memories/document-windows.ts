@@ -35,7 +35,9 @@ export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: D
       await setImmediate();
     }
     total += ids.length;
-    encoded.push(encodedDocument({ name, ids: Int32Array.from(ids), offset: 0 }, tokenizer));
+    encoded.push(
+      encodedDocument({ name, ids: Int32Array.from(ids), offset: 0 }, (id) => tokenizer.textPieceOf(id).length),
+    );
   }
   if (encoded.some(({ ids }) => ids.length > 1)) return encoded;
   const message = `None of the ${encoded.length} documents has two tokens, so that one could follow another.`;
@@ -43,13 +45,10 @@ export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: D
 }
 
 /** `offset`: byte offset of the first token in the document's text. */
-export function encodedDocument(
-  { name, ids, offset }: Excerpt,
-  tokenizer: Pick<DocumentTokenizer, "textPieceOf">,
-): EncodedDocument {
+export function encodedDocument({ name, ids, offset }: Excerpt, lengthOf: (id: number) => number): EncodedDocument {
   let bytes = offset;
   const ends = ids.map((id) => {
-    bytes += tokenizer.textPieceOf(id).length;
+    bytes += lengthOf(id);
     return bytes;
   });
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };

@@ -2,11 +2,11 @@
 import type { ServingSets } from "../sets/serving-sets.ts";
 import type { MemoryService } from "./service.ts";
 
-/** A memory of 4,096 tokens takes two cores some 4 seconds. */
-export const idleCheckMs = 5000;
+/** A memory of 8,192 tokens takes two cores some eight seconds. */
+export const idleCheckMs = 1000;
 
 export interface IdleMakingParts {
-  sets: Pick<ServingSets, "info" | "openSequences">;
+  sets: Pick<ServingSets, "info">;
   memories: Pick<MemoryService, "makeMissing">;
   failed(error: unknown): void;
 }
@@ -17,7 +17,7 @@ export function idleMaking({ sets, memories, failed }: IdleMakingParts): () => P
   let isMaking = false;
   return async () => {
     const { info } = sets;
-    if (!info || info.manifestHash === settled || isMaking || sets.openSequences > 0) return;
+    if (!info || info.manifestHash === settled || isMaking) return;
     isMaking = true;
     try {
       if (!(await memories.makeMissing(info))) settled = info.manifestHash;

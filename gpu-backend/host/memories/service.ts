@@ -18,6 +18,8 @@ export interface MemoryServiceParts {
   store: TenantStore;
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
+  /** Whether no sequence is open. */
+  isIdle(): boolean;
   /** Called when a centroid's memory is made. */
   centroidMade?(centroidId: string, build: Pick<MemoryBuild, "tokens">): void;
 }
@@ -81,8 +83,11 @@ export class MemoryService {
     return this.store.unwritten(tenant, hash);
   }
 
-  /** Makes one of the set's missing memories that it has not tried before. Resolves to false if there is none. */
+  /**
+   * While no sequence is open, makes one of the set's missing memories that it has not tried before. Resolves to false if there is none.
+   */
   async makeMissing({ manifest, ...source }: EngineInfo): Promise<boolean> {
+    if (!this.#parts.isIdle()) return true;
     for (const { id, ...record } of manifest.centroids) {
       const { tenant, hash } = centroidMemory(source, id);
       if (!hasMemory(record) || this.#tried.has(hash) || (await this.store.has(tenant, hash))) continue;
@@ -118,7 +123,7 @@ export class MemoryService {
 
   async #makeOfCentroid(source: MemorySource, centroidId: string, signal: AbortSignal): Promise<void> {
     const { manifestHash } = source;
-    const { engine, tokenizer, excerpts } = this.#parts.setOf(manifestHash);
+    const { engine, excerpts } = this.#parts.setOf(manifestHash);
     const { centroids } = requireManifest(engine.info, manifestHash).manifest;
     const k = centroids.findIndex(({ id, memory }) => id === centroidId && memory);
     if (k < 0) throw new ServiceError("memory_not_found", `The centroid ${centroidId} has no memory.`);
@@ -126,8 +131,8 @@ export class MemoryService {
     // An engine asks for a memory that it could not open, too.
     this.store.doubt(name.tenant, name.hash);
     if (await this.store.has(name.tenant, name.hash)) return;
-    const pieces = await tokenizer();
-    const documents = (await excerpts())[k].map((excerpt) => encodedDocument(excerpt, pieces));
+    // The engine sets the tokens' byte ranges, so that this process needs no tokenizer, which takes 60 MB.
+    const documents = (await excerpts())[k].map((excerpt) => encodedDocument(excerpt, () => 0));
     const build = this.#buildOf(name, manifestHash, documents);
     await build.run(signal);
     this.#parts.centroidMade?.(centroidId, build);
@@ -138,6 +143,8 @@ export class MemoryService {
     return new MemoryBuild({
       ...{ tenant, hash, manifestHash, documents, contextTokens, hiddenSize, store: this.store },
       keysOf: (prompts, stop) => {
+        if (stop === this.#unasked?.signal && !this.#parts.isIdle()) this.#unasked.abort();
+        stop.throwIfAborted();
         const batch = this.#parts.newId();
         const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
         // Another set may have replaced the manifest's set in the meantime.

@@ -16,7 +16,7 @@ const manifestHash = "ab".repeat(32);
 const [D, contextTokens, vocabularySize] = [8, 1024, 256];
 const source = { manifestHash, numerics: "cpu-fp32" };
 
-let directory: string;
+let [directory, isIdle] = ["", true];
 let service: MemoryService;
 /** Prompts that the engine computed. */
 let computed: number[][];
@@ -56,7 +56,7 @@ function serviceOf(rest: Partial<TenantStoreSettings> = {}): MemoryService {
     setOf: () => ({ engine: { keysOf, info }, tokenizer: async () => tokenizer, excerpts }) as never,
     store: new TenantStore(settings),
     dropMemory: (...which) => void dropped.push(which),
-    newId: () => `${ids++}`,
+    ...{ newId: () => `${ids++}`, isIdle: () => isIdle },
   });
 }
 const documentsOf = (...texts: string[]): Documents => texts.map((text, i) => ({ name: `d${i}`, text }));
@@ -172,10 +172,11 @@ test("a memory is gone once it is removed, from the disk first and then from the
 
 test("an idle backend makes one memory at a time, after those that sequences wait for, and stops after a failure", async () => {
   const set = { ...source, manifest: { centroids: [0, 1, 9].map((k) => ({ id: `c${k}`, memory: { gain: null } })) } };
-  const [sets, failures] = [{ info: set, openSequences: 1 }, [] as unknown[]];
-  const make = idleMaking({ sets: sets as never, memories: service, failed: (error) => failures.push(error) });
+  const failures: unknown[] = [];
+  const make = idleMaking({ sets: { info: set as never }, memories: service, failed: (error) => failures.push(error) });
+  isIdle = false;
   await make();
-  sets.openSequences = 0;
+  isIdle = true;
   before = async (_, signal) => {
     before = async () => {};
     await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
