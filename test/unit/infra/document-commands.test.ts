@@ -24,7 +24,6 @@ const notRunHere: Record<string, string> = {
   "cp -r gpu-backend/models/smollm2-135m my-model": "readme.test.ts runs it, as part of TRAINING.md's recipe",
   "npm pack --workspaces --include-workspace-root && npm i -g ":
     "package.test.ts packs and installs, in a folder of its own",
-  "npx chameleon-edge start": "needs a release; package.test.ts runs the command of that name",
 };
 
 interface Command {
