@@ -77,7 +77,7 @@ export const environmentSchema = z.object({
   TENANT_ADAPTER_BYTES: storedBytes(64, "a tenant's adapters"),
   ADAPTERS_BYTES: storedBytes(4096, "all tenants' adapters"),
   TENANT_MEMORY_BYTES: storedBytes(2048, "a tenant's memories"),
-  MEMORIES_BYTES: storedBytes(4096, "all memories"),
+  MEMORIES_BYTES: storedBytes(4096, "all tenants' memories"),
   ARTIFACTS_URL: optionalText(
     /^(https?|file):\/\/./,
     "an http(s) or file URL",

@@ -1,5 +1,5 @@
 /** GET /v1/models: the base, `auto`, `static`, centroids, aliases and visible own adapters. GET /v1/centroids. */
-import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
+import { adapterIdentity, hasMemory, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
@@ -72,7 +72,7 @@ export const listCentroids: RouteHandler = async (c, dependencies) => {
       gain: centroid.gain,
       scale: centroid.scale,
       auto_off: isAutoOff(centroid),
-      memory: centroid.memory ?? null,
+      memory: hasMemory(centroid) ? centroid.memory! : null,
       adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid.hash))) },
     })),
   );

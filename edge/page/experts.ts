@@ -57,7 +57,7 @@ export function legendRow(): HTMLElement {
 }
 
 export function sourcesLegendRow(): HTMLElement {
-  return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
+  return rowOf("Of a token's probability, documents gave", "data-share", shareLegend);
 }
 
 function rowOf(text: string, attribute: string, entries: readonly (readonly [string, string])[]): HTMLElement {

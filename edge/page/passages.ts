@@ -48,13 +48,13 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   const { share, passages } = source;
   const origin =
     passages.length === 0
-      ? "None of it came from your text: the model wrote it by itself."
-      : `${percent(share)} of its probability came from your text, the most from ${passages.length === 1 ? "here" : "these places"}:`;
+      ? "None of it came from documents: the model wrote it by itself."
+      : `${percent(share)} of its probability came from documents, the most from ${passages.length === 1 ? "here" : "these places"}:`;
   const items = passages.map((passage) => {
     const read = texts.read(passage, text);
     const words = read
       ? make("blockquote", {}, `…${read[0]}`, make("mark", {}, read[1]), `${read[2]}…`)
-      : make("p", { class: "quiet" }, `${placeOf(passage)}; uploaded earlier, so its words are not on this page`);
+      : make("p", { class: "quiet" }, `${placeOf(passage)}; its words are not on this page`);
     const head = make("b", {}, passage.document);
     return make("li", {}, head, ` (${passage.adapter}): ${percent(passage.share)}`, words);
   });

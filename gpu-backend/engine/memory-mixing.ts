@@ -128,6 +128,9 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
+/** Passages with a smaller share of a token's probability are not reported. */
+const leastShare = 1e-4;
+
 /** `logprob` is the token's log-probability in the mixed row. `passageOf` returns a memory key's passage. */
 export function sourcesOf(
   { added, total }: Pick<ReturnType<typeof mixMemories>, "added" | "total">,
@@ -141,7 +144,7 @@ export function sourcesOf(
     return ofToken.map(({ position, part }) => ({ memory, position, share: share * part }));
   });
   const passages = parts
-    .filter(({ share }) => share > 0)
+    .filter(({ share }) => share >= leastShare)
     .sort((a, b) => b.share - a.share || a.memory - b.memory || a.position - b.position)
     .slice(0, limits.sourcesPerToken)
     .map(({ memory, position, share }) => ({ memory, ...passageOf(memory, position), share }));

@@ -77,7 +77,7 @@ export function createMetrics({ stats, manifests, device, memory, disk }: Metric
     },
   });
   addDiskMetrics(registry, "adapter", "own adapters", disk.adapter);
-  addDiskMetrics(registry, "memory", "memories of documents", disk.memory);
+  addDiskMetrics(registry, "memory", "memories", disk.memory);
   const memoryBuilds = counter("chameleon_memory_builds_total", "Ended builds of memories, by error kind, or ready", [
     "outcome",
   ]);
@@ -206,8 +206,8 @@ function addGauge(registry: Registry, name: string, help: string, read: () => nu
 
 function addDiskMetrics(registry: Registry, kind: string, what: string, disk: () => DiskState): void {
   const gauges: [name: string, help: string, read: (state: DiskState) => number][] = [
-    ["disk_files", `Files of tenants' ${what} on disk`, ({ files }) => files],
-    ["disk_bytes", `Bytes of tenants' ${what} on disk`, ({ bytes }) => bytes],
+    ["disk_files", `Files of ${what} on disk`, ({ files }) => files],
+    ["disk_bytes", `Bytes of ${what} on disk`, ({ bytes }) => bytes],
     ["unwritten_bytes", `Memory of ${what} that are not on disk`, ({ unwrittenBytes }) => unwrittenBytes],
   ];
   for (const [name, help, read] of gauges) addGauge(registry, `chameleon_${kind}_${name}`, help, () => read(disk()));

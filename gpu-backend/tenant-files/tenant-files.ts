@@ -11,6 +11,8 @@ import { keyBytes, SealedRecords } from "./sealed-records.ts";
 /** After this many decrypted bytes, other work of the process may run. */
 const yieldBytes = 8 * 2 ** 20;
 
+/** Bound on centroids' memories. Those of the embedded set take 57 MB. */
+const centroidBytes = 2 ** 30;
 const keyFile = "key";
 export const partialSuffix = ".partial";
 
@@ -31,9 +33,9 @@ export class TenantFiles {
     this.#settings = settings;
   }
 
-  /** Bound on a tenant's files together. Centroids' memories are bounded by their set's text. */
+  /** Bound on a tenant's files together. */
   maximumBytes(tenant: string): number {
-    return tenant === centroidTenant ? Number.MAX_SAFE_INTEGER : this.#settings.tenantBytes;
+    return tenant === centroidTenant ? centroidBytes : this.#settings.tenantBytes;
   }
 
   /** Returns null if the file is missing or damaged. */

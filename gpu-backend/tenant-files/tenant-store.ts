@@ -4,6 +4,7 @@ import * as fs from "node:fs/promises";
 import { readdir, rm, stat, utimes } from "node:fs/promises";
 import { basename, join, sep } from "node:path";
 import { hashPattern } from "../../shared/contracts/inference.ts";
+import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
 import { nullIfMissing, removeUnfinished, type WriteSystem, writeWhole } from "../files.ts";
 import { LruCache } from "../lru.ts";
 import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
@@ -256,13 +257,16 @@ export class TenantStore {
   /** Removes other files. The new file replaces any older file at `path`. */
   async #makeRoom(tenant: string, path: string, bytes: number): Promise<void> {
     await this.#dropOldest(this.files.folderOf(tenant), this.files.maximumBytes(tenant) - bytes, path);
+    if (tenant === centroidTenant) return;
     await this.#dropOldest("", this.#settings.totalBytes - bytes, path);
   }
 
-  /** Removes files until `maxBytes` suffice. `kept` and its partial file are not counted. */
+  /** Removes files until `maxBytes` suffice: those of a folder, or of all tenants. `kept` and its partial file are not counted. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
-    const own = [...index].filter(([path]) => path.startsWith(folder) && !path.startsWith(kept));
+    const centroids = this.files.folderOf(centroidTenant);
+    const isCounted = (path: string) => path.startsWith(folder) && (folder !== "" || !path.startsWith(centroids));
+    const own = [...index].filter(([path]) => isCounted(path) && !path.startsWith(kept));
     let total = own.reduce((sum, [, { bytes }]) => sum + bytes, 0);
     for (const [path, { bytes, isWriting }] of own) {
       if (total <= maxBytes) return;

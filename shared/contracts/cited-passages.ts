@@ -9,7 +9,7 @@ export const sourcedTokenSchema = z.object({
     .array(
       z.object({
         adapter: z.string().describe("The adapter of your own whose document it is, or a centroid"),
-        document: z.string(),
+        document: z.string().describe("Of public text: the corpus and the document's number"),
         start: z.int().describe("Bytes [start, end) of the document: some words before the token, and the token"),
         end: z.int(),
         share: share.describe("Part of the token's probability that came from this passage"),

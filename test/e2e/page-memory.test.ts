@@ -126,7 +126,7 @@ describe.skipIf(!browserProgram)("your text", () => {
     await page.fill("#chat-input", prose(30));
     await page.keyboard.press("Enter");
     await driver.says("#chat-status", /complete/);
-    await driver.says("#chat-legend", /your text gave/);
+    await driver.says("#chat-legend", /documents gave/);
     await driver.says("#chat-passage", /read this before it answered:.*\.\S+ \(poemas-del-rio\): bytes/);
     await page.locator("#chat-log .token").first().focus();
     await driver.says("#chat-passage", /your text/);

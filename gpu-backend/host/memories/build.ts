@@ -7,7 +7,7 @@ import { type EncodedDocument, type Window, windowsOf } from "./document-windows
 import { findKnownKeys, type KnownKeys, memoryLabel } from "./known-keys.ts";
 
 /** Windows computed together: enough to keep the engine busy, and few to lose if the build ends early. */
-const groupWindows = 4;
+const defaultGroupWindows = 4;
 
 export interface BuildParts {
   tenant: string;
@@ -17,6 +17,7 @@ export interface BuildParts {
   contextTokens: number;
   hiddenSize: number; // D
   store: TenantStore;
+  groupWindows?: number;
   /** Returns keys [n, D] for each prompt. */
   keysOf(prompts: readonly number[][], signal: AbortSignal): Promise<Int8Array[]>;
 }
@@ -63,7 +64,7 @@ export class MemoryBuild {
 
   /** Resolves to the memory's bytes. Rejects with a ServiceError; keys computed by then stay on disk. */
   async run(signal: AbortSignal): Promise<number> {
-    const { tenant, hash, store, contextTokens } = this.#parts;
+    const { tenant, hash, store, contextTokens, groupWindows = defaultGroupWindows } = this.#parts;
     // Another build may have made the memory in the meantime.
     const found = await this.find();
     if (found !== null) return found;

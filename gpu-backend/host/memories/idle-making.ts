@@ -11,7 +11,7 @@ export interface IdleMakingParts {
   failed(error: unknown): void;
 }
 
-/** Returns a function that makes at most one memory. After a failure, it leaves the set's memories to the requests that need them. */
+/** Returns a function that makes at most one memory. A memory that cannot be made is left to the sequences that need it. */
 export function idleMaking({ sets, memories, failed }: IdleMakingParts): () => Promise<void> {
   let settled: string | null = null;
   let isMaking = false;
@@ -22,7 +22,6 @@ export function idleMaking({ sets, memories, failed }: IdleMakingParts): () => P
     try {
       if (!(await memories.makeMissing(info))) settled = info.manifestHash;
     } catch (error) {
-      settled = info.manifestHash;
       failed(error);
     } finally {
       isMaking = false;

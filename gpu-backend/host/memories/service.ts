@@ -1,7 +1,8 @@
 import { hasMemory } from "../../../shared/artifacts/manifest.ts";
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
-import { ServiceError } from "../../../shared/errors.ts";
+import { centroidTenant } from "../../../shared/contracts/tenant-name.ts";
+import { ServiceError, toServiceError } from "../../../shared/errors.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { requireManifest } from "../../engine/refusals.ts";
 import { centroidMemory, type MemorySource } from "../../memory/centroid-memories.ts";
@@ -33,8 +34,8 @@ export class MemoryService {
   readonly store: TenantStore;
   readonly #parts: MemoryServiceParts;
   readonly #queue = new MakingQueue("memories");
-  /** Centroids' memories are made one after the other, and do not wait for the queue, which tenants may fill. */
-  #lastOfCentroid: Promise<unknown> = Promise.resolve();
+  /** The last build of each set. A set's memories are made one after the other, and do not wait for the queue, which tenants may fill. */
+  readonly #lastOfSets = new Map<string, Promise<unknown>>();
   /** Interrupts a build of `makeMissing`. */
   #unasked: AbortController | null = null;
   /** Hashes of memories that `makeMissing` began to make. */
@@ -96,7 +97,8 @@ export class MemoryService {
       this.#unasked = new AbortController();
       const { signal } = this.#unasked;
       await this.#inTurn(source, id, signal).catch((error) => {
-        if (!signal.aborted) throw error;
+        const isLasting = !signal.aborted && toServiceError(error).kind !== "backend_unavailable";
+        if (isLasting) throw error;
         this.#tried.delete(hash);
       });
       return true;
@@ -116,8 +118,11 @@ export class MemoryService {
   }
 
   #inTurn(source: MemorySource, centroidId: string, signal: AbortSignal): Promise<void> {
-    const making = this.#lastOfCentroid.then(() => this.#makeOfCentroid(source, centroidId, signal));
-    this.#lastOfCentroid = making.catch(() => undefined);
+    const { manifestHash } = source;
+    const last = this.#lastOfSets.get(manifestHash) ?? Promise.resolve();
+    const making = last.then(() => this.#makeOfCentroid(source, centroidId, signal));
+    const done = making.catch(() => undefined);
+    this.#lastOfSets.set(manifestHash, done);
     return making;
   }
 
@@ -142,6 +147,8 @@ export class MemoryService {
     const { contextTokens, hiddenSize } = this.#parts.setOf(manifestHash).engine.info!.manifest.model;
     return new MemoryBuild({
       ...{ tenant, hash, manifestHash, documents, contextTokens, hiddenSize, store: this.store },
+      // Windows of a centroid's memory are computed one by one, because nobody may be waiting for it.
+      ...(tenant === centroidTenant && { groupWindows: 1 }),
       keysOf: (prompts, stop) => {
         if (stop === this.#unasked?.signal && !this.#parts.isIdle()) this.#unasked.abort();
         stop.throwIfAborted();
