@@ -154,6 +154,6 @@ describe.skipIf(!isCheckout)("README", () => {
     const small = lines.map((line) => (line.startsWith("npm") ? `${line} ${smallTraining}` : line));
     const ended = await runAll([...small, "npm run -s doctor -- --model my-model"]);
     for (const { command, output, code } of ended) expect(code, `${command}\n${output}`).toBe(0);
-    expect(ended[2].output).toMatch(/artifacts 4 files match their hashes; \d centroids, 0 switched off/);
+    expect(ended[2].output).toMatch(/artifacts \d files match their hashes; \d centroids, 0 switched off/);
   });
 });

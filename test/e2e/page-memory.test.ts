@@ -129,7 +129,7 @@ describe.skipIf(!browserProgram)("your text", () => {
     await driver.says("#chat-legend", /documents gave/);
     await driver.says("#chat-passage", /read this before it answered:.*\.\S+ \(poemas-del-rio\): bytes/);
     await page.locator("#chat-log .token").first().focus();
-    await driver.says("#chat-passage", /your text/);
+    await driver.says("#chat-passage", /documents/);
     expect(await axeViolations(page)).toEqual([]);
 
     const remove = page.getByRole("button", { name: "Delete: poemas-del-rio" });
