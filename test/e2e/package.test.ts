@@ -116,12 +116,8 @@ test("answers a completion and knows a document, and its own commands find it", 
     expect([page, served.status, served.redirected]).toEqual([page, 200, false]);
   }
 
-  const problem =
-    "Mary bakes 24 cookies and gives 6 of them to her brother. She sells the rest for $2 each. What does she earn?";
-  await writeFile(
-    path.join(folder, "text.txt"),
-    `${problem}\n24-6=<<24-6=18>>18 are left.\nShe earns 18*2=$<<18*2=36>>36.\n#### 36\n`,
-  );
+  const text = "Mary bakes 9 cookies and sells them for $2 each.\nShe earns 9*2=$<<9*2=18>>18.\n#### 18\n";
+  await writeFile(path.join(folder, "text.txt"), text);
   const { stdout } = await chameleon("score", "text.txt", "--json");
   const { base, mixture } = JSON.parse(stdout);
   expect(mixture.nats).toBeLessThan(base.nats);
