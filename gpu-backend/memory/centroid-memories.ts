@@ -3,9 +3,8 @@ import { createHash } from "node:crypto";
 import { type Manifest, memoriesFile } from "../../shared/artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
-import { limits } from "../../shared/contracts/limits.ts";
 import { centroidTenant } from "../../shared/contracts/tenant-name.ts";
-import type { MemoryName } from "./memory.ts";
+import { type MemoryName, readNames } from "./memory.ts";
 
 /** Ends of tokens in a document are 32-bit numbers (memory.ts). */
 const maxOffset = 2 ** 30;
@@ -53,7 +52,7 @@ export function readExcerpts(file: TensorFile, { centroids, model }: Pick<Manife
   const integers = (name: string, size: number | null) =>
     new Int32Array(alignedCopy(requireTensor(file, name, "I32", [size], memoriesFile).bytes));
   const ids = integers("ids", null);
-  const names = namesOf(requireTensor(file, "excerpt_names", "U8", [null], memoriesFile).bytes);
+  const names = readNames(file, "excerpt_names", memoriesFile);
   const excerptEnds = integers("excerpt_ends", names.length);
   const offsets = integers("excerpt_offsets", names.length);
   const centroidEnds = integers("centroid_ends", centroids.length);
@@ -74,21 +73,6 @@ export function readExcerpts(file: TensorFile, { centroids, model }: Pick<Manife
     if (tokens === (memory?.tokens ?? 0)) return own;
     throw new Error(`${memoriesFile}: ${id} has ${tokens} tokens, its manifest says ${memory?.tokens ?? 0}`);
   });
-}
-
-function namesOf(bytes: Uint8Array): string[] {
-  const most = limits.documentNameCharacters;
-  const refused = (cause?: unknown) =>
-    new Error(`${memoriesFile}: excerpt_names is not a JSON list of strings of 1 to ${most} characters`, { cause });
-  let names: unknown;
-  try {
-    names = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (cause) {
-    throw refused(cause);
-  }
-  const isName = (one: unknown) => typeof one === "string" && one.length > 0 && one.length <= most;
-  if (!Array.isArray(names) || !names.every(isName)) throw refused();
-  return names;
 }
 
 function endsOf(lengths: readonly number[]): number[] {

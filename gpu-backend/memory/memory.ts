@@ -8,6 +8,7 @@ import {
   writeTensorFile,
 } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 
 /** A document of n tokens has n − 1 keys, one before each token but the first. */
 export interface Memory {
@@ -86,7 +87,7 @@ export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, voca
   const starts = integers("starts", N);
   const ends = integers("ends", N);
   const stored = requireTensor(file, "keys", "I8", [N, hiddenSize], what).bytes;
-  const names = namesOf(requireTensor(file, "document_names", "U8", [null], what).bytes);
+  const names = readNames(file, "document_names", what);
   const documentEnds = integers("document_ends", names.length);
   const firstIds = integers("document_first_ids", names.length);
   const isToken = (id: number) => id >= 0 && id < vocabularySize;
@@ -118,10 +119,19 @@ export function setByteRanges({ nextIds, starts, ends, documents }: Memory, text
   }
 }
 
-function namesOf(bytes: Uint8Array): string[] {
-  const names: unknown = JSON.parse(new TextDecoder().decode(bytes));
-  if (!Array.isArray(names) || !names.every((name) => typeof name === "string")) {
-    throw new Error(`${what}: document_names is not a list of strings`);
+/** Reads names of documents. `what` is the file's name in errors. */
+export function readNames(file: TensorFile, tensor: string, what: string): string[] {
+  const { bytes } = requireTensor(file, tensor, "U8", [null], what);
+  const most = limits.documentNameCharacters;
+  const refused = (cause?: unknown) =>
+    new Error(`${what}: ${tensor} is not a JSON list of strings of 1 to ${most} characters`, { cause });
+  let names: unknown;
+  try {
+    names = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw refused(cause);
   }
+  const isName = (one: unknown) => typeof one === "string" && one.length > 0 && one.length <= most;
+  if (!Array.isArray(names) || !names.every(isName)) throw refused();
   return names;
 }

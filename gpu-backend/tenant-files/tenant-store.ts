@@ -256,16 +256,15 @@ export class TenantStore {
 
   /** Removes other files. The new file replaces any older file at `path`. */
   async #makeRoom(tenant: string, path: string, bytes: number): Promise<void> {
-    await this.#dropOldest(this.files.folderOf(tenant), this.files.maximumBytes(tenant) - bytes, path);
+    const [own, centroids] = [tenant, centroidTenant].map((one) => this.files.folderOf(one) + sep);
+    await this.#dropOldest((other) => other.startsWith(own), this.files.maximumBytes(tenant) - bytes, path);
     if (tenant === centroidTenant) return;
-    await this.#dropOldest("", this.#settings.totalBytes - bytes, path);
+    await this.#dropOldest((other) => !other.startsWith(centroids), this.#settings.totalBytes - bytes, path);
   }
 
-  /** Removes files until `maxBytes` suffice: those of a folder, or of all tenants. `kept` and its partial file are not counted. */
-  async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
+  /** Removes files until `maxBytes` suffice for those that count. `kept` and its partial file do not count. */
+  async #dropOldest(isCounted: (path: string) => boolean, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
-    const centroids = this.files.folderOf(centroidTenant);
-    const isCounted = (path: string) => path.startsWith(folder) && (folder !== "" || !path.startsWith(centroids));
     const own = [...index].filter(([path]) => isCounted(path) && !path.startsWith(kept));
     let total = own.reduce((sum, [, { bytes }]) => sum + bytes, 0);
     for (const [path, { bytes, isWriting }] of own) {

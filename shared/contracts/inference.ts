@@ -1,8 +1,9 @@
 /**
  * The contract between edge and backend. Headers: `numericsHeader` and backend-headers.ts.
  *
- * - POST `/v1/batches`: a `BatchRequest`. The answer is NDJSON of `Frame`s, with blank lines as heartbeats. A backend that lacks an adapter
- * or memory refuses the batch with `adapter_not_found` or `memory_not_found`. The edge then PUTs the missing data and repeats the call.
+ * - POST `/v1/batches`: a `BatchRequest`. The answer is NDJSON of `Frame`s, with blank lines as heartbeats. A backend that lacks a tenant's
+ * adapter or memory refuses the batch with `adapter_not_found` or `memory_not_found`. The edge then PUTs what is missing and repeats the
+ * call. A backend makes a centroid's memory by itself.
  * - POST `/v1/cancellations`: a `CancelRequest`.
  * - GET `/readyz`: answers a `Readiness`.
  * - POST `/v1/adapters`: fits a tenant's adapter (`AdapterRequest`). The answer's headers come when fitting begins, the body

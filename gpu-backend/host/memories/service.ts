@@ -121,8 +121,10 @@ export class MemoryService {
     const { manifestHash } = source;
     const last = this.#lastOfSets.get(manifestHash) ?? Promise.resolve();
     const making = last.then(() => this.#makeOfCentroid(source, centroidId, signal));
-    const done = making.catch(() => undefined);
-    this.#lastOfSets.set(manifestHash, done);
+    this.#lastOfSets.set(
+      manifestHash,
+      making.catch(() => undefined),
+    );
     return making;
   }
 
@@ -147,7 +149,7 @@ export class MemoryService {
     const { contextTokens, hiddenSize } = this.#parts.setOf(manifestHash).engine.info!.manifest.model;
     return new MemoryBuild({
       ...{ tenant, hash, manifestHash, documents, contextTokens, hiddenSize, store: this.store },
-      // Windows of a centroid's memory are computed one by one, because nobody may be waiting for it.
+      // Windows of a centroid's memory are computed one by one, so that other sequences wait for a single window.
       ...(tenant === centroidTenant && { groupWindows: 1 }),
       keysOf: (prompts, stop) => {
         if (stop === this.#unasked?.signal && !this.#parts.isIdle()) this.#unasked.abort();
